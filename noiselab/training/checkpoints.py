@@ -1,0 +1,184 @@
+"""Checkpoints that know whether they are whole, settings that a resumed run must share, and folders written at once.
+
+A checkpoint is *sealed*: after its last file, a manifest with the size and SHA-256 of every file is written, flushed
+to disk and renamed into place.  A folder without a manifest was never finished; a folder that disagrees with its
+manifest was damaged later.  Neither is ever loaded.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+SETTINGS = "settings.json"
+DAMAGED = "damaged-"
+
+
+def flush(path: Path) -> None:
+    """Force a file, or the entries of a folder, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON so that `path` holds either its old content or all of the new one, whatever happens meanwhile."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush(path.parent)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files(folder: Path) -> list[Path]:
+    """Every file below `folder` but the manifest, in a fixed order."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+
+
+def seal(folder: Path) -> None:
+    """Declare a checkpoint complete: flush its files, then write their sizes and hashes into the manifest.
+
+    **Arguments:**
+
+    - `folder`: a checkpoint into which nothing will be written any more.
+    """
+    content = {}
+    for path in files(folder):
+        flush(path)
+        content[str(path.relative_to(folder))] = {"size": path.stat().st_size, "sha256": sha256(path)}
+    write_json(folder / MANIFEST, content)
+    flush(folder.parent)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, in words, or `None` if it is exactly as it was sealed."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text())
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in content.items()}
+    except FileNotFoundError:
+        return f"it was never finished ({MANIFEST} is missing)"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read ({error})"
+    for name, (size, digest) in expected.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+        if sha256(path) != digest:
+            return f"the content of {name} has changed"
+    extra = sorted({str(path.relative_to(folder)) for path in files(folder)} - set(expected))
+    return f"{extra[0]} does not belong to it" if extra else None
+
+
+def intact(folder: Path) -> bool:
+    """Whether a checkpoint is exactly as it was sealed."""
+    return damage(folder) is None
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, sealed or not, the newest first."""
+    found = [
+        (int(m[1]), path) for path in run.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    ]
+    return [path for _, path in sorted(found, reverse=True) if path.is_dir()]
+
+
+def last_intact(run: Path, *, set_aside: bool = False) -> Path | None:
+    """The newest checkpoint of a run that is exactly as it was sealed; each newer one is logged with what is wrong.
+
+    **Arguments:**
+
+    - `run`: the folder that holds `checkpoint-<step>` folders; it need not exist.
+    - `set_aside`: rename unusable checkpoints to `damaged-checkpoint-<step>`, so that they neither count towards a limit
+      on the number of checkpoints nor mix with what is written next.
+
+    **Returns:** the folder, or `None` if there is none.
+    """
+    for folder in checkpoints(run):
+        reason = damage(folder)
+        if reason is None:
+            return folder
+        kept = folder
+        if set_aside:
+            kept = folder.with_name(DAMAGED + folder.name)
+            shutil.rmtree(kept, ignore_errors=True)
+            folder.rename(kept)
+        logger.warning("ignored checkpoint %s: %s%s", folder, reason, f"; kept as {kept.name}" if set_aside else "")
+    return None
+
+
+def differences(saved: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The (name, saved value, present value) of each setting that differs; names of nested settings are dotted."""
+    if isinstance(saved, Mapping) and isinstance(now, Mapping):
+        for key in [*saved, *(key for key in now if key not in saved)]:
+            yield from differences(saved.get(key), now.get(key), f"{name}.{key}" if name else str(key))
+    elif saved != now:
+        yield name, saved, now
+
+
+def check_settings(folder: Path, now: Mapping[str, Any]) -> None:
+    """Refuse to resume a checkpoint under settings that would change its numbers.
+
+    **Arguments:**
+
+    - `folder`: a sealed checkpoint.
+    - `now`: the present settings, of JSON types.
+
+    **Raises:** `ValueError` naming each setting that differs, with both values.
+    """
+    saved = json.loads((folder / SETTINGS).read_text())
+    changed = list(differences(saved, json.loads(json.dumps(now))))
+    if changed:
+        lines = "".join(f"\n  {name}: {old!r} in the checkpoint, {new!r} now" for name, old, new in changed)
+        raise ValueError(f"{folder} must be resumed with the settings it was trained with; these differ:{lines}")
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its place when the block ends, complete and flushed to disk.
+
+    **Arguments:**
+
+    - `target`: the folder to create, or to replace.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        for path in temporary.rglob("*"):
+            flush(path)
+        flush(temporary)
+        if target.exists():
+            # A folder cannot replace a full one in one step; between these two renames the old one has another name.
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+            target.rename(old / target.name)
+            temporary.rename(target)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(target)
+        flush(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

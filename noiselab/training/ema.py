@@ -1,0 +1,86 @@
+"""The exponential moving average of the weights, by torch-ema, stored by name in safetensors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch_ema import ExponentialMovingAverage
+
+EMA_FILE = "ema.safetensors"
+
+
+class Average:
+    """An exponential moving average of a model's trainable weights: average <- decay * average + (1 - decay) * weight.
+
+    The decay is the same at every step (there is no warm-up). Buffers are not averaged.
+
+    **Arguments:**
+
+    - `model`: its weights must be float32: at a decay of .9999 a bfloat16 average does not move.
+    - `decay`: in [0, 1).
+
+    **Raises:** `ValueError` if the weights are not float32 or the decay is out of range.
+
+    **Example:**
+
+    ```python
+    from torch import nn
+    from noiselab.training import Average
+
+    model = nn.Linear(2, 2)
+    average = Average(model, decay=0.99)
+    average.update()  # after each optimizer step
+    with average.applied():
+        print(model.weight)  # the averaged weights
+    ```
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"the decay of an average must be in [0, 1); got {decay}")
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        for name, p in self.parameters.items():
+            if p.dtype != torch.float32:
+                raise ValueError(f"averaged weights must be float32; {name} is {p.dtype}")
+        self.decay = decay
+        # With use_num_updates the decay would be min(decay, (1 + n) / (10 + n)), another average than the one asked for.
+        self.ema = ExponentialMovingAverage(self.parameters.values(), decay=decay, use_num_updates=False)
+
+    def update(self) -> None:
+        """Move the average towards the present weights."""
+        self.ema.update()
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the block, the model holds the averaged weights; afterwards the trained ones, bit for bit."""
+        with self.ema.average_parameters():
+            yield
+        self.ema.collected_params = None  # torch-ema would keep this third copy of the weights for ever
+
+    def save(self, file: Path) -> None:
+        """Write the average, a tensor for each weight, under the model's names."""
+        shadows = zip(self.parameters, self.ema.shadow_params, strict=True)
+        save_file({name: shadow.contiguous() for name, shadow in shadows}, file, metadata={"format": "pt"})
+
+    def load(self, file: Path) -> None:
+        """Read an average of the same model.
+
+        **Raises:** `ValueError` if the file is not one.
+        """
+        try:
+            with safe_open(file, framework="pt") as content:
+                saved = {name: content.get_tensor(name) for name in content.keys()}
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{file} must hold an average of the weights; {error}") from error
+        for name in sorted(saved.keys() ^ self.parameters.keys()):
+            raise ValueError(f"{file} must average the same weights as the model; {name} is in one of them only")
+        for (name, p), shadow in zip(self.parameters.items(), self.ema.shadow_params, strict=True):
+            if saved[name].shape != p.shape:
+                raise ValueError(
+                    f"the average of {name} must have shape {tuple(p.shape)}; got {tuple(saved[name].shape)}"
+                )
+            shadow.copy_(saved[name])
