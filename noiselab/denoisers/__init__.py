@@ -1,0 +1,19 @@
+"""Denoisers: the interface, wrappers that change a prediction, the exact oracle; networks in their own modules."""
+
+from .base import Denoiser, ProjectedDenoiser, Transform, select
+from .oracle import MarkovOracle
+from .transforms import LeaveOneOut, MinP, Posterior, Support, Temperature, TopP
+
+__all__ = [
+    "Denoiser",
+    "LeaveOneOut",
+    "MarkovOracle",
+    "MinP",
+    "Posterior",
+    "ProjectedDenoiser",
+    "Support",
+    "Temperature",
+    "TopP",
+    "Transform",
+    "select",
+]

@@ -1,0 +1,110 @@
+"""A network that guesses clean tokens, and denoisers that wrap denoisers."""
+
+import abc
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..parametrization import Prediction
+from ..process import lift
+
+
+class Denoiser(nn.Module, abc.ABC):
+    """Guesses clean tokens from noisy ones.
+
+    A subclass writes `forward` and says what it predicts: `predicts = "leave_one_out"` (what the ELBO trains; the
+    default) or `"posterior"` (what cross-entropy on noisy tokens trains). Samplers convert.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+    from noiselab.denoisers import select
+
+    class Frequencies(nl.Denoiser):
+        def __init__(self, probs):
+            super().__init__()
+            self.register_buffer("logits", probs.log())
+
+        def forward(self, z, t, rows=None):
+            return select(self.logits.expand(*z.shape, -1), rows)
+
+    denoiser = Frequencies(torch.tensor([0.9, 0.1]))
+    assert denoiser(torch.zeros(2, 5, dtype=torch.long), torch.ones(2)).shape == (2, 5, 2)
+    ```
+    """
+
+    predicts: Prediction = "leave_one_out"
+
+    @abc.abstractmethod
+    def forward(
+        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "... state"]:
+        """Logits of the clean tokens.
+
+        **Arguments:**
+
+        - `z`: noisy tokens.
+        - `t`: their time, [batch] or [batch, length].
+        - `rows`: the tokens whose logits are wanted; all by default.
+
+        **Returns:** [batch, length, state]; with `rows`, [n, state] for the selected tokens in row-major order.
+        """
+
+
+def select(logits: Float[Tensor, "batch length state"], rows: Tensor | None) -> Float[Tensor, "... state"]:
+    """The logits of the selected tokens, for denoisers that cannot save the work of the others."""
+    return logits if rows is None else logits[rows]
+
+
+class ProjectedDenoiser(Denoiser):
+    """A denoiser whose hidden states and output projection can be had apart.
+
+    A subclass writes `hidden` and `project`. Only the selected rows are projected, and a loss can be fused with the
+    projection (`noiselab.nelbo_fused`).
+    """
+
+    @abc.abstractmethod
+    def hidden(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch length width"]:
+        """The last hidden states, ready for the projection."""
+
+    @abc.abstractmethod
+    def project(self, hidden: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows state"]:
+        """Logits from hidden states, row by row."""
+
+    def forward(
+        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "... state"]:
+        """Logits of the selected rows, projecting no others."""
+        return self.project(select(self.hidden(z, t), rows))
+
+
+class Transform(Denoiser):
+    """A denoiser around a denoiser: changes the prediction x_hat, never the reverse step.
+
+    A subclass writes `edit`; selected rows and what is predicted carry over.
+
+    **Arguments:**
+
+    - `inner`: the denoiser to wrap.
+    """
+
+    def __init__(self, inner: Denoiser):
+        super().__init__()
+        self.inner, self.predicts = inner, inner.predicts
+
+    @abc.abstractmethod
+    def edit(
+        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
+    ) -> Float[Tensor, "rows state"]:
+        """New logits for each token, from its logits, its noisy value and its time (float64)."""
+
+    def forward(
+        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "... state"]:
+        """The inner denoiser's logits, edited."""
+        logits, times = self.inner(z, t, rows), lift(t, z).expand(z.shape)
+        if rows is not None:
+            return self.edit(logits, z[rows], times[rows])
+        return self.edit(logits.flatten(0, 1), z.flatten(), times.flatten()).view_as(logits)

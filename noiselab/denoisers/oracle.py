@@ -1,0 +1,123 @@
+"""Exact answers for data from a Markov chain: a denoiser without a network or training."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..categorical import Randomness, choose, uniforms
+from ..process import InterpolatingProcess, lift
+from .base import Denoiser, select
+
+
+class MarkovOracle(Denoiser):
+    r"""The exact leave-one-out law $p(x_i \mid z_{-i})$ for data from a Markov chain, by forward-backward.
+
+    Noise is independent per token, so the noisy sequence is a hidden Markov model with emissions $q_t(z_i \mid x_i)$.
+    Cost: O(length states^2). In this world every bound and every sampler can be checked exactly.
+
+    **Arguments:**
+
+    - `initial`: law of the first token, [n].
+    - `transition`: row v is the law of the token after v, [n, n].
+    - `process`: any process, with one time per sequence or per token. States are its tokens if n is its vocabulary
+      size, the tokens of its support if n is their number, else its first n tokens.
+
+    **Raises:** `ValueError` if the laws are no distributions or do not fit the process.
+
+    **Source:** Baum et al. (1970) for the recursion; the leave-one-out identity is on the theory page.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    x = oracle.sample(4, 6, generator=torch.Generator().manual_seed(0))
+    assert (x < 2).all() and oracle.log_prob(x).shape == (4,)
+    ```
+    """
+
+    def __init__(
+        self,
+        initial: Float[Tensor, " chain"],
+        transition: Float[Tensor, "chain chain"],
+        process: InterpolatingProcess,
+    ):
+        super().__init__()
+        laws = torch.cat([initial[None], transition]).double()
+        if not (laws >= 0).all() or (laws.sum(-1) - 1).abs().max() > 1e-6:
+            worst = (laws.sum(-1) - 1).abs().argmax()
+            raise ValueError(
+                "initial and each row of transition must be a distribution: non-negative, with sum 1; got sum "
+                f"{laws[worst].sum().item():.6g}, smallest entry {laws.min().item():.3g}"
+            )
+        laws = laws / laws.sum(-1, keepdim=True)
+        self.process = process
+        self.register_buffer("initial", laws[0])
+        self.register_buffer("transition", laws[1:])
+        self.register_buffer("tokens", _tokens(len(initial), process))
+
+    def forward(
+        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "... state"]:
+        """Exact leave-one-out log-probabilities, float64; -inf for tokens that are no states of the chain."""
+        t = lift(t, z)
+        same = self.process.alpha(t)[..., None] * (z[..., None] == self.tokens)
+        like = same + self.process.noise(t).at(z)[..., None]  # q_t(z_i | v) for each state v
+        length = z.shape[1]
+        ahead = [self.initial.expand(len(z), -1)]  # p(x_i, z_{<i}), rescaled
+        behind = [torch.ones_like(ahead[0])]  # p(z_{>i} | x_i), rescaled
+        for i in range(length - 1):
+            ahead.append(_rescale(ahead[-1] * like[:, i]) @ self.transition)
+            behind.append(_rescale((behind[-1] * like[:, length - 1 - i]) @ self.transition.T))
+        law = torch.stack(ahead, 1) * torch.stack(behind[::-1], 1)
+        logits = law.new_full((*z.shape, self.process.vocab_size), -torch.inf)
+        logits[..., self.tokens] = _rescale(law).log()
+        return select(logits, rows)
+
+    def sample(self, batch: int, length: int, *, generator: Randomness = None) -> Int[Tensor, "batch length"]:
+        """Sequences of the chain."""
+        u = uniforms(batch, length, generator=generator, device=self.initial.device)
+        state = choose(self.initial.expand(batch, -1), u[:, 0])
+        states = [state]
+        for i in range(1, length):
+            state = choose(self.transition[state], u[:, i])
+            states.append(state)
+        return self.tokens[torch.stack(states, 1)]
+
+    def log_prob(self, x: Int[Tensor, "batch length"]) -> Float[Tensor, " batch"]:
+        """The exact log-probability of sequences, in nats; -inf if a token is no state or a step is forbidden."""
+        states = torch.zeros_like(x)
+        known = torch.zeros_like(x, dtype=torch.bool)
+        for state, token in enumerate(self.tokens.tolist()):
+            states = torch.where(x == token, state, states)
+            known |= x == token
+        steps = self.transition[states[:, :-1], states[:, 1:]].log().sum(-1)
+        return torch.where(known.all(-1), self.initial[states[:, 0]].log() + steps, -torch.inf)
+
+    def entropy(self, length: int) -> float:
+        """The entropy of sequences of this length, in nats."""
+        law, total = self.initial, -torch.special.xlogy(self.initial, self.initial).sum()
+        step = -torch.special.xlogy(self.transition, self.transition).sum(-1)
+        for _ in range(length - 1):
+            total, law = total + law @ step, law @ self.transition
+        return total.item()
+
+
+def _rescale(law: Tensor) -> Tensor:
+    return law / law.sum(-1, keepdim=True)
+
+
+def _tokens(states: int, process: InterpolatingProcess) -> Tensor:
+    vocab_size, data = process.vocab_size, process.data_tokens().nonzero()[:, 0]
+    if states == vocab_size:
+        return torch.arange(states)
+    if states == len(data):
+        return data.cpu()
+    if states > vocab_size:
+        raise ValueError(
+            f"the chain must have at most as many states as the process has tokens, {vocab_size}; got {states}"
+        )
+    return torch.arange(states)

@@ -1,0 +1,147 @@
+"""Changes of the prediction: temperature, truncation, support, conversion. Each wraps a denoiser.
+
+All act on x_hat. Truncating the posterior instead would depend on the number of steps.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..parametrization import to_leave_one_out, to_posterior
+from ..process import InterpolatingProcess
+from .base import Denoiser, Transform
+
+
+class Temperature(Transform):
+    """Logits divided by a temperature.
+
+    **Arguments:**
+
+    - `temperature`: positive; below 1 sharpens.
+    """
+
+    def __init__(self, inner: Denoiser, temperature: float | int):
+        super().__init__(inner)
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive; got {temperature}")
+        self.temperature = temperature
+
+    def edit(
+        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
+    ) -> Float[Tensor, "rows state"]:
+        """Logits / temperature."""
+        return logits / self.temperature
+
+
+class TopP(Transform):
+    """The smallest set of most probable tokens whose mass reaches p; the token that crosses p is kept.
+
+    **Arguments:**
+
+    - `p`: in (0, 1].
+
+    **Source:** Holtzman et al. (2020), arXiv 1904.09751.
+    """
+
+    def __init__(self, inner: Denoiser, p: float | int):
+        super().__init__(inner)
+        if not 0 < p <= 1:
+            raise ValueError(f"p must lie in (0, 1]; got {p}")
+        self.p = p
+
+    def edit(
+        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
+    ) -> Float[Tensor, "rows state"]:
+        """Tokens behind the crossing one get no mass."""
+        value, index = logits.float().softmax(-1).sort(-1, descending=True)
+        drop = value.cumsum(-1, dtype=torch.float64) - value >= self.p
+        return logits.masked_fill(torch.zeros_like(drop).scatter(-1, index, drop), -torch.inf)
+
+
+class MinP(Transform):
+    """Tokens at least p times as probable as the most probable one.
+
+    **Arguments:**
+
+    - `p`: in [0, 1].
+
+    **Source:** Nguyen et al. (2024), arXiv 2407.01082.
+    """
+
+    def __init__(self, inner: Denoiser, p: float | int):
+        super().__init__(inner)
+        if not 0 <= p <= 1:
+            raise ValueError(f"p must lie in [0, 1]; got {p}")
+        self.log_p = torch.tensor(p, dtype=torch.float64).log().item()
+        self.p = p
+
+    def edit(
+        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
+    ) -> Float[Tensor, "rows state"]:
+        """The others get no mass."""
+        return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + self.log_p, -torch.inf)
+
+
+class Support(Transform):
+    """Only some tokens.
+
+    **Arguments:**
+
+    - `support`: Bool [state], the tokens that keep their mass; at least one.
+    """
+
+    def __init__(self, inner: Denoiser, support: Bool[Tensor, " state"]):
+        super().__init__(inner)
+        if not support.any():
+            raise ValueError("support must hold at least one token; got none")
+        self.register_buffer("support", support)
+
+    def edit(
+        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
+    ) -> Float[Tensor, "rows state"]:
+        """The others get no mass."""
+        return logits.masked_fill(~self.support, -torch.inf)
+
+
+class LeaveOneOut(Transform):
+    """Predicts leave-one-out, whatever the wrapped denoiser predicts.
+
+    **Arguments:**
+
+    - `process`: the noise that made z.
+    """
+
+    def __init__(self, inner: Denoiser, process: InterpolatingProcess):
+        super().__init__(inner)
+        self.process = process
+        self.predicts = "leave_one_out"
+
+    def edit(
+        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
+    ) -> Float[Tensor, "rows state"]:
+        """The likelihood of the token's own noisy value taken out, if it was in."""
+        if self.inner.predicts == "leave_one_out":
+            return logits
+        return to_leave_one_out(self.process, logits, z, t)
+
+
+class Posterior(Transform):
+    """Predicts the posterior, whatever the wrapped denoiser predicts.
+
+    **Arguments:**
+
+    - `process`: the noise that made z.
+    """
+
+    def __init__(self, inner: Denoiser, process: InterpolatingProcess):
+        super().__init__(inner)
+        self.process = process
+        self.predicts = "posterior"
+
+    def edit(
+        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
+    ) -> Float[Tensor, "rows state"]:
+        """The likelihood of the token's own noisy value put in, if it was not."""
+        if self.inner.predicts == "posterior":
+            return logits
+        return to_posterior(self.process, logits, z, t)

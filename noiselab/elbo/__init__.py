@@ -1,0 +1,16 @@
+r"""The negative ELBO of any process, from logits.
+
+$$-\log p(x) \le \mathbb E_{t,\, z \sim q_t(\cdot \mid x)}
+  \Big[ w_t(z, x)\,\big( KL(q_t(\cdot \mid x)\,\|\,q_t(\cdot \mid \hat x)) + IS(q_t(z \mid x),\, q_t(z \mid \hat x)) \big) \Big]$$
+
+with $w_t(z, x) = r_t(z) / q_t(z \mid x)$ and $IS(a, b) = a/b - \log(a/b) - 1$. `definition` says it densely;
+`streaming` gives the same number and its gradient in a few passes over the logits; `fused` does so without holding the
+logits; `ends` has the terms of a truncated time range.
+"""  # noqa: E501
+
+from .bound import nelbo
+from .definition import nelbo_dense
+from .ends import prior_kl, reconstruction
+from .fused import nelbo_fused
+
+__all__ = ["nelbo", "nelbo_dense", "nelbo_fused", "prior_kl", "reconstruction"]

@@ -1,0 +1,86 @@
+"""The integrand of the negative ELBO, by the fastest path that is right for the process."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..process import InterpolatingProcess
+from .definition import nelbo_dense
+from .streaming import CHUNK_BYTES, stream
+from .tokens import NoiseOnData, Tokens, outside, prepare
+
+
+def nelbo(
+    process: InterpolatingProcess,
+    logits: Float[Tensor, "batch length state"],
+    x: Int[Tensor, "batch length"],
+    z: Int[Tensor, "batch length"],
+    t: Float[Tensor, "..."],
+    *,
+    weight: Float[Tensor, "batch length"] | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Float[Tensor, "batch length"]:
+    r"""The integrand of the negative ELBO at time t, for each token, in nats per unit of time.
+
+    $$w_t(z, x)\,\big( KL(q_t(\cdot \mid x)\,\|\,q_t(\cdot \mid \hat x)) + IS(q_t(z \mid x), q_t(z \mid \hat x)) \big),
+    \qquad \hat x = \mathrm{softmax}(logits)$$
+
+    Its mean over uniform t and $z \sim q_t(\cdot \mid x)$ bounds $-\log p(x)$ per token; for the exact leave-one-out
+    prediction it equals it. The gradient with respect to the logits is in closed form and kept for one backward pass.
+    A process with learned parameters takes the dense definition, so that gradients reach them.
+
+    **Arguments:**
+
+    - `logits`: leave-one-out logits; tokens outside the support are ignored.
+    - `x`, `z`: clean tokens, and noisy ones drawn at `t`. An impossible z gives not-a-number: it is the caller's error.
+    - `t`: in [0, 1], [batch] or [batch, length].
+    - `weight`: replaces $w_t(z, x)$ (`process.elbo_weight`) in a reweighted objective; non-negative.
+    - `chunk_bytes`: size of a work buffer.
+
+    **Returns:** nats per unit of time in the dtype of the logits, at least float32.
+
+    **Raises:** `ValueError` if the logits are wider or narrower than the process.
+
+    **Source:** for GIDD, von Ruette et al. (2025), arXiv 2503.04482, theorem 3.7; the weight of any process and the
+    closed form are derived on the theory page.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    x, z, t = torch.tensor([[0]]), torch.tensor([[2]]), torch.tensor([0.5])
+    loss = nl.nelbo(process, torch.zeros(1, 1, 3), x, z, t)
+    assert torch.isclose(loss, torch.tensor(2.0).log() / 0.5)  # the masked cross-entropy over t
+    ```
+    """
+    if logits.shape[-1] != process.vocab_size:
+        raise ValueError(f"logits must have the width of the process, {process.vocab_size}; got {logits.shape[-1]}")
+    if torch.compiler.is_compiling() or any(p.requires_grad for p in process.parameters()):
+        return nelbo_dense(process, logits, x, z, t, weight=weight)
+    tokens, noise = prepare(process, x, z, t, weight)
+    return _Nelbo.apply(logits, tokens, noise, outside(process), chunk_bytes)
+
+
+class _Nelbo(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, logits: Tensor, tokens: Tokens, noise: NoiseOnData | None, off: Tensor | None, chunk_bytes: int
+    ) -> Tensor:
+        flat = logits.flatten(0, -2)
+        ctx.grad = torch.empty_like(flat) if ctx.needs_input_grad[0] else None
+        loss = stream(flat, tokens, noise, off, ctx.grad, chunk_bytes)
+        # In the logits' own working dtype: a float64 upstream gradient would make the backward pass many times slower.
+        return loss.view(logits.shape[:-1]).to(torch.promote_types(logits.dtype, torch.float32))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream: Tensor):  # type: ignore[no-untyped-def]
+        # Scaled in place and let go: a copy would double the peak memory.
+        grad, ctx.grad = ctx.grad, None
+        if grad is None:
+            raise RuntimeError("nelbo keeps its gradient for one backward pass; call it again for another")
+        return grad.mul_(upstream.reshape(-1, 1)).view(*upstream.shape, -1), None, None, None, None

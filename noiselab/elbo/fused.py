@@ -1,0 +1,93 @@
+"""The bound fused with the output projection, so that the logits are never held."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..process import InterpolatingProcess
+from .streaming import stream
+from .tokens import NoiseOnData, Tokens, outside, prepare
+
+
+def nelbo_fused(
+    process: InterpolatingProcess,
+    hidden: Float[Tensor, "batch length width"],
+    projection: Float[Tensor, "state width"],
+    bias: Float[Tensor, " state"] | None,
+    x: Int[Tensor, "batch length"],
+    z: Int[Tensor, "batch length"],
+    t: Float[Tensor, "..."],
+    scale: Float[Tensor, "batch length"],
+    *,
+    weight: Float[Tensor, "batch length"] | None = None,
+    rows: int = 256,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch length"]]:
+    r"""$\sum_i scale_i\, nelbo_i$ for logits = hidden projection^T + bias, block by block of tokens.
+
+    The gradients of the hidden states, the projection and the bias are made in the forward pass, hence the scale of
+    each token is needed beforehand, and the result is a scalar.
+
+    **Arguments:**
+
+    - `hidden`, `projection`, `bias`: the last hidden states and the output projection, of one dtype.
+    - `x`, `z`, `t`, `weight`: as for `nelbo`.
+    - `scale`: the factor of each token in the sum, for example mask / number of real tokens.
+    - `rows`: tokens at a time; their logits and gradient are all that is held of the vocabulary's size.
+
+    **Returns:** the scaled sum, and the detached value of each token.
+
+    **Raises:** `ValueError` if the projection does not fit the process, or the process has learned parameters, for
+    which this has no gradient.
+    """
+    if projection.shape[0] != process.vocab_size:
+        raise ValueError(f"the projection must have {process.vocab_size} rows; got {projection.shape[0]}")
+    if any(p.requires_grad for p in process.parameters()):
+        raise ValueError("a process with learned parameters needs `nelbo`, which has a gradient for them")
+    tokens, noise = prepare(process, x, z, t, weight)
+    return _FusedNelbo.apply(hidden, projection, bias, tokens, noise, outside(process), scale.reshape(-1), rows)
+
+
+class _FusedNelbo(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx,
+        hidden: Tensor,
+        projection: Tensor,
+        bias: Tensor | None,
+        tokens: Tokens,
+        noise: NoiseOnData | None,
+        off: Tensor | None,
+        scale: Tensor,
+        rows: int,
+    ) -> tuple[Tensor, Tensor]:
+        h = hidden.flatten(0, -2)
+        n, states = len(h), projection.shape[0]
+        grad_h, grad_projection = torch.empty_like(h), torch.zeros_like(projection)
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        loss = torch.empty(n, dtype=torch.float64, device=h.device)
+        block, grad_block = (h.new_empty(min(rows, n), states) for _ in range(2))
+        for i, j in noise.spans(n, rows) if noise is not None else ((i, min(i + rows, n)) for i in range(0, n, rows)):
+            logits, grad = block[: j - i], grad_block[: j - i]
+            if bias is None:
+                torch.mm(h[i:j], projection.T, out=logits)
+            else:
+                torch.addmm(bias, h[i:j], projection.T, out=logits)
+            loss[i:j] = stream(logits, tokens.rows(i, j), noise and noise.window(i, j), off, grad)
+            grad.mul_(scale[i:j, None].to(grad))
+            torch.mm(grad, projection, out=grad_h[i:j])
+            grad_projection.addmm_(grad.T, h[i:j])
+            if grad_bias is not None:
+                grad_bias += grad.sum(0)
+        ctx.grads = grad_h.view_as(hidden), grad_projection, grad_bias
+        values = loss.view(hidden.shape[:-1]).to(torch.promote_types(hidden.dtype, torch.float32))
+        ctx.mark_non_differentiable(values)
+        return (loss * scale).sum().to(values.dtype), values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream: Tensor, _):  # type: ignore[no-untyped-def]
+        grads, ctx.grads = ctx.grads, None
+        if grads is None:
+            raise RuntimeError("nelbo_fused keeps its gradients for one backward pass; call it again for another")
+        return *(g if g is None else g.mul_(upstream) for g in grads), None, None, None, None, None

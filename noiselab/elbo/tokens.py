@@ -1,0 +1,148 @@
+r"""What the bound needs of each token, as float64 scalars: no vocabulary axis anywhere.
+
+With u = x_hat, p = a u + b, h = a u / p, rho = q(z|x) / q(z|x_hat), w = r(z) / q(z|x) and S the support of b,
+
+    KL   = (a + b_x) log(a + b_x) - b_x log b_x - a log p_x - sum_S b log1p(a u / b)
+    IS   = rho - log rho - 1
+    H    = sum_S b h + a h_x + (rho - 1) h_z
+    dL/dlogits = w ( H u - b h - a h_x e_x - (rho - 1) h_z e_z )
+
+where e_v is the one-hot of v. Only the two sums over S know of the vocabulary.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..mixing import Mixing
+from ..process import InterpolatingProcess, lift
+
+EDGE = 1e-12  # times are kept this far from 0 and 1, where rates may be infinite
+
+
+class Tokens(NamedTuple):
+    """Per-token scalars, as rows [n] in row-major order of [batch, length]."""
+
+    x: Tensor
+    z: Tensor
+    a: Tensor  # alpha
+    b_x: Tensor
+    b_z: Tensor
+    w: Tensor  # weight of the token in the bound
+    z_is_data: Tensor  # elsewhere x_hat of z is zero
+
+    def rows(self, i: int, j: int) -> "Tokens":
+        """Rows i to j."""
+        return Tokens(*(v[i:j] for v in self))
+
+    def value(self, logits: Tensor, lse: Tensor, kl_sum: Tensor) -> Tensor:
+        """The bound's integrand from the logits' logsumexp over the data and sum_S b log1p(a u / b)."""
+        x, z, a, b_x, b_z, w, _ = self
+        log_u_x, u_z = self._at(logits, lse, x), self._u_z(logits, lse)
+        q_x, q_z = a + b_x, a * (x == z) + b_z
+        rho = q_z / (a * u_z + b_z)
+        # log p_x by logaddexp: exact also where the probability itself underflows.
+        log_p_x = torch.logaddexp(a.log() + log_u_x, b_x.log())
+        kl = q_x * q_x.log() - torch.special.xlogy(b_x, b_x) - a * log_p_x - kl_sum
+        # A revealed token has no weight, and its bracket may be infinite.
+        return torch.where(w == 0, 0, w * (kl + rho - rho.log() - 1))
+
+    def corners(self, logits: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+        """A h_x and (rho - 1) h_z: what the gradient has at x and at z beyond the sum over S."""
+        x, z, a, b_x, b_z, w, z_is_data = self
+        a_u_x, a_u_z = a * self._at(logits, lse, x).exp(), a * self._u_z(logits, lse)
+        at_x = torch.where(b_x > 0, a * a_u_x / (a_u_x + b_x), a)
+        p_z = a_u_z + b_z
+        at_z = ((a * (x == z) + b_z) / p_z - 1) * a_u_z / p_z
+        return at_x, torch.where(z_is_data & (w != 0), at_z, 0)
+
+    def _u_z(self, logits: Tensor, lse: Tensor) -> Tensor:
+        return torch.where(self.z_is_data, self._at(logits, lse, self.z).exp(), 0)
+
+    @staticmethod
+    def _at(logits: Tensor, lse: Tensor, token: Tensor) -> Tensor:
+        return logits.gather(-1, token[:, None])[:, 0].double() - lse
+
+
+class NoiseOnData(NamedTuple):
+    """b on the data tokens, row by row, in its smallest shape."""
+
+    weights: Tensor  # float64 [n, K]: the mass of each part
+    profiles: tuple[float | Tensor | Mixing, ...]  # a constant, a row [state], or a mixing to be asked at its time
+    t: Tensor  # float64 [n / shared]
+    shared: int  # consecutive rows that have one time: the length, or 1
+
+    def rows(self, i: int, j: int, dtype: torch.dtype) -> Tensor:
+        """Rows i to j: [j - i, 1] if constant over the data, [1, state] if all have one time, else [j - i, state]."""
+        first, last = i // self.shared, (j - 1) // self.shared + 1
+        weights, one_time = self.weights[i:j], last - first == 1
+        if one_time and not self.constant:
+            weights = weights[:1]
+        b: Tensor | float = 0.0
+        for weight, profile in zip(weights.unbind(-1), self.profiles, strict=True):
+            if isinstance(profile, float):
+                b = b + (weight * profile)[:, None].to(dtype)
+                continue
+            if isinstance(profile, Mixing):
+                profile = profile.probs(self.t[first:last, None])[:, 0]
+                if not one_time:
+                    profile = profile.repeat_interleave(self.shared, 0)[i - first * self.shared :][: j - i]
+            b = b + weight[:, None].to(dtype) * profile.to(dtype)
+        assert isinstance(b, Tensor)
+        # A token without noise: its terms vanish, and nothing divides by zero.
+        return b.clamp(min=torch.finfo(dtype).tiny)
+
+    def window(self, i: int, j: int) -> "NoiseOnData":
+        """Rows i to j as a field of their own; they must not straddle two times, unless the times are one per row."""
+        first, last = i // self.shared, (j - 1) // self.shared + 1
+        if last - first > 1 and self.shared > 1 and not self.constant:
+            t, shared = self.t.repeat_interleave(self.shared)[i:j], 1
+        else:
+            t, shared = self.t[first:last], self.shared
+        return NoiseOnData(self.weights[i:j], self.profiles, t, shared)
+
+    @property
+    def constant(self) -> bool:
+        """Whether b is the same on all data tokens."""
+        return all(isinstance(profile, float) for profile in self.profiles)
+
+    def spans(self, n: int, step: int) -> Iterator[tuple[int, int]]:
+        """Ranges of at most `step` rows that, where noise is a row of the vocabulary, do not straddle two times."""
+        shared = self.shared if not self.constant and step < self.shared else n
+        for start in range(0, n, shared):
+            stop = min(start + shared, n)
+            yield from ((i, min(i + step, stop)) for i in range(start, stop, step))
+
+
+def prepare(
+    process: InterpolatingProcess, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None
+) -> tuple[Tokens, NoiseOnData | None]:
+    """The scalars of every token, and the noise on the data where there is any."""
+    t = lift(t, z).clamp(EDGE, 1 - EDGE)
+    a, noise = process.alpha(t).double(), process.noise(t)
+    b_x, b_z = noise.at(x), noise.at(z)
+    w = process.rate(z, t) / (a * (x == z) + b_z) if weight is None else weight.double()
+    data = process.data_tokens(z.device)
+    tokens = Tokens(*(v.expand(z.shape).reshape(-1) for v in (x, z, a, b_x, b_z, w, data[z])))
+    host = process.host_support()
+    profiles = [part.profile(host) for part in noise.parts]
+    keep = [k for k, profile in enumerate(profiles) if not (isinstance(profile, float) and profile == 0)]
+    if not keep:
+        return tokens, None
+    on_data = NoiseOnData(
+        noise.weights[..., keep].expand(*z.shape, -1).reshape(-1, len(keep)),
+        tuple(noise.parts[k] if profiles[k] is None else profiles[k] for k in keep),  # type: ignore[misc]
+        t.reshape(-1),
+        z.shape[1] // t.shape[1],
+    )
+    return tokens, on_data
+
+
+def outside(process: InterpolatingProcess) -> Tensor | None:
+    """The tokens that no data contain, as indices; `None` where there are none."""
+    if process.support is None:
+        return None
+    index = (~process.host_support()).nonzero()[:, 0]
+    return index.to(process.support.device) if len(index) else None

@@ -1,0 +1,125 @@
+"""Processes composed of a signal and weighted noises."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from .mixing import Absorbing, Mass, Mixing
+from .process import InterpolatingProcess
+from .schedules import ScheduleLike, as_schedule
+from .validation import interior_times
+
+
+class Interpolation(InterpolatingProcess):
+    r"""A signal and any number of noises with any non-negative weights, normalised.
+
+    $$C_t = w_0 + \sum_k w_k, \qquad \alpha_t = w_0 / C_t, \qquad b_t = \sum_k (w_k / C_t)\, u_k$$
+
+    A common positive factor of the weights changes nothing.
+
+    **Arguments:**
+
+    - `signal`: the weight $w_0$ of the clean token: a schedule, a function of time or a number.
+    - `noises`: the weight $w_k$ of each mixing $u_k$.
+    - `support`: the tokens that data consist of, Bool [state]. By default all but those on which an `Absorbing` noise
+      puts its mass.
+    - `domain`: the times at which the process is used; weights and rates are checked there.
+
+    **Raises:** `ValueError` if mixings differ in size, a weight is negative, all vanish, or the result is no Markov
+    process (`validate`).
+
+    **Source:** von Ruette et al. (2025), arXiv 2503.04482, generalised to any number of noises.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab import Absorbing, Interpolation, Unigram, t
+
+    frequencies = torch.tensor([0.5, 0.3, 0.2, 0.0])
+    process = Interpolation(1 - t, {Absorbing(3, 4): t, Unigram(frequencies): t**2})
+    assert repr(process) == "Interpolation(1 - t, {Absorbing(3): t, Unigram(4): t ** 2})"
+    ```
+    """
+
+    def __init__(
+        self,
+        signal: ScheduleLike,
+        noises: Mapping[Mixing, ScheduleLike],
+        *,
+        support: Bool[Tensor, " state"] | None = None,
+        domain: tuple[float, float] = (0.0, 1.0),
+    ):
+        super().__init__()
+        sizes = sorted({mixing.vocab_size for mixing in noises})
+        if len(sizes) != 1:
+            raise ValueError(f"at least one mixing is needed, and all need the same vocab_size; got sizes {sizes}")
+        self.vocab_size = sizes[0]
+        self.signal = as_schedule(signal)
+        self.mixings = nn.ModuleList(noises)
+        self.weights = nn.ModuleList(as_schedule(weight) for weight in noises.values())
+        self.domain = domain
+        special = [mixing.token for mixing in noises if isinstance(mixing, Absorbing)]
+        if support is None and special:
+            support = ~torch.isin(torch.arange(self.vocab_size), torch.tensor(special))
+            if not support.any():
+                raise ValueError(
+                    "an absorbing token that data do not contain must leave others; got a vocabulary of it"
+                )
+        self.support = support
+        self.validate()
+
+    def raw_weights(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch parts"]:
+        """The weights as given, the signal's first."""
+        return torch.stack([self.signal(t), *(weight(t) for weight in self.weights)], -1)
+
+    def alpha(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The signal's share of all weights."""
+        return self._shares(t)[..., 0]
+
+    def mixing(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
+        """The normalised noise, dense; at a time without noise, its limit from the right."""
+        shares = self._shares(t)[..., 1:]
+        # 0/0 where there is no noise yet: there the limit is taken just inside.
+        shares = torch.where(shares.sum(-1, keepdim=True) > 0, shares, self._shares(t + 1e-9)[..., 1:])
+        mass = Mass(shares, tuple(self.mixings), t)
+        return mass.dense() / mass.total()[..., None]
+
+    def noise(self, t: Float[Tensor, "batch time"]) -> Mass:
+        """The noises' shares of all weights, on their mixings."""
+        return Mass(self._shares(t)[..., 1:], tuple(self.mixings), t)
+
+    def validate(self, times: int = 64) -> None:
+        """Check the weights, then what every process must obey.
+
+        **Raises:** `ValueError` that says what fails and where.
+        """
+        low, high = self.domain
+        grid = interior_times(self.domain, times).to(self._home())
+        t = torch.cat([grid.new_tensor([low]), grid, grid.new_tensor([high])])
+        with torch.no_grad():
+            weights = self.raw_weights(t)
+        schedules = (self.signal, *self.weights)
+        for schedule, weight in zip(schedules, weights.unbind(-1), strict=True):
+            bad = ~((weight >= 0) & weight.isfinite())
+            if bad.any():
+                raise ValueError(
+                    f"weights must be non-negative and finite; got {weight[bad][0].item():.4g} from {schedule} "
+                    f"at t = {t[bad][0].item():.6g}"
+                )
+        empty = weights.sum(-1) == 0
+        if empty.any():
+            raise ValueError(
+                f"weights must not all vanish; they do at t = {t[empty][0].item():.6g}: {', '.join(map(str, schedules))}"
+            )
+        super().validate(times)
+
+    def _shares(self, t: Tensor) -> Tensor:
+        weights = self.raw_weights(t)
+        return weights / weights.sum(-1, keepdim=True)
+
+    def __repr__(self) -> str:
+        noises = ", ".join(f"{mixing}: {weight}" for mixing, weight in zip(self.mixings, self.weights, strict=True))
+        return f"Interpolation({self.signal}, {{{noises}}})"

@@ -1,0 +1,237 @@
+r"""Noise processes: two methods in, the rest derived.
+
+$$q_t(z \mid x) = \alpha_t\, 1[z = x] + b_t(z), \qquad b_t = (1 - \alpha_t)\, \pi_t$$
+"""
+
+import abc
+from itertools import chain
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+
+from .categorical import Randomness, uniforms
+from .mixing import Mass, Mixing
+
+
+def lift(t: Float[Tensor, "..."], z: Shaped[Tensor, "batch length"]) -> Float[Tensor, "batch time"]:
+    """Time as float64 [batch, 1 or length], the form that `alpha` and `mixing` always meet.
+
+    **Arguments:**
+
+    - `t`: one time for each sequence, [batch], or for each token, [batch, length]; lifting twice changes nothing.
+
+    **Raises:** `ValueError` for any other shape.
+    """
+    batch, length = z.shape
+    if t.shape not in ((batch,), (batch, length), (batch, 1)):
+        raise ValueError(f"t must have shape [{batch}] or [{batch}, {length}]; got {list(t.shape)}")
+    # jvp refuses expanded tensors, hence contiguous.
+    return (t[:, None] if t.dim() == 1 else t).to(z.device, torch.float64).contiguous()
+
+
+class InterpolatingProcess(nn.Module, abc.ABC):
+    r"""A noise process that replaces tokens: $q_t(z \mid x) = \alpha_t 1[z = x] + (1 - \alpha_t)\,\pi_t(z)$.
+
+    A subclass writes `alpha` and `mixing`; everything else is derived from them. In the derived methods times are
+    `t` of shape [batch] (one per sequence) or [batch, length] (one per token), 0 is clean, 1 is noise and s < t.
+
+    **Arguments:**
+
+    - `support`: the tokens that data consist of, Bool of shape [state]; `None` for all of them.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    class Fading(nl.InterpolatingProcess):
+        def alpha(self, t):
+            return 1 - t**2
+
+        def mixing(self, t):
+            half = torch.cos(t)[..., None] ** 2
+            return half * torch.tensor([0.7, 0.1, 0.2]) + (1 - half) / 3
+
+    x = torch.tensor([[0, 1, 2, 0]])
+    z = Fading().corrupt(x, torch.tensor([0.5]))
+    assert z.shape == x.shape
+    ```
+
+    **Source:** von Ruette et al. (2025), "Generalized Interpolating Discrete Diffusion", arXiv 2503.04482.
+    """
+
+    support: Tensor | None
+    domain: tuple[float, float] = (0.0, 1.0)
+    """The times at which the process is used; `validate` looks at no others."""
+    _vocab_size: int | None = None
+    _host: tuple[Tensor, Tensor] | None = None
+
+    def __init__(self, support: Bool[Tensor, " state"] | None = None):
+        super().__init__()
+        self.register_buffer("support", support)
+
+    # Write these two, elementwise: t is float64 and may have any shape.
+
+    @abc.abstractmethod
+    def alpha(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The signal: the probability that a token is untouched. Falls from 1 at t = 0 to 0 at t = 1."""
+
+    @abc.abstractmethod
+    def mixing(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "..."]:
+        """What replaces a destroyed token: a distribution for each time, [*t.shape, state], or one row for all times."""
+
+    # Derived from them.
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens, read off `mixing` unless the subclass has set it."""
+        if self._vocab_size is None:
+            self._vocab_size = self.mixing(torch.full((1, 1), 0.5, dtype=torch.float64, device=self._home())).shape[-1]
+        return self._vocab_size
+
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        self._vocab_size = value
+
+    def noise(self, t: Float[Tensor, "batch time"]) -> Mass:
+        r"""The noise $b_t = (1 - \alpha_t) \pi_t$ at lifted times, as weights on parts.
+
+        The only method that a factored process replaces (`Interpolation` does). Replace it as well where 1 - alpha
+        loses its digits: where alpha rounds to 1, a subtraction finds no noise.
+        """
+        return Mass((1 - self.alpha(t))[..., None], (_Written(self),), t)
+
+    def data_tokens(self, device: torch.device | str | None = None) -> Bool[Tensor, " state"]:
+        """The support as a tensor, also where it is `None`."""
+        return torch.ones(self.vocab_size, dtype=torch.bool, device=device) if self.support is None else self.support
+
+    def marginal(
+        self, x: Int[Tensor, "batch length"] | Float[Tensor, "batch length state"], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "batch length state"]:
+        r"""The law of the noisy token, $q_t(\cdot \mid x) = \alpha_t x + b_t$, dense.
+
+        **Arguments:**
+
+        - `x`: clean tokens, or a distribution over them at each position (a one-hot or a prediction).
+        """
+        if not x.is_floating_point():
+            x = nn.functional.one_hot(x, self.vocab_size).double()
+        t = lift(t, x[..., 0])
+        return self.alpha(t)[..., None] * x + self.noise(t).dense()
+
+    def corrupt(
+        self, x: Int[Tensor, "batch length"], t: Float[Tensor, "..."], *, generator: Randomness = None
+    ) -> Int[Tensor, "batch length"]:
+        """Noisy tokens drawn from `marginal`, three uniform numbers a token, nothing dense."""
+        t, u = lift(t, x), uniforms(*x.shape, 3, generator=generator, device=x.device)
+        return torch.where(u[..., 0] < self.alpha(t), x, self.noise(t).choose(u[..., 1], u[..., 2]))
+
+    def prior(
+        self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None
+    ) -> Int[Tensor, "batch length"]:
+        """Pure noise: tokens drawn from the mixing at the upper end of `domain`, t = 1."""
+        u = uniforms(batch, length, 2, generator=generator, device=device)
+        return self.noise(torch.full_like(u[:, :1, 0], self.domain[1])).choose(u[..., 0], u[..., 1])
+
+    def jump(
+        self, z: Int[Tensor, "batch length"], s: Float[Tensor, "..."], t: Float[Tensor, "..."]
+    ) -> tuple[Float[Tensor, "batch time"], Float[Tensor, "batch ..."]]:
+        r"""The forward transition from s to t > s: $q_{t|s}(z_t \mid z_s) = \alpha_{t|s} 1[z_t = z_s] + b_{t|s}(z_t)$.
+
+        **Returns:** $\alpha_{t|s} = \alpha_t / \alpha_s$ and, for the tokens `z`,
+        $b_{t|s}(z) = b_t(z) - \alpha_{t|s} b_s(z)$.
+        """
+        s, t = lift(s, z), lift(t, z)
+        keep = self.alpha(t) / self.alpha(s)
+        # A difference of two nearly equal masses: rounding must not make it negative.
+        return keep, (self.noise(t).at(z) - keep * self.noise(s).at(z)).clamp(min=0)
+
+    def rate(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch ..."]:
+        r"""How fast any other token jumps to z: $r_t(z) = b_t'(z) - (\alpha_t'/\alpha_t)\, b_t(z)$.
+
+        It does not depend on the token left behind. Derivatives come from forward-mode automatic differentiation.
+
+        **Arguments:**
+
+        - `t`: in the open interval (0, 1): at the ends the rate may be infinite.
+
+        **Returns:** jumps per unit of time; negative where `alpha` and `mixing` are no Markov process.
+        """
+        t = lift(t, z)
+
+        def signal_and_noise(t: Tensor) -> tuple[Tensor, Tensor]:
+            return self.alpha(t).double(), self.noise(t).at(z)
+
+        (alpha, noise), (alpha_slope, noise_slope) = torch.func.jvp(signal_and_noise, (t,), (torch.ones_like(t),))
+        return noise_slope - alpha_slope / alpha * noise
+
+    def elbo_weight(
+        self, x: Int[Tensor, "batch length"], z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "batch length"]:
+        r"""The weight of a token in the ELBO, $w_t(z, x) = r_t(z) / q_t(z \mid x)$, per unit of time."""
+        t = lift(t, z)
+        return self.rate(z, t) / (self.alpha(t) * (x == z) + self.noise(t).at(z))
+
+    def reveals(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Bool[Tensor, "batch length"]:
+        """Where noise cannot have produced z, so that the clean token is z itself."""
+        return (self.noise(lift(t, z)).at(z) == 0).expand(z.shape)
+
+    def posterior(
+        self,
+        z: Int[Tensor, "batch length"],
+        x_hat: Float[Tensor, "batch length state"],
+        s: Float[Tensor, "..."],
+        t: Float[Tensor, "..."],
+    ) -> Float[Tensor, "batch length state"]:
+        r"""The reverse transition from t to s < t, dense: $q(z_s \mid z_t, \hat x) \propto q_{t|s}(z_t \mid z_s)\, q_s(z_s \mid \hat x)$.
+
+        The definition. Samplers draw from it without building it (`samplers/ancestral.py`).
+
+        **Arguments:**
+
+        - `z`: tokens at time t.
+        - `x_hat`: a distribution over clean tokens at each position: the prediction (the plug-in reverse process), or a
+          one-hot of x.
+
+        **Returns:** a distribution at each position; not a number where z is impossible.
+        """  # noqa: E501
+        keep, fresh = self.jump(z, s, t)
+        at_z = torch.zeros_like(x_hat, dtype=torch.float64).scatter(-1, z[..., None], 1)
+        joint = (fresh[..., None] + keep[..., None] * at_z) * self.marginal(x_hat, s)
+        return joint / joint.sum(-1, keepdim=True)
+
+    def validate(self, times: int = 64) -> None:
+        """Check that this is a Markov process from data to noise, at `times` points of `domain`, dense at its ends.
+
+        **Raises:** `ValueError` that says what fails and where: a signal outside [0, 1] or rising, a mixing that is no
+        distribution, a support that does not fit, a negative rate.
+        """
+        from .validation import check_process  # validation uses this class
+
+        check_process(self, times)
+
+    def _home(self) -> torch.device:
+        """Where its tensors live."""
+        return next(chain(self.buffers(), self.parameters()), torch.empty(0)).device
+
+    def host_support(self) -> Bool[Tensor, " state"]:
+        """A copy of the support that can be read without stalling a GPU."""
+        support = self.data_tokens() if self.support is None else self.support
+        if self._host is None or (self.support is not None and self._host[0] is not support):
+            self._host = (support, support.cpu())
+        return self._host[1]
+
+
+class _Written(Mixing):
+    """What a user wrote as `mixing`, as the single part of a Mass."""
+
+    def __init__(self, process: InterpolatingProcess):
+        super().__init__()
+        self.vocab_size = process.vocab_size
+        self._mixing = process.mixing  # a bound method: the process must not become a submodule of its own part
+
+    def probs(self, t: Tensor) -> Tensor:
+        p = self._mixing(t).double()
+        return p.expand(*t.shape, -1) if p.dim() == 1 else p

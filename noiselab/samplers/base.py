@@ -1,0 +1,119 @@
+"""Walks from noise to data."""
+
+import abc
+import itertools
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..categorical import Randomness
+from ..denoisers import Denoiser, LeaveOneOut
+from ..process import InterpolatingProcess
+
+
+class Sampler(abc.ABC):
+    """Draws sequences by steps from noise to data.
+
+    A subclass writes `step`; `walk` yields every state, so that progress bars, traces and early stops are the caller's.
+
+    **Arguments:**
+
+    - `process`: the noise; checked once (`validate`).
+    - `denoiser`: of any parametrisation; `self.denoiser` predicts leave-one-out.
+
+    **Raises:** `ValueError` if the process is no Markov process.
+    """
+
+    def __init__(self, process: InterpolatingProcess, denoiser: Denoiser):
+        process.validate(16)
+        self.process = process
+        self.denoiser = denoiser if denoiser.predicts == "leave_one_out" else LeaveOneOut(denoiser, process)
+
+    @abc.abstractmethod
+    def step(
+        self,
+        z: Int[Tensor, "batch length"],
+        t: Float[Tensor, "..."],
+        s: Float[Tensor, "..."],
+        *,
+        generator: Randomness = None,
+    ) -> Int[Tensor, "batch length"]:
+        """Tokens at the earlier times s, given those at t.
+
+        **Arguments:**
+
+        - `z`: tokens at t.
+        - `t`, `s`: [batch] or [batch, length], s < t; a token with s = t stays as it is.
+        """
+
+    def walk(
+        self,
+        z: Int[Tensor, "batch length"],
+        times: Float[Tensor, " grid"],
+        *,
+        generator: Randomness = None,
+    ) -> Iterator[Int[Tensor, "batch length"]]:
+        """The states after each step, from `z` at the first of `times` to the last.
+
+        **Arguments:**
+
+        - `z`: tokens at `times[0]`.
+        - `times`: falling, in the domain of the process ([0, 1]); N + 1 of them make N steps.
+
+        **Raises:** `ValueError` for a grid that leaves the domain or does not fall, or tokens outside the vocabulary.
+        """
+        times = times.double()
+        low, high = self.process.domain
+        if times.dim() != 1 or len(times) < 2 or not (times[1:] < times[:-1]).all():
+            raise ValueError(f"times must fall from noise to data; got {times.tolist()}")
+        if times[0] > high or times[-1] < low:
+            raise ValueError(f"times must lie in [{low}, {high}]; got {times[0].item()} to {times[-1].item()}")
+        if z.numel() and (z.min() < 0 or z.max() >= self.process.vocab_size):
+            raise ValueError(
+                f"tokens must lie in [0, {self.process.vocab_size}); got {z.min().item()} to {z.max().item()}"
+            )
+        return self._states(z, times.to(z.device), generator)
+
+    def _states(self, z: Tensor, times: Tensor, generator: Randomness) -> Iterator[Tensor]:
+        for t, s in itertools.pairwise(times):
+            # Entered anew at each step: between two states the caller's own mode holds.
+            with torch.no_grad():
+                z = self.step(z, t.expand(len(z)), s.expand(len(z)), generator=generator)
+            yield z
+
+    def sample(
+        self,
+        shape: Sequence[int],
+        *,
+        steps: int | None = None,
+        times: Float[Tensor, " grid"] | None = None,
+        generator: Randomness = None,
+    ) -> Int[Tensor, "batch length"]:
+        """Sequences from pure noise.
+
+        **Arguments:**
+
+        - `shape`: (batch, length).
+        - `steps`: number of transitions from t = 1 to t = 0, evenly spaced; or
+        - `times`: a grid of your own.
+
+        **Raises:** `ValueError` unless exactly one of `steps` and `times` is given, and `steps` is positive.
+        """
+        if (steps is None) == (times is None):
+            raise ValueError(f"exactly one of steps and times must be given; got steps={steps}, times={times}")
+        if times is None:
+            if steps is None or steps < 1:
+                raise ValueError(f"steps must be at least 1; got {steps}")
+            low, high = self.process.domain
+            times = torch.linspace(high, low, steps + 1, dtype=torch.float64)
+        batch, length = shape
+        z = self.process.prior(batch, length, generator=generator, device=self._device())
+        for state in self.walk(z, times, generator=generator):
+            z = state
+        return z
+
+    def _device(self) -> torch.device:
+        tensors = (*self.denoiser.parameters(), *self.denoiser.buffers(), *self.process.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
