@@ -1,0 +1,145 @@
+"""TokenBlocks: packed tokens of one length, compact in memory and in one file."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Integer
+from torch import Tensor
+from torch.utils.data import Dataset
+
+_FORMAT = "noiselab.token_blocks.1"
+
+
+class TokenBlocks(Dataset[dict[str, Tensor]]):
+    """A map-style data set of token blocks, all of one length, padded at the end.
+
+    Tokens are kept in 2 bytes where the vocabulary allows, otherwise in 4. An item is a dict of `input_ids`
+    (Long, [length]) and `attention_mask` (Bool, [length], true for real tokens), as data loaders and trainers expect.
+
+    **Arguments:**
+
+    - `tokens`: token ids; what lies behind a block's real tokens is padding.
+    - `real`: how many tokens at the start of each block are real, 1 to `length`.
+    - `vocab_size`: every id must be below it.
+    - `about`: anything worth keeping with the data (must be JSON).
+
+    **Raises:** `ValueError` if there is no block, an id lies outside the vocabulary or a count outside the block.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.data import TokenBlocks
+
+    blocks = TokenBlocks(torch.tensor([[5, 6, 7], [8, 0, 0]]), torch.tensor([3, 1]), vocab_size=10)
+    assert blocks[1]["attention_mask"].tolist() == [True, False, False]
+    ```
+    """
+
+    def __init__(
+        self,
+        tokens: Integer[Tensor, "block length"],
+        real: Integer[Tensor, " block"],
+        vocab_size: int,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        if tokens.ndim != 2 or not len(tokens) or tokens.shape[1] < 2:
+            raise ValueError(f"tokens must be blocks of at least 2 tokens, at least one; got {tuple(tokens.shape)}")
+        if real.shape != tokens.shape[:1]:
+            raise ValueError(f"real must hold one count for each of {len(tokens)} blocks; got {tuple(real.shape)}")
+        _check_range("token ids", tokens, 0, vocab_size - 1)
+        _check_range("counts of real tokens", real, 1, tokens.shape[1])
+        self.tokens = tokens.to(compact_dtype(vocab_size))
+        self.real = real.to(torch.int32)
+        self.vocab_size = vocab_size
+        self.about = dict(about or {})
+        self._places = torch.arange(tokens.shape[1])
+
+    @property
+    def length(self) -> int:
+        """Tokens in a block, padding included."""
+        return self.tokens.shape[1]
+
+    @property
+    def real_tokens(self) -> int:
+        """Real tokens in all blocks together."""
+        return int(self.real.sum())
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {
+            "input_ids": self.tokens[index].to(torch.int64),
+            "attention_mask": self._places < self.real[index],
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"TokenBlocks(blocks={len(self)}, length={self.length}, "
+            f"real_tokens={self.real_tokens}, vocab_size={self.vocab_size})"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the blocks to a safetensors file, which appears only when it is complete."""
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {"format": _FORMAT, "vocab_size": str(self.vocab_size), "about": json.dumps(self.about)}
+        # A folder of its own gives each of several processes a temporary name, on the disk of the target.
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            temporary = Path(folder) / path.name
+            save_file({"tokens": self.tokens.contiguous(), "real": self.real}, temporary, metadata=about)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: str | Path, vocab_size: int | None = None) -> "TokenBlocks":
+        """Read blocks that `save` wrote. The tokens stay on disk until they are used.
+
+        **Arguments:**
+
+        - `path`: the file.
+        - `vocab_size`: what the ids must be below, such as a model's vocabulary; default: what the file says.
+
+        **Raises:** `ValueError` if the file is missing, is not such a file, or holds ids outside the vocabulary.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise ValueError(f"the file of token blocks must exist; nothing found at {path}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = file.metadata() or {}
+                if about.get("format") != _FORMAT:
+                    raise ValueError(f"the file must be of the format {_FORMAT!r}; {path} is {about.get('format')!r}")
+                tokens, real = file.get_tensor("tokens"), file.get_tensor("real")
+        except SafetensorError as error:
+            raise ValueError(f"the file of token blocks must be readable; {path}: {error}") from error
+        states = int(about["vocab_size"]) if vocab_size is None else vocab_size
+        try:
+            return cls(tokens, real, states, json.loads(about["about"]))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def compact_dtype(vocab_size: int) -> torch.dtype:
+    """Return the smallest dtype of 2 or 4 bytes that holds every id."""
+    return torch.uint16 if vocab_size <= 2**16 else torch.uint32
+
+
+def _check_range(what: str, values: Tensor, low: int, high: int) -> None:
+    # In numpy: torch has no comparisons for unsigned dtypes. In pieces: the tokens may be larger than memory.
+    array = values.numpy()
+    step = max(1, 2**24 // max(1, values[0].numel()))
+    for start in range(0, len(array), step):
+        piece = array[start : start + step]
+        least, most = int(piece.min()), int(piece.max())
+        if least < low or most > high:
+            raise ValueError(f"{what} must lie between {low} and {high}; got {least} to {most}")

@@ -1,0 +1,112 @@
+"""Corpora in the data sets of the Hugging Face hub, streamed."""
+
+import functools
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from noiselab.data.corpus import Corpus, check_part, fingerprint
+from noiselab.data.files import checked_text, signature
+
+if TYPE_CHECKING:
+    import datasets
+
+
+class HubCorpus(Corpus):
+    """The texts of any data set that the `datasets` library can stream, by its name.
+
+    Nothing is stored on disk and nothing is opened before the first text is asked for. When the data set has at least
+    as many shards as there are parts, each part opens only its own shards; otherwise every part reads all of them and
+    keeps each `count`-th text.
+
+    **Arguments:**
+
+    - `path`: the name of a data set, such as `"roneneldan/TinyStories"`, or of a format (`"json"`, `"parquet"`,
+      `"text"`) together with `data_files`.
+    - `config`: which configuration of the data set, if it has several.
+    - `split`: which of its splits.
+    - `field`: the column that holds the text. Texts that are empty or null are skipped.
+    - `revision`: a commit of the data set. Without one the cache of packed tokens cannot see that the data set changed.
+    - `data_files`: as in `datasets.load_dataset`.
+    - `name`: a short word for file names and messages; default: made from `path` and `split`.
+
+    **Raises:** `ValueError`, while reading, if the data set lacks the field or holds something else in it, or if it
+    holds no text.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        config: str | None = None,
+        *,
+        split: str = "train",
+        field: str = "text",
+        revision: str | None = None,
+        data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.path, self.config, self.split, self.field, self.revision = path, config, split, field, revision
+        self.data_files = data_files
+        self.name = name if name is not None else f"{path}-{split}".replace("/", "-")
+        local = [signature(Path(file)) for file in _listed(data_files) if Path(file).is_file()]
+        self.key = fingerprint([json.dumps([path, config, split, field, revision, data_files]), *local])
+
+    @functools.cached_property
+    def dataset(self) -> "datasets.IterableDataset":
+        """The streamed data set underneath, opened when first used."""
+        from datasets import load_dataset
+
+        return load_dataset(
+            self.path,
+            self.config,
+            split=self.split,
+            revision=self.revision,
+            data_files=self.data_files,
+            streaming=True,
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        found = False
+        for text in self._read(self.dataset):
+            found = True
+            yield text
+        if not found:
+            raise ValueError(f"a corpus must hold at least one text that is not empty; {self.name!r} holds none")
+
+    def part(self, index: int, count: int, order: int | None = None) -> Iterator[str]:
+        """Yield one of `count` disjoint parts: whole shards if there are enough; with `order`, shards rearranged."""
+        check_part(index, count)
+        shards = list(range(self.dataset.num_shards))
+        if order is not None:
+            random.Random(order).shuffle(shards)
+        for number, shard in enumerate(shards):
+            if len(shards) >= count and number % count != index:
+                continue
+            texts = self._read(self.dataset.shard(len(shards), shard))
+            if len(shards) >= count:
+                yield from texts
+            else:
+                yield from (text for place, text in enumerate(texts) if (place + number) % count == index)
+
+    def _read(self, dataset: "datasets.IterableDataset") -> Iterator[str]:
+        # `iter`, not `__iter__`: the latter divides the shards among loader workers once more, and would leave all
+        # but the first worker without data, since the parts are made here already.
+        for batch in dataset.iter(batch_size=256):
+            if self.field not in batch:
+                raise ValueError(f"a data set must have the field {self.field!r}; {self.name!r} has {sorted(batch)}")
+            for value in batch[self.field]:
+                text = checked_text(value, self.field, self.name)
+                if text:
+                    yield text
+
+
+def _listed(data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None) -> list[str]:
+    if data_files is None:
+        return []
+    if isinstance(data_files, str):
+        return [data_files]
+    if isinstance(data_files, Mapping):
+        return [file for files in data_files.values() for file in _listed(files)]
+    return [str(file) for file in data_files]

@@ -1,0 +1,124 @@
+"""Packing texts into blocks of one length, with a cache on disk."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from noiselab.data.blocks import TokenBlocks, compact_dtype
+from noiselab.data.corpus import as_corpus, fingerprint
+from noiselab.data.tokenizers import Encoder, tokenizer_key, vocabulary_size
+
+if TYPE_CHECKING:
+    import transformers
+
+MODES = ("concatenate", "document")
+
+
+def pack(
+    texts: Iterable[str],
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    length: int,
+    *,
+    mode: str = "concatenate",
+    keep_partial: bool = True,
+    cache: str | Path | None = None,
+) -> TokenBlocks:
+    """Encode texts and pack them into blocks of one length.
+
+    Every text ends with the end-of-text token.
+
+    **Arguments:**
+
+    - `texts`: a corpus, or any texts (those are gathered in memory first).
+    - `tokenizer`: must have padding and end-of-text tokens; `load_tokenizer` and `train_tokenizer` see to that.
+    - `length`: tokens in a block, at least 2.
+    - `mode`: `"concatenate"`: texts follow one another without gaps, and blocks cut them where they fall; nothing is
+      lost. `"document"`: one text to a block, padded if short; what exceeds the block is cut off.
+    - `keep_partial`: in the mode `"concatenate"`, keep the last block, padded, if it is not full.
+    - `cache`: a folder. The blocks are stored there under a name made from the contents of the corpus, the tokenizer
+      and the settings; a second run with the same ones reads them back.
+
+    **Returns:** the blocks.
+
+    **Raises:** `ValueError` if the length is below 2, the mode is unknown, the tokenizer lacks a token, the corpus is
+    empty or fills no block, or a cached file holds ids outside the tokenizer's vocabulary.
+
+    **Example:**
+
+    ```python
+    from noiselab.data import pack, train_tokenizer
+
+    tokenizer = train_tokenizer(["ab"], vocab_size=259)
+    blocks = pack(["abc", "de"], tokenizer, length=4)
+    assert [tokenizer.decode(block["input_ids"]) for block in blocks] == ["abc<|endoftext|>", "de<|endoftext|>[PAD]"]
+    ```
+    """
+    check_packing(tokenizer, length, mode)
+    corpus = as_corpus(texts)
+    states = vocabulary_size(tokenizer)
+    settings = [mode, str(length), str(keep_partial)]
+    key = fingerprint([corpus.key, tokenizer_key(tokenizer), *settings])
+    path = None
+    if cache is not None:
+        path = Path(cache) / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', corpus.name)}-{length}-{key[:16]}.safetensors"
+        if path.is_file():
+            blocks = TokenBlocks.load(path, states)
+            if blocks.about.get("key") == key:
+                return blocks
+
+    dtype = np.uint16 if compact_dtype(states) == torch.uint16 else np.uint32
+    rows = [
+        row.astype(dtype)
+        for row in pack_rows(Encoder(tokenizer)(corpus), length, mode, int(tokenizer.eos_token_id))
+        if mode == "document" or keep_partial or len(row) == length
+    ]
+    if not rows:
+        raise ValueError(f"the corpus must fill at least one block of {length} tokens; {corpus.name!r} does not")
+    tokens = np.full((len(rows), length), tokenizer.pad_token_id, dtype=dtype)
+    for place, row in enumerate(rows):
+        tokens[place, : len(row)] = row
+    real = torch.tensor([len(row) for row in rows], dtype=torch.int32)
+    about = {"key": key, "corpus": corpus.name, "mode": mode, "keep_partial": keep_partial}
+    blocks = TokenBlocks(torch.from_numpy(tokens), real, states, about)
+    if path is not None:
+        blocks.save(path)
+    return blocks
+
+
+def pack_rows(documents: Iterable[list[int]], length: int, mode: str, end: int) -> Iterator[np.ndarray]:
+    """Yield the real tokens of each block; all but the last are full in the mode `"concatenate"`.
+
+    **Arguments:**
+
+    - `documents`: the ids of each text; may be endless.
+    - `length`: tokens in a block.
+    - `mode`: as in `pack`.
+    - `end`: the id that ends each text.
+    """
+    if mode == "document":
+        for document in documents:
+            yield np.array([*document[:length], end][:length], dtype=np.int64)
+        return
+    rest = np.zeros(0, dtype=np.int64)
+    for document in documents:
+        stream = np.concatenate([rest, np.array([*document, end], dtype=np.int64)])
+        full = len(stream) // length * length
+        yield from stream[:full].reshape(-1, length)
+        rest = stream[full:]
+    if len(rest):
+        yield rest
+
+
+def check_packing(tokenizer: "transformers.PreTrainedTokenizerBase", length: int, mode: str) -> None:
+    """Raise `ValueError` unless texts can be packed so."""
+    if length < 2:
+        raise ValueError(f"length must be at least 2; got {length}")
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
+    for what in ("eos_token", "pad_token"):
+        if getattr(tokenizer, f"{what}_id") is None:
+            raise ValueError(f"the tokenizer must have a token for {what}; got none (load_tokenizer adds it)")

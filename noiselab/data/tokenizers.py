@@ -1,0 +1,195 @@
+"""Tokenizers: byte-level BPE trained on a corpus, or any pretrained one completed with the tokens that are needed."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from noiselab.data.corpus import fingerprint
+
+if TYPE_CHECKING:
+    import transformers
+
+MASK, PAD, END = "[MASK]", "[PAD]", "<|endoftext|>"
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int = 4096, *, min_frequency: int = 2
+) -> "transformers.PreTrainedTokenizerFast":
+    """Train a byte-level BPE tokenizer; decoding gives back every text exactly.
+
+    **Arguments:**
+
+    - `texts`: what to train on; only the training split.
+    - `vocab_size`: the number of tokens in all, at least 259: 256 bytes and the three special tokens
+      `<|endoftext|>`, `[PAD]`, `[MASK]` (ids 0, 1, 2). 259 means plain bytes. A small corpus may yield fewer tokens.
+    - `min_frequency`: how often a pair must occur to be merged.
+
+    **Returns:** a tokenizer with end-of-text, padding and mask tokens; keep it with `save_pretrained(folder)`.
+
+    **Raises:** `ValueError` if the vocabulary is too small or there is no text.
+
+    **Example:**
+
+    ```python
+    from noiselab.data import train_tokenizer
+
+    tokenizer = train_tokenizer(["the cat sat on the mat"] * 10, vocab_size=300)
+    assert tokenizer.decode(tokenizer("the cat")["input_ids"]) == "the cat"
+    ```
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = [END, PAD, MASK]
+    if vocab_size < 256 + len(special):
+        raise ValueError(f"vocab_size must be at least {256 + len(special)}: 256 bytes, 3 special; got {vocab_size}")
+    if isinstance(texts, str):
+        raise ValueError("texts must be a corpus or a list of texts; got one string")
+    empty = True
+
+    def counted() -> Iterator[str]:
+        nonlocal empty
+        for text in texts:
+            empty = empty and not text
+            yield text
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(counted(), trainer)
+    if empty:
+        raise ValueError("texts must hold at least one text that is not empty; got none")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=END,
+        eos_token=END,
+        pad_token=PAD,
+        mask_token=MASK,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(name: str | Path) -> "transformers.PreTrainedTokenizerBase":
+    """Load a tokenizer by name or from a folder, and add the mask, padding and end-of-text tokens it lacks.
+
+    Added tokens enlarge the vocabulary: size models and processes by `vocabulary_size(tokenizer)`, not by
+    `tokenizer.vocab_size`, which does not count them. Where there is a separator but no end-of-text token, the
+    separator ends texts.
+
+    **Arguments:**
+
+    - `name`: as in `AutoTokenizer.from_pretrained`; code that comes with a tokenizer is never run.
+
+    **Returns:** a tokenizer with `mask_token_id`, `pad_token_id` and `eos_token_id`.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    missing: dict[str, Any] = {}
+    if tokenizer.mask_token_id is None:
+        missing["mask_token"] = MASK
+    if tokenizer.pad_token_id is None:
+        missing["pad_token"] = PAD
+    if tokenizer.eos_token_id is None:
+        missing["eos_token"] = tokenizer.sep_token or END
+    if missing:
+        tokenizer.add_special_tokens(missing)
+    return tokenizer
+
+
+def vocabulary_size(tokenizer: "transformers.PreTrainedTokenizerBase") -> int:
+    """Return the number of states that a process and a model need: one more than the largest token id.
+
+    This counts added tokens, which `tokenizer.vocab_size` does not, and gaps in the numbering, which `len(tokenizer)`
+    does not.
+    """
+    return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
+
+
+def token_support(tokenizer: "transformers.PreTrainedTokenizerBase") -> Bool[Tensor, " state"]:
+    """Return which tokens data can consist of: all but special tokens, and the end-of-text token.
+
+    Ids that stand for no token are excluded too. This is the `support` of a process over the tokenizer's ids.
+    """
+    support = torch.zeros(vocabulary_size(tokenizer), dtype=torch.bool)
+    support[list(tokenizer.get_vocab().values())] = True
+    support[list(tokenizer.all_special_ids)] = False
+    if tokenizer.eos_token_id is not None:
+        support[tokenizer.eos_token_id] = True
+    return support
+
+
+class Encoder:
+    """Turns texts into token ids, in batches, and takes them literally.
+
+    Where a text spells out a special token, such as `[MASK]`, it is encoded as the characters it is: a clean text must
+    not contain the mask. Nothing is truncated, padded or added, whatever the tokenizer's settings, and the tokenizer
+    itself is left as it was.
+
+    **Arguments:**
+
+    - `tokenizer`: any tokenizer of the `transformers` library.
+    """
+
+    def __init__(self, tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
+        self._tokenizer = tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._backend = None
+        if backend is not None:
+            self._backend = type(backend).from_str(backend.to_str())  # a copy: its settings are changed below
+            self._backend.no_truncation()
+            self._backend.no_padding()
+            self._backend.encode_special_tokens = True
+
+    def __call__(self, texts: Iterable[str], batch: int = 2**18) -> Iterator[list[int]]:
+        """Yield the ids of each text; `batch` is how many characters are encoded at a time."""
+        waiting: list[str] = []
+        size = 0
+        for text in texts:
+            waiting.append(text)
+            size += len(text)
+            if size >= batch:
+                yield from self._encode(waiting)
+                waiting, size = [], 0
+        yield from self._encode(waiting)
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        for text in texts:
+            if not text.isascii():
+                try:
+                    text.encode("utf-8")
+                except UnicodeEncodeError as error:
+                    raise ValueError(f"a text must be valid Unicode; got {error}") from error
+        if self._backend is not None:
+            return [found.ids for found in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return self._tokenizer(
+            texts, add_special_tokens=False, return_attention_mask=False, split_special_tokens=True, verbose=False
+        )["input_ids"]
+
+
+def tokenizer_key(tokenizer: "transformers.PreTrainedTokenizerBase") -> str:
+    """Return a hash of what decides the ids: the vocabulary, the rules, and the special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        rules = [type(tokenizer).__name__, json.dumps(tokenizer.get_vocab(), sort_keys=True)]
+    else:
+        parts = json.loads(backend.to_str())
+        # Both are left behind by earlier calls and are not used here.
+        kept = {name: parts[name] for name in parts if name not in ("truncation", "padding")}
+        rules = [json.dumps(kept, sort_keys=True)]
+    special = [tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.mask_token_id]
+    return fingerprint([*rules, json.dumps(special)])
