@@ -13,7 +13,7 @@ _SUFFIXES = {*_TEXT, ".jsonl", ".parquet"}
 
 
 class FileCorpus(Corpus):
-    """Texts in local files: a text file is one document, a JSON line or a parquet row is one document.
+    r"""Texts in local files: a text file is one document, a JSON line or a parquet row is one document.
 
     **Arguments:**
 
@@ -33,7 +33,7 @@ class FileCorpus(Corpus):
     from noiselab.data import FileCorpus
 
     path = pathlib.Path(tempfile.mkdtemp()) / "lines.jsonl"
-    path.write_text(json.dumps({"text": "one document"}) + "\\n")
+    path.write_text(json.dumps({"text": "one document"}) + "\n")
     assert list(FileCorpus(path)) == ["one document"]
     ```
     """

@@ -235,7 +235,7 @@ def test_hub_parts_hold_every_text_once(shards: list[str], words: list[str], cou
 def test_hub_errors(shards: list[str], tmp_path: Path):
     with pytest.raises(ValueError, match=r"field 'body'; .* has \['n', 'text'\]"):
         list(HubCorpus("json", data_files=shards, field="body"))
-    with pytest.raises(ValueError, match="must hold text; .* holds a int"):
+    with pytest.raises(ValueError, match=r"must hold text; .* holds a int"):
         list(HubCorpus("json", data_files=shards, field="n"))
     empty = str(write_lines(tmp_path / "empty.jsonl", [""]))
     with pytest.raises(ValueError, match="at least one text"):

@@ -131,10 +131,10 @@ def test_files_that_are_no_blocks_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"nothing found at .*absent"):
         TokenBlocks.load(tmp_path / "absent")
     (tmp_path / "broken").write_bytes(b"not a file of tensors")
-    with pytest.raises(ValueError, match="must be readable; .*broken"):
+    with pytest.raises(ValueError, match=r"must be readable; .*broken"):
         TokenBlocks.load(tmp_path / "broken")
     save_file({"tokens": torch.zeros(2, 2)}, tmp_path / "other")
-    with pytest.raises(ValueError, match="must be of the format .*other is None"):
+    with pytest.raises(ValueError, match=r"must be of the format .*other is None"):
         TokenBlocks.load(tmp_path / "other")
 
 

@@ -112,7 +112,7 @@ def test_errors(tokenizer, words: list[str]):
         TokenStream(corpus, tokenizer, 8, rank=1)
     with pytest.raises(ValueError, match="got part 2 of 2"):
         TokenStream(corpus, tokenizer, 8, rank=2, world_size=2)
-    with pytest.raises(ValueError, match="a text for each of 41 readers .* none for reader 40"):
+    with pytest.raises(ValueError, match=r"a text for each of 41 readers .* none for reader 40"):
         next(iter(TokenStream(corpus, tokenizer, 8, rank=40, world_size=41)))
 
 
