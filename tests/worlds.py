@@ -1,0 +1,106 @@
+"""Processes and exactly known data that several tests share."""
+
+import noiselab as nl
+import torch
+from hypothesis import strategies as st
+from noiselab import t
+
+V = 5
+DATA = torch.arange(V) != V - 1
+
+
+def row(*entries):
+    return torch.tensor(entries, dtype=torch.float64)
+
+
+INITIAL = row(0.5, 0.3, 0.15, 0.05)
+TRANSITION = torch.tensor(
+    [[0.7, 0.1, 0.1, 0.1], [0.05, 0.8, 0.1, 0.05], [0.3, 0.3, 0.3, 0.1], [0.1, 0.1, 0.1, 0.7]], dtype=torch.float64
+)
+
+
+class Stranger(nl.InterpolatingProcess):
+    """What a user writes: alpha = 1 - t^2, and noise that turns from one row into another. Nothing else."""
+
+    def alpha(self, t):
+        return 1 - t**2
+
+    def mixing(self, t):
+        share = torch.cos(1.2 * t)[..., None] ** 2
+        return share * row(0.1, 0.2, 0.3, 0.1, 0.3) + (1 - share) / V
+
+
+class FixedRow(nl.InterpolatingProcess):
+    """A user's mixing may also be one row for all times, in float32."""
+
+    def alpha(self, t):
+        return torch.cos(torch.pi * t / 2)
+
+    def mixing(self, t):
+        return torch.tensor([0.25, 0.25, 0.125, 0.125, 0.25])
+
+
+class Learned(nl.Schedule):
+    def __init__(self):
+        super().__init__()
+        self.power = torch.nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+
+    def forward(self, t):
+        return t ** self.power.exp()
+
+
+PROCESSES = {
+    "masked": lambda: nl.masked(vocab_size=V, mask_id=V - 1),
+    "gidd": lambda: nl.gidd(vocab_size=V, mask_id=V - 1, p_uniform=0.1),
+    "gidd, gamma 2": lambda: nl.gidd(vocab_size=V, mask_id=1, p_uniform=0.2, gamma=2.0),
+    "uniform": lambda: nl.uniform(vocab_size=V),
+    "mask and unigram": lambda: nl.Interpolation(
+        1 - t, {nl.Absorbing(V - 1, V): t, nl.Unigram(row(0.4, 0.3, 0.2, 0.1, 0)): t * t}
+    ),
+    "sparse unigram": lambda: nl.Interpolation(1 - t, {nl.Unigram(row(0.5, 0, 0.3, 0.2, 0)): t}, support=DATA),
+    "learned": lambda: nl.Interpolation(1 - t, {nl.Absorbing(V - 1, V): Learned(), nl.Uniform(DATA): 0.3 * t}),
+    "stranger": Stranger,
+    "fixed row": FixedRow,
+}
+
+
+@st.composite
+def processes(draw):
+    """Any number of noises on masks, sets or rows with power-law weights; or the same as a user's dense blend.
+
+    Weights c t^a with a <= 1 beside a signal 1 - t, and any a for the first, are Markov processes: b / alpha grows.
+    """
+
+    def weight(powers):
+        return draw(st.floats(0.05, 3)) * t ** draw(powers) * (1 - t) ** draw(st.sampled_from([0.0, 0.5, 1.0]))
+
+    def mixing(kinds):
+        kind = draw(st.sampled_from(kinds))
+        if kind == "mask":
+            return nl.Absorbing(V - 1, V)
+        if kind == "uniform":
+            return nl.Uniform(draw(st.sampled_from([torch.ones(V, dtype=torch.bool), DATA])))
+        entries = torch.tensor(draw(st.lists(st.floats(0.01, 1), min_size=V, max_size=V)), dtype=torch.float64)
+        if kind == "sparse":
+            entries[draw(st.integers(0, V - 1))] = 0
+        return nl.Unigram(entries / entries.sum())
+
+    noises = {mixing(["uniform", "row"]): draw(st.floats(0.1, 3)) * t}
+    for _ in range(draw(st.integers(0, 3))):
+        noises[mixing(["mask", "uniform", "row", "sparse"])] = weight(st.floats(0.5, 3))
+    composed = nl.Interpolation(1 - t, noises, support=draw(st.sampled_from([None, DATA])))
+    return Dense(composed) if draw(st.booleans()) else composed
+
+
+class Dense(nl.InterpolatingProcess):
+    """A process stripped of its factors: two methods, as a user would write them."""
+
+    def __init__(self, inner):
+        super().__init__(inner.support)
+        self.inner = inner
+
+    def alpha(self, t):
+        return self.inner.alpha(t)
+
+    def mixing(self, t):
+        return self.inner.mixing(t)
