@@ -1,1 +1,25 @@
-"""Training."""
+"""Training on transformers' Trainer: losses as plain functions, exact resumption, averages of the weights."""
+
+from .arguments import training_arguments
+from .checkpoints import intact, last_intact, new_folder, seal
+from .ema import Average
+from .losses import causal_loss, noised_loss, predicted_tokens, real_tokens
+from .noise import Place, row_generators, step_times
+from .trainer import Trainer
+
+__all__ = [
+    "Average",
+    "Place",
+    "Trainer",
+    "causal_loss",
+    "intact",
+    "last_intact",
+    "new_folder",
+    "noised_loss",
+    "predicted_tokens",
+    "real_tokens",
+    "row_generators",
+    "seal",
+    "step_times",
+    "training_arguments",
+]

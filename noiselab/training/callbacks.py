@@ -1,0 +1,76 @@
+"""What happens between optimizer steps: the average, the seal, the check for non-finite losses, and the progress bar."""
+
+import math
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ProgressCallback
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+
+class Keeper(TrainerCallback):
+    """Calls the trainer back at the four moments that its overridable methods do not cover."""
+
+    def __init__(self, trainer: "Trainer") -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start or restore the average, once the weights are in place."""
+        self.trainer.begin()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Update the average; before anything is logged, evaluated or saved, be sure that the losses were finite."""
+        if self.trainer.average is not None:
+            self.trainer.average.update()
+        if control.should_log or control.should_save or control.should_evaluate or control.should_training_stop:
+            self.trainer.check_finite()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Seal the checkpoint, after its last file."""
+        self.trainer.end_save()
+
+
+class Progress(ProgressCallback):
+    """A progress bar with the loss and the speed, a line for each evaluation, and a summary at the end."""
+
+    started = 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Open the bar at the step that the run resumes from."""
+        super().on_train_begin(args, state, control)
+        self.started, self.first = time.monotonic(), state.global_step
+        self.shown: dict[str, str] = {}
+        if self.training_bar is not None:
+            self.training_bar.initial = state.global_step
+            self.training_bar.update(state.global_step)
+            self.current_step = state.global_step
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the newest loss beside the bar, and evaluations on lines of their own."""
+        if self.training_bar is None or not logs:
+            return
+        if "loss" in logs:
+            self.shown = {"loss": f"{logs['loss']:.4f}", "tokens/s": f"{logs.get('tokens_per_second', math.nan):,.0f}"}
+            self.training_bar.set_postfix(self.shown)
+        evaluated = [f"{name} {value:.4f}" for name, value in logs.items() if name.startswith("eval_") and value < 1e6]
+        if evaluated:
+            self.training_bar.write(f"step {state.global_step}: {', '.join(evaluated)}", file=sys.stderr)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Close the bar and sum the run up."""
+        if state.is_world_process_zero:
+            super().on_train_end(args, state, control)
+            steps, seconds = state.global_step - self.first, time.monotonic() - self.started
+            shown = "".join(f", {name} {value}" for name, value in self.shown.items())
+            print(f"trained {steps:,} steps to step {state.global_step:,} in {seconds:,.0f} s{shown}", file=sys.stderr)

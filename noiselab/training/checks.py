@@ -1,0 +1,102 @@
+"""What is checked once, before training: data, network and process fit each other."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset, default_collate
+
+from ..data import TokenStream
+from ..denoisers.base import Denoiser
+from ..process import InterpolatingProcess
+from .losses import call_denoiser, call_network
+
+LENGTH_FIELDS = ("max_seq_len", "max_position_embeddings")
+
+
+def collate(rows: list[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Stack rows to a batch; a mask that hides nothing is left out, for attention is faster without one."""
+    batch = default_collate([dict(row) for row in rows])
+    mask = batch.get("attention_mask")
+    if mask is not None and bool(mask.all()):
+        del batch["attention_mask"]
+    return batch
+
+
+def check_data(dataset: Any, model: nn.Module, args: transformers.TrainingArguments) -> None:
+    """Refuse data that the model cannot take, or that a resumed run could not continue exactly.
+
+    **Raises:** `ValueError`.
+    """
+    if isinstance(dataset, IterableDataset):
+        if not isinstance(dataset, TokenStream) and not getattr(dataset, "endless", False):
+            raise ValueError(
+                "a training stream must never end (reshuffle within it) and say so with an attribute endless = True, or a "
+                f"run that resumes in a later pass sees the wrong data; got {type(dataset).__name__}"
+            )
+        if args.world_size > 1 and isinstance(dataset, TokenStream) and dataset.world_size != 1:
+            raise ValueError(
+                "each process must read one common stream, whose batches are dealt out here: TokenStream(..., rank=0, "
+                f"world_size=1); got rank={dataset.rank}, world_size={dataset.world_size}"
+            )
+        return
+    step = args.per_device_train_batch_size * args.world_size
+    if len(dataset) < step:
+        raise ValueError(
+            f"the data must fill at least one batch of {step} sequences over all processes; got {len(dataset)}"
+        )
+    length, limit = len(dataset[0]["input_ids"]), longest(model)
+    if limit is not None and length > limit:
+        raise ValueError(f"sequences must have at most the model's {limit} tokens; the first one has {length}")
+
+
+def longest(model: nn.Module) -> int | None:
+    """The longest sequence that the model's configuration admits, if it says."""
+    config = getattr(model, "config", None)
+    return next((getattr(config, name) for name in LENGTH_FIELDS if hasattr(config, name)), None)
+
+
+def check_process(
+    process: InterpolatingProcess, time_range: tuple[float, float], model: nn.Module, device: torch.device
+) -> None:
+    """Refuse what is no Markov process, a network of another width, and times at which the rate may be infinite.
+
+    **Raises:** `ValueError`.
+    """
+    low, high = time_range
+    if not 0 < low < high < 1:
+        raise ValueError(f"times must be within (0, 1), from low to high; got {time_range}")
+    if any(p.requires_grad for p in process.parameters()):
+        raise ValueError("the process must have no learned parameters here, for only those of the model are trained")
+    process.validate()
+    if isinstance(model, Denoiser) and model.predicts != "leave_one_out":
+        raise ValueError(f"the bound trains leave-one-out predictions; got a denoiser that predicts {model.predicts!r}")
+    training = model.training
+    z = process.prior(1, 2, generator=torch.Generator().manual_seed(0)).to(device)
+    call = call_denoiser if isinstance(model, Denoiser) else call_network
+    with torch.no_grad():
+        model.eval()
+        width = call(model, z, torch.full((1,), high, device=device), None).shape[-1]
+        model.train(training)
+    if width != process.vocab_size:
+        raise ValueError(f"the network's logits must have the process's width, {process.vocab_size}; got {width}")
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of named tensors."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def data_settings(dataset: Any, args: transformers.TrainingArguments) -> dict[str, Any]:
+    """What identifies the training data: for a map-style data set the number of rows, and the first and last of them."""
+    if isinstance(dataset, IterableDataset):
+        return {"stream": type(dataset).__name__, "workers": args.dataloader_num_workers}
+    ends = {f"{i} {name}": torch.as_tensor(v) for i in (0, len(dataset) - 1) for name, v in dataset[i].items()}
+    return {"rows": len(dataset), "ends": fingerprint(ends)}

@@ -1,0 +1,158 @@
+"""Losses of a batch as plain functions: noise, network, bound, mean over real tokens.
+
+They take everything as arguments and keep nothing, so the same functions serve the `Trainer` of this package and any
+other loop.
+
+A loss is a sum over this batch's tokens divided by the number of tokens of the *whole* optimizer step, times the number
+of processes, because data-parallel training averages gradients over processes.  Summed over micro-steps this is the
+mean over all real tokens, however they are spread over processes and micro-steps.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..objectives import Objective, objective_loss
+from ..process import InterpolatingProcess
+from .noise import Place, row_generators, step_times
+
+Batch = Mapping[str, Tensor]
+"""`input_ids` [batch, length], and `attention_mask` of that shape (1 for real tokens), if not all tokens are real."""
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """What the trainer calls: the loss of one micro-batch, given its place and the number of tokens in its step."""
+
+    def __call__(self, model: nn.Module, batch: Batch, *, place: Place, tokens: Tensor | None = None) -> Tensor:
+        """A scalar to call `backward` on."""
+        ...
+
+
+def real_tokens(batch: Batch) -> Bool[Tensor, "batch length"]:
+    """Where the tokens are real: all of them, or those with attention mask 1."""
+    mask = batch.get("attention_mask")
+    return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+
+
+def predicted_tokens(batch: Batch) -> Bool[Tensor, "batch scored"]:
+    """Where a causal model is scored: real tokens that follow a real token (so the first one is not)."""
+    mask = real_tokens(batch)
+    return mask[:, 1:] & mask[:, :-1]
+
+
+def share(losses: Tensor, counted: Tensor, place: Place, tokens: Tensor | None) -> Float[Tensor, ""]:
+    """This batch's share in the mean over the counted tokens of its optimizer step."""
+    if tokens is None:  # all batches of the step are taken to be alike
+        tokens = counted.sum() * (place.accumulation * place.world)
+    return torch.where(counted, losses, 0).sum() * (place.world / tokens)
+
+
+def call_network(
+    model: nn.Module, z: Int[Tensor, "batch length"], t: Float[Tensor, " batch"], mask: Tensor | None
+) -> Float[Tensor, "batch length state"]:
+    """Logits of a network with the signature of `noiselab.denoisers.dit.DiT`."""
+    extra = {} if mask is None else {"attention_mask": mask}
+    output = model(input_ids=z, timesteps=t.float(), **extra)
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def call_denoiser(
+    model: nn.Module, z: Int[Tensor, "batch length"], t: Float[Tensor, " batch"], mask: Tensor | None
+) -> Float[Tensor, "batch length state"]:
+    """Logits of a `noiselab.Denoiser`, which takes no attention mask."""
+    return model(z, t)
+
+
+def noised_loss(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    process: InterpolatingProcess,
+    objective: Objective,
+    place: Place,
+    time_range: tuple[float, float] = (1e-4, 1 - 1e-4),
+    tokens: Tensor | None = None,
+    autocast: torch.dtype | None = None,
+    call: Callable[[nn.Module, Tensor, Tensor, Tensor | None], Tensor] = call_network,
+) -> Float[Tensor, ""]:
+    r"""The diffusion loss of a batch: times, noise, network, weighted bound, mean over real tokens.
+
+    Padding is neither noised nor scored, and the network is told where it is.
+
+    **Arguments:**
+
+    - `model`: the network, possibly wrapped for data-parallel training.
+    - `batch`: see `Batch`; left as it is.
+    - `process`: the noise process; `objective`: the weight of each token, for example `noiselab.objectives.elbo`.
+    - `place`: where the batch stands in the run; it determines every random number. The global generator is not used.
+    - `time_range`: the times, within (0, 1), are spread evenly over it. The mean is over this range: it is not scaled by
+      its length.
+    - `tokens`: number of real tokens in the optimizer step, over all micro-steps and processes. By default all batches
+      of the step are taken to have as many as this one.
+    - `autocast`: dtype to run the network in, for example `torch.bfloat16`; the bound is computed in at least float32.
+    - `call`: how logits are had from the model, `call_network` or `call_denoiser`.
+
+    **Returns:** a scalar in nats per token; its sum over the micro-steps, averaged over processes, is the mean of the step.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+    from noiselab.denoisers.dit import DiT, DiTConfig
+    from noiselab.objectives import elbo
+    from noiselab.training import Place, noised_loss
+
+    process = nl.masked(vocab_size=9, mask_id=8)
+    model = DiT(DiTConfig(vocab_size=9, max_seq_len=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+    batch = {"input_ids": torch.randint(8, (2, 4))}
+    loss = noised_loss(model, batch, process=process, objective=elbo, place=Place(step=0, seed=1))
+    loss.backward()
+    ```
+    """
+    ids, real, device = batch["input_ids"].long(), real_tokens(batch), batch["input_ids"].device
+    t = step_times(place, len(ids), *time_range, device)
+    generators = row_generators(place, len(ids), device)
+    # A padding token may be one that the process never makes.  Before the bound it becomes a token that it does make,
+    # which keeps values and gradients finite; its loss is dropped.
+    x = torch.where(real, ids, filler(process, device))
+    with torch.no_grad():
+        z = torch.where(real, process.corrupt(x, t, generator=generators), x)
+    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+        logits = call(model, torch.where(real, z, ids), t, batch.get("attention_mask"))
+    return share(objective_loss(process, logits, x, z, t, objective), real, place, tokens)
+
+
+def filler(process: InterpolatingProcess, device: torch.device) -> Int[Tensor, ""]:
+    """Some token of the support, without a copy from the device."""
+    if process.support is None:
+        return torch.zeros((), dtype=torch.long, device=device)
+    return process.support.to(torch.uint8).argmax()
+
+
+def causal_loss(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    place: Place,
+    tokens: Tensor | None = None,
+    autocast: torch.dtype | None = None,
+) -> Float[Tensor, ""]:
+    """The loss of an autoregressive model: -log p(token | those before), mean over real tokens but the first.
+
+    **Arguments:** as for `noised_loss`; nothing here is random. `tokens` counts `predicted_tokens`.
+
+    **Returns:** a scalar in nats per token.
+    """
+    ids, counted = batch["input_ids"].long(), predicted_tokens(batch)
+    extra = {"attention_mask": batch["attention_mask"]} if "attention_mask" in batch else {}
+    with torch.autocast(ids.device.type, dtype=autocast, enabled=autocast is not None):
+        output = model(input_ids=ids, **extra)
+    logits = (output if isinstance(output, Tensor) else output.logits)[:, :-1]
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+    return share(losses.view(counted.shape), counted, place, tokens)

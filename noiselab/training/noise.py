@@ -1,0 +1,70 @@
+"""Randomness of a training step as a function of its place: nothing to save, and the same on any number of processes.
+
+Every number is drawn from a generator whose seed is a hash of (seed, step, row), where `row` counts the sequences of a
+step over micro-steps, processes and batch rows.  So a resumed run draws what the uninterrupted one drew, two processes
+draw what one process draws on the joint batch, and no two sequences share their noise.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from ..objectives import stratified_times
+
+
+def key(*parts: int | str) -> int:
+    """A seed for `torch.Generator`: a hash (BLAKE2b) of the parts, in [0, 2^63)."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class Place(NamedTuple):
+    """Where a batch stands in a run.
+
+    **Arguments:**
+
+    - `step`: optimizer steps made so far.
+    - `micro`, `accumulation`: which of how many batches of this optimizer step, on this process.
+    - `rank`, `world`: which of how many processes.
+    - `seed`: of the noise of the run.
+    """
+
+    step: int
+    micro: int = 0
+    accumulation: int = 1
+    rank: int = 0
+    world: int = 1
+    seed: int = 0
+
+    def first(self, batch: int) -> int:
+        """The number within its step of the first of `batch` sequences."""
+        return (self.micro * self.world + self.rank) * batch
+
+    def total(self, batch: int) -> int:
+        """The number of sequences in a step, over all micro-steps and processes, each with `batch`."""
+        return self.accumulation * self.world * batch
+
+
+def row_generators(place: Place, batch: int, device: torch.device) -> list[Generator]:
+    """A generator for the noise of each of `batch` sequences."""
+    first = place.first(batch)
+    return [
+        Generator(device).manual_seed(key("noise", place.seed, place.step, row)) for row in range(first, first + batch)
+    ]
+
+
+def step_times(place: Place, batch: int, low: float, high: float, device: torch.device) -> Float[Tensor, " batch"]:
+    """Times of `batch` sequences, evenly spread in [low, high) over *all* sequences of the optimizer step.
+
+    One falls in each of n equal intervals, n being the number of sequences over all micro-steps and processes.
+
+    **Returns:** float64.
+    """
+    generator = Generator().manual_seed(key("time", place.seed, place.step))  # one shift for the whole step
+    times = stratified_times(
+        batch, first=place.first(batch), total=place.total(batch), low=low, high=high, generator=generator
+    )
+    return times.to(device, non_blocking=True)

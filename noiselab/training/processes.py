@@ -1,0 +1,41 @@
+"""What the processes of a data-parallel run have to tell each other, without pickling anything."""
+
+import json
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def parallel() -> bool:
+    """Whether this is one of several processes."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if parallel():
+        dist.barrier()
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if not parallel():
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value
+
+
+def broadcast(value: Any, device: torch.device) -> Any:
+    """What the first process has, of JSON types; the others' argument is ignored."""
+    if not parallel():
+        return value
+    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+    size = torch.tensor(len(text), device=device)
+    dist.broadcast(size, 0)
+    if dist.get_rank() != 0:
+        text = torch.empty(int(size), dtype=torch.uint8, device=device)
+    dist.broadcast(text, 0)
+    return json.loads(bytes(text.tolist()))

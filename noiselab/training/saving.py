@@ -1,0 +1,206 @@
+"""What the trainer writes and reads: sealed checkpoints, resumption, the finished model."""
+
+import errno
+import json
+import logging
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_model
+from torch import nn
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import TrainOutput
+
+from .checkpoints import SETTINGS, check_settings, checkpoints, damage, last_intact, new_folder, seal, write_json
+from .ema import EMA_FILE, Average
+from .processes import barrier, broadcast
+
+logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    Base = transformers.Trainer
+else:
+    Base = object
+
+
+class Saving(Base):
+    """The part of `Trainer` that deals with files; see there."""
+
+    average: Average | None
+    decay: float | None
+    settings: dict[str, Any]
+    saving: Path | None = None  # the checkpoint that is being written
+    sealed: Path | None = None  # the newest one known to be whole
+    resumed: Path | None = None  # the one this run started from
+
+    @property
+    def network(self) -> nn.Module:
+        """The model as it was given, without what data-parallel training or compilation wraps around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def choose(self, wanted: str | Path | bool | None) -> Path | None:
+        """The checkpoint to resume from. The first process looks and decides for all."""
+        answer: dict[str, str | None] = {}
+        if self.is_world_process_zero():
+            try:
+                chosen = self._choose(wanted)
+                answer = {"folder": None if chosen is None else str(chosen)}
+            except (ValueError, OSError) as error:
+                answer = {"error": str(error)}
+        answer = broadcast(answer, self.args.device)
+        if "error" in answer:
+            raise ValueError(answer["error"])
+        return None if answer["folder"] is None else Path(answer["folder"])
+
+    def _choose(self, wanted: str | Path | bool | None) -> Path | None:
+        run = Path(self.args.output_dir or ".")
+        if wanted is None or wanted is False:
+            if checkpoints(run):
+                raise ValueError(
+                    f"a new run must not mix with an old one: {run} holds {checkpoints(run)[0].name}; resume that run, or "
+                    "choose another output folder"
+                )
+            return None
+        if wanted is True or wanted == "auto":
+            folder = last_intact(run, set_aside=True)
+        else:
+            folder = Path(wanted)
+            reason = damage(folder)
+            if reason is not None:
+                raise ValueError(f"a checkpoint must be as it was sealed to resume from it; {folder}: {reason}")
+        if folder is not None:
+            check_settings(folder, self.settings)
+            logger.info("resuming from %s", folder)
+        return folder
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the network, the settings and the average; the first thing that happens when a checkpoint is written."""
+        folder = Path(output_dir or self.args.output_dir or ".")
+        if _internal_call:
+            self.begin_save(folder)
+        if self.is_fsdp_enabled:
+            super().save_model(str(folder), _internal_call)  # gathers the parts of the weights
+        elif self.args.should_save:
+            write_weights(self.network, folder)
+        if self.args.should_save:
+            # It can only be read by unpickling; the settings say the same in JSON.
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            write_json(folder / SETTINGS, self.settings)
+            if self.average is not None:
+                self.average.save(folder / EMA_FILE)
+
+    def begin_save(self, folder: Path) -> None:
+        """Make sure that the weights deserve it and that nothing old is in the way."""
+        finite = torch.stack([p.detach().isfinite().all() for p in self.network.parameters()])
+        if not bool(finite.all()):
+            name = [name for name, _ in self.network.named_parameters()][int(finite.int().argmin())]
+            raise FloatingPointError(
+                f"after optimizer step {self.state.global_step} the weight {name} is not finite; {self.last_good()}"
+            )
+        self.saving = folder
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)
+        barrier()
+
+    def end_save(self) -> None:
+        """Seal the checkpoint, when all processes have written their part."""
+        barrier()
+        if self.saving is not None and self.is_world_process_zero():
+            seal(self.saving)
+        barrier()
+        self.sealed, self.saving = self.saving, None
+
+    def failed_save(self, error: Exception) -> OSError:
+        """Remove what was half written, and say what to do."""
+        folder, self.saving = self.saving, None
+        if folder is not None and self.is_world_process_zero():
+            shutil.rmtree(folder, ignore_errors=True)
+        return OSError(
+            getattr(error, "errno", None) or errno.EIO,
+            f"{folder} could not be written ({error}) and was removed; {self.last_good()}. Started again, the same run goes "
+            "on from there",
+        )
+
+    def last_good(self) -> str:
+        """Where to go on after a failure."""
+        return "there is no checkpoint yet" if self.sealed is None else f"the last good checkpoint is {self.sealed}"
+
+    def complete(self, folder: Path) -> bool:
+        """Whether a checkpoint is that of the last step."""
+        state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
+        return state.global_step >= state.max_steps > 0
+
+    def restore(self, folder: Path) -> TrainOutput:
+        """Load the weights and the average of a finished run, instead of training."""
+        self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
+        model = self.network
+        load_weights(model, folder)
+        if self.decay is not None:
+            self.average = Average(model, self.decay)
+            self.average.load(folder / EMA_FILE)
+        logger.info("%s is the last step: nothing is left to train", folder)
+        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+        return TrainOutput(self.state.global_step, losses[-1] if losses else math.nan, {})
+
+    def save_final(self, folder: Path, *, tokenizer: Any = None, settings: Mapping[str, Any] | None = None) -> None:
+        """Write the finished model: what `from_pretrained` loads, complete or not at all.
+
+        The folder holds the trained weights, the tokenizer and `settings.json`; its subfolder `ema` the averaged
+        weights, in the same form, if there is an average.
+
+        **Arguments:**
+
+        - `folder`: replaced if it exists.
+        - `tokenizer`: anything with `save_pretrained`.
+        - `settings`: what else to write to `settings.json`, of JSON types.
+        """
+        if self.is_world_process_zero():
+            model = self.network
+            with new_folder(folder) as temporary:
+                write_weights(model, temporary)
+                if self.average is not None:
+                    with self.average.applied():
+                        write_weights(model, temporary / "ema")
+                for part in [temporary, temporary / "ema"]:
+                    if tokenizer is not None and part.exists():
+                        tokenizer.save_pretrained(part)
+                content = {"step": self.state.global_step, **(settings or {}), "numbers": self.settings}
+                write_json(temporary / SETTINGS, content)
+        barrier()
+
+
+def write_weights(model: nn.Module, folder: Path) -> None:
+    """Write a network in safetensors, with its configuration if it has one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, transformers.PreTrainedModel):
+        model.save_pretrained(folder)
+    else:
+        save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Read the weights that `write_weights`, or transformers, wrote.
+
+    **Raises:** `ValueError` if they are not those of the model.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        tensors |= load_file(file)
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    # Of weights that are one tensor under several names, only one name is in the file.
+    own = model.state_dict()
+    held = {own[name].data_ptr() for name in tensors if name in own}
+    wrong = [*unexpected, *(name for name in missing if own[name].data_ptr() not in held)]
+    if wrong:
+        raise ValueError(f"{folder} must hold the weights of this model; it differs in {', '.join(wrong)}")
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The settings that a checkpoint or a finished model was written with."""
+    return json.loads((folder / SETTINGS).read_text())

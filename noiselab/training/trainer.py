@@ -1,0 +1,307 @@
+"""The trainer: transformers' Trainer with this library's loss, noise, average and checkpoints.
+
+Only methods and callbacks that transformers documents for the purpose are overridden; the loop, accumulation, clipping,
+schedules, data-parallel training, compilation and loggers are its own.
+"""
+
+import contextlib
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import TrainOutput
+
+from ..denoisers.base import Denoiser
+from ..objectives import Objective, elbo
+from ..process import InterpolatingProcess
+from .arguments import check_arguments, numbers
+from .callbacks import Keeper, Progress
+from .checks import check_data, check_process, collate, data_settings, fingerprint
+from .ema import EMA_FILE, Average
+from .losses import Batch, Loss, call_denoiser, call_network, noised_loss, real_tokens
+from .noise import Place, key
+from .processes import total
+from .saving import Saving
+
+
+class Trainer(Saving, transformers.Trainer):
+    """Trains a network on a noise process, or on any other loss of the same form.
+
+    A run that was killed at any moment resumes bit for bit. The mean over tokens, the times and the noise do not depend
+    on the number of processes or micro-steps.
+
+    **Arguments:**
+
+    - `model`: a network with the signature of `DiT`, or a `Denoiser`, or whatever `loss` can call.
+    - `args`: from `training_arguments`, or transformers' own with the settings that `check_arguments` wants.
+    - `train_dataset`: items are dicts of `input_ids` and, if there is padding, `attention_mask`. A stream must be endless
+      and say so with an attribute `endless = True` (a `TokenStream` need not).
+    - `eval_dataset`: likewise, finite; or a dict of several.
+    - `process`: the noise process, for the diffusion loss. It is copied.
+    - `objective`: weight of each token in training; the ELBO by default. Evaluation always uses the ELBO.
+    - `time_range`: times in training and evaluation, within (0, 1).
+    - `loss`: instead of `process`, any `Loss`, for example `causal_loss`.
+    - `count`: which tokens of a batch a `loss` scores; `predicted_tokens` for `causal_loss`.
+    - `autocast`: dtype to run the network in. Unlike `bf16=True` this makes no float32 copy of the logits.
+    - `ema`: decay of the average of the weights, or `None` for none. Evaluation uses the average.
+    - `decay_all`: weight decay for all weights; otherwise not for biases and norms, as transformers does.
+    - `settings`: more settings, of JSON types, that a resumed run must share.
+    - `callbacks`: as for transformers' Trainer.
+
+    **Raises:** `ValueError` if the process is no Markov process, sequences are longer than the model takes, logits do not
+    have the width of the process, or an argument would break exact resumption.
+
+    **Example:**
+
+    ```python
+    import tempfile
+
+    import torch
+    import noiselab as nl
+    from noiselab.data import TokenBlocks
+    from noiselab.denoisers.dit import DiT, DiTConfig
+    from noiselab.training import Trainer, training_arguments
+
+    blocks = TokenBlocks(torch.randint(8, (32, 4)), torch.full((32,), 4), vocab_size=9)
+    model = DiT(DiTConfig(vocab_size=9, max_seq_len=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+    with tempfile.TemporaryDirectory() as folder:
+        args = training_arguments(folder, max_steps=2, disable_tqdm=True, use_cpu=True)
+        trainer = Trainer(model, args, train_dataset=blocks, process=nl.masked(vocab_size=9, mask_id=8), ema=0.9)
+        trainer.train()
+    ```
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: transformers.TrainingArguments,
+        *,
+        train_dataset: Any,
+        eval_dataset: Any = None,
+        process: InterpolatingProcess | None = None,
+        objective: Objective = elbo,
+        time_range: tuple[float, float] = (1e-4, 1 - 1e-4),
+        loss: Loss | None = None,
+        count: Callable[[Batch], Tensor] = real_tokens,
+        autocast: torch.dtype | None = None,
+        ema: float | None = None,
+        decay_all: bool = False,
+        settings: Mapping[str, Any] | None = None,
+        callbacks: list[transformers.TrainerCallback] | None = None,
+    ) -> None:
+        if (process is None) == (loss is None):
+            raise ValueError(f"either a process or a loss must be given; got process={process!r}, loss={loss!r}")
+        check_arguments(args)
+        check_data(train_dataset, model, args)
+        if ema is not None:
+            Average(model, ema)  # its checks, before anything slow
+        super().__init__(
+            model, args, collate, train_dataset, eval_dataset, callbacks=[Keeper(self), *(callbacks or [])]
+        )
+        if args.fsdp and not self.is_fsdp_enabled:
+            raise ValueError(f"FSDP was asked for (fsdp={args.fsdp!r}), but is not available on these devices")
+        if args.fsdp and ema is not None:
+            raise ValueError(f"an average of sharded weights is not supported; got ema={ema} with FSDP")
+        if not args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(Progress())
+        noise: dict[str, Any] = {}
+        if process is not None:
+            check_process(process, time_range, model, args.device)
+            process = copy.deepcopy(process).to(args.device)
+            call = call_denoiser if isinstance(model, Denoiser) else call_network
+            loss = partial(noised_loss, process=process, time_range=time_range, autocast=autocast, call=call)
+            self.loss: Loss = partial(loss, objective=objective)
+            self.evaluation_loss: Loss = partial(loss, objective=elbo)
+            noise = {"process": repr(process), "process_tensors": fingerprint(process.state_dict())}
+            noise |= {"objective": getattr(objective, "__name__", repr(objective)), "time_range": time_range}
+        elif loss is not None:
+            self.loss = self.evaluation_loss = loss if autocast is None else partial(loss, autocast=autocast)  # type: ignore[call-arg]
+        self.count, self.decay, self.decay_all = count, ema, decay_all
+        self.settings = {
+            "training": numbers(args),
+            "processes": args.world_size,
+            **noise,
+            "autocast": str(autocast),
+            "ema": ema,
+            "decay_all": decay_all,
+            "weights": {name: list(p.shape) for name, p in self.network.named_parameters()},
+            "data": data_settings(train_dataset, args),
+            **(settings or {}),
+        }
+        self.settings = json.loads(json.dumps(self.settings))
+        self.loss_is_scaled_for_ga = True  # a loss is already divided by the tokens of the whole step
+        self.average: Average | None = None
+        self.micro, self.accumulation = 0, 1
+        self.step_loss = torch.zeros(())
+        # Reading a number from a GPU waits for the work queued there, hence only when the run stops to log or save.
+        self.check_each_step = args.device.type == "cpu"
+        self.bad_step = torch.zeros((), dtype=torch.long, device=args.device)
+        self.tokens = torch.zeros((), dtype=torch.long, device=args.device)
+        self.clock = time.monotonic()
+
+    # A step.
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """The batches of one optimizer step, and the number of their scored tokens over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.micro, self.accumulation = 0, len(batches)
+        if not batches:
+            return batches, None
+        tokens = total(torch.stack([self.count(batch).sum() for batch in batches]).sum().to(device))
+        self.tokens += tokens
+        return batches, tokens
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The loss of one micro-batch; the network's outputs are not kept, so an empty dict stands for them."""
+        tokens = None if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        loss = self.loss(model, inputs, place=self.place(), tokens=tokens)
+        return (loss, {}) if return_outputs else loss
+
+    def place(self) -> Place:
+        """Where the present micro-batch stands in the run."""
+        args = self.args
+        return Place(
+            self.state.global_step, self.micro, self.accumulation, args.process_index, args.world_size, args.seed
+        )
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward of one micro-batch.
+
+        **Raises:** `FloatingPointError` if the loss of the step is not finite: on the CPU before the weights change, on
+        a GPU before anything is logged, evaluated or saved.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.step_loss = loss if self.micro == 0 else self.step_loss + loss
+        self.micro += 1
+        if self.micro == self.accumulation:
+            # All processes see the same sum, so all of them stop, and at the same step.
+            bad = ~total(self.step_loss).isfinite() & (self.bad_step == 0)
+            self.bad_step += bad * (self.state.global_step + 1)
+            if self.check_each_step:
+                self.check_finite()
+        return loss
+
+    def check_finite(self) -> None:
+        """Raise `FloatingPointError` if a loss since the start of this run was not finite."""
+        step = int(self.bad_step)
+        if step:
+            raise FloatingPointError(f"the loss of optimizer step {step} is not finite; {self.last_good()}")
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """The weights that decay."""
+        return (
+            [name for name, _ in model.named_parameters()]
+            if self.decay_all
+            else super().get_decay_parameter_names(model)
+        )
+
+    # Between steps.
+
+    def begin(self) -> None:
+        """Start or restore the average; called when the weights are in place, before the first step."""
+        if self.decay is not None:
+            self.average = Average(self.network, self.decay)
+            if self.resumed is not None:
+                self.average.load(self.resumed / EMA_FILE)
+        if self.args.world_size > 1 and self.resumed is None:
+            # transformers gives all processes one seed, which would drop the same units everywhere.
+            torch.manual_seed(key("dropout", self.args.seed, self.args.process_index))
+        self.tokens.zero_()
+        self.clock = time.monotonic()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the speed since the last time to what is logged."""
+        if "loss" in logs:
+            now = time.monotonic()
+            logs = {**logs, "tokens_per_second": int(self.tokens) / max(now - self.clock, 1e-9)}
+            self.tokens.zero_()
+            self.clock = now
+        super().log(logs, start_time)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The mean loss over the scored tokens of a data set, with the averaged weights if there are any.
+
+        For a process this is the ELBO over `time_range`, in nats per token, with noise that is the same at each
+        evaluation. A batch that is not full on all processes is left out. Training is not influenced.
+
+        **Returns:** `{prefix}_loss` and `{prefix}_perplexity`.
+
+        **Raises:** `ValueError` if there is no full batch.
+        """
+        chosen: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(chosen, dict):
+            parts = [self.evaluate(v, ignore_keys, f"{metric_key_prefix}_{name}") for name, v in chosen.items()]
+            return {name: value for part in parts for name, value in part.items()}
+        model, args = self.network, self.args
+        losses = torch.zeros((), dtype=torch.float64, device=args.device)
+        tokens = torch.zeros((), dtype=torch.long, device=args.device)
+        one = torch.ones((), device=args.device)
+        applied = contextlib.nullcontext() if self.average is None else self.average.applied()
+        with torch.no_grad(), applied, torch.random.fork_rng(devices=[]):  # a loader draws from the global generator
+            model.eval()
+            for index, batch in enumerate(self.get_eval_dataloader(chosen)):
+                place = Place(index, 0, 1, args.process_index, args.world_size, key("evaluation", args.seed))
+                loss = self.evaluation_loss(model, batch, place=place, tokens=one)
+                losses += loss.double() / args.world_size  # a sum: it was divided by one token, times the processes
+                tokens += self.count(batch).sum()
+        losses, tokens = total(losses), total(tokens)
+        if not int(tokens):
+            full = args.per_device_eval_batch_size * args.world_size
+            raise ValueError(f"the evaluation data must fill a batch of {full} sequences; got {len(chosen)}")
+        mean = float(losses) / int(tokens)
+        metrics = {
+            f"{metric_key_prefix}_loss": mean,
+            f"{metric_key_prefix}_perplexity": math.exp(mean) if mean < 700 else math.inf,
+        }
+        self.log(dict(metrics))  # which adds to it
+        self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
+        return metrics
+
+    # Training as a whole: see `Saving` for what is written and read.
+
+    def train(  # type: ignore[override]
+        self, resume_from_checkpoint: str | Path | bool | None = "auto", **kwargs: Any
+    ) -> TrainOutput:
+        """Train to the last step.
+
+        **Arguments:**
+
+        - `resume_from_checkpoint`: `"auto"` or `True` resumes from the newest intact checkpoint of the output folder, or
+          starts if there is none; a folder resumes from that checkpoint; `None` or `False` starts.
+
+        **Raises:** `ValueError` if the settings are not those of the checkpoint, if the checkpoint that was asked for is
+        not intact, or if a new run would mix with an old one; `FloatingPointError` for a loss that is not finite;
+        `OSError` if a checkpoint could not be written.
+        """
+        folder = self.resumed = self.sealed = self.choose(resume_from_checkpoint)
+        self.bad_step.zero_()
+        if folder is not None and self.complete(folder):
+            return self.restore(folder)
+        try:
+            return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
+        except Exception as error:
+            if self.saving is None or isinstance(error, FloatingPointError):
+                raise
+            raise self.failed_save(error) from error

@@ -1,0 +1,162 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import default_collate
+from toy_training import L, Rows, V, network
+
+import noiselab as nl
+from noiselab.objectives import elbo
+from noiselab.training import Place, causal_loss, noised_loss, predicted_tokens, real_tokens, row_generators, step_times
+
+
+@pytest.fixture
+def process():
+    return nl.gidd(vocab_size=V, mask_id=V - 1, p_uniform=0.2)
+
+
+@pytest.fixture
+def batch():
+    return default_collate([Rows()[i] for i in range(8)])
+
+
+class Causal(nn.Module):
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.table = nn.Parameter(torch.randn(V, V, generator=generator))
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.table[input_ids]
+
+
+@pytest.mark.parametrize(("world", "accumulation", "rows"), [(1, 1, 16), (2, 1, 8), (1, 4, 4), (2, 2, 4)])
+def test_times_and_noise_of_a_row_depend_on_its_number_in_the_step_only(process, world, accumulation, rows):
+    x = torch.randint(V - 2, (16, L), generator=torch.Generator().manual_seed(1))
+    times, noisy = [], []
+    for micro in range(accumulation):
+        for rank in range(world):
+            place = Place(3, micro, accumulation, rank, world, seed=7)
+            t = step_times(place, rows, 0.0, 1.0, x.device)
+            part = x[place.first(rows) : place.first(rows) + rows]
+            noisy.append(process.corrupt(part, t, generator=row_generators(place, rows, x.device)))
+            times.append(t)
+    whole = Place(3, seed=7)
+    t = step_times(whole, 16, 0.0, 1.0, x.device)
+    torch.testing.assert_close(torch.cat(times), t, rtol=0, atol=1e-15)
+    assert torch.equal(torch.cat(noisy), process.corrupt(x, t, generator=row_generators(whole, 16, x.device)))
+    assert torch.equal((t.sort().values * 16).floor(), torch.arange(16.0, dtype=torch.float64))
+
+
+def test_noise_differs_between_rows_steps_and_seeds_and_leaves_the_global_generator_alone(process):
+    state = torch.random.get_rng_state()
+    places = [Place(s, micro, 2, 0, 1, seed) for s in (0, 1) for micro in (0, 1) for seed in (0, 1)]
+    device = torch.device("cpu")
+    drawn = [torch.rand(3, generator=g) for p in places for g in row_generators(p, 5, device)]
+    assert len({tuple(d.tolist()) for d in drawn}) == len(drawn)
+    assert len({float(step_times(p, 5, 0.0, 1.0, device)[0]) for p in places}) == len(places)
+    noised_loss(network(), {"input_ids": torch.zeros(2, L).long()}, process=process, objective=elbo, place=places[0])
+    torch.random.set_rng_state(state)
+    network(0.0)(torch.zeros(2, L).long(), torch.ones(2))  # nothing random in it without dropout
+    model = network(0.0)
+    state = torch.random.get_rng_state()
+    noised_loss(model, {"input_ids": torch.zeros(2, L).long()}, process=process, objective=elbo, place=places[0])
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_times_stay_in_the_range():
+    t = step_times(Place(0, seed=3), 1000, 0.2, 0.4, torch.device("cpu"))
+    assert 0.2 <= t.min() < 0.2003 and 0.3997 < t.max() < 0.4
+
+
+@pytest.mark.parametrize("fill", [0, V - 2, V - 1])  # also the mask, which the process never starts from
+def test_padding_changes_neither_the_loss_nor_its_gradient(process, batch, fill):
+    model = network(0.0)
+    place = Place(0, seed=1)
+    ids = torch.where(batch["attention_mask"], batch["input_ids"], fill)
+    given = ids.clone()
+    losses, gradients = [], []
+    for other in (ids, torch.where(batch["attention_mask"], ids, 1)):
+        model.zero_grad()
+        noisy = {"input_ids": other, "attention_mask": batch["attention_mask"]}
+        loss = noised_loss(model, noisy, process=process, objective=elbo, place=place)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for a, b in zip(*gradients, strict=True):
+        assert a.isfinite().all()
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert torch.equal(ids, given)
+
+
+def test_the_loss_is_the_mean_over_real_tokens(process, batch):
+    model, place = network(0.0), Place(0, seed=1)
+    loss = noised_loss(model, batch, process=process, objective=elbo, place=place, time_range=(0.1, 0.9))
+    t = step_times(place, 8, 0.1, 0.9, torch.device("cpu"))
+    z = process.corrupt(batch["input_ids"], t, generator=row_generators(place, 8, torch.device("cpu")))
+    z = torch.where(batch["attention_mask"], z, batch["input_ids"])
+    logits = model(z, t.float(), attention_mask=batch["attention_mask"]).logits
+    each = nl.nelbo(process, logits, batch["input_ids"], z, t)
+    torch.testing.assert_close(loss, each[batch["attention_mask"]].mean())
+
+
+def test_micro_steps_and_processes_add_up_to_the_mean_of_the_step(process, batch):
+    model = network(0.0)
+    whole = noised_loss(model, batch, process=process, objective=elbo, place=Place(5, seed=1))
+    tokens = real_tokens(batch).sum()
+    shares = [
+        noised_loss(
+            model,
+            {name: v[(m * 2 + r) * 2 : (m * 2 + r) * 2 + 2] for name, v in batch.items()},
+            process=process,
+            objective=elbo,
+            place=Place(5, m, 2, r, 2, seed=1),
+            tokens=tokens,
+        )
+        for m in (0, 1)
+        for r in (0, 1)
+    ]
+    torch.testing.assert_close(sum(shares) / 2, whole)  # data-parallel training divides by the processes
+
+
+def test_autocast_keeps_the_bound_in_float32(process):
+    batch = {"input_ids": torch.zeros(2, L).long()}
+    model, place = network(0.0), Place(0, seed=1)
+    exact = noised_loss(model, batch, process=process, objective=elbo, place=place)
+    rough = noised_loss(model, batch, process=process, objective=elbo, place=place, autocast=torch.bfloat16)
+    assert rough.dtype == torch.float32
+    assert rough.item() != exact.item()
+    assert rough.item() == pytest.approx(exact.item(), rel=0.05)
+
+
+def test_a_denoiser_is_called_as_one(process):
+    from noiselab.training.losses import call_denoiser
+
+    class Table(nl.Denoiser):
+        def __init__(self):
+            super().__init__()
+            self.logits = nn.Parameter(torch.zeros(V))
+
+        def forward(self, z, t, rows=None):
+            assert t.dtype == torch.float64
+            return self.logits.expand(*z.shape, -1)
+
+    model = Table()
+    batch = {"input_ids": torch.zeros(4, L).long()}
+    noised_loss(model, batch, process=process, objective=elbo, place=Place(0), call=call_denoiser).backward()
+    assert model.logits.grad[0] < 0 < model.logits.grad[1]
+
+
+def test_causal_loss_scores_real_tokens_that_follow_one(batch):
+    model = Causal()
+    loss = causal_loss(model, batch, place=Place(0))
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    each = [
+        F.cross_entropy(model.table[ids[i, j - 1]], ids[i, j])
+        for i in range(len(ids))
+        for j in range(1, L)
+        if mask[i, j]
+    ]
+    torch.testing.assert_close(loss, torch.stack(each).mean())
+    assert predicted_tokens(batch).sum() == len(each)

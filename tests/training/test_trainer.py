@@ -1,0 +1,315 @@
+import errno
+import json
+import logging
+import math
+from functools import partial
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from torch.utils.data import IterableDataset
+from toy_training import L, Rows, Stream, V, digest, flip, make, network
+
+import noiselab as nl
+from noiselab.objectives import Clipped, elbo
+from noiselab.training import Place, Trainer, checkpoints, noised_loss, predicted_tokens, training_arguments
+from noiselab.training.losses import causal_loss
+from noiselab.training.saving import load_weights
+
+
+def test_settings_that_change_the_numbers_are_refused_and_others_are_not(tmp_path):
+    make(tmp_path, max_steps=4, save_steps=4).train()
+    changes = {
+        "training.learning_rate: 0.01 in the checkpoint, 0.02 now": {"learning_rate": 0.02},
+        "training.max_steps: 4 in the checkpoint, 6 now": {"max_steps": 6},
+        "training.seed: 1 in the checkpoint, 2 now": {"seed": 2},
+        "ema: 0.9 in the checkpoint, None now": {"ema": None},
+        "data.rows: 64 in the checkpoint, 48 now": {"data": Rows(48)},
+        "data.ends": {"data": Rows(seed=3)},
+        "process: 'Interpolation(": {"process": nl.gidd(vocab_size=V, mask_id=V - 1, p_uniform=0.1)},
+        "objective: 'elbo' in the checkpoint, 'Clipped(2)' now": {"extra": {"objective": Clipped(2)}},
+        "time_range": {"extra": {"time_range": (0.1, 0.9)}},
+        "decay_all: False in the checkpoint, True now": {"extra": {"decay_all": True}},
+        "autocast: 'None' in the checkpoint, 'torch.bfloat16' now": {"extra": {"autocast": torch.bfloat16}},
+        "mine: None in the checkpoint, {'deep': 3} now": {"extra": {"settings": {"mine": {"deep": 3}}}},
+        "weights.vocab_embed.embedding": {"model": network(hidden_size=16)},
+    }
+    for message, change in changes.items():
+        with pytest.raises(ValueError) as refused:
+            make(tmp_path, **{"max_steps": 4, "save_steps": 4, **change}).train()
+        assert message in str(refused.value), str(refused.value)
+    make(tmp_path, max_steps=4, save_steps=3, logging_steps=1, save_total_limit=5).train()
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint_and_a_clear_error(tmp_path, monkeypatch):
+    clean = make(tmp_path / "clean")
+    clean.train()
+    original = torch.save
+
+    def full(content, file, *args, **kwargs):
+        if "checkpoint-8" in str(file) and "optimizer" in str(file):
+            with open(file, "wb") as partly:
+                partly.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(content, file, *args, **kwargs)
+
+    run = make(tmp_path / "full")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="No space left on device") as failed:
+            run.train()
+    assert failed.value.errno == errno.ENOSPC
+    assert "checkpoint-8 could not be written" in str(failed.value)
+    assert f"the last good checkpoint is {tmp_path / 'full' / 'checkpoint-4'}" in str(failed.value)
+    assert [f.name for f in checkpoints.checkpoints(tmp_path / "full")] == ["checkpoint-4"]
+    again = make(tmp_path / "full")
+    again.train()
+    assert again.resumed.name == "checkpoint-4"
+    assert digest(again) == digest(clean)
+
+
+@pytest.mark.parametrize("each", [True, False])  # False: as on a GPU, where the loss is read only now and then
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, each):
+    process = nl.masked(vocab_size=V, mask_id=V - 1)
+
+    def spoiled(model, batch, *, place, tokens):
+        loss = noised_loss(model, batch, process=process, objective=elbo, place=place, tokens=tokens)
+        return loss * (math.nan if (place.step, place.micro) == (5, 0) else 1)
+
+    trainer = make(tmp_path, process=None, extra={"loss": spoiled})
+    trainer.check_each_step = each
+    with pytest.raises(FloatingPointError) as stopped:
+        trainer.train()
+    assert "the loss of optimizer step 6 is not finite" in str(stopped.value)
+    assert str(tmp_path / "checkpoint-4") in str(stopped.value)
+    assert checkpoints.last_intact(tmp_path).name == "checkpoint-4"
+    assert len(checkpoints.checkpoints(tmp_path)) == 1
+    assert all(p.isfinite().all() for p in trainer.model.parameters()) or not each
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    class Break(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **_):
+            if state.global_step == 8:
+                with torch.no_grad():
+                    model.output_layer.linear.bias[3] = math.inf
+
+    with pytest.raises(FloatingPointError, match=r"step 8 the weight output_layer.linear.bias .*checkpoint-4"):
+        make(tmp_path, callbacks=[Break()]).train()
+    assert [f.name for f in checkpoints.checkpoints(tmp_path)] == ["checkpoint-4"]
+
+
+def test_which_checkpoint_is_resumed(tmp_path, caplog):
+    make(tmp_path).train()
+    with pytest.raises(ValueError, match=r"must not mix with an old one: .* holds checkpoint-14"):
+        make(tmp_path).train(resume_from_checkpoint=None)
+    explicit = make(tmp_path)
+    explicit.train(resume_from_checkpoint=tmp_path / "checkpoint-12")
+    assert sorted(explicit.losses.seen) == [13, 14]
+    flip(tmp_path / "checkpoint-14" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"content of model\.safetensors has changed"):
+        make(tmp_path).train(resume_from_checkpoint=tmp_path / "checkpoint-14")
+    with caplog.at_level(logging.WARNING):
+        auto = make(tmp_path)
+        auto.train()
+    assert auto.resumed.name == "checkpoint-12"
+    assert "ignored checkpoint" in caplog.text and "content of model.safetensors has changed" in caplog.text
+    assert digest(auto) == digest(explicit)
+
+
+def test_a_finished_run_is_loaded_and_not_trained_further(tmp_path):
+    first = make(tmp_path)
+    first.train()
+    again = make(tmp_path)
+    output = again.train()
+    assert output.global_step == 14 and not again.losses.seen
+    assert digest(again) == digest(first)
+
+
+def test_checkpoints_hold_nothing_that_must_be_unpickled(tmp_path):
+    make(tmp_path).train()
+    folder = checkpoints.last_intact(tmp_path)
+    names = {p.name for p in folder.iterdir()}
+    assert names == {
+        *("model.safetensors", "config.json", "settings.json", "ema.safetensors", "manifest.json"),
+        *("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"),
+    }
+    for name in ("optimizer.pt", "scheduler.pt"):
+        torch.load(folder / name, weights_only=True)
+    assert json.loads((folder / "settings.json").read_text())["training"]["learning_rate"] == 0.01
+
+
+def test_evaluation_uses_the_average_is_repeatable_and_does_not_influence_training(tmp_path):
+    extra = {"eval_dataset": {"a": Rows(16, seed=5), "b": Rows(16, padded=False, seed=6)}}
+    plain = make(tmp_path / "plain")
+    plain.train()
+    often = make(tmp_path / "often", eval_strategy="steps", eval_steps=2, extra=extra)
+    often.train()
+    assert digest(often) == digest(plain)
+    metrics = often.evaluate()
+    assert metrics == often.evaluate()
+    assert set(metrics) == {f"eval_{name}_{what}" for name in "ab" for what in ("loss", "perplexity")}
+    assert digest(often) == digest(plain)
+    with often.average.applied():
+        place = partial(Place, seed=nl.training.noise.key("evaluation", 1))
+        losses = []
+        for i in range(2):
+            rows = [extra["eval_dataset"]["b"][j] for j in range(8 * i, 8 * i + 8)]
+            batch = {"input_ids": torch.stack([r["input_ids"] for r in rows])}
+            with torch.no_grad():
+                losses.append(
+                    noised_loss(often.model.eval(), batch, process=often_process(), objective=elbo, place=place(i))
+                )
+    assert metrics["eval_b_loss"] == pytest.approx(float(sum(losses)) / 2, rel=1e-5)
+    with pytest.raises(ValueError, match="must fill a batch of 8 sequences; got 3"):
+        often.evaluate(Rows(3))
+
+
+def often_process():
+    return nl.gidd(vocab_size=V, mask_id=V - 1, p_uniform=0.2)
+
+
+def test_the_finished_model_is_loaded_by_name_and_without_remote_code(tmp_path):
+    trainer = make(tmp_path / "run")
+    trainer.train()
+    trainer.save_final(tmp_path / "final", settings={"preset": "toy"})
+    model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "final")
+    average = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "final" / "ema")
+    for name, p in trainer.model.named_parameters():
+        assert torch.equal(model.get_parameter(name), p)
+    for p, shadow in zip(average.parameters(), trainer.average.ema.shadow_params, strict=True):
+        assert torch.equal(p, shadow)
+    assert json.loads((tmp_path / "final" / "settings.json").read_text())["preset"] == "toy"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["final", "run"]
+
+
+def test_a_network_of_ones_own_is_trained_saved_and_loaded(tmp_path):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(V, 4)
+            self.head = nn.Linear(4, V, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, input_ids, timesteps, attention_mask=None):
+            return self.head(self.embed(input_ids)) + timesteps[:, None, None]
+
+    trainer = make(tmp_path / "run", model=Own(), max_steps=2, save_steps=2)
+    trainer.train()
+    trainer.save_final(tmp_path / "final")
+    other = Own()
+    load_weights(other, tmp_path / "final")
+    assert torch.equal(other.embed.weight, trainer.model.embed.weight)
+    with pytest.raises(ValueError, match="differs in"):
+        load_weights(nn.Linear(2, 2), tmp_path / "final")
+
+
+def test_an_autoregressive_model_is_trained_by_the_same_trainer(tmp_path):
+    config = transformers.LlamaConfig(
+        vocab_size=V,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=L,
+    )
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config)
+    data = Rows(padded=False)
+    data.ids = (data.ids[:, :1] + torch.arange(L)) % (V - 2)  # each token follows from the one before
+    trainer = make(
+        tmp_path,
+        model=model,
+        process=None,
+        data=data,
+        max_steps=60,
+        save_steps=60,
+        ema=None,
+        extra={"loss": causal_loss, "count": predicted_tokens, "eval_dataset": data},
+    )
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < 0.5 < math.log(V)
+
+
+def test_training_lowers_the_bound(tmp_path):
+    data = Rows(padded=False)
+    data.ids = (data.ids[:, :1] + torch.arange(L)) % (V - 2)
+    model = network(hidden_size=32)
+    trainer = make(
+        tmp_path, model=model, data=data, max_steps=80, save_steps=80, ema=None, extra={"eval_dataset": data}
+    )
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before - 0.4
+
+
+def test_decay_reaches_all_weights_or_not_norms_and_biases(tmp_path):
+    for decay_all, named in ((True, True), (False, False)):
+        trainer = make(tmp_path, extra={"decay_all": decay_all})
+        names = trainer.get_decay_parameter_names(trainer.model)
+        assert ("output_layer.linear.bias" in names) is named
+        assert "blocks.0.attn_qkv.weight" in names
+
+
+class Negative(nl.InterpolatingProcess):
+    """Noise that falls: no Markov process."""
+
+    def __init__(self):
+        super().__init__(V)
+
+    def alpha(self, t):
+        return 1 - t
+
+    def mixing(self, t):
+        return torch.cat([t[..., None] ** 3 * 0.5, 1 - t[..., None] ** 3 * 0.5, torch.zeros(*t.shape, V - 2)], -1)
+
+
+class Finite(IterableDataset):
+    def __iter__(self):
+        return iter([Rows()[0]])
+
+
+def test_refusals_at_the_edge(tmp_path):
+    def refused(match, **options):
+        with pytest.raises(ValueError, match=match):
+            make(tmp_path, **options)
+
+    refused("must have the process's width, 9; got 10", model=network(vocab_size=10))
+    refused("at most the model's 4 tokens; the first one has 6", model=network(max_seq_len=4))
+    refused("must never end", data=Finite())
+    refused("at least one batch of 4 sequences over all processes; got 3", data=Rows(3))
+    refused("either a process or a loss", process=None)
+    refused("either a process or a loss", extra={"loss": causal_loss})
+    refused(r"within \(0, 1\)", extra={"time_range": (0.0, 1.0)})
+    refused("logging_nan_inf_filter must be False", logging_nan_inf_filter=True)
+    refused("save_total_limit must be at least 2", save_total_limit=1)
+    refused("data_seed must be given", data_seed=None)
+    refused("dataloader_drop_last must be True", dataloader_drop_last=False)
+    refused("float32; .* is torch.bfloat16", model=network().bfloat16())
+    refused("FSDP|fsdp", fsdp=True, ema=None)
+    make(tmp_path, data=Stream(Rows()))
+
+
+def test_a_process_that_is_none_is_refused(tmp_path):
+    class Rising(nl.InterpolatingProcess):
+        vocab_size = V
+
+        def __init__(self):
+            super().__init__()
+
+        def alpha(self, t):
+            return t
+
+        def mixing(self, t):
+            return torch.full((*t.shape, V), 1 / V, dtype=t.dtype)
+
+    with pytest.raises(ValueError):
+        make(tmp_path, process=Rising())
+
+
+def test_plain_arguments_of_transformers_are_checked(tmp_path):
+    args = transformers.TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    with pytest.raises(ValueError, match="logging_nan_inf_filter"):
+        Trainer(network(), args, train_dataset=Rows(), process=often_process())
+    assert training_arguments(tmp_path, seed=5, use_cpu=True).data_seed == 5
