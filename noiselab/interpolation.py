@@ -84,12 +84,12 @@ class Interpolation(InterpolatingProcess):
         shares = self._shares(t)[..., 1:]
         # 0/0 where there is no noise yet: there the limit is taken just inside.
         shares = torch.where(shares.sum(-1, keepdim=True) > 0, shares, self._shares(t + 1e-9)[..., 1:])
-        mass = Mass(shares, tuple(self.mixings), t)
+        mass = Mass(shares, self._mixings(), t)
         return mass.dense() / mass.total()[..., None]
 
     def noise(self, t: Float[Tensor, "batch time"]) -> Mass:
         """The noises' shares of all weights, on their mixings."""
-        return Mass(self._shares(t)[..., 1:], tuple(self.mixings), t)
+        return Mass(self._shares(t)[..., 1:], self._mixings(), t)
 
     def validate(self, times: int = 64) -> None:
         """Check the weights, then what every process must obey.
@@ -115,6 +115,9 @@ class Interpolation(InterpolatingProcess):
                 f"weights must not all vanish; they do at t = {t[empty][0].item():.6g}: {', '.join(map(str, schedules))}"
             )
         super().validate(times)
+
+    def _mixings(self) -> tuple[Mixing, ...]:
+        return tuple(mixing for mixing in self.mixings if isinstance(mixing, Mixing))
 
     def _shares(self, t: Tensor) -> Tensor:
         weights = self.raw_weights(t)

@@ -99,6 +99,9 @@ class Uniform(Mixing):
     **Raises:** `ValueError` if no token is selected.
     """
 
+    on: Tensor
+    members: Tensor
+
     def __init__(self, tokens: int | Bool[Tensor, " state"]):
         super().__init__()
         on = torch.ones(tokens, dtype=torch.bool) if isinstance(tokens, int) else tokens.detach().clone()
@@ -143,6 +146,9 @@ class Unigram(Mixing):
 
     **Raises:** `ValueError` if `row` is no distribution.
     """
+
+    row: Tensor
+    cumulative: Tensor
 
     def __init__(self, row: Float[Tensor, " state"]):
         super().__init__()

@@ -70,7 +70,9 @@ class Dynamic:
         self.scale, self.gamma, self.max_weight = scale, gamma, max_weight
 
     @classmethod
-    def gidd(cls, *, vocab_size: int, p_uniform: float | int, gamma: float | int = 1.0, max_weight: float | int = 2.0) -> "Dynamic":
+    def gidd(
+        cls, *, vocab_size: int, p_uniform: float | int, gamma: float | int = 1.0, max_weight: float | int = 2.0
+    ) -> "Dynamic":
         """The published scale B / vocab_size for the process `noiselab.gidd` of these arguments."""
         return cls(2**gamma * p_uniform / (1 - p_uniform) / vocab_size, gamma, max_weight)
 

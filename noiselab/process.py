@@ -71,6 +71,7 @@ class InterpolatingProcess(nn.Module, abc.ABC):
     def __init__(self, support: Bool[Tensor, " state"] | None = None):
         super().__init__()
         self.register_buffer("support", support)
+        self._parts = (_Written(self),)
 
     # Write these two, elementwise: t is float64 and may have any shape.
 
@@ -101,7 +102,7 @@ class InterpolatingProcess(nn.Module, abc.ABC):
         The only method that a factored process replaces (`Interpolation` does). Replace it as well where 1 - alpha
         loses its digits: where alpha rounds to 1, a subtraction finds no noise.
         """
-        return Mass((1 - self.alpha(t))[..., None], (_Written(self),), t)
+        return Mass((1 - self.alpha(t))[..., None], self._parts, t)
 
     def data_tokens(self, device: torch.device | str | None = None) -> Bool[Tensor, " state"]:
         """The support as a tensor, also where it is `None`."""
@@ -164,7 +165,8 @@ class InterpolatingProcess(nn.Module, abc.ABC):
         def signal_and_noise(t: Tensor) -> tuple[Tensor, Tensor]:
             return self.alpha(t).double(), self.noise(t).at(z)
 
-        (alpha, noise), (alpha_slope, noise_slope) = torch.func.jvp(signal_and_noise, (t,), (torch.ones_like(t),))
+        values, slopes, *_ = torch.func.jvp(signal_and_noise, (t,), (torch.ones_like(t),))
+        (alpha, noise), (alpha_slope, noise_slope) = values, slopes
         return noise_slope - alpha_slope / alpha * noise
 
     def elbo_weight(
@@ -229,9 +231,12 @@ class _Written(Mixing):
 
     def __init__(self, process: InterpolatingProcess):
         super().__init__()
-        self.vocab_size = process.vocab_size
-        self._mixing = process.mixing  # a bound method: the process must not become a submodule of its own part
+        self._process = (process,)  # in a tuple: the process must not become a submodule of its own part
+
+    @property
+    def vocab_size(self) -> int:  # type: ignore[override]
+        return self._process[0].vocab_size
 
     def probs(self, t: Tensor) -> Tensor:
-        p = self._mixing(t).double()
+        p = self._process[0].mixing(t).double()
         return p.expand(*t.shape, -1) if p.dim() == 1 else p

@@ -136,13 +136,13 @@ def as_schedule(value: ScheduleLike) -> Schedule:
     raise ValueError(f"a schedule, a function of time or a number is needed; got {value!r}")
 
 
-_OPERATIONS = {
-    # sign: (function, precedence, whether the right operand of equal precedence needs brackets)
-    "+": (torch.add, 1, False),
-    "-": (torch.sub, 1, True),
-    "*": (torch.mul, 2, False),
-    "/": (torch.div, 2, True),
-    "**": (torch.pow, 3, True),
+_OPERATIONS: dict[str, tuple[Callable[..., Tensor], int]] = {
+    # sign: (function, precedence)
+    "+": (torch.add, 1),
+    "-": (torch.sub, 1),
+    "*": (torch.mul, 2),
+    "/": (torch.div, 2),
+    "**": (torch.pow, 3),
 }
 
 
@@ -160,13 +160,13 @@ class _Operation(Schedule):
         return _OPERATIONS[self.sign][0](left, right)
 
     def __repr__(self) -> str:
-        _, own, strict = _OPERATIONS[self.sign]
+        own = _OPERATIONS[self.sign][1]
 
         def show(part: Schedule, bracket_equal: bool) -> str:
             inner = _OPERATIONS[part.sign][1] if isinstance(part, _Operation) else 9
             return f"({part})" if inner < own or (bracket_equal and inner == own) else f"{part}"
 
-        return f"{show(self.left, self.sign == '**')} {self.sign} {show(self.right, strict)}"
+        return f"{show(self.left, self.sign == '**')} {self.sign} {show(self.right, True)}"
 
 
 t = Time()

@@ -135,8 +135,8 @@ def reverse_move_has_the_posterior_law(process: InterpolatingProcess) -> None:
     """The three-way move draws from the dense posterior, also from t = 1 and down to s = 0."""
     n, generator, (low, high) = 40_000, Generator().manual_seed(0), process.domain
     logits = _logits(process, 1, process.vocab_size)
-    for t, s in ((0.7, 0.3), (1.0, 0.5), (0.4, 0.0)):
-        t, s = (torch.tensor([low + (high - low) * v], dtype=torch.float64) for v in (t, s))
+    for pair in ((0.7, 0.3), (1.0, 0.5), (0.4, 0.0)):
+        t, s = low + (high - low) * torch.tensor(pair, dtype=torch.float64)[:, None]
         possible = (process.marginal(logits.softmax(-1), t)[0].diagonal() > 0).nonzero()[:, 0]
         want = process.posterior(possible[None], logits[:, possible].softmax(-1), s, t)[0]
         z, u = possible.repeat(n, 1), uniforms(n, len(possible), DRAWS, generator=generator)
@@ -160,6 +160,7 @@ def bound_equals_definition(process: InterpolatingProcess) -> None:
     batch, length, states, width = 4, 6, process.vocab_size, 3
     generator = Generator().manual_seed(1)
     x = _tokens(process, batch, length)
+    names = ("value", "sum", "d hidden", "d projection", "d bias")
     scale = torch.linspace(0.5, 2, batch * length, dtype=torch.float64).view(batch, length)
     hidden = torch.randn(batch, length, width, dtype=torch.float64, generator=generator)
     matrix = torch.randn(states, width, dtype=torch.float64, generator=generator)
@@ -171,19 +172,22 @@ def bound_equals_definition(process: InterpolatingProcess) -> None:
         z = process.corrupt(x, t, generator=generator)
         results = []
         for kind in ("dense", "streaming", "fused"):
-            leaves = [v.clone().requires_grad_() for v in (hidden, matrix, bias)]
+            h, w, b = (v.clone().requires_grad_() for v in (hidden, matrix, bias))
             if kind == "fused":
-                total, value = nelbo_fused(process, *leaves, x, z, t, scale, rows=5)
+                total, value = nelbo_fused(process, h, w, b, x, z, t, scale, rows=5)
             else:
-                logits = torch.addmm(leaves[2], leaves[0].flatten(0, 1), leaves[1].T).view(batch, length, -1)
-                options = {"chunk_bytes": 4 * states * 8} if kind == "streaming" else {}
-                value = (nelbo if kind == "streaming" else nelbo_dense)(process, logits, x, z, t, **options)
+                logits = torch.addmm(b, h.flatten(0, 1), w.T).view(batch, length, -1)
+                if kind == "dense":
+                    value = nelbo_dense(process, logits, x, z, t)
+                else:
+                    value = nelbo(process, logits, x, z, t, chunk_bytes=4 * states * 8)
                 total = (value * scale).sum()
             total.backward()
-            results.append((kind, [value.detach(), total.detach(), *(leaf.grad for leaf in leaves)]))
+            results.append((kind, [value.detach(), total.detach(), h.grad, w.grad, b.grad]))
         for kind, got in results[1:]:
-            for name, a, b in zip(("value", "sum", "d hidden", "d projection", "d bias"), got, results[0][1], strict=True):
-                assert_close(a, b, rtol=1e-9, atol=1e-9, msg=lambda m, k=kind, n=name: f"{k}, {n}: {m}")
+            for name, one, other in zip(names, got, results[0][1], strict=True):
+                message = f"{kind} differs from the definition in its {name}"
+                assert_close(one, other, rtol=1e-9, atol=1e-9, msg=message)
 
 
 def bound_does_not_depend_on_the_clock(process: InterpolatingProcess) -> None:
@@ -286,7 +290,9 @@ def _within_errors(share: Tensor, want: Tensor, n: int, what: str) -> None:
     want = want.double()
     excess = (share - want).abs() - 5 * (want * (1 - want) / n).sqrt() - 1e-9
     row, token = divmod(int(excess.argmax()), want.shape[-1])
-    assert excess.max() <= 0, f"{what}: token {token} of row {row} came {share[row, token]:.5f}, law {want[row, token]:.5f}"
+    assert excess.max() <= 0, (
+        f"{what}: token {token} of row {row} came {share[row, token]:.5f}, law {want[row, token]:.5f}"
+    )
 
 
 def _gauss_legendre(nodes: int) -> tuple[Tensor, Tensor]:

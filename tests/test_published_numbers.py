@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-import noiselab as nl
 import pytest
 import torch
-from noiselab import objectives, t
 from safetensors.torch import load_file
+
+import noiselab as nl
+from noiselab import objectives, t
 
 REFERENCE = Path(__file__).parent / "fixtures" / "reference"
 MASK, V = 10, 11
@@ -105,7 +106,13 @@ def test_gidd_as_first_released(v1_0, gidd, p_uniform):
     # Off the noisy token the published table lists b for that token only.
     published = v1_0[key + "beta_pi"]
     at_z = process.noise(time[:, None]).at(z)
-    assert error(at_z if published.shape == at_z.shape else dense, published.reshape_as(at_z if published.shape == at_z.shape else dense)) < 1e-9
+    assert (
+        error(
+            at_z if published.shape == at_z.shape else dense,
+            published.reshape_as(at_z if published.shape == at_z.shape else dense),
+        )
+        < 1e-9
+    )
     slope = torch.func.jvp(process.alpha, (time,), (torch.ones_like(time),))[1] / process.alpha(time)
     assert error(slope, v1_0[key + "alpha_log_derivative"].flatten()) < 1e-9
     assert error(process.elbo_weight(x, z, time), v1_0[key + "elbo_weight"]) < 1e-9

@@ -1,8 +1,9 @@
 """Processes and exactly known data that several tests share."""
 
-import noiselab as nl
 import torch
 from hypothesis import strategies as st
+
+import noiselab as nl
 from noiselab import t
 
 V = 5

@@ -39,6 +39,10 @@ class MarkovOracle(Denoiser):
     ```
     """
 
+    initial: Tensor
+    transition: Tensor
+    tokens: Tensor
+
     def __init__(
         self,
         initial: Float[Tensor, " chain"],

@@ -90,6 +90,8 @@ class Support(Transform):
     - `support`: Bool [state], the tokens that keep their mass; at least one.
     """
 
+    support: Tensor
+
     def __init__(self, inner: Denoiser, support: Bool[Tensor, " state"]):
         super().__init__(inner)
         if not support.any():

@@ -67,7 +67,7 @@ def nelbo(
 
 class _Nelbo(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[no-untyped-def]
+    def forward(
         ctx, logits: Tensor, tokens: Tokens, noise: NoiseOnData | None, off: Tensor | None, chunk_bytes: int
     ) -> Tensor:
         flat = logits.flatten(0, -2)
@@ -78,7 +78,7 @@ class _Nelbo(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream: Tensor):  # type: ignore[no-untyped-def]
+    def backward(ctx, upstream: Tensor):
         # Scaled in place and let go: a copy would double the peak memory.
         grad, ctx.grad = ctx.grad, None
         if grad is None:

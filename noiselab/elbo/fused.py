@@ -50,7 +50,7 @@ def nelbo_fused(
 
 class _FusedNelbo(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[no-untyped-def]
+    def forward(
         ctx,
         hidden: Tensor,
         projection: Tensor,
@@ -86,7 +86,7 @@ class _FusedNelbo(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream: Tensor, _):  # type: ignore[no-untyped-def]
+    def backward(ctx, upstream: Tensor, _):
         grads, ctx.grads = ctx.grads, None
         if grads is None:
             raise RuntimeError("nelbo_fused keeps its gradients for one backward pass; call it again for another")

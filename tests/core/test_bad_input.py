@@ -1,9 +1,10 @@
 """Bad input to the core is a ValueError that says what must hold and what came."""
 
-import noiselab as nl
 import pytest
 import torch
 from worlds import DATA, INITIAL, TRANSITION, V
+
+import noiselab as nl
 
 t = nl.t
 
@@ -16,7 +17,10 @@ t = nl.t
         (lambda: nl.Interpolation(t, {nl.Uniform(3): 1 - t}), r"alpha must be 1 at t = 0"),
         (lambda: nl.Interpolation(1 - t, {nl.Uniform(3): t, nl.Uniform(4): t}), r"same vocab_size; got sizes \[3, 4\]"),
         (lambda: nl.Interpolation(1 - t, {}), "at least one mixing"),
-        (lambda: nl.Interpolation(1 - t, {nl.Uniform(3): t}, support=torch.ones(4) > 0), r"support must be Bool of shape \[3\]"),
+        (
+            lambda: nl.Interpolation(1 - t, {nl.Uniform(3): t}, support=torch.ones(4) > 0),
+            r"support must be Bool of shape \[3\]",
+        ),
         (lambda: nl.Interpolation(1 - t, {nl.Uniform(3): t}, domain=(0.5, 0.2)), "domain must be two times"),
         (lambda: nl.Absorbing(5, 5), r"must lie in \[0, 5\); got 5"),
         (lambda: nl.Uniform(DATA & ~DATA), "at least one token"),
@@ -58,7 +62,11 @@ def even(t):
         (lambda t: 1 - t, lambda t: torch.tensor([1.5, -0.5, 0.0]), "smallest entry -0.5"),
         (lambda t: 1 - t, lambda t: even(t)[..., 0], "mixing must have shape"),
         (lambda t: 1.5 - t, even, r"alpha must lie in \[0, 1\]; got 1.5 at t = 0"),
-        (lambda t: 1 - t + 0.3 * torch.sin(3 * torch.pi * t) ** 2 * t, even, "alpha must not rise with t; it does at t = "),
+        (
+            lambda t: 1 - t + 0.3 * torch.sin(3 * torch.pi * t) ** 2 * t,
+            even,
+            "alpha must not rise with t; it does at t = ",
+        ),
         (lambda t: 1 - t, lambda t: torch.stack([1 - 0.9 * t, 0.9 * t, 0 * t], -1), None),
         (
             lambda t: 1 - 0.1 * t,

@@ -4,12 +4,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from noiselab.categorical import choose, uniforms
 
 V = 50_257
 
 
-@given(st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1.0)), min_size=1, max_size=8), st.floats(0, 1, exclude_max=True))
+@given(
+    st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1.0)), min_size=1, max_size=8), st.floats(0, 1, exclude_max=True)
+)
 def test_the_chosen_token_is_where_the_cumulative_mass_passes_u(entries, u):
     mass = torch.tensor(entries, dtype=torch.float64)
     if mass.sum() == 0:
@@ -46,7 +49,9 @@ def test_a_float32_uniform_would_fail_the_tail_test():
     """The planted mistake: quantised to 8 bits, as in bfloat16, uniform numbers reach few tokens."""
     mass, u = torch.ones(V), uniforms(2000, generator=torch.Generator().manual_seed(0))
     coarse = u.to(torch.bfloat16).double().clamp(max=1 - 2**-53)
-    assert choose(mass.expand(2000, -1), coarse).unique().numel() < 0.7 * choose(mass.expand(2000, -1), u).unique().numel()
+    assert (
+        choose(mass.expand(2000, -1), coarse).unique().numel() < 0.7 * choose(mass.expand(2000, -1), u).unique().numel()
+    )
 
 
 def test_two_levels_equal_one_long_sum():

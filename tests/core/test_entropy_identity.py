@@ -2,11 +2,12 @@
 
 import math
 
-import noiselab as nl
 import pytest
 import torch
-from noiselab.process import lift
 from worlds import INITIAL, PROCESSES, TRANSITION, Stranger, V
+
+import noiselab as nl
+from noiselab.process import lift
 
 LENGTH = 6
 NAMES = ["masked", "gidd", "uniform", "mask and unigram", "stranger"]

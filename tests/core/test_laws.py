@@ -1,15 +1,16 @@
 """Every law on every ready-made process, on random ones, and red for planted mistakes."""
 
-import noiselab as nl
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from worlds import PROCESSES, V, processes
+
+import noiselab as nl
 from noiselab import process as process_module
 from noiselab import testing as laws
 from noiselab.elbo import streaming, tokens
 from noiselab.samplers import ancestral
-from worlds import PROCESSES, V, processes
 
 
 @pytest.mark.parametrize("law", laws.PROCESS_LAWS, ids=lambda law: law.__name__)
@@ -107,7 +108,9 @@ MISTAKES = {
     "marginal of a prediction without noise": (
         Process,
         "marginal",
-        lambda right: lambda self, x, t: self.alpha(t)[:, None, None] * x if x.is_floating_point() else right(self, x, t),
+        lambda right: (
+            lambda self, x, t: self.alpha(t)[:, None, None] * x if x.is_floating_point() else right(self, x, t)
+        ),
         {"two_jumps_are_one", "reverse_move_has_the_posterior_law"},
     ),
     "tokens corrupted a little too late": (
