@@ -33,16 +33,21 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON so that `path` holds either its old content or all of the new one, whatever happens meanwhile."""
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that `path` holds either its old content or all of the new one, whatever happens meanwhile."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(text)
         flush(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     flush(path.parent)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON, likewise."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def sha256(path: Path) -> str:

@@ -258,6 +258,7 @@ class Trainer(Saving, transformers.Trainer):
         losses = torch.zeros((), dtype=torch.float64, device=args.device)
         tokens = torch.zeros((), dtype=torch.long, device=args.device)
         one = torch.ones((), device=args.device)
+        started = time.monotonic()
         applied = contextlib.nullcontext() if self.average is None else self.average.applied()
         with torch.no_grad(), applied, torch.random.fork_rng(devices=[]):  # a loader draws from the global generator
             model.eval()
@@ -271,6 +272,7 @@ class Trainer(Saving, transformers.Trainer):
             full = args.per_device_eval_batch_size * args.world_size
             raise ValueError(f"the evaluation data must fill a batch of {full} sequences; got {len(chosen)}")
         mean = float(losses) / int(tokens)
+        self.clock += time.monotonic() - started  # the speed of training is wanted
         metrics = {
             f"{metric_key_prefix}_loss": mean,
             f"{metric_key_prefix}_perplexity": math.exp(mean) if mean < 700 else math.inf,

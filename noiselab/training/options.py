@@ -1,0 +1,225 @@
+"""The settings of a run as dataclasses, from presets, YAML files and the command line.
+
+A recipe declares one dataclass, made of the groups below and its own fields, and names some instances of it as presets.
+`command_line` does the rest: `recipe.py PRESET [--config file.yaml] [--any-field value ...]`, the later winning.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+import transformers
+import tyro
+import yaml
+
+from .arguments import training_arguments
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How the weights are trained."""
+
+    steps: int
+    """optimizer steps"""
+    batch: int
+    """sequences in an optimizer step, over all processes"""
+    micro_batch: int
+    """sequences that one process holds at a time; gradients are accumulated until `batch` is reached"""
+    learning_rate: float = 5e-4
+    """the highest learning rate"""
+    warmup: int = 10_000
+    """steps in which the learning rate rises linearly"""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """what the learning rate does after that"""
+    final_learning_rate: float = 0.1
+    """where the cosine ends, as a share of the learning rate"""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """of AdamW"""
+    epsilon: float = 1e-9
+    """of AdamW"""
+    weight_decay: float = 0.02
+    """of AdamW"""
+    decay_all: bool = True
+    """decay biases and norms too"""
+    clip: float = 1.0
+    """largest norm of the gradient"""
+    ema: float | None = None
+    """decay of the average of the weights"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """of the network's arithmetic; weights and losses are always float32"""
+    compile: bool = False
+    """compile the network"""
+    seed: int = 1
+    """of the initial weights, the order of the data, and the noise"""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on."""
+
+    corpus: str = "library:prose"
+    """library:prose, library:sources (Python's standard library), hub:NAME, or a file, folder or glob pattern"""
+    field: str = "text"
+    """the field that holds the text, where documents have fields"""
+    tokenizer: str = "train"
+    """train, or the name or folder of a pretrained one"""
+    vocab_size: int = 1024
+    """tokens of a tokenizer that is trained"""
+    length: int = 512
+    """tokens in a sequence"""
+    validation: float = 0.05
+    """share of the texts that is held out"""
+    validation_sequences: int = 512
+    """how many held-out sequences are used at most"""
+    stream: bool = False
+    """read the corpus while training instead of packing it first; for those that do not fit into memory"""
+    cache: Path | None = None
+    """folder for packed data"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What may change when a run is resumed."""
+
+    output: Path
+    """folder of the run: checkpoints, tokenizer, options.yaml, and the finished model in `final`"""
+    resume: str = "auto"
+    """auto (from the newest intact checkpoint, if any), never, or a checkpoint folder"""
+    log_every: int = 20
+    """steps between two reports of the loss"""
+    evaluate_every: int = 1000
+    """steps between two evaluations; 0 for none"""
+    save_every: int = 1000
+    """steps between two checkpoints"""
+    keep: int = 3
+    """checkpoints kept, at least 2"""
+    report_to: Literal["none", "tensorboard", "wandb"] = "none"
+    """where curves are sent"""
+    workers: int = 0
+    """processes that load data"""
+    cpu: bool = False
+    """do not use a GPU"""
+
+
+def command_line(presets: Mapping[str, tuple[str, Options]], arguments: Sequence[str] | None = None) -> Options:
+    """The settings that a command line asks for.
+
+    **Arguments:**
+
+    - `presets`: name -> (description, settings).
+    - `arguments`: what follows the program's name; that of this process by default. The first one names a preset;
+      `--config file.yaml` may follow anywhere. A YAML file holds fields by name, in groups or not; flags override it.
+
+    **Returns:** the settings. Unknown flags and values of the wrong type end the program with a message.
+
+    **Raises:** `ValueError` if the YAML file is missing or holds no fields.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    while "--config" in given:
+        place = given.index("--config")
+        if place + 1 == len(given):
+            raise ValueError("--config must be followed by a YAML file; got nothing")
+        file = given[place + 1]
+        del given[place : place + 2]
+        given[1:1] = yaml_flags(Path(file))  # after the preset, before the flags
+    return tyro.extras.overridable_config_cli(
+        dict(presets), args=given, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
+    )
+
+
+def yaml_flags(file: Path) -> list[str]:
+    """A YAML file of settings as flags, so that the command line's parser checks their names and types."""
+    if not file.is_file():
+        raise ValueError(f"--config must name a YAML file; nothing found at {file}")
+    content = yaml.safe_load(file.read_text())
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold settings by name; got {content!r}")
+    return list(_flags(content))
+
+
+def _flags(content: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flags(value)
+        else:
+            yield f"--{name}"
+            yield from map(str, value if isinstance(value, list) else [value])
+
+
+def as_yaml(options: Any) -> str:
+    """Settings as a YAML file that `--config` takes."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(options)), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def numbers_of(options: Any) -> dict[str, Any]:
+    """The settings of a recipe that a resumed run must share: all but those of its `Run`."""
+    plain = _plain(dataclasses.asdict(options))
+    plain = {name: plain[name] for name in plain if not isinstance(getattr(options, name), Run)}
+    if "data" in plain:
+        plain["data"].pop("cache", None)
+    return {"options": plain}
+
+
+def arguments_of(optimization: Optimization, run: Run, **fields: Any) -> transformers.TrainingArguments:
+    """Transformers' training arguments for these settings.
+
+    **Arguments:**
+
+    - `fields`: any other field of `transformers.TrainingArguments`.
+
+    **Raises:** `ValueError` if the batch cannot be divided into micro-batches over the processes.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    o = optimization
+    if o.batch % (o.micro_batch * world):
+        raise ValueError(
+            f"batch must be a multiple of micro_batch times the number of processes; got {o.batch}, {o.micro_batch} and {world}"
+        )
+    cosine = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": o.final_learning_rate}}
+    settings: dict[str, Any] = {
+        "max_steps": o.steps,
+        "per_device_train_batch_size": o.micro_batch,
+        "per_device_eval_batch_size": o.micro_batch,
+        "gradient_accumulation_steps": o.batch // (o.micro_batch * world),
+        "learning_rate": o.learning_rate,
+        "warmup_steps": o.warmup,
+        **(cosine if o.schedule == "cosine" else {"lr_scheduler_type": "constant_with_warmup"}),
+        "adam_beta1": o.betas[0],
+        "adam_beta2": o.betas[1],
+        "adam_epsilon": o.epsilon,
+        "weight_decay": o.weight_decay,
+        "max_grad_norm": o.clip,
+        "torch_compile": o.compile,
+        "seed": o.seed,
+        "logging_steps": run.log_every,
+        "eval_strategy": "steps" if run.evaluate_every else "no",
+        "eval_steps": run.evaluate_every or None,
+        "save_steps": run.save_every,
+        "save_total_limit": run.keep,
+        "report_to": run.report_to,
+        "dataloader_num_workers": run.workers,
+        "use_cpu": run.cpu,
+        "dataloader_pin_memory": torch.cuda.is_available() and not run.cpu,
+        "run_name": run.output.name,
+    }
+    return training_arguments(run.output, **{**settings, **fields})
+
+
+def autocast_of(optimization: Optimization) -> torch.dtype | None:
+    """The dtype to run the network in, or `None` for that of its weights."""
+    return torch.bfloat16 if optimization.precision == "bfloat16" else None

@@ -1,0 +1,158 @@
+"""Masked diffusion (MDLM): the plain ELBO with masking, the baseline that GIDD+ is compared with.
+
+    python recipes/masked.py demo                                   # two CPU cores, some minutes
+    python recipes/masked.py demo --length 64 --output runs/short   # any field of any preset
+    torchrun --nproc-per-node 8 recipes/masked.py small             # sizes as published
+    python recipes/masked.py small --help                           # all fields
+
+Started again, a run goes on from its newest intact checkpoint. The finished model is in OUTPUT/final.
+A smoke test: python recipes/masked.py demo --steps 4 --warmup 1 --output /tmp/smoke
+
+Source: Sahoo et al. (2024), "Simple and Effective Masked Diffusion Language Models", arXiv 2406.07524; Shi et al. (2024),
+arXiv 2406.04329. Unlike the published network, this one is told the time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import transformers
+
+import noiselab as nl
+from noiselab.data import vocabulary_size
+from noiselab.denoisers.dit import DiT, DiTConfig
+from noiselab.training import Trainer
+from noiselab.training.checkpoints import write_text
+from noiselab.training.options import (
+    Data,
+    Optimization,
+    Run,
+    arguments_of,
+    as_yaml,
+    autocast_of,
+    command_line,
+    numbers_of,
+)
+from noiselab.training.texts import load_data
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Masked diffusion with the plain ELBO."""
+
+    optimization: Optimization
+    data: Data
+    run: Run
+    time_margin: float = 1e-3
+    """times lie in [margin, 1 - margin]"""
+    layers: int = 12
+    """transformer blocks"""
+    width: int = 768
+    """of the residual stream"""
+    heads: int = 12
+    """attention heads"""
+    time_width: int = 128
+    """of the time embedding"""
+    dropout: float = 0.1
+    """in [0, 1)"""
+
+
+PRESETS = {
+    "demo": (
+        "some minutes on two CPU cores: 1.8 MB of English about Python",
+        Masked(
+            Optimization(
+                steps=2_000, batch=32, micro_batch=32, learning_rate=2e-3, warmup=100, weight_decay=0.0, ema=0.995
+            ),
+            Data(corpus="library:prose", vocab_size=1024, length=128, validation_sequences=128),
+            Run(Path("runs/masked_demo"), evaluate_every=500, save_every=500),
+            layers=4,
+            width=128,
+            heads=4,
+            time_width=64,
+            dropout=0.0,
+        ),
+    ),
+    "small": (
+        "as published: 12 layers of width 768 on OpenWebText, 1024 tokens a sequence, a million steps",
+        Masked(
+            Optimization(
+                steps=1_000_000,
+                batch=512,
+                micro_batch=16,
+                learning_rate=3e-4,
+                warmup=2_500,
+                schedule="constant",
+                betas=(0.9, 0.999),
+                epsilon=1e-8,
+                weight_decay=0.0,
+                ema=0.9999,
+                precision="bfloat16",
+            ),
+            Data(corpus="hub:Skylion007/openwebtext", tokenizer="gpt2", length=1024, validation=0.0125, stream=True),
+            Run(Path("runs/masked_small"), save_every=5_000, evaluate_every=5_000),
+        ),
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> Trainer:
+    """Train, and write the finished model."""
+    options = command_line(PRESETS, arguments)
+    optimization, run = options.optimization, options.run
+    transformers.logging.disable_progress_bar()  # those of saving, not that of training
+    args = arguments_of(optimization, run)
+    chief = args.process_index == 0
+    if chief:
+        print(as_yaml(options))
+
+    # Data: the first process prepares them, the others find them ready.
+    with args.main_process_first(desc="data"):
+        tokenizer, train, validation = load_data(options.data, run.output / "tokenizer", optimization.seed)
+    if chief:
+        write_text(run.output / "options.yaml", as_yaml(options))
+        print(f"training data: {train}\nheld out:      {validation}")
+
+    # The process; the objective is the ELBO unless another one is given.
+    vocab_size = vocabulary_size(tokenizer)
+    process = nl.masked(vocab_size=vocab_size, mask_id=tokenizer.mask_token_id)
+
+    # The network.
+    transformers.set_seed(optimization.seed)
+    model = DiT(
+        DiTConfig(
+            vocab_size=vocab_size,
+            max_seq_len=options.data.length,
+            hidden_size=options.width,
+            timestep_cond_dim=options.time_width,
+            num_hidden_layers=options.layers,
+            num_attention_heads=options.heads,
+            attention_dropout=options.dropout,
+            p_uniform=0.0,
+            t_eps=options.time_margin,
+        )
+    )
+    if chief:
+        print(f"process:       {process}\nweights:       {model.num_parameters():,}")
+
+    trainer = Trainer(
+        model,
+        args,
+        train_dataset=train,
+        eval_dataset=validation,
+        process=process,
+        time_range=(options.time_margin, 1 - options.time_margin),
+        autocast=autocast_of(optimization),
+        ema=optimization.ema,
+        decay_all=optimization.decay_all,
+        settings=numbers_of(options),
+    )
+    trainer.train(resume_from_checkpoint=None if run.resume == "never" else run.resume)
+    trainer.save_final(run.output / "final", tokenizer=tokenizer, settings=numbers_of(options))
+    if chief:
+        print(f"the finished model is in {run.output / 'final'}")
+    return trainer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from noiselab.training.options import (
+    Data,
+    Optimization,
+    Run,
+    arguments_of,
+    as_yaml,
+    command_line,
+    numbers_of,
+)
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A toy."""
+
+    optimization: Optimization
+    data: Data
+    run: Run
+    p_uniform: float = 0.2
+    """a share"""
+
+
+PRESETS = {
+    "small": ("few steps", Toy(Optimization(10, 8, 4), Data(), Run(Path("small")))),
+    "large": ("many steps", Toy(Optimization(1000, 8, 4, ema=0.9), Data(stream=True), Run(Path("large")))),
+}
+
+
+def test_presets_files_and_flags_each_override_the_one_before(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text(
+        "p_uniform: 0.1\nema: null\ndata:\n  length: 64\n  stream: false\nbetas: [0.5, 0.75]\nrun: {keep: 7}\nsteps: 5"
+    )
+    options = command_line(PRESETS, ["large", "--steps", "7", "--config", str(file), "--output", "there"])
+    assert options.optimization == Optimization(7, 8, 4, ema=None, betas=(0.5, 0.75))
+    assert options.data == Data(length=64, stream=False)
+    assert options.run == Run(Path("there"), keep=7)
+    assert options.p_uniform == 0.1
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_printed_settings_are_a_file_that_gives_the_same_settings(tmp_path, name):
+    file = tmp_path / "settings.yaml"
+    file.write_text(as_yaml(PRESETS[name][1]))
+    for preset in PRESETS:
+        assert command_line(PRESETS, [preset, "--config", str(file)]) == PRESETS[name][1]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [("steps: many", "invalid choice|INT|int"), ("stepz: 3", "stepz"), ("stream: 3", "stream")],
+)
+def test_wrong_names_and_types_end_with_a_message(tmp_path, capsys, content, complaint):
+    file = tmp_path / "settings.yaml"
+    file.write_text(content)
+    with pytest.raises(SystemExit):
+        command_line(PRESETS, ["small", "--config", str(file)])
+    said = capsys.readouterr()
+    import re
+
+    assert re.search(complaint, said.out + said.err)
+
+
+def test_files_that_hold_no_settings_are_refused(tmp_path):
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(ValueError, match="must hold settings by name"):
+        command_line(PRESETS, ["small", "--config", str(tmp_path / "list.yaml")])
+    with pytest.raises(ValueError, match="nothing found"):
+        command_line(PRESETS, ["small", "--config", str(tmp_path / "none.yaml")])
+    with pytest.raises(ValueError, match="followed by"):
+        command_line(PRESETS, ["small", "--config"])
+
+
+def test_help_says_what_each_field_is(capsys):
+    with pytest.raises(SystemExit):
+        command_line(PRESETS, ["small", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for words in ("a share", "sequences in an optimizer step, over all processes", "(default: 10)", "few steps"):
+        assert words in said
+
+
+def test_arguments_of_the_trainer(tmp_path, monkeypatch):
+    run = Run(tmp_path, cpu=True)
+    args = arguments_of(Optimization(100, 24, 4, warmup=5, epsilon=1e-7), run)
+    assert (args.gradient_accumulation_steps, args.per_device_train_batch_size, args.max_steps) == (6, 4, 100)
+    assert args.adam_epsilon == 1e-7 and args.lr_scheduler_kwargs == {"min_lr_rate": 0.1} and args.data_seed == 1
+    with pytest.raises(ValueError, match=r"batch must be a multiple .* got 24, 5 and 1"):
+        arguments_of(Optimization(100, 24, 5), run)
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "3")
+        with pytest.raises(ValueError, match="got 16, 4 and 3"):
+            arguments_of(Optimization(100, 16, 4), run)
+
+
+def test_settings_of_the_run_do_not_count_among_the_numbers():
+    numbers = numbers_of(PRESETS["small"][1])["options"]
+    assert set(numbers) == {"optimization", "data", "p_uniform"} and "cache" not in numbers["data"]
+    assert yaml.safe_load(as_yaml(PRESETS["small"][1]))["run"]["output"] == "small"

@@ -1,0 +1,90 @@
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import noiselab as nl
+from noiselab.denoisers.dit import DiT
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SMALL = (
+    "--steps 4 --warmup 1 --batch 8 --micro-batch 4 --length 16 --layers 1 --width 16 --heads 2 --vocab-size 300 "
+    "--log-every 2 --evaluate-every 2 --save-every 2 --validation-sequences 8 --cpu True"
+).split()
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where the help is looked up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def texts(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(40):
+        (folder / f"{i}.txt").write_text(f"In chapter {i} the reader learns that {i} and {i} are {2 * i}. " * 3)
+    return ["--corpus", str(folder), "--validation", "0.25"]
+
+
+@pytest.mark.parametrize("name", ["gidd_plus", "masked", "autoregressive"])
+def test_a_recipe_trains_writes_a_model_and_does_nothing_when_started_again(tmp_path, texts, name, capsys):
+    recipe = load(name)
+    arguments = ["demo", *SMALL, *texts, "--output", str(tmp_path / "run")]
+    trainer = recipe.main(arguments)
+    assert trainer.state.global_step == 4
+    evaluated = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert len(evaluated) == 2 and evaluated[0] == pytest.approx(math.log(300), rel=0.4)
+    auto = transformers.AutoModelForCausalLM if name == "autoregressive" else transformers.AutoModelForMaskedLM
+    final = tmp_path / "run" / "final"
+    model = auto.from_pretrained(final)
+    for p, q in zip(model.parameters(), trainer.network.parameters(), strict=True):
+        assert torch.equal(p, q)
+    auto.from_pretrained(final / "ema")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(final)
+    assert tokenizer.decode(tokenizer("chapter 3")["input_ids"]) == "chapter 3"
+    settings = json.loads((final / "settings.json").read_text())
+    assert settings["step"] == 4 and settings["options"]["optimization"]["batch"] == 8
+    said = capsys.readouterr()
+    assert "learning_rate: 0.002" in said.out and "trained 4 steps to step 4" in said.err
+
+    again = recipe.main(arguments)
+    assert again.state.global_step == 4
+    assert "trained" not in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"learning_rate: 0.002 in the checkpoint, 0.1 now"):
+        recipe.main([*arguments, "--learning-rate", "0.1"])
+    recipe.main([*arguments, "--log-every", "1", "--keep", "4"])
+
+
+def test_gidd_plus_records_its_noise_and_samples(tmp_path, texts):
+    recipe = load("gidd_plus")
+    trainer = recipe.main(["demo", *SMALL, *texts, "--output", str(tmp_path / "run"), "--p-uniform", "0.1"])
+    model = DiT.from_pretrained(tmp_path / "run" / "final")
+    assert model.config.p_uniform == 0.1 and model.config.t_eps == 1e-4
+    assert repr(trainer.loss.keywords["objective"]).startswith("Dynamic(")
+    assert trainer.loss.keywords["process"].support.sum() == model.config.vocab_size - 1
+
+
+def test_published_presets():
+    for name, layers, width, heads in (("small", 12, 768, 12), ("base", 24, 1024, 16)):
+        options = load("gidd_plus").PRESETS[name][1]
+        o = options.optimization
+        assert (options.layers, options.width, options.heads, options.data.length) == (layers, width, heads, 512)
+        assert (o.steps, o.batch, o.learning_rate, o.betas, o.epsilon) == (500_000, 512, 5e-4, (0.9, 0.99), 1e-9)
+        assert (o.weight_decay, o.clip, o.warmup, o.schedule, o.final_learning_rate) == (
+            0.02,
+            1.0,
+            10_000,
+            "cosine",
+            0.1,
+        )
+        assert (o.precision, o.ema, options.weights, options.max_weight) == ("bfloat16", None, "dynamic", 2.0)
+        assert o.steps * o.batch * options.data.length == pytest.approx(131e9, rel=0.01)
+        nl.Dynamic.gidd(vocab_size=50258, p_uniform=options.p_uniform, max_weight=options.max_weight)
