@@ -89,8 +89,14 @@ def processes(draw):
     noises = {mixing(["uniform", "row"]): draw(st.floats(0.1, 3)) * t}
     for _ in range(draw(st.integers(0, 3))):
         noises[mixing(["mask", "uniform", "row", "sparse"])] = weight(st.floats(0.5, 3))
-    composed = nl.Interpolation(1 - t, noises, support=draw(st.sampled_from([None, DATA])))
-    return Dense(composed) if draw(st.booleans()) else composed
+    support, dense = draw(st.sampled_from([None, DATA])), draw(st.booleans())
+
+    def make():
+        composed = nl.Interpolation(1 - t, noises, support=support)
+        return Dense(composed) if dense else composed
+
+    # Made outside the strategy: the shape checks use `random`, which hypothesis forbids inside.
+    return make
 
 
 class Dense(nl.InterpolatingProcess):

@@ -21,9 +21,9 @@ def test_ready_made(name, law):
 
 @settings(max_examples=40)
 @given(processes())
-def test_random_processes(process):
+def test_random_processes(make):
     laws.check_process(
-        process,
+        make(),
         [
             laws.is_a_markov_process,
             laws.noise_is_the_share_of_mixing,
@@ -40,9 +40,9 @@ def test_random_processes(process):
 
 @settings(max_examples=8)
 @given(processes())
-def test_random_processes_in_law(process):
+def test_random_processes_in_law(make):
     laws.check_process(
-        process,
+        make(),
         [
             laws.shortcuts_equal_definitions,
             laws.draws_have_the_marginal_law,

@@ -48,7 +48,8 @@ def test_no_noise_is_left_after_n_steps(name, steps):
 
 @settings(max_examples=12)
 @given(processes())
-def test_no_noise_is_left_for_random_processes(process):
+def test_no_noise_is_left_for_random_processes(make):
+    process = make()
     # The chain lives on four tokens that every support holds.
     oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
     x = nl.AncestralSampler(process, oracle).sample((100, LENGTH), steps=3, generator=generator())

@@ -1,0 +1,56 @@
+"""Times and peak memory of one piece of work, measured so that ratios mean something on a shared machine.
+
+Times of several pieces are taken in turns, round by round, in one process, and the best of each is kept: contention
+only ever adds. Peak memory is that of a fresh process, read from the kernel (VmHWM), with what was there before taken
+off; a warm allocator would hide what a piece of work touches.
+"""
+
+import ctypes
+import multiprocessing
+import time
+from collections.abc import Callable
+
+
+def in_turns(pieces: dict[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
+    """The best time of each piece in seconds, after one round to warm up."""
+    best = dict.fromkeys(pieces, float("inf"))
+    for round_ in range(rounds + 1):
+        for name, piece in pieces.items():
+            start = time.perf_counter()
+            piece()
+            if round_:
+                best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def _status(field: str) -> int:
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def _peak(make: Callable[[], Callable[[], object]], pipe) -> None:
+    import torch
+
+    torch.set_num_threads(2)
+    piece = make()
+    piece_small = getattr(piece, "warm", None)  # loads libraries and makes thread pools without the real size
+    if piece_small is not None:
+        piece_small()
+    # Memory that the allocator holds back would be used again and hide what the piece of work needs.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as reset:
+        reset.write("5")
+    before = _status("VmRSS")
+    result = piece()
+    pipe.send(_status("VmHWM") - before)
+    del result
+
+
+def peak_memory(make: Callable[[], Callable[[], object]]) -> int:
+    """Bytes that the piece of work made by `make` adds at its peak, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(False)
+    process = context.Process(target=_peak, args=(make, send))
+    process.start()
+    process.join()
+    return receive.recv()
