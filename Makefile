@@ -1,0 +1,69 @@
+# make demo   the main job: train GIDD+ on this machine's own text, generate, self-correct, write a report
+# make test   the test suite
+# All targets make their own environment in .venv; only Python 3.11 or newer, make and a C compiler are needed.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+PROJECT := pyproject.toml constraints.txt
+
+.PHONY: demo smoke test test-long lint types docs serve notebooks bench check clean
+
+demo: $(VENV)/.run
+	$(BIN)/python recipes/demo.py
+
+smoke: $(VENV)/.run
+	$(BIN)/python recipes/demo.py --smoke --out runs/smoke
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 -m "not long"
+
+test-long: $(VENV)/.test
+	$(BIN)/python -m pytest -m long
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+serve: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+notebooks: $(VENV)/.dev
+	$(BIN)/python notebooks/run.py
+
+bench: $(VENV)/.run
+	$(BIN)/python benchmarks/core.py
+
+# Everything that must hold before a change is handed in.
+check: test lint types docs notebooks smoke
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and by its exact version: what follows then finds its requirement met.
+$(VENV)/.torch: $(BIN)/python constraints.txt
+	@echo "Installing torch and what noiselab needs into $(VENV) (once, a minute or two) ..."
+	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.torch $(PROJECT)
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.torch $(PROJECT)
+	@$(PIP) -e ".[test]"
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.dev: $(VENV)/.torch $(PROJECT)
+	@$(PIP) -e ".[dev]"
+	@touch $@ $(VENV)/.test $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .cache
