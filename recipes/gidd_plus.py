@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
         print(as_yaml(options))
 
     # Data: the first process prepares them, the others find them ready.
-    with args.main_process_first(desc="data"):
+    with args.main_process_first(local=False, desc="data"):
         tokenizer, train, validation = load_data(options.data, run.output / "tokenizer", optimization.seed)
     if chief:
         write_text(run.output / "options.yaml", as_yaml(options))

@@ -1,8 +1,10 @@
 """transformers' training arguments with the defaults that exact and honest training needs."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 # What a resumed run must share with the run it continues; everything else (logging, saving, evaluation) may change.
@@ -25,6 +27,8 @@ def training_arguments(output_dir: str | Path, **fields: Any) -> transformers.Tr
     - `save_total_limit=3`: more than one, for a new checkpoint displaces an old one before it is known to be whole.
     - `ddp_find_unused_parameters=False`: every parameter takes part in every step.
     - `dispatch_batches=False`: each process reads its own share of a stream.
+    - `use_cpu`: where there is nothing else. Left to itself, transformers lets each of several processes on a CPU train
+      alone.
     - `report_to="none"`, `num_train_epochs=1`.
 
     **Arguments:**
@@ -51,6 +55,7 @@ def training_arguments(output_dir: str | Path, **fields: Any) -> transformers.Tr
         "report_to": "none",
         "num_train_epochs": 1,
         "data_seed": fields.get("seed", 42),
+        "use_cpu": not torch.accelerator.is_available(),
     }
     return transformers.TrainingArguments(str(output_dir), **{**defaults, **fields})
 
@@ -81,6 +86,10 @@ def check_arguments(args: transformers.TrainingArguments) -> None:
         raise ValueError(
             "save_total_limit must be at least 2, for an old checkpoint is deleted before the new one is known to be "
             f"whole; got {args.save_total_limit}"
+        )
+    if args.world_size != (started := int(os.environ.get("WORLD_SIZE", "1"))):
+        raise ValueError(
+            f"all {started} processes must train together, but transformers sees {args.world_size} (on CPUs, set use_cpu=True)"
         )
     if args.n_gpu > 1:
         raise ValueError(f"one process must use one device (start with torchrun); got one with {args.n_gpu}")

@@ -213,7 +213,7 @@ def arguments_of(optimization: Optimization, run: Run, **fields: Any) -> transfo
         "save_total_limit": run.keep,
         "report_to": run.report_to,
         "dataloader_num_workers": run.workers,
-        "use_cpu": run.cpu,
+        **({"use_cpu": True} if run.cpu else {}),
         "dataloader_pin_memory": torch.cuda.is_available() and not run.cpu,
         "run_name": run.output.name,
     }

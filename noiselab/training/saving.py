@@ -2,9 +2,9 @@
 
 import errno
 import json
-import logging
 import math
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,6 @@ from transformers.trainer_utils import TrainOutput
 from .checkpoints import SETTINGS, check_settings, checkpoints, damage, last_intact, new_folder, seal, write_json
 from .ema import EMA_FILE, Average
 from .processes import barrier, broadcast
-
-logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     Base = transformers.Trainer
@@ -76,8 +74,13 @@ class Saving(Base):
                 raise ValueError(f"a checkpoint must be as it was sealed to resume from it; {folder}: {reason}")
         if folder is not None:
             check_settings(folder, self.settings)
-            logger.info("resuming from %s", folder)
+            self.say(f"resuming from {folder}")
         return folder
+
+    def say(self, text: str) -> None:
+        """Tell the user, where the progress bar is."""
+        if self.is_world_process_zero() and not self.args.disable_tqdm:
+            print(text, file=sys.stderr)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the network, the settings and the average; the first thing that happens when a checkpoint is written."""
@@ -144,7 +147,7 @@ class Saving(Base):
         if self.decay is not None:
             self.average = Average(model, self.decay)
             self.average.load(folder / EMA_FILE)
-        logger.info("%s is the last step: nothing is left to train", folder)
+        self.say(f"{folder} is that of the last step: nothing is left to train")
         losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
         return TrainOutput(self.state.global_step, losses[-1] if losses else math.nan, {})
 

@@ -312,4 +312,12 @@ def test_plain_arguments_of_transformers_are_checked(tmp_path):
     args = transformers.TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(ValueError, match="logging_nan_inf_filter"):
         Trainer(network(), args, train_dataset=Rows(), process=often_process())
-    assert training_arguments(tmp_path, seed=5, use_cpu=True).data_seed == 5
+    args = training_arguments(tmp_path, seed=5)
+    assert args.data_seed == 5 and args.use_cpu != torch.accelerator.is_available()
+
+
+def test_processes_that_would_each_train_alone_are_refused(tmp_path, monkeypatch):
+    args = training_arguments(tmp_path, use_cpu=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="all 2 processes must train together, but transformers sees 1"):
+        Trainer(network(), args, train_dataset=Rows(), process=often_process())
