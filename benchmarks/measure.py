@@ -11,11 +11,21 @@ import time
 from collections.abc import Callable
 
 
+def trim() -> None:
+    """Give memory that the allocator holds back to the system."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def in_turns(pieces: dict[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
-    """The best time of each piece in seconds, after one round to warm up."""
+    """The best time of each piece in seconds, after one round to warm up.
+
+    Before each piece the allocator gives back what it holds (`malloc_trim`), so that large tensors come as fresh memory
+    for all of them: otherwise a ratio would say which piece found pages that another one had left.
+    """
     best = dict.fromkeys(pieces, float("inf"))
     for round_ in range(rounds + 1):
         for name, piece in pieces.items():
+            trim()
             start = time.perf_counter()
             piece()
             if round_:
@@ -37,7 +47,7 @@ def _peak(make: Callable[[], Callable[[], object]], pipe) -> None:
     if piece_small is not None:
         piece_small()
     # Memory that the allocator holds back would be used again and hide what the piece of work needs.
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    trim()
     with open("/proc/self/clear_refs", "w") as reset:
         reset.write("5")
     before = _status("VmRSS")
