@@ -216,6 +216,7 @@ def arguments_of(optimization: Optimization, run: Run, **fields: Any) -> transfo
         **({"use_cpu": True} if run.cpu else {}),
         "dataloader_pin_memory": torch.cuda.is_available() and not run.cpu,
         "run_name": run.output.name,
+        "disable_tqdm": False,  # transformers would hide the bar with its warnings
     }
     return training_arguments(run.output, **{**settings, **fields})
 

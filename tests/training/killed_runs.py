@@ -3,6 +3,7 @@
 Everything is imported once; each run is a fork of this process.
 """
 
+import gc
 import json
 import os
 import signal
@@ -148,5 +149,7 @@ def main(root):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    os.fsync = lambda descriptor: None  # a killed process loses nothing that was written; only a power cut would
     make(Path(sys.argv[1]) / "unused")  # loads what all forks need, once
+    gc.freeze()  # or each fork looks through all of it
     main(Path(sys.argv[1]))
