@@ -8,7 +8,8 @@ from torch.autograd.function import once_differentiable
 from ..process import InterpolatingProcess
 from .definition import nelbo_dense
 from .streaming import CHUNK_BYTES, stream
-from .tokens import NoiseOnData, Tokens, outside, prepare
+from .tokens import NoiseOnData, Tokens, noise_on_data, outside, scalars
+from .traced import traced
 
 
 def nelbo(
@@ -28,7 +29,8 @@ def nelbo(
 
     Its mean over uniform t and $z \sim q_t(\cdot \mid x)$ bounds $-\log p(x)$ per token; for the exact leave-one-out
     prediction it equals it. The gradient with respect to the logits is in closed form and kept for one backward pass.
-    A process with learned parameters takes the dense definition, so that gradients reach them.
+    A process with learned parameters takes the dense definition, so that gradients reach them; under `torch.compile`
+    the same sums are plain operations for the compiler to fuse.
 
     **Arguments:**
 
@@ -59,10 +61,12 @@ def nelbo(
     """
     if logits.shape[-1] != process.vocab_size:
         raise ValueError(f"logits must have the width of the process, {process.vocab_size}; got {logits.shape[-1]}")
-    if torch.compiler.is_compiling() or any(p.requires_grad for p in process.parameters()):
+    if any(p.requires_grad for p in process.parameters()):
         return nelbo_dense(process, logits, x, z, t, weight=weight)
-    tokens, noise = prepare(process, x, z, t, weight)
-    return _Nelbo.apply(logits, tokens, noise, outside(process), chunk_bytes)
+    tokens = scalars(process, x, z, t, weight)
+    if torch.compiler.is_compiling():
+        return traced(process, logits, tokens, z, t)
+    return _Nelbo.apply(logits, tokens, noise_on_data(process, z, t), outside(process), chunk_bytes)
 
 
 class _Nelbo(torch.autograd.Function):

@@ -7,7 +7,7 @@ from torch.autograd.function import once_differentiable
 
 from ..process import InterpolatingProcess
 from .streaming import stream
-from .tokens import NoiseOnData, Tokens, outside, prepare
+from .tokens import NoiseOnData, Tokens, noise_on_data, outside, scalars
 
 
 def nelbo_fused(
@@ -44,8 +44,8 @@ def nelbo_fused(
         raise ValueError(f"the projection must have {process.vocab_size} rows; got {projection.shape[0]}")
     if any(p.requires_grad for p in process.parameters()):
         raise ValueError("a process with learned parameters needs `nelbo`, which has a gradient for them")
-    tokens, noise = prepare(process, x, z, t, weight)
-    return _FusedNelbo.apply(hidden, projection, bias, tokens, noise, outside(process), scale.reshape(-1), rows)
+    tokens, noise, off = scalars(process, x, z, t, weight), noise_on_data(process, z, t), outside(process)
+    return _FusedNelbo.apply(hidden, projection, bias, tokens, noise, off, scale.reshape(-1), rows)
 
 
 class _FusedNelbo(torch.autograd.Function):

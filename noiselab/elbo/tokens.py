@@ -42,11 +42,11 @@ class Tokens(NamedTuple):
         x, z, a, b_x, b_z, w, _ = self
         log_u_x, u_z = self._at(logits, lse, x), self._u_z(logits, lse)
         q_x, q_z = a + b_x, a * (x == z) + b_z
-        rho = q_z / (a * u_z + b_z)
+        # A revealed token has no weight, and its ratio may be infinite.
+        rho = q_z / torch.where(w == 0, q_z, a * u_z + b_z)
         # log p_x by logaddexp: exact also where the probability itself underflows.
         log_p_x = torch.logaddexp(a.log() + log_u_x, b_x.log())
         kl = q_x * q_x.log() - torch.special.xlogy(b_x, b_x) - a * log_p_x - kl_sum
-        # A revealed token has no weight, and its bracket may be infinite.
         return torch.where(w == 0, 0, w * (kl + rho - rho.log() - 1))
 
     def corners(self, logits: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,28 +116,35 @@ class NoiseOnData(NamedTuple):
             yield from ((i, min(i + step, stop)) for i in range(start, stop, step))
 
 
-def prepare(
-    process: InterpolatingProcess, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None
-) -> tuple[Tokens, NoiseOnData | None]:
-    """The scalars of every token, and the noise on the data where there is any."""
-    t = lift(t, z).clamp(EDGE, 1 - EDGE)
+def scalars(process: InterpolatingProcess, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None) -> Tokens:
+    """The scalars of every token."""
+    t = inside(t, z)
     a, noise = process.alpha(t).double(), process.noise(t)
     b_x, b_z = noise.at(x), noise.at(z)
     w = process.rate(z, t) / (a * (x == z) + b_z) if weight is None else weight.double()
     data = process.data_tokens(z.device)
-    tokens = Tokens(*(v.expand(z.shape).reshape(-1) for v in (x, z, a, b_x, b_z, w, data[z])))
-    host = process.host_support()
+    return Tokens(*(v.expand(z.shape).reshape(-1) for v in (x, z, a, b_x, b_z, w, data[z])))
+
+
+def noise_on_data(process: InterpolatingProcess, z: Tensor, t: Tensor) -> NoiseOnData | None:
+    """The noise on the data tokens, where there is any."""
+    t = inside(t, z)
+    noise, host = process.noise(t), process.host_support()
     profiles = [part.profile(host) for part in noise.parts]
     keep = [k for k, profile in enumerate(profiles) if not (isinstance(profile, float) and profile == 0)]
     if not keep:
-        return tokens, None
-    on_data = NoiseOnData(
+        return None
+    return NoiseOnData(
         noise.weights[..., keep].expand(*z.shape, -1).reshape(-1, len(keep)),
         tuple(noise.parts[k] if profiles[k] is None else profiles[k] for k in keep),  # type: ignore[misc]
         t.reshape(-1),
         z.shape[1] // t.shape[1],
     )
-    return tokens, on_data
+
+
+def inside(t: Tensor, z: Tensor) -> Tensor:
+    """Lifted times, kept off the ends."""
+    return lift(t, z).clamp(EDGE, 1 - EDGE)
 
 
 def outside(process: InterpolatingProcess) -> Tensor | None:

@@ -1,0 +1,20 @@
+"""The sums of the bound as plain differentiable operations, for `torch.compile` to trace and fuse."""
+
+import torch
+from torch import Tensor
+
+from ..process import InterpolatingProcess
+from .tokens import Tokens, inside
+
+
+def traced(process: InterpolatingProcess, logits: Tensor, tokens: Tokens, z: Tensor, t: Tensor) -> Tensor:
+    """The integrand [batch, length], from the scalars of the tokens: no buffers, no branches on values."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    data = process.data_tokens(logits.device)
+    flat = torch.where(data, logits, -torch.inf).flatten(0, 1).to(dtype)
+    log_sum = flat.logsumexp(-1, keepdim=True)
+    b = process.noise(inside(t, z)).dense().expand(*z.shape, -1).flatten(0, 1).to(dtype)
+    # A token without noise: its term vanishes, and nothing divides by zero.
+    b = torch.where(data, b, 0).clamp(min=torch.finfo(dtype).tiny)
+    kl_sum = (b * torch.log1p((flat - log_sum).exp() * tokens.a[:, None].to(dtype) / b)).sum(-1).double()
+    return tokens.value(flat, log_sum[:, 0].double(), kl_sum).view(z.shape).to(dtype)
