@@ -1,7 +1,7 @@
 """Execute every notebook from a clean kernel, in a copy; with --write, store the outputs in place.
 
-    python notebooks/run.py            # fails if any cell does
-    python notebooks/run.py --write    # before a commit that changes a notebook
+python notebooks/run.py            # fails if any cell does
+python notebooks/run.py --write    # before a commit that changes a notebook
 """
 
 import argparse
@@ -21,9 +21,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
     """The notebook with fresh outputs, run in an empty folder."""
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(
-            notebook, timeout=300, record_timing=False, resources={"metadata": {"path": folder}}
-        )
+        client = NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": folder}})
         client.execute()
     return notebook
 
