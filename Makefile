@@ -39,7 +39,7 @@ notebooks: $(VENV)/.dev
 	$(BIN)/python notebooks/run.py
 
 bench: $(VENV)/.run
-	$(BIN)/python benchmarks/core.py
+	$(BIN)/python benchmarks/core.py; core=$$?; $(BIN)/python benchmarks/training.py && exit $$core
 
 # Everything that must hold before a change is handed in.
 check: test lint types docs notebooks smoke
