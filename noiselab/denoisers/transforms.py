@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..parametrization import to_leave_one_out, to_posterior
+from ..parametrization import Prediction, to_leave_one_out, to_posterior
 from ..process import InterpolatingProcess
 from .base import Denoiser, Transform
 
@@ -105,45 +105,44 @@ class Support(Transform):
         return logits.masked_fill(~self.support, -torch.inf)
 
 
-class LeaveOneOut(Transform):
-    """Predicts leave-one-out, whatever the wrapped denoiser predicts.
+class _Conversion(Transform):
+    """Predicts what the subclass names, whatever the wrapped denoiser predicts."""
 
-    **Arguments:**
-
-    - `process`: the noise that made z.
-    """
+    target: Prediction
 
     def __init__(self, inner: Denoiser, process: InterpolatingProcess):
         super().__init__(inner)
-        self.process = process
-        self.predicts = "leave_one_out"
+        self.process, self.predicts = process, self.target
 
     def edit(
         self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
     ) -> Float[Tensor, "rows state"]:
-        """The likelihood of the token's own noisy value taken out, if it was in."""
-        if self.inner.predicts == "leave_one_out":
+        """Logits of the other prediction, or the same where nothing is to be converted."""
+        if self.inner.predicts == self.target:
             return logits
-        return to_leave_one_out(self.process, logits, z, t)
+        convert = to_posterior if self.target == "posterior" else to_leave_one_out
+        return convert(self.process, logits, z, t)
 
 
-class Posterior(Transform):
-    """Predicts the posterior, whatever the wrapped denoiser predicts.
+class LeaveOneOut(_Conversion):
+    """Predicts leave-one-out: takes the likelihood of the token's own noisy value out, if it was in.
 
     **Arguments:**
 
+    - `inner`: the denoiser to wrap.
     - `process`: the noise that made z.
     """
 
-    def __init__(self, inner: Denoiser, process: InterpolatingProcess):
-        super().__init__(inner)
-        self.process = process
-        self.predicts = "posterior"
+    target = "leave_one_out"
 
-    def edit(
-        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
-    ) -> Float[Tensor, "rows state"]:
-        """The likelihood of the token's own noisy value put in, if it was not."""
-        if self.inner.predicts == "posterior":
-            return logits
-        return to_posterior(self.process, logits, z, t)
+
+class Posterior(_Conversion):
+    """Predicts the posterior: puts the likelihood of the token's own noisy value in, if it was not.
+
+    **Arguments:**
+
+    - `inner`: the denoiser to wrap.
+    - `process`: the noise that made z.
+    """
+
+    target = "posterior"

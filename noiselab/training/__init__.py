@@ -2,6 +2,7 @@
 
 from .arguments import training_arguments
 from .checkpoints import intact, last_intact, new_folder, seal
+from .checks import NonFiniteLoss
 from .ema import Average
 from .losses import causal_loss, noised_loss, predicted_tokens, real_tokens
 from .noise import Place, row_generators, step_times
@@ -9,6 +10,7 @@ from .trainer import Trainer
 
 __all__ = [
     "Average",
+    "NonFiniteLoss",
     "Place",
     "Trainer",
     "causal_loss",

@@ -18,6 +18,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from .checkpoints import SETTINGS, check_settings, checkpoints, damage, last_intact, new_folder, seal, write_json
+from .checks import NonFiniteLoss
 from .ema import EMA_FILE, Average
 from .processes import barrier, broadcast
 
@@ -103,7 +104,7 @@ class Saving(Base):
         finite = torch.stack([p.detach().isfinite().all() for p in self.network.parameters()])
         if not bool(finite.all()):
             name = [name for name, _ in self.network.named_parameters()][int(finite.int().argmin())]
-            raise FloatingPointError(
+            raise NonFiniteLoss(
                 f"after optimizer step {self.state.global_step} the weight {name} is not finite; {self.last_good()}"
             )
         self.saving = folder

@@ -25,7 +25,7 @@ from ..objectives import Objective, elbo
 from ..process import InterpolatingProcess
 from .arguments import check_arguments, numbers
 from .callbacks import Keeper, Progress
-from .checks import check_data, check_process, collate, data_settings, fingerprint
+from .checks import NonFiniteLoss, check_data, check_process, collate, data_settings, fingerprint
 from .ema import EMA_FILE, Average
 from .losses import Batch, Loss, call_denoiser, call_network, noised_loss, real_tokens
 from .noise import Place, key
@@ -187,7 +187,7 @@ class Trainer(Saving, transformers.Trainer):
     ) -> Tensor:
         """Forward and backward of one micro-batch.
 
-        **Raises:** `FloatingPointError` if the loss of the step is not finite: on the CPU before the weights change, on
+        **Raises:** `NonFiniteLoss` if the loss of the step is not finite: on the CPU before the weights change, on
         a GPU before anything is logged, evaluated or saved.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -202,10 +202,10 @@ class Trainer(Saving, transformers.Trainer):
         return loss
 
     def check_finite(self) -> None:
-        """Raise `FloatingPointError` if a loss since the start of this run was not finite."""
+        """Raise `NonFiniteLoss` if a loss since the start of this run was not finite."""
         step = int(self.bad_step)
         if step:
-            raise FloatingPointError(f"the loss of optimizer step {step} is not finite; {self.last_good()}")
+            raise NonFiniteLoss(f"the loss of optimizer step {step} is not finite; {self.last_good()}")
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """The weights that decay."""
@@ -294,7 +294,7 @@ class Trainer(Saving, transformers.Trainer):
           starts if there is none; a folder resumes from that checkpoint; `None` or `False` starts.
 
         **Raises:** `ValueError` if the settings are not those of the checkpoint, if the checkpoint that was asked for is
-        not intact, or if a new run would mix with an old one; `FloatingPointError` for a loss that is not finite;
+        not intact, or if a new run would mix with an old one; `NonFiniteLoss` for a loss that is not finite;
         `OSError` if a checkpoint could not be written.
         """
         folder = self.resumed = self.sealed = self.choose(resume_from_checkpoint)
@@ -304,6 +304,6 @@ class Trainer(Saving, transformers.Trainer):
         try:
             return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
         except Exception as error:
-            if self.saving is None or isinstance(error, FloatingPointError):
+            if self.saving is None or isinstance(error, NonFiniteLoss):
                 raise
             raise self.failed_save(error) from error

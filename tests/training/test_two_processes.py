@@ -94,7 +94,7 @@ def test_damage_to_what_the_second_process_wrote_takes_both_back(results):
 
 def test_a_loss_that_is_not_finite_on_one_process_stops_both(results):
     for error in results["not finite"]:
-        assert error.startswith("FloatingPointError: the loss of optimizer step 4 is not finite")
+        assert error.startswith("NonFiniteLoss: the loss of optimizer step 4 is not finite")
         assert "checkpoint-2" in error
 
 
