@@ -10,10 +10,11 @@ import os
 import platform
 import sys
 
-import noiselab as nl
 import torch
 import torch.nn.functional as F
 from measure import in_turns, peak_memory
+
+import noiselab as nl
 from noiselab.elbo.tokens import outside
 from noiselab.samplers.ancestral import DRAWS, finish, plan
 
@@ -163,9 +164,13 @@ def main() -> int:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(2)
     size = 4 * ROWS * V
-    allocator = ", ".join(f"{k}={v}" for k, v in os.environ.items() if k.startswith(("MALLOC_", "LD_PRELOAD"))) or "default"
+    allocator = (
+        ", ".join(f"{k}={v}" for k, v in os.environ.items() if k.startswith(("MALLOC_", "LD_PRELOAD"))) or "default"
+    )
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads, allocator: {allocator}")
-    print(f"{ROWS} rows of {V} tokens, float32: logits {size / 2**20:.0f} MiB. Best of {rounds} rounds, taken in turns.\n")
+    print(
+        f"{ROWS} rows of {V} tokens, float32: logits {size / 2**20:.0f} MiB. Best of {rounds} rounds, taken in turns.\n"
+    )
 
     time = in_turns(
         {

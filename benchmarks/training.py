@@ -11,9 +11,10 @@ import sys
 import tempfile
 import time
 
-import noiselab as nl
 import torch
 import transformers
+
+import noiselab as nl
 from noiselab.data import TokenBlocks
 from noiselab.denoisers.dit import DiT, DiTConfig
 from noiselab.training import Trainer, training_arguments
@@ -47,7 +48,12 @@ class Alternate(transformers.TrainerCallback):
 def main() -> int:
     torch.set_num_threads(2)
     config = DiTConfig(
-        vocab_size=V, max_seq_len=LENGTH, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, timestep_cond_dim=64
+        vocab_size=V,
+        max_seq_len=LENGTH,
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        timestep_cond_dim=64,
     )
     model = DiT(config)
     rows = torch.randint(V - 1, (BATCH * STEPS, LENGTH), generator=torch.Generator().manual_seed(1))
@@ -55,7 +61,12 @@ def main() -> int:
     watch = Alternate(copy.deepcopy(model).train())
     with tempfile.TemporaryDirectory() as folder:
         args = training_arguments(
-            folder, max_steps=STEPS, per_device_train_batch_size=BATCH, disable_tqdm=True, use_cpu=True, save_steps=10_000
+            folder,
+            max_steps=STEPS,
+            per_device_train_batch_size=BATCH,
+            disable_tqdm=True,
+            use_cpu=True,
+            save_steps=10_000,
         )
         objective = nl.Dynamic.gidd(vocab_size=V, p_uniform=0.2)
         Trainer(
