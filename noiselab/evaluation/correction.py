@@ -1,0 +1,78 @@
+"""Self-correction before and after: what changed, and what it was worth to a judge."""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from ..categorical import Randomness
+from ..samplers import Revision, SelfCorrection, revisions
+from .bound import evaluating
+from .judge import Judgement, generative_perplexity
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Samples before and after self-correction.
+
+    **Arguments:**
+
+    - `before`, `after`: the samples.
+    - `revisions`: every change on the way, in order.
+    - `steps`: network evaluations until the last sample stopped.
+    - `changed`: the share of tokens that differ in the end.
+    - `accuracy_before`, `accuracy_after`: self-accuracy, the share of tokens that are the model's own best guess.
+    - `judge_before`, `judge_after`: perplexity, entropy and n-grams, if there was a judge.
+    """
+
+    before: Tensor = field(repr=False)
+    after: Tensor = field(repr=False)
+    revisions: list[Revision] = field(repr=False)
+    steps: int
+    changed: float
+    accuracy_before: float
+    accuracy_after: float
+    judge_before: Judgement | None = None
+    judge_after: Judgement | None = None
+
+
+def self_correction(
+    correction: SelfCorrection,
+    samples: Int[Tensor, "sample length"],
+    *,
+    steps: int = 128,
+    judge: nn.Module | None = None,
+    start: int | None = None,
+    generator: Randomness = None,
+) -> Correction:
+    """Run self-correction on samples and compare before with after.
+
+    **Arguments:**
+
+    - `correction`: what to run, with its settings.
+    - `samples`: whole samples, without padding; left as they are.
+    - `steps`: at most so many.
+    - `judge`, `start`: as for `generative_perplexity`; without a judge there is no perplexity.
+    - `generator`: all randomness.
+    """
+    with evaluating(correction.denoiser):
+        walk = list(correction.walk(samples, steps=steps, generator=generator))
+        before, after = samples, walk[-1] if walk else samples
+        accuracies = [self_accuracy(correction, z) for z in (before, after)]
+    judged: list[Judgement | None] = [None, None]
+    if judge is not None:
+        judged = [generative_perplexity(judge, z, start=start) for z in (before, after)]
+    changed = (before != after).double().mean().item()
+    return Correction(before, after, revisions(samples, walk, "self-correct"), len(walk), changed, *accuracies, *judged)
+
+
+def self_accuracy(correction: SelfCorrection, z: Int[Tensor, "sample length"]) -> float:
+    """The share of tokens that are the arg-max of the denoiser's prediction at the correction's time."""
+    times = torch.full(z.shape[:1], correction.time, dtype=torch.float64, device=z.device)
+    with torch.no_grad():
+        logits = correction.denoiser(z, times)
+    support: Bool[Tensor, " state"] | None = correction.support
+    if support is not None:
+        logits = logits.masked_fill(~support.to(z.device), -torch.inf)
+    return (logits.argmax(-1) == z).double().mean().item()

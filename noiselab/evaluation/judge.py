@@ -1,0 +1,193 @@
+"""How likely samples are under an autoregressive judge, and whether they are likely only because they repeat.
+
+A perplexity alone is won by a text of one word. It is therefore never reported without the entropy and the distinct
+n-grams of the same samples.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from .bound import device_of, evaluating, mean_and_error
+
+if TYPE_CHECKING:
+    import transformers
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a causal language model says about samples.
+
+    **Arguments:**
+
+    - `perplexity`: the exponential of `nats`.
+    - `nats`: mean -log p of a scored token; `error`: its standard error over samples.
+    - `tokens`: how many tokens were scored, of `samples` samples.
+    - `entropy`: the entropy of the token frequencies within a sample, in nats, mean over samples.
+    - `distinct`: for n = 1, 2, 3, ...: the share of different n-grams among all n-grams of all samples.
+    - `total`: -log p of each sample, float64 [samples].
+    """
+
+    perplexity: float
+    nats: float
+    error: float
+    tokens: int
+    samples: int
+    entropy: float
+    distinct: tuple[float, ...]
+    total: Tensor = field(repr=False, compare=False)
+
+    def bits_per_byte(self, count: int) -> float:
+        """Bits per byte of the scored text.
+
+        **Arguments:**
+
+        - `count`: bytes that the scored tokens encode.
+        """
+        if count < 1:
+            raise ValueError(f"the number of bytes must be positive; got {count}")
+        return self.nats * self.tokens / math.log(2) / count
+
+
+def generative_perplexity(
+    judge: nn.Module,
+    samples: Int[Tensor, "sample length"],
+    *,
+    attention_mask: Bool[Tensor, "sample length"] | Int[Tensor, "sample length"] | None = None,
+    start: int | None = None,
+    batch_size: int = 16,
+    ngrams: int = 3,
+) -> Judgement:
+    """Perplexity of token ids under a causal model with the same tokenizer, and how varied they are.
+
+    Ids go to the judge as they are: no text in between can change them. Only real tokens are scored, those after the
+    first real one, or all of them behind a `start` token.
+
+    **Arguments:**
+
+    - `judge`: called with `input_ids` and `attention_mask`, returns logits or something that has them, such as a
+      causal model of transformers.
+    - `samples`: token ids. None must lie outside the judge's vocabulary.
+    - `attention_mask`: 1 for real tokens, with padding on either side; by default all are real.
+    - `start`: a token to put before each sample (an end-of-text or begin-of-text token), so that the first token counts
+      too. Leave it out for samples that begin in the middle of a text.
+    - `batch_size`: samples at once; the last batch is as short as it is.
+    - `ngrams`: the longest n-grams that are counted.
+
+    **Raises:** `ValueError` if no token can be scored, or if the mask has gaps.
+
+    **Source:** entropy beside perplexity: Zheng et al. (2024), arXiv 2409.02908.
+    """
+    real = torch.ones_like(samples, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    if (real[:, 1:] != real[:, :-1]).sum(-1).max() > 1:
+        raise ValueError("real tokens must be next to one another, with padding on one side; got a mask with gaps")
+    texts = [row[kept].tolist() for row, kept in zip(samples.cpu(), real.cpu(), strict=True)]
+    return _judge(judge, texts, start, batch_size, ngrams)
+
+
+def text_perplexity(
+    judge: nn.Module,
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    texts: Sequence[str],
+    *,
+    start: int | None = None,
+    max_tokens: int | None = None,
+    batch_size: int = 16,
+    ngrams: int = 3,
+) -> Judgement:
+    """Perplexity of texts under a causal model with a tokenizer of its own.
+
+    For samples of a model with another tokenizer: decode them (without special tokens), then judge the text. The numbers
+    are per token of the judge. Entropy and n-grams are counted in the judge's tokens too.
+
+    **Arguments:**
+
+    - `judge`: as for `generative_perplexity`.
+    - `tokenizer`: the judge's. Nothing is added, cut or padded by it.
+    - `texts`: the samples.
+    - `start`: as for `generative_perplexity`.
+    - `max_tokens`: cut longer texts; by default nothing is cut, and what the judge cannot take is its own error.
+    - `batch_size`, `ngrams`: as for `generative_perplexity`.
+
+    **Raises:** `ValueError` if no token can be scored.
+    """
+    encoded = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:max_tokens] for text in texts]
+    return _judge(judge, encoded, start, batch_size, ngrams)
+
+
+def _judge(judge: nn.Module, texts: list[list[int]], start: int | None, batch_size: int, ngrams: int) -> Judgement:
+    before = [] if start is None else [start]
+    rows = [[*before, *text] for text in texts]
+    scored = torch.tensor([max(len(row) - 1, 0) for row in rows])
+    if not int(scored.sum()):
+        raise ValueError(f"at least one token that follows another is needed; got {len(texts)} samples without")
+    total = torch.zeros(len(rows), dtype=torch.float64)
+    # Longest first, so that a batch holds rows of like length; every row keeps its own place in the result.
+    order = sorted((i for i in range(len(rows)) if len(rows[i]) > 1), key=lambda i: -len(rows[i]))
+    with torch.no_grad(), evaluating(judge):
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            total[chosen] = _surprise(judge, [rows[i] for i in chosen], device_of(judge))
+    nats, error = mean_and_error(total, scored)
+    perplexity = math.exp(nats) if nats < 700 else math.inf
+    return Judgement(
+        perplexity,
+        nats,
+        error,
+        int(scored.sum()),
+        len(rows),
+        token_entropy(texts),
+        tuple(distinct(texts, n) for n in range(1, ngrams + 1)),
+        total,
+    )
+
+
+def _surprise(judge: nn.Module, rows: list[list[int]], device: torch.device) -> Float[Tensor, " batch"]:
+    """-log p of each row given its first token. Padding stands on the right, where a causal model does not look."""
+    length = max(map(len, rows))
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    real = torch.zeros(len(rows), length, dtype=torch.bool)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = torch.tensor(row)
+        real[place, : len(row)] = True
+    ids, real = ids.to(device), real.to(device)
+    largest = getattr(getattr(judge, "config", None), "vocab_size", None)
+    if largest is not None and int(ids.max()) >= largest:
+        raise ValueError(f"samples must lie in the judge's vocabulary of {largest} tokens; got {int(ids.max())}")
+    output: Any = judge(input_ids=ids, attention_mask=real.long())
+    logits = (output if isinstance(output, Tensor) else output.logits)[:, :-1]
+    losses = F.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none")
+    # The target decides: a token counts if it is real itself (the token before it then is, with padding on the right).
+    return torch.where(real[:, 1:], losses, 0).sum(-1, dtype=torch.float64).cpu()
+
+
+def token_entropy(texts: Sequence[Sequence[int]]) -> float:
+    """The entropy of the token frequencies within each text, in nats; mean over texts that hold a token.
+
+    **Example:**
+
+    ```python
+    from noiselab.evaluation import token_entropy
+
+    assert token_entropy([[7, 7, 7, 7]]) == 0.0
+    ```
+    """
+    values = []
+    for text in texts:
+        if len(text):
+            counts = torch.unique(torch.as_tensor(text), return_counts=True)[1].double()
+            share = counts / counts.sum()
+            values.append(-torch.special.xlogy(share, share).sum().item())
+    return abs(sum(values) / len(values)) if values else math.nan
+
+
+def distinct(texts: Sequence[Sequence[int]], n: int) -> float:
+    """Different n-grams over all n-grams, of all texts together; lower for more text, so compare equal amounts."""
+    grams = [tuple(text[i : i + n]) for text in texts for i in range(len(text) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else math.nan

@@ -1,0 +1,158 @@
+"""The validation bound against entropies that are known exactly."""
+
+import noiselab as nl
+import pytest
+import torch
+from noiselab.data import TokenBlocks
+from noiselab.denoisers.dit import DiT, DiTConfig
+from noiselab.denoisers.huggingface import TransformersDenoiser
+from noiselab.evaluation import bound as module
+from noiselab.evaluation import validation_bound
+from worlds import INITIAL, PROCESSES, TRANSITION
+
+LENGTH = 6
+NAMES = ["masked", "gidd", "uniform", "mask and unigram", "stranger"]
+
+
+def bound_of(process, count=30_000, **options):
+    generator = torch.Generator().manual_seed(0)
+    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
+    x = oracle.sample(count, LENGTH, generator=generator)
+    found = validation_bound(process, oracle, x, generator=generator, batch_size=5000, **options)
+    # The exact denoiser's bound is tight for every x by itself, so that -log p(x) takes out most of the noise.
+    surplus = (found.nats + oracle.log_prob(x)) / LENGTH
+    return found, surplus.mean().item(), surplus.std().item() / count**0.5, oracle.entropy(LENGTH) / LENGTH
+
+
+@pytest.mark.parametrize("low", [1e-6, 1e-4])
+@pytest.mark.parametrize("name", NAMES)
+def test_with_its_end_terms_the_bound_is_the_entropy(name, low):
+    found, surplus, error, entropy = bound_of(PROCESSES[name](), low=low)
+    assert abs(found.nelbo - entropy) < 4 * found.error and found.error < 0.02 * entropy
+    assert abs(surplus) < 4 * error < 0.06 * entropy
+    assert found.nelbo == pytest.approx(found.diffusion + found.reconstruction + found.prior)
+    assert (found.sequences, found.tokens) == (30_000, 30_000 * LENGTH)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_at_every_truncation_it_is_a_bound(name):
+    """Cut at 0.1 or 0.3, reconstruction treats the tokens as independent: a little more than the entropy, never less."""
+    for low in (0.01, 0.1, 0.3):
+        _, surplus, error, entropy = bound_of(PROCESSES[name](), low=low)
+        assert -4 * error < surplus < 0.1 * entropy
+    if name in ("gidd", "uniform"):
+        assert surplus > 4 * error
+
+
+@pytest.mark.parametrize("name", ["gidd", "uniform"])
+def test_stopped_before_the_end_it_pays_the_prior(name):
+    found, surplus, error, entropy = bound_of(PROCESSES[name](), high=0.8)
+    assert found.prior > 0.01 * entropy
+    assert surplus > -4 * error
+    assert surplus - found.prior < -4 * error  # without the term it would be none
+
+
+@pytest.mark.parametrize("name", ["masked", "gidd", "uniform"])
+def test_without_reconstruction_it_would_be_no_bound(name):
+    found, surplus, error, _ = bound_of(PROCESSES[name](), low=0.1)
+    assert surplus - found.reconstruction < -10 * error
+
+
+def test_a_posterior_is_converted():
+    process = PROCESSES["gidd"]()
+    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
+    x = oracle.sample(500, LENGTH, generator=torch.Generator().manual_seed(0))
+    both = [
+        validation_bound(process, d, x, generator=torch.Generator().manual_seed(1)).nelbo
+        for d in (oracle, nl.Posterior(oracle, process))
+    ]
+    assert both[0] == pytest.approx(both[1], rel=1e-9)
+
+
+def test_the_error_is_the_spread_of_repeated_estimates():
+    process = PROCESSES["masked"]()
+    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
+    generator = torch.Generator().manual_seed(0)
+    found = [
+        validation_bound(process, oracle, oracle.sample(100, LENGTH, generator=generator), generator=generator)
+        for _ in range(40)
+    ]
+    spread = torch.tensor([f.nelbo for f in found]).std().item()
+    stated = sum(f.error for f in found) / len(found)
+    assert 0.6 < spread / stated < 1.3  # even times make it smaller than stated, never larger
+
+
+def test_repeats_average_over_times_not_over_sequences():
+    process = PROCESSES["gidd"]()
+    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
+    x = oracle.sample(100, LENGTH, generator=torch.Generator().manual_seed(0))
+    once, often = (
+        validation_bound(process, oracle, x, repeats=r, generator=torch.Generator().manual_seed(1)) for r in (1, 30)
+    )
+    assert often.tokens == once.tokens
+    assert often.error < 0.6 * once.error
+    assert (often.nats + oracle.log_prob(x)).std() < 0.35 * (once.nats + oracle.log_prob(x)).std()
+
+
+class Frequencies(nl.Denoiser):
+    def forward(self, z, t, rows=None):
+        return nl.denoisers.select(torch.arange(8.0).expand(*z.shape, -1), rows)
+
+
+def test_padding_is_not_scored():
+    process = nl.gidd(vocab_size=8, mask_id=6, p_uniform=0.2)
+    process.support[7] = False
+    x = torch.randint(6, (40, 5), generator=torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(x, (0, 4), value=7)
+    blocks = TokenBlocks(padded, torch.full((40,), 5), vocab_size=8)
+
+    def bound(data, size):
+        return validation_bound(
+            process, Frequencies(), data, repeats=50, batch_size=size, generator=torch.Generator().manual_seed(2)
+        )
+
+    plain, filled = bound(x, 40), bound(blocks, 7)
+    assert filled.tokens == plain.tokens == 200
+    assert torch.equal(filled.lengths, plain.lengths)
+    assert abs(filled.nelbo - plain.nelbo) < 4 * (plain.error**2 + filled.error**2) ** 0.5
+    wrong = bound(torch.where(padded == 7, 0, padded), 40)  # what scoring the padding would give
+    assert abs(wrong.nelbo - plain.nelbo) > 4 * (plain.error**2 + wrong.error**2) ** 0.5
+
+
+def test_the_network_is_told_where_padding_is():
+    """Its tokens change nothing; a mask that the denoiser already has is respected."""
+    torch.manual_seed(0)
+    process = nl.gidd(vocab_size=8, mask_id=6, p_uniform=0.2)
+    model = DiT(DiTConfig(vocab_size=8, max_seq_len=9, hidden_size=16, num_hidden_layers=2, num_attention_heads=2))
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    x = torch.randint(6, (12, 9), generator=torch.Generator().manual_seed(0))
+    real = torch.arange(9) < torch.randint(3, 9, (12, 1), generator=torch.Generator().manual_seed(1))
+
+    def bound(value, denoiser):
+        blocks = TokenBlocks(torch.where(real, x, value), real.sum(-1), vocab_size=8)
+        return validation_bound(process, denoiser, blocks, generator=torch.Generator().manual_seed(2)).nelbo
+
+    assert bound(1, TransformersDenoiser(model)) == pytest.approx(bound(5, TransformersDenoiser(model)), rel=1e-6)
+    nowhere = TransformersDenoiser(model, attention_mask=torch.ones(1, 9, dtype=torch.bool))
+    assert bound(1, nowhere) != pytest.approx(bound(5, nowhere), rel=1e-4)
+
+
+def test_bytes_and_perplexity():
+    found, *_ = bound_of(PROCESSES["masked"](), count=100)
+    assert found.perplexity == pytest.approx(torch.tensor(found.nelbo).exp().item(), rel=1e-6)
+    assert found.bits_per_byte(2 * found.tokens) == pytest.approx(found.nelbo / 2 / 0.6931472, rel=1e-6)
+
+
+def test_the_error_of_a_ratio():
+    nats, lengths = torch.tensor([2.0, 6.0, 4.0]), torch.tensor([1, 3, 2])
+    mean, error = module.mean_and_error(nats, lengths)
+    assert mean == 2.0 and error == 0.0  # two nats a token everywhere: length alone is no uncertainty
+
+
+@pytest.mark.parametrize("options", [{"low": 0.5, "high": 0.4}, {"low": -0.1}, {"high": 1.1}, {"repeats": 0}])
+def test_refusals(options):
+    process = PROCESSES["masked"]()
+    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
+    with pytest.raises(ValueError, match="got"):
+        validation_bound(process, oracle, torch.zeros(2, 3, dtype=torch.long), **options)
