@@ -129,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
         count=predicted_tokens,
         autocast=autocast_of(optimization),
         ema=optimization.ema,
+        optimizer=optimization.optimizer,
         decay_all=optimization.decay_all,
         settings=numbers_of(options),
     )

@@ -156,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
         time_range=(options.time_margin, 1 - options.time_margin),
         autocast=autocast_of(optimization),
         ema=optimization.ema,
+        optimizer=optimization.optimizer,
         decay_all=optimization.decay_all,
         settings=numbers_of(options),
     )

@@ -1,6 +1,8 @@
 """A network that guesses clean tokens, and denoisers that wrap denoisers."""
 
 import abc
+import inspect
+from typing import Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -12,30 +14,44 @@ from ..process import lift
 class Denoiser(nn.Module, abc.ABC):
     """Guesses clean tokens from noisy ones.
 
-    A subclass writes `forward` and says what it predicts: `predicts = "leave_one_out"` (what the ELBO trains; the
-    default) or `"posterior"` (what cross-entropy on noisy tokens trains). Samplers convert.
+    A subclass writes `forward(z, t)` and says what it predicts: `predicts = "leave_one_out"` (what the ELBO trains; the
+    default) or `"posterior"` (what cross-entropy on noisy tokens trains). Samplers convert. Calling a denoiser with
+    `rows` gives the logits of selected tokens only; a `forward` that takes `rows` itself can save the work of the others.
 
     **Example:**
 
     ```python
     import torch
     import noiselab as nl
-    from noiselab.denoisers import select
 
     class Frequencies(nl.Denoiser):
         def __init__(self, probs):
             super().__init__()
             self.register_buffer("logits", probs.log())
 
-        def forward(self, z, t, rows=None):
-            return select(self.logits.expand(*z.shape, -1), rows)
+        def forward(self, z, t):
+            return self.logits.expand(*z.shape, -1)
 
-    denoiser = Frequencies(torch.tensor([0.9, 0.1]))
-    assert denoiser(torch.zeros(2, 5, dtype=torch.long), torch.ones(2)).shape == (2, 5, 2)
+    denoiser, z = Frequencies(torch.tensor([0.9, 0.1])), torch.zeros(2, 5, dtype=torch.long)
+    assert denoiser(z, torch.ones(2)).shape == (2, 5, 2)
+    assert denoiser(z, torch.ones(2), rows=torch.arange(10).view(2, 5) < 3).shape == (3, 2)
     ```
     """
 
     predicts: Prediction = "leave_one_out"
+    _takes_rows = False
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        cls._takes_rows = "rows" in inspect.signature(cls.forward).parameters
+
+    def __call__(
+        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "... state"]:
+        """Logits of all tokens, or of the selected rows."""
+        if rows is None:
+            return super().__call__(z, t)
+        return super().__call__(z, t, rows) if self._takes_rows else select(super().__call__(z, t), rows)
 
     @abc.abstractmethod
     def forward(

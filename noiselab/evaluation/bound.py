@@ -135,8 +135,8 @@ def validation_bound(
     each, sizes = torch.cat(terms, -1), torch.cat(lengths)
     mean, error = mean_and_error(each.sum(0), sizes)
     tokens = int(sizes.sum())
-    parts = (each.sum(-1) / tokens).tolist()
-    return Bound(mean, error, *parts, tokens, count, low, high, each.sum(0), sizes)
+    diffusion, rebuilt, prior = (each.sum(-1) / tokens).tolist()
+    return Bound(mean, error, diffusion, rebuilt, prior, tokens, count, low, high, each.sum(0), sizes)
 
 
 @torch.no_grad()

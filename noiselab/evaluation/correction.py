@@ -59,12 +59,23 @@ def self_correction(
     with evaluating(correction.denoiser):
         walk = list(correction.walk(samples, steps=steps, generator=generator))
         before, after = samples, walk[-1] if walk else samples
-        accuracies = [self_accuracy(correction, z) for z in (before, after)]
-    judged: list[Judgement | None] = [None, None]
+        own_before, own_after = self_accuracy(correction, before), self_accuracy(correction, after)
+    judge_before = judge_after = None
     if judge is not None:
-        judged = [generative_perplexity(judge, z, start=start) for z in (before, after)]
+        judge_before = generative_perplexity(judge, before, start=start)
+        judge_after = generative_perplexity(judge, after, start=start)
     changed = (before != after).double().mean().item()
-    return Correction(before, after, revisions(samples, walk, "self-correct"), len(walk), changed, *accuracies, *judged)
+    return Correction(
+        before,
+        after,
+        revisions(samples, walk, "self-correct"),
+        len(walk),
+        changed,
+        own_before,
+        own_after,
+        judge_before,
+        judge_after,
+    )
 
 
 def self_accuracy(correction: SelfCorrection, z: Int[Tensor, "sample length"]) -> float:

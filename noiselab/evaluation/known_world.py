@@ -249,9 +249,10 @@ def study(
         restored = exact.correct(damaged, steps=correction_steps, generator=generator)
         known = outcome(damaged, restored, truth), world.measure(restored)
     return WorldResult(
-        name,
-        repr(process),
-        *bounds,
+        name=name,
+        process=repr(process),
+        bound=bounds[0],
+        exact=bounds[1],
         data=world.measure(truth),
         samples=world.measure(sampled),
         corrected=world.measure(walk[-1]),
@@ -284,13 +285,13 @@ def known_world(
     - `progress`: called with a line before each part.
     """
     world = World.random(generator=Generator().manual_seed(seed))
-    size = {"vocab_size": world.states + 1, "mask_id": world.states}
+    size, mask = world.states + 1, world.states
     results = []
     hybrid: tuple[InterpolatingProcess, Objective] = (
-        gidd(**size, p_uniform=0.2),
-        Dynamic.gidd(vocab_size=size["vocab_size"], p_uniform=0.2),
+        gidd(vocab_size=size, mask_id=mask, p_uniform=0.2),
+        Dynamic.gidd(vocab_size=size, p_uniform=0.2),
     )
-    alone: tuple[InterpolatingProcess, Objective] = masked(**size), elbo
+    alone: tuple[InterpolatingProcess, Objective] = (masked(vocab_size=size, mask_id=mask), elbo)
     for name, (process, objective) in {"hybrid noise": hybrid, "masking alone": alone}.items():
         if progress is not None:
             progress(f"{name}: {train_steps} training steps, {samples} samples")

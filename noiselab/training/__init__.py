@@ -5,14 +5,17 @@ from .checkpoints import intact, last_intact, new_folder, seal
 from .checks import NonFiniteLoss
 from .ema import Average
 from .losses import causal_loss, noised_loss, predicted_tokens, real_tokens
+from .muon import Muon, block_matrices
 from .noise import Place, row_generators, step_times
 from .trainer import Trainer
 
 __all__ = [
     "Average",
     "NonFiniteLoss",
+    "Muon",
     "Place",
     "Trainer",
+    "block_matrices",
     "causal_loss",
     "intact",
     "last_intact",

@@ -63,27 +63,31 @@ class Muon(torch.optim.Optimizer):
                     continue
                 p.mul_(1 - lr * group["weight_decay"])
                 if group["orthogonal"]:
-                    p.sub_(orthogonal(self._momentum(p, group)), alpha=lr * 0.2 * max(p.shape) ** 0.5)
+                    p.sub_(orthogonal(self._momentum(p, p.grad, group)), alpha=lr * 0.2 * max(p.shape) ** 0.5)
                 else:
-                    self._adam(p, group)
+                    self._adam(p, p.grad, group)
         return loss
 
-    def _momentum(self, p: Tensor, group: dict[str, Any]) -> Tensor:
+    def _momentum(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
-        state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-        return p.grad.lerp(state["momentum"], group["momentum"])
+        state["momentum"].lerp_(grad, 1 - group["momentum"])
+        return grad.lerp(state["momentum"], group["momentum"])
 
-    def _adam(self, p: Tensor, group: dict[str, Any]) -> None:
+    def _adam(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state, (beta1, beta2) = self.state[p], group["betas"]
         if not state:
             # Named as in torch's Adam: there `step` is a tensor on the CPU.
-            state["step"], state["exp_avg"], state["exp_avg_sq"] = torch.zeros(()), torch.zeros_like(p), torch.zeros_like(p)
+            state["step"], state["exp_avg"], state["exp_avg_sq"] = (
+                torch.zeros(()),
+                torch.zeros_like(p),
+                torch.zeros_like(p),
+            )
         state["step"] += 1
         step = state["step"].item()
-        state["exp_avg"].lerp_(p.grad, 1 - beta1)
-        state["exp_avg_sq"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
+        state["exp_avg"].lerp_(grad, 1 - beta1)
+        state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         root = (state["exp_avg_sq"] / (1 - beta2**step)).sqrt_().add_(group["eps"])
         p.addcdiv_(state["exp_avg"], root, value=-group["lr"] / (1 - beta1**step))
 

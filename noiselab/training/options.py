@@ -45,7 +45,9 @@ class Optimization:
     epsilon: float = 1e-9
     """of AdamW"""
     weight_decay: float = 0.02
-    """of AdamW"""
+    """of all weights, or, without `decay_all`, of matrices"""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon takes orthogonal steps for the matrices of the blocks, which small networks learn faster with"""
     decay_all: bool = True
     """decay biases and norms too"""
     clip: float = 1.0

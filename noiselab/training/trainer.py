@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -28,6 +28,7 @@ from .callbacks import Keeper, Progress
 from .checks import NonFiniteLoss, check_data, check_process, collate, data_settings, fingerprint
 from .ema import EMA_FILE, Average
 from .losses import Batch, Loss, call_denoiser, call_network, noised_loss, real_tokens
+from .muon import Muon, block_matrices
 from .noise import Place, key
 from .processes import total
 from .saving import Saving
@@ -53,6 +54,7 @@ class Trainer(Saving, transformers.Trainer):
     - `count`: which tokens of a batch a `loss` scores; `predicted_tokens` for `causal_loss`.
     - `autocast`: dtype to run the network in. Unlike `bf16=True` this makes no float32 copy of the logits.
     - `ema`: decay of the average of the weights, or `None` for none. Evaluation uses the average.
+    - `optimizer`: "adamw" (or what `args.optim` names), or "muon", which takes orthogonal steps for the matrices of the blocks.
     - `decay_all`: weight decay for all weights; otherwise not for biases and norms, as transformers does.
     - `settings`: more settings, of JSON types, that a resumed run must share.
     - `callbacks`: as for transformers' Trainer.
@@ -94,6 +96,7 @@ class Trainer(Saving, transformers.Trainer):
         count: Callable[[Batch], Tensor] = real_tokens,
         autocast: torch.dtype | None = None,
         ema: float | None = None,
+        optimizer: Literal["adamw", "muon"] = "adamw",
         decay_all: bool = False,
         settings: Mapping[str, Any] | None = None,
         callbacks: list[transformers.TrainerCallback] | None = None,
@@ -111,6 +114,8 @@ class Trainer(Saving, transformers.Trainer):
             raise ValueError(f"FSDP was asked for (fsdp={args.fsdp!r}), but is not available on these devices")
         if args.fsdp and ema is not None:
             raise ValueError(f"an average of sharded weights is not supported; got ema={ema} with FSDP")
+        if args.fsdp and optimizer == "muon":
+            raise ValueError("muon needs whole matrices, which FSDP shards; got optimizer='muon' with FSDP")
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(Progress())
@@ -126,7 +131,7 @@ class Trainer(Saving, transformers.Trainer):
             noise |= {"objective": getattr(objective, "__name__", repr(objective)), "time_range": time_range}
         elif loss is not None:
             self.loss = self.evaluation_loss = loss if autocast is None else partial(loss, autocast=autocast)  # type: ignore[call-arg]
-        self.count, self.decay, self.decay_all = count, ema, decay_all
+        self.count, self.decay, self.decay_all, self.muon = count, ema, decay_all, optimizer == "muon"
         self.settings = {
             "training": numbers(args),
             "processes": args.world_size,
@@ -134,6 +139,7 @@ class Trainer(Saving, transformers.Trainer):
             "autocast": str(autocast),
             "ema": ema,
             "decay_all": decay_all,
+            "optimizer": optimizer,
             "weights": {name: list(p.shape) for name, p in self.network.named_parameters()},
             "data": data_settings(train_dataset, args),
             **(settings or {}),
@@ -214,6 +220,27 @@ class Trainer(Saving, transformers.Trainer):
             if self.decay_all
             else super().get_decay_parameter_names(model)
         )
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer: transformers' choice, or Muon."""
+        if not self.muon or self.optimizer is not None:
+            return super().create_optimizer(model)
+        args, network = self.args, self.model if model is None else model
+        matrices, decayed = set(block_matrices(network)), set(self.get_decay_parameter_names(network))
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, p in network.named_parameters():
+            if p.requires_grad:
+                groups.setdefault((name in matrices, name in decayed), []).append(p)
+        self.optimizer = Muon(
+            [
+                {"params": weights, "orthogonal": orthogonal, "weight_decay": args.weight_decay if decay else 0.0}
+                for (orthogonal, decay), weights in groups.items()
+            ],
+            lr=args.learning_rate,
+            betas=(args.adam_beta1, args.adam_beta2),
+            eps=args.adam_epsilon,
+        )
+        return self.optimizer
 
     # Between steps.
 

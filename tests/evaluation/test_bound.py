@@ -1,14 +1,15 @@
 """The validation bound against entropies that are known exactly."""
 
-import noiselab as nl
 import pytest
 import torch
+from worlds import INITIAL, PROCESSES, TRANSITION
+
+import noiselab as nl
 from noiselab.data import TokenBlocks
 from noiselab.denoisers.dit import DiT, DiTConfig
 from noiselab.denoisers.huggingface import TransformersDenoiser
 from noiselab.evaluation import bound as module
 from noiselab.evaluation import validation_bound
-from worlds import INITIAL, PROCESSES, TRANSITION
 
 LENGTH = 6
 NAMES = ["masked", "gidd", "uniform", "mask and unigram", "stranger"]

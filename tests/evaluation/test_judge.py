@@ -1,13 +1,15 @@
 """Perplexity of samples: every real token scored once, none that is not; and the company it must keep."""
 
+import itertools
 import math
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from noiselab.data import train_tokenizer
 from noiselab.evaluation import generative_perplexity, text_perplexity, token_entropy
 from noiselab.evaluation.judge import distinct
-from transformers import LlamaConfig, LlamaForCausalLM
 
 V = 11
 
@@ -24,7 +26,7 @@ class Bigram(torch.nn.Module):
         return self.table.log()[input_ids]
 
     def surprise(self, text):
-        return -sum(self.table[a, b].log().item() for a, b in zip(text, text[1:], strict=False))
+        return -sum(self.table[a, b].log().item() for a, b in itertools.pairwise(text))
 
 
 def samples(count=7, length=9):

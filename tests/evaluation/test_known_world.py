@@ -1,8 +1,9 @@
 """The known world measures exactly, and self-correction helps there where theory says it can."""
 
-import noiselab as nl
 import pytest
 import torch
+
+import noiselab as nl
 from noiselab.evaluation import World, self_correction, study, train_in_world
 
 
