@@ -11,8 +11,8 @@ from .trainer import Trainer
 
 __all__ = [
     "Average",
-    "NonFiniteLoss",
     "Muon",
+    "NonFiniteLoss",
     "Place",
     "Trainer",
     "block_matrices",

@@ -225,7 +225,7 @@ class Trainer(Saving, transformers.Trainer):
         """The optimizer: transformers' choice, or Muon."""
         if not self.muon or self.optimizer is not None:
             return super().create_optimizer(model)
-        args, network = self.args, self.model if model is None else model
+        args, network = self.args, self.network if model is None else model
         matrices, decayed = set(block_matrices(network)), set(self.get_decay_parameter_names(network))
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, p in network.named_parameters():

@@ -1,0 +1,110 @@
+"""Muon: orthogonal steps for matrices of blocks, exactly AdamW for the rest, and a state that resumes."""
+
+import copy
+
+import pytest
+import torch
+from noiselab.data import TokenBlocks
+from noiselab.denoisers.dit import DiT, DiTConfig
+from noiselab.training import Muon, Trainer, block_matrices, training_arguments
+from noiselab.training.muon import orthogonal
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import noiselab as nl
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 32), (32, 8)])
+def test_the_orthogonal_factor(shape):
+    """The singular vectors stay, the singular values come near 1."""
+    torch.manual_seed(0)
+    left, values, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    found = orthogonal(left @ torch.diag(values) @ right)
+    inner = left.T @ found @ right.T
+    assert (inner - inner.diagonal().diag()).abs().max() < 1e-3
+    assert inner.diagonal().min() > 0.6 and inner.diagonal().max() < 1.3
+
+
+def steps(optimizer, weights, count=12, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        for p in weights:
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+
+
+def test_without_orthogonal_groups_it_is_adamw():
+    torch.manual_seed(0)
+    mine = [torch.nn.Parameter(torch.randn(4, 3)), torch.nn.Parameter(torch.randn(5))]
+    theirs = copy.deepcopy(mine)
+    options = {"lr": 0.01, "betas": (0.9, 0.97), "eps": 1e-8, "weight_decay": 0.1}
+    steps(Muon([{"params": mine}], **options), mine)
+    steps(torch.optim.AdamW(theirs, **options), theirs)
+    for a, b in zip(mine, theirs, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_a_step_of_a_matrix_has_the_stated_size():
+    p = torch.nn.Parameter(torch.zeros(16, 64))
+    steps(Muon([{"params": [p], "orthogonal": True}], lr=0.5), [p], count=1)
+    # An orthogonal factor of 16 rows has 16 singular values of about 1: the norm of the step is 0.5 * 0.2 * 8 * 4.
+    assert p.norm().item() == pytest.approx(0.5 * 0.2 * 8 * 4, rel=0.2)
+
+
+def test_its_state_resumes():
+    torch.manual_seed(0)
+    start = [torch.nn.Parameter(torch.randn(4, 6)), torch.nn.Parameter(torch.randn(5))]
+
+    def build(weights):
+        return Muon([{"params": weights[:1], "orthogonal": True}, {"params": weights[1:]}], lr=0.01)
+
+    whole, parts = copy.deepcopy(start), copy.deepcopy(start)
+    optimizer = build(whole)
+    steps(optimizer, whole, 5)
+    steps(optimizer, whole, 5, seed=1)
+    first = build(parts)
+    steps(first, parts, 5)
+    second = build(parts)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    steps(second, parts, 5, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+
+
+def test_matrices_are_those_of_blocks():
+    dit = DiT(DiTConfig(vocab_size=9, max_seq_len=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+    llama = LlamaForCausalLM(
+        LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    )
+    assert {name.split(".")[2] for name in block_matrices(dit)} == {"attn_qkv", "attn_out", "mlp", "adaLN_modulation"}
+    assert len(block_matrices(llama)) == 7 and not any("embed" in n or "head" in n for n in block_matrices(llama))
+    with pytest.raises(ValueError, match="matrices"):
+        Muon([{"params": [torch.nn.Parameter(torch.zeros(3))], "orthogonal": True}])
+
+
+def test_the_trainer_uses_it_and_resumes_with_it(tmp_path):
+    blocks = TokenBlocks(torch.randint(8, (64, 4), generator=torch.Generator().manual_seed(0)), torch.full((64,), 4), 9)
+
+    def train(folder, stop=None):
+        torch.manual_seed(0)
+        model = DiT(DiTConfig(vocab_size=9, max_seq_len=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+        args = training_arguments(
+            folder, max_steps=6, save_steps=3, per_device_train_batch_size=4, learning_rate=0.01, disable_tqdm=True,
+            use_cpu=True, dataloader_pin_memory=False,
+        )  # fmt: skip
+        process = nl.gidd(vocab_size=9, mask_id=8, p_uniform=0.2)
+        trainer = Trainer(model, args, train_dataset=blocks, process=process, optimizer="muon")
+        if stop is not None:
+            trainer.add_callback(stop())
+        trainer.train()
+        assert type(trainer.optimizer.optimizer) is Muon and trainer.settings["optimizer"] == "muon"
+        return trainer
+
+    from transformers import TrainerCallback
+
+    class StopAtThree(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_training_stop = state.global_step == 3
+
+    whole = train(tmp_path / "whole").model.state_dict()
+    train(tmp_path / "parts", StopAtThree)
+    resumed = train(tmp_path / "parts").model.state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
