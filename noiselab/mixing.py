@@ -155,7 +155,7 @@ class Unigram(Mixing):
         row = row.detach().double()
         if not (row >= 0).all() or abs(row.sum().item() - 1) > 1e-6:
             raise ValueError(
-                f"row must be a distribution: non-negative, with sum 1; got sum {row.sum().item():.6g}, "
+                f"row must be a distribution: non-negative, with sum 1; got sum {row.sum().item():.9g}, "
                 f"smallest entry {row.min().item():.3g}"
             )
         self.vocab_size = row.numel()

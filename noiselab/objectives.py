@@ -158,7 +158,8 @@ def stratified_times(
       micro-steps (which then need the same `shift`).
     - `low`, `high`: the time range.
 
-    **Returns:** float64.
+    **Returns:** float64. For reporting a bound, even times have heavy tails where noise goes as a square root at the ends;
+    `noiselab.evaluation.validation_bound` changes the clock.
 
     **Source:** Kingma et al. (2021), "Variational Diffusion Models", arXiv 2107.00630, appendix I.1.
     """

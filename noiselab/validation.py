@@ -56,6 +56,8 @@ def _check_signal(process: "InterpolatingProcess", t: Tensor) -> None:
         raise ValueError(f"alpha must lie in [0, 1]; got {alpha[bad][0].item():.6g} at t = {t[bad][0].item():.6g}")
     if process.domain[0] == 0 and abs(alpha[0].item() - 1) > 1e-3:
         raise ValueError(f"alpha must be 1 at t = 0, where tokens are clean; got {alpha[0].item():.6g}")
+    if process.domain[1] == 1 and alpha[-1].item() > 1e-3:
+        raise ValueError(f"alpha must fall to 0 at t = 1, where only noise is left; got {alpha[-1].item():.6g}")
     rise = alpha.diff() > 1e-9
     if rise.any():
         raise ValueError(f"alpha must not rise with t; it does at t = {t[1:][rise][0].item():.6g}")

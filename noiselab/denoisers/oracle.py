@@ -55,7 +55,7 @@ class MarkovOracle(Denoiser):
             worst = (laws.sum(-1) - 1).abs().argmax()
             raise ValueError(
                 "initial and each row of transition must be a distribution: non-negative, with sum 1; got sum "
-                f"{laws[worst].sum().item():.6g}, smallest entry {laws.min().item():.3g}"
+                f"{laws[worst].sum().item():.9g}, smallest entry {laws.min().item():.3g}"
             )
         laws = laws / laws.sum(-1, keepdim=True)
         self.process = process

@@ -4,7 +4,7 @@ from .arguments import training_arguments
 from .checkpoints import intact, last_intact, new_folder, seal
 from .checks import NonFiniteLoss
 from .ema import Average
-from .losses import causal_loss, noised_loss, predicted_tokens, real_tokens
+from .losses import Loss, causal_loss, noised_loss, predicted_tokens, real_tokens
 from .muon import Muon, block_matrices
 from .noise import Place, row_generators, step_times
 from .trainer import Trainer
@@ -12,6 +12,7 @@ from .trainer import Trainer
 __all__ = [
     "Average",
     "Muon",
+    "Loss",
     "NonFiniteLoss",
     "Place",
     "Trainer",

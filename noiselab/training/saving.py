@@ -46,6 +46,7 @@ class Saving(Base):
     def choose(self, wanted: str | Path | bool | None) -> Path | None:
         """The checkpoint to resume from. The first process looks and decides for all."""
         answer: dict[str, str | None] = {}
+        folder = Path(folder)
         if self.is_world_process_zero():
             try:
                 chosen = self._choose(wanted)
@@ -152,7 +153,9 @@ class Saving(Base):
         losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
         return TrainOutput(self.state.global_step, losses[-1] if losses else math.nan, {})
 
-    def save_final(self, folder: Path, *, tokenizer: Any = None, settings: Mapping[str, Any] | None = None) -> None:
+    def save_final(
+        self, folder: str | Path, *, tokenizer: Any = None, settings: Mapping[str, Any] | None = None
+    ) -> None:
         """Write the finished model: what `from_pretrained` loads, complete or not at all.
 
         The folder holds the trained weights, the tokenizer and `settings.json`; its subfolder `ema` the averaged
@@ -164,6 +167,7 @@ class Saving(Base):
         - `tokenizer`: anything with `save_pretrained`.
         - `settings`: what else to write to `settings.json`, of JSON types.
         """
+        folder = Path(folder)
         if self.is_world_process_zero():
             model = self.network
             with new_folder(folder) as temporary:

@@ -61,6 +61,7 @@ def even(t):
         (lambda t: 1 - t, lambda t: 0.9 * even(t), r"sum to 1; got sum 0.9 .* at t = "),
         (lambda t: 1 - t, lambda t: torch.tensor([1.5, -0.5, 0.0]), "smallest entry -0.5"),
         (lambda t: 1 - t, lambda t: even(t)[..., 0], "mixing must have shape"),
+        (lambda t: 1 - t / 2, even, "alpha must fall to 0 at t = 1, where only noise is left; got 0.5"),
         (lambda t: 1.5 - t, even, r"alpha must lie in \[0, 1\]; got 1.5 at t = 0"),
         (
             lambda t: 1 - t + 0.3 * torch.sin(3 * torch.pi * t) ** 2 * t,
@@ -69,7 +70,7 @@ def even(t):
         ),
         (lambda t: 1 - t, lambda t: torch.stack([1 - 0.9 * t, 0.9 * t, 0 * t], -1), None),
         (
-            lambda t: 1 - 0.1 * t,
+            lambda t: 1 - t,
             lambda t: torch.stack([torch.cos(9 * t) ** 2, torch.sin(9 * t) ** 2, 0 * t], -1),
             r"no Markov process; got -.* into token [01] at t = ",
         ),
