@@ -11,8 +11,8 @@ from .trainer import Trainer
 
 __all__ = [
     "Average",
-    "Muon",
     "Loss",
+    "Muon",
     "NonFiniteLoss",
     "Place",
     "Trainer",

@@ -46,7 +46,6 @@ class Saving(Base):
     def choose(self, wanted: str | Path | bool | None) -> Path | None:
         """The checkpoint to resume from. The first process looks and decides for all."""
         answer: dict[str, str | None] = {}
-        folder = Path(folder)
         if self.is_world_process_zero():
             try:
                 chosen = self._choose(wanted)

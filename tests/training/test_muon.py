@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import noiselab as nl
 from noiselab.data import TokenBlocks
 from noiselab.denoisers.dit import DiT, DiTConfig
 from noiselab.training import Muon, Trainer, block_matrices, training_arguments
 from noiselab.training.muon import orthogonal
-from transformers import LlamaConfig, LlamaForCausalLM
-
-import noiselab as nl
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 32), (32, 8)])
