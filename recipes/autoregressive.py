@@ -55,9 +55,18 @@ PRESETS = {
     "demo": (
         "some minutes on two CPU cores: 1.8 MB of English about Python",
         Autoregressive(
-            Optimization(steps=2_000, batch=32, micro_batch=32, learning_rate=2e-3, warmup=100, ema=0.995),
-            Data(corpus="library:prose", vocab_size=1024, length=128, validation_sequences=128),
-            Run(Path("runs/autoregressive_demo"), evaluate_every=500, save_every=500),
+            Optimization(
+                steps=1_000,
+                batch=16,
+                micro_batch=16,
+                learning_rate=6e-3,
+                warmup=50,
+                ema=0.99,
+                optimizer="muon",
+                weight_decay=0.05,
+            ),
+            Data(corpus="library:prose", vocab_size=512, length=64, validation_sequences=512),
+            Run(Path("runs/autoregressive_demo"), log_every=50, evaluate_every=200, save_every=500),
             layers=4,
             width=128,
             heads=4,

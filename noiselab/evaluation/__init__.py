@@ -4,6 +4,7 @@ from .bound import Bound, validation_bound
 from .correction import Correction, self_accuracy, self_correction
 from .judge import Judgement, distinct, generative_perplexity, text_perplexity, token_entropy
 from .known_world import Measures, World, WorldResult, known_world, study, train_in_world
+from .text import token_bytes
 
 __all__ = [
     "Bound",
@@ -19,6 +20,7 @@ __all__ = [
     "self_correction",
     "study",
     "text_perplexity",
+    "token_bytes",
     "token_entropy",
     "train_in_world",
     "validation_bound",

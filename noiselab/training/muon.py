@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..denoisers.dit import ZeroLinear
+
 
 class Muon(torch.optim.Optimizer):
     r"""Momentum, of which every singular value is set to about 1; AdamW in groups without `orthogonal`.
@@ -110,13 +112,16 @@ def orthogonal(matrix: Float[Tensor, "rows columns"], steps: int = 5) -> Float[T
 def block_matrices(model: nn.Module) -> list[str]:
     """The names of the weights that are matrices of repeated blocks, that is, of modules in an `nn.ModuleList`.
 
-    Embeddings, output projections and time embeddings stand outside the blocks.
+    Embeddings, output projections and time embeddings stand outside the blocks. Modulations that start at zero
+    (`ZeroLinear`) are left out: they learn better with AdamW.
     """
     inside = {
         id(p)
         for blocks in model.modules()
         if isinstance(blocks, nn.ModuleList)
-        for p in blocks.parameters()
+        for module in blocks.modules()
+        if not isinstance(module, ZeroLinear)
+        for p in module.parameters(recurse=False)
         if p.ndim == 2 and p.requires_grad
     }
     return [name for name, p in model.named_parameters() if id(p) in inside]

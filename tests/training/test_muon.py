@@ -74,7 +74,7 @@ def test_matrices_are_those_of_blocks():
     llama = LlamaForCausalLM(
         LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
     )
-    assert {name.split(".")[2] for name in block_matrices(dit)} == {"attn_qkv", "attn_out", "mlp", "adaLN_modulation"}
+    assert {name.split(".")[2] for name in block_matrices(dit)} == {"attn_qkv", "attn_out", "mlp"}
     assert len(block_matrices(llama)) == 7 and not any("embed" in n or "head" in n for n in block_matrices(llama))
     with pytest.raises(ValueError, match="matrices"):
         Muon([{"params": [torch.nn.Parameter(torch.zeros(3))], "orthogonal": True}])
