@@ -21,7 +21,6 @@ class NonFiniteLoss(FloatingPointError, ValueError):
     """A loss or a weight is not a finite number; the message names the step and the last good checkpoint."""
 
 
-
 def collate(rows: list[Mapping[str, Any]]) -> dict[str, Tensor]:
     """Stack rows to a batch; a mask that hides nothing is left out, for attention is faster without one."""
     batch = default_collate([dict(row) for row in rows])

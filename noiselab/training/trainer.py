@@ -28,7 +28,7 @@ from .callbacks import Keeper, Progress
 from .checks import NonFiniteLoss, check_data, check_process, collate, data_settings, fingerprint
 from .ema import EMA_FILE, Average
 from .losses import Batch, Loss, call_denoiser, call_network, noised_loss, real_tokens
-from .muon import Muon, block_matrices
+from .muon import MuonWithAdamW, block_matrices
 from .noise import Place, key
 from .processes import total
 from .saving import Saving
@@ -231,7 +231,7 @@ class Trainer(Saving, transformers.Trainer):
         for name, p in network.named_parameters():
             if p.requires_grad:
                 groups.setdefault((name in matrices, name in decayed), []).append(p)
-        self.optimizer = Muon(
+        self.optimizer = MuonWithAdamW(
             [
                 {"params": weights, "orthogonal": orthogonal, "weight_decay": args.weight_decay if decay else 0.0}
                 for (orthogonal, decay), weights in groups.items()
