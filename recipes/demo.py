@@ -7,6 +7,7 @@
 The report is OUT/report.html, its figures OUT/figures.json. Started again, the job goes on where it was interrupted.
 """
 
+import json
 import platform
 import time
 from collections.abc import Iterator
@@ -70,7 +71,8 @@ class Options:
 def main(options: Options) -> Path:
     """Do everything; returns the path of the report."""
     smoke, out = options.smoke, options.out
-    timings: list[tuple[str, float]] = []
+    clock = out / "seconds.json"
+    seconds: dict[str, float] = json.loads(clock.read_text()) if clock.is_file() else {}
     steps = {name: 8 if smoke else max(20, round(n * options.minutes / MINUTES)) for name, n in STEPS.items()}
     count = 4 if smoke else options.samples
     transformers.logging.set_verbosity_error()
@@ -81,8 +83,11 @@ def main(options: Options) -> Path:
         print(f"\n[{number}/{parts}] {title}", flush=True)
         start = time.monotonic()
         yield
-        timings.append((title, time.monotonic() - start))
-        print(f"      done in {timings[-1][1]:.0f} s", flush=True)
+        taken = time.monotonic() - start
+        # Training goes on where it was interrupted, so its time adds up; the rest is done anew.
+        seconds[title] = taken + (seconds.get(title, 0.0) if title.startswith("Training") else 0.0)
+        write_json(clock, seconds)
+        print(f"      done in {taken:.0f} s", flush=True)
 
     def flags(name: str) -> list[str]:
         few = ["--warmup", "2", "--validation-sequences", "32", "--log-every", "2"] if smoke else []
@@ -206,7 +211,7 @@ def main(options: Options) -> Path:
         world=world,
         world_image=world_figure(world, results),
         world_results=results,
-        timings=timings,
+        timings=list(seconds.items()),
         version=nl.__version__,
         torch=torch.__version__,
         machine=f"Python {platform.python_version()}, {torch.get_num_threads()} threads",
@@ -238,10 +243,10 @@ def main(options: Options) -> Path:
                 }
                 for r in results
             },
-            "seconds": dict(timings),
+            "seconds": seconds,
         },
     )
-    print(f"\nThe report is in {out / 'report.html'} ({sum(s for _, s in timings):.0f} s in all).")
+    print(f"\nThe report is in {out / 'report.html'} ({sum(seconds.values()):.0f} s in all).")
     return out / "report.html"
 
 

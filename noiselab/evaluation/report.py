@@ -100,7 +100,7 @@ def token_grid(
     tokenizer: "transformers.PreTrainedTokenizerBase",
     mask_id: int | None,
     *,
-    columns: int = 40,
+    columns: int = 32,
 ) -> list[tuple[float, list[Cell]]]:
     """One sample on its way from noise to text, a row for each state.
 
@@ -157,12 +157,13 @@ class Curves(NamedTuple):
     - `title`: of the panel.
     - `history`: what the trainer logged (`trainer.state.log_history`).
     - `tokens`: tokens in an optimizer step.
-    - `held_out`: what is measured on held-out text.
+    - `training`, `held_out`: what is measured on training text and on held-out text.
     """
 
     title: str
     history: Sequence[Mapping[str, float]]
     tokens: int
+    training: str
     held_out: str
 
 
@@ -172,7 +173,7 @@ def curves_figure(panels: Sequence[Curves]) -> str:
         figure = Figure(figsize=(10.2, 3.2), layout="constrained")
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             for key, label, colour, marker in (
-                ("loss", "training loss", BLUE, ""),
+                ("loss", panel.training, BLUE, ""),
                 ("eval_loss", panel.held_out, AMBER, "o"),
             ):
                 points = [(entry["step"] * panel.tokens / 1e6, entry[key]) for entry in panel.history if key in entry]

@@ -1,19 +1,55 @@
-"""One optimizer out of torch's two: Muon for the matrices of a network's blocks, AdamW for everything else.
+"""One optimizer out of two: Muon for the matrices of a network's blocks, torch's AdamW for everything else.
 
 `torch.optim.Muon` takes matrices alone, and a trainer wants one optimizer that a schedule drives and a checkpoint holds.
+It also iterates in bfloat16, which a CPU without such instructions emulates: a step of the demo's network then takes
+390 ms instead of 10 ms. `Muon` here differs from it in that alone.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ..denoisers.dit import ZeroLinear
 
 
+class Muon(torch.optim.Muon):
+    """`torch.optim.Muon` with float32 arithmetic on a CPU, and steps of the size of AdamW's."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step; weights without a gradient stay."""
+        for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                mean = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)
+                p.mul_(1 - lr * group["weight_decay"])
+                p.sub_(orthogonal(p.grad.lerp(mean, momentum)), alpha=lr * 0.2 * max(p.shape) ** 0.5)
+
+
+def orthogonal(matrix: Float[Tensor, "rows columns"], steps: int = 5) -> Float[Tensor, "rows columns"]:
+    """Bring the singular values of a matrix near 1 (0.7 to 1.2), by a Newton-Schulz iteration.
+
+    The coefficients make small singular values grow fastest and let the others waver around 1.
+    """
+    x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
+    wide = x.shape[0] <= x.shape[1]
+    x = x if wide else x.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        square = x @ x.T
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return (x if wide else x.T).to(matrix)
+
+
 class MuonWithAdamW(torch.optim.Optimizer):
-    """`torch.optim.Muon` for groups with `orthogonal=True`, `torch.optim.AdamW` for the others.
+    """`Muon` for groups with `orthogonal=True`, `torch.optim.AdamW` for the others.
 
     Muon's steps are scaled to the size of AdamW's, so both take one learning rate and one weight decay. A small network
     leaves the first plateau, where it only knows how frequent tokens are, in far fewer steps than with AdamW alone.
@@ -47,10 +83,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         )
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            muon = torch.optim.Muon(
-                matrices, lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"
-            )
-            self.parts.append(muon)
+            self.parts.append(Muon(matrices, lr, weight_decay=weight_decay, momentum=momentum))
         if others:
             self.parts.append(torch.optim.AdamW(others, lr, betas=betas, eps=eps, weight_decay=weight_decay))
         self._share()

@@ -120,7 +120,7 @@ def test_the_page_stands_alone(tmp_path, tokenizer):
         ],
         "bound": replace(bound, reconstruction=0.0123),
         "quality": [{"name": name, "note": "", "judged": judged} for name in ("data", "samples", "corrected")],
-        "curves": curves_figure([Curves("GIDD+", history, 64, "held out")]),
+        "curves": curves_figure([Curves("GIDD+", history, 64, "training", "held out")]),
         "runs": [{"name": "GIDD+", "settings": {"weights": "10"}}],
         "settings": ["weights"],
         "process": repr(process),

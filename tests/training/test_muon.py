@@ -10,6 +10,7 @@ import noiselab as nl
 from noiselab.data import TokenBlocks
 from noiselab.denoisers.dit import DiT, DiTConfig
 from noiselab.training import MuonWithAdamW, Trainer, block_matrices, training_arguments
+from noiselab.training.muon import orthogonal
 
 
 def steps(optimizer, weights, count=12, seed=0):
@@ -36,6 +37,30 @@ def test_a_step_of_a_matrix_has_the_stated_size():
     steps(MuonWithAdamW([{"params": [p], "orthogonal": True}], lr=0.5), [p], count=1)
     # An orthogonal factor of 16 rows has 16 singular values of about 1: the norm of the step is 0.5 * 0.2 * 8 * 4.
     assert p.norm().item() == pytest.approx(0.5 * 0.2 * 8 * 4, rel=0.2)
+
+
+def test_matrices_move_as_torch_moves_them():
+    """Up to torch's bfloat16."""
+    torch.manual_seed(0)
+    mine = [torch.nn.Parameter(torch.randn(16, 24)), torch.nn.Parameter(torch.randn(24, 8))]
+    theirs = copy.deepcopy(mine)
+    before = [p.detach().clone() for p in mine]
+    steps(MuonWithAdamW([{"params": mine, "orthogonal": True}], lr=0.01, weight_decay=0.1), mine, count=4)
+    torch_muon = torch.optim.Muon(theirs, 0.01, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    steps(torch_muon, theirs, count=4)
+    for a, b, start in zip(mine, theirs, before, strict=True):
+        assert (a - b).norm() < 0.03 * (b - start).norm()
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 32), (32, 8)])
+def test_the_orthogonal_factor(shape):
+    """The singular vectors stay, the singular values come near 1."""
+    torch.manual_seed(0)
+    left, values, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    found = orthogonal(left @ torch.diag(values) @ right)
+    inner = left.T @ found @ right.T
+    assert (inner - inner.diagonal().diag()).abs().max() < 1e-3
+    assert inner.diagonal().min() > 0.6 and inner.diagonal().max() < 1.3
 
 
 def test_its_state_resumes():
