@@ -194,12 +194,14 @@ def main(options: Options) -> Path:
                     "GIDD+",
                     diffusion.state.log_history,
                     tokens_per_step(diffusion),
+                    "training loss, weighted",
                     "held-out bound, without end terms",
                 ),
                 Curves(
                     "Autoregressive judge",
                     judge_trainer.state.log_history,
                     tokens_per_step(judge_trainer),
+                    "training loss",
                     "held-out loss",
                 ),
             ]
