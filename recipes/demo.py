@@ -1,6 +1,6 @@
 """The main job: train GIDD+ on this machine's own text, generate, self-correct, evaluate, and write a report.
 
-    python recipes/demo.py                     # two CPU cores, some ten minutes, nothing is downloaded
+    python recipes/demo.py                     # two CPU cores, six to nine minutes, nothing is downloaded
     python recipes/demo.py --smoke             # the same once around in a minute, with a network that knows nothing
     python recipes/demo.py --out runs/other --minutes 30
 
@@ -44,8 +44,8 @@ from noiselab.evaluation.report import (
 )
 from noiselab.training.checkpoints import write_json
 
-STEPS = {"diffusion": 3_600, "judge": 1_000}  # in about 6 and 1.5 minutes on two cores
-MINUTES = 8.0
+STEPS = {"diffusion": 3_600, "judge": 1_000}  # 4.3 and 1.1 minutes on two quiet cores
+MINUTES = 6.0
 
 
 @dataclass(frozen=True)
