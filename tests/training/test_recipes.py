@@ -53,12 +53,13 @@ def test_a_recipe_trains_writes_a_model_and_does_nothing_when_started_again(tmp_
     settings = json.loads((final / "settings.json").read_text())
     assert settings["step"] == 4 and settings["options"]["optimization"]["batch"] == 8
     said = capsys.readouterr()
-    assert "learning_rate: 0.002" in said.out and "trained 4 steps to step 4" in said.err
+    rate = settings["options"]["optimization"]["learning_rate"]
+    assert f"learning_rate: {rate}" in said.out and "trained 4 steps to step 4" in said.err
 
     again = recipe.main(arguments)
     assert again.state.global_step == 4
     assert "trained" not in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"learning_rate: 0.002 in the checkpoint, 0.1 now"):
+    with pytest.raises(ValueError, match=rf"learning_rate: {rate} in the checkpoint, 0.1 now"):
         recipe.main([*arguments, "--learning-rate", "0.1"])
     recipe.main([*arguments, "--log-every", "1", "--keep", "4"])
 

@@ -140,7 +140,7 @@ COMPILED = """
 import torch, noiselab as nl
 from torch.testing import assert_close
 from worlds import PROCESSES
-from core.test_bound import batch
+from core.test_nelbo import batch
 
 for name in ("masked", "gidd", "stranger"):
     process, t = PROCESSES[name](), torch.tensor([0.3, 0.7])
