@@ -6,7 +6,7 @@
 
 Started again, a run goes on from its newest intact checkpoint. The finished model is in OUTPUT/final, for
 `transformers.AutoModelForCausalLM`.
-A smoke test: python recipes/autoregressive.py demo --steps 4 --warmup 1 --output /tmp/smoke
+A smoke test: python recipes/autoregressive.py demo --steps 4 --warmup 1 --output runs/smoke
 """
 
 from collections.abc import Sequence

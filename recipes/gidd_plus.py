@@ -6,7 +6,7 @@
     python recipes/gidd_plus.py base --help                              # all fields
 
 Started again, a run goes on from its newest intact checkpoint. The finished model is in OUTPUT/final.
-A smoke test: python recipes/gidd_plus.py demo --steps 4 --warmup 1 --output /tmp/smoke
+A smoke test: python recipes/gidd_plus.py demo --steps 4 --warmup 1 --output runs/smoke
 
 Source: von Ruette et al. (2025), "Generalized Interpolating Discrete Diffusion", arXiv 2503.04482.
 """

@@ -6,7 +6,7 @@
     python recipes/masked.py small --help                           # all fields
 
 Started again, a run goes on from its newest intact checkpoint. The finished model is in OUTPUT/final.
-A smoke test: python recipes/masked.py demo --steps 4 --warmup 1 --output /tmp/smoke
+A smoke test: python recipes/masked.py demo --steps 4 --warmup 1 --output runs/smoke
 
 Source: Sahoo et al. (2024), "Simple and Effective Masked Diffusion Language Models", arXiv 2406.07524; Shi et al. (2024),
 arXiv 2406.04329. Unlike the published network, this one is told the time.
