@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .categorical import Randomness, uniforms
 from .mixing import Mass, Mixing
+from .validation import require_markov
 
 
 def lift(t: Float[Tensor, "..."], z: Shaped[Tensor, "batch length"]) -> Float[Tensor, "batch time"]:
@@ -210,9 +211,7 @@ class InterpolatingProcess(nn.Module, abc.ABC):
         **Raises:** `ValueError` that says what fails and where: a signal outside [0, 1] or rising, a mixing that is no
         distribution, a support that does not fit, a negative rate.
         """
-        from .validation import check_process  # validation uses this class
-
-        check_process(self, times)
+        require_markov(self, times)
 
     def _home(self) -> torch.device:
         """Where its tensors live."""

@@ -20,7 +20,7 @@ def interior_times(domain: tuple[float, float], points: int) -> Tensor:
 
 
 @torch.no_grad()
-def check_process(process: "InterpolatingProcess", times: int) -> None:
+def require_markov(process: "InterpolatingProcess", times: int) -> None:
     """Raise `ValueError` unless `process` is a Markov process from data to noise on its domain."""
     low, high = process.domain
     if not 0 <= low < high <= 1:

@@ -63,7 +63,7 @@ def longest(model: nn.Module) -> int | None:
     return next((getattr(config, name) for name in LENGTH_FIELDS if hasattr(config, name)), None)
 
 
-def check_process(
+def check_noise(
     process: InterpolatingProcess, time_range: tuple[float, float], model: nn.Module, device: torch.device
 ) -> None:
     """Refuse what is no Markov process, a network of another width, and times at which the rate may be infinite.

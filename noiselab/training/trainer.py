@@ -25,7 +25,7 @@ from ..objectives import Objective, elbo
 from ..process import InterpolatingProcess
 from .arguments import check_arguments, numbers
 from .callbacks import Keeper, Progress
-from .checks import NonFiniteLoss, check_data, check_process, collate, data_settings, fingerprint
+from .checks import NonFiniteLoss, check_data, check_noise, collate, data_settings, fingerprint
 from .ema import EMA_FILE, Average
 from .losses import Batch, Loss, call_denoiser, call_network, noised_loss, real_tokens
 from .muon import MuonWithAdamW, block_matrices
@@ -121,7 +121,7 @@ class Trainer(Saving, transformers.Trainer):
             self.add_callback(Progress())
         noise: dict[str, Any] = {}
         if process is not None:
-            check_process(process, time_range, model, args.device)
+            check_noise(process, time_range, model, args.device)
             process = copy.deepcopy(process).to(args.device)
             call = call_denoiser if isinstance(model, Denoiser) else call_network
             loss = partial(noised_loss, process=process, time_range=time_range, autocast=autocast, call=call)
