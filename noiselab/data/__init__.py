@@ -5,14 +5,14 @@
 The libraries underneath (`transformers`, `datasets`, `pyarrow`) are imported when a function needs them.
 """
 
-from noiselab.data.blocks import TokenBlocks
-from noiselab.data.corpus import Corpus, TextCorpus, hold_out
-from noiselab.data.files import FileCorpus
-from noiselab.data.hub import HubCorpus
-from noiselab.data.library import standard_library
-from noiselab.data.packing import pack
-from noiselab.data.streams import TokenStream
-from noiselab.data.tokenizers import load_tokenizer, token_support, train_tokenizer, vocabulary_size
+from .blocks import TokenBlocks
+from .corpus import Corpus, TextCorpus, hold_out
+from .files import FileCorpus
+from .hub import HubCorpus
+from .library import standard_library
+from .packing import pack
+from .streams import TokenStream
+from .tokenizers import load_tokenizer, token_support, train_tokenizer, vocabulary_size
 
 __all__ = [
     "Corpus",

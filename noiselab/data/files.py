@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from noiselab.data.corpus import Corpus, fingerprint
+from .corpus import Corpus, fingerprint
 
 _TEXT = {".txt", ".text", ".md", ".rst", ".py"}
 _SUFFIXES = {*_TEXT, ".jsonl", ".parquet"}

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from noiselab.data.corpus import Corpus, check_part, fingerprint
-from noiselab.data.files import checked_text, signature
+from .corpus import Corpus, check_part, fingerprint
+from .files import checked_text, signature
 
 if TYPE_CHECKING:
     import datasets

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from noiselab.data.corpus import TextCorpus, hash_share
+from .corpus import TextCorpus, hash_share
 
 # Not part of the library proper, or absent on some machines: tests and installed packages. The modules in `encodings`
 # are mostly tables of characters.

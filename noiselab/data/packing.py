@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from noiselab.data.blocks import TokenBlocks, compact_dtype
-from noiselab.data.corpus import as_corpus, fingerprint
-from noiselab.data.tokenizers import Encoder, tokenizer_key, vocabulary_size
+from .blocks import TokenBlocks, compact_dtype
+from .corpus import as_corpus, fingerprint
+from .tokenizers import Encoder, tokenizer_key, vocabulary_size
 
 if TYPE_CHECKING:
     import transformers

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from noiselab.data.corpus import Corpus, check_part
-from noiselab.data.packing import check_packing, pack_rows
-from noiselab.data.tokenizers import Encoder
+from .corpus import Corpus, check_part
+from .packing import check_packing, pack_rows
+from .tokenizers import Encoder
 
 if TYPE_CHECKING:
     import transformers

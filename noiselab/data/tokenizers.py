@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from noiselab.data.corpus import fingerprint
+from .corpus import fingerprint
 
 if TYPE_CHECKING:
     import transformers
