@@ -6,12 +6,26 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from .categorical import choose
+from .exact import Exact
 
 
-class Mixing(nn.Module, abc.ABC):
+class HostCopy:
+    """A copy of a tensor that can be read without stalling a GPU, renewed when the tensor is replaced or written to."""
+
+    def __init__(self) -> None:
+        self.seen: tuple[Tensor, int, Tensor] | None = None
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The tensor on the host."""
+        if self.seen is None or self.seen[0] is not tensor or self.seen[1] != tensor._version:
+            self.seen = (tensor, tensor._version, tensor.cpu())
+        return self.seen[2]
+
+
+class Mixing(Exact, abc.ABC):
     r"""A distribution $\pi_t$ over the vocabulary, possibly moving with time.
 
     A subclass sets `vocab_size` and writes `probs`. The other methods are derived from it; each may be overridden for
@@ -96,7 +110,7 @@ class Uniform(Mixing):
 
     - `tokens`: a number of tokens, for all of them, or a Bool of shape [state] that selects some.
 
-    **Raises:** `ValueError` if no token is selected.
+    **Raises:** `ValueError` if no token is selected, or `tokens` are no Bool (a list of ids, say).
     """
 
     on: Tensor
@@ -105,12 +119,14 @@ class Uniform(Mixing):
     def __init__(self, tokens: int | Bool[Tensor, " state"]):
         super().__init__()
         on = torch.ones(tokens, dtype=torch.bool) if isinstance(tokens, int) else tokens.detach().clone()
+        if on.dtype != torch.bool or on.dim() != 1:
+            raise ValueError(f"tokens must be a number or Bool of shape [state]; got {on.dtype} {list(on.shape)}")
         self.vocab_size, self.count = on.numel(), int(on.sum())
         if self.count == 0:
             raise ValueError(f"uniform noise needs at least one token; got none of {self.vocab_size}")
         self.register_buffer("on", on)
         self.register_buffer("members", on.nonzero()[:, 0])
-        self._on_host = on.cpu()
+        self._host = HostCopy()
 
     def probs(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
         """1 / count on the set."""
@@ -126,7 +142,7 @@ class Uniform(Mixing):
 
     def profile(self, support: Bool[Tensor, " state"]) -> float | Float[Tensor, " state"] | None:
         """A number where all data tokens belong to the set, or none does; else a row."""
-        inside = self._on_host[support]
+        inside = self._host.of(self.on)[support]
         if inside.all():
             return 1 / self.count
         return self.on.double() / self.count if inside.any() else 0.0
@@ -160,7 +176,10 @@ class Unigram(Mixing):
             )
         self.vocab_size = row.numel()
         self.register_buffer("row", row / row.sum())
-        self.register_buffer("cumulative", self.row.cumsum(0).clamp(max=1 - 2**-53))
+        cumulative = self.row.cumsum(0)
+        # Rounding must not leave anything behind the last token that has mass.
+        last = int(self.row.nonzero()[-1])
+        self.register_buffer("cumulative", torch.cat([cumulative[:last], torch.ones_like(cumulative[last:])]))
 
     def probs(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
         """The row, at every time."""

@@ -164,6 +164,7 @@ def stratified_times(
     **Source:** Kingma et al. (2021), "Variational Diffusion Models", arXiv 2107.00630, appendix I.1.
     """
     if shift is None:
-        shift = torch.rand((), dtype=torch.float64, generator=generator)
+        home = None if generator is None else generator.device
+        shift = torch.rand((), dtype=torch.float64, generator=generator, device=home).cpu()
     index = first + torch.arange(count, dtype=torch.float64)
     return low + (high - low) * ((shift + index / (total or count)) % 1)

@@ -5,14 +5,18 @@ $$q_t(z \mid x) = \alpha_t\, 1[z = x] + b_t(z), \qquad b_t = (1 - \alpha_t)\, \p
 
 import abc
 from itertools import chain
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from .categorical import Randomness, uniforms
-from .mixing import Mass, Mixing
+from .exact import Exact
+from .mixing import HostCopy, Mass, Mixing
 from .validation import require_markov
+
+EDGE = 1e-12  # how near the ends of time rates and limits are taken
 
 
 def lift(t: Float[Tensor, "..."], z: Shaped[Tensor, "batch length"]) -> Float[Tensor, "batch time"]:
@@ -31,7 +35,7 @@ def lift(t: Float[Tensor, "..."], z: Shaped[Tensor, "batch length"]) -> Float[Te
     return (t[:, None] if t.dim() == 1 else t).to(z.device, torch.float64).contiguous()
 
 
-class InterpolatingProcess(nn.Module, abc.ABC):
+class InterpolatingProcess(Exact, abc.ABC):
     r"""A noise process that replaces tokens: $q_t(z \mid x) = \alpha_t 1[z = x] + (1 - \alpha_t)\,\pi_t(z)$.
 
     A subclass writes `alpha` and `mixing`; everything else is derived from them. In the derived methods times are
@@ -53,7 +57,7 @@ class InterpolatingProcess(nn.Module, abc.ABC):
 
         def mixing(self, t):
             half = torch.cos(t)[..., None] ** 2
-            return half * torch.tensor([0.7, 0.1, 0.2]) + (1 - half) / 3
+            return half * torch.tensor([0.7, 0.1, 0.2]).to(t) + (1 - half) / 3
 
     x = torch.tensor([[0, 1, 2, 0]])
     z = Fading().corrupt(x, torch.tensor([0.5]))
@@ -67,12 +71,11 @@ class InterpolatingProcess(nn.Module, abc.ABC):
     domain: tuple[float, float] = (0.0, 1.0)
     """The times at which the process is used; `validate` looks at no others."""
     _vocab_size: int | None = None
-    _host: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, support: Bool[Tensor, " state"] | None = None):
         super().__init__()
-        self.register_buffer("support", support)
-        self._parts = (_Written(self),)
+        self.register_buffer("support", None if support is None else support.clone())
+        self._host = HostCopy()
 
     # Write these two, elementwise: t is float64 and may have any shape.
 
@@ -90,7 +93,12 @@ class InterpolatingProcess(nn.Module, abc.ABC):
     def vocab_size(self) -> int:
         """The number of tokens, read off `mixing` unless the subclass has set it."""
         if self._vocab_size is None:
-            self._vocab_size = self.mixing(torch.full((1, 1), 0.5, dtype=torch.float64, device=self._home())).shape[-1]
+            middle = torch.full((1, 1), sum(self.domain) / 2, dtype=torch.float64, device=self._home())
+            try:
+                self._vocab_size = self.mixing(middle).shape[-1]
+            except (AttributeError, RecursionError) as error:
+                # Left as they are, nn.Module would report them as a missing `vocab_size`.
+                raise ValueError(f"mixing(t) must work without vocab_size, or set vocab_size first; {error}") from error
         return self._vocab_size
 
     @vocab_size.setter
@@ -103,7 +111,7 @@ class InterpolatingProcess(nn.Module, abc.ABC):
         The only method that a factored process replaces (`Interpolation` does). Replace it as well where 1 - alpha
         loses its digits: where alpha rounds to 1, a subtraction finds no noise.
         """
-        return Mass((1 - self.alpha(t))[..., None], self._parts, t)
+        return Mass((1 - self.alpha(t).double())[..., None], (cast(Mixing, _Written(self)),), t)
 
     def data_tokens(self, device: torch.device | str | None = None) -> Bool[Tensor, " state"]:
         """The support as a tensor, also where it is `None`."""
@@ -119,7 +127,7 @@ class InterpolatingProcess(nn.Module, abc.ABC):
         - `x`: clean tokens, or a distribution over them at each position (a one-hot or a prediction).
         """
         if not x.is_floating_point():
-            x = nn.functional.one_hot(x, self.vocab_size).double()
+            x = nn.functional.one_hot(x.long(), self.vocab_size).double()
         t = lift(t, x[..., 0])
         return self.alpha(t)[..., None] * x + self.noise(t).dense()
 
@@ -134,7 +142,7 @@ class InterpolatingProcess(nn.Module, abc.ABC):
         self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None
     ) -> Int[Tensor, "batch length"]:
         """Pure noise: tokens drawn from the mixing at the upper end of `domain`, t = 1."""
-        u = uniforms(batch, length, 2, generator=generator, device=device)
+        u = uniforms(batch, length, 2, generator=generator, device=device or self._home())
         return self.noise(torch.full_like(u[:, :1, 0], self.domain[1])).choose(u[..., 0], u[..., 1])
 
     def jump(
@@ -174,8 +182,13 @@ class InterpolatingProcess(nn.Module, abc.ABC):
         self, x: Int[Tensor, "batch length"], z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
     ) -> Float[Tensor, "batch length"]:
         r"""The weight of a token in the ELBO, $w_t(z, x) = r_t(z) / q_t(z \mid x)$, per unit of time."""
-        t = lift(t, z)
+        t = self.interior(t, z)
         return self.rate(z, t) / (self.alpha(t) * (x == z) + self.noise(t).at(z))
+
+    def interior(self, t: Float[Tensor, "..."], z: Int[Tensor, "batch length"]) -> Float[Tensor, "batch time"]:
+        """Lifted times, kept 1e-12 off the ends of the domain, where rates may be infinite."""
+        low, high = self.domain
+        return lift(t, z).clamp(low + EDGE, high - EDGE)
 
     def reveals(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Bool[Tensor, "batch length"]:
         """Where noise cannot have produced z, so that the clean token is z itself."""
@@ -219,23 +232,19 @@ class InterpolatingProcess(nn.Module, abc.ABC):
 
     def host_support(self) -> Bool[Tensor, " state"]:
         """A copy of the support that can be read without stalling a GPU."""
-        support = self.data_tokens() if self.support is None else self.support
-        if self._host is None or (self.support is not None and self._host[0] is not support):
-            self._host = (support, support.cpu())
-        return self._host[1]
+        return torch.ones(self.vocab_size, dtype=torch.bool) if self.support is None else self._host.of(self.support)
 
 
-class _Written(Mixing):
-    """What a user wrote as `mixing`, as the single part of a Mass."""
+class _Written:
+    """What a user wrote as `mixing`, as the single part of a Mass. No module: it is made anew at each call."""
+
+    at, choose, profile = Mixing.at, Mixing.choose, Mixing.profile
 
     def __init__(self, process: InterpolatingProcess):
-        super().__init__()
-        self._process = (process,)  # in a tuple: the process must not become a submodule of its own part
-
-    @property
-    def vocab_size(self) -> int:  # type: ignore[override]
-        return self._process[0].vocab_size
+        self.process = process
 
     def probs(self, t: Tensor) -> Tensor:
-        p = self._process[0].mixing(t).double()
+        # At the very ends a mixing is often 0/0, since there is no noise or no signal: its limit is taken just inside.
+        low, high = self.process.domain
+        p = self.process.mixing(t.clamp(low + EDGE, high - EDGE)).to(t.device, torch.float64)
         return p.expand(*t.shape, -1) if p.dim() == 1 else p

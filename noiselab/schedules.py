@@ -69,6 +69,9 @@ class Schedule(nn.Module, abc.ABC):
     def __pow__(self, other: ScheduleLike) -> "Schedule":
         return _Operation(self, other, "**")
 
+    def __rpow__(self, other: ScheduleLike) -> "Schedule":
+        return _Operation(other, self, "**")
+
     def __neg__(self) -> "Schedule":
         return _Operation(-1, self, "*")
 

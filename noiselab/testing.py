@@ -38,6 +38,7 @@ def check_process(process: InterpolatingProcess, laws: Sequence[Callable[[Interp
 
     **Raises:** `AssertionError` that names the law that fails, and where.
     """
+    process = copy.deepcopy(process).cpu()
     for law in laws or PROCESS_LAWS:
         try:
             law(process)

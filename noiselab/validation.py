@@ -31,6 +31,9 @@ def require_markov(process: "InterpolatingProcess", times: int) -> None:
     t = interior_times(process.domain, times).to(home)
     ends = torch.tensor([low, high], dtype=torch.float64, device=home)
     _check_signal(process, torch.cat([ends[:1], t, ends[1:]]))
+    for end in ends:
+        if not process.noise(end.view(1, 1)).dense().isfinite().all():
+            raise ValueError(f"the noise must be finite at both ends of time; it is not at t = {end.item():g}")
     tokens = torch.arange(states, device=home)
     for part in t.split(max(1, MASS_AT_ONCE // states)):
         _check_mixing(process, part, states)

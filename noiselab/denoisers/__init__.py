@@ -2,7 +2,7 @@
 
 from .base import Denoiser, ProjectedDenoiser, Transform, select
 from .oracle import MarkovOracle
-from .transforms import LeaveOneOut, MinP, Posterior, Support, Temperature, TopP
+from .transforms import LeaveOneOut, MinP, Posterior, Support, Temperature, TopP, as_leave_one_out
 
 __all__ = [
     "Denoiser",
@@ -15,5 +15,6 @@ __all__ = [
     "Temperature",
     "TopP",
     "Transform",
+    "as_leave_one_out",
     "select",
 ]

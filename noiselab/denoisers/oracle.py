@@ -5,11 +5,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
+from ..exact import Exact
 from ..process import InterpolatingProcess, lift
 from .base import Denoiser, select
 
 
-class MarkovOracle(Denoiser):
+class MarkovOracle(Exact, Denoiser):
     r"""The exact leave-one-out law $p(x_i \mid z_{-i})$ for data from a Markov chain, by forward-backward.
 
     Noise is independent per token, so the noisy sequence is a hidden Markov model with emissions $q_t(z_i \mid x_i)$.
@@ -50,6 +51,8 @@ class MarkovOracle(Denoiser):
         process: InterpolatingProcess,
     ):
         super().__init__()
+        if transition.shape != (len(initial), len(initial)):
+            raise ValueError(f"transition must have shape {[len(initial)] * 2}; got {list(transition.shape)}")
         laws = torch.cat([initial[None], transition]).double()
         if not (laws >= 0).all() or (laws.sum(-1) - 1).abs().max() > 1e-6:
             worst = (laws.sum(-1) - 1).abs().argmax()
@@ -61,7 +64,7 @@ class MarkovOracle(Denoiser):
         self.process = process
         self.register_buffer("initial", laws[0])
         self.register_buffer("transition", laws[1:])
-        self.register_buffer("tokens", _tokens(len(initial), process))
+        self.register_buffer("tokens", _tokens(len(initial), process).to(laws.device))
 
     def forward(
         self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
@@ -119,7 +122,7 @@ def _tokens(states: int, process: InterpolatingProcess) -> Tensor:
     if states == vocab_size:
         return torch.arange(states)
     if states == len(data):
-        return data.cpu()
+        return data
     if states > vocab_size:
         raise ValueError(
             f"the chain must have at most as many states as the process has tokens, {vocab_size}; got {states}"

@@ -53,8 +53,13 @@ class TopP(Transform):
         self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
     ) -> Float[Tensor, "rows state"]:
         """Tokens behind the crossing one get no mass."""
+        if self.p == 1:
+            return logits
         value, index = logits.float().softmax(-1).sort(-1, descending=True)
-        drop = value.cumsum(-1, dtype=torch.float64) - value >= self.p
+        # Float32 probabilities do not add up to 1 exactly.
+        drop = value.cumsum(-1, dtype=torch.float64) - value >= self.p * value.sum(
+            -1, keepdim=True, dtype=torch.float64
+        )
         return logits.masked_fill(torch.zeros_like(drop).scatter(-1, index, drop), -torch.inf)
 
 
@@ -146,3 +151,13 @@ class Posterior(_Conversion):
     """
 
     target = "posterior"
+
+
+def as_leave_one_out(denoiser: Denoiser, process: InterpolatingProcess) -> Denoiser:
+    """The denoiser itself if it predicts leave-one-out, else converted.
+
+    **Raises:** `ValueError` if it says that it predicts something else.
+    """
+    if denoiser.predicts not in ("leave_one_out", "posterior"):
+        raise ValueError(f"predicts must be 'leave_one_out' or 'posterior'; got {denoiser.predicts!r}")
+    return denoiser if denoiser.predicts == "leave_one_out" else LeaveOneOut(denoiser, process)

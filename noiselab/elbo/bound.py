@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 from ..process import InterpolatingProcess
 from .definition import nelbo_dense
 from .streaming import CHUNK_BYTES, stream
-from .tokens import NoiseOnData, Tokens, noise_on_data, outside, scalars
+from .tokens import NoiseOnData, Tokens, check_shapes, noise_on_data, outside, scalars
 from .traced import traced
 
 
@@ -42,7 +42,7 @@ def nelbo(
 
     **Returns:** nats per unit of time in the dtype of the logits, at least float32.
 
-    **Raises:** `ValueError` if the logits are wider or narrower than the process.
+    **Raises:** `ValueError` if the logits are wider or narrower than the process, or the shapes do not agree.
 
     **Source:** for GIDD, von Ruette et al. (2025), arXiv 2503.04482, theorem 3.7; the weight of any process and the
     closed form are derived on the theory page.
@@ -61,7 +61,8 @@ def nelbo(
     """
     if logits.shape[-1] != process.vocab_size:
         raise ValueError(f"logits must have the width of the process, {process.vocab_size}; got {logits.shape[-1]}")
-    if any(p.requires_grad for p in process.parameters()):
+    check_shapes(logits, x, z, weight)
+    if torch.is_grad_enabled() and any(p.requires_grad for p in process.parameters()):
         return nelbo_dense(process, logits, x, z, t, weight=weight)
     tokens = scalars(process, x, z, t, weight)
     if torch.compiler.is_compiling():

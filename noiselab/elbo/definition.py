@@ -23,9 +23,10 @@ def nelbo_dense(
 
     **Arguments:** as for `nelbo`.
     """
+    t = process.interior(t, z)
     if process.support is not None:
         logits = logits.masked_fill(~process.support, -torch.inf)
-    one_hot = torch.nn.functional.one_hot(x, logits.shape[-1]).double()
+    one_hot = torch.nn.functional.one_hot(x.long(), logits.shape[-1]).double()
     q, p = process.marginal(one_hot, t), process.marginal(logits.double().softmax(-1), t)
     safe = torch.where(q > 0, p, 1)
     kl = (torch.special.xlogy(q, q) - torch.special.xlogy(q, safe)).sum(-1)

@@ -7,7 +7,7 @@ from torch.autograd.function import once_differentiable
 
 from ..process import InterpolatingProcess
 from .streaming import stream
-from .tokens import NoiseOnData, Tokens, noise_on_data, outside, scalars
+from .tokens import NoiseOnData, Tokens, check_shapes, noise_on_data, outside, scalars
 
 
 def nelbo_fused(
@@ -42,7 +42,8 @@ def nelbo_fused(
     """
     if projection.shape[0] != process.vocab_size:
         raise ValueError(f"the projection must have {process.vocab_size} rows; got {projection.shape[0]}")
-    if any(p.requires_grad for p in process.parameters()):
+    check_shapes(hidden, x, z, weight, scale)
+    if torch.is_grad_enabled() and any(p.requires_grad for p in process.parameters()):
         raise ValueError("a process with learned parameters needs `nelbo`, which has a gradient for them")
     tokens, noise, off = scalars(process, x, z, t, weight), noise_on_data(process, z, t), outside(process)
     return _FusedNelbo.apply(hidden, projection, bias, tokens, noise, off, scale.reshape(-1), rows)
@@ -63,8 +64,10 @@ class _FusedNelbo(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         h = hidden.flatten(0, -2)
         n, states = len(h), projection.shape[0]
-        grad_h, grad_projection = torch.empty_like(h), torch.zeros_like(projection)
-        grad_bias = None if bias is None else torch.zeros_like(bias)
+        # Summed over blocks in at least float32: bfloat16 would lose a per cent and more.
+        exact = torch.promote_types(projection.dtype, torch.float32)
+        grad_h, grad_projection = torch.empty_like(h), torch.zeros_like(projection, dtype=exact)
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=exact)
         loss = torch.empty(n, dtype=torch.float64, device=h.device)
         block, grad_block = (h.new_empty(min(rows, n), states) for _ in range(2))
         for i, j in noise.spans(n, rows) if noise is not None else ((i, min(i + rows, n)) for i in range(0, n, rows)):
@@ -76,10 +79,17 @@ class _FusedNelbo(torch.autograd.Function):
             loss[i:j] = stream(logits, tokens.rows(i, j), noise and noise.window(i, j), off, grad)
             grad.mul_(scale[i:j, None].to(grad))
             torch.mm(grad, projection, out=grad_h[i:j])
-            grad_projection.addmm_(grad.T, h[i:j])
+            if exact == projection.dtype:
+                grad_projection.addmm_(grad.T, h[i:j])
+            else:
+                grad_projection += grad.T @ h[i:j]
             if grad_bias is not None:
-                grad_bias += grad.sum(0)
-        ctx.grads = grad_h.view_as(hidden), grad_projection, grad_bias
+                grad_bias += grad.sum(0, dtype=exact)
+        ctx.grads = (
+            grad_h.view_as(hidden),
+            grad_projection.to(projection.dtype),
+            None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
+        )
         values = loss.view(hidden.shape[:-1]).to(torch.promote_types(hidden.dtype, torch.float32))
         ctx.mark_non_differentiable(values)
         return (loss * scale).sum().to(values.dtype), values

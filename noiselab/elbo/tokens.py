@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 
 from ..mixing import Mixing
-from ..process import InterpolatingProcess, lift
-
-EDGE = 1e-12  # times are kept this far from 0 and 1, where rates may be infinite
+from ..process import InterpolatingProcess
 
 
 class Tokens(NamedTuple):
@@ -31,7 +29,8 @@ class Tokens(NamedTuple):
     b_x: Tensor
     b_z: Tensor
     w: Tensor  # weight of the token in the bound
-    z_is_data: Tensor  # elsewhere x_hat of z is zero
+    x_is_data: Tensor  # elsewhere x_hat of x is zero
+    z_is_data: Tensor
 
     def rows(self, i: int, j: int) -> "Tokens":
         """Rows i to j."""
@@ -39,8 +38,8 @@ class Tokens(NamedTuple):
 
     def value(self, logits: Tensor, lse: Tensor, kl_sum: Tensor) -> Tensor:
         """The bound's integrand from the logits' logsumexp over the data and sum_S b log1p(a u / b)."""
-        x, z, a, b_x, b_z, w, _ = self
-        log_u_x, u_z = self._at(logits, lse, x), self._u_z(logits, lse)
+        x, z, a, b_x, b_z, w, *_ = self
+        log_u_x, u_z = self._log_u_x(logits, lse), self._u_z(logits, lse)
         q_x, q_z = a + b_x, a * (x == z) + b_z
         # A revealed token has no weight, and its ratio may be infinite.
         rho = q_z / torch.where(w == 0, q_z, a * u_z + b_z)
@@ -51,12 +50,15 @@ class Tokens(NamedTuple):
 
     def corners(self, logits: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
         """A h_x and (rho - 1) h_z: what the gradient has at x and at z beyond the sum over S."""
-        x, z, a, b_x, b_z, w, z_is_data = self
-        a_u_x, a_u_z = a * self._at(logits, lse, x).exp(), a * self._u_z(logits, lse)
+        x, z, a, b_x, b_z, w, _, z_is_data = self
+        a_u_x, a_u_z = a * self._log_u_x(logits, lse).exp(), a * self._u_z(logits, lse)
         at_x = torch.where(b_x > 0, a * a_u_x / (a_u_x + b_x), a)
         p_z = a_u_z + b_z
         at_z = ((a * (x == z) + b_z) / p_z - 1) * a_u_z / p_z
         return at_x, torch.where(z_is_data & (w != 0), at_z, 0)
+
+    def _log_u_x(self, logits: Tensor, lse: Tensor) -> Tensor:
+        return torch.where(self.x_is_data, self._at(logits, lse, self.x), -torch.inf)
 
     def _u_z(self, logits: Tensor, lse: Tensor) -> Tensor:
         return torch.where(self.z_is_data, self._at(logits, lse, self.z).exp(), 0)
@@ -85,14 +87,15 @@ class NoiseOnData(NamedTuple):
             if isinstance(profile, float):
                 b = b + (weight * profile)[:, None].to(dtype)
                 continue
-            if isinstance(profile, Mixing):
+            if not isinstance(profile, Tensor):
                 profile = profile.probs(self.t[first:last, None])[:, 0]
                 if not one_time:
                     profile = profile.repeat_interleave(self.shared, 0)[i - first * self.shared :][: j - i]
             b = b + weight[:, None].to(dtype) * profile.to(dtype)
         assert isinstance(b, Tensor)
-        # A token without noise: its terms vanish, and nothing divides by zero.
-        return b.clamp(min=torch.finfo(dtype).tiny)
+        # A token without noise: its terms vanish, and nothing divides by zero. A constant is kept large enough for the
+        # product of two ratios a u / b (`_sum_log1p`), where its terms are below 1e-16.
+        return b.clamp(min=1e-18 if self.constant else torch.finfo(dtype).tiny)
 
     def window(self, i: int, j: int) -> "NoiseOnData":
         """Rows i to j as a field of their own; they must not straddle two times, unless the times are one per row."""
@@ -111,24 +114,34 @@ class NoiseOnData(NamedTuple):
     def spans(self, n: int, step: int) -> Iterator[tuple[int, int]]:
         """Ranges of at most `step` rows that, where noise is a row of the vocabulary, do not straddle two times."""
         shared = self.shared if not self.constant and step < self.shared else n
-        for start in range(0, n, shared):
+        for start in range(0, n, max(1, shared)):
             stop = min(start + shared, n)
             yield from ((i, min(i + step, stop)) for i in range(start, stop, step))
 
 
+def check_shapes(rows: Tensor, x: Tensor, z: Tensor, *more: Tensor | None) -> None:
+    """Raise `ValueError` unless everything is [batch, length], apart from the last axis of `rows`.
+
+    Otherwise tokens would be paired with the logits of others without a word.
+    """
+    shapes = [list(rows.shape[:-1]), *(list(v.shape) for v in (x, z, *more) if v is not None)]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError(f"all must have one [batch, length]; got {', '.join(map(str, shapes))}")
+
+
 def scalars(process: InterpolatingProcess, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None) -> Tokens:
     """The scalars of every token."""
-    t = inside(t, z)
+    t = process.interior(t, z)
     a, noise = process.alpha(t).double(), process.noise(t)
     b_x, b_z = noise.at(x), noise.at(z)
     w = process.rate(z, t) / (a * (x == z) + b_z) if weight is None else weight.double()
     data = process.data_tokens(z.device)
-    return Tokens(*(v.expand(z.shape).reshape(-1) for v in (x, z, a, b_x, b_z, w, data[z])))
+    return Tokens(*(v.expand(z.shape).reshape(-1) for v in (x, z, a, b_x, b_z, w, data[x], data[z])))
 
 
 def noise_on_data(process: InterpolatingProcess, z: Tensor, t: Tensor) -> NoiseOnData | None:
     """The noise on the data tokens, where there is any."""
-    t = inside(t, z)
+    t = process.interior(t, z)
     noise, host = process.noise(t), process.host_support()
     profiles = [part.profile(host) for part in noise.parts]
     keep = [k for k, profile in enumerate(profiles) if not (isinstance(profile, float) and profile == 0)]
@@ -138,13 +151,8 @@ def noise_on_data(process: InterpolatingProcess, z: Tensor, t: Tensor) -> NoiseO
         noise.weights[..., keep].expand(*z.shape, -1).reshape(-1, len(keep)),
         tuple(noise.parts[k] if profiles[k] is None else profiles[k] for k in keep),  # type: ignore[misc]
         t.reshape(-1),
-        z.shape[1] // t.shape[1],
+        max(1, z.shape[1] // max(1, t.shape[1])),
     )
-
-
-def inside(t: Tensor, z: Tensor) -> Tensor:
-    """Lifted times, kept off the ends."""
-    return lift(t, z).clamp(EDGE, 1 - EDGE)
 
 
 def outside(process: InterpolatingProcess) -> Tensor | None:

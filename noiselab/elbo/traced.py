@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..process import InterpolatingProcess
-from .tokens import Tokens, inside
+from .tokens import Tokens
 
 
 def traced(process: InterpolatingProcess, logits: Tensor, tokens: Tokens, z: Tensor, t: Tensor) -> Tensor:
@@ -13,7 +13,7 @@ def traced(process: InterpolatingProcess, logits: Tensor, tokens: Tokens, z: Ten
     data = process.data_tokens(logits.device)
     flat = torch.where(data, logits, -torch.inf).flatten(0, 1).to(dtype)
     log_sum = flat.logsumexp(-1, keepdim=True)
-    b = process.noise(inside(t, z)).dense().expand(*z.shape, -1).flatten(0, 1).to(dtype)
+    b = process.noise(process.interior(t, z)).dense().expand(*z.shape, -1).flatten(0, 1).to(dtype)
     # A token without noise: its term vanishes, and nothing divides by zero.
     b = torch.where(data, b, 0).clamp(min=torch.finfo(dtype).tiny)
     kl_sum = (b * torch.log1p((flat - log_sum).exp() * tokens.a[:, None].to(dtype) / b)).sum(-1).double()

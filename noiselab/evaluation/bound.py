@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..denoisers.base import Denoiser
 from ..denoisers.huggingface import TransformersDenoiser
-from ..denoisers.transforms import LeaveOneOut
+from ..denoisers.transforms import as_leave_one_out
 from ..elbo import nelbo, prior_kl, reconstruction
 from ..objectives import stratified_times
 from ..process import InterpolatingProcess
@@ -126,7 +126,7 @@ def validation_bound(
     terms, lengths, first = [], [], 0
     with evaluating(denoiser):
         for x, real in batches(data, batch_size, device_of(denoiser, process)):
-            told = leave_one_out(masked_to(denoiser, real), process)
+            told = as_leave_one_out(masked_to(denoiser, real), process)
             times = tau[first : first + len(x)].to(x.device)
             draws = [_terms(process, told, x, real, part, (low, high), generator) for part in times.unbind(-1)]
             terms.append(torch.stack(draws).mean(0).cpu())
@@ -221,11 +221,6 @@ def masked_to(denoiser: Denoiser, real: Bool[Tensor, "batch length"]) -> Denoise
     if not isinstance(denoiser, TransformersDenoiser) or denoiser.attention_mask is not None or bool(real.all()):
         return denoiser
     return TransformersDenoiser(denoiser.model, denoiser.predicts, real)
-
-
-def leave_one_out(denoiser: Denoiser, process: InterpolatingProcess) -> Denoiser:
-    """The denoiser, converted if it predicts the posterior."""
-    return denoiser if denoiser.predicts == "leave_one_out" else LeaveOneOut(denoiser, process)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..categorical import Randomness
-from ..denoisers import Denoiser, LeaveOneOut
+from ..denoisers import Denoiser, as_leave_one_out
 from ..process import InterpolatingProcess
 
 
@@ -23,13 +23,13 @@ class Sampler(abc.ABC):
     - `process`: the noise; checked once (`validate`).
     - `denoiser`: of any parametrisation; `self.denoiser` predicts leave-one-out.
 
-    **Raises:** `ValueError` if the process is no Markov process.
+    **Raises:** `ValueError` if the process is no Markov process, or the denoiser does not say what it predicts.
     """
 
     def __init__(self, process: InterpolatingProcess, denoiser: Denoiser):
         process.validate(16)
         self.process = process
-        self.denoiser = denoiser if denoiser.predicts == "leave_one_out" else LeaveOneOut(denoiser, process)
+        self.denoiser = as_leave_one_out(denoiser, process)
 
     @abc.abstractmethod
     def step(
@@ -68,7 +68,10 @@ class Sampler(abc.ABC):
         low, high = self.process.domain
         if times.dim() != 1 or len(times) < 2 or not (times[1:] < times[:-1]).all():
             raise ValueError(f"times must fall from noise to data; got {times.tolist()}")
-        if times[0] > high or times[-1] < low:
+        # A grid made in float32 may miss the ends by its rounding.
+        if times[0] <= high + 1e-6 and times[-1] >= low - 1e-6:
+            times = times.clamp(low, high)
+        else:
             raise ValueError(f"times must lie in [{low}, {high}]; got {times[0].item()} to {times[-1].item()}")
         if z.numel() and (z.min() < 0 or z.max() >= self.process.vocab_size):
             raise ValueError(
@@ -96,11 +99,13 @@ class Sampler(abc.ABC):
         **Arguments:**
 
         - `shape`: (batch, length).
-        - `steps`: number of transitions from t = 1 to t = 0, evenly spaced; or
-        - `times`: a grid of your own. Where noise goes as the square root of t (`gidd`, gamma = 1) even steps are too
-          coarse near 0, and `torch.linspace(1, 0, steps + 1) ** 2` is far closer to the data's law.
+        - `steps`: number of transitions from the upper end of the domain (t = 1) to the lower (t = 0), evenly spaced; or
+        - `times`: a grid of your own, from the upper end, where `prior` is drawn (`walk` starts anywhere). Where noise
+          goes as the square root of t (`gidd`, gamma = 1) even steps are too coarse near 0, and
+          `torch.linspace(1, 0, steps + 1) ** 2` is far closer to the data's law.
 
-        **Raises:** `ValueError` unless exactly one of `steps` and `times` is given, and `steps` is positive.
+        **Raises:** `ValueError` unless exactly one of `steps` and `times` is given, `steps` is positive and `times` start
+        at the upper end of the domain.
         """
         if (steps is None) == (times is None):
             raise ValueError(f"exactly one of steps and times must be given; got steps={steps}, times={times}")
@@ -109,6 +114,11 @@ class Sampler(abc.ABC):
                 raise ValueError(f"steps must be at least 1; got {steps}")
             low, high = self.process.domain
             times = torch.linspace(high, low, steps + 1, dtype=torch.float64)
+        if abs(float(times[0]) - self.process.domain[1]) > 1e-6:
+            raise ValueError(
+                f"times must start at {self.process.domain[1]}, where pure noise is drawn; got {float(times[0])} "
+                "(`walk` starts from tokens of your own at any time)"
+            )
         batch, length = shape
         z = self.process.prior(batch, length, generator=generator, device=self._device())
         for state in self.walk(z, times, generator=generator):

@@ -44,6 +44,8 @@ class SelfCorrection:
                 "time must lie in [0, 1], temperature be positive, tokens_per_step at least 1, patience not negative; "
                 f"got {time}, {temperature}, {tokens_per_step}, {patience}"
             )
+        if support is not None and not support.any():
+            raise ValueError("support must hold at least one token; got none")
         self.denoiser, self.support = denoiser, support
         self.time, self.temperature, self.tokens_per_step, self.patience = time, temperature, tokens_per_step, patience
 
@@ -74,6 +76,7 @@ class SelfCorrection:
 
     def revise(self, z: Int[Tensor, "batch length"], u: Tensor) -> tuple[Int[Tensor, "batch length"], Tensor]:
         """One step for every sequence, with one uniform number `u` per position: new tokens, and self-accuracies."""
+        z = z.long()
         times = torch.full(z.shape[:1], self.time, dtype=torch.float64, device=z.device)
         logits = self.denoiser(z, times)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

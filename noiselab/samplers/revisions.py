@@ -37,11 +37,11 @@ def revisions(
     - `states`: what a `walk` yields.
     - `kind`: the label of these changes.
     """
-    found = []
+    found: list[Revision] = []
     for step, z in enumerate(states, 1):
-        for sequence, position in (z != start).nonzero().tolist():
-            old, new = start[sequence, position].item(), z[sequence, position].item()
-            found.append(Revision(sequence, position, step, int(old), int(new), kind))
+        where = z != start
+        rows = zip(where.nonzero().tolist(), start[where].tolist(), z[where].tolist(), strict=True)
+        found += [Revision(sequence, position, step, old, new, kind) for (sequence, position), old, new in rows]
         start = z
     return found
 

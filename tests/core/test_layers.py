@@ -7,6 +7,7 @@ import noiselab
 
 ROOT = Path(noiselab.__file__).parent
 LAYERS = [
+    "exact",
     "categorical",
     "schedules",
     "mixing",
