@@ -68,7 +68,7 @@ class Interpolation(InterpolatingProcess):
                 raise ValueError(
                     "an absorbing token that data do not contain must leave others; got a vocabulary of it"
                 )
-        self.support = support
+        self.support = None if support is None else support.clone()
         self.validate()
 
     def raw_weights(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch parts"]:

@@ -51,7 +51,10 @@ def _check_support(process: "InterpolatingProcess", states: int) -> None:
 
 
 def _check_signal(process: "InterpolatingProcess", t: Tensor) -> None:
-    alpha = process.alpha(t)
+    try:
+        alpha = process.alpha(t)
+    except RuntimeError as error:  # such as `max(0, 1 - t)`, which asks a tensor of many times for one truth
+        raise ValueError(f"alpha must be elementwise in a tensor of times; it failed with: {error}") from error
     if alpha.shape != t.shape:
         raise ValueError(f"alpha must be elementwise: shape {list(t.shape)}; got {list(alpha.shape)}")
     bad = ~((alpha >= -1e-9) & (alpha <= 1 + 1e-9))

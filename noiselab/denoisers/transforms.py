@@ -156,8 +156,10 @@ class Posterior(_Conversion):
 def as_leave_one_out(denoiser: Denoiser, process: InterpolatingProcess) -> Denoiser:
     """The denoiser itself if it predicts leave-one-out, else converted.
 
-    **Raises:** `ValueError` if it says that it predicts something else.
+    **Raises:** `ValueError` if it is no `Denoiser`, or says that it predicts something else.
     """
+    if not isinstance(denoiser, Denoiser):
+        raise ValueError(f"a denoiser must be a noiselab.Denoiser; got {type(denoiser).__name__}")
     if denoiser.predicts not in ("leave_one_out", "posterior"):
         raise ValueError(f"predicts must be 'leave_one_out' or 'posterior'; got {denoiser.predicts!r}")
     return denoiser if denoiser.predicts == "leave_one_out" else LeaveOneOut(denoiser, process)

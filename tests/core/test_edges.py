@@ -1,0 +1,215 @@
+"""Legitimate use that is easy to get wrong; each of these once was."""
+
+import copy
+
+import pytest
+import torch
+from torch.testing import assert_close
+from worlds import DATA, INITIAL, PROCESSES, TRANSITION, Learned, Stranger, V, row
+
+import noiselab as nl
+from noiselab.denoisers.transforms import as_leave_one_out
+from noiselab.testing import check_process
+
+t = nl.t
+
+
+class Blend(nl.InterpolatingProcess):
+    """Two noises as one naturally writes them: 0/0 at t = 0."""
+
+    def __init__(self):
+        super().__init__(DATA)
+
+    def alpha(self, t):
+        return 1 - t
+
+    def mixing(self, t):
+        mask, even = row(0, 0, 0, 0, 1), row(0.25, 0.25, 0.25, 0.25, 0)
+        weights = t[..., None] * mask + (t * t)[..., None] * even
+        return weights / weights.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 16])
+def test_a_mixing_that_is_0_over_0_at_an_end_is_taken_at_its_limit(steps):
+    process = Blend()
+    check_process(process)
+    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
+    x = nl.AncestralSampler(process, oracle).sample((200, 6), steps=steps, generator=torch.Generator().manual_seed(0))
+    assert (x < V - 1).all()
+
+
+def test_noise_that_is_not_finite_at_an_end_is_refused():
+    class Broken(Stranger):
+        def noise(self, t):
+            return super().noise(t)._replace(weights=super().noise(t).weights / t[..., None])
+
+    with pytest.raises(ValueError, match="finite at both ends of time; it is not at t = 0"):
+        Broken().validate()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_moving_a_model_to_low_precision_leaves_its_probabilities_alone(dtype):
+    law = torch.rand(50_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    process = nl.Interpolation(1 - t, {nl.Unigram(law / law.sum()): t})
+    before = process.mixings[0].row.clone()
+    moved = nl.LeaveOneOut(nl.MarkovOracle(row(1.0), torch.ones(1, 1), process), process).to(dtype)
+    assert torch.equal(process.mixings[0].row, before) and moved.inner.initial.dtype == torch.float64
+    x = torch.zeros(1, 100_000, dtype=torch.long)
+    z = process.corrupt(x, torch.ones(1), generator=torch.Generator().manual_seed(0))
+    assert z.unique().numel() > 20_000
+
+
+def test_samples_start_where_pure_noise_is_drawn():
+    process = PROCESSES["gidd"]()
+    sampler = nl.AncestralSampler(process, nl.MarkovOracle(INITIAL, TRANSITION, process))
+    with pytest.raises(ValueError, match=r"times must start at 1.0, where pure noise is drawn; got 0.3"):
+        sampler.sample((1, 3), times=torch.tensor([0.3, 0.0], dtype=torch.float64))
+    sampler.sample((1, 3), times=torch.linspace(1.0000001, 0, 4))  # float32 may miss the end by its rounding
+
+
+def test_a_denoiser_must_be_one_and_say_what_it_predicts(unchecked):
+    process = PROCESSES["gidd"]()
+    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
+    oracle.predicts = "leave-one-out"
+    with pytest.raises(ValueError, match="predicts must be 'leave_one_out' or 'posterior'; got 'leave-one-out'"):
+        nl.AncestralSampler(process, oracle)
+    assert as_leave_one_out(nl.Posterior(nl.MarkovOracle(INITIAL, TRANSITION, process), process), process).predicts
+
+
+def test_a_clean_token_that_data_cannot_contain_costs_infinitely_much_on_every_path():
+    process = nl.Interpolation(1 - t, {nl.Absorbing(4, 5): t}, support=torch.tensor([True, True, True, False, False]))
+    x, z, time = torch.tensor([[3, 0]]), torch.tensor([[4, 4]]), torch.tensor([0.5])
+    logits = torch.randn(1, 2, 5, generator=torch.Generator().manual_seed(0))
+    for bound in (nl.nelbo, nl.nelbo_dense):
+        value = bound(process, logits, x, z, time)[0]
+        assert value[0].isinf() and value[1].isfinite()
+    assert nl.reconstruction(process, logits, x, z, time)[0, 0].isinf()
+
+
+@pytest.mark.parametrize("name", ["gidd", "learned", "stranger"])
+def test_the_ends_of_time_are_defined_for_every_objective(name):
+    process = PROCESSES[name]()
+    x, z = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 3, 1]])
+    time = torch.tensor([[0.0, 0.5, 1.0]])
+    if name != "stranger":
+        z = torch.tensor([[0, 4, 4]])
+    logits = torch.randn(1, 3, V, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    bound = nl.nelbo(process, logits, x, z, time)
+    assert bound.isfinite().all() and nl.Clipped(2.0)(process, x, z, time).isfinite().all()
+    assert_close(nl.objective_loss(process, logits, x, z, time), bound)
+    frozen = copy.deepcopy(process).requires_grad_(False)
+    assert_close(nl.nelbo(frozen, logits, x, z, time), bound.detach(), rtol=1e-6, atol=1e-9)
+
+
+def test_a_shorter_domain_has_ends_of_its_own():
+    short = nl.Interpolation(1 - 2 * t, {nl.Absorbing(4, 5): 2 * t}, domain=(0.0, 0.5))
+    x, z, logits = torch.tensor([[0]]), torch.tensor([[4]]), torch.zeros(1, 1, 5, dtype=torch.float64)
+    at_end = nl.nelbo(short, logits, x, z, torch.tensor([0.5]))
+    assert_close(at_end, 2 * nl.nelbo(nl.masked(vocab_size=5, mask_id=4), logits, x, z, torch.tensor([1.0])))
+
+
+@pytest.mark.parametrize("time", [0.0, 1e-12, 1e-9, 1e-7])
+def test_noise_that_vanishes_fast_does_not_overflow(time):
+    process = nl.Interpolation(1 - t, {nl.Uniform(5000): t**2})
+    logits = torch.full((1, 1, 5000), -30.0)
+    logits[0, 0, [1, 2501]] = 0
+    x = torch.tensor([[1]])
+    assert nl.nelbo(process, logits, x, x, torch.tensor([time], dtype=torch.float64)).isfinite().all()
+
+
+def test_the_fused_gradient_of_a_bfloat16_projection_is_summed_in_float32():
+    generator = torch.Generator().manual_seed(0)
+    process, n, width, states = nl.masked(vocab_size=64, mask_id=63), 4096, 8, 64
+    x = torch.randint(63, (1, n), generator=generator)
+    z, time = torch.full_like(x, 63), torch.tensor([0.5])
+    hidden = torch.randn(1, n, width, generator=generator).bfloat16()
+    weight = torch.randn(states, width, generator=generator).bfloat16()
+    gradients = []
+    for dtype in (torch.bfloat16, torch.float64):
+        w = weight.to(dtype).clone().requires_grad_()
+        scale = torch.full((1, n), 1 / n)
+        nl.nelbo_fused(process, hidden.to(dtype), w, None, x, z, time, scale, rows=16)[0].backward()
+        gradients.append(w.grad.double())
+    assert (gradients[0] - gradients[1]).norm() < 0.006 * gradients[1].norm()
+
+
+def test_copies_keep_their_own_noise():
+    process = Stranger()
+    other = copy.copy(process)
+    other.mixing = lambda t: row(1.0, 0, 0, 0, 0)
+    time = torch.full((1, 1), 0.5, dtype=torch.float64)
+    assert_close(other.noise(time).dense()[0, 0], 0.25 * row(1.0, 0, 0, 0, 0))
+    assert process.noise(time).dense()[0, 0, 1] > 0
+
+
+def test_loading_a_support_edits_no_argument_and_is_noticed():
+    support = DATA.clone()
+    process = nl.Interpolation(1 - t, {nl.Uniform(V): t}, support=support)
+    assert torch.equal(process.host_support(), DATA)
+    process.load_state_dict({**process.state_dict(), "support": ~DATA})
+    assert torch.equal(support, DATA) and torch.equal(process.host_support(), ~DATA)
+
+
+def test_tokens_are_never_paired_with_the_logits_of_others():
+    x = torch.zeros(2, 3, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"one \[batch, length\]; got \[3, 2\], \[2, 3\], \[2, 3\]"):
+        nl.elbo.tokens.check_shapes(torch.zeros(3, 2, V), x, x)
+
+
+def test_all_of_top_p_is_everything():
+    logits = torch.randn(20, 1, 50_000, generator=torch.Generator().manual_seed(0))
+
+    class Fixed(nl.Denoiser):
+        def forward(self, z, t):
+            return logits
+
+    z = torch.zeros(20, 1, dtype=torch.long)
+    for p in (1, 1.0):
+        assert nl.TopP(Fixed(), p)(z, torch.ones(20)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_empty_batches_and_int32_tokens(name):
+    process = PROCESSES[name]()
+    for shape in ((0, 3), (2, 0)):
+        x = torch.zeros(shape, dtype=torch.long)
+        with torch.no_grad():
+            assert nl.nelbo(process, torch.zeros(*shape, V), x, x, torch.full(shape[:1], 0.5)).shape == shape
+    x = process.data_tokens().nonzero()[:2, 0][None].int()
+    time = torch.tensor([0.5])
+    for bound in (nl.nelbo, nl.nelbo_dense):
+        assert bound(process, torch.zeros(1, 2, V), x, x, time).shape == (1, 2)
+    assert process.marginal(x, time).shape == (1, 2, V)
+
+
+def test_a_learned_process_takes_the_fast_path_where_no_gradient_is_wanted(monkeypatch):
+    process = nl.Interpolation(1 - t, {nl.Absorbing(V - 1, V): Learned(), nl.Uniform(DATA): 0.3 * t})
+    x, logits = torch.zeros(1, 3, dtype=torch.long), torch.randn(1, 3, V, dtype=torch.float64)
+    slow = nl.nelbo(process, logits, x, x, torch.tensor([0.5]))
+    monkeypatch.setattr(nl.elbo.bound, "nelbo_dense", None)
+    with torch.no_grad():
+        assert_close(nl.nelbo(process, logits, x, x, torch.tensor([0.5])), slow.detach())
+
+
+def test_small_misunderstandings_are_named():
+    with pytest.raises(ValueError, match="tokens must be a number or Bool"):
+        nl.Uniform.__init__.__wrapped__(nl.Uniform.__new__(nl.Uniform), torch.tensor([0, 1, 2]))
+    assert_close((2**t)(row(0.0, 1.0)), row(1.0, 2.0))
+    with pytest.raises(ValueError, match="at least one token"):
+        nl.SelfCorrection(
+            nl.MarkovOracle(INITIAL, TRANSITION, PROCESSES["gidd"]()), support=torch.zeros(V, dtype=torch.bool)
+        )
+
+    class Needy(Stranger):
+        def mixing(self, t):
+            return torch.ones(*t.shape, self.vocab_size) / self.vocab_size
+
+    with pytest.raises(ValueError, match="set vocab_size first"):
+        Needy().validate()
+
+    class Branching(Stranger):
+        def alpha(self, t):
+            return max(0.0, 1 - t)
+
+    with pytest.raises(ValueError, match="alpha must be elementwise in a tensor of times"):
+        Branching().validate()
