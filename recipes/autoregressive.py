@@ -27,6 +27,7 @@ from noiselab.training.options import (
     autocast_of,
     command_line,
     numbers_of,
+    run_recipe,
 )
 from noiselab.training.texts import load_data
 
@@ -150,4 +151,4 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -43,6 +43,7 @@ from noiselab.evaluation.report import (
     write_report,
 )
 from noiselab.training.checkpoints import write_json
+from noiselab.training.options import run_recipe
 
 STEPS = {"diffusion": 3_600, "judge": 1_000}  # 4.3 and 1.1 minutes on two quiet cores
 MINUTES = 6.0
@@ -286,4 +287,4 @@ def settings(name: str, trainer: Any, recipe: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    run_recipe(lambda: main(tyro.cli(Options)))

@@ -34,6 +34,7 @@ from noiselab.training.options import (
     autocast_of,
     command_line,
     numbers_of,
+    run_recipe,
 )
 from noiselab.training.texts import load_data
 
@@ -190,4 +191,4 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -7,10 +7,10 @@ A recipe declares one dataclass, made of the groups below and its own fields, an
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import torch
 import transformers
@@ -31,7 +31,7 @@ class Optimization:
     batch: int
     """sequences in an optimizer step, over all processes"""
     micro_batch: int
-    """sequences that one process holds at a time; gradients are accumulated until `batch` is reached"""
+    """most sequences that one process holds at a time; gradients are accumulated until `batch` is reached"""
     learning_rate: float = 5e-4
     """the highest learning rate"""
     warmup: int = 10_000
@@ -117,23 +117,54 @@ def command_line(presets: Mapping[str, tuple[str, Options]], arguments: Sequence
 
     - `presets`: name -> (description, settings).
     - `arguments`: what follows the program's name; that of this process by default. The first one names a preset;
-      `--config file.yaml` may follow anywhere. A YAML file holds fields by name, in groups or not; flags override it.
+      `--config file.yaml`, or with `=`, may follow anywhere. A YAML file holds fields by name, in groups or
+      not; flags override it.
 
     **Returns:** the settings. Unknown flags and values of the wrong type end the program with a message.
 
     **Raises:** `ValueError` if the YAML file is missing or holds no fields.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    while "--config" in given:
-        place = given.index("--config")
-        if place + 1 == len(given):
-            raise ValueError("--config must be followed by a YAML file; got nothing")
-        file = given[place + 1]
-        del given[place : place + 2]
+    while (place := next((i for i, word in enumerate(given) if _is_config(word)), None)) is not None:
+        _, equals, file = given.pop(place).partition("=")
+        if not equals:
+            if place == len(given):
+                raise ValueError("--config must be followed by a YAML file; got nothing")
+            file = given.pop(place)
         given[1:1] = yaml_flags(Path(file))  # after the preset, before the flags
+    described = {
+        name: (f"{text}. Also takes --config FILE.yaml: settings by name, which flags override", settings)
+        for name, (text, settings) in presets.items()
+    }
     return tyro.extras.overridable_config_cli(
-        dict(presets), args=given, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
+        described,
+        args=given,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
     )
+
+
+def _is_config(word: str) -> bool:
+    return word == "--config" or word.startswith("--config=")
+
+
+def run_recipe(main: Callable[[], Any]) -> NoReturn:
+    """Run a program and end the process: what a user can put right is told in one line, without a traceback.
+
+    The exit status is 0; 2 after a `ValueError` or an `OSError`; 130 after an interruption.
+
+    **Arguments:**
+
+    - `main`: called without arguments.
+    """
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command to go on from the newest checkpoint", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
 
 
 def yaml_flags(file: Path) -> list[str]:
@@ -184,20 +215,33 @@ def arguments_of(optimization: Optimization, run: Run, **fields: Any) -> transfo
 
     - `fields`: any other field of `transformers.TrainingArguments`.
 
-    **Raises:** `ValueError` if the batch cannot be divided into micro-batches over the processes.
+    **Raises:** `ValueError` if the batch cannot be divided into micro-batches over the processes, or a number is too
+    small.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     o = optimization
-    if o.batch % (o.micro_batch * world):
+    for name, value, least in (
+        ("steps", o.steps, 1),
+        ("batch", o.batch, 1),
+        ("micro-batch", o.micro_batch, 1),
+        ("log-every", run.log_every, 1),
+        ("evaluate-every", run.evaluate_every, 0),
+        ("save-every", run.save_every, 1),
+        ("keep", run.keep, 2),
+    ):
+        if value < least:
+            raise ValueError(f"--{name} must be at least {least}; got {value}")
+    micro = min(o.micro_batch, max(1, o.batch // world))
+    if o.batch % (micro * world):
         raise ValueError(
-            f"batch must be a multiple of micro_batch times the number of processes; got {o.batch}, {o.micro_batch} and {world}"
+            f"--batch must be a multiple of --micro-batch times the number of processes; got {o.batch}, {micro} and {world}"
         )
     cosine = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": o.final_learning_rate}}
     settings: dict[str, Any] = {
         "max_steps": o.steps,
-        "per_device_train_batch_size": o.micro_batch,
-        "per_device_eval_batch_size": o.micro_batch,
-        "gradient_accumulation_steps": o.batch // (o.micro_batch * world),
+        "per_device_train_batch_size": micro,
+        "per_device_eval_batch_size": micro,
+        "gradient_accumulation_steps": o.batch // (micro * world),
         "learning_rate": o.learning_rate,
         "warmup_steps": o.warmup,
         **(cosine if o.schedule == "cosine" else {"lr_scheduler_type": "constant_with_warmup"}),

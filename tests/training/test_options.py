@@ -12,6 +12,7 @@ from noiselab.training.options import (
     as_yaml,
     command_line,
     numbers_of,
+    run_recipe,
 )
 
 
@@ -50,6 +51,7 @@ def test_printed_settings_are_a_file_that_gives_the_same_settings(tmp_path, name
     file.write_text(as_yaml(PRESETS[name][1]))
     for preset in PRESETS:
         assert command_line(PRESETS, [preset, "--config", str(file)]) == PRESETS[name][1]
+        assert command_line(PRESETS, [preset, f"--config={file}"]) == PRESETS[name][1]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,13 @@ def test_help_says_what_each_field_is(capsys):
     with pytest.raises(SystemExit):
         command_line(PRESETS, ["small", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    for words in ("a share", "sequences in an optimizer step, over all processes", "(default: 10)", "few steps"):
+    for words in (
+        "a share",
+        "sequences in an optimizer step, over all processes",
+        "(default: 10)",
+        "few steps",
+        "--config FILE.yaml",
+    ):
         assert words in said
 
 
@@ -90,12 +98,62 @@ def test_arguments_of_the_trainer(tmp_path, monkeypatch):
     args = arguments_of(Optimization(100, 24, 4, warmup=5, epsilon=1e-7), run)
     assert (args.gradient_accumulation_steps, args.per_device_train_batch_size, args.max_steps) == (6, 4, 100)
     assert args.adam_epsilon == 1e-7 and args.lr_scheduler_kwargs == {"min_lr_rate": 0.1} and args.data_seed == 1
-    with pytest.raises(ValueError, match=r"batch must be a multiple .* got 24, 5 and 1"):
+    with pytest.raises(ValueError, match=r"--batch must be a multiple .* got 24, 5 and 1"):
         arguments_of(Optimization(100, 24, 5), run)
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "3")
         with pytest.raises(ValueError, match="got 16, 4 and 3"):
             arguments_of(Optimization(100, 16, 4), run)
+
+
+def test_micro_batches_shrink_to_the_share_of_a_process(tmp_path, monkeypatch):
+    fields = {}
+    made = arguments_of(Optimization(1, 1, 1), Run(tmp_path, cpu=True))  # those of several processes need a launcher
+    monkeypatch.setattr("noiselab.training.options.training_arguments", lambda _, **f: fields.update(f) or made)
+    for world, batch, micro, size, accumulated in [(2, 16, 16, 8, 1), (4, 16, 16, 4, 1), (2, 16, 4, 4, 2)]:
+        monkeypatch.setenv("WORLD_SIZE", str(world))
+        arguments_of(Optimization(1, batch, micro), Run(tmp_path, cpu=True))
+        assert fields["per_device_train_batch_size"] == fields["per_device_eval_batch_size"] == size
+        assert fields["gradient_accumulation_steps"] == accumulated
+    monkeypatch.setenv("WORLD_SIZE", "32")
+    with pytest.raises(ValueError, match="got 16, 1 and 32"):
+        arguments_of(Optimization(1, 16, 16), Run(tmp_path, cpu=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"steps": 0}, "--steps must be at least 1; got 0"),
+        ({"log_every": 0}, "--log-every must be at least 1; got 0"),
+        ({"save_every": 0}, "--save-every must be at least 1; got 0"),
+        ({"keep": 1}, "--keep must be at least 2; got 1"),
+        ({"micro_batch": 0}, "--micro-batch must be at least 1; got 0"),
+    ],
+)
+def test_numbers_that_are_too_small_are_refused_by_the_name_that_was_typed(tmp_path, settings, complaint):
+    settings = dict(settings)
+    optimization = {name: settings.pop(name, default) for name, default in (("steps", 1), ("micro_batch", 4))}
+    with pytest.raises(ValueError, match=complaint):
+        arguments_of(Optimization(batch=8, **optimization), Run(tmp_path, cpu=True, **settings))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (None, 0, ""),
+        (ValueError("steps must be more"), 2, "error: steps must be more\n"),
+        (FileNotFoundError(2, "nothing there", "x.txt"), 2, "error: [Errno 2] nothing there: 'x.txt'\n"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command to go on from the newest checkpoint\n"),
+    ],
+)
+def test_errors_of_the_user_end_with_one_line(capsys, error, status, said):
+    def main():
+        if error is not None:
+            raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_recipe(main)
+    assert ended.value.code == status and capsys.readouterr().err == said
 
 
 def test_settings_of_the_run_do_not_count_among_the_numbers():
