@@ -22,9 +22,9 @@ import noiselab as nl
 from noiselab.data import vocabulary_size
 from noiselab.denoisers.dit import DiT, DiTConfig
 from noiselab.training import Trainer
-from noiselab.training.checkpoints import write_text
 from noiselab.training.options import (
     Data,
+    KeepOptions,
     Optimization,
     Run,
     arguments_of,
@@ -117,7 +117,6 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
     with args.main_process_first(local=False, desc="data"):
         tokenizer, train, validation = load_data(options.data, run.output / "tokenizer", optimization.seed)
     if chief:
-        write_text(run.output / "options.yaml", as_yaml(options))
         print(f"training data: {train}\nheld out:      {validation}")
 
     # The process; the objective is the ELBO unless another one is given.
@@ -154,6 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
         optimizer=optimization.optimizer,
         decay_all=optimization.decay_all,
         settings=numbers_of(options),
+        callbacks=[KeepOptions(options, run.output)],
     )
     trainer.train(resume_from_checkpoint=None if run.resume == "never" else run.resume)
     trainer.save_final(run.output / "final", tokenizer=tokenizer, settings=numbers_of(options))

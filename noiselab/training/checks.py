@@ -57,6 +57,20 @@ def check_data(dataset: Any, model: nn.Module, args: transformers.TrainingArgume
         raise ValueError(f"sequences must have at most the model's {limit} tokens; the first one has {length}")
 
 
+def check_evaluation(dataset: Any, args: transformers.TrainingArguments) -> None:
+    """Refuse evaluation data, or one of several, that do not fill a batch.
+
+    **Raises:** `ValueError`.
+    """
+    full = args.per_device_eval_batch_size * args.world_size
+    for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
+        if part is not None and hasattr(part, "__len__") and len(part) < full:
+            raise ValueError(
+                f"the evaluation data must fill a batch of {full} sequences over all processes; got {len(part)}: hold out "
+                "more, or take smaller batches"
+            )
+
+
 def longest(model: nn.Module) -> int | None:
     """The longest sequence that the model's configuration admits, if it says."""
     config = getattr(model, "config", None)

@@ -18,6 +18,7 @@ import tyro
 import yaml
 
 from .arguments import training_arguments
+from .checkpoints import write_text
 
 Options = TypeVar("Options")
 
@@ -67,7 +68,8 @@ class Data:
     """What is trained on."""
 
     corpus: str = "library:prose"
-    """library:prose, library:sources (Python's standard library), hub:NAME, or a file, folder or glob pattern"""
+    """library:prose, library:sources (Python's standard library), hub:NAME, or a file, folder or glob pattern;
+    fewer than 20 documents, such as one long file, are cut into pieces, so that some can be held out"""
     field: str = "text"
     """the field that holds the text, where documents have fields"""
     tokenizer: str = "train"
@@ -206,6 +208,24 @@ def numbers_of(options: Any) -> dict[str, Any]:
     if "data" in plain:
         plain["data"].pop("cache", None)
     return {"options": plain}
+
+
+class KeepOptions(transformers.TrainerCallback):
+    """Writes the settings to `options.yaml` when training begins, which it does only under settings that fit the run.
+
+    **Arguments:**
+
+    - `options`: the settings.
+    - `folder`: of the run.
+    """
+
+    def __init__(self, options: Any, folder: Path) -> None:
+        self.options, self.folder = options, folder
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write them."""
+        if state.is_world_process_zero:
+            write_text(self.folder / "options.yaml", as_yaml(self.options))
 
 
 def arguments_of(optimization: Optimization, run: Run, **fields: Any) -> transformers.TrainingArguments:

@@ -1,6 +1,8 @@
 """From data settings to a tokenizer and data sets."""
 
 import itertools
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,41 @@ from ..data import (
     standard_library,
     train_tokenizer,
 )
-from .checkpoints import new_folder
+from ..data.corpus import fingerprint
+from .checkpoints import checkpoints, differences, new_folder, write_json
 from .options import Data
+
+FEW = 20  # documents; so few are cut up, for held-out texts are whole documents
+PIECES = 200
+ORIGIN = "trained_on.json"
+
+
+class Pieces(Corpus):
+    """The texts of a corpus in pieces, cut at blank lines if possible, else at line ends.
+
+    **Arguments:**
+
+    - `corpus`: a few long texts.
+    - `size`: characters in a piece, about.
+    """
+
+    def __init__(self, corpus: Corpus, size: int) -> None:
+        self.corpus, self.size, self.name = corpus, size, corpus.name
+        self.key = fingerprint([corpus.key, "pieces", str(size)])
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self.corpus:
+            piece = ""
+            for line in text.splitlines(keepends=True):
+                piece += line
+                while len(piece) >= 4 * self.size:  # a line without end
+                    yield piece[: self.size]
+                    piece = piece[self.size :]
+                if len(piece) >= (self.size if not line.strip() else 2 * self.size):
+                    yield piece
+                    piece = ""
+            if piece:
+                yield piece
 
 
 def corpora(data: Data) -> tuple[Corpus, Corpus]:
@@ -29,8 +64,38 @@ def corpora(data: Data) -> tuple[Corpus, Corpus]:
         share = data.validation
         training = standard_library(name, "train", validation_share=share)
         return training, standard_library(name, "validation", validation_share=share)
-    whole = HubCorpus(name, field=data.field) if kind == "hub" else FileCorpus(data.corpus, field=data.field)
+    whole: Corpus = HubCorpus(name, field=data.field) if kind == "hub" else FileCorpus(data.corpus, field=data.field)
+    if kind != "hub" and len(list(itertools.islice(whole, FEW))) < FEW:
+        whole = Pieces(whole, max(1, min(2000, sum(map(len, whole)) // PIECES)))
     return hold_out(whole, data.validation)
+
+
+def trained_tokenizer(training: Corpus, data: Data, folder: Path) -> None:
+    """Make sure that a folder holds the tokenizer that these settings ask for; train it unless it is there.
+
+    **Raises:** `ValueError` if it holds another one, with which a run was trained.
+    """
+    origin = {
+        "corpus": data.corpus,
+        "texts": training.key,
+        "vocab_size": data.vocab_size,
+        "validation": data.validation,
+    }
+    if folder.is_dir():
+        file, used = folder / ORIGIN, bool(checkpoints(folder.parent))
+        known = json.loads(file.read_text()) if file.is_file() else {}
+        changed = list(differences(known, origin))
+        if not changed or (used and not known):
+            return
+        if used:
+            lines = "".join(f"\n  {name}: {old!r} then, {new!r} now" for name, old, new in changed)
+            raise ValueError(
+                f"a run must keep the texts that its tokenizer in {folder} was trained on; use another --output, for these "
+                f"differ:{lines}"
+            )
+    with new_folder(folder) as temporary:
+        train_tokenizer(training, data.vocab_size).save_pretrained(temporary)
+        write_json(temporary / ORIGIN, origin)
 
 
 def load_data(data: Data, folder: Path, seed: int) -> tuple[Any, Dataset[Any], TokenBlocks]:
@@ -42,14 +107,14 @@ def load_data(data: Data, folder: Path, seed: int) -> tuple[Any, Dataset[Any], T
     - `seed`: of the order in which a stream is read.
 
     **Returns:** a tokenizer with mask, padding and end-of-text tokens; what to give to `Trainer`.
+
+    **Raises:** `ValueError` if the folder's tokenizer, with which a run was trained, is of other texts or another size.
     """
     training, held_out = corpora(data)
     if data.tokenizer != "train":
         tokenizer = load_tokenizer(data.tokenizer)
     else:
-        if not folder.is_dir():
-            with new_folder(folder) as temporary:
-                train_tokenizer(training, data.vocab_size).save_pretrained(temporary)
+        trained_tokenizer(training, data, folder)
         tokenizer = load_tokenizer(folder)
     if data.stream:
         # One stream for all processes: the trainer deals its batches out.

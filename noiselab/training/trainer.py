@@ -25,7 +25,7 @@ from ..objectives import Objective, elbo
 from ..process import InterpolatingProcess
 from .arguments import check_arguments, numbers
 from .callbacks import Keeper, Progress
-from .checks import NonFiniteLoss, check_data, check_noise, collate, data_settings, fingerprint
+from .checks import NonFiniteLoss, check_data, check_evaluation, check_noise, collate, data_settings, fingerprint
 from .ema import EMA_FILE, Average
 from .losses import Batch, Loss, call_denoiser, call_network, noised_loss, real_tokens
 from .muon import MuonWithAdamW, block_matrices
@@ -60,7 +60,7 @@ class Trainer(Saving, transformers.Trainer):
     - `callbacks`: as for transformers' Trainer.
 
     **Raises:** `ValueError` if the process is no Markov process, sequences are longer than the model takes, logits do not
-    have the width of the process, or an argument would break exact resumption.
+    have the width of the process, evaluation data do not fill a batch, or an argument would break exact resumption.
 
     **Example:**
 
@@ -105,6 +105,7 @@ class Trainer(Saving, transformers.Trainer):
             raise ValueError(f"either a process or a loss must be given; got process={process!r}, loss={loss!r}")
         check_arguments(args)
         check_data(train_dataset, model, args)
+        check_evaluation(eval_dataset, args)
         if ema is not None:
             Average(model, ema)  # its checks, before anything slow
         super().__init__(

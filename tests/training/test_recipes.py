@@ -2,6 +2,7 @@ import importlib.util
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,10 @@ import torch
 import transformers
 
 import noiselab as nl
+from noiselab.data import vocabulary_size
 from noiselab.denoisers.dit import DiT
+from noiselab.training.options import Data
+from noiselab.training.texts import corpora, load_data
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = (
@@ -61,6 +65,9 @@ def test_a_recipe_trains_writes_a_model_and_does_nothing_when_started_again(tmp_
     assert "trained" not in capsys.readouterr().err
     with pytest.raises(ValueError, match=rf"learning_rate: {rate} in the checkpoint, 0.1 now"):
         recipe.main([*arguments, "--learning-rate", "0.1"])
+    assert f"learning_rate: {rate}" in (tmp_path / "run" / "options.yaml").read_text()
+    with pytest.raises(ValueError, match=r"another --output.*\n  vocab_size: 300 then, 310 now"):
+        recipe.main([*arguments, "--vocab-size", "310"])
     recipe.main([*arguments, "--log-every", "1", "--keep", "4"])
 
 
@@ -89,3 +96,32 @@ def test_published_presets():
         assert (o.precision, o.ema, options.weights, options.max_weight) == ("bfloat16", None, "dynamic", 2.0)
         assert o.steps * o.batch * options.data.length == pytest.approx(131e9, rel=0.01)
         nl.Dynamic.gidd(vocab_size=50258, p_uniform=options.p_uniform, max_weight=options.max_weight)
+
+
+def test_one_text_file_is_enough(tmp_path):
+    file = tmp_path / "book.txt"
+    file.write_text("\n".join(f"In chapter {i} the reader learns that {i} is {i}.\n" for i in range(300)))
+    data = Data(corpus=str(file), vocab_size=300, length=16, validation=0.2)
+    training, held_out = corpora(data)
+    assert sorted("".join([*training, *held_out])) == sorted(file.read_text())
+    assert 0.1 < sum(map(len, held_out)) / len(file.read_text()) < 0.3
+    _, train, validation = load_data(data, tmp_path / "tokenizer", 1)
+    assert len(train) > len(validation) > 16
+    file.write_text("word " * 3000)  # one line
+    training, held_out = corpora(data)
+    assert list(training)
+
+
+def test_a_tokenizer_of_other_texts_is_trained_anew_until_a_run_has_used_it(tmp_path, texts):
+    data = Data(corpus=texts[1], vocab_size=300, length=16, validation=0.25)
+    load_data(data, tmp_path / "tokenizer", 1)
+    first = (tmp_path / "tokenizer" / "tokenizer.json").stat().st_mtime_ns
+    load_data(data, tmp_path / "tokenizer", 1)
+    assert (tmp_path / "tokenizer" / "tokenizer.json").stat().st_mtime_ns == first
+    tokenizer, _, _ = load_data(replace(data, vocab_size=320), tmp_path / "tokenizer", 1)
+    assert vocabulary_size(tokenizer) == 320
+
+
+def test_too_little_evaluation_data_is_refused_before_training(tmp_path, texts):
+    with pytest.raises(ValueError, match=r"evaluation data must fill a batch of 4 sequences .* got 2"):
+        load("masked").main(["demo", *SMALL, *texts, "--output", str(tmp_path / "run"), "--validation-sequences", "2"])
