@@ -1,11 +1,12 @@
 """What the trainer writes and reads: sealed checkpoints, resumption, the finished model."""
 
+import contextlib
 import errno
 import json
 import math
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,9 +187,22 @@ def write_weights(model: nn.Module, folder: Path) -> None:
     """Write a network in safetensors, with its configuration if it has one."""
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, transformers.PreTrainedModel):
-        model.save_pretrained(folder)
+        with _no_bars():
+            model.save_pretrained(folder)
     else:
         save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep transformers' own progress bars off the screen, where that of training is."""
+    shown = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.logging.enable_progress_bar()
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
