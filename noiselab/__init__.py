@@ -19,11 +19,10 @@ from .denoisers import (
     Transform,
 )
 from .elbo import nelbo, nelbo_dense, nelbo_fused, prior_kl, reconstruction
-from .interpolation import Interpolation
 from .mixing import Absorbing, Mass, Mixing, Uniform, Unigram
 from .objectives import Clipped, Dynamic, DynamicV11, mean_over_tokens, objective_loss, stratified_times
 from .parametrization import to_leave_one_out, to_posterior
-from .process import InterpolatingProcess
+from .process import InterpolatingProcess, Interpolation, NoiseProcess
 from .processes import gidd, masked, uniform
 from .samplers import AncestralSampler, Outcome, Revision, Sampler, SelfCorrection, outcome, revisions
 from .schedules import Constant, Function, Schedule, Time, t
@@ -46,6 +45,7 @@ __all__ = [
     "Mass",
     "MinP",
     "Mixing",
+    "NoiseProcess",
     "Outcome",
     "Posterior",
     "ProjectedDenoiser",

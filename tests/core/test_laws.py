@@ -8,9 +8,9 @@ from worlds import PROCESSES, V, processes
 
 import noiselab as nl
 from noiselab import process as process_module
-from noiselab import testing as laws
 from noiselab.elbo import streaming, tokens
 from noiselab.samplers import ancestral
+from noiselab.testing import laws
 
 
 @pytest.mark.parametrize("law", laws.PROCESS_LAWS, ids=lambda law: law.__name__)

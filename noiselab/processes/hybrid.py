@@ -1,10 +1,10 @@
-"""Ready-made processes: a few lines each, with their paper."""
+"""Masks and uniform tokens together: GIDD's hybrid noise."""
 
 import torch
 
-from .interpolation import Interpolation
-from .mixing import Absorbing, Uniform
-from .schedules import t
+from ..mixing import Absorbing, Uniform
+from ..process import Interpolation
+from ..schedules import t
 
 
 def gidd(*, vocab_size: int, mask_id: int, p_uniform: float | int, gamma: float | int = 1.0) -> Interpolation:
@@ -45,21 +45,3 @@ def gidd(*, vocab_size: int, mask_id: int, p_uniform: float | int, gamma: float 
     scale = 2**gamma * p_uniform / (1 - p_uniform)
     data = torch.arange(vocab_size) != mask_id
     return Interpolation(1 - t, {mask: t, Uniform(data): scale * (t * (1 - t)) ** (gamma / 2)})
-
-
-def masked(*, vocab_size: int, mask_id: int) -> Interpolation:
-    r"""Masking: $\alpha_t = 1 - t$, all noise on the mask token, which data do not contain.
-
-    **Source:** Sahoo et al. (2024), "Simple and Effective Masked Diffusion Language Models", arXiv 2406.07524; Shi et al.
-    (2024), "Simplified and Generalized Masked Diffusion for Discrete Data", arXiv 2406.04329.
-    """
-    return Interpolation(1 - t, {Absorbing(mask_id, vocab_size): t})
-
-
-def uniform(*, vocab_size: int) -> Interpolation:
-    r"""Uniform noise: $\alpha_t = 1 - t$, noise uniform over all tokens.
-
-    **Source:** Austin et al. (2021), arXiv 2107.03006; Lou et al. (2024), arXiv 2310.16834; Schiff et al. (2024),
-    arXiv 2412.10193.
-    """
-    return Interpolation(1 - t, {Uniform(vocab_size): t})

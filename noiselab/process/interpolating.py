@@ -4,38 +4,19 @@ $$q_t(z \mid x) = \alpha_t\, 1[z = x] + b_t(z), \qquad b_t = (1 - \alpha_t)\, \p
 """
 
 import abc
-from itertools import chain
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .categorical import Randomness, uniforms
-from .exact import Exact
-from .mixing import HostCopy, Mass, Mixing
+from ..categorical import Randomness, uniforms
+from ..mixing import Mass, Mixing
+from .base import EDGE, NoiseProcess, lift
 from .validation import require_markov
 
-EDGE = 1e-12  # how near the ends of time rates and limits are taken
 
-
-def lift(t: Float[Tensor, "..."], z: Shaped[Tensor, "batch length"]) -> Float[Tensor, "batch time"]:
-    """Time as float64 [batch, 1 or length], the form that `alpha` and `mixing` always meet.
-
-    **Arguments:**
-
-    - `t`: one time for each sequence, [batch], or for each token, [batch, length]; lifting twice changes nothing.
-
-    **Raises:** `ValueError` for any other shape.
-    """
-    batch, length = z.shape
-    if t.shape not in ((batch,), (batch, length), (batch, 1)):
-        raise ValueError(f"t must have shape [{batch}] or [{batch}, {length}]; got {list(t.shape)}")
-    # jvp refuses expanded tensors, hence contiguous.
-    return (t[:, None] if t.dim() == 1 else t).to(z.device, torch.float64).contiguous()
-
-
-class InterpolatingProcess(Exact, abc.ABC):
+class InterpolatingProcess(NoiseProcess):
     r"""A noise process that replaces tokens: $q_t(z \mid x) = \alpha_t 1[z = x] + (1 - \alpha_t)\,\pi_t(z)$.
 
     A subclass writes `alpha` and `mixing`; everything else is derived from them. In the derived methods times are
@@ -67,16 +48,6 @@ class InterpolatingProcess(Exact, abc.ABC):
     **Source:** von Ruette et al. (2025), "Generalized Interpolating Discrete Diffusion", arXiv 2503.04482.
     """
 
-    support: Tensor | None
-    domain: tuple[float, float] = (0.0, 1.0)
-    """The times at which the process is used; `validate` looks at no others."""
-    _vocab_size: int | None = None
-
-    def __init__(self, support: Bool[Tensor, " state"] | None = None):
-        super().__init__()
-        self.register_buffer("support", None if support is None else support.clone())
-        self._host = HostCopy()
-
     # Write these two, elementwise: t is float64 and may have any shape.
 
     @abc.abstractmethod
@@ -89,22 +60,6 @@ class InterpolatingProcess(Exact, abc.ABC):
 
     # Derived from them.
 
-    @property
-    def vocab_size(self) -> int:
-        """The number of tokens, read off `mixing` unless the subclass has set it."""
-        if self._vocab_size is None:
-            middle = torch.full((1, 1), sum(self.domain) / 2, dtype=torch.float64, device=self._home())
-            try:
-                self._vocab_size = self.mixing(middle).shape[-1]
-            except (AttributeError, RecursionError) as error:
-                # Left as they are, nn.Module would report them as a missing `vocab_size`.
-                raise ValueError(f"mixing(t) must work without vocab_size, or set vocab_size first; {error}") from error
-        return self._vocab_size
-
-    @vocab_size.setter
-    def vocab_size(self, value: int) -> None:
-        self._vocab_size = value
-
     def noise(self, t: Float[Tensor, "batch time"]) -> Mass:
         r"""The noise $b_t = (1 - \alpha_t) \pi_t$ at lifted times, as weights on parts.
 
@@ -112,10 +67,6 @@ class InterpolatingProcess(Exact, abc.ABC):
         loses its digits: where alpha rounds to 1, a subtraction finds no noise.
         """
         return Mass((1 - self.alpha(t).double())[..., None], (cast(Mixing, _Written(self)),), t)
-
-    def data_tokens(self, device: torch.device | str | None = None) -> Bool[Tensor, " state"]:
-        """The support as a tensor, also where it is `None`."""
-        return torch.ones(self.vocab_size, dtype=torch.bool, device=device) if self.support is None else self.support
 
     def marginal(
         self, x: Int[Tensor, "batch length"] | Float[Tensor, "batch length state"], t: Float[Tensor, "..."]
@@ -130,6 +81,21 @@ class InterpolatingProcess(Exact, abc.ABC):
             x = nn.functional.one_hot(x.long(), self.vocab_size).double()
         t = lift(t, x[..., 0])
         return self.alpha(t)[..., None] * x + self.noise(t).dense()
+
+    def likelihood(
+        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "batch length state"]:
+        r"""How probable the noisy token is, $q_t(z \mid v) = \alpha_t 1[v = z] + b_t(z)$, for each clean token v, dense."""
+        t = lift(t, z)
+        same = z[..., None] == torch.arange(self.vocab_size, device=z.device)
+        return self.alpha(t).double()[..., None] * same + self.noise(t).at(z)[..., None]
+
+    def probability(
+        self, x: Int[Tensor, "batch length"], z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "batch length"]:
+        r"""The number $q_t(z \mid x) = \alpha_t 1[z = x] + b_t(z)$ for each token; nothing dense."""
+        t = lift(t, z)
+        return self.alpha(t).double() * (x == z) + self.noise(t).at(z)
 
     def corrupt(
         self, x: Int[Tensor, "batch length"], t: Float[Tensor, "..."], *, generator: Randomness = None
@@ -183,12 +149,7 @@ class InterpolatingProcess(Exact, abc.ABC):
     ) -> Float[Tensor, "batch length"]:
         r"""The weight of a token in the ELBO, $w_t(z, x) = r_t(z) / q_t(z \mid x)$, per unit of time."""
         t = self.interior(t, z)
-        return self.rate(z, t) / (self.alpha(t) * (x == z) + self.noise(t).at(z))
-
-    def interior(self, t: Float[Tensor, "..."], z: Int[Tensor, "batch length"]) -> Float[Tensor, "batch time"]:
-        """Lifted times, kept 1e-12 off the ends of the domain, where rates may be infinite."""
-        low, high = self.domain
-        return lift(t, z).clamp(low + EDGE, high - EDGE)
+        return self.rate(z, t) / self.probability(x, z, t)
 
     def reveals(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Bool[Tensor, "batch length"]:
         """Where noise cannot have produced z, so that the clean token is z itself."""
@@ -225,14 +186,6 @@ class InterpolatingProcess(Exact, abc.ABC):
         distribution, a support that does not fit, a negative rate.
         """
         require_markov(self, times)
-
-    def _home(self) -> torch.device:
-        """Where its tensors live."""
-        return next(chain(self.buffers(), self.parameters()), torch.empty(0)).device
-
-    def host_support(self) -> Bool[Tensor, " state"]:
-        """A copy of the support that can be read without stalling a GPU."""
-        return torch.ones(self.vocab_size, dtype=torch.bool) if self.support is None else self._host.of(self.support)
 
 
 class _Written:

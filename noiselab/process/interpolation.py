@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .mixing import Absorbing, Mass, Mixing
-from .process import InterpolatingProcess
-from .schedules import ScheduleLike, as_schedule
+from ..mixing import Absorbing, Mass, Mixing
+from ..schedules import ScheduleLike, as_schedule
+from .interpolating import InterpolatingProcess
 from .validation import interior_times
 
 

@@ -1,18 +1,4 @@
-"""The laws of a noise process, as functions that users run on their own.
-
-Each law takes a process (of few tokens: some enumerate all pairs) and raises `AssertionError` in words. They use
-float64 and fixed seeds; Monte-Carlo laws allow five standard errors.
-
-**Example:**
-
-```python
-import torch
-import noiselab as nl
-from noiselab.testing import check_process
-
-check_process(nl.gidd(vocab_size=5, mask_id=4, p_uniform=0.2))
-```
-"""
+"""The laws of an interpolating process."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -21,11 +7,11 @@ import torch
 from torch import Generator, Tensor
 from torch.testing import assert_close
 
-from .categorical import uniforms
-from .elbo import nelbo, nelbo_dense, nelbo_fused
-from .elbo.tokens import outside
-from .process import InterpolatingProcess
-from .samplers.ancestral import DRAWS, finish, plan
+from ..categorical import uniforms
+from ..elbo import nelbo, nelbo_dense, nelbo_fused
+from ..elbo.tokens import outside
+from ..process import InterpolatingProcess
+from ..samplers.ancestral import DRAWS, finish, plan
 
 
 def check_process(process: InterpolatingProcess, laws: Sequence[Callable[[InterpolatingProcess], None]] = ()) -> None:

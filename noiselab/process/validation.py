@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .process import InterpolatingProcess
+    from .interpolating import InterpolatingProcess
 
 MASS_AT_ONCE = 1 << 22  # entries [times, state] that a check may hold
 

@@ -1,0 +1,101 @@
+"""The interface of mixings, and weighted sums of them kept factored."""
+
+import abc
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..categorical import choose
+from ..exact import Exact
+
+
+class HostCopy:
+    """A copy of a tensor that can be read without stalling a GPU, renewed when the tensor is replaced or written to."""
+
+    def __init__(self) -> None:
+        self.seen: tuple[Tensor, int, Tensor] | None = None
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The tensor on the host."""
+        if self.seen is None or self.seen[0] is not tensor or self.seen[1] != tensor._version:
+            self.seen = (tensor, tensor._version, tensor.cpu())
+        return self.seen[2]
+
+
+class Mixing(Exact, abc.ABC):
+    r"""A distribution $\pi_t$ over the vocabulary, possibly moving with time.
+
+    A subclass sets `vocab_size` and writes `probs`. The other methods are derived from it; each may be overridden for
+    speed, and `noiselab.testing` compares every override with the definition it replaces. Times reach these methods as
+    float64 of shape [batch, 1 or length].
+    """
+
+    vocab_size: int
+
+    # Write this one.
+
+    @abc.abstractmethod
+    def probs(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
+        """The distribution at the times `t`: non-negative, each row sums to 1."""
+
+    # Derived from it; may be overridden for speed only.
+
+    def at(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Float[Tensor, "batch ..."]:
+        """The probability of the tokens `z`, of a shape that broadcasts with `z`."""
+        p = self.probs(t)
+        return p.expand(*z.shape, -1).gather(-1, z[..., None])[..., 0]
+
+    def choose(self, u: Float[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Int[Tensor, "batch length"]:
+        """The tokens that the uniform numbers `u` select."""
+        return choose(self.probs(t).expand(*u.shape, -1), u)
+
+    def profile(self, support: Bool[Tensor, " state"]) -> float | Float[Tensor, " state"] | None:
+        """`probs` as the data tokens see it, in its smallest form; this alone decides how dense the bound is.
+
+        **Arguments:**
+
+        - `support`: the tokens that data consist of, on the host, so that reading it stalls no GPU.
+
+        **Returns:** a number if `probs` is that number on all of `support` at every time (0.0 where noise and data
+        never meet); a row if it is fixed in time (entries off `support` are not read); `None` if it moves, so that
+        `probs` must be asked.
+        """
+        return None
+
+
+class Mass(NamedTuple):
+    """A measure over tokens for each [batch, 1 or length] entry, kept factored: the sum of weights[..., k] * parts[k].
+
+    Nothing of size [batch, length, state] is built unless `dense` is asked for.
+    """
+
+    weights: Tensor  # float64 [batch, 1 or length, K]
+    parts: Sequence[Mixing]  # K of them
+    t: Tensor  # float64 [batch, 1 or length]
+
+    def at(self, z: Tensor) -> Tensor:
+        """The mass of the tokens `z`."""
+        terms = [w * part.at(z, self.t) for w, part in zip(self.weights.unbind(-1), self.parts, strict=True)]
+        return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+
+    def total(self) -> Tensor:
+        """The mass of all tokens together."""
+        return self.weights.sum(-1)
+
+    def dense(self) -> Tensor:
+        """The mass of every token, [batch, 1 or length, state]."""
+        weighted = zip(self.weights.unbind(-1), self.parts, strict=True)
+        first, *others = (w[..., None] * part.probs(self.t) for w, part in weighted)
+        return sum(others, start=first)
+
+    def choose(self, u: Tensor, which: Tensor) -> Tensor:
+        """Tokens of the normalised measure; `which` selects the part, `u` the token, both uniform [batch, length]."""
+        z = self.parts[0].choose(u, self.t)
+        if len(self.parts) > 1:
+            part = choose(self.weights.expand(*u.shape, -1), which)
+            for k, mixing in enumerate(self.parts[1:], 1):
+                z = torch.where(part == k, mixing.choose(u, self.t), z)
+        return z
