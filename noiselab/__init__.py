@@ -18,11 +18,11 @@ from .denoisers import (
     TopP,
     Transform,
 )
-from .elbo import nelbo, nelbo_dense, nelbo_fused, prior_kl, reconstruction
+from .elbo import nelbo, nelbo_by_token, nelbo_dense, nelbo_fused, prior_kl, reconstruction
 from .mixing import Absorbing, Mass, Mixing, Uniform, Unigram
 from .objectives import Clipped, Dynamic, DynamicV11, mean_over_tokens, objective_loss, stratified_times
 from .parametrization import to_leave_one_out, to_posterior
-from .process import InterpolatingProcess, Interpolation, NoiseProcess
+from .process import InterpolatingProcess, Interpolation, NoiseProcess, TokenDependentProcess
 from .processes import gidd, masked, uniform
 from .samplers import AncestralSampler, Outcome, Revision, Sampler, SelfCorrection, outcome, revisions
 from .schedules import Constant, Function, Schedule, Time, t
@@ -57,6 +57,7 @@ __all__ = [
     "Support",
     "Temperature",
     "Time",
+    "TokenDependentProcess",
     "TopP",
     "Transform",
     "Uniform",
@@ -66,6 +67,7 @@ __all__ = [
     "masked",
     "mean_over_tokens",
     "nelbo",
+    "nelbo_by_token",
     "nelbo_dense",
     "nelbo_fused",
     "objective_loss",

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..exact import Exact
-from ..process import InterpolatingProcess, lift
+from ..process import NoiseProcess, lift
 from .base import Denoiser, select
 
 
@@ -48,7 +48,7 @@ class MarkovOracle(Exact, Denoiser):
         self,
         initial: Float[Tensor, " chain"],
         transition: Float[Tensor, "chain chain"],
-        process: InterpolatingProcess,
+        process: NoiseProcess,
     ):
         super().__init__()
         if transition.shape != (len(initial), len(initial)):
@@ -71,8 +71,7 @@ class MarkovOracle(Exact, Denoiser):
     ) -> Float[Tensor, "... state"]:
         """Exact leave-one-out log-probabilities, float64; -inf for tokens that are no states of the chain."""
         t = lift(t, z)
-        same = self.process.alpha(t)[..., None] * (z[..., None] == self.tokens)
-        like = same + self.process.noise(t).at(z)[..., None]  # q_t(z_i | v) for each state v
+        like = self.process.likelihood(z, t)[..., self.tokens]  # q_t(z_i | v) for each state v
         length = z.shape[1]
         ahead = [self.initial.expand(len(z), -1)]  # p(x_i, z_{<i}), rescaled
         behind = [torch.ones_like(ahead[0])]  # p(z_{>i} | x_i), rescaled
@@ -117,7 +116,7 @@ def _rescale(law: Tensor) -> Tensor:
     return law / law.sum(-1, keepdim=True)
 
 
-def _tokens(states: int, process: InterpolatingProcess) -> Tensor:
+def _tokens(states: int, process: NoiseProcess) -> Tensor:
     vocab_size, data = process.vocab_size, process.data_tokens().nonzero()[:, 0]
     if states == vocab_size:
         return torch.arange(states)

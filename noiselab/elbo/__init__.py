@@ -9,8 +9,9 @@ logits; `ends` has the terms of a truncated time range.
 """  # noqa: E501
 
 from .bound import nelbo
+from .by_token import nelbo_by_token
 from .definition import nelbo_dense
 from .ends import prior_kl, reconstruction
 from .fused import nelbo_fused
 
-__all__ = ["nelbo", "nelbo_dense", "nelbo_fused", "prior_kl", "reconstruction"]
+__all__ = ["nelbo", "nelbo_by_token", "nelbo_dense", "nelbo_fused", "prior_kl", "reconstruction"]

@@ -5,7 +5,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..process import InterpolatingProcess
+from ..process import InterpolatingProcess, NoiseProcess, TokenDependentProcess
+from .by_token import nelbo_by_token
 from .definition import nelbo_dense
 from .streaming import CHUNK_BYTES, stream
 from .tokens import NoiseOnData, Tokens, check_shapes, noise_on_data, outside, scalars
@@ -13,7 +14,7 @@ from .traced import traced
 
 
 def nelbo(
-    process: InterpolatingProcess,
+    process: NoiseProcess,
     logits: Float[Tensor, "batch length state"],
     x: Int[Tensor, "batch length"],
     z: Int[Tensor, "batch length"],
@@ -29,8 +30,9 @@ def nelbo(
 
     Its mean over uniform t and $z \sim q_t(\cdot \mid x)$ bounds $-\log p(x)$ per token; for the exact leave-one-out
     prediction it equals it. The gradient with respect to the logits is in closed form and kept for one backward pass.
-    A process with learned parameters takes the dense definition, so that gradients reach them; under `torch.compile`
-    the same sums are plain operations for the compiler to fuse.
+    A process with learned parameters takes the dense definition, so that gradients reach them; so does a
+    `TokenDependentProcess`, whose bound is a sum over all jumps (`nelbo_by_token`). Under `torch.compile` the same sums
+    are plain operations for the compiler to fuse.
 
     **Arguments:**
 
@@ -42,7 +44,8 @@ def nelbo(
 
     **Returns:** nats per unit of time in the dtype of the logits, at least float32.
 
-    **Raises:** `ValueError` if the logits are wider or narrower than the process, or the shapes do not agree.
+    **Raises:** `ValueError` if the logits are wider or narrower than the process, the shapes do not agree, or a weight is
+    given where a token has no single one (`TokenDependentProcess`).
 
     **Source:** for GIDD, von Ruette et al. (2025), arXiv 2503.04482, theorem 3.7; the weight of any process and the
     closed form are derived on the theory page.
@@ -62,6 +65,11 @@ def nelbo(
     if logits.shape[-1] != process.vocab_size:
         raise ValueError(f"logits must have the width of the process, {process.vocab_size}; got {logits.shape[-1]}")
     check_shapes(logits, x, z, weight)
+    if isinstance(process, TokenDependentProcess):
+        if weight is not None:
+            raise ValueError("the bound of a TokenDependentProcess has no weight per token; got one")
+        return nelbo_by_token(process, logits, x, z, t)
+    assert isinstance(process, InterpolatingProcess)
     if torch.is_grad_enabled() and any(p.requires_grad for p in process.parameters()):
         return nelbo_dense(process, logits, x, z, t, weight=weight)
     tokens = scalars(process, x, z, t, weight)

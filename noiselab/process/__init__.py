@@ -3,5 +3,6 @@
 from .base import NoiseProcess, lift
 from .interpolating import InterpolatingProcess
 from .interpolation import Interpolation
+from .token_dependent import TokenDependentProcess
 
-__all__ = ["InterpolatingProcess", "Interpolation", "NoiseProcess", "lift"]
+__all__ = ["InterpolatingProcess", "Interpolation", "NoiseProcess", "TokenDependentProcess", "lift"]

@@ -19,8 +19,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
+from ..denoisers import Denoiser
 from ..elbo.tokens import outside
-from ..process import InterpolatingProcess, lift
+from ..process import InterpolatingProcess, NoiseProcess, lift
 from .base import Sampler
 
 DRAWS = 5  # uniform numbers per position and step
@@ -85,6 +86,29 @@ def finish(plan: Plan, logits: Float[Tensor, "rows state"], off: Tensor | None =
     return plan.z.masked_scatter(plan.rows, new)
 
 
+def dense_step(
+    process: NoiseProcess,
+    denoiser: Denoiser,
+    z: Int[Tensor, "batch length"],
+    s: Float[Tensor, "..."],
+    t: Float[Tensor, "..."],
+    *,
+    generator: Randomness = None,
+) -> Int[Tensor, "batch length"]:
+    """One reverse transition of any process, drawn from its dense posterior; revealed tokens need no network."""
+    s, t = (lift(time, z).expand(z.shape) for time in (s, t))
+    u = uniforms(*z.shape, generator=generator, device=z.device)
+    rows = ~process.reveals(z, t) & (s < t)
+    if not rows.any():
+        return z
+    logits = denoiser(z, t, rows)
+    if process.support is not None:
+        logits = logits.masked_fill(~process.support, -torch.inf)
+    x_hat = logits.double().softmax(-1)[:, None]
+    law = process.posterior(z[rows][:, None], x_hat, s[rows], t[rows])[:, 0]
+    return z.masked_scatter(rows, choose(law, u[rows]))
+
+
 class AncestralSampler(Sampler):
     r"""Draws from the reverse transition $q(z_s \mid z_t, \hat x)$ exactly.
 
@@ -116,6 +140,8 @@ class AncestralSampler(Sampler):
         generator: Randomness = None,
     ) -> Int[Tensor, "batch length"]:
         """One reverse transition; the network is not called where no token needs it."""
+        if not isinstance(self.process, InterpolatingProcess):
+            return dense_step(self.process, self.denoiser, z, s, t, generator=generator)
         u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
         plan_ = plan(self.process, z, s, t, u)
         if not plan_.rows.any():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..categorical import Randomness
 from ..denoisers import Denoiser, as_leave_one_out
-from ..process import InterpolatingProcess
+from ..process import NoiseProcess
 
 
 class Sampler(abc.ABC):
@@ -26,7 +26,7 @@ class Sampler(abc.ABC):
     **Raises:** `ValueError` if the process is no Markov process, or the denoiser does not say what it predicts.
     """
 
-    def __init__(self, process: InterpolatingProcess, denoiser: Denoiser):
+    def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         process.validate(16)
         self.process = process
         self.denoiser = as_leave_one_out(denoiser, process)

@@ -1,0 +1,44 @@
+r"""The bound where the noise depends on the token it destroys: the sum over jumps as it stands.
+
+$$\sum_{y \ne z} \Big[ \lambda_y \log\frac{\lambda_y}{\hat\lambda_y} - \lambda_y + \hat\lambda_y \Big], \qquad
+\lambda_y = R_t(y, z)\, \frac{q_t(y \mid x)}{q_t(z \mid x)}, \quad
+\hat\lambda_y = R_t(y, z)\, \frac{q_t(y \mid \hat x)}{q_t(z \mid \hat x)}$$
+
+Where no rate depends on where a jump starts, it collapses to KL + IS (`definition`).
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..process import InterpolatingProcess, TokenDependentProcess
+
+
+def nelbo_by_token(
+    process: InterpolatingProcess | TokenDependentProcess,
+    logits: Float[Tensor, "batch length state"],
+    x: Int[Tensor, "batch length"],
+    z: Int[Tensor, "batch length"],
+    t: Float[Tensor, "..."],
+) -> Float[Tensor, "batch length"]:
+    """The integrand of the negative ELBO as a sum over all jumps, nats per unit of time for each token.
+
+    The definition for every process, and what `nelbo` does for a `TokenDependentProcess`. Dense and differentiable in
+    everything; it holds several float64 [batch, length, state] tensors.
+
+    **Arguments:** as for `nelbo`.
+
+    **Source:** Campbell et al. (2022), arXiv 2205.14987, for the bound of a jump process; derived on the theory page.
+    """
+    t = process.interior(t, z)
+    if process.support is not None:
+        logits = logits.masked_fill(~process.support, -torch.inf)
+    q, p = process.marginal(x, t), process.marginal(logits.double().softmax(-1), t)
+    rate = process.rate(z, t)
+    if not isinstance(process, TokenDependentProcess):
+        rate = rate.expand(z.shape)[..., None].expand(q.shape).scatter(-1, z[..., None], 0)
+    true, guessed = (rate * law / law.gather(-1, z[..., None]) for law in (q, p))
+    # No jump can come from where x is not: there only the guess pays.
+    real = true > 0
+    log = torch.where(real, torch.where(real, true, 1) / torch.where(real, guessed, 1), 1).log()
+    return (true * log - true + guessed).sum(-1).to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,142 @@
+"""Tokens that turn into coarser ones before they are masked."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..categorical import Randomness, uniforms
+from ..process import TokenDependentProcess, lift
+from ..schedules import ScheduleLike, as_schedule, t
+
+
+class Coarse(TokenDependentProcess):
+    r"""First a token becomes the token of its class, then all become masks.
+
+    $$q_t(\cdot \mid x) = (1 - m_t) \big[ (1 - c_t)\, e_x + c_t\, e_{parent(x)} \big] + m_t\, e_{mask}$$
+
+    Read backwards, a model first decides on a class and then on a token of it. Both steps are semigroups that commute,
+    hence $c_{t \mid s} = (c_t - c_s)/(1 - c_s)$, likewise m, and the process is a Markov process for any rising c and m.
+
+    **Arguments:**
+
+    - `parent`: the coarse token of each token; coarse tokens and the mask are their own. Data consist of the others.
+    - `mask_id`: the mask token.
+    - `coarse`: the share $c_t$ of tokens that have turned coarse, rising from 0; by default $2t - t^2$.
+    - `masked`: the share $m_t$ of masks, rising from 0 to 1; by default t.
+
+    **Raises:** `ValueError` if a parent has another parent, the mask has one, no token is left for the data, or the
+    shares do not rise from 0.
+
+    **Source:** in the manner of Austin et al. (2021), arXiv 2107.03006, appendix A.2, where structure enters by
+    transition matrices; the continuous-time form is derived on the theory page.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.processes import Coarse
+
+    # Tokens 0 and 1 are of class 4, 2 and 3 of class 5; 6 is the mask.
+    process = Coarse(torch.tensor([4, 4, 5, 5, 4, 5, 6]), mask_id=6)
+    assert process.support.tolist() == [True] * 4 + [False] * 3
+    ```
+    """
+
+    parent: Tensor
+
+    def __init__(
+        self,
+        parent: Int[Tensor, " state"],
+        *,
+        mask_id: int,
+        coarse: ScheduleLike = t * (2 - t),
+        masked: ScheduleLike = t,
+    ):
+        states = len(parent)
+        tokens = torch.arange(states, device=parent.device)
+        if not 0 <= mask_id < states or parent.min() < 0 or parent.max() >= states:
+            raise ValueError(f"mask_id and parents must lie in [0, {states}); got {mask_id} and {parent.tolist()}")
+        if (parent[parent] != parent).any():
+            wrong = int((parent[parent] != parent).nonzero()[0])
+            raise ValueError(
+                f"the parent of a token must be its own parent; {int(parent[wrong])}, that of {wrong}, is not"
+            )
+        if parent[mask_id] != mask_id or (parent == mask_id).sum() > 1:
+            raise ValueError(f"the mask must be its own parent and no other's; got {parent.tolist()}")
+        data = parent != tokens
+        if not data.any():
+            raise ValueError("at least one token must have a parent other than itself; got none")
+        super().__init__(data)
+        self.vocab_size, self.mask_id = states, mask_id
+        self.register_buffer("parent", parent.clone())
+        self.coarse, self.masked = as_schedule(coarse), as_schedule(masked)
+        self.validate()
+
+    def shares(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch two"]:
+        """The share of tokens turned coarse, and that of masks."""
+        return torch.stack([self.coarse(t), self.masked(t)], -1).double()
+
+    def alpha(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Neither coarse nor masked."""
+        return (1 - self.shares(t)).prod(-1)
+
+    def mixing(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state state"]:
+        """Row x: its coarse token or the mask."""
+        coarse, masked = self.shares(t)[..., None, None].unbind(-3)
+        eye = torch.eye(self.vocab_size, dtype=torch.float64, device=t.device)
+        noise = (1 - masked) * coarse * eye[self.parent] + masked * eye[self.mask_id]
+        return noise / noise.sum(-1, keepdim=True)
+
+    # A row has three entries at most: the token, its parent and the mask.
+
+    def marginal(
+        self, x: Int[Tensor, "batch length"] | Float[Tensor, "batch length state"], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "batch length state"]:
+        """The law of the noisy token: x, its coarse token, the mask."""
+        if not x.is_floating_point():
+            x = nn.functional.one_hot(x.long(), self.vocab_size)
+        x = x.double()
+        coarse, masked = self.shares(lift(t, x[..., 0]))[..., None].unbind(-2)
+        parents = torch.zeros_like(x).index_add(-1, self.parent, x)
+        mask = torch.arange(self.vocab_size, device=x.device) == self.mask_id
+        return (1 - masked) * ((1 - coarse) * x + coarse * parents) + masked * mask * x.sum(-1, keepdim=True)
+
+    def likelihood(
+        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "batch length state"]:
+        """How probable the noisy token is, for each clean token."""
+        return self._column(z, self.shares(lift(t, z)))
+
+    def corrupt(
+        self, x: Int[Tensor, "batch length"], t: Float[Tensor, "..."], *, generator: Randomness = None
+    ) -> Int[Tensor, "batch length"]:
+        """Two uniform numbers a token: whether it has turned coarse, and whether it is masked."""
+        u = uniforms(*x.shape, 2, generator=generator, device=x.device)
+        coarse, masked = (u < self.shares(lift(t, x))).unbind(-1)
+        return torch.where(masked, self.mask_id, torch.where(coarse, self.parent[x], x))
+
+    def jump(
+        self, z: Int[Tensor, "batch length"], s: Float[Tensor, "..."], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "batch length state"]:
+        """The forward transition into z, from each token."""
+        before, after = (self.shares(lift(time, z)) for time in (s, t))
+        return self._column(z, (after - before) / (1 - before))
+
+    def rate(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch length state"]:
+        r"""$c_t'/(1 - c_t)$ from a token to its coarse one, $m_t'/(1 - m_t)$ from any token to the mask."""
+        t = lift(t, z)
+        shares, slopes, *_ = torch.func.jvp(self.shares, (t,), (torch.ones_like(t),))
+        to_parent, to_mask = (slopes / (1 - shares))[..., None].unbind(-2)
+        rate = to_parent * (self.parent == z[..., None]) + to_mask * (z == self.mask_id)[..., None]
+        return rate.scatter(-1, z[..., None], 0)
+
+    def _column(self, z: Tensor, shares: Tensor) -> Tensor:
+        coarse, masked = shares[..., None].unbind(-2)
+        tokens = torch.arange(self.vocab_size, device=z.device)
+        same, up, gone = tokens == z[..., None], self.parent == z[..., None], (z == self.mask_id)[..., None]
+        return (1 - masked) * ((1 - coarse) * same + coarse * up) + masked * gone
+
+    def __repr__(self) -> str:
+        data = int(self.data_tokens().sum())
+        classes = self.vocab_size - data - 1
+        return f"Coarse({data} tokens in {classes} classes, coarse {self.coarse}, masked {self.masked})"

@@ -1,0 +1,178 @@
+"""Tokens that wander among their neighbours before they are masked."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..process import TokenDependentProcess, lift
+from ..schedules import ScheduleLike, as_schedule, t
+
+TAIL = 1e-14  # probability of more hops than are counted
+
+
+class Neighbours(TokenDependentProcess):
+    r"""A token hops from neighbour to neighbour, $\sigma_t$ hops on average, until it is masked.
+
+    $$Q_t = (1 - m_t)\, e^{-\sigma_t (I - K)} + m_t\, 1 e_{mask}^\top, \qquad
+    e^{-\sigma (I - K)} = \sum_n e^{-\sigma} \frac{\sigma^n}{n!} K^n$$
+
+    K holds the chances of a hop. A single hop, $\alpha I + (1 - \alpha) K$, would be no Markov process. The series is
+    applied to vectors, hop by hop, so that no matrix of [state, state] is built.
+
+    **Arguments:**
+
+    - `index`: the neighbours of each token, [state, k]. Those of the mask are not read: it stays.
+    - `weight`: how often each of them is chosen, non-negative; the rows are normalised.
+    - `mask_id`: the mask token, which is nobody's neighbour.
+    - `hops`: $\sigma_t$, rising from 0; by default 2t.
+    - `masked`: the share $m_t$ of masks, rising from 0 to 1; by default t.
+
+    **Raises:** `ValueError` for neighbours or weights that do not fit, or shares that do not rise from 0.
+
+    **Source:** Austin et al. (2021), arXiv 2107.03006, appendix A.2.4, for noise among nearest neighbours in embedding
+    space; uniformisation is Jensen (1953).
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.processes import Neighbours
+
+    circle = torch.tensor([[1, 3], [2, 0], [3, 1], [0, 2], [4, 4]])  # token 4 is the mask
+    process = Neighbours(circle, torch.ones(5, 2), mask_id=4)
+    z = process.corrupt(torch.tensor([[0, 1, 2, 3]]), torch.tensor([0.3]))
+    ```
+    """
+
+    index: Tensor
+    weight: Tensor
+
+    def __init__(
+        self,
+        index: Int[Tensor, "state k"],
+        weight: Float[Tensor, "state k"],
+        *,
+        mask_id: int,
+        hops: ScheduleLike = 2 * t,
+        masked: ScheduleLike = t,
+    ):
+        states = len(index)
+        if weight.shape != index.shape or not 0 <= mask_id < states or index.min() < 0 or index.max() >= states:
+            raise ValueError(
+                f"index and weight must have one shape, and tokens lie in [0, {states}); got {list(index.shape)}, "
+                f"{list(weight.shape)}, mask {mask_id}, neighbours {index.min().item()} to {index.max().item()}"
+            )
+        data = torch.arange(states, device=index.device) != mask_id
+        total = weight.double().sum(-1)
+        if not (weight >= 0).all() or not (total[data] > 0).all():
+            raise ValueError("weights must be non-negative, and some weight of every token positive; they are not")
+        if ((index == mask_id) & (weight > 0))[data].any():
+            token = int((((index == mask_id) & (weight > 0)).any(-1) & data).nonzero()[0])
+            raise ValueError(f"the mask must be nobody's neighbour; it is one of token {token}'s")
+        super().__init__(data)
+        self.vocab_size, self.mask_id = states, mask_id
+        share = (weight.double() / total[:, None]).nan_to_num()
+        self.register_buffer("index", torch.where(data[:, None], index, mask_id))
+        self.register_buffer("weight", torch.where(data[:, None], share, 1 / index.shape[1]))
+        self.hops, self.masked = as_schedule(hops), as_schedule(masked)
+        most = self.hops(torch.tensor([self.domain[1]], dtype=torch.float64, device=index.device)).item()
+        if not 0 < most < 1000:
+            raise ValueError(f"hops must rise from 0 to a finite number, below 1000; got {most:g} at t = 1")
+        self.terms = _terms(most)
+        self.validate()
+
+    def alpha(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Neither a hop nor a mask."""
+        return (1 - self.masked(t)) * (-self.hops(t)).exp()
+
+    def kernel(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state state"]:
+        """The matrices, by the series applied to the identity."""
+        eye = torch.eye(self.vocab_size, dtype=torch.float64, device=t.device).expand(*t.shape, -1, -1)
+        return self._law(eye, self.hops(t)[..., None, None], self.masked(t)[..., None, None])
+
+    def mixing(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state state"]:
+        """What is left of the matrices without the signal: one hop or more, or the mask."""
+        eye = torch.eye(self.vocab_size, dtype=torch.float64, device=t.device).expand(*t.shape, -1, -1)
+        masked = self.masked(t)[..., None, None]
+        hopped = (1 - masked) * self._series(eye, self.hops(t)[..., None, None], self._hop, first=1)
+        noise = hopped + masked * eye[..., self.mask_id, None, :]
+        return noise / noise.sum(-1, keepdim=True)
+
+    def marginal(
+        self, x: Int[Tensor, "batch length"] | Float[Tensor, "batch length state"], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "batch length state"]:
+        """The law of the noisy token: after any number of hops, or masked."""
+        if not x.is_floating_point():
+            x = nn.functional.one_hot(x.long(), self.vocab_size)
+        t = lift(t, x[..., 0])
+        return self._law(x.double(), self.hops(t)[..., None], self.masked(t)[..., None])
+
+    def likelihood(
+        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "batch length state"]:
+        """How probable the noisy token is, for each clean token."""
+        t = lift(t, z)
+        return self._column(z, self.hops(t), self.masked(t))
+
+    def jump(
+        self, z: Int[Tensor, "batch length"], s: Float[Tensor, "..."], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "batch length state"]:
+        """The forward transition into z, from each token: the hops between the two times."""
+        s, t = lift(s, z), lift(t, z)
+        before, after = self.masked(s), self.masked(t)
+        return self._column(z, self.hops(t) - self.hops(s), (after - before) / (1 - before))
+
+    def rate(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch length state"]:
+        r"""$\sigma_t' K(y, z)$ from each other token y, and $m_t'/(1 - m_t)$ into the mask."""
+        t = lift(t, z)
+        at_z = nn.functional.one_hot(z.long(), self.vocab_size).double()
+        hopping = self.hops.derivative(t)[..., None] * self._hop_back(at_z)
+        masking = (self.masked.derivative(t) / (1 - self.masked(t)))[..., None] * (z == self.mask_id)[..., None]
+        return (hopping + masking).scatter(-1, z[..., None], 0)
+
+    def _column(self, z: Tensor, hops: Tensor, masked: Tensor) -> Tensor:
+        at_z = nn.functional.one_hot(z.long(), self.vocab_size).double()
+        hopped = self._series(at_z, hops[..., None], self._hop_back)
+        return (1 - masked)[..., None] * hopped + (masked * (z == self.mask_id))[..., None]
+
+    def _law(self, x: Tensor, hops: Tensor, masked: Tensor) -> Tensor:
+        mask = torch.arange(self.vocab_size, device=x.device) == self.mask_id
+        return (1 - masked) * self._series(x, hops, self._hop) + masked * mask * x.sum(-1, keepdim=True)
+
+    def _series(self, v: Tensor, hops: Tensor, step: Callable[[Tensor], Tensor], first: int = 0) -> Tensor:
+        """The mean of v after a Poisson number of hops, of which at least `first` are counted."""
+        chance = (-hops).exp()
+        total = chance * v if first == 0 else torch.zeros_like(chance * v)
+        for n in range(1, self.terms + 1):
+            v, chance = step(v), chance * hops / n
+            total = total + chance * v
+        return total
+
+    def _hop(self, law: Tensor) -> Tensor:
+        """The law after one more hop, law K."""
+        out = torch.zeros_like(law)
+        for index, weight in zip(self.index.unbind(-1), self.weight.unbind(-1), strict=True):
+            out = out.index_add(-1, index, law * weight)
+        return out
+
+    def _hop_back(self, value: Tensor) -> Tensor:
+        """The mean of a value after one hop, K value."""
+        parts = zip(self.index.unbind(-1), self.weight.unbind(-1), strict=True)
+        return torch.stack([weight * value[..., index] for index, weight in parts]).sum(0)
+
+    def __repr__(self) -> str:
+        tokens, k = self.index.shape
+        return f"Neighbours({tokens} tokens, {k} neighbours, hops {self.hops}, masked {self.masked})"
+
+
+def _terms(hops: float) -> int:
+    """How many hops must be counted, so that more have a probability below `TAIL`."""
+    n, chance, seen = 0, math.exp(-hops), math.exp(-hops)
+    while 1 - seen > TAIL and n < 20 + 10 * hops:
+        n += 1
+        chance *= hops / n
+        seen += chance
+    return n + 4

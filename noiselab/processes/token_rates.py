@@ -1,0 +1,144 @@
+"""Masking at a rate of its own for each class of tokens, which may be learned."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..categorical import Randomness, uniforms
+from ..process import TokenDependentProcess, lift
+
+
+class TokenRates(TokenDependentProcess):
+    r"""Masking whose signal depends on the token: $\alpha_t(x) = 1 - t^{w_x}$.
+
+    Tokens of large $w$ stay longer in the forward process, so that they come first in the reverse one. What has not
+    been masked says nothing about the others, but a mask does: tokens that are masked early are likelier behind it.
+
+    $$\text{bound} = \sum_y \frac{-\alpha_t'(y)}{1 - \alpha_t(y)}
+    \big( \mu_y - 1[y = x] - 1[y = x] \log \mu_y \big) \text{ at a mask, with } \mu = p(x \mid z)$$
+
+    **Arguments:**
+
+    - `powers`: the exponents $w$, positive: one for each class of tokens.
+    - `mask_id`: the mask token, which data do not contain.
+    - `classes`: the class of each token; by default every token is a class of its own.
+    - `learned`: whether the exponents are parameters; train them with `learned_nelbo`.
+
+    **Raises:** `ValueError` for exponents that are not positive, or classes that do not fit.
+
+    **Source:** Shi et al. (2024), "Simplified and Generalized Masked Diffusion for Discrete Data", arXiv 2406.04329,
+    section 6 (GenMD4).
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.processes import TokenRates
+
+    process = TokenRates(torch.tensor([1.0, 2.0, 4.0, 1.0]), mask_id=3)
+    z = process.corrupt(torch.tensor([[0, 1, 2]]), torch.tensor([0.5]))
+    ```
+    """
+
+    log_powers: Tensor
+    classes: Tensor
+
+    def __init__(
+        self,
+        powers: Float[Tensor, " classes"],
+        *,
+        mask_id: int,
+        classes: Int[Tensor, " state"] | None = None,
+        learned: bool = False,
+    ):
+        classes = torch.arange(len(powers)) if classes is None else classes
+        if not (powers > 0).all() or not powers.isfinite().all():
+            raise ValueError(
+                f"powers must be positive and finite; got {powers.min().item():g} to {powers.max().item():g}"
+            )
+        if classes.min() < 0 or classes.max() >= len(powers):
+            raise ValueError(f"classes must lie in [0, {len(powers)}); got {classes.min()} to {classes.max()}")
+        if not 0 <= mask_id < len(classes):
+            raise ValueError(f"mask_id must lie in [0, {len(classes)}); got {mask_id}")
+        super().__init__(torch.arange(len(classes)) != mask_id)
+        self.vocab_size, self.mask_id = len(classes), mask_id
+        log_powers = powers.detach().double().log()
+        if learned:
+            self.log_powers = nn.Parameter(log_powers)
+        else:
+            self.register_buffer("log_powers", log_powers)
+        self.register_buffer("classes", classes.clone())
+        self.validate()
+
+    def masked_share(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
+        r"""$1 - \alpha_t(v) = t^{w_v}$ for each token v."""
+        return t[..., None] ** self.log_powers.exp()[self.classes]
+
+    def alpha(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
+        """The signal of each token."""
+        return 1 - self.masked_share(t)
+
+    def mixing(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state state"]:
+        """Every row is the mask."""
+        mask = torch.arange(self.vocab_size, device=t.device) == self.mask_id
+        return mask.to(t).expand(*t.shape, self.vocab_size, -1)
+
+    # The matrices have entries on the diagonal and in the mask's column only.
+
+    def marginal(
+        self, x: Int[Tensor, "batch length"] | Float[Tensor, "batch length state"], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "batch length state"]:
+        """The law of the noisy token: what is left of x, and the mask."""
+        if not x.is_floating_point():
+            x = nn.functional.one_hot(x.long(), self.vocab_size)
+        share = self.masked_share(lift(t, x[..., 0]))
+        masked = (x.double() * share).sum(-1, keepdim=True)
+        return x * (1 - share) + masked * (torch.arange(self.vocab_size, device=x.device) == self.mask_id)
+
+    def likelihood(
+        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "batch length state"]:
+        """How probable the noisy token is, for each clean token."""
+        return self._column(z, self.masked_share(lift(t, z)))
+
+    def probability(
+        self, x: Int[Tensor, "batch length"], z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "batch length"]:
+        """The probability of z, given x; nothing dense for one time per token."""
+        share = lift(t, z).expand(z.shape) ** self.log_powers.exp()[self.classes[x]]
+        return (1 - share) * (z == x) + share * (z == self.mask_id)
+
+    def corrupt(
+        self, x: Int[Tensor, "batch length"], t: Float[Tensor, "..."], *, generator: Randomness = None
+    ) -> Int[Tensor, "batch length"]:
+        """Masks where a uniform number falls below the token's share."""
+        u = uniforms(*x.shape, generator=generator, device=x.device)
+        share = lift(t, x) ** self.log_powers.exp()[self.classes[x]]
+        return torch.where(u < share, self.mask_id, x)
+
+    def jump(
+        self, z: Int[Tensor, "batch length"], s: Float[Tensor, "..."], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "batch length state"]:
+        """The forward transition into z, from each token."""
+        before, after = (self.masked_share(lift(time, z)) for time in (s, t))
+        return self._column(z, (after - before) / (1 - before))
+
+    def rate(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch length state"]:
+        r"""$-\alpha_t'(y) / \alpha_t(y)$ from y into the mask, 0 into any other token."""
+        t = lift(t, z)
+        share, slope, *_ = torch.func.jvp(self.masked_share, (t,), (torch.ones_like(t),))
+        tokens = torch.arange(self.vocab_size, device=z.device)
+        into_mask = (z == self.mask_id)[..., None] & (tokens != self.mask_id)
+        return torch.where(into_mask, slope / (1 - share), 0)
+
+    def _column(self, z: Tensor, share: Tensor) -> Tensor:
+        """Keep with 1 - share, else mask; the mask stays."""
+        tokens = torch.arange(self.vocab_size, device=z.device)
+        masked = torch.where(tokens == self.mask_id, 1, share)
+        kept = torch.where(tokens == z[..., None], 1 - share, 0)
+        return torch.where((z == self.mask_id)[..., None], masked, kept)
+
+    def __repr__(self) -> str:
+        powers = self.log_powers.detach().exp()
+        kind = "learned powers" if isinstance(self.log_powers, nn.Parameter) else "powers"
+        return f"TokenRates({self.vocab_size} tokens, {kind} {powers.min().item():.3g} to {powers.max().item():.3g})"
