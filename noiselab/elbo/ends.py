@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..process import InterpolatingProcess, lift
+from ..process import InterpolatingProcess, NoiseProcess, lift
 
 
 def reconstruction(
-    process: InterpolatingProcess,
+    process: NoiseProcess,
     logits: Float[Tensor, "batch length state"],
     x: Int[Tensor, "batch length"],
     z: Int[Tensor, "batch length"],
@@ -24,26 +24,22 @@ def reconstruction(
 
     **Arguments:** as for `nelbo`; `t` is the lower end of the time range.
 
-    **Returns:** nats per token, at least float32.
+    **Returns:** nats per token, at least float32; 0 where z reveals x, whatever the logits.
     """
-    if process.support is not None:
-        logits = logits.masked_fill(~process.support, -torch.inf)
-    t = lift(t, z)
-    alpha, noise = process.alpha(t), process.noise(t)
-    lse = logits.double().logsumexp(-1) if logits.dtype == torch.float64 else logits.float().logsumexp(-1).double()
-    log_u_x, log_u_z = (logits.gather(-1, v[..., None])[..., 0].double() - lse for v in (x, z))
-    q_z = alpha * (x == z) + noise.at(z)
-    log_p_z = torch.logaddexp(alpha.log() + log_u_z, noise.at(z).log())
-    return (log_p_z - q_z.log() - log_u_x).to(torch.promote_types(logits.dtype, torch.float32))
+    x_hat = Predicted(process, logits)
+    nats = x_hat.marginal(z, t) - process.probability(x, z, t).log() - x_hat.at(x)
+    certain = process.reveals(z, t)
+    return torch.where(certain, 0, nats).to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def prior_kl(
-    process: InterpolatingProcess, x: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
+    process: NoiseProcess, x: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
 ) -> Float[Tensor, "batch length"]:
     r"""$KL(q_t(\cdot \mid x)\,\|\,\pi_t)$: what starting from pure noise at the upper time t costs, in nats per token.
 
     Zero when $\alpha_t = 0$; infinite where signal is left on tokens that the noise never produces (masking stopped
-    before t = 1).
+    before t = 1). Pure noise at t is the mixing $\pi_t$; where that depends on the clean token
+    (`TokenDependentProcess`), it is the law of the noisy token for x uniform on the data tokens.
 
     **Arguments:**
 
@@ -51,6 +47,9 @@ def prior_kl(
     - `t`: the upper end of the time range.
     """
     t = lift(t, x)
+    if not isinstance(process, InterpolatingProcess):
+        q, pi = process.marginal(x, t), _pure_noise(process, x, t)
+        return (torch.special.xlogy(q, q) - torch.special.xlogy(q, pi)).sum(-1)
     alpha, noise = process.alpha(t), process.noise(t)
     share = noise.total()  # 1 - alpha, without its rounding
     pi_x = noise.at(x) / share
@@ -58,3 +57,48 @@ def prior_kl(
     # Every token but x has q = share * pi, so that their ratio is the same.
     kl = torch.special.xlogy(q_x, q_x / pi_x) + torch.special.xlogy(share * (1 - pi_x), share)
     return torch.where(alpha == 0, 0, kl).expand(x.shape).clone()
+
+
+def prior_log_prob(
+    process: NoiseProcess, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
+) -> Float[Tensor, "batch length"]:
+    r"""The log-probability of tokens under pure noise at the upper time t, $\log \pi_t(z)$: that of `prior_kl`."""
+    t = lift(t, z)
+    if not isinstance(process, InterpolatingProcess):
+        return _pure_noise(process, z, t).expand(*z.shape, -1).gather(-1, z[..., None])[..., 0].log()
+    noise = process.noise(t)
+    return (noise.at(z) / noise.total()).log().expand(z.shape)
+
+
+def _pure_noise(process: NoiseProcess, x: Tensor, t: Tensor) -> Tensor:
+    data = process.data_tokens(x.device).double()
+    return process.marginal((data / data.sum()).expand(*x.shape, -1), t)
+
+
+class Predicted:
+    """Log-probabilities of a prediction x_hat, normalised over the data tokens, asked token by token, in float64.
+
+    **Arguments:**
+
+    - `process`, `logits`: as for `nelbo`.
+    """
+
+    def __init__(self, process: NoiseProcess, logits: Float[Tensor, "batch length state"]):
+        if process.support is not None:
+            logits = logits.masked_fill(~process.support, -torch.inf)
+        self.process = process
+        self.logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        self.log_sum = self.logits.logsumexp(-1).double()
+
+    def at(self, x: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
+        r"""$\log \hat x_x$ for the tokens x."""
+        return self.logits.gather(-1, x[..., None])[..., 0].double() - self.log_sum
+
+    def marginal(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch length"]:
+        r"""$\log q_t(z \mid \hat x)$ for the tokens z."""
+        t = lift(t, z)
+        if not isinstance(self.process, InterpolatingProcess):
+            log_u = self.logits.double() - self.log_sum[..., None]
+            return (log_u + self.process.likelihood(z, t).log()).logsumexp(-1)
+        alpha, noise = self.process.alpha(t).double(), self.process.noise(t)
+        return torch.logaddexp(alpha.log() + self.at(z), noise.at(z).log())

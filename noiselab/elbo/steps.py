@@ -1,0 +1,128 @@
+r"""The bound in discrete time: the divergence of one reverse step.
+
+$$KL\big(q(z_s \mid z_t, x)\,\|\,q(z_s \mid z_t, \hat x)\big), \qquad
+q(z_s \mid z_t, x) = \frac{\big(\alpha_{t \mid s} 1[z_s = z_t] + b_{t \mid s}(z_t)\big)\, q_s(z_s \mid x)}{q_t(z_t \mid x)}$$
+
+The factor in front is the same for x and x_hat. What remains of the logarithm is $q_s(z_s \mid \cdot) / q_t(z_t \mid \cdot)$,
+and its mean falls into the divergence at time s and two scalars:
+
+$$KL = \frac{b_{t \mid s}(z)}{q_t(z \mid x)}\, KL\big(q_s(\cdot \mid x)\,\|\,q_s(\cdot \mid \hat x)\big)
+  + \frac{\alpha_{t \mid s}\, q_s(z \mid x)}{q_t(z \mid x)} \log\frac{q_s(z \mid x)}{q_s(z \mid \hat x)}
+  + \log\frac{q_t(z \mid \hat x)}{q_t(z \mid x)}, \qquad z = z_t$$
+
+so that the streaming pass of `nelbo` serves here too.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..process import InterpolatingProcess, NoiseProcess, lift
+from .bound import _Nelbo
+from .ends import Predicted
+from .streaming import CHUNK_BYTES
+from .tokens import Tokens, check_shapes, noise_on_data, outside
+from .traced import traced
+
+
+def step_kl(
+    process: NoiseProcess,
+    logits: Float[Tensor, "batch length state"],
+    x: Int[Tensor, "batch length"],
+    z: Int[Tensor, "batch length"],
+    s: Float[Tensor, "..."],
+    t: Float[Tensor, "..."],
+    *,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Float[Tensor, "batch length"]:
+    r"""$KL(q(z_s \mid z_t, x)\,\|\,q(z_s \mid z_t, \hat x))$: what one reverse step from t to s < t costs, in nats per token.
+
+    Added up over the steps of a grid, each with its own $z \sim q_t(\cdot \mid x)$, together with the end terms, it bounds
+    $-\log p(x)$ of the sampler that takes these steps. For small steps it is (t - s) times `nelbo`. No posterior is
+    built; the gradient with respect to the logits is that of `nelbo` and of two scalars. A process with learned parameters,
+    and a `TokenDependentProcess`, take the dense definition (`step_kl_dense`).
+
+    **Arguments:**
+
+    - `logits`: leave-one-out logits at (z, t); tokens outside the support are ignored.
+    - `x`, `z`: clean tokens, and noisy ones drawn at `t`. An impossible z gives not-a-number.
+    - `s`, `t`: 0 <= s <= t <= 1, [batch] or [batch, length]. Where no noise is left at s, it is `reconstruction` at t.
+    - `chunk_bytes`: size of a work buffer.
+
+    **Returns:** nats per token in the dtype of the logits, at least float32; 0 where z reveals x.
+
+    **Raises:** `ValueError` if the logits do not have the width of the process, or the shapes do not agree.
+
+    **Source:** Sohl-Dickstein et al. (2015), arXiv 1503.03585, and Austin et al. (2021), arXiv 2107.03006, for the bound;
+    the form in a few scalars is derived above.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    x, z, s, t = torch.tensor([[0]]), torch.tensor([[2]]), torch.tensor([0.4]), torch.tensor([0.5])
+    loss = nl.step_kl(process, torch.zeros(1, 1, 3), x, z, s, t)
+    assert torch.isclose(loss, torch.tensor(2.0).log() * 0.1 / 0.5)  # unmasked in this step with probability 0.1 / 0.5
+    ```
+    """
+    if logits.shape[-1] != process.vocab_size:
+        raise ValueError(f"logits must have the width of the process, {process.vocab_size}; got {logits.shape[-1]}")
+    check_shapes(logits, x, z)
+    learned = torch.is_grad_enabled() and any(p.requires_grad for p in process.parameters())
+    if learned or not isinstance(process, InterpolatingProcess):
+        return step_kl_dense(process, logits, x, z, s, t)
+    s, t = lift(s, z), lift(t, z)
+    x_hat = Predicted(process, logits)
+    keep, fresh = process.jump(z, s, t)
+    q_s, q_t = process.probability(x, z, s), process.probability(x, z, t)
+    log_p_s, log_p_t = x_hat.marginal(z, s), x_hat.marginal(z, t)
+    stays = keep * q_s / q_t
+    # Where z cannot have been there at s, the logarithm may be infinite and has no weight.
+    log_s = torch.where(stays > 0, q_s.log() - log_p_s, 0)
+    wide = _divergence(process, logits, x, z, s, chunk_bytes)
+    nats = fresh / q_t * wide + stays * log_s + log_p_t - q_t.log()
+    rebuilt = log_p_t - q_t.log() - x_hat.at(x)  # the divergence from x, certain at s
+    nats = torch.where(process.noise(s).total() > 0, nats, rebuilt)
+    return torch.where(process.reveals(z, t), 0, nats).to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def step_kl_dense(
+    process: NoiseProcess,
+    logits: Float[Tensor, "batch length state"],
+    x: Int[Tensor, "batch length"],
+    z: Int[Tensor, "batch length"],
+    s: Float[Tensor, "..."],
+    t: Float[Tensor, "..."],
+) -> Float[Tensor, "batch length"]:
+    """The divergence of one reverse step from the posteriors as they stand: dense, for any process.
+
+    The oracle that `step_kl` is tested against; differentiable in everything.
+
+    **Arguments:** as for `step_kl`.
+    """
+    if process.support is not None:
+        logits = logits.masked_fill(~process.support, -torch.inf)
+    one_hot = torch.nn.functional.one_hot(x.long(), process.vocab_size).double()
+    q, p = (process.posterior(z, law, s, t) for law in (one_hot, logits.double().softmax(-1)))
+    safe = torch.where(q > 0, p, 1)
+    nats = (torch.special.xlogy(q, q) - torch.special.xlogy(q, safe)).sum(-1)
+    return torch.where(process.reveals(z, t), 0, nats).to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _divergence(
+    process: InterpolatingProcess, logits: Tensor, x: Tensor, z: Tensor, s: Tensor, chunk_bytes: int
+) -> Tensor:
+    """KL(q_s(. | x) || q_s(. | x_hat)), streamed: the integrand of the bound for a noisy token whose IS term is zero."""
+    s = process.interior(s, z)
+    a, b_x = process.alpha(s).double(), process.noise(s).at(x)
+    one, data = torch.ones_like(b_x), process.data_tokens(x.device)
+    # A noisy token that is neither x nor a data token: of the same probability under x and x_hat.
+    other, off = (x + 1) % process.vocab_size, torch.zeros_like(x, dtype=torch.bool)
+    columns = (x, other, a, b_x, one, one, data[x], off)
+    tokens = Tokens(*(v.expand(x.shape).reshape(-1) for v in columns))
+    if torch.compiler.is_compiling():
+        return traced(process, logits, tokens, z, s)
+    return _Nelbo.apply(logits, tokens, noise_on_data(process, z, s), outside(process), chunk_bytes)

@@ -1,0 +1,344 @@
+r"""Times at which a bound is evaluated, each with the weight that makes a mean, or a sum, the integral over time.
+
+$$\int_{low}^{high} f(t)\, dt \;=\; \mathbb E\big[\, \text{weight} \cdot f(t)\, \big] \quad\text{(drawn times)}, \qquad
+\int_{low}^{high} f(t)\, dt \;\approx\; \sum_k \text{weight}_k\, f(t_k) \quad\text{(\texttt{quadrature})}$$
+
+One time for each sequence, or one for each token: the bound may be taken along any rising path of per-token times
+(`path_times`, `block_times`), each term times dt_i. Independent times (`token_times`) lie on no path.
+
+Whoever shares one set of times with other processes or micro-steps gives `first` and `total`, and all use the same
+`shift` or equally seeded generators.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from .schedules import ScheduleLike, as_schedule
+
+CELLS = 4096  # of the piecewise constant density that `importance_times` draws from
+
+
+def stratified_times(
+    count: int,
+    *,
+    shift: float | int | Float[Tensor, ""] | None = None,
+    first: int = 0,
+    total: int | None = None,
+    low: float | int = 0.0,
+    high: float | int = 1.0,
+    generator: Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""Low-discrepancy times: $t_i = low + (high - low)\,((u + i / n) \bmod 1)$, one in each of n equal intervals.
+
+    **Arguments:**
+
+    - `count`: how many times are wanted here.
+    - `shift`: the common u in [0, 1); drawn from `generator` by default.
+    - `first`, `total`: the number of the first of them, and n, where the set is shared with other processes or
+      micro-steps (which then need the same `shift`).
+    - `low`, `high`: the time range.
+
+    **Returns:** float64. For reporting a bound, even times have heavy tails where noise goes as a square root at the ends;
+    `sine_clock` changes the clock, as `noiselab.evaluation.validation_bound` does.
+
+    **Source:** Kingma et al. (2021), "Variational Diffusion Models", arXiv 2107.00630, appendix I.1.
+    """
+    if shift is None:
+        shift = _rand(generator)
+    index = first + torch.arange(count, dtype=torch.float64)
+    return low + (high - low) * ((shift + index / (total or count)) % 1)
+
+
+def uniform_times(
+    count: int,
+    *,
+    first: int = 0,
+    total: int | None = None,
+    low: float | int = 0.0,
+    high: float | int = 1.0,
+    generator: Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""Independent uniform times in [low, high).
+
+    **Arguments:**
+
+    - `count`: how many times are wanted here.
+    - `first`, `total`: the number of the first of them among `total`, where the set is shared: all draw it with equally
+      seeded generators, and keep their part.
+    - `low`, `high`: the time range.
+
+    **Returns:** float64. `stratified_times` has the same mean and less variance.
+    """
+    return low + (high - low) * _rand(generator, total or count)[first : first + count]
+
+
+def importance_times(
+    count: int,
+    density: ScheduleLike,
+    *,
+    low: float | int = 0.0,
+    high: float | int = 1.0,
+    shift: float | int | Float[Tensor, ""] | None = None,
+    first: int = 0,
+    total: int | None = None,
+    cells: int = CELLS,
+    generator: Generator | None = None,
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    r"""Stratified times from any positive density p, with weights 1 / p(t): the mean of weight * f(t) is the integral of f.
+
+    The density is replaced by one that is constant on each of `cells` intervals, and both times and weights are made of
+    that one: the estimate is unbiased for any `cells`.
+
+    **Arguments:**
+
+    - `count`: how many times are wanted here.
+    - `density`: a schedule, a function of time or a number; it need not be normalised. It is read at the middle of each
+      interval, so that it may vanish or be infinite at the very ends. Best is the root mean square of the integrand.
+    - `low`, `high`: the time range.
+    - `shift`, `first`, `total`: as for `stratified_times`.
+    - `cells`: number of intervals, narrower towards both ends.
+
+    **Returns:** times and weights, float64.
+
+    **Raises:** `ValueError` where the density is not positive and finite.
+
+    **Source:** inverse transform sampling; Nichol and Dhariwal (2021), arXiv 2102.09672, section 3.3, for time as what
+    is sampled by importance.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    t, weight = nl.importance_times(1000, nl.t**-0.5, generator=torch.Generator().manual_seed(0))
+    # The integral of 1 / sqrt(t) is 2, here without variance.
+    assert torch.isclose((weight * t**-0.5).mean(), torch.tensor(2.0).double(), atol=1e-3)
+    ```
+    """
+    u = stratified_times(count, shift=shift, first=first, total=total, generator=generator)
+    return _from_density(u, density, low, high, cells)
+
+
+def token_times(
+    batch: int,
+    length: int,
+    *,
+    share: float | int = 1.0,
+    low: float | int = 0.0,
+    high: float | int = 1.0,
+    shift: float | int | Float[Tensor, ""] | None = None,
+    first: int = 0,
+    total: int | None = None,
+    generator: Generator | None = None,
+) -> Float[Tensor, "batch length"]:
+    r"""Independent uniform times for each token (diffusion forcing), for a share of the sequences.
+
+    A training distribution, and **no bound**: independent times lie on no path from noise to data, and the mean of
+    $\sum_i \text{nelbo}_i$ over them is not the entropy H, even for the exact denoiser. Under masking, n equal tokens give
+    $n\, 2^{1 - n} H$: H for two, 0.75 H for three. A bound is `path_times`, `block_times`, or one time for the
+    sequence.
+
+    **Arguments:**
+
+    - `batch`, `length`: how many times are wanted here.
+    - `share`: in [0, 1]; the probability that a sequence has independent times. The others have one common time,
+      stratified over the batch. Published: 0.5.
+    - `low`, `high`: the time range.
+    - `shift`, `first`, `total`: as for `stratified_times`; all draw the whole set with equally seeded generators.
+
+    **Returns:** float64.
+
+    **Source:** Chen et al. (2024), "Diffusion Forcing", arXiv 2407.01392; the share of one half is from
+    von Ruette et al. (2025), "Scaling Behavior of Discrete Diffusion Language Models", arXiv 2512.10858.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must lie in [0, 1]; got {share}")
+    common = stratified_times(batch, shift=shift, first=first, total=total, generator=generator)[:, None]
+    whole, here = total or batch, slice(first, first + batch)
+    own, independent = _rand(generator, whole, length)[here], _rand(generator, whole, 1)[here] < share
+    return low + (high - low) * torch.where(independent, own, common)
+
+
+def block_times(
+    batch: int,
+    length: int,
+    block: int,
+    *,
+    density: ScheduleLike = 1,
+    low: float | int = 0.0,
+    high: float | int = 1.0,
+    shift: float | int | Float[Tensor, ""] | None = None,
+    first: int = 0,
+    total: int | None = None,
+    generator: Generator | None = None,
+) -> tuple[Float[Tensor, "batch length"], Float[Tensor, "batch length"]]:
+    r"""Times of blocks that are generated one after another: one block in progress, earlier ones clean, later ones noise.
+
+    One block of each sequence is active, at a time in [low, high]; blocks before it stand at `low`, those behind it at
+    `high`. The weight is the number of blocks times 1 / p(t) on the active block, and 0 elsewhere: a path of per-token
+    times, so that the mean of $\sum_i \text{weight}_i\, \text{nelbo}_i$ is a bound, and the entropy for the exact
+    denoiser. With `block = 1` it is autoregressive, with `block = length` all tokens share one time.
+
+    **Arguments:**
+
+    - `batch`, `length`: how many times are wanted here.
+    - `block`: tokens in a block; the last may be shorter.
+    - `density`: of the active block's time, as for `importance_times`; even by default.
+    - `low`, `high`: the time range. Terms of weight 0 are to be dropped, not multiplied (`noiselab.continuous_bound` does):
+      at the very ends of time they may be infinite.
+    - `shift`, `first`, `total`: as for `stratified_times`. Blocks are stratified together with their times.
+
+    **Returns:** times and weights, float64.
+
+    **Source:** Arriola et al. (2025), "Block Diffusion", arXiv 2503.09573.
+
+    **Example:**
+
+    ```python
+    import noiselab as nl
+
+    t, weight = nl.block_times(1, 6, 2, shift=0.5)  # the middle of the second of three blocks
+    assert t.tolist() == [[0, 0, 0.5, 0.5, 1, 1]] and weight.tolist() == [[0, 0, 3, 3, 0, 0]]
+    ```
+    """
+    if block < 1 or length < 1:
+        raise ValueError(f"a block, and a sequence, must have at least one token; got {block} and {length}")
+    blocks = -(-length // block)
+    place = blocks * stratified_times(batch, shift=shift, first=first, total=total, generator=generator)[:, None]
+    active = place.floor().clamp(max=blocks - 1)
+    t, weight = _from_density(place - active, density, low, high, CELLS)
+    order = torch.arange(length) // block
+    time = torch.where(order == active, t, torch.where(order < active, float(low), float(high)).double())
+    return time, torch.where(order == active, blocks * weight, 0)
+
+
+def path_times(
+    tau: Float[Tensor, " batch"], path: Callable[[Tensor], Tensor]
+) -> tuple[Float[Tensor, "batch length"], Float[Tensor, "batch length"]]:
+    r"""Every token on a clock of its own: times $t_i(\tau)$ with the weights $dt_i / d\tau$.
+
+    Where every clock runs from the lower to the upper end of the time range, the mean over uniform $\tau$ of
+    $\sum_i \text{weight}_i\, \text{nelbo}_i$ is a bound, and the entropy for the exact denoiser.
+
+    **Arguments:**
+
+    - `tau`: in [0, 1], one for each sequence.
+    - `path`: takes `tau` as [batch, 1] and returns the times of the tokens, [batch, length] or what broadcasts with it;
+      no clock may run backwards. Slopes are taken by forward-mode automatic differentiation.
+
+    **Raises:** `ValueError` if a time leaves [0, 1], or a clock runs backwards.
+
+    **Source:** derived on the theory page ("Change of time").
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    powers = torch.tensor([1.0, 2.0])
+    t, weight = nl.path_times(torch.tensor([0.5]), lambda tau: tau**powers)
+    assert t.tolist() == [[0.5, 0.25]] and weight.tolist() == [[1, 1]]
+    ```
+    """
+    tau = tau.double()[:, None].contiguous()
+    t, weight = torch.func.jvp(path, (tau,), (torch.ones_like(tau),))[:2]
+    bad = ~((t >= 0) & (t <= 1) & (weight >= 0))
+    if bad.any():
+        row, token = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"times must rise within [0, 1]; got t = {t[row, token].item():.6g} with slope "
+            f"{weight[row, token].item():.6g} at tau = {tau[row].item():.6g}"
+        )
+    return t, weight
+
+
+def sine_clock(
+    u: Float[Tensor, "..."], *, low: float | int = 0.0, high: float | int = 1.0
+) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+    r"""Times that look often at both ends: $t = low + (high - low) \sin^2(\pi u / 2)$, with the weight $dt / du$.
+
+    Hybrid and uniform noise make the bound's integrand infinite at the ends, like an inverse square root; on this clock
+    it stays finite.
+
+    **Arguments:**
+
+    - `u`: in [0, 1]; even (`stratified_times`) or the nodes of a rule.
+    - `low`, `high`: the time range.
+
+    **Returns:** times within [low, high], 1e-12 of the range off its ends, and weights.
+    """
+    span = high - low
+    t = (low + span * torch.sin(torch.pi * u / 2) ** 2).clamp(max=high - 1e-12 * span, min=low + 1e-12 * span)
+    return t, span * torch.pi / 2 * torch.sin(torch.pi * u)
+
+
+def quadrature(
+    nodes: int, *, low: float | int = 0.0, high: float | int = 1.0
+) -> tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]]:
+    r"""Fixed times whose weighted **sum** is the integral over [low, high]: Gauss-Legendre on the clock of `sine_clock`.
+
+    **Arguments:**
+
+    - `nodes`: how many; 16 do for a smooth schedule, some 100 for six digits on a range cut at 1e-5.
+    - `low`, `high`: the time range.
+
+    **Returns:** times, falling in none of the ends, and weights, which add up to high - low.
+
+    **Source:** Golub and Welsch (1969) for the nodes.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    t, weight = nl.quadrature(16)
+    assert torch.isclose((weight * (t * (1 - t)) ** -0.5).sum(), torch.tensor(torch.pi).double())
+    ```
+    """
+    if nodes < 1:
+        raise ValueError(f"at least one node is needed; got {nodes}")
+    u, weight = gauss_legendre(nodes)
+    t, slope = sine_clock(u, low=low, high=high)
+    return t, weight * slope
+
+
+def gauss_legendre(nodes: int) -> tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]]:
+    """Nodes in (0, 1) and weights, from the eigenvectors of the Jacobi matrix (Golub and Welsch, 1969)."""
+    i = torch.arange(1, nodes, dtype=torch.float64)
+    off = i / (4 * i * i - 1).sqrt()
+    node, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
+    return (node + 1) / 2, vectors[0] ** 2
+
+
+def _rand(generator: Generator | None, *shape: int) -> Tensor:
+    """Uniform float64 numbers on the host, drawn where the generator lives."""
+    home = None if generator is None else generator.device
+    return torch.rand(shape, dtype=torch.float64, generator=generator, device=home).cpu()
+
+
+def _from_density(u: Tensor, density: ScheduleLike, low: float, high: float, cells: int) -> tuple[Tensor, Tensor]:
+    """Times whose cumulative probability is u, and the reciprocal of the density that they are drawn from."""
+    if not low < high:
+        raise ValueError(f"times must rise from low to high; got {low} to {high}")
+    # Edges crowd at both ends, where densities such as an inverse square root change most.
+    edges = low + (high - low) * torch.sin(torch.linspace(0, torch.pi / 2, cells + 1, dtype=torch.float64)) ** 2
+    middle = (edges[1:] + edges[:-1]) / 2
+    with torch.no_grad():
+        p = as_schedule(density)(middle).double()
+    bad = ~((p > 0) & p.isfinite())
+    if bad.any():
+        raise ValueError(
+            f"the density must be positive and finite; got {p[bad][0].item():.4g} at t = {middle[bad][0].item():.6g}"
+        )
+    mass = (p * edges.diff()).cumsum(0)
+    before = torch.cat([mass.new_zeros(1), mass[:-1]])
+    target = u * mass[-1]
+    cell = torch.searchsorted(mass, target, right=True).clamp(max=cells - 1)
+    t = edges[cell] + (target - before[cell]) / p[cell]
+    return torch.minimum(t, edges[cell + 1]), mass[-1] / p[cell]
