@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..process import InterpolatingProcess
-from .streaming import stream
+from .streaming import spans, stream
 from .tokens import NoiseOnData, Tokens, check_shapes, noise_on_data, outside, scalars
 
 
@@ -70,7 +70,7 @@ class _FusedNelbo(torch.autograd.Function):
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=exact)
         loss = torch.empty(n, dtype=torch.float64, device=h.device)
         block, grad_block = (h.new_empty(min(rows, n), states) for _ in range(2))
-        for i, j in noise.spans(n, rows) if noise is not None else ((i, min(i + rows, n)) for i in range(0, n, rows)):
+        for i, j in noise.spans(n, rows) if noise is not None else spans(n, rows):
             logits, grad = block[: j - i], grad_block[: j - i]
             if bias is None:
                 torch.mm(h[i:j], projection.T, out=logits)

@@ -1,10 +1,11 @@
 """The bound and its closed-form gradient in a few passes over chunks of rows that stay in cache.
 
 Scalars of a token are float64; the sums over the vocabulary run in the dtype of the logits, at least float32. Besides
-the gradient, only three work buffers of `CHUNK_BYTES` are held.
+the gradient, only the work buffers are held, three times `CHUNK_BYTES`.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,60 +27,95 @@ def stream(
     n, states = logits.shape
     dtype = torch.promote_types(logits.dtype, torch.float32)
     step = max(1, min(n, chunk_bytes // (states * dtype.itemsize)))
-    work = [torch.empty(step, states, dtype=dtype, device=logits.device) for _ in range(3)]
+    buffers = 3
+    if noise is not None:
+        noise = noise.prepared(dtype)
+        if not noise.rank_one and step >= noise.shared:
+            # Rows of several times and several parts: b is built, in as much memory as otherwise.
+            step, buffers = max(1, 3 * step // 4), 4
+    work = [torch.empty(step, states, dtype=dtype, device=logits.device) for _ in range(buffers)]
     in_place = grad is not None and grad.dtype == dtype
     lse, kl_sum = torch.empty(2, n, dtype=torch.float64, device=logits.device)
-    for i, j in _spans(noise, n, step):
-        e, v, r = (buffer[: j - i] for buffer in work)
+    for i, j in noise.spans(n, step) if noise is not None else spans(n, step):
+        e, *scratch = (buffer[: j - i] for buffer in work)
         if in_place:
             assert grad is not None
             e = grad[i:j]
-        b = None if noise is None else noise.rows(i, j, dtype)
-        lse[i:j], kl_sum[i:j] = _chunk(logits[i:j], tokens.rows(i, j), b, off, e, v, r, grad is not None)
+        piece = None if noise is None else noise.window(i, j)
+        lse[i:j], kl_sum[i:j] = _chunk(logits[i:j], tokens.rows(i, j), piece, off, e, scratch, grad is not None)
         if grad is not None and not in_place:
             grad[i:j] = e
     return tokens.value(logits, lse, kl_sum)
 
 
-def _spans(noise: NoiseOnData | None, n: int, step: int) -> Iterator[tuple[int, int]]:
-    if noise is not None:
-        return noise.spans(n, step)
+def spans(n: int, step: int) -> Iterator[tuple[int, int]]:
+    """Ranges of at most `step` of n rows."""
     return ((i, min(i + step, n)) for i in range(0, n, step))
 
 
 def _chunk(
     logits: Tensor,
     tokens: Tokens,
-    b: Tensor | None,
+    noise: NoiseOnData | None,
     off: Tensor | None,
     e: Tensor,
-    v: Tensor,
-    r: Tensor,
+    scratch: list[Tensor],
     with_grad: bool,
 ) -> tuple[Tensor, Tensor]:
     """The logsumexp over the data and sum_S b log1p(a u / b) of a few rows; the gradient is left in `e`.
 
-    `v` and `r` are scratch: fresh memory for each operation would cost more than the arithmetic.
+    `scratch` are buffers of its shape: fresh memory for each operation would cost more than the arithmetic.
     """
     z_sum, lse = _exponentials(logits, off, e)
-    scale = tokens.a / z_sum  # a u = scale * e
-    if b is None:
-        kl_sum, spread = torch.zeros_like(lse), torch.zeros_like(lse)
-    elif b.shape[-1] == 1:
-        # Noise is constant over the data: every factor is a column, and e becomes s = a u / b.
-        kl_sum = _sum_log1p(e.mul_(scale.to(e.dtype)[:, None] / b), v) * b[:, 0]
-        torch.add(e, 1, out=v)
-        torch.div(e, v, out=v)  # h
-        spread = v.sum(-1).double() * b[:, 0]
+    # a u = scale * e. Where the signal is spent, noise must still be divisible by it.
+    a = tokens.a.clamp(min=1e-30)
+    scale = a / z_sum
+    if noise is None:
+        sums = _Sums(torch.zeros_like(lse), torch.zeros_like(lse), scale, None)
+    elif noise.level is not None and noise.constant:
+        sums = _over_column(noise.level, scale, e, *scratch[:1])
+    elif (product := noise.product(e.dtype)) is not None:
+        sums = _over_product(*product, scale, e, *scratch[:2])
     else:
-        torch.mul(e, scale.to(e.dtype)[:, None], out=v)
-        log = torch.log1p(v.div_(b), out=r)
-        kl_sum = (torch.mv(log, b[0]) if len(b) == 1 else log.mul_(b).sum(-1)).double()
-        torch.div(e, v.add_(1), out=v)  # b h = scale * v
-        spread = v.sum(-1).double() * scale
+        sums = _over_rows(noise, scale, e, *scratch)
     if with_grad:
-        _gradient(logits, tokens, lse, spread, scale, b, e, v)
-    return lse, kl_sum
+        _gradient(logits, tokens, lse, a, sums, e, scratch[0])
+    return lse, sums.kl
+
+
+class _Sums(NamedTuple):
+    """The sums over the data of a few rows; `e` and `v` are left such that a u = e * au_of_e and b h = v * bh_of_v."""
+
+    kl: Tensor  # sum_S b log1p(a u / b)
+    spread: Tensor  # sum_S b h
+    au_of_e: Tensor
+    bh_of_v: Tensor | None  # without noise there is no b h
+
+
+def _over_column(b: Tensor, scale: Tensor, e: Tensor, v: Tensor) -> _Sums:
+    """Noise that is constant over the data: every factor is a column, and e becomes s = a u / b."""
+    kl = _sum_log1p(e.mul_((scale / b).to(e.dtype)[:, None]), v) * b
+    torch.add(e, 1, out=v)
+    torch.div(e, v, out=v)  # h
+    return _Sums(kl, v.sum(-1).double() * b, b, b)
+
+
+def _over_product(column: Tensor, row: Tensor, scale: Tensor, e: Tensor, v: Tensor, r: Tensor) -> _Sums:
+    """Noise that is one row at all times, up to a factor: nothing of its size is built."""
+    torch.mul(e, (scale / column).to(e.dtype)[:, None], out=v)
+    log = torch.log1p(v.div_(row), out=r)
+    kl = torch.mv(log, row).double() * column
+    torch.div(e, v.add_(1), out=v)
+    return _Sums(kl, v.sum(-1).double() * scale, scale, scale)
+
+
+def _over_rows(noise: NoiseOnData, scale: Tensor, e: Tensor, v: Tensor, r: Tensor, b: Tensor) -> _Sums:
+    """Any other noise: b / scale is built in `b`."""
+    noise.over(scale, e.dtype, out=b)
+    log = torch.log1p(torch.div(e, b, out=v), out=r)
+    kl = log.mul_(b).sum(-1).double() * scale
+    torch.div(e, v.add_(1), out=v)
+    return _Sums(kl, v.sum(-1).double() * scale, scale, scale)
 
 
 def _exponentials(logits: Tensor, off: Tensor | None, e: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,20 +140,14 @@ def _sum_log1p(s: Tensor, v: Tensor) -> Tensor:
     return v.add_(q).log1p_().sum(-1).double() + tail.log1p().sum(-1).double()
 
 
-def _gradient(
-    logits: Tensor, tokens: Tokens, lse: Tensor, spread: Tensor, scale: Tensor, b: Tensor | None, e: Tensor, v: Tensor
-) -> None:
+def _gradient(logits: Tensor, tokens: Tokens, lse: Tensor, a: Tensor, sums: _Sums, e: Tensor, v: Tensor) -> None:
     """W (H u - b h - a h_x e_x - (rho - 1) h_z e_z) into `e`."""
     at_x, at_z = tokens.corners(logits, lse)
-    w_h, w = tokens.w * (spread + at_x + at_z), tokens.w
 
     def column(value: Tensor) -> Tensor:
         return value.to(e.dtype)[:, None]
 
-    if b is None:
-        e.mul_(column(w_h * scale / tokens.a))
-    elif b.shape[-1] == 1:
-        e.mul_(column(w_h / tokens.a) * b).addcmul_(v, column(-w) * b)
-    else:
-        e.mul_(column(w_h * scale / tokens.a)).addcmul_(v, column(-w * scale))
-    e.scatter_add_(-1, torch.stack([tokens.x, tokens.z], -1), (-w * torch.stack([at_x, at_z])).T.to(e.dtype))
+    e.mul_(column(tokens.w * (sums.spread + at_x + at_z) * sums.au_of_e / a))
+    if sums.bh_of_v is not None:
+        e.addcmul_(v, column(-tokens.w * sums.bh_of_v))
+    e.scatter_add_(-1, torch.stack([tokens.x, tokens.z], -1), (-tokens.w * torch.stack([at_x, at_z])).T.to(e.dtype))

@@ -11,13 +11,17 @@ where e_v is the one-hot of v. Only the two sums over S know of the vocabulary.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from ..mixing import Mixing
+from ..mixing import Mass, Mixing
 from ..process import InterpolatingProcess
+
+# A token without noise: its terms vanish, and nothing divides by zero. Large enough for the product of two ratios
+# a u / b (`_sum_log1p`) and of two clamped factors, small enough for a term to be below 1e-16.
+SMALLEST = 1e-18
 
 
 class Tokens(NamedTuple):
@@ -69,53 +73,70 @@ class Tokens(NamedTuple):
 
 
 class NoiseOnData(NamedTuple):
-    """b on the data tokens, row by row, in its smallest shape."""
+    r"""b on the data tokens, factored: $b = level + \sum_k weights_k\, parts_k$. Nothing [n, state] is held."""
 
-    weights: Tensor  # float64 [n, K]: the mass of each part
-    profiles: tuple[float | Tensor | Mixing, ...]  # a constant, a row [state], or a mixing to be asked at its time
+    level: Tensor | None  # float64 [n]: all the parts that are constant over the data, however many
+    weights: Tensor  # float64 [n, K]
+    parts: tuple[Tensor | Mixing, ...]  # K of them: a row [state], or a mixing to be asked at its time
     t: Tensor  # float64 [n / shared]
     shared: int  # consecutive rows that have one time: the length, or 1
 
-    def rows(self, i: int, j: int, dtype: torch.dtype) -> Tensor:
-        """Rows i to j: [j - i, 1] if constant over the data, [1, state] if all have one time, else [j - i, state]."""
-        first, last = i // self.shared, (j - 1) // self.shared + 1
-        weights, one_time = self.weights[i:j], last - first == 1
-        if one_time and not self.constant:
-            weights = weights[:1]
-        b: Tensor | float = 0.0
-        for weight, profile in zip(weights.unbind(-1), self.profiles, strict=True):
-            if isinstance(profile, float):
-                b = b + (weight * profile)[:, None].to(dtype)
-                continue
-            if not isinstance(profile, Tensor):
-                profile = profile.probs(self.t[first:last, None])[:, 0]
-                if not one_time:
-                    profile = profile.repeat_interleave(self.shared, 0)[i - first * self.shared :][: j - i]
-            b = b + weight[:, None].to(dtype) * profile.to(dtype)
-        assert isinstance(b, Tensor)
-        # A token without noise: its terms vanish, and nothing divides by zero. A constant is kept large enough for the
-        # product of two ratios a u / b (`_sum_log1p`), where its terms are below 1e-16.
-        return b.clamp(min=1e-18 if self.constant else torch.finfo(dtype).tiny)
-
-    def window(self, i: int, j: int) -> "NoiseOnData":
-        """Rows i to j as a field of their own; they must not straddle two times, unless the times are one per row."""
-        first, last = i // self.shared, (j - 1) // self.shared + 1
-        if last - first > 1 and self.shared > 1 and not self.constant:
-            t, shared = self.t.repeat_interleave(self.shared)[i:j], 1
-        else:
-            t, shared = self.t[first:last], self.shared
-        return NoiseOnData(self.weights[i:j], self.profiles, t, shared)
-
     @property
     def constant(self) -> bool:
-        """Whether b is the same on all data tokens."""
-        return all(isinstance(profile, float) for profile in self.profiles)
+        """Whether b is a column: the same on all data tokens."""
+        return not self.parts
+
+    @property
+    def rank_one(self) -> bool:
+        """Whether b is a column, or a column times a row, so that rows of different times need nothing built."""
+        return self.constant or (self.level is None and len(self.parts) == 1 and isinstance(self.parts[0], Tensor))
+
+    def prepared(self, dtype: torch.dtype) -> "NoiseOnData":
+        """With its rows in the work dtype, and nothing below `SMALLEST`."""
+        parts = (part.clamp(min=SMALLEST).to(dtype) if isinstance(part, Tensor) else part for part in self.parts)
+        level = None if self.level is None else self.level.clamp(min=SMALLEST)
+        return self._replace(level=level, weights=self.weights.clamp(min=SMALLEST), parts=tuple(parts))
+
+    def window(self, i: int, j: int) -> "NoiseOnData":
+        """Rows i to j, one of `spans`, as a field of their own."""
+        level = None if self.level is None else self.level[i:j]
+        times = self.t[i // self.shared : (j - 1) // self.shared + 1]
+        return self._replace(level=level, weights=self.weights[i:j], t=times)
+
+    def product(self, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        """A column [n] and a row [state] whose product is b; `None` if it is no product."""
+        if self.rank_one and isinstance(self.parts[0], Tensor):
+            return self.weights[:, 0], self.parts[0]
+        if len(self.t) > 1:
+            return None
+        # All at one time: the parts add up to one row, whatever their number.
+        ones = torch.ones_like(self.weights[:, 0])
+        first = self._replace(level=None if self.level is None else self.level[:1], weights=self.weights[:1])
+        return ones, first.over(ones[:1], dtype)[0]
+
+    def over(self, scale: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+        """The noise divided by `scale` [n], dense, [n, state]."""
+        # One pass over `out` a part: on rows in cache as fast as a matrix product, and never rounded to TF32 or bfloat16.
+        for k, part in enumerate(self.parts):
+            row = part if isinstance(part, Tensor) else self._moving(k).to(dtype)
+            weight = (self.weights[:, k] / scale).to(dtype)[:, None]
+            out = torch.mul(row, weight, out=out) if k == 0 else cast(Tensor, out).addcmul_(row, weight)
+        assert out is not None
+        return out if self.level is None else out.add_((self.level / scale).to(dtype)[:, None])
+
+    def _moving(self, k: int) -> Tensor:
+        part = self.parts[k]
+        assert not isinstance(part, Tensor)
+        probs = part.probs(self.t[:, None])[:, 0].clamp(min=SMALLEST)
+        return probs if len(probs) == 1 else probs.repeat_interleave(self.shared, 0)
 
     def spans(self, n: int, step: int) -> Iterator[tuple[int, int]]:
-        """Ranges of at most `step` rows that, where noise is a row of the vocabulary, do not straddle two times."""
-        shared = self.shared if not self.constant and step < self.shared else n
-        for start in range(0, n, max(1, shared)):
-            stop = min(start + shared, n)
+        """Ranges of at most `step` rows; where it matters, each lies within one time or begins and ends with times."""
+        if not self.rank_one and step >= self.shared:
+            step -= step % self.shared
+        block = n if self.rank_one or step >= self.shared else self.shared
+        for start in range(0, n, max(1, block)):
+            stop = min(start + block, n)
             yield from ((i, min(i + step, stop)) for i in range(start, stop, step))
 
 
@@ -142,17 +163,40 @@ def scalars(process: InterpolatingProcess, x: Tensor, z: Tensor, t: Tensor, weig
 def noise_on_data(process: InterpolatingProcess, z: Tensor, t: Tensor) -> NoiseOnData | None:
     """The noise on the data tokens, where there is any."""
     t = process.interior(t, z)
-    noise, host = process.noise(t), process.host_support()
-    profiles = [part.profile(host) for part in noise.parts]
-    keep = [k for k, profile in enumerate(profiles) if not (isinstance(profile, float) and profile == 0)]
-    if not keep:
+
+    def per_row(column: Tensor) -> Tensor:
+        return column.expand(z.shape).reshape(-1)
+
+    level, found = None, {}
+    for weight, part, profile in _profiles(process.noise(t), process.host_support()):
+        if isinstance(profile, float):
+            if profile:
+                level = weight * profile + (0 if level is None else level)
+        else:
+            # What comes twice, in a blend and beside it, is one part.
+            before, _ = found.get(id(part), (0, None))
+            found[id(part)] = weight + before, part if profile is None else profile.to(z.device)
+    if level is None and not found:
         return None
+    weights = [per_row(weight) for weight, _ in found.values()]
     return NoiseOnData(
-        noise.weights[..., keep].expand(*z.shape, -1).reshape(-1, len(keep)),
-        tuple(noise.parts[k] if profiles[k] is None else profiles[k] for k in keep),  # type: ignore[misc]
+        None if level is None else per_row(level),
+        torch.stack(weights, -1) if weights else t.new_empty(z.numel(), 0),
+        tuple(part for _, part in found.values()),
         t.reshape(-1),
         max(1, z.shape[1] // max(1, t.shape[1])),
     )
+
+
+def _profiles(mass: Mass, support: Tensor) -> Iterator[tuple[Tensor, Mixing, float | Tensor | None]]:
+    """Weight, mixing and profile of the parts of a measure; those that move are taken apart where they can be."""
+    for weight, part in zip(mass.weights.unbind(-1), mass.parts, strict=True):
+        profile = part.profile(support)
+        inner = part.factors(mass.t) if profile is None and isinstance(part, Mixing) else None
+        if inner is None:
+            yield weight, part, profile
+        else:
+            yield from ((weight * share, *rest) for share, *rest in _profiles(inner, support))  # type: ignore[misc]
 
 
 def outside(process: InterpolatingProcess) -> Tensor | None:

@@ -31,9 +31,19 @@ class Mixing(Exact, abc.ABC):
     A subclass sets `vocab_size` and writes `probs`. The other methods are derived from it; each may be overridden for
     speed, and `noiselab.testing` compares every override with the definition it replaces. Times reach these methods as
     float64 of shape [batch, 1 or length].
+
+    **Arguments:**
+
+    - `support`: the tokens that may have mass, Bool of shape [state]; none outside it is a promise that is checked, here
+      for a fixed row, by a process for what moves. `None` promises nothing.
     """
 
     vocab_size: int
+    support: Tensor | None
+
+    def __init__(self, support: Bool[Tensor, " state"] | None = None):
+        super().__init__()
+        self.register_buffer("support", None if support is None else support.clone())
 
     # Write this one.
 
@@ -62,6 +72,13 @@ class Mixing(Exact, abc.ABC):
         **Returns:** a number if `probs` is that number on all of `support` at every time (0.0 where noise and data
         never meet); a row if it is fixed in time (entries off `support` are not read); `None` if it moves, so that
         `probs` must be asked.
+        """
+        return None
+
+    def factors(self, t: Float[Tensor, "batch time"]) -> "Mass | None":
+        """`probs` as a weighted sum of mixings that move less; `None` if it is none.
+
+        What has no small `profile` is asked for its factors, so that a blend of fixed rows never becomes dense.
         """
         return None
 
