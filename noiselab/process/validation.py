@@ -1,5 +1,6 @@
 """What makes `alpha` and `mixing` a process, checked once at the edge, in words."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
     from .interpolating import InterpolatingProcess
 
 MASS_AT_ONCE = 1 << 22  # entries [times, state] that a check may hold
+END_TOLERANCE = 1e-3  # how far alpha may be from 1 and 0 at the ends: SEDD's and MDLM's published schedules are so near
+ROUNDING = 1e-6  # noise of values computed in float32
+STEEPEST = 1e4  # per unit of time, over a stretch of 1e-10: beyond it a curve jumps or has infinite slope
 
 
 def interior_times(domain: tuple[float, float], points: int) -> Tensor:
@@ -16,7 +20,7 @@ def interior_times(domain: tuple[float, float], points: int) -> Tensor:
     low, high = domain
     u = torch.arange(1, points + 1, dtype=torch.float64) / (points + 1)
     near = torch.tensor([1e-6, 1e-4], dtype=torch.float64)
-    return low + (high - low) * torch.cat([near, torch.sin(torch.pi * u / 2) ** 2, 1 - near.flip(0)])
+    return low + (high - low) * torch.cat([near, torch.sin(torch.pi * u / 2) ** 2, 1 - near]).sort().values
 
 
 @torch.no_grad()
@@ -34,10 +38,13 @@ def require_markov(process: "InterpolatingProcess", times: int) -> None:
     for end in ends:
         if not process.noise(end.view(1, 1)).dense().isfinite().all():
             raise ValueError(f"the noise must be finite at both ends of time; it is not at t = {end.item():g}")
+    _check_parts(process, t)
+    _check_curves(process, t)
     tokens = torch.arange(states, device=home)
     for part in t.split(max(1, MASS_AT_ONCE // states)):
         _check_mixing(process, part, states)
         _check_rate(process, part, tokens)
+    _check_jumps(process, torch.cat([ends[:1], t, ends[1:]]), max(1, MASS_AT_ONCE // states))
 
 
 def _check_support(process: "InterpolatingProcess", states: int) -> None:
@@ -60,9 +67,9 @@ def _check_signal(process: "InterpolatingProcess", t: Tensor) -> None:
     bad = ~((alpha >= -1e-9) & (alpha <= 1 + 1e-9))
     if bad.any():
         raise ValueError(f"alpha must lie in [0, 1]; got {alpha[bad][0].item():.6g} at t = {t[bad][0].item():.6g}")
-    if process.domain[0] == 0 and abs(alpha[0].item() - 1) > 1e-3:
+    if process.domain[0] == 0 and abs(alpha[0].item() - 1) > END_TOLERANCE + 1e-9:
         raise ValueError(f"alpha must be 1 at t = 0, where tokens are clean; got {alpha[0].item():.6g}")
-    if process.domain[1] == 1 and alpha[-1].item() > 1e-3:
+    if process.domain[1] == 1 and alpha[-1].item() > END_TOLERANCE + 1e-9:
         raise ValueError(f"alpha must fall to 0 at t = 1, where only noise is left; got {alpha[-1].item():.6g}")
     rise = alpha.diff() > 1e-9
     if rise.any():
@@ -91,7 +98,113 @@ def _check_rate(process: "InterpolatingProcess", t: Tensor, tokens: Tensor) -> N
     bad = ~(rate >= -slack)
     if bad.any():
         row, token = bad.nonzero()[0].tolist()
+        if not rate[row, token].isfinite():
+            raise ValueError(
+                f"rates must be finite inside the domain; got {rate[row, token].item()} into token {token} "
+                f"at t = {t[row].item():.6g}"
+            )
         raise ValueError(
             f"the rate into every token must be non-negative, or this is no Markov process; got "
             f"{rate[row, token].item():.4g} into token {token} at t = {t[row].item():.6g}"
         )
+
+
+def _check_parts(process: "InterpolatingProcess", t: Tensor) -> None:
+    """Mixings that declare a `support` have no mass outside it."""
+    for part in getattr(process, "mixings", ()):
+        support = getattr(part, "support", None)
+        if support is None:
+            continue
+        for time in t[:: max(1, len(t) // 4)]:
+            outside = part.probs(time.view(1, 1))[0, 0].masked_fill(support.to(t.device), 0)
+            if (outside != 0).any():
+                token = int((outside != 0).nonzero()[0])
+                raise ValueError(
+                    f"a mixing must have no mass outside its support; {part} has {outside[token].item():.4g} on token "
+                    f"{token} at t = {time.item():.6g}"
+                )
+
+
+def _check_curves(process: "InterpolatingProcess", t: Tensor) -> None:
+    """Alpha and the masses of the noises are continuous, with finite slopes that are those of their values."""
+    parts = process.noise(t[:1, None]).parts
+    names = ["alpha", *(f"the mass of {part}" if len(parts) > 1 else "the noise" for part in parts)]
+
+    def curves(t: Tensor) -> Tensor:
+        return torch.cat([process.alpha(t).double()[..., None], process.noise(t[:, None]).weights[:, 0]], -1)
+
+    slopes = torch.func.jvp(curves, (t,), (torch.ones_like(t),))[1]
+    bad = ~slopes.isfinite()
+    if bad.any():
+        row, k = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"{names[k]} must have a finite slope inside the domain; got {slopes[row, k].item()} at t = {t[row].item():.6g}"
+        )
+    _check_continuity(curves, t, process.domain, names)
+    _check_slopes(curves, slopes, t, process.domain, names)
+
+
+def _check_continuity(
+    curves: Callable[[Tensor], Tensor], t: Tensor, domain: tuple[float, float], names: list[str]
+) -> None:
+    """Follow the steepest part of every interval down to a width of 1e-10: what falls even there has no slope."""
+    # Square roots at the very ends are legitimate, and steep nearby.
+    margin = 1e-4 * (domain[1] - domain[0]) * (1 - 1e-6)
+    t = t[(t >= domain[0] + margin) & (t <= domain[1] - margin)]
+    low, high = t[:-1], t[1:]
+    steps = torch.linspace(0, 1, 33, dtype=t.dtype, device=t.device)
+    bad = torch.zeros(0, 0, dtype=torch.bool)
+    while len(low) and (high - low).max() > 1e-10:
+        points = low + (high - low) * steps[:, None]
+        changes = curves(points.flatten()).view(*points.shape, -1).diff(dim=0).abs()
+        total, piece = changes.sum(-1).max(0)
+        low, high = (points.gather(0, i[None])[0] for i in (piece, piece + 1))
+        steepest = (total / (high - low)).topk(min(16, len(total))).indices  # others cannot win any more
+        low, high = low[steepest], high[steepest]
+        change = changes[piece[steepest], steepest]
+        bad = (change > ROUNDING) & (change > STEEPEST * (high - low)[:, None])
+    if bad.any():
+        row, k = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"{names[k]} must be continuous and of finite slope inside the domain; it changes by "
+            f"{change[row, k].item():.3g} within {(high - low)[row].item():.1g} of t = {low[row].item():.6g}"
+        )
+
+
+def _check_slopes(
+    curves: Callable[[Tensor], Tensor], slopes: Tensor, t: Tensor, domain: tuple[float, float], names: list[str]
+) -> None:
+    """Compare derivatives with differences of two widths: one may meet a bend or a steep part, the other rounding."""
+    low, high = domain
+    wrong = torch.ones_like(slopes, dtype=torch.bool)
+    for scale in (1e-2, 1e-5):
+        width = scale * torch.minimum(t - low, high - t)
+        differences = (curves(t + width) - curves(t - width)) / (2 * width)[:, None]
+        slack = 0.02 * (slopes.abs() + differences.abs()) + ROUNDING / width[:, None]
+        wrong &= ~((differences - slopes).abs() <= slack)
+    many = wrong.sum(0) >= 3  # a single bend is no mistake
+    if many.any():
+        k = int(many.nonzero()[0])
+        row = int(wrong[:, k].nonzero()[0])
+        raise ValueError(
+            f"the slope of {names[k]} must be that of its values: everything must be differentiable by torch; automatic "
+            f"differentiation gives {slopes[row, k].item():.4g}, differences {differences[row, k].item():.4g} "
+            f"at t = {t[row].item():.6g}"
+        )
+
+
+def _check_jumps(process: "InterpolatingProcess", t: Tensor, at_once: int) -> None:
+    """From each time to the next, every token gains noise: what `jump` would otherwise cut off at zero."""
+    for start in range(0, len(t) - 1, at_once):
+        part = t[start : start + at_once + 1]
+        noise = process.noise(part[:, None]).dense()[:, 0]
+        alpha = process.alpha(part).double()
+        keep = torch.where(alpha[:-1] > 0, alpha[1:] / alpha[:-1], 0).clamp(max=1)[:, None]
+        gained = noise[1:] - keep * noise[:-1]
+        bad = ~(gained >= -ROUNDING)
+        if bad.any():
+            row, token = bad.nonzero()[0].tolist()
+            raise ValueError(
+                f"noise must not be taken back, or this is no Markov process; from t = {part[row].item():.6g} to "
+                f"{part[row + 1].item():.6g} token {token} gains {gained[row, token].item():.4g}"
+            )

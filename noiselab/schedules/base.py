@@ -3,11 +3,13 @@
 import abc
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from .solving import implicit, require_within, solve
 
 ScheduleLike: TypeAlias = "Schedule | Callable[[Tensor], Tensor] | float | int"
 """What may stand where a schedule is needed: a schedule, an elementwise function of time, or a constant."""
@@ -17,7 +19,8 @@ class Schedule(nn.Module, abc.ABC):
     r"""A scalar weight of time, $w(t)$ with $t \in [0, 1]$.
 
     A subclass writes `forward(t)`, elementwise, for `t` of any shape; parameters make it a learned one. Schedules are
-    added, subtracted, multiplied, divided and raised to powers, with each other and with numbers.
+    added, subtracted, multiplied, divided and raised to powers, with each other and with numbers. Called with another
+    schedule, one is taken at the times of the other: a change of time.
 
     **Example:**
 
@@ -26,8 +29,19 @@ class Schedule(nn.Module, abc.ABC):
 
     weight = 0.5 * (t * (1 - t)) ** 0.5
     assert repr(weight) == "0.5 * (t * (1 - t)) ** 0.5"
+    assert repr((1 - t)(t**2)) == "1 - t ** 2"
     ```
     """
+
+    @overload
+    def __call__(self, t: Tensor) -> Tensor: ...
+
+    @overload
+    def __call__(self, t: "Schedule") -> "Schedule": ...
+
+    def __call__(self, t: "Tensor | Schedule") -> "Tensor | Schedule":
+        """The weight at the times `t`; or, if `t` is a schedule, this schedule by that clock, $w(g(t))$."""
+        return self._by(t) if isinstance(t, Schedule) else super().__call__(t)
 
     @abc.abstractmethod
     def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -38,9 +52,55 @@ class Schedule(nn.Module, abc.ABC):
         t = t.contiguous()  # jvp refuses expanded tensors
         return torch.func.jvp(self.forward, (t,), (torch.ones_like(t),))[1]
 
+    def complement(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """What is left to one, 1 - w(t): the share of noise beside a signal w.
+
+        Written `1 - alpha`. Where alpha rounds to 1 a subtraction finds no noise; powers, `cos`, `exp`, `sigmoid` and
+        `MonotoneNetwork` know their complements to full relative precision, and so does what is composed of them.
+        """
+        return 1 - self.forward(t)
+
     def log_snr(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         r"""The log signal-to-noise ratio $\log\frac{w}{1-w}$, for a schedule that is a signal weight in (0, 1)."""
-        return torch.logit(self.forward(t))
+        return self.forward(t).log() - self.complement(t).log()
+
+    @overload
+    def inverse(self, value: Tensor) -> Tensor: ...
+
+    @overload
+    def inverse(self, value: "Schedule") -> "Schedule": ...
+
+    def inverse(self, value: "Tensor | Schedule") -> "Tensor | Schedule":
+        r"""The times at which a monotone schedule has these values: $t$ with $w(t) = value$, by bisection in float64.
+
+        **Arguments:**
+
+        - `value`: tensor of any shape; or a schedule v, for the clock $w^{-1}(v(t))$ by which this schedule becomes v:
+          it is differentiable in t and in parameters of both, by the implicit function theorem.
+
+        **Returns:** float64 times in [0, 1], the earliest where the schedule is flat; no gradient.
+
+        **Raises:** `ValueError` if the schedule is not monotone, or never has such a value.
+
+        **Example:**
+
+        ```python
+        import torch
+        import noiselab as nl
+
+        half = nl.schedules.cosine().inverse(torch.tensor(0.5, dtype=torch.float64))
+        assert torch.isclose(half, torch.tensor(2 / 3, dtype=torch.float64))
+        ```
+        """
+        if isinstance(value, Schedule):
+            return _Inverse(self, value)
+        value = value.double()
+        require_within(self, value.detach())
+        return solve(self, value, 1 - value)
+
+    def _by(self, clock: "Schedule") -> "Schedule":
+        """This schedule by another clock. An expression writes the clock in place of `t`."""
+        return _ByClock(self, clock)
 
     def __add__(self, other: ScheduleLike) -> "Schedule":
         return _Operation(self, other, "+")
@@ -73,7 +133,7 @@ class Schedule(nn.Module, abc.ABC):
         return _Operation(other, self, "**")
 
     def __neg__(self) -> "Schedule":
-        return _Operation(-1, self, "*")
+        return _Negative(self)
 
 
 class Time(Schedule):
@@ -83,25 +143,39 @@ class Time(Schedule):
         """The times unchanged."""
         return t
 
+    def _by(self, clock: Schedule) -> Schedule:
+        return clock
+
     def __repr__(self) -> str:
         return "t"
 
 
 class Constant(Schedule):
-    """The same number at every time."""
+    """The same number at every time.
 
-    def __init__(self, value: float | int):
+    **Arguments:**
+
+    - `value`: a finite number.
+    - `name`: how it is printed, in place of the number.
+
+    **Raises:** `ValueError` if the number is not finite.
+    """
+
+    def __init__(self, value: float | int, name: str | None = None):
         super().__init__()
         if not math.isfinite(value):
             raise ValueError(f"a constant schedule must be a finite number; got {value}")
-        self.value = float(value)
+        self.value, self.name = float(value), name
 
     def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """The number, in the shape of `t`."""
         return torch.full_like(t, self.value)
 
+    def _by(self, clock: Schedule) -> Schedule:
+        return self
+
     def __repr__(self) -> str:
-        return f"{self.value:.6g}"
+        return self.name or f"{self.value:.6g}"
 
 
 class Function(Schedule):
@@ -121,8 +195,13 @@ class Function(Schedule):
         return self.function(t)
 
     def __repr__(self) -> str:
+        return f"{self.name}(t)"
+
+    @property
+    def name(self) -> str:
+        """The function's name as it is printed; f for a lambda."""
         name = getattr(self.function, "__name__", type(self.function).__name__)
-        return f"{'f' if name == '<lambda>' else name}(t)"
+        return "f" if name == "<lambda>" else name
 
 
 def as_schedule(value: ScheduleLike) -> Schedule:
@@ -145,8 +224,20 @@ _OPERATIONS: dict[str, tuple[Callable[..., Tensor], int]] = {
     "-": (torch.sub, 1),
     "*": (torch.mul, 2),
     "/": (torch.div, 2),
-    "**": (torch.pow, 3),
+    "**": (torch.pow, 4),
 }
+_MINUS, _ATOM = 3, 9  # precedence of a minus sign in front, and of what needs no brackets
+
+
+def _precedence(part: Schedule) -> int:
+    if isinstance(part, _Operation):
+        return _OPERATIONS[part.sign][1]
+    return _MINUS if isinstance(part, _Negative) or (isinstance(part, Constant) and part.value < 0) else _ATOM
+
+
+def _show(part: Schedule, outside: int, bracket_equal: bool = False) -> str:
+    inside = _precedence(part)
+    return f"({part})" if inside < outside or (bracket_equal and inside == outside) else f"{part}"
 
 
 class _Operation(Schedule):
@@ -157,19 +248,90 @@ class _Operation(Schedule):
         self.left, self.right, self.sign = as_schedule(left), as_schedule(right), sign
 
     def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        if self._from_one:
+            return self.right.complement(t)
         # A constant power or factor stays a number: the derivative of pow with respect to the power is not wanted.
         right = self.right.value if isinstance(self.right, Constant) else self.right(t)
         left = torch.full_like(t, self.left.value) if isinstance(self.left, Constant) else self.left(t)
         return _OPERATIONS[self.sign][0](left, right)
 
+    def complement(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        if self._from_one:
+            return self.right(t)
+        if self.sign == "*":  # 1 - ab = (1 - a) + a (1 - b)
+            return self.left.complement(t) + self.left(t) * self.right.complement(t)
+        if self.sign == "**" and isinstance(self.right, Constant) and self.right.value > 0:
+            # 1 - a^p = -expm1(p log1p(-(1 - a))), where a is near 1; clamped so that the other branch stays finite.
+            near, power = self.left.complement(t), self.right.value
+            precise = -torch.expm1(power * torch.log1p(-near.clamp(max=0.5)))
+            return torch.where(near.abs() < 0.5, precise, 1 - self.left(t) ** power)
+        return super().complement(t)
+
+    @property
+    def _from_one(self) -> bool:
+        return self.sign == "-" and isinstance(self.left, Constant) and self.left.value == 1
+
+    def _by(self, clock: Schedule) -> Schedule:
+        return _Operation(self.left(clock), self.right(clock), self.sign)
+
     def __repr__(self) -> str:
         own = _OPERATIONS[self.sign][1]
+        return f"{_show(self.left, own, self.sign == '**')} {self.sign} {_show(self.right, own, True)}"
 
-        def show(part: Schedule, bracket_equal: bool) -> str:
-            inner = _OPERATIONS[part.sign][1] if isinstance(part, _Operation) else 9
-            return f"({part})" if inner < own or (bracket_equal and inner == own) else f"{part}"
 
-        return f"{show(self.left, self.sign == '**')} {self.sign} {show(self.right, True)}"
+class _Negative(Schedule):
+    """A schedule with a minus sign."""
+
+    def __init__(self, inner: Schedule):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        return -self.inner(t)
+
+    def _by(self, clock: Schedule) -> Schedule:
+        return _Negative(self.inner(clock))
+
+    def __repr__(self) -> str:
+        return f"-{_show(self.inner, _MINUS)}"
+
+
+class _ByClock(Schedule):
+    """A schedule that is no expression, at the times of another."""
+
+    def __init__(self, inner: Schedule, clock: Schedule):
+        super().__init__()
+        self.inner, self.clock = inner, clock
+
+    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        return self.inner(self.clock(t))
+
+    def complement(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        return self.inner.complement(self.clock(t))
+
+    def _by(self, clock: Schedule) -> Schedule:
+        return _ByClock(self.inner, self.clock(clock))
+
+    def __repr__(self) -> str:
+        return f"{self.inner.name if isinstance(self.inner, Function) else self.inner}({self.clock})"
+
+
+class _Inverse(Schedule):
+    """The clock by which one schedule becomes another."""
+
+    def __init__(self, inner: Schedule, value: Schedule):
+        super().__init__()
+        self.inner, self.value = inner, value
+        require_within(inner, value(torch.linspace(0, 1, 65, dtype=torch.float64)).detach())
+
+    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        return implicit(self.inner, self.value(t), self.value.complement(t))
+
+    def _by(self, clock: Schedule) -> Schedule:
+        return _Inverse(self.inner, self.value(clock))
+
+    def __repr__(self) -> str:
+        return f"{_show(self.inner, _ATOM)}.inverse({self.value})"
 
 
 t = Time()

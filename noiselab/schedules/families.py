@@ -1,0 +1,172 @@
+r"""Published signal schedules $\alpha_t$, each an expression in `t`: the probability that a token is untouched.
+
+The field writes them as $\alpha$, as total noise $\sigma$ with $\alpha = e^{-\sigma}$, as masking rate $1 - \alpha$,
+or as log signal-to-noise ratio $\lambda$ with $\alpha = \mathrm{sigmoid}(\lambda)$. Here all are $\alpha$; the share of
+noise beside it is `1 - alpha`, to full relative precision where alpha is near 1.
+"""
+
+from .base import Constant, Schedule, ScheduleLike, t
+from .functions import cos, exp, pi, sigmoid, sin
+
+
+def linear() -> Schedule:
+    r"""The straight line, $\alpha_t = 1 - t$: `log_linear` without a rest of signal.
+
+    **Source:** Austin et al. (2021), arXiv 2107.03006, for masks (there as $1/(T - t + 1)$); Sahoo et al. (2024),
+    arXiv 2406.07524; Shi et al. (2024), arXiv 2406.04329.
+
+    **Example:**
+
+    ```python
+    import noiselab as nl
+
+    assert repr(nl.schedules.linear()) == "1 - t"
+    ```
+    """
+    return 1 - t
+
+
+def log_linear(eps: float | int = 1e-3) -> Schedule:
+    r"""The straight line that leaves a rest of signal: $\alpha_t = 1 - (1 - \epsilon) t$, $\sigma_t = -\log \alpha_t$.
+
+    **Arguments:**
+
+    - `eps`: signal left at t = 1, in [0, 1); 1e-3 as released. More than 1e-3 is refused by processes.
+
+    **Raises:** `ValueError` for `eps` outside its range.
+
+    **Source:** Lou et al. (2024), arXiv 2310.16834; Sahoo et al. (2024), arXiv 2406.07524.
+
+    **Example:**
+
+    ```python
+    import noiselab as nl
+
+    assert repr(nl.schedules.log_linear()) == "1 - (1 - 0.001) * t"
+    ```
+    """
+    return 1 - (1 - Constant(eps)) * t if _rest(eps) else linear()
+
+
+def cosine(eps: float | int = 0.0) -> Schedule:
+    r"""A quarter of a cosine, $\alpha_t = \epsilon + (1 - \epsilon) \cos(\pi t / 2)$: slow at first, noise grows as t squared.
+
+    **Arguments:**
+
+    - `eps`: signal left at t = 1, in [0, 1); MDLM's release has 1e-3.
+
+    **Raises:** `ValueError` for `eps` outside its range.
+
+    **Source:** Sahoo et al. (2024), "Simple and Effective Masked Diffusion Language Models", arXiv 2406.07524,
+    and its release (`CosineNoise`).
+
+    **Example:**
+
+    ```python
+    import noiselab as nl
+
+    assert repr(nl.schedules.cosine()) == "cos(pi / 2 * t)"
+    ```
+    """  # noqa: E501
+    return _with_rest(cos(pi / 2 * t), eps)
+
+
+def cosine_squared(eps: float | int = 0.0) -> Schedule:
+    r"""Half a cosine wave, $\alpha_t = \epsilon + (1 - \epsilon) \cos^2(\pi t / 2)$: flat at both ends.
+
+    **Arguments:**
+
+    - `eps`: signal left at t = 1, in [0, 1); MDLM's release has 1e-3.
+
+    **Raises:** `ValueError` for `eps` outside its range.
+
+    **Source:** Nichol and Dhariwal (2021), arXiv 2102.09672, for Gaussian noise; Sahoo et al. (2024), arXiv 2406.07524,
+    and its release (`CosineSqrNoise`).
+    """
+    return _with_rest(cos(pi / 2 * t) ** 2, eps)
+
+
+def cosine_md4() -> Schedule:
+    r"""MD4's cosine, $\alpha_t = 1 - \cos(\frac{\pi}{2}(1 - t)) = 1 - \sin(\pi t / 2)$: fast at first, slow at the end.
+
+    Written with the sine: near t = 0 the cosine of nearly a quarter turn has lost its digits.
+
+    **Source:** Shi et al. (2024), "Simplified and Generalized Masked Diffusion for Discrete Data", arXiv 2406.04329;
+    the masking rate is that of Chang et al. (2022), MaskGIT, arXiv 2202.04200.
+    """
+    return 1 - sin(pi / 2 * t)
+
+
+def polynomial(power: float | int) -> Schedule:
+    r"""A power of time as the share of noise, $\alpha_t = 1 - t^p$.
+
+    **Arguments:**
+
+    - `power`: positive; 1 is `linear`.
+
+    **Raises:** `ValueError` unless `power` is positive.
+
+    **Source:** Shi et al. (2024), arXiv 2406.04329.
+    """
+    if not power > 0:
+        raise ValueError(f"power must be positive; got {power}")
+    return 1 - t**power
+
+
+def geometric(sigma_min: float | int = 1e-4, sigma_max: float | int = 20.0) -> Schedule:
+    r"""Total noise that grows by equal factors: $\alpha_t = \exp(-\sigma_{min}^{1 - t}\, \sigma_{max}^t)$.
+
+    It starts at $e^{-\sigma_{min}}$ and ends at $e^{-\sigma_{max}}$: not quite 1 and 0. Processes accept what is within
+    1e-3 of them, so `sigma_min` up to 1e-3 and `sigma_max` from 7.
+
+    **Arguments:**
+
+    - `sigma_min`, `sigma_max`: 0 < sigma_min < sigma_max; 1e-4 and 20 as in SEDD's settings.
+
+    **Raises:** `ValueError` if they are not so.
+
+    **Source:** Lou et al. (2024), "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution",
+    arXiv 2310.16834, and its release.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"0 < sigma_min < sigma_max must hold; got {sigma_min} and {sigma_max}")
+    return exp(-(sigma_min ** (1 - t) * sigma_max**t))
+
+
+def from_log_snr(log_snr: ScheduleLike) -> Schedule:
+    r"""The signal of a log signal-to-noise ratio, $\alpha_t = \mathrm{sigmoid}(\lambda_t)$.
+
+    `1 - alpha` is $\mathrm{sigmoid}(-\lambda_t)$, so that neither side loses digits at any ratio: give a composition
+    the weights `alpha` and `1 - alpha`.
+
+    **Arguments:**
+
+    - `log_snr`: $\lambda_t$, falling; for a process from at least 6.91 to at most -6.91, where alpha is within 1e-3 of
+      1 and 0. Von Ruette et al. (2025) go from 9 to -9.
+
+    **Source:** Kingma et al. (2021), "Variational Diffusion Models", arXiv 2107.00630; for tokens von Ruette et al.
+    (2025), "Scaling Behavior of Discrete Diffusion Language Models", arXiv 2512.10858.
+
+    **Example:**
+
+    ```python
+    import noiselab as nl
+    from noiselab import t
+
+    alpha = nl.schedules.from_log_snr(9 - 18 * t)
+    process = nl.Interpolation(alpha, {nl.Absorbing(4, 5): 1 - alpha})
+    assert repr(process) == "Interpolation(sigmoid(9 - 18 * t), {Absorbing(4): 1 - sigmoid(9 - 18 * t)})"
+    ```
+    """
+    return sigmoid(log_snr)
+
+
+def _rest(eps: float | int) -> float | int:
+    if not 0 <= eps < 1:
+        raise ValueError(f"eps, the signal left at t = 1, must lie in [0, 1); got {eps}")
+    return eps
+
+
+def _with_rest(alpha: Schedule, eps: float | int) -> Schedule:
+    # eps + (1 - eps) alpha, written so that the share of noise keeps its digits.
+    return alpha if _rest(eps) == 0 else 1 - (1 - Constant(eps)) * (1 - alpha)

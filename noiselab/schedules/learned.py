@@ -1,0 +1,135 @@
+"""Learned schedules: any monotone curve from 1 to 0, and a positive number."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .base import Schedule
+
+
+class _Float64Parameters(Schedule):
+    """Parameters that follow the module to another device, but not to another dtype: bfloat16 has three digits."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        before = {name: p.detach() for name, p in self._parameters.items() if p is not None}
+        result = super()._apply(fn, recurse)
+        for name, exact in before.items():
+            parameter = self._parameters[name]
+            if parameter is not None and parameter.dtype != exact.dtype:
+                renewed = nn.Parameter(exact.to(parameter.device), requires_grad=parameter.requires_grad)
+                self._parameters[name] = renewed
+        return result
+
+
+class MonotoneNetwork(_Float64Parameters):
+    r"""A learned monotone curve, by default a signal from exactly 1 at t = 0 to exactly 0 at t = 1.
+
+    One hidden layer with positive weights, normalised unit by unit: a mixture of t and of logistic steps, each cut to
+    [0, 1] and rescaled to run from 0 to 1.
+
+    $$1 - \alpha_t = p_0 t + \sum_k p_k \frac{\sigma(c_k (t - m_k)) - \sigma(-c_k m_k)}{\sigma(c_k (1 - m_k)) - \sigma(-c_k m_k)},
+    \qquad c_k > 0,\ m_k \in (0, 1),\ p = \mathrm{softmax}$$
+
+    Both $\alpha_t$ and $1 - \alpha_t$ have full relative precision at their ends, slopes are positive and finite
+    everywhere, and enough units come near any monotone curve. It begins within 0.01 of the straight line. Numbers are
+    float64 and stay so when a model around them is moved to another precision.
+
+    **Arguments:**
+
+    - `width`: the number of steps, at least 1.
+    - `rising`: from 0 to 1 instead: a clock, or the weight of a noise.
+
+    **Raises:** `ValueError` if there is no step.
+
+    **Source:** networks with positive weights are Sill (1998), "Monotonic Networks"; for noise schedules, normalised at
+    both ends, Kingma et al. (2021), "Variational Diffusion Models", arXiv 2107.00630. This form, in which no end needs
+    a subtraction, is ours. Learn it with `learned_nelbo`.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    alpha = nl.MonotoneNetwork(8)
+    process = nl.Interpolation(alpha, {nl.Absorbing(4, 5): 1 - alpha})
+    ends = alpha(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert torch.allclose(ends, torch.tensor([1.0, 0.0], dtype=torch.float64))
+    ```
+    """  # noqa: E501
+
+    def __init__(self, width: int = 16, *, rising: bool = False):
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width must be at least 1; got {width}")
+        self.rising = rising
+        middles = (torch.arange(width, dtype=torch.float64) + 0.5) / width
+        # A tenth of the mixture: near the straight line, with a gradient in every step.
+        shares = torch.cat([middles.new_tensor([0.9]), torch.full_like(middles, 0.1 / width)])
+        self.middles = nn.Parameter(torch.logit(middles))
+        self.steepness = nn.Parameter(torch.full_like(middles, math.log(2.0 * width + 2)))
+        self.shares = nn.Parameter(shares.log())
+
+    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The curve, float64."""
+        return self._curve(t, self.rising)
+
+    def complement(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """1 minus the curve, without a subtraction."""
+        return self._curve(t, not self.rising)
+
+    def _curve(self, t: Tensor, rising: bool) -> Tensor:
+        t = t.double()[..., None]
+        steepness, middles = self.steepness.double().exp(), self.middles.double().sigmoid()
+        here, low, high = (steepness * (u - middles) for u in (t, 0, 1))
+        # sigmoid(a) - sigmoid(b) = -sigmoid(a) sigmoid(-b) expm1(b - a), in which nothing cancels.
+        risen = -here.sigmoid() * (-low).sigmoid() * torch.expm1(-steepness * t)
+        rest = -high.sigmoid() * (-here).sigmoid() * torch.expm1(-steepness * (1 - t))
+        steps = (risen if rising else rest) / (risen + rest)
+        units = torch.cat([t if rising else 1 - t, steps], -1)
+        return (units * self.shares.double().softmax(-1)).sum(-1)
+
+    def __repr__(self) -> str:
+        return f"MonotoneNetwork({len(self.middles)}{', rising=True' if self.rising else ''})"
+
+
+class LearnedConstant(_Float64Parameters):
+    r"""A learned positive number, $e^\theta$: the weight of one noise beside others, or a power of time.
+
+    **Arguments:**
+
+    - `value`: positive; where it begins.
+
+    **Raises:** `ValueError` if it is not positive.
+
+    **Example:**
+
+    ```python
+    import noiselab as nl
+    from noiselab import t
+
+    share = nl.schedules.LearnedConstant(0.5)
+    process = nl.Interpolation(1 - t, {nl.Absorbing(4, 5): t, nl.Uniform(5): share * t})
+    assert repr(process) == "Interpolation(1 - t, {Absorbing(4): t, Uniform(5): LearnedConstant(0.5) * t})"
+    ```
+    """
+
+    def __init__(self, value: float | int):
+        super().__init__()
+        if not 0 < value < math.inf:
+            raise ValueError(f"a learned weight must be positive and finite; got {value}")
+        self.log_value = nn.Parameter(torch.tensor(math.log(value), dtype=torch.float64))
+
+    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The number, in the shape of `t`."""
+        return self.log_value.exp().expand(t.shape)
+
+    def _by(self, clock: Schedule) -> Schedule:
+        return self
+
+    def __repr__(self) -> str:
+        return f"LearnedConstant({self.log_value.exp().item():.6g})"

@@ -1,0 +1,68 @@
+"""Inverting a monotone function of time: bisection, and derivatives by the implicit function theorem."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .base import Schedule
+
+HALVINGS = 100  # far beyond float64 near t = 1, but near 0 times are much finer
+SLACK = 1e-9  # how far outside its range a value may lie by rounding
+
+
+@torch.no_grad()
+def require_within(schedule: "Schedule", value: Tensor) -> None:
+    """Raise `ValueError` unless the schedule is monotone and takes these values."""
+    u = torch.linspace(0, 1, 257, dtype=torch.float64, device=value.device)
+    w = schedule(torch.sin(torch.pi * u / 2) ** 2)
+    steps = w.diff()
+    if not w.isfinite().all() or not ((steps >= -SLACK).all() or (steps <= SLACK).all()) or w[0] == w[-1]:
+        raise ValueError(f"only a schedule that rises or falls throughout [0, 1] has an inverse; got {schedule}")
+    low, high = sorted((w[0].item(), w[-1].item()))
+    bad = ~((value >= low - SLACK) & (value <= high + SLACK))
+    if bad.any():
+        raise ValueError(
+            f"the inverse exists for values in [{low:.6g}, {high:.6g}], which {schedule} takes; "
+            f"got {value[bad].flatten()[0].item():.6g}"
+        )
+
+
+@torch.no_grad()
+def solve(schedule: "Schedule", value: Tensor, complement: Tensor) -> Tensor:
+    """The times at which the schedule has the value, in [0, 1]; the ends where it has none.
+
+    Values above one half are looked up by their complements: 1 - 1e-20 is 1, but 1e-20 is not 0.
+    """
+    upper = value > 0.5
+    target = torch.where(upper, complement, value)
+    low, high = torch.zeros_like(value), torch.ones_like(value)
+    first = _side(schedule, upper, low)
+    rises = _side(schedule, upper, high) > first
+    at_once = torch.where(rises, first >= target, first <= target)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        found = _side(schedule, upper, middle)
+        reached = torch.where(rises, found >= target, found <= target)
+        low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
+    return torch.where(at_once, 0, high)
+
+
+def implicit(schedule: "Schedule", value: Tensor, complement: Tensor) -> Tensor:
+    """`solve`, differentiable to third order in the value and in the parameters of the schedule.
+
+    Newton steps from the root leave its value alone, but each doubles the number of derivatives that are right.
+    """
+    upper = value.detach() > 0.5
+    target = torch.where(upper, complement, value)
+    root = solve(schedule, value, complement)
+    for _ in range(2):
+        found, slope = torch.func.jvp(lambda t: _side(schedule, upper, t), (root,), (torch.ones_like(root),))
+        usable = slope.isfinite() & (slope != 0)
+        root = root - torch.where(usable, (found - target) / torch.where(usable, slope, 1), 0)
+    return root
+
+
+def _side(schedule: "Schedule", upper: Tensor, t: Tensor) -> Tensor:
+    return torch.where(upper, schedule.complement(t), schedule(t))
