@@ -1,14 +1,23 @@
-"""What a training loss adds to the bound: times to draw, weights of the tokens, the mean."""
+"""What a training loss is made of: weights of the tokens, cross-entropies, exact numbers of masks, the mean.
+
+Times to draw are in `times`.
+"""
 
 from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
 
+from .categorical import Randomness, uniforms
 from .elbo import nelbo
-from .process import InterpolatingProcess, lift
+from .elbo.score import score_entropy
+from .elbo.tokens import check_shapes, noise_on_data
+from .parametrization import Prediction, to_leave_one_out, to_posterior
+from .process import InterpolatingProcess, NoiseProcess, lift
+from .times import stratified_times as stratified_times  # where it used to live
 
 Objective: TypeAlias = Callable[[InterpolatingProcess, Tensor, Tensor, Tensor], Tensor]
 """(process, x, z, t) -> the weight of each token's divergence KL + IS, float64 [batch, length]."""
@@ -109,16 +118,202 @@ class DynamicV11(Dynamic):
         return -torch.sigmoid(-t)
 
 
-def objective_loss(
+def low_variance(
     process: InterpolatingProcess,
-    logits: Float[Tensor, "batch length state"],
+    x: Int[Tensor, "batch length"],
+    z: Int[Tensor, "batch length"],
+    t: Float[Tensor, "..."],
+) -> Float[Tensor, "batch length"]:
+    r"""For masking: the plain cross-entropy at masked tokens, $-\log \hat x_x$ without the bound's $1/t$.
+
+    There $KL + IS = -\alpha_t \log \hat x_x$ at a mask, so that the weight is $1/\alpha_t$ at masks and 0 elsewhere. The
+    loss has the same minimiser as the bound and no large weights, but is no bound: it weighs early and late times alike.
+
+    **Raises:** `ValueError` for a process whose noise is more than masks.
+
+    **Source:** Sahoo et al. (2026), "Scaling Beyond Masked Diffusion Language Models", arXiv 2602.15014.
+    """
+    _require_masking(process, z, t)
+    masked = ~process.data_tokens(z.device)[z]
+    return torch.where(masked, 1 / process.alpha(process.interior(t, z)).double(), 0)
+
+
+def objective_loss(
+    process: NoiseProcess,
+    outputs: Float[Tensor, "batch length state"],
     x: Int[Tensor, "batch length"],
     z: Int[Tensor, "batch length"],
     t: Float[Tensor, "..."],
     objective: Objective = elbo,
+    *,
+    predicts: Prediction = "leave_one_out",
 ) -> Float[Tensor, "batch length"]:
-    r"""The loss of each token: its objective's weight times $KL + IS$ (see `nelbo`)."""
-    return nelbo(process, logits, x, z, t, weight=objective(process, x, z, t))
+    r"""The loss of each token: its objective's weight times $KL + IS$ (see `nelbo`), for a network of any prediction.
+
+    With the plain `elbo` this is the bound of the reverse process that the prediction stands for. For posterior logits it
+    is the bound of the marginalised reverse step $\sum_v q(z_s \mid z_t, v)\, p(v \mid z_t)$; for log-scores the score
+    entropy.
+
+    **Arguments:**
+
+    - `outputs`: logits or log-scores, as `predicts` says.
+    - `x`, `z`, `t`: as for `nelbo`.
+    - `objective`: weights of the tokens.
+    - `predicts`: what the outputs are. Posterior logits are converted; gradients pass through.
+
+    **Raises:** `ValueError` for another objective than `elbo` where noise depends on the token it destroys: a token has no
+    single weight there.
+    """
+    if objective is elbo:
+        weight = None  # the losses have it themselves, for every process
+    elif isinstance(process, InterpolatingProcess):
+        weight = objective(process, x, z, t)
+    else:
+        raise ValueError(f"a reweighted objective needs an InterpolatingProcess; got a {type(process).__name__}")
+    if predicts == "score":
+        return score_entropy(process, outputs, x, z, t, weight=weight)
+    check_shapes(outputs, x, z)
+    return nelbo(process, _by_rows(to_leave_one_out, process, outputs, z, t, predicts), x, z, t, weight=weight)
+
+
+def cross_entropy(
+    process: NoiseProcess,
+    outputs: Float[Tensor, "batch length state"],
+    x: Int[Tensor, "batch length"],
+    z: Int[Tensor, "batch length"],
+    t: Float[Tensor, "..."],
+    *,
+    predicts: Prediction = "posterior",
+) -> Float[Tensor, "batch length"]:
+    r"""The cross-entropy of each noisy token, $-\log p(x_i \mid z)$, in nats.
+
+    Its minimiser is the posterior, for every process and at every time: a network that is trained so on its bare outputs
+    predicts the posterior, and must be declared so. It is no bound on likelihood. A network that predicts something else
+    is converted, and learns its own prediction.
+
+    **Arguments:**
+
+    - `outputs`: logits or log-scores, as `predicts` says; tokens outside the support are ignored.
+    - `x`, `z`, `t`: clean tokens, noisy ones, their times.
+
+    **Returns:** nats in the dtype of the outputs, at least float32.
+
+    **Source:** the auxiliary loss of Austin et al. (2021), arXiv 2107.03006, section 3.4; on masks, BERT and LLaDA.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.uniform(vocab_size=3)
+    x, z, t = torch.tensor([[0, 1]]), torch.tensor([[0, 2]]), torch.tensor([0.5])
+    loss = nl.cross_entropy(process, torch.zeros(1, 2, 3), x, z, t)
+    assert torch.allclose(loss, torch.tensor(3.0).log())
+    ```
+    """
+    check_shapes(outputs, x, z)
+    logits = _by_rows(to_posterior, process, outputs, z, t, predicts)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if process.support is not None:
+        logits = logits.masked_fill(~process.support, -torch.inf)
+    return F.cross_entropy(logits.flatten(0, 1), x.flatten(), reduction="none").view(x.shape)
+
+
+def mask_exactly(
+    process: InterpolatingProcess,
+    x: Int[Tensor, "batch length"],
+    counts: Int[Tensor, " batch"],
+    *,
+    attention_mask: Bool[Tensor, "batch length"] | Int[Tensor, "batch length"] | None = None,
+    generator: Randomness = None,
+) -> Int[Tensor, "batch length"]:
+    """Mask exactly so many tokens of each sequence, every set of that size as likely as any other.
+
+    **Arguments:**
+
+    - `process`: pure masking, with one mask.
+    - `x`: clean tokens.
+    - `counts`: how many to mask in each sequence; for `any_order_loss` uniform on 1 to the number of real tokens. A network
+      that is told the time is given `counts / length`.
+    - `attention_mask`: 1 or True for real tokens; padding is not masked.
+    - `generator`: three uniform numbers for each token.
+
+    **Raises:** `ValueError` for a process whose noise is more than masks.
+    """
+    batch, length = x.shape
+    _require_masking(process, x, torch.full((batch,), sum(process.domain) / 2, device=x.device))
+    u = uniforms(batch, length, generator=generator, device=x.device)
+    if attention_mask is not None:
+        u = torch.where(attention_mask.bool(), u, 2)
+    rank = u.argsort(-1).argsort(-1)
+    return torch.where(rank < counts[:, None], process.prior(batch, length, generator=generator, device=x.device), x)
+
+
+def any_order_loss(
+    process: InterpolatingProcess,
+    logits: Float[Tensor, "batch length state"],
+    x: Int[Tensor, "batch length"],
+    z: Int[Tensor, "batch length"],
+    *,
+    attention_mask: Bool[Tensor, "batch length"] | Int[Tensor, "batch length"] | None = None,
+) -> Float[Tensor, "batch length"]:
+    r"""The masked bound with an exact number of masks: $(L / k)\,(-\log \hat x_x)$ at each of k masked tokens of L.
+
+    For k uniform on 1..L and a uniform choice of the k tokens, its mean is that of `nelbo` over uniform times, and so
+    bounds $-\log p(x)$; as in any-order autoregression, all that matters is how many tokens are seen. The number of
+    masks does not vary any more at a given time, and the weight L/k is at most L, while the variance of $1/t$ times the
+    cross-entropy is infinite over (0, 1]. It holds for networks that do not use the time, or are told k / L.
+
+    **Arguments:**
+
+    - `logits`: of the clean token, as any prediction but a score gives them: at masks leave-one-out and posterior agree.
+    - `x`, `z`: clean tokens, and those of `mask_exactly`.
+    - `attention_mask`: 1 or True for real tokens, which L counts.
+
+    **Returns:** nats, at least float32; 0 at tokens that are not masked. The sum over a sequence is one draw of its bound.
+
+    **Source:** Nie et al. (2025), arXiv 2502.09992, equation 6; the equivalence is Ou et al. (2024), arXiv 2406.03736.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    x = torch.tensor([[0, 1, 1, 0]])
+    counts = 1 + (nl.stratified_times(len(x)) * x.shape[1]).long()
+    z = nl.mask_exactly(process, x, counts)
+    loss = nl.any_order_loss(process, torch.zeros(1, 4, 3), x, z)
+    assert torch.allclose(loss.sum(), 4 * torch.tensor(2.0).log())  # whatever the count
+    ```
+    """
+    check_shapes(logits, x, z)
+    real = torch.ones_like(x, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    masked = ~process.data_tokens(z.device)[z] & real
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    weight = real.sum(-1, keepdim=True).to(dtype) / masked.sum(-1, keepdim=True).clamp(min=1)
+    if process.support is not None:
+        logits = logits.masked_fill(~process.support, -torch.inf)
+    loss = F.cross_entropy(logits.to(dtype).flatten(0, 1), x.flatten(), reduction="none").view(x.shape)
+    return torch.where(masked, weight * loss, 0)
+
+
+def _by_rows(
+    convert: Callable[..., Tensor], process: NoiseProcess, outputs: Tensor, z: Tensor, t: Tensor, predicts: Prediction
+) -> Tensor:
+    """A conversion of all tokens of a batch, unchecked: an impossible z is the caller's error."""
+    times = lift(t, z).expand(z.shape).flatten()
+    rows = convert(process, outputs.flatten(0, 1), z.flatten(), times, predicts=predicts, check=False)
+    return rows.view_as(outputs)
+
+
+def _require_masking(process: NoiseProcess, z: Tensor, t: Tensor) -> None:
+    if not isinstance(process, InterpolatingProcess) or noise_on_data(process, z, t) is not None:
+        raise ValueError(
+            f"noise must be masks only (`noiselab.masked`); got {process}, which puts noise on data tokens"
+        )
 
 
 def mean_over_tokens(
@@ -136,35 +331,3 @@ def mean_over_tokens(
         return loss.mean()
     real = attention_mask.bool()
     return torch.where(real, loss, 0).sum() / real.sum()
-
-
-def stratified_times(
-    count: int,
-    *,
-    shift: float | int | Float[Tensor, ""] | None = None,
-    first: int = 0,
-    total: int | None = None,
-    low: float | int = 0.0,
-    high: float | int = 1.0,
-    generator: Generator | None = None,
-) -> Float[Tensor, " batch"]:
-    r"""Low-discrepancy times: $t_i = low + (high - low)\,((u + i / n) \bmod 1)$, one in each of n equal intervals.
-
-    **Arguments:**
-
-    - `count`: how many times are wanted here.
-    - `shift`: the common u in [0, 1); drawn from `generator` by default.
-    - `first`, `total`: the number of the first of them, and n, where the set is shared with other processes or
-      micro-steps (which then need the same `shift`).
-    - `low`, `high`: the time range.
-
-    **Returns:** float64. For reporting a bound, even times have heavy tails where noise goes as a square root at the ends;
-    `noiselab.evaluation.validation_bound` changes the clock.
-
-    **Source:** Kingma et al. (2021), "Variational Diffusion Models", arXiv 2107.00630, appendix I.1.
-    """
-    if shift is None:
-        home = None if generator is None else generator.device
-        shift = torch.rand((), dtype=torch.float64, generator=generator, device=home).cpu()
-    index = first + torch.arange(count, dtype=torch.float64)
-    return low + (high - low) * ((shift + index / (total or count)) % 1)

@@ -1,66 +1,188 @@
 r"""What a denoiser predicts, and the way from one answer to the other.
 
-The leave-one-out law is $p(x_i \mid z_{-i})$, everything but the token's own noisy value; the posterior is
-$p(x_i \mid z)$. They are one step apart at each position:
+Three answers hold the same knowledge, and stand at each position for one token's law:
 
-$$p(x_i = v \mid z) \propto p(x_i = v \mid z_{-i})\; q_t(z_i \mid v)$$
+    leave_one_out   p(x_i | z_{-i}), the clean token given everything but its own noisy value: x_hat
+    posterior       p(x_i | z)                                   proportional to x_hat_v q_t(z_i | v)
+    score           s_y = p_t(z with z_i -> y) / p_t(z)          = q_t(y | x_hat) / q_t(z_i | x_hat)
 
-and $q_t(z_i \mid v) = b(z_i)$ for every v but $v = z_i$, so that a single logit changes, by
-$\log(1 + \alpha / b(z_i))$.
+All functions take one row for each token, as a denoiser gives them for selected `rows`, and hold a few tensors of that
+size. Where noise forgets what it destroyed, $q_t(z_i \mid v) = b(z_i)$ for every v but $v = z_i$, so that leave-one-out
+and posterior differ in a single logit, by $\log(1 + \alpha / b(z_i))$.
 """
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .process import InterpolatingProcess
+from .process import InterpolatingProcess, NoiseProcess
 
-Prediction: TypeAlias = Literal["leave_one_out", "posterior"]
-"""What a denoiser says it predicts."""
-
-
-def to_posterior(
-    process: InterpolatingProcess,
-    logits: Float[Tensor, "rows state"],
-    z: Int[Tensor, " rows"],
-    t: Float[Tensor, " rows"],
-) -> Float[Tensor, "rows state"]:
-    """Posterior logits from leave-one-out logits, per token.
-
-    Where noise cannot have produced z, the answer is z, whatever the network says.
-
-    **Arguments:**
-
-    - `logits`, `z`, `t`: one row for each token: its leave-one-out logits, its noisy value and its time.
-
-    **Source:** Bayes' rule; the distinction is Gourevitch et al. (2026), arXiv 2605.22765.
-    """
-    odds = _log_odds(process, z, t)
-    certain = odds.isinf()
-    only_z = torch.full_like(logits, -torch.inf).scatter(-1, z[..., None], 0)
-    logits = torch.where(certain[..., None], only_z, logits)
-    return _shift(logits, z, torch.where(certain, 0, odds))
+Prediction: TypeAlias = Literal["leave_one_out", "posterior", "score"]
+"""What a denoiser says it predicts: logits of either law, or the logarithms of the scores."""
 
 
 def to_leave_one_out(
-    process: InterpolatingProcess,
-    logits: Float[Tensor, "rows state"],
+    process: NoiseProcess,
+    outputs: Float[Tensor, "rows state"],
     z: Int[Tensor, " rows"],
     t: Float[Tensor, " rows"],
+    *,
+    predicts: Prediction = "posterior",
+    check: bool = True,
 ) -> Float[Tensor, "rows state"]:
-    """Leave-one-out logits from posterior logits, per token; the inverse of `to_posterior`.
+    r"""Leave-one-out logits from posterior logits or log-scores, per token.
 
-    Where noise cannot have produced z, the posterior says nothing but z: there it is returned as it is, and no bound
-    or sampler reads it.
+    $$\hat x_v \propto \frac{p(x_i = v \mid z)}{q_t(z_i \mid v)}, \qquad
+    \hat x \propto \max(q - b_t,\, 0) \;\text{ with }\; q_y = \frac{s_y}{\sum_u s_u}$$
+
+    A clean token v that cannot have become z has posterior 0, whatever $\hat x_v$ is: there the posterior's logit is
+    returned as it is, and no bound or sampler reads it. Scores that a network is free to choose need not belong to any
+    $\hat x$: a negative difference counts as 0, and if none is positive, q itself is taken. Scores of an $\hat x$ give it
+    back, up to rounding, which grows as $b_t / \alpha_t$: at times of little signal, prefer float64 or another answer.
 
     **Arguments:**
 
-    - `logits`, `z`, `t`: one row for each token: its posterior logits, its noisy value and its time.
+    - `outputs`, `z`, `t`: for each token what was predicted, its noisy value and its time.
+    - `predicts`: what the outputs are; for scores, the entry at z is taken to be $\log 1$.
+    - `check`: whether an impossible z raises. It is one wait for a GPU, which denoisers and losses leave out; unchecked, an
+      impossible z gives not-a-number, or meaningless logits.
+
+    **Raises:** `ValueError` for an impossible z; for scores of a process whose noise depends on the token it destroys,
+    where a linear system for each token would have to be solved.
+
+    **Source:** Bayes' rule; for scores, the plug-in ratio of Lou et al. (2024), arXiv 2310.16834, solved for x_hat.
     """
+    _accept(process, z, t, predicts, check)
+    if predicts == "leave_one_out":
+        return outputs
+    if predicts == "score":
+        return _from_score(process, outputs, z, t)
+    if isinstance(process, InterpolatingProcess):
+        odds = _log_odds(process, z, t)
+        return _shift(outputs, z, -torch.where(odds.isinf(), 0, odds))
+    like = process.likelihood(z[:, None], t[:, None])[:, 0]
+    return outputs - torch.where(like > 0, like, 1).log().to(outputs)
+
+
+def to_posterior(
+    process: NoiseProcess,
+    outputs: Float[Tensor, "rows state"],
+    z: Int[Tensor, " rows"],
+    t: Float[Tensor, " rows"],
+    *,
+    predicts: Prediction = "leave_one_out",
+    check: bool = True,
+) -> Float[Tensor, "rows state"]:
+    r"""Posterior logits from leave-one-out logits or log-scores, per token.
+
+    $$p(x_i = v \mid z) \propto \hat x_v\; q_t(z_i \mid v)$$
+
+    Where noise cannot have produced z, the answer is z, whatever the network says.
+
+    **Arguments:** and **Raises:** as for `to_leave_one_out`.
+
+    **Source:** Bayes' rule; the distinction is Gourevitch et al. (2026), arXiv 2605.22765.
+    """
+    _accept(process, z, t, predicts, check)
+    if predicts == "posterior":
+        return outputs
+    if predicts == "score":
+        outputs = _from_score(process, outputs, z, t)
+    if not isinstance(process, InterpolatingProcess):
+        return outputs + process.likelihood(z[:, None], t[:, None])[:, 0].log().to(outputs)
     odds = _log_odds(process, z, t)
-    return _shift(logits, z, -torch.where(odds.isinf(), 0, odds))
+    certain = odds.isinf()
+    only_z = torch.full_like(outputs, -torch.inf).scatter(-1, z[..., None], 0)
+    outputs = torch.where(certain[..., None], only_z, outputs)
+    return _shift(outputs, z, torch.where(certain, 0, odds))
+
+
+def to_score(
+    process: NoiseProcess,
+    outputs: Float[Tensor, "rows state"],
+    z: Int[Tensor, " rows"],
+    t: Float[Tensor, " rows"],
+    *,
+    predicts: Prediction = "leave_one_out",
+    check: bool = True,
+) -> Float[Tensor, "rows state"]:
+    r"""Log-scores from leave-one-out or posterior logits, per token: $\log s_y$ for every token y, masks included.
+
+    $$s_y = \frac{q_t(y \mid \hat x)}{q_t(z_i \mid \hat x)} = \frac{p_t(z^{i \to y})}{p_t(z)}, \qquad s_{z_i} = 1$$
+
+    The second equality holds for the exact leave-one-out law, and makes it the concrete score that SEDD trains. A
+    posterior says nothing of the score where z can have come from one clean token only.
+
+    **Arguments:** and **Raises:** as for `to_leave_one_out`.
+
+    **Returns:** at least float32; exactly 0 at z, -inf where a token cannot stand.
+
+    **Source:** Lou et al. (2024), arXiv 2310.16834; Meng et al. (2022), arXiv 2211.00802.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    x_hat, z, t = torch.tensor([[0.9, 0.1, 0.0]]), torch.tensor([2]), torch.tensor([0.25])
+    scores = nl.to_score(process, x_hat.log(), z, t).exp()
+    assert torch.allclose(scores, torch.tensor([[2.7, 0.3, 1.0]]))  # alpha x_hat / (1 - alpha); 1 for z itself
+    ```
+    """
+    _accept(process, z, t, predicts, check)
+    if predicts == "score":
+        return outputs
+    if predicts == "posterior":
+        outputs = to_leave_one_out(process, outputs, z, t, check=False)
+    if process.support is not None:
+        outputs = outputs.masked_fill(~process.support, -torch.inf)
+    dtype = torch.promote_types(outputs.dtype, torch.float32)
+    if isinstance(process, InterpolatingProcess):
+        alpha, noise = _signal_and_noise(process, t)
+        # By logarithms, so that a probability too small for its dtype is not lost where there is no noise beside it.
+        log_x, some = alpha.log().to(dtype) + outputs.to(dtype).log_softmax(-1), noise > 0
+        # Two infinities, at a token that cannot stand, would have no gradient.
+        log_q = torch.where(some, torch.logaddexp(log_x, torch.where(some, noise, 1).log().to(dtype)), log_x)
+    else:
+        log_q = process.marginal(outputs.double().softmax(-1)[:, None], t[:, None])[:, 0].log().to(dtype)
+    at_z = z[:, None]
+    return (log_q - log_q.gather(-1, at_z)).scatter(-1, at_z, 0)
+
+
+def require_solvable(process: NoiseProcess) -> InterpolatingProcess:
+    """The process, if scores under its noise determine the clean token in closed form.
+
+    **Raises:** `ValueError` otherwise.
+    """
+    if not isinstance(process, InterpolatingProcess):
+        raise ValueError(
+            "a score can be solved for the clean token only where noise does not depend on the token it destroys (an "
+            f"InterpolatingProcess); got a {type(process).__name__}"
+        )
+    return process
+
+
+def _from_score(process: NoiseProcess, outputs: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    process = require_solvable(process)
+    dtype = torch.promote_types(outputs.dtype, torch.float32)
+    log_q = outputs.to(dtype).scatter(-1, z[:, None], 0).log_softmax(-1)
+    if process.support is not None:
+        log_q = log_q.masked_fill(~process.support, -torch.inf)
+    _, noise = _signal_and_noise(process, t)
+    gap = noise.log().to(dtype) - log_q  # log(b / q): q - b = q (1 - exp(gap))
+    left = gap < 0
+    log_x = torch.where(left, log_q + torch.log(-torch.expm1(torch.where(left, gap, -1))), -torch.inf)
+    return torch.where(left.any(-1, keepdim=True), log_x, log_q)
+
+
+def _signal_and_noise(process: InterpolatingProcess, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Alpha as a column and b as rows, float64."""
+    t = t[:, None].double()
+    return process.alpha(t).double(), process.noise(t).dense()[:, 0]
 
 
 def _log_odds(process: InterpolatingProcess, z: Tensor, t: Tensor) -> Tensor:
@@ -71,3 +193,23 @@ def _log_odds(process: InterpolatingProcess, z: Tensor, t: Tensor) -> Tensor:
 
 def _shift(logits: Tensor, z: Tensor, by: Tensor) -> Tensor:
     return logits.scatter_add(-1, z[..., None], by[..., None].to(logits))
+
+
+def _accept(process: NoiseProcess, z: Tensor, t: Tensor, predicts: Prediction, check: bool) -> None:
+    if predicts not in get_args(Prediction):
+        raise ValueError(f"predicts must be one of {', '.join(map(repr, get_args(Prediction)))}; got {predicts!r}")
+    if not check:
+        return
+    if isinstance(process, InterpolatingProcess):
+        lifted, column = t[:, None].double(), z[:, None]
+        kept = (process.alpha(lifted) > 0) & process.data_tokens(z.device)[column]
+        possible = ((process.noise(lifted).at(column) > 0) | kept)[:, 0]
+    else:
+        like = process.likelihood(z[:, None], t[:, None])[:, 0]
+        possible = (like > 0).logical_and(process.data_tokens(z.device)).any(-1)
+    if not possible.all():
+        row = int((~possible).nonzero()[0])
+        raise ValueError(
+            f"z must be possible at time t; got token {z[row].item()} at t = {t[row].item():.6g}, which no clean token "
+            "can have become"
+        )

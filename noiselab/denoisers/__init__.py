@@ -2,7 +2,7 @@
 
 from .base import Denoiser, ProjectedDenoiser, Transform, select
 from .oracle import MarkovOracle
-from .transforms import LeaveOneOut, MinP, Posterior, Support, Temperature, TopP, as_leave_one_out
+from .transforms import LeaveOneOut, MinP, Posterior, Score, Support, Temperature, TopP, as_leave_one_out
 
 __all__ = [
     "Denoiser",
@@ -11,6 +11,7 @@ __all__ = [
     "MinP",
     "Posterior",
     "ProjectedDenoiser",
+    "Score",
     "Support",
     "Temperature",
     "TopP",

@@ -15,8 +15,9 @@ class Denoiser(nn.Module, abc.ABC):
     """Guesses clean tokens from noisy ones.
 
     A subclass writes `forward(z, t)` and says what it predicts: `predicts = "leave_one_out"` (what the ELBO trains; the
-    default) or `"posterior"` (what cross-entropy on noisy tokens trains). Samplers convert. Calling a denoiser with
-    `rows` gives the logits of selected tokens only; a `forward` that takes `rows` itself can save the work of the others.
+    default), `"posterior"` (what cross-entropy on noisy tokens trains) or `"score"` (log-scores, what score entropy
+    trains). Samplers and evaluations convert. Calling a denoiser with `rows` gives the logits of selected tokens only; a
+    `forward` that takes `rows` itself can save the work of the others.
 
     **Example:**
 
@@ -99,15 +100,25 @@ class ProjectedDenoiser(Denoiser):
 class Transform(Denoiser):
     """A denoiser around a denoiser: changes the prediction x_hat, never the reverse step.
 
-    A subclass writes `edit`; selected rows and what is predicted carry over.
+    A subclass writes `edit`; selected rows and what is predicted carry over. One whose `edit` is made for log-scores too
+    sets `edits_scores = True`.
 
     **Arguments:**
 
     - `inner`: the denoiser to wrap.
+
+    **Raises:** `ValueError` if it predicts scores, which are no logits of clean tokens, and `edit` is not made for them.
     """
+
+    edits_scores = False
 
     def __init__(self, inner: Denoiser):
         super().__init__()
+        if inner.predicts == "score" and not self.edits_scores:
+            raise ValueError(
+                f"{type(self).__name__} changes logits of clean tokens; got a denoiser that predicts scores: wrap it in "
+                "noiselab.LeaveOneOut first"
+            )
         self.inner, self.predicts = inner, inner.predicts
 
     @abc.abstractmethod

@@ -3,12 +3,14 @@
 All act on x_hat. Truncating the posterior instead would depend on the number of steps.
 """
 
+from typing import get_args
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..parametrization import Prediction, to_leave_one_out, to_posterior
-from ..process import InterpolatingProcess
+from ..parametrization import Prediction, require_solvable, to_leave_one_out, to_posterior, to_score
+from ..process import NoiseProcess
 from .base import Denoiser, Transform
 
 
@@ -114,28 +116,30 @@ class _Conversion(Transform):
     """Predicts what the subclass names, whatever the wrapped denoiser predicts."""
 
     target: Prediction
+    edits_scores = True
 
-    def __init__(self, inner: Denoiser, process: InterpolatingProcess):
+    def __init__(self, inner: Denoiser, process: NoiseProcess):
         super().__init__(inner)
         self.process, self.predicts = process, self.target
 
     def edit(
         self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
     ) -> Float[Tensor, "rows state"]:
-        """Logits of the other prediction, or the same where nothing is to be converted."""
-        if self.inner.predicts == self.target:
-            return logits
-        convert = to_posterior if self.target == "posterior" else to_leave_one_out
-        return convert(self.process, logits, z, t)
+        """The outputs of the other prediction, or the same where nothing is to be converted."""
+        # Unchecked: the check would be one wait for the GPU at each step.
+        return _CONVERT[self.target](self.process, logits, z, t, predicts=self.inner.predicts, check=False)
+
+
+_CONVERT = {"leave_one_out": to_leave_one_out, "posterior": to_posterior, "score": to_score}
 
 
 class LeaveOneOut(_Conversion):
-    """Predicts leave-one-out: takes the likelihood of the token's own noisy value out, if it was in.
+    """Predicts leave-one-out: takes the likelihood of the token's own noisy value out, or solves the scores for x_hat.
 
     **Arguments:**
 
     - `inner`: the denoiser to wrap.
-    - `process`: the noise that made z.
+    - `process`: the noise that made z; an impossible z is not looked for (`to_leave_one_out` does).
     """
 
     target = "leave_one_out"
@@ -144,22 +148,33 @@ class LeaveOneOut(_Conversion):
 class Posterior(_Conversion):
     """Predicts the posterior: puts the likelihood of the token's own noisy value in, if it was not.
 
-    **Arguments:**
-
-    - `inner`: the denoiser to wrap.
-    - `process`: the noise that made z.
+    **Arguments:** as for `LeaveOneOut`.
     """
 
     target = "posterior"
 
 
-def as_leave_one_out(denoiser: Denoiser, process: InterpolatingProcess) -> Denoiser:
+class Score(_Conversion):
+    """Predicts log-scores, for every token and masks too: 0 at the token that is there.
+
+    **Arguments:** as for `LeaveOneOut`.
+    """
+
+    target = "score"
+
+
+def as_leave_one_out(denoiser: Denoiser, process: NoiseProcess) -> Denoiser:
     """The denoiser itself if it predicts leave-one-out, else converted.
 
-    **Raises:** `ValueError` if it is no `Denoiser`, or says that it predicts something else.
+    **Raises:** `ValueError` if it is no `Denoiser`, says that it predicts something else, or predicts scores for noise
+    that depends on the token it destroys (`to_leave_one_out`).
     """
     if not isinstance(denoiser, Denoiser):
         raise ValueError(f"a denoiser must be a noiselab.Denoiser; got {type(denoiser).__name__}")
-    if denoiser.predicts not in ("leave_one_out", "posterior"):
-        raise ValueError(f"predicts must be 'leave_one_out' or 'posterior'; got {denoiser.predicts!r}")
-    return denoiser if denoiser.predicts == "leave_one_out" else LeaveOneOut(denoiser, process)
+    if denoiser.predicts not in get_args(Prediction):
+        raise ValueError(f"predicts must be 'leave_one_out', 'posterior' or 'score'; got {denoiser.predicts!r}")
+    if denoiser.predicts == "leave_one_out":
+        return denoiser
+    if denoiser.predicts == "score":
+        require_solvable(process)
+    return LeaveOneOut(denoiser, process)

@@ -37,6 +37,7 @@ def test_selected_rows_are_rows_of_the_whole(name):
         nl.Support(oracle, torch.arange(V) < 3),
         nl.Posterior(oracle, process),
         nl.LeaveOneOut(nl.Posterior(oracle, process), process),
+        nl.Score(oracle, process),
     ):
         before = z.clone()
         assert_close(denoiser(z, t, rows), denoiser(z, t)[rows])
@@ -57,6 +58,58 @@ def test_conversion_is_bayes_rule_and_its_own_inverse(name):
     back = nl.LeaveOneOut(nl.Posterior(oracle, process), process)(z, t).softmax(-1)
     certain = process.reveals(z, t)
     assert_close(back[~certain], oracle(z, t).softmax(-1)[~certain])
+
+
+def wrappings(oracle, process):
+    """The same oracle, in the dress of every prediction, singly and one over the other."""
+    single = [oracle, nl.Posterior(oracle, process), nl.Score(oracle, process)]
+    return [*single, nl.Posterior(single[2], process), nl.Score(single[2], process), nl.LeaveOneOut(single[2], process)]
+
+
+def forget(denoiser):
+    """What happens to somebody who does not say what the network predicts."""
+    denoiser.predicts = "leave_one_out"
+    return denoiser
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_samplers_have_one_law_for_every_prediction(name):
+    """The exact law of one step at each position, and the tokens drawn from the same uniform numbers."""
+    process, oracle, z, t = oracle_world(name)
+    t = torch.full_like(t, 0.6)
+    s = t - 0.25
+    laws, draws = [], []
+    for denoiser in wrappings(oracle, process):
+        sampler = nl.AncestralSampler(process, denoiser)
+        assert sampler.denoiser.predicts == "leave_one_out"
+        laws.append(process.posterior(z, sampler.denoiser(z, t).softmax(-1), s, t))
+        draws.append(sampler.step(z, t, s, generator=torch.Generator().manual_seed(0)))
+    certain = process.reveals(z, t)
+    for law, draw in zip(laws[1:], draws[1:], strict=True):
+        assert_close(law[~certain], laws[0][~certain], rtol=1e-8, atol=1e-10)
+        assert torch.equal(draw, draws[0])
+    wrong = process.posterior(z, forget(nl.Posterior(oracle, process))(z, t).softmax(-1), s, t)
+    assert ((wrong - laws[0])[~certain].abs().max().item() > 0.02) == (name != "masked")
+
+
+def test_logits_of_clean_tokens_are_not_scores():
+    process, oracle, *_ = oracle_world("gidd")
+    with pytest.raises(ValueError, match=r"Temperature changes logits of clean tokens; .* noiselab.LeaveOneOut first"):
+        nl.Temperature(nl.Score(oracle, process), 0.5)
+    nl.Temperature(nl.LeaveOneOut(nl.Score(oracle, process), process), 0.5)
+
+
+def test_scores_cannot_be_solved_where_noise_depends_on_the_token():
+    class Still(nl.TokenDependentProcess):
+        def alpha(self, t):
+            return 1 - t
+
+        def mixing(self, t):
+            return torch.full((*t.shape, V, V), 1 / V, dtype=torch.float64)
+
+    with pytest.raises(ValueError, match=r"solved for the clean token .* got a Still"):
+        nl.AncestralSampler(Still(), Fixed(torch.zeros(V), "score"))
+    nl.AncestralSampler(Still(), Fixed(torch.zeros(V), "posterior"))
 
 
 @given(st.lists(st.floats(-8, 8), min_size=6, max_size=6), st.floats(0.05, 1))
