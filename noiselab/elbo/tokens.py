@@ -167,15 +167,16 @@ def noise_on_data(process: InterpolatingProcess, z: Tensor, t: Tensor) -> NoiseO
     def per_row(column: Tensor) -> Tensor:
         return column.expand(z.shape).reshape(-1)
 
-    level, found = None, {}
+    level, found = None, dict[int, tuple[Tensor, Tensor | Mixing]]()
     for weight, part, profile in _profiles(process.noise(t), process.host_support()):
         if isinstance(profile, float):
             if profile:
                 level = weight * profile + (0 if level is None else level)
         else:
             # What comes twice, in a blend and beside it, is one part.
-            before, _ = found.get(id(part), (0, None))
-            found[id(part)] = weight + before, part if profile is None else profile.to(z.device)
+            if id(part) in found:
+                weight = weight + found[id(part)][0]
+            found[id(part)] = weight, part if profile is None else profile.to(z.device)
     if level is None and not found:
         return None
     weights = [per_row(weight) for weight, _ in found.values()]

@@ -1,10 +1,46 @@
 """Mixings that do not move with time: one token, a set of tokens, a row of frequencies."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from .base import HostCopy, Mixing
+
+GATHERED = 1 << 16  # token ids counted at once
+
+
+def support_without(vocab_size: int, ids: int | Iterable[int] | Int[Tensor, "..."]) -> Bool[Tensor, " state"]:
+    """All tokens but some: the support of data, or of noise, without special tokens.
+
+    **Arguments:**
+
+    - `vocab_size`: number of tokens.
+    - `ids`: the token or tokens to leave out, for example a tokenizer's `all_special_ids`; repeats do no harm.
+
+    **Raises:** `ValueError` for an id outside the vocabulary or none at all (`None`), or if no token is left.
+
+    **Example:**
+
+    ```python
+    import noiselab as nl
+
+    assert nl.support_without(5, [0, 4]).tolist() == [False, True, True, True, False]
+    ```
+    """
+    several = ids.flatten().tolist() if isinstance(ids, Tensor) else [ids] if isinstance(ids, int) else list(ids)
+    support = torch.ones(vocab_size, dtype=torch.bool)
+    for token in several:
+        if not isinstance(token, int):
+            raise ValueError(f"tokens to leave out must be ids; got {token!r}")
+        if not 0 <= token < vocab_size:
+            raise ValueError(f"tokens to leave out must lie in [0, {vocab_size}); got {token}")
+        support[token] = False
+    if not support.any():
+        raise ValueError(f"at least one token must be left; got all {vocab_size} to leave out")
+    return support
 
 
 class Absorbing(Mixing):
@@ -37,8 +73,8 @@ class Absorbing(Mixing):
         return torch.full_like(u, self.token, dtype=torch.long)
 
     def profile(self, support: Bool[Tensor, " state"]) -> float | Float[Tensor, " state"] | None:
-        """0, unless data may contain the token."""
-        return None if support[self.token] else 0.0
+        """0, unless data may contain the token; then a row."""
+        return (torch.arange(self.vocab_size) == self.token).double() if support[self.token] else 0.0
 
     def __repr__(self) -> str:
         return f"Absorbing({self.token})"
@@ -49,7 +85,8 @@ class Uniform(Mixing):
 
     **Arguments:**
 
-    - `tokens`: a number of tokens, for all of them, or a Bool of shape [state] that selects some.
+    - `tokens`: a number of tokens, for all of them, or a Bool of shape [state] that selects some. `Uniform.without` takes
+      the ids of those to leave out.
 
     **Raises:** `ValueError` if no token is selected, or `tokens` are no Bool (a list of ids, say).
     """
@@ -68,6 +105,11 @@ class Uniform(Mixing):
         self.register_buffer("on", on)
         self.register_buffer("members", on.nonzero()[:, 0])
         self._host = HostCopy()
+
+    @classmethod
+    def without(cls, vocab_size: int, ids: int | Iterable[int] | Int[Tensor, "..."]) -> "Uniform":
+        """Uniform over all tokens but some; arguments and errors are those of `support_without`."""
+        return cls(support_without(vocab_size, ids))
 
     def probs(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
         """1 / count on the set."""
@@ -100,27 +142,118 @@ class Unigram(Mixing):
     **Arguments:**
 
     - `row`: non-negative, summing to 1 (to 1e-6; it is normalised in float64).
+    - `support`: the tokens that may have mass, Bool of shape [state]; `None` for all of them.
 
-    **Raises:** `ValueError` if `row` is no distribution.
+    **Raises:** `ValueError` if `row` is no distribution, or has mass outside `support`.
     """
 
     row: Tensor
     cumulative: Tensor
 
-    def __init__(self, row: Float[Tensor, " state"]):
-        super().__init__()
+    def __init__(self, row: Float[Tensor, " state"], *, support: Bool[Tensor, " state"] | None = None):
+        super().__init__(support)
         row = row.detach().double()
         if not (row >= 0).all() or abs(row.sum().item() - 1) > 1e-6:
             raise ValueError(
                 f"row must be a distribution: non-negative, with sum 1; got sum {row.sum().item():.9g}, "
                 f"smallest entry {row.min().item():.3g}"
             )
+        if support is not None:
+            check_support(support, row.numel())
+            outside = (row > 0) & ~support.to(row.device)
+            if outside.any():
+                token = int(outside.nonzero()[0])
+                raise ValueError(
+                    f"mixing must have no mass outside its support; got {row[token].item():.6g} on token {token}"
+                )
         self.vocab_size = row.numel()
         self.register_buffer("row", row / row.sum())
         cumulative = self.row.cumsum(0)
         # Rounding must not leave anything behind the last token that has mass.
         last = int(self.row.nonzero()[-1])
         self.register_buffer("cumulative", torch.cat([cumulative[:last], torch.ones_like(cumulative[last:])]))
+
+    @classmethod
+    def from_counts(
+        cls,
+        counts: Real[Tensor, " state"],
+        *,
+        smoothing: float | int = 0.0,
+        support: Bool[Tensor, " state"] | None = None,
+    ) -> "Unigram":
+        r"""The frequencies of tokens that were counted.
+
+        $$\pi(v) = \frac{c_v + s}{\sum_{u \in S} (c_u + s)} \quad \text{on the support } S, \text{ else } 0$$
+
+        **Arguments:**
+
+        - `counts`: how often each token came, or any non-negative weights.
+        - `smoothing`: added to each count, so that tokens that never came have mass too.
+        - `support`: the tokens that get mass; counts of others, of special tokens say, are left out.
+
+        **Raises:** `ValueError` for negative numbers, or if nothing is left to normalise.
+
+        **Example:**
+
+        ```python
+        import torch
+        import noiselab as nl
+
+        counts = torch.tensor([90, 6, 3, 0, 50])
+        words = nl.Unigram.from_counts(counts, smoothing=1, support=nl.support_without(5, [4]))
+        assert torch.allclose(words.row, torch.tensor([91, 7, 4, 1, 0]).double() / 103)
+        ```
+        """
+        mass = counts.detach().double()
+        if not ((mass >= 0) & mass.isfinite()).all():
+            raise ValueError(f"counts must be non-negative and finite; got {mass.min().item():.6g}")
+        if not 0 <= smoothing < float("inf"):
+            raise ValueError(f"smoothing must be non-negative and finite; got {smoothing}")
+        mass = mass + smoothing
+        if support is not None:
+            check_support(support, mass.numel())
+            mass = torch.where(support.to(mass.device), mass, 0)
+        if mass.sum() == 0:
+            raise ValueError("counts must not all vanish on the support; got none there, and no smoothing")
+        return cls(mass / mass.sum(), support=support)
+
+    @classmethod
+    def from_tokens(
+        cls,
+        ids: Int[Tensor, "..."] | Iterable[Any],
+        vocab_size: int,
+        *,
+        smoothing: float | int = 0.0,
+        support: Bool[Tensor, " state"] | None = None,
+    ) -> "Unigram":
+        """The frequencies of the tokens of a corpus.
+
+        **Arguments:**
+
+        - `ids`: a tensor of token ids of any shape, or an iterable of ids, or of texts, each a tensor or list of ids; an
+          iterable is read once, a piece at a time.
+        - `vocab_size`: number of tokens.
+        - `smoothing`, `support`: as for `from_counts`.
+
+        **Raises:** `ValueError` for ids outside the vocabulary, or as `from_counts`.
+
+        **Example:**
+
+        ```python
+        import noiselab as nl
+
+        texts = [[0, 1, 0, 3], [2, 0, 3]]  # 3 ends a text
+        words = nl.Unigram.from_tokens(texts, vocab_size=4, support=nl.support_without(4, 3))
+        assert words.row.tolist() == [0.6, 0.2, 0.2, 0.0]
+        ```
+        """
+        counts = torch.zeros(vocab_size, dtype=torch.long)
+        for piece in _pieces(ids):
+            low, high = (int(v) for v in piece.aminmax())
+            if low < 0 or high >= vocab_size:
+                raise ValueError(f"tokens must lie in [0, {vocab_size}); got {low if low < 0 else high}")
+            counts += piece.bincount(minlength=vocab_size).cpu()
+        return cls.from_counts(counts, smoothing=smoothing, support=support)
 
     def probs(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
         """The row, at every time."""
@@ -140,3 +273,30 @@ class Unigram(Mixing):
 
     def __repr__(self) -> str:
         return f"Unigram({self.vocab_size})"
+
+
+def check_support(support: Tensor, states: int) -> None:
+    """Raise `ValueError` unless `support` is Bool of shape [states]."""
+    if support.dtype != torch.bool or support.shape != (states,):
+        raise ValueError(f"support must be Bool of shape [{states}]; got {support.dtype} {list(support.shape)}")
+
+
+def _pieces(ids: Tensor | Iterable[Any]) -> Iterable[Tensor]:
+    """The tokens in flat pieces, none empty: of texts one by one, of single ids as many as `GATHERED`."""
+    single: list[int] = []
+    for item in [ids] if isinstance(ids, Tensor) else ids:
+        if isinstance(item, int):
+            single.append(item)
+            if len(single) < GATHERED:
+                continue
+            item, single = single, []
+        yield from _whole(item)
+    yield from _whole(single)
+
+
+def _whole(item: Any) -> Iterable[Tensor]:
+    piece = torch.as_tensor(item).flatten()
+    if piece.numel():
+        if piece.is_floating_point() or piece.is_complex() or piece.dtype == torch.bool:
+            raise ValueError(f"tokens must be integers; got {piece.dtype}")
+        yield piece.long()

@@ -1,0 +1,133 @@
+"""Mixings that move with time: a blend of others with weights that change."""
+
+from collections.abc import Mapping
+from itertools import chain
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..categorical import _invert
+from ..schedules import Constant, ScheduleLike, as_schedule
+from .base import Mass, Mixing
+from .fixed import check_support
+
+EDGE = 1e-12  # how near the ends of time a limit is taken
+
+
+class Blend(Mixing):
+    r"""Any number of mixings with weights that move with time, normalised.
+
+    $$\pi_t = \sum_k \frac{w_k(t)}{\sum_j w_j(t)}\, u_k$$
+
+    Noise may begin as frequent words and end as masks, while how much noise there is stays with the process. The parts
+    may be blends themselves. Nothing dense is built: a bound reads the parts (`factors`), however the weights move.
+    Weights that all vanish at an end of time are taken at their limit.
+
+    **Arguments:**
+
+    - `parts`: the weight $w_k$ of each mixing $u_k$: a schedule, a function of time or a number; a schedule with
+      parameters is learned with the process.
+    - `support`: the tokens that may have mass, Bool of shape [state]: a promise that a process checks.
+
+    **Raises:** `ValueError` if mixings differ in size, a weight is negative, or all vanish at one time.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab import Blend, Interpolation, Unigram, Uniform, t
+
+    words = Unigram(torch.tensor([0.5, 0.3, 0.2]))
+    process = Interpolation(1 - t, {Blend({words: 1 - t, Uniform(3): t}): t})
+    assert repr(process) == "Interpolation(1 - t, {Blend({Unigram(3): 1 - t, Uniform(3): t}): t})"
+    assert torch.allclose(process.mixing(torch.zeros((), dtype=torch.float64)), words.row)
+    ```
+    """
+
+    def __init__(self, parts: Mapping[Mixing, ScheduleLike], *, support: Bool[Tensor, " state"] | None = None):
+        super().__init__(support)
+        sizes = sorted({part.vocab_size for part in parts})
+        if len(sizes) != 1:
+            raise ValueError(f"at least one mixing is needed, and all need the same vocab_size; got sizes {sizes}")
+        self.vocab_size = sizes[0]
+        if support is not None:
+            check_support(support, self.vocab_size)
+        self.parts = nn.ModuleList(parts)
+        self.weights = nn.ModuleList(as_schedule(weight) for weight in parts.values())
+        self.validate()
+
+    def shares(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch parts"]:
+        """The weights, normalised; at the ends of time their limits."""
+        weights = self._weights(t)
+        return weights / weights.sum(-1, keepdim=True)
+
+    def factors(self, t: Float[Tensor, "batch time"]) -> Mass:
+        """The parts and their shares."""
+        return Mass(self.shares(t), self._mixings(), t)
+
+    def probs(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
+        """The weighted sum of the parts' rows."""
+        return Mass(self.shares(t), self._mixings(), t).dense()
+
+    def at(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Float[Tensor, "batch ..."]:
+        """The weighted sum of the parts' probabilities."""
+        return self.factors(t).at(z)
+
+    def choose(self, u: Float[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Int[Tensor, "batch length"]:
+        """By inverse CDF over the parts; how far `u` lies inside a part's share then selects the token."""
+        part, inside = _invert(self.shares(t).expand(*u.shape, -1), u)
+        first, *others = self._mixings()
+        z = first.choose(inside, t)
+        for k, mixing in enumerate(others, 1):
+            z = torch.where(part == k, mixing.choose(inside, t), z)
+        return z
+
+    def profile(self, support: Bool[Tensor, " state"]) -> float | Float[Tensor, " state"] | None:
+        """What all parts agree on, or the blend of their profiles if the weights are numbers; else it moves."""
+        profiles = [part.profile(support) for part in self._mixings()]
+        if len(profiles) == 1:
+            return profiles[0]
+        if all(isinstance(profile, float) and profile == profiles[0] for profile in profiles):
+            return profiles[0]
+        if not all(isinstance(weight, Constant) for weight in self.weights):
+            return None
+        home = next(self.buffers(), torch.empty(0)).device
+        total: float | Tensor = 0.0
+        for share, profile in zip(self.shares(torch.zeros((), dtype=torch.float64)).tolist(), profiles, strict=True):
+            if profile is None:
+                return None
+            total = total + share * (profile.to(home) if isinstance(profile, Tensor) else profile)
+        return total
+
+    def validate(self, times: int = 64) -> None:
+        """Check the weights, at `times` steps of time.
+
+        **Raises:** `ValueError` that says what fails and where.
+        """
+        home = next(chain(self.buffers(), self.parameters()), torch.empty(0)).device
+        t = torch.sin(torch.linspace(0, torch.pi / 2, times + 1, dtype=torch.float64, device=home)) ** 2
+        with torch.no_grad():
+            weights = self._weights(t)
+        for schedule, weight in zip(self.weights, weights.unbind(-1), strict=True):
+            bad = ~((weight >= 0) & weight.isfinite())
+            if bad.any():
+                raise ValueError(
+                    f"weights must be non-negative and finite; got {weight[bad][0].item():.4g} from {schedule} "
+                    f"at t = {t[bad][0].item():.6g}"
+                )
+        empty = weights.sum(-1) == 0
+        if empty.any():
+            written = ", ".join(map(str, self.weights))
+            raise ValueError(f"weights must not all vanish; they do at t = {t[empty][0].item():.6g}: {written}")
+
+    def _weights(self, t: Tensor) -> Tensor:
+        inside = t.clamp(EDGE, 1 - EDGE)
+        return torch.stack([weight(inside) for weight in self.weights], -1)
+
+    def _mixings(self) -> tuple[Mixing, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Mixing))
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{part}: {weight}" for part, weight in zip(self.parts, self.weights, strict=True))
+        return f"Blend({{{parts}}})"
