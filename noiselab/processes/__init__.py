@@ -1,10 +1,27 @@
 """Ready-made processes, a few lines each, with their paper: one file a family."""
 
 from .coarse import Coarse
-from .hybrid import gidd
+from .discrete import absorbing_betas, cosine_betas, d3pm
+from .hybrid import gidd, gidd_v1_0
+from .log_snr import log_snr_hybrid
 from .masking import masked
 from .neighbours import Neighbours
 from .token_rates import TokenRates
 from .uniform import uniform
+from .unigram import mask_and_unigram, unigram
 
-__all__ = ["Coarse", "Neighbours", "TokenRates", "gidd", "masked", "uniform"]
+__all__ = [
+    "Coarse",
+    "Neighbours",
+    "TokenRates",
+    "absorbing_betas",
+    "cosine_betas",
+    "d3pm",
+    "gidd",
+    "gidd_v1_0",
+    "log_snr_hybrid",
+    "mask_and_unigram",
+    "masked",
+    "uniform",
+    "unigram",
+]

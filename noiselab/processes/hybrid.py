@@ -1,10 +1,12 @@
-"""Masks and uniform tokens together: GIDD's hybrid noise."""
+"""Masks and other tokens together: GIDD's hybrid noise."""
+
+from collections.abc import Callable
 
 import torch
 
-from ..mixing import Absorbing, Uniform
+from ..mixing import Absorbing, Mixing, Uniform
 from ..process import Interpolation
-from ..schedules import t
+from ..schedules import Schedule, t
 
 
 def gidd(*, vocab_size: int, mask_id: int, p_uniform: float | int, gamma: float | int = 1.0) -> Interpolation:
@@ -35,13 +37,62 @@ def gidd(*, vocab_size: int, mask_id: int, p_uniform: float | int, gamma: float 
     )
     ```
     """
-    if not 0 <= p_uniform < 1:
-        raise ValueError(f"p_uniform must lie in [0, 1); got {p_uniform}")
+    mask = Absorbing(mask_id, vocab_size)
+    return hybrid(mask, lambda: Uniform(torch.arange(vocab_size) != mask_id), p_uniform, gamma, "p_uniform")
+
+
+def hybrid(
+    mask: Absorbing, words: Callable[[], Mixing], share: float | int, gamma: float | int, name: str
+) -> Interpolation:
+    """GIDD's weights on a mask and on any noise `words()`, whose share at t = 1/2 is `share`, called `name`."""
+    if not 0 <= share < 1:
+        raise ValueError(f"{name} must lie in [0, 1); got {share}")
     if not 0 < gamma <= 2:
         raise ValueError(f"gamma must lie in (0, 2]; got {gamma}")
-    mask = Absorbing(mask_id, vocab_size)
-    if p_uniform == 0:
+    if share == 0:
         return Interpolation(1 - t, {mask: t})
-    scale = 2**gamma * p_uniform / (1 - p_uniform)
-    data = torch.arange(vocab_size) != mask_id
-    return Interpolation(1 - t, {mask: t, Uniform(data): scale * (t * (1 - t)) ** (gamma / 2)})
+    scale = 2**gamma * share / (1 - share)
+    noise: dict[Mixing, Schedule] = {mask: t, words(): scale * (t * (1 - t)) ** (gamma / 2)}
+    return Interpolation(1 - t, noise)
+
+
+def gidd_v1_0(*, vocab_size: int, mask_id: int, p_uniform: float | int, gamma: float | int = 1.0) -> Interpolation:
+    r"""Hybrid noise as in release v1.0.0 of GIDD, with which the published checkpoints were trained.
+
+    $$w_0 = (1-t)^\gamma - c_t, \quad w_{mask} = t^\gamma, \quad w_{uniform} = (V - 1)\, c_t, \quad
+    c_t = B\,(t(1-t))^{\gamma/2}, \quad \frac1B = 1 + \frac{1 - p_u}{p_u} \frac{V}{2}$$
+
+    It differs from the paper's process (`gidd`) by terms of order 1/V. Its signal reaches 0 shortly before t = 1, at
+    $t = 1/(1 + B^{2/\gamma})$, where its domain ends.
+
+    **Arguments:**
+
+    - `vocab_size`: V, the number of tokens, the mask included.
+    - `mask_id`: the mask token, which data do not contain.
+    - `p_uniform`: in (0, 1).
+    - `gamma`: positive.
+
+    **Raises:** `ValueError` for arguments outside these ranges.
+
+    **Source:** github.com/dvruette/gidd, release v1.0.0.
+
+    **Example:**
+
+    ```python
+    import noiselab as nl
+
+    process = nl.gidd_v1_0(vocab_size=5, mask_id=4, p_uniform=0.2)
+    assert 0.98 < process.domain[1] < 1
+    ```
+    """
+    if not 0 < p_uniform < 1:
+        raise ValueError(f"p_uniform must lie in (0, 1); got {p_uniform}")
+    if not gamma > 0:
+        raise ValueError(f"gamma must be positive; got {gamma}")
+    mask, words = Absorbing(mask_id, vocab_size), torch.arange(vocab_size) != mask_id
+    scale = 1 / (1 + (1 - p_uniform) / p_uniform * vocab_size / 2)
+    c = scale * (t * (1 - t)) ** (gamma / 2)
+    # A hair earlier: rounding must not make the signal negative there.
+    end = (1 - 1e-9) / (1 + scale ** (2 / gamma))
+    noises = {mask: t**gamma, Uniform(words): (vocab_size - 1) * c}
+    return Interpolation((1 - t) ** gamma - c, noises, domain=(0.0, end))

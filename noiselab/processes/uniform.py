@@ -1,14 +1,44 @@
 """Noise that is uniform over tokens."""
 
+from collections.abc import Collection
+
+import torch
+
 from ..mixing import Uniform
 from ..process import Interpolation
-from ..schedules import t
+from ..schedules import ScheduleLike
+from .signals import LINEAR, rest
 
 
-def uniform(*, vocab_size: int) -> Interpolation:
-    r"""Uniform noise: $\alpha_t = 1 - t$, noise uniform over all tokens.
+def uniform(*, vocab_size: int, special: Collection[int] = (), signal: ScheduleLike = LINEAR) -> Interpolation:
+    r"""Uniform noise: $q_t(z \mid x) = \alpha_t\, 1[z = x] + (1 - \alpha_t) / N$, on the N tokens that are not special.
 
-    **Source:** Austin et al. (2021), arXiv 2107.03006; Lou et al. (2024), arXiv 2310.16834; Schiff et al. (2024),
-    arXiv 2412.10193.
+    **Arguments:**
+
+    - `vocab_size`: number of tokens.
+    - `special`: tokens that occur neither in data nor in noise, such as padding or a mask.
+    - `signal`: $\alpha_t$, falling from 1 at t = 0 to 0 at t = 1.
+
+    **Raises:** `ValueError` for special tokens outside the vocabulary or a vocabulary of them, or a signal that does not
+    fall from 1 to 0.
+
+    **Source:** Austin et al. (2021), arXiv 2107.03006; Lou et al. (2024), arXiv 2310.16834; Schiff et al. (2024), "Simple
+    Guidance Mechanisms for Discrete Diffusion Models" (UDLM), arXiv 2412.10193, section 4; Sahoo et al. (2025), "The
+    Diffusion Duality" (Duo), arXiv 2506.10892.
+
+    **Example:**
+
+    ```python
+    import noiselab as nl
+
+    process = nl.uniform(vocab_size=6, special=[0, 5])
+    assert repr(process) == "Interpolation(1 - t, {Uniform(4 of 6): t})"
+    assert process.support.tolist() == [False, True, True, True, True, False]
+    ```
     """
-    return Interpolation(1 - t, {Uniform(vocab_size): t})
+    if not special:
+        return Interpolation(signal, {Uniform(vocab_size): rest(signal)})
+    if not all(0 <= token < vocab_size for token in special):
+        raise ValueError(f"special tokens must lie in [0, {vocab_size}); got {sorted(special)}")
+    words = ~torch.isin(torch.arange(vocab_size), torch.tensor(sorted(special)))
+    return Interpolation(signal, {Uniform(words): rest(signal)}, support=words)

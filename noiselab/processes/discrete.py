@@ -1,0 +1,108 @@
+"""Markov chains in T steps, given by the noise that each step adds."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..mixing import Mixing
+from ..process import Interpolation
+from ..schedules import Schedule
+
+
+class Steps(Schedule):
+    r"""Values at the times 0, 1/T, ..., 1, and straight lines between them.
+
+    **Arguments:**
+
+    - `values`: T + 1 of them.
+    """
+
+    values: Tensor
+
+    def __init__(self, values: Float[Tensor, " grid"]):
+        super().__init__()
+        self.register_buffer("values", values.detach().double().clone())
+
+    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The value at the times `t`."""
+        steps, values = len(self.values) - 1, self.values.to(t.device)
+        k = (t * steps).floor().clamp(0, steps - 1).long()
+        return values[k] + (t * steps - k) * (values[k + 1] - values[k])
+
+    def __repr__(self) -> str:
+        return f"Steps({len(self.values) - 1})"
+
+
+def d3pm(noise: Mixing, betas: Float[Tensor, " grid"]) -> Interpolation:
+    r"""A Markov chain of T steps, of which step k replaces a token with probability $\beta_k$.
+
+    $$q(z_k \mid z_{k-1}) = (1 - \beta_k)\, 1[z_k = z_{k-1}] + \beta_k\, \pi(z_k), \qquad
+    \alpha_{k/T} = \prod_{j \le k} (1 - \beta_j)$$
+
+    The process has these laws at the times k/T, and straight lines of $\alpha$ between them, so that whatever takes a
+    process takes the chain too. Its bound is the discrete one on the grid `torch.linspace(0, 1, T + 1)`.
+
+    **Arguments:**
+
+    - `noise`: $\pi$, for example `Absorbing` or `Uniform`.
+    - `betas`: $\beta_1, \dots, \beta_T$ in (0, 1); the last may be 1. Together they must leave no signal.
+
+    **Raises:** `ValueError` for betas outside these ranges, or that leave a signal above 0.001.
+
+    **Source:** Austin et al. (2021), "Structured Denoising Diffusion Models in Discrete State-Spaces" (D3PM), arXiv
+    2107.03006, section 3; their predicted chain $\sum_v q(z_{k-1}, z_k \mid v)\, \hat x_v$ is `process.posterior`.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.d3pm(nl.Absorbing(4, 5), nl.absorbing_betas(10))
+    time = torch.linspace(0, 1, 11, dtype=torch.float64)
+    torch.testing.assert_close(process.alpha(time), 1 - time)  # `masked` on a grid
+    ```
+    """
+    betas = betas.detach().double()
+    if len(betas) == 0 or not ((betas > 0) & (betas <= 1)).all() or (betas[:-1] == 1).any():
+        shown = f"{betas.min().item():.4g} to {betas.max().item():.4g}" if len(betas) else "none"
+        raise ValueError(f"betas must lie in (0, 1), of which only the last may be 1; got {shown}")
+    alpha = torch.cat([torch.ones_like(betas[:1]), (1 - betas).cumprod(0)])
+    return Interpolation(Steps(alpha), {noise: Steps(1 - alpha)})
+
+
+def absorbing_betas(steps: int) -> Float[Tensor, " grid"]:
+    r"""$\beta_k = 1 / (T - k + 1)$: the same share of all tokens is destroyed in each of T steps.
+
+    **Arguments:**
+
+    - `steps`: T.
+
+    **Returns:** T numbers, float64, the last of which is 1.
+
+    **Source:** Sohl-Dickstein et al. (2015), arXiv 1503.03585; Austin et al. (2021), arXiv 2107.03006, section 3.1.
+    """
+    return 1 / torch.arange(steps, 0, -1, dtype=torch.float64)
+
+
+def cosine_betas(steps: int, offset: float = 0.008, largest: float = 0.999) -> Float[Tensor, " grid"]:
+    r"""The betas of a signal that falls as a cosine, as D3PM takes them for uniform noise.
+
+    $$\beta_k = \min\Big(1 - \frac{g(k/T)}{g((k-1)/T)},\ 0.999\Big), \qquad
+    g(t) = \cos\Big(\frac{t + 0.008}{1.008} \frac{\pi}{2}\Big)$$
+
+    **Arguments:**
+
+    - `steps`: T.
+    - `offset`: shifts the start of the cosine.
+    - `largest`: no beta is larger.
+
+    **Returns:** T numbers, float64.
+
+    **Source:** Austin et al. (2021), arXiv 2107.03006, after Hoogeboom et al. (2021), arXiv 2102.05379.
+    """
+    time = torch.arange(steps + 1, dtype=torch.float64) / steps
+    signal = torch.cos((time + offset) / (1 + offset) * math.pi / 2)
+    return (1 - signal[1:] / signal[:-1]).clamp(max=largest)

@@ -1,0 +1,76 @@
+"""Noise from the token frequencies of a corpus, alone or beside masks."""
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..mixing import Absorbing, Unigram
+from ..process import Interpolation
+from ..schedules import ScheduleLike
+from .hybrid import hybrid
+from .signals import LINEAR, rest
+
+
+def unigram(
+    frequencies: Float[Tensor, " state"],
+    *,
+    signal: ScheduleLike = LINEAR,
+    support: Bool[Tensor, " state"] | None = None,
+) -> Interpolation:
+    r"""Noise from a row of frequencies: $q_t(z \mid x) = \alpha_t\, 1[z = x] + (1 - \alpha_t)\, f_z$.
+
+    **Arguments:**
+
+    - `frequencies`: f, a distribution over the tokens.
+    - `signal`: $\alpha_t$, falling from 1 at t = 0 to 0 at t = 1.
+    - `support`: the tokens that data consist of; `None` for all of them.
+
+    **Raises:** `ValueError` if the frequencies are no distribution, or the signal does not fall from 1 to 0.
+
+    **Source:** Vignac et al. (2023), "DiGress", arXiv 2209.14734, section 4, where noise from the marginals of the data
+    is in discrete time.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.unigram(torch.tensor([0.6, 0.3, 0.1]))
+    assert repr(process) == "Interpolation(1 - t, {Unigram(3): t})"
+    ```
+    """
+    return Interpolation(signal, {Unigram(frequencies): rest(signal)}, support=support)
+
+
+def mask_and_unigram(
+    frequencies: Float[Tensor, " state"], *, mask_id: int, p_unigram: float | int, gamma: float | int = 1.0
+) -> Interpolation:
+    r"""GIDD's hybrid noise (`gidd`) with a row of frequencies in place of uniform tokens.
+
+    $$w_0 = 1 - t, \quad w_{mask} = t, \quad w_f = B\,(t(1-t))^{\gamma/2}, \quad B = 2^\gamma \frac{p_f}{1 - p_f}$$
+
+    **Arguments:**
+
+    - `frequencies`: f, a distribution over the tokens, 0 at the mask.
+    - `mask_id`: the mask token, which data do not contain.
+    - `p_unigram`: the share of such tokens at t = 1/2, in [0, 1).
+    - `gamma`: in (0, 2].
+
+    **Raises:** `ValueError` for arguments outside these ranges.
+
+    **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 3, for the weights and for any mixing distribution.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.mask_and_unigram(torch.tensor([0.6, 0.4, 0.0]), mask_id=2, p_unigram=0.2)
+    assert "Unigram(3): 0.5 * (t * (1 - t)) ** 0.5" in repr(process)
+    ```
+    """
+    mask = Absorbing(mask_id, len(frequencies))
+    if frequencies[mask_id] != 0:
+        raise ValueError(f"the mask must have frequency 0; got {frequencies[mask_id].item():g}")
+    return hybrid(mask, lambda: Unigram(frequencies), p_unigram, gamma, "p_unigram")
