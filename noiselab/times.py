@@ -263,7 +263,7 @@ def sine_clock(
     r"""Times that look often at both ends: $t = low + (high - low) \sin^2(\pi u / 2)$, with the weight $dt / du$.
 
     Hybrid and uniform noise make the bound's integrand infinite at the ends, like an inverse square root; on this clock
-    it stays finite.
+    it is nearly flat.
 
     **Arguments:**
 
@@ -280,16 +280,22 @@ def sine_clock(
 def quadrature(
     nodes: int, *, low: float | int = 0.0, high: float | int = 1.0
 ) -> tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]]:
-    r"""Fixed times whose weighted **sum** is the integral over [low, high]: Gauss-Legendre on the clock of `sine_clock`.
+    r"""Fixed times whose weighted **sum** is the integral over [low, high]: Gauss-Legendre on a clock that rests at both ends.
+
+    $$t = low + (high - low)\, u^4 (35 - 84 u + 70 u^2 - 20 u^3)$$
+
+    The bound of hybrid noise behaves at the ends like $t^{-1/2} \log t$. After this change of time 16 nodes give four
+    digits, where a squared sine gives two: a logarithm would remain.
 
     **Arguments:**
 
-    - `nodes`: how many; 16 do for a smooth schedule, some 100 for six digits on a range cut at 1e-5.
+    - `nodes`: how many; 16 do for most purposes, 64 for six digits.
     - `low`, `high`: the time range.
 
-    **Returns:** times, falling in none of the ends, and weights, which add up to high - low.
+    **Returns:** times within [low, high], 1e-12 of the range off its ends, and weights, which add up to high - low (from 4
+    nodes on).
 
-    **Source:** Golub and Welsch (1969) for the nodes.
+    **Source:** Golub and Welsch (1969) for the nodes; the clock is the smooth step of degree 7.
 
     **Example:**
 
@@ -304,8 +310,9 @@ def quadrature(
     if nodes < 1:
         raise ValueError(f"at least one node is needed; got {nodes}")
     u, weight = gauss_legendre(nodes)
-    t, slope = sine_clock(u, low=low, high=high)
-    return t, weight * slope
+    span = high - low
+    t = low + span * u**4 * (35 - 84 * u + 70 * u**2 - 20 * u**3)
+    return t.clamp(low + 1e-12 * span, high - 1e-12 * span), 140 * span * weight * (u * (1 - u)) ** 3
 
 
 def gauss_legendre(nodes: int) -> tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]]:

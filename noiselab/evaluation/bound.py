@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..denoisers.base import Denoiser
 from ..denoisers.huggingface import TransformersDenoiser
-from ..denoisers.transforms import as_leave_one_out
-from ..elbo import nelbo, prior_kl, reconstruction
-from ..objectives import stratified_times
-from ..process import InterpolatingProcess
+from ..likelihood import continuous_bound, discrete_bound
+from ..likelihood.bounds import BoundTerms, falling, time_range
+from ..process import NoiseProcess
+from ..times import sine_clock, stratified_times
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,14 @@ class Bound:
 
 
 def validation_bound(
-    process: InterpolatingProcess,
+    process: NoiseProcess,
     denoiser: Denoiser,
     data: Dataset[Mapping[str, Tensor]] | Int[Tensor, "sequence length"],
     *,
-    low: float = 1e-4,
+    low: float | int | None = None,
     high: float | int | None = None,
+    nodes: int | None = None,
+    steps: int | Float[Tensor, " grid"] | None = None,
     repeats: int = 1,
     batch_size: int = 32,
     generator: Generator | None = None,
@@ -86,19 +88,27 @@ def validation_bound(
     of hybrid noise is infinite like an inverse square root at both ends: under evenly spread times single draws there
     would carry the mean.
 
+    With `nodes` all sequences meet the same fixed times instead, so that two models differ by their answers and not by
+    their luck with times. With `steps` it is the bound in discrete time, that of a sampler with these steps.
+
     **Arguments:**
 
     - `process`: the noise.
     - `denoiser`: a posterior is converted. A `TransformersDenoiser` is told where padding is, unless it has a mask.
     - `data`: tokens, all of them real; or a data set of dicts of `input_ids` and `attention_mask`, such as
       `noiselab.data.TokenBlocks`. Padding is neither noised nor scored.
-    - `low`, `high`: the time range, by default from 1e-4 to the upper end of the process's domain. The bound holds for
-      any; the nearer `low` is to 0, the tighter, for the reconstruction treats tokens as independent.
-    - `repeats`: times for each sequence.
+    - `low`, `high`: the time range, by default from 1e-4 (or the lower end of the process's domain, if that is higher) to
+      the upper end of the domain. The bound holds for any; the nearer `low` is to 0, the tighter, for the
+      reconstruction treats tokens as independent. With `steps`, the whole domain by default.
+    - `nodes`: the number of fixed times (`noiselab.quadrature`) at which every sequence is evaluated; 16 are enough for
+      most purposes. z is still drawn.
+    - `steps`: the number of even steps, or a falling grid of times, as for a sampler; each sequence gets one step, drawn as
+      times are.
+    - `repeats`: times, or steps, for each sequence; with `nodes`, draws of z at each.
     - `batch_size`: sequences evaluated at once.
     - `generator`: all randomness; torch's global one by default.
 
-    **Raises:** `ValueError` for an empty data set or time range.
+    **Raises:** `ValueError` for an empty data set or time range, or both `nodes` and `steps`.
 
     **Example:**
 
@@ -114,9 +124,10 @@ def validation_bound(
     assert abs(bound.nelbo - oracle.entropy(8) / 8) < 4 * bound.error
     ```
     """
-    high = process.domain[1] if high is None else float(high)
-    if not process.domain[0] <= low < high <= process.domain[1]:
-        raise ValueError(f"times must rise within the domain {process.domain} of the process; got {low} to {high}")
+    if nodes is not None and steps is not None:
+        raise ValueError(f"either nodes or steps may be given; got {nodes} and {steps}")
+    grid = None if steps is None else _grid(process, steps, low, high)
+    low, high = time_range(process, low, high) if grid is None else (grid[-1].item(), grid[0].item())
     count = len(data)  # type: ignore[arg-type]
     if count < 1 or repeats < 1:
         raise ValueError(f"at least one sequence and one repeat are needed; got {count} and {repeats}")
@@ -124,11 +135,19 @@ def validation_bound(
     tau = tau[torch.randperm(len(tau), generator=generator)].view(count, repeats)
 
     terms, lengths, first = [], [], 0
-    with evaluating(denoiser):
+    with evaluating(denoiser), torch.no_grad():
         for x, real in batches(data, batch_size, device_of(denoiser, process)):
-            told = as_leave_one_out(masked_to(denoiser, real), process)
-            times = tau[first : first + len(x)].to(x.device)
-            draws = [_terms(process, told, x, real, part, (low, high), generator) for part in times.unbind(-1)]
+            told = masked_to(denoiser, real)
+
+            def draw(tau: Tensor, told: Denoiser = told, x: Tensor = x, real: Tensor = real) -> BoundTerms:
+                if grid is not None:
+                    return discrete_bound(process, told, x, grid, pick=tau, real=real, generator=generator)
+                times = sine_clock(tau, low=low, high=high) if nodes is None else None
+                return continuous_bound(
+                    process, told, x, times=times, nodes=nodes, low=low, high=high, real=real, generator=generator
+                )
+
+            draws = [torch.stack(draw(part)) for part in tau[first : first + len(x)].to(x.device).unbind(-1)]
             terms.append(torch.stack(draws).mean(0).cpu())
             lengths.append(real.sum(-1).cpu())
             first += len(x)
@@ -139,39 +158,18 @@ def validation_bound(
     return Bound(mean, error, diffusion, rebuilt, prior, tokens, count, low, high, each.sum(0), sizes)
 
 
-@torch.no_grad()
-def _terms(
-    process: InterpolatingProcess,
-    denoiser: Denoiser,
-    x: Tensor,
-    real: Tensor,
-    tau: Tensor,
-    ends: tuple[float, float],
-    generator: Generator | None,
-) -> Tensor:
-    """One draw of the three terms, summed over the real tokens of each sequence: [3, batch], float64."""
-    low, high = ends
-    span = high - low
-    # At high itself the rate may be infinite; the change of time gives that point no weight.
-    t = (low + span * torch.sin(math.pi * tau / 2) ** 2).clamp(max=high - 1e-12 * span, min=low + 1e-12 * span)
-    jacobian = span * math.pi / 2 * torch.sin(math.pi * tau)
-    start, end = torch.full_like(t, low), torch.full_like(t, high)
-    # Padding may hold a token that the process never makes: it is scored as one that it does make, and dropped.
-    clean = torch.where(real, x, process.data_tokens(x.device).to(torch.uint8).argmax())
-
-    def noisy(time: Tensor) -> tuple[Tensor, Tensor]:
-        z = torch.where(real, process.corrupt(clean, time, generator=generator), clean)
-        return z, denoiser(torch.where(real, z, x), time)
-
-    z, logits = noisy(t)
-    diffusion = nelbo(process, logits, clean, z, t).double() * jacobian[:, None]
-    if low > 0:
-        z, logits = noisy(start)
-        rebuilt = reconstruction(process, logits, clean, z, start).double()
-    else:
-        rebuilt = torch.zeros_like(diffusion)
-    ending = prior_kl(process, clean, end).double()
-    return torch.stack([torch.where(real, term, 0).sum(-1) for term in (diffusion, rebuilt, ending)])
+def _grid(
+    process: NoiseProcess, steps: int | Float[Tensor, " grid"], low: float | int | None, high: float | int | None
+) -> Float[Tensor, " grid"]:
+    """The times of the steps, checked."""
+    if isinstance(steps, Tensor):
+        if low is not None or high is not None:
+            raise ValueError(f"a grid has its own ends, without low and high; got {low} and {high}")
+        return falling(process, steps)
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1; got {steps}")
+    start, stop = time_range(process, process.domain[0] if low is None else low, high)
+    return torch.linspace(stop, start, steps + 1, dtype=torch.float64)
 
 
 def mean_and_error(nats: Float[Tensor, " sequence"], lengths: Int[Tensor, " sequence"]) -> tuple[float, float]:

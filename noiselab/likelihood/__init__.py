@@ -1,0 +1,21 @@
+"""The full bound on the likelihood, every term of it: estimated, tightened, or enumerated where all can be listed."""
+
+from .bounds import BoundTerms, continuous_bound, discrete_bound
+from .estimates import Estimate, average, estimate
+from .exact import every_sequence, expected_bound, expected_discrete_bound, model_law
+from .importance import importance_bound, path_log_weight
+
+__all__ = [
+    "BoundTerms",
+    "Estimate",
+    "average",
+    "continuous_bound",
+    "discrete_bound",
+    "estimate",
+    "every_sequence",
+    "expected_bound",
+    "expected_discrete_bound",
+    "importance_bound",
+    "model_law",
+    "path_log_weight",
+]

@@ -1,0 +1,280 @@
+r"""The negative log-likelihood of sequences, bounded from above by three terms that belong together.
+
+$$-\log p(x) \;\le\; \text{diffusion} + \text{reconstruction} + \text{prior}$$
+
+Each is estimated without bias, for each sequence by itself. Leaving one out leaves no bound.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+
+from ..denoisers import Denoiser, as_leave_one_out
+from ..elbo import nelbo, prior_kl, reconstruction
+from ..elbo.steps import step_kl
+from ..process import NoiseProcess
+from ..times import quadrature, sine_clock, stratified_times
+
+LOW = 1e-4  # lower end of the time range where nothing else is asked for
+
+
+class BoundTerms(NamedTuple):
+    r"""The terms of a bound on $-\log p(x)$ in nats, one number for each sequence.
+
+    **Arguments:**
+
+    - `diffusion`: the integral of `nelbo` over the time range, or the sum of `step_kl` over the steps.
+    - `reconstruction`: of the clean tokens from the noisy ones at the lower end.
+    - `prior`: for starting from pure noise at the upper end.
+    """
+
+    diffusion: Float[Tensor, " batch"]
+    reconstruction: Float[Tensor, " batch"]
+    prior: Float[Tensor, " batch"]
+
+    @property
+    def total(self) -> Float[Tensor, " batch"]:
+        """The bound: all three."""
+        return self.diffusion + self.reconstruction + self.prior
+
+    def mean(self, weights: Float[Tensor, " batch"] | None = None) -> "BoundTerms":
+        """Each term averaged over the sequences, as a batch of one.
+
+        **Arguments:**
+
+        - `weights`: probabilities of the sequences; equal ones by default.
+        """
+        if weights is None:
+            weights = torch.full_like(self.prior, 1 / len(self.prior))
+        return BoundTerms(*((term * weights.to(term)).sum(-1, keepdim=True) for term in self))
+
+
+def continuous_bound(
+    process: NoiseProcess,
+    denoiser: Denoiser,
+    x: Int[Tensor, "batch length"],
+    *,
+    times: tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch ..."]] | None = None,
+    nodes: int | None = None,
+    low: float | int | None = None,
+    high: float | int | None = None,
+    real: Bool[Tensor, "batch length"] | None = None,
+    generator: Generator | None = None,
+) -> BoundTerms:
+    r"""Estimate the continuous-time bound of each sequence.
+
+    $$\int_{low}^{high} \mathbb E_{z \sim q_t}\Big[\sum_i \text{nelbo}_i\Big] dt
+    + \mathbb E_{z \sim q_{low}}\Big[\sum_i -\log p(x_i \mid z)\Big] + \sum_i KL(q_{high}(\cdot \mid x_i)\,\|\,\pi_{high})$$
+
+    It is a bound for every time range and denoiser, and equals $-\log p(x)$ for the exact denoiser on the whole range.
+
+    **Arguments:**
+
+    - `denoiser`: of any parametrisation.
+    - `x`: clean tokens.
+    - `times`: (t, weight), one time for each sequence, [batch], or for each token, [batch, length], such that the mean of
+      weight * f(t) is the integral: from `importance_times`, `block_times`, `path_times`. They must run over the range
+      from `low` to `high`. By default stratified on the clock of `sine_clock`.
+    - `nodes`: instead of drawn times, every sequence meets the same fixed ones (`quadrature`): that many evaluations of
+      the network, and the only randomness is that of z.
+    - `low`, `high`: the time range: by default from 1e-4, or the lower end of the process's domain if that is higher, to
+      its upper end. Reconstruction treats tokens as independent, and the nearer `low` is to 0, the tighter.
+    - `real`: where tokens are real; padding is neither noised nor scored.
+    - `generator`: of times and z.
+
+    **Returns:** nats per sequence, float64. The mean over sequences has the standard error of `average`, or, of
+    independent sequences, of their spread.
+
+    **Raises:** `ValueError` for a time range outside the domain, or both `times` and `nodes`.
+
+    **Source:** the terms are those of Kingma et al. (2021), arXiv 2107.00630; for jumps, Campbell et al. (2022),
+    arXiv 2205.14987.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    generator = torch.Generator().manual_seed(0)
+    x = oracle.sample(500, 4, generator=generator)
+    terms = nl.continuous_bound(process, oracle, x, nodes=16, generator=generator)
+    assert abs(terms.total.mean() + oracle.log_prob(x).mean()) < 0.1
+    ```
+    """
+    low, high = time_range(process, low, high)
+    if times is not None and nodes is not None:
+        raise ValueError("either times or nodes may be given; got both")
+    scene = Scene(process, denoiser, x, real, generator)
+    if nodes is not None:
+        fixed = quadrature(nodes, low=low, high=high)
+        parts = [scene.integrand(t.expand(len(x)), weight.expand(len(x))) for t, weight in zip(*fixed, strict=True)]
+        diffusion = torch.stack(parts).sum(0)
+    else:
+        if times is None:
+            times = sine_clock(stratified_times(len(x), generator=generator), low=low, high=high)
+        diffusion = scene.integrand(*times)
+    return BoundTerms(diffusion, scene.rebuilt(low), scene.prior(high))
+
+
+def discrete_bound(
+    process: NoiseProcess,
+    denoiser: Denoiser,
+    x: Int[Tensor, "batch length"],
+    times: Float[Tensor, " grid"],
+    *,
+    pick: Float[Tensor, " batch"] | None = None,
+    real: Bool[Tensor, "batch length"] | None = None,
+    generator: Generator | None = None,
+) -> BoundTerms:
+    r"""Estimate the bound on $-\log p(x)$ of the sampler that takes these steps, for each sequence.
+
+    $$\sum_{(t, s)} \mathbb E_{z \sim q_t}\Big[\sum_i KL\big(q(z_s \mid z, x_i)\,\|\,q(z_s \mid z, \hat x_i)\big)\Big]
+    + \text{reconstruction} + \text{prior}$$
+
+    The last step of a grid that ends where no noise is left is the reconstruction. It bounds the likelihood of what
+    `AncestralSampler` draws with this grid and denoiser, for any number of steps; with more steps it falls to the
+    continuous bound.
+
+    **Arguments:**
+
+    - `denoiser`, `x`, `real`, `generator`: as for `continuous_bound`.
+    - `times`: falling, as for a sampler: N + 1 of them make N steps.
+    - `pick`: a number in [0, 1) for each sequence (`stratified_times(batch)`): only the step that it falls on is
+      evaluated, times the number of steps. By default all steps are, with one evaluation of the network each.
+
+    **Returns:** nats per sequence, float64.
+
+    **Raises:** `ValueError` for a grid that does not fall within the domain.
+
+    **Source:** Austin et al. (2021), arXiv 2107.03006, equation 1.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), process)
+    x = torch.tensor([[0, 0], [1, 1]])  # two equal tokens: one bit
+    one_step = nl.discrete_bound(process, oracle, x, torch.tensor([1.0, 0.0]))
+    # All tokens at once, each by itself: two bits.
+    assert torch.allclose(one_step.total, torch.tensor(4.0).log().double())
+    ```
+    """
+    grid = falling(process, times)
+    scene = Scene(process, denoiser, x, real, generator)
+    steps = grid[:-1] if scene.clean_at(grid[-1].item()) else grid
+    ends = scene.rebuilt(steps[-1].item()), scene.prior(steps[0].item())
+    count = len(steps) - 1
+    if pick is not None and count:
+        if pick.shape != x.shape[:1] or not ((pick >= 0) & (pick < 1)).all():
+            raise ValueError(f"pick must hold {len(x)} numbers in [0, 1); got {pick.tolist()}")
+        k = (pick.double() * count).long().clamp(max=count - 1)
+        return BoundTerms(count * scene.step(steps[k + 1], steps[k]), *ends)
+    diffusion = torch.zeros_like(ends[0])
+    for t, s in itertools.pairwise(steps):
+        diffusion = diffusion + scene.step(s.expand(len(x)), t.expand(len(x)))
+    return BoundTerms(diffusion, *ends)
+
+
+class Scene:
+    """Sequences, noise and a leave-one-out denoiser together: the terms that bounds are made of, summed over tokens."""
+
+    def __init__(
+        self,
+        process: NoiseProcess,
+        denoiser: Denoiser,
+        x: Int[Tensor, "batch length"],
+        real: Bool[Tensor, "batch length"] | None = None,
+        generator: Generator | None = None,
+    ):
+        self.process, self.denoiser = process, as_leave_one_out(denoiser, process)
+        self.given, self.real, self.generator = x, real, generator
+        # Padding may hold a token that the process never makes: it is scored as one that it does make, and dropped.
+        self.x = x if real is None else torch.where(real, x, process.data_tokens(x.device).to(torch.uint8).argmax())
+
+    def noisy(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens drawn at the times t, and the prediction from them."""
+        z = self.process.corrupt(self.x, t, generator=self.generator)
+        return (z, self.predict(z, t)) if self.real is None else (torch.where(self.real, z, self.x), self.predict(z, t))
+
+    def predict(self, z: Tensor, t: Tensor) -> Tensor:
+        """Leave-one-out logits; padding is shown to the network as it is."""
+        return self.denoiser(z if self.real is None else torch.where(self.real, z, self.given), t)
+
+    def integrand(self, t: Tensor, weight: Tensor) -> Tensor:
+        """One draw of the bound's integrand, weighted."""
+        t, weight = t.to(self.x.device), weight.to(self.x.device)
+        weight = (weight[:, None] if weight.dim() == 1 else weight).expand(self.x.shape)
+        z, logits = self.noisy(t)
+        # Dropped where the weight is 0: there, at the very ends of time, the integrand may be infinite.
+        value = nelbo(self.process, logits, self.x, z, t).double()
+        return self.sum(torch.where(weight == 0, 0, weight * value))
+
+    def step(self, s: Tensor, t: Tensor) -> Tensor:
+        """One draw of the divergence of a step."""
+        s, t = s.to(self.x.device), t.to(self.x.device)
+        z, logits = self.noisy(t)
+        return self.sum(step_kl(self.process, logits, self.x, z, s, t).double())
+
+    def rebuilt(self, low: float) -> Tensor:
+        """One draw of the reconstruction; without the network where no noise is left."""
+        t = self.full(low)
+        if self.clean_at(low):
+            return torch.zeros_like(t)
+        z, logits = self.noisy(t)
+        return self.sum(reconstruction(self.process, logits, self.x, z, t).double())
+
+    def prior(self, high: float) -> Tensor:
+        """The divergence from pure noise."""
+        return self.sum(prior_kl(self.process, self.x, self.full(high)).double())
+
+    def clean_at(self, t: float) -> bool:
+        """Whether no noise is left at a time: tokens are themselves, and can have come from no others."""
+        time = self.full(t)
+        certain = (self.process.probability(self.x, self.x, time) == 1) & self.process.reveals(self.x, time)
+        return bool(certain.all())
+
+    def full(self, t: float) -> Tensor:
+        """One time for all sequences."""
+        return torch.full((len(self.x),), t, dtype=torch.float64, device=self.x.device)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Summed over real tokens."""
+        return (value if self.real is None else torch.where(self.real, value, 0)).sum(-1)
+
+
+def time_range(
+    process: NoiseProcess, low: float | int | None = None, high: float | int | None = None
+) -> tuple[float, float]:
+    """The time range, checked, with its defaults.
+
+    **Raises:** `ValueError` unless it rises within the domain of the process.
+    """
+    first, last = process.domain
+    start = max(LOW, first) if low is None else float(low)
+    stop = last if high is None else float(high)
+    if not first <= start < stop <= last:
+        raise ValueError(f"times must rise within the domain {process.domain} of the process; got {start} to {stop}")
+    return start, stop
+
+
+def falling(process: NoiseProcess, times: Float[Tensor, " grid"]) -> Float[Tensor, " grid"]:
+    """A grid of times, checked, float64.
+
+    **Raises:** `ValueError` unless it falls within the domain of the process.
+    """
+    times, (low, high) = times.double(), process.domain
+    if len(times) < 2 or not (times[1:] < times[:-1]).all():
+        raise ValueError(f"times must fall from noise to data; got {times.tolist()}")
+    # A grid made in float32 may miss the ends by its rounding.
+    if times[0] > high + 1e-6 or times[-1] < low - 1e-6:
+        raise ValueError(f"times must lie in [{low}, {high}]; got {times[0].item()} to {times[-1].item()}")
+    return times.clamp(low, high)

@@ -1,0 +1,83 @@
+"""A number with its standard error."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Estimate(NamedTuple):
+    """A mean with its standard error; prints as both, and formats each with the given format.
+
+    **Arguments:**
+
+    - `mean`: of the replicates.
+    - `error`: the standard error of that mean.
+
+    **Example:**
+
+    ```python
+    import noiselab as nl
+
+    assert f"{nl.Estimate(1.2345, 0.0061):.2f}" == "1.23 +- 0.01"
+    ```
+    """
+
+    mean: float
+    error: float
+
+    def __format__(self, spec: str) -> str:
+        return f"{format(self.mean, spec)} +- {format(self.error, spec)}"
+
+    def __str__(self) -> str:
+        digits = 4
+        if self.error > 0 and math.isfinite(self.error):
+            digits = max(0, 1 - math.floor(math.log10(self.error)))  # two digits of the error
+        return format(self, f".{digits}f")
+
+    def distance(self, value: float) -> float:
+        """How many standard errors the mean lies above a value."""
+        return (self.mean - value) / self.error if self.error > 0 else math.copysign(math.inf, self.mean - value)
+
+
+def estimate(replicates: Float[Tensor, " replicates"]) -> Estimate:
+    r"""The mean of independent replicates, with the standard error $\mathrm{std} / \sqrt n$.
+
+    **Raises:** `ValueError` for fewer than two.
+    """
+    if len(replicates) < 2:
+        raise ValueError(f"an error needs at least two replicates; got {len(replicates)}")
+    values = replicates.double()
+    return Estimate(values.mean().item(), (values.std() / len(values) ** 0.5).item())
+
+
+def average(draw: Callable[[], Float[Tensor, "..."]], repeats: int) -> Estimate:
+    """Repeat an estimate, and state the error by how much the repeats differ.
+
+    Within one estimate times may be stratified, z shared, values paired: then its values are not independent, and their
+    spread says nothing about the error of their mean. Whole estimates are independent.
+
+    **Arguments:**
+
+    - `draw`: makes one estimate from fresh randomness; a tensor is averaged over all its entries.
+    - `repeats`: at least 2; 20 give the error to about 16 per cent.
+
+    **Raises:** `ValueError` for fewer than two repeats.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    generator = torch.Generator().manual_seed(0)
+    # The integral of t^2. Stratified times: the error is far below that of independent ones.
+    found = nl.average(lambda: nl.stratified_times(100, generator=generator) ** 2, 20)
+    assert abs(found.distance(1 / 3)) < 3 and found.error < 0.001
+    ```
+    """
+    with torch.no_grad():
+        return estimate(torch.stack([draw().double().mean() for _ in range(repeats)]))

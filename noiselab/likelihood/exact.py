@@ -1,0 +1,234 @@
+r"""Bounds and model laws without any sampling, by enumeration: for small vocabularies and short sequences.
+
+All $V^L$ noisy sequences are summed out, and the time by quadrature, so that what remains is rounding. What any
+estimate, and any sampler, can be checked against.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..denoisers import Denoiser, as_leave_one_out
+from ..elbo import nelbo, reconstruction
+from ..elbo.ends import prior_log_prob
+from ..elbo.steps import step_kl
+from ..process import NoiseProcess
+from ..times import quadrature
+from .bounds import BoundTerms, Scene, falling, time_range
+
+LARGEST = 1 << 16  # sequences that are enumerated at most
+AT_ONCE = 1 << 23  # entries of the largest tensor
+
+
+def every_sequence(tokens: int | Int[Tensor, " chain"], length: int) -> Int[Tensor, "batch length"]:
+    """All sequences of the given tokens, in lexical order.
+
+    **Arguments:**
+
+    - `tokens`: the tokens, or a number n for 0 to n - 1.
+    - `length`: of each sequence.
+
+    **Raises:** `ValueError` if there are more than 65,536.
+    """
+    tokens = torch.arange(tokens) if isinstance(tokens, int) else tokens
+    _small(len(tokens), length)
+    return tokens[torch.cartesian_prod(*length * [torch.arange(len(tokens))]).view(-1, length)]
+
+
+@torch.no_grad()
+def expected_bound(
+    process: NoiseProcess,
+    denoiser: Denoiser,
+    x: Int[Tensor, "batch length"],
+    *,
+    times: tuple[Float[Tensor, "nodes ..."], Float[Tensor, "nodes ..."]] | None = None,
+    nodes: int = 64,
+    low: float | int = 0.0,
+    high: float | int | None = None,
+) -> BoundTerms:
+    r"""The continuous-time bound of each sequence without Monte-Carlo error: what `continuous_bound` has as its mean.
+
+    With the exact leave-one-out denoiser its mean over the law of the data is their entropy.
+
+    **Arguments:**
+
+    - `denoiser`: of any parametrisation.
+    - `x`: clean sequences. Noisy sequences that none of them can become are not asked about.
+    - `times`: (t, weight) such that the **sum** of weight * f(t) is the integral: of shape [nodes], or [nodes, length] for
+      times that differ by token. By default those of `quadrature`.
+    - `nodes`: number of quadrature nodes otherwise.
+    - `low`, `high`: the time range, by default the whole domain.
+
+    **Returns:** nats per sequence, float64; average them with `terms.mean(probabilities)`.
+
+    **Raises:** `ValueError` for more than 65,536 noisy sequences, or a time range outside the domain.
+
+    **Source:** enumeration; the identity with the entropy is on the theory page.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    x = nl.every_sequence(2, 3)
+    bound = nl.expected_bound(process, oracle, x).mean(oracle.log_prob(x).exp()).total
+    assert abs(bound.item() - oracle.entropy(3)) < 1e-6
+    ```
+    """
+    low, high = time_range(process, max(low, process.domain[0]), high)
+    t, weight = quadrature(nodes, low=low, high=high) if times is None else times
+    every = _Every(process, denoiser, x)
+    diffusion = torch.zeros(len(x), dtype=torch.float64)
+    for time, w in zip(t, weight, strict=True):
+        diffusion = diffusion + every.expect(time.double(), nelbo, w.double())
+    scene = Scene(process, denoiser, x)
+    return BoundTerms(diffusion, every.rebuilt(scene, low), scene.prior(high))
+
+
+@torch.no_grad()
+def expected_discrete_bound(
+    process: NoiseProcess, denoiser: Denoiser, x: Int[Tensor, "batch length"], times: Float[Tensor, " grid"]
+) -> BoundTerms:
+    r"""The discrete-time bound of each sequence without Monte-Carlo error: what `discrete_bound` has as its mean.
+
+    **Arguments:**
+
+    - `denoiser`, `x`: as for `expected_bound`.
+    - `times`: falling, as for a sampler.
+
+    **Returns:** nats per sequence, float64: never below minus the logarithm of `model_law`.
+
+    **Raises:** `ValueError` for more than 65,536 noisy sequences, or a grid that does not fall within the domain.
+    """
+    grid = falling(process, times)
+    scene, every = Scene(process, denoiser, x), _Every(process, denoiser, x)
+    steps = grid[:-1] if scene.clean_at(grid[-1].item()) else grid
+    diffusion = torch.zeros(len(x), dtype=torch.float64)
+    for t, s in itertools.pairwise(steps):
+
+        def value(process: NoiseProcess, logits: Tensor, x: Tensor, z: Tensor, t: Tensor, s: Tensor = s) -> Tensor:
+            return step_kl(process, logits, x, z, s.expand(len(z)), t)
+
+        diffusion = diffusion + every.expect(t, value)
+    ends = every.rebuilt(scene, steps[-1].item()), scene.prior(steps[0].item())
+    return BoundTerms(diffusion, *ends)
+
+
+@torch.no_grad()
+def model_law(
+    process: NoiseProcess, denoiser: Denoiser, length: int, times: Float[Tensor, " grid"]
+) -> Float[Tensor, " sequences"]:
+    r"""The exact law of what `AncestralSampler` draws with these steps, over all $V^L$ sequences.
+
+    It starts from pure noise at the first of `times` and multiplies dense transition matrices.
+
+    **Arguments:**
+
+    - `denoiser`: of any parametrisation.
+    - `times`: falling; what noise is left at the last of them is left in the sequences.
+
+    **Returns:** probabilities in the order of `every_sequence(process.vocab_size, length)`, float64.
+
+    **Raises:** `ValueError` for more than 65,536 sequences, or a grid that does not fall within the domain.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), process)
+    law = nl.model_law(process, oracle, 2, torch.tensor([1.0, 0.0])).view(3, 3)
+    assert torch.allclose(law[:2, :2], torch.tensor(0.25).double())  # one step: the two equal tokens differ half of the time
+    ```
+    """
+    grid = falling(process, times)
+    denoiser = as_leave_one_out(denoiser, process)
+    states = process.vocab_size
+    z = every_sequence(states, length)
+    start = grid[0].expand(len(z))
+    law = prior_log_prob(process, z, start).sum(-1).exp()
+    rows = max(1, AT_ONCE // len(z))
+    for t, s in itertools.pairwise(grid):
+        new, (reached,) = torch.zeros_like(law), (law > 0).nonzero(as_tuple=True)
+        for part in reached.split(rows):
+            zs = z[part]
+            now, then = t.expand(len(zs)), s.expand(len(zs))
+            logits = denoiser(zs, now)
+            if process.support is not None:
+                logits = logits.masked_fill(~process.support, -torch.inf)
+            step = process.posterior(zs, logits.double().softmax(-1), then, now)
+            stays = torch.nn.functional.one_hot(zs, states).double()
+            step = torch.where(process.reveals(zs, now)[..., None], stays, step)
+            joint = law[part][:, None]
+            for i in range(length):
+                joint = (joint[:, :, None] * step[:, i, None, :]).flatten(1)
+            new += joint.sum(0)
+        law = new
+    return law
+
+
+class _Every:
+    """Expectations over all noisy sequences, for each clean sequence of a set."""
+
+    def __init__(self, process: NoiseProcess, denoiser: Denoiser, x: Tensor):
+        self.process, self.denoiser, self.x = process, as_leave_one_out(denoiser, process), x
+        self.z = every_sequence(process.vocab_size, x.shape[1])
+        self.tokens = x.unique()
+
+    def expect(self, t: Tensor, value: Callable[..., Tensor], weight: Tensor | None = None) -> Float[Tensor, " batch"]:
+        """The mean of sum_i weight_i value(process, logits, x, z, t)_i over z from q_t(. | x), for every x.
+
+        The terms of a position depend on x through its own token only, so that each token is asked about once.
+        """
+        total = torch.zeros(len(self.x), dtype=torch.float64)
+        for z in self.z.split(max(1, AT_ONCE // max(len(self.x), self.x.shape[1] * self.process.vocab_size))):
+            total = total + self._part(z, t, value, weight)
+        return total
+
+    def _part(self, z: Tensor, t: Tensor, value: Callable[..., Tensor], weight: Tensor | None) -> Tensor:
+        time = t.expand(len(z), *t.shape)
+        like = self.process.likelihood(z, time)  # q_t(z_i | v)
+        joint = torch.ones(len(self.x), len(z), dtype=torch.float64)
+        for i, column in enumerate(self.x.unbind(-1)):
+            joint = joint * like[:, i].T[column]
+        seen = (joint > 0).any(0)
+        z, time, joint = z[seen], time[seen], joint[:, seen]
+        if not len(z):
+            return joint.sum(-1)
+        logits, total = self.denoiser(z, time), torch.zeros(len(self.x), dtype=torch.float64)
+        for token in self.tokens:
+            x = torch.full_like(z, int(token))
+            nats = value(self.process, logits, x, z, time).double()
+            if weight is not None:
+                nats = torch.where(weight == 0, 0, weight * nats)
+            nats = torch.where(self.process.probability(x, z, time) > 0, nats, 0)
+            terms = joint @ nats.nan_to_num(0, 0, 0)
+            if not nats.isfinite().all():
+                # Infinite where such a noisy sequence can occur, and not where it cannot.
+                occurs = (joint > 0).double()
+                for bad, number in ((nats.isinf(), torch.inf), (nats.isnan(), torch.nan)):
+                    terms = torch.where(occurs @ bad.double() > 0, number, terms)
+            total = total + torch.where(self.x == token, terms, 0).sum(-1)
+        return total
+
+    def rebuilt(self, scene: Scene, low: float) -> Float[Tensor, " batch"]:
+        """The reconstruction at the lower end."""
+        if scene.clean_at(low):
+            return torch.zeros(len(self.x), dtype=torch.float64)
+        return self.expect(torch.tensor(low, dtype=torch.float64), reconstruction)
+
+
+def _small(states: int, length: int) -> None:
+    if states**length > LARGEST:
+        raise ValueError(
+            f"at most {LARGEST} sequences can be enumerated; got {states} tokens at {length} positions, "
+            f"{states}^{length} = {states**length}"
+        )

@@ -1,0 +1,142 @@
+r"""A tighter bound from several noise paths of each sequence.
+
+A path $z_T, \dots, z_0$ drawn from $q(\cdot \mid x)$ has the importance weight
+
+$$w = \frac{\pi(z_T)}{q_T(z_T \mid x)} \prod_{(t, s)} \frac{p(z_s \mid z_t)}{q(z_s \mid z_t, x)}, \qquad
+\frac{p(z_s \mid z_t)}{q(z_s \mid z_t, x)} = \frac{q_s(z_s \mid \hat x)\; /\; q_t(z_t \mid \hat x)}{q_s(z_s \mid x)\; /\; q_t(z_t \mid x)}$$
+
+since the forward transition is a factor of both. Its mean is $p(x)$ of the sampler, and the mean of its logarithm the
+bound in discrete time.
+"""  # noqa: E501
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+
+from ..categorical import choose, uniforms
+from ..denoisers import Denoiser
+from ..elbo.ends import Predicted, prior_log_prob
+from ..process import InterpolatingProcess, NoiseProcess, lift
+from .bounds import Scene, falling
+
+
+def importance_bound(
+    process: NoiseProcess,
+    denoiser: Denoiser,
+    x: Int[Tensor, "batch length"],
+    times: Float[Tensor, " grid"],
+    *,
+    draws: int,
+    real: Bool[Tensor, "batch length"] | None = None,
+    generator: Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""Estimate $-\log \frac 1K \sum_k w_k$ from K noise paths of each sequence.
+
+    Its mean bounds $-\log p(x)$ of the sampler that takes these steps. For K = 1 it is the bound in discrete time, it falls
+    as K grows, and tends to $-\log p(x)$ itself.
+
+    **Arguments:**
+
+    - `denoiser`, `x`, `real`, `generator`: as for `continuous_bound`.
+    - `times`: falling, as for a sampler. Where noise is left at the last of them, the jump to clean tokens
+      (`reconstruction`) is one more step.
+    - `draws`: K, the number of paths; each takes as many evaluations of the network as there are steps.
+
+    **Returns:** nats per sequence, float64; infinite where all weights vanish.
+
+    **Raises:** `ValueError` for a grid that does not fall within the domain, or no draws.
+
+    **Source:** Burda et al. (2016), arXiv 1509.00519.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), process)
+    x, times = torch.tensor([[0, 0]]).expand(500, -1), torch.tensor([1.0, 0.5, 0.0])
+    loose, tight = (nl.importance_bound(process, oracle, x, times, draws=k).mean() for k in (1, 16))
+    # The two equal tokens come in one step, independently, with probability 1/2.
+    assert torch.tensor(8 / 3).log() < tight + 0.05 < loose
+    ```
+    """
+    if draws < 1:
+        raise ValueError(f"at least one draw is needed; got {draws}")
+    weights = [path_log_weight(process, denoiser, x, times, real=real, generator=generator) for _ in range(draws)]
+    return math.log(draws) - torch.stack(weights).logsumexp(0)
+
+
+def path_log_weight(
+    process: NoiseProcess,
+    denoiser: Denoiser,
+    x: Int[Tensor, "batch length"],
+    times: Float[Tensor, " grid"],
+    *,
+    real: Bool[Tensor, "batch length"] | None = None,
+    generator: Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""The log-weight $\log w$ of one noise path drawn for each sequence; the mean of $w$ is $p(x)$ of the sampler.
+
+    **Arguments:** as for `importance_bound`.
+
+    **Returns:** nats, float64.
+    """
+    grid = falling(process, times).to(x.device)
+    scene = Scene(process, denoiser, x, real, generator)
+    last = grid[-1].item()
+    rebuild = not scene.clean_at(last)
+    t = scene.full(grid[0].item())
+    z = scene.process.corrupt(scene.x, t, generator=generator)
+    logs = prior_log_prob(process, z, t) - process.probability(scene.x, z, t).log()
+    for s in map(scene.full, grid[1:].tolist()):
+        x_hat = Predicted(process, scene.predict(z, t))
+        earlier = step_back(process, scene.x, z, s, t, generator=generator)
+        certain = process.reveals(z, t)  # stays for sure, whatever the prediction
+        logs = logs + torch.where(
+            certain, 0, _ratio(process, x_hat, scene.x, earlier, s) - _ratio(process, x_hat, scene.x, z, t)
+        )
+        z, t = earlier, s
+    if rebuild:
+        x_hat = Predicted(process, scene.predict(z, t))
+        jump = x_hat.at(scene.x) - _ratio(process, x_hat, scene.x, z, t)
+        logs = logs + torch.where(process.reveals(z, t), 0, jump)
+    return scene.sum(logs)
+
+
+def step_back(
+    process: NoiseProcess,
+    x: Int[Tensor, "batch length"],
+    z: Int[Tensor, "batch length"],
+    s: Float[Tensor, "..."],
+    t: Float[Tensor, "..."],
+    *,
+    generator: Generator | None = None,
+) -> Int[Tensor, "batch length"]:
+    r"""Tokens at the earlier time s, drawn from the true reverse transition $q(z_s \mid z_t, x)$.
+
+    For an `InterpolatingProcess` it is a choice between staying, x and the noise at s, and nothing dense is built.
+
+    **Arguments:**
+
+    - `x`, `z`: clean tokens, and noisy ones at `t`.
+    - `s`, `t`: s <= t.
+    """
+    u = uniforms(*x.shape, 3, generator=generator, device=x.device)
+    if not isinstance(process, InterpolatingProcess):
+        one_hot = torch.nn.functional.one_hot(x.long(), process.vocab_size).double()
+        return choose(process.posterior(z, one_hot, s, t), u[..., 0])
+    s, t = lift(s, z), lift(t, z)
+    keep, fresh = process.jump(z, s, t)
+    a_s, b_s = process.alpha(s).double(), process.noise(s)
+    stay = (keep * process.probability(x, z, s)).expand(z.shape)
+    clean, noise = ((fresh * part).expand(z.shape) for part in (a_s, b_s.total()))
+    place = u[..., 0] * (stay + clean + noise)
+    return torch.where(place < stay, z, torch.where(place < stay + clean, x, b_s.choose(u[..., 1], u[..., 2])))
+
+
+def _ratio(process: NoiseProcess, x_hat: Predicted, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    return x_hat.marginal(z, t) - process.probability(x, z, t).log()
