@@ -13,30 +13,92 @@ from .denoisers import (
     MinP,
     Posterior,
     ProjectedDenoiser,
+    Score,
     Support,
     Temperature,
     TopP,
     Transform,
 )
 from .elbo import nelbo, nelbo_by_token, nelbo_dense, nelbo_fused, prior_kl, reconstruction
-from .mixing import Absorbing, Mass, Mixing, Uniform, Unigram
-from .objectives import Clipped, Dynamic, DynamicV11, mean_over_tokens, objective_loss, stratified_times
-from .parametrization import to_leave_one_out, to_posterior
+from .elbo.score import score_entropy
+from .elbo.steps import step_kl, step_kl_dense
+from .likelihood import (
+    BoundTerms,
+    Estimate,
+    average,
+    continuous_bound,
+    discrete_bound,
+    every_sequence,
+    expected_bound,
+    expected_discrete_bound,
+    importance_bound,
+    model_law,
+    path_log_weight,
+)
+from .likelihood.learned import learned_nelbo
+from .mixing import (
+    Absorbing,
+    Blend,
+    Mass,
+    Mixing,
+    Uniform,
+    Unigram,
+    nearest_neighbours,
+    neighbour_row,
+    support_without,
+)
+from .objectives import (
+    Clipped,
+    Dynamic,
+    DynamicV11,
+    any_order_loss,
+    cross_entropy,
+    mask_exactly,
+    mean_over_tokens,
+    objective_loss,
+)
+from .parametrization import to_leave_one_out, to_posterior, to_score
 from .process import InterpolatingProcess, Interpolation, NoiseProcess, TokenDependentProcess
-from .processes import gidd, masked, uniform
+from .process.change_of_time import ChangeOfTime
+from .processes import (
+    absorbing_betas,
+    cosine_betas,
+    d3pm,
+    gidd,
+    gidd_v1_0,
+    log_snr_hybrid,
+    mask_and_unigram,
+    masked,
+    uniform,
+    unigram,
+)
 from .samplers import AncestralSampler, Outcome, Revision, Sampler, SelfCorrection, outcome, revisions
-from .schedules import Constant, Function, Schedule, Time, t
+from .schedules import Constant, Function, MonotoneNetwork, Schedule, Time, t
+from .times import (
+    block_times,
+    importance_times,
+    path_times,
+    quadrature,
+    sine_clock,
+    stratified_times,
+    token_times,
+    uniform_times,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Absorbing",
     "AncestralSampler",
+    "Blend",
+    "BoundTerms",
+    "ChangeOfTime",
     "Clipped",
     "Constant",
     "Denoiser",
     "Dynamic",
     "DynamicV11",
+    "Estimate",
     "Function",
     "InterpolatingProcess",
     "Interpolation",
@@ -45,6 +107,7 @@ __all__ = [
     "Mass",
     "MinP",
     "Mixing",
+    "MonotoneNetwork",
     "NoiseProcess",
     "Outcome",
     "Posterior",
@@ -53,6 +116,7 @@ __all__ = [
     "Revision",
     "Sampler",
     "Schedule",
+    "Score",
     "SelfCorrection",
     "Support",
     "Temperature",
@@ -62,23 +126,57 @@ __all__ = [
     "Transform",
     "Uniform",
     "Unigram",
+    "absorbing_betas",
+    "any_order_loss",
+    "average",
+    "block_times",
     "choose",
+    "continuous_bound",
+    "cosine_betas",
+    "cross_entropy",
+    "d3pm",
+    "discrete_bound",
+    "every_sequence",
+    "expected_bound",
+    "expected_discrete_bound",
     "gidd",
+    "gidd_v1_0",
+    "importance_bound",
+    "importance_times",
+    "learned_nelbo",
+    "log_snr_hybrid",
+    "mask_and_unigram",
+    "mask_exactly",
     "masked",
     "mean_over_tokens",
+    "model_law",
+    "nearest_neighbours",
+    "neighbour_row",
     "nelbo",
     "nelbo_by_token",
     "nelbo_dense",
     "nelbo_fused",
     "objective_loss",
     "outcome",
+    "path_log_weight",
+    "path_times",
     "prior_kl",
+    "quadrature",
     "reconstruction",
     "revisions",
+    "score_entropy",
+    "sine_clock",
+    "step_kl",
+    "step_kl_dense",
     "stratified_times",
+    "support_without",
     "t",
     "to_leave_one_out",
     "to_posterior",
+    "to_score",
+    "token_times",
     "uniform",
+    "uniform_times",
     "uniforms",
+    "unigram",
 ]

@@ -115,8 +115,8 @@ def importance_times(
     import noiselab as nl
 
     t, weight = nl.importance_times(1000, nl.t**-0.5, generator=torch.Generator().manual_seed(0))
-    # The integral of 1 / sqrt(t) is 2, here without variance.
-    assert torch.isclose((weight * t**-0.5).mean(), torch.tensor(2.0).double(), atol=1e-3)
+    # The integral of 1 / sqrt(t) is 2, here nearly without variance.
+    assert torch.isclose((weight * t**-0.5).mean(), torch.tensor(2.0).double(), atol=0.01)
     ```
     """
     u = stratified_times(count, shift=shift, first=first, total=total, generator=generator)
