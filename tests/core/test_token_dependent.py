@@ -143,31 +143,10 @@ def test_equal_rows_are_an_interpolating_process(name):
     close(process.posterior(z, x_hat, 0.7 * time, time), inner.posterior(z, x_hat, 0.7 * time, time))
 
 
-def exact_bound(process, denoiser, law, length, nodes=80):
-    """The bound of the denoiser on independent-of-order data `law` {x: p}, all z summed out, by quadrature in time."""
-    states = process.vocab_size
-    node, weight = torch.linalg.eigh(torch.diag(_off(nodes), 1) + torch.diag(_off(nodes), -1))
-    u, weight = (node + 1) / 2, weight[0] ** 2
-    time = torch.sin(torch.pi * u / 2) ** 2
-    weight = weight * torch.pi / 2 * torch.sin(torch.pi * u)
-    z = torch.tensor(list(itertools.product(range(states), repeat=length)))
-    total = 0.0
-    for when, w in zip(time, weight, strict=True):
-        at = when.expand(len(z))
-        with torch.no_grad():
-            logits = denoiser(z, at)
-            for x, p in law.items():
-                xs = torch.tensor(x).expand(len(z), -1)
-                chance = process.probability(xs, z, at).prod(-1)
-                some = chance > 0
-                value = nl.nelbo(process, logits[some], xs[some], z[some], at[some]).sum(-1)
-                total += w.item() * p * (chance[some] * value).sum().item()
-    return total
-
-
-def _off(nodes):
-    i = torch.arange(1, nodes, dtype=torch.float64)
-    return i / (4 * i * i - 1).sqrt()
+def exact_bound(process, denoiser, law, nodes):
+    """The bound of the denoiser on data of the law {x: p}, all z summed out, by quadrature in time."""
+    x, p = torch.tensor(list(law)), torch.tensor(list(law.values()), dtype=torch.float64)
+    return (p * nl.expected_bound(process, denoiser, x, nodes=nodes).total).sum().item()
 
 
 def world(process, length):
@@ -194,11 +173,15 @@ def test_leave_one_out_gives_the_entropy_and_the_posterior_does_not(name, length
     if length == 2 and process.vocab_size > 5:
         pytest.skip("more tokens, and nothing new")
     oracle, law = world(process, length)
-    bound = exact_bound(process, oracle, law, length, nodes=40)
+    bound = exact_bound(process, oracle, law, nodes=40)
     print(f"{name}, length {length}: bound {bound:.6f}, entropy {oracle.entropy(length):.6f}")
     assert abs(bound - oracle.entropy(length)) < 2e-4
-    mistaken = exact_bound(process, Posterior(oracle, process), law, length, nodes=10)
-    assert mistaken > oracle.entropy(length) + 0.01
+    mistaken = exact_bound(process, Posterior(oracle, process), law, nodes=10)
+    if isinstance(process, Coarse):
+        # A coarse token, like a mask, says nothing about which of its tokens it was: the two agree.
+        assert abs(mistaken - oracle.entropy(length)) < 1e-2
+    else:
+        assert mistaken > oracle.entropy(length) + 0.01
 
 
 def test_the_bound_of_token_rates_is_the_published_one():
@@ -221,15 +204,30 @@ def test_the_bound_of_token_rates_is_the_published_one():
 
 
 @pytest.mark.parametrize("name", DEPENDENT)
-def test_samples_follow_the_data(name):
+def test_the_law_of_samples_tends_to_that_of_the_data(name):
     process = DEPENDENT[name]()
-    oracle, _ = world(process, 4)
-    sampler = nl.AncestralSampler(process, oracle)
-    generator = torch.Generator().manual_seed(0)
-    x = sampler.sample((3000, 4), steps=24, generator=generator)
+    oracle, _ = world(process, 2)
+    x = nl.every_sequence(process.vocab_size, 2)
+    data = oracle.log_prob(x).exp()
+    gaps = []
+    for steps in (2, 8, 32):
+        grid = torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2
+        law = nl.model_law(process, oracle, 2, grid)
+        gaps.append(torch.special.xlogy(data, data / law)[data > 0].sum().item())
+    print(name, gaps)
+    assert gaps[0] > 2 * gaps[1] > 4 * gaps[2] and gaps[2] < 2e-3
+
+
+@pytest.mark.parametrize("name", DEPENDENT)
+def test_samples_have_the_law_of_the_model(name):
+    process, n = DEPENDENT[name](), 20_000
+    oracle, _ = world(process, 2)
+    grid = torch.tensor([1.0, 0.5, 0.2, 0.0], dtype=torch.float64)
+    law = nl.model_law(process, oracle, 2, grid)
+    x = nl.AncestralSampler(process, oracle).sample((n, 2), times=grid, generator=torch.Generator().manual_seed(0))
     assert process.data_tokens()[x].all()
-    got = oracle.log_prob(x)
-    assert abs(got.mean().item() + oracle.entropy(4)) < 5 * got.std().item() / len(x) ** 0.5 + 0.03
+    share = torch.bincount(x[:, 0] * process.vocab_size + x[:, 1], minlength=len(law)) / n
+    assert ((share - law).abs() <= 5 * (law * (1 - law) / n).sqrt() + 1e-9).all()
 
 
 @pytest.mark.parametrize("name", DEPENDENT)
@@ -333,9 +331,43 @@ class NoSlopeOfMixing(Pairs):
 def test_planted_mistakes_break_the_identity(wrong):
     process = wrong(torch.arange(5) < 4)
     oracle, law = world(process, 1)
-    assert not abs(exact_bound(process, oracle, law, 1, nodes=40) - oracle.entropy(1)) < 2e-3
+    assert not abs(exact_bound(process, oracle, law, nodes=40) - oracle.entropy(1)) < 2e-3
 
 
 def test_a_stranger_of_equal_rows_is_checked_too():
     assert isinstance(Matrices(Stranger()), nl.NoiseProcess)
     Matrices(Stranger()).validate()
+
+
+def test_rates_of_tokens_are_learned_through_the_bound():
+    """A denoiser that knows token 0 from its neighbours, and not the others, is helped by masking 0 earlier or later."""
+    powers = torch.full((2,), 1.0, dtype=torch.float64)
+    classes = torch.tensor([0, 1, 1, 0])
+    process = TokenRates(powers, mask_id=3, classes=classes, learned=True)
+
+    class Independent(nl.Denoiser):
+        """Sees no neighbour that is masked, and of the others only whether they are token 0."""
+
+        def forward(self, z, t):
+            beside = (z.roll(1, 1) == 0).double()[..., None]
+            likely = torch.tensor([0.8, 0.1, 0.1, 0], dtype=torch.float64)
+            return (beside * likely + (1 - beside) * torch.tensor([0.2, 0.4, 0.4, 0], dtype=torch.float64)).log()
+
+    x = torch.tensor([[0, 0], [1, 2], [2, 1], [0, 0]])
+    law = torch.full((4,), 0.25, dtype=torch.float64)
+
+    def bound():
+        with torch.no_grad():
+            return (law * nl.expected_bound(process, Independent(), x, nodes=24, low=0.0).total).sum().item()
+
+    before = bound()
+    optimizer = torch.optim.Adam(process.parameters(), lr=0.1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        time = nl.stratified_times(256, low=1e-3, high=1 - 1e-3, generator=generator)
+        nl.learned_nelbo(process, Independent(), x.repeat(64, 1), time, generator=generator).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = bound()
+    print(f"bound {before:.4f} -> {after:.4f} nats, powers {process.log_powers.exp().tolist()}")
+    assert after < before - 0.01
