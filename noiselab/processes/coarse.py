@@ -12,20 +12,20 @@ from ..schedules import ScheduleLike, as_schedule, t
 class Coarse(TokenDependentProcess):
     r"""First a token becomes the token of its class, then all become masks.
 
-    $$q_t(\cdot \mid x) = (1 - m_t) \big[ (1 - c_t)\, e_x + c_t\, e_{parent(x)} \big] + m_t\, e_{mask}$$
+    $$q_t(\cdot \mid x) = u_t \big[ f_t\, e_x + (1 - f_t)\, e_{parent(x)} \big] + (1 - u_t)\, e_{mask}$$
 
     Read backwards, a model first decides on a class and then on a token of it. Both steps are semigroups that commute,
-    hence $c_{t \mid s} = (c_t - c_s)/(1 - c_s)$, likewise m, and the process is a Markov process for any rising c and m.
+    hence $f_{t \mid s} = f_t / f_s$, likewise u, and the process is a Markov process for any falling f and u.
 
     **Arguments:**
 
     - `parent`: the coarse token of each token; coarse tokens and the mask are their own. Data consist of the others.
     - `mask_id`: the mask token.
-    - `coarse`: the share $c_t$ of tokens that have turned coarse, rising from 0; by default $2t - t^2$.
-    - `masked`: the share $m_t$ of masks, rising from 0 to 1; by default t.
+    - `fine`: the share $f_t$ of tokens that have not turned coarse, falling from 1; by default $(1 - t)^2$.
+    - `unmasked`: the share $u_t$ of tokens that are no masks, falling from 1 to 0; by default 1 - t.
 
     **Raises:** `ValueError` if a parent has another parent, the mask has one, no token is left for the data, or the
-    shares do not rise from 0.
+    shares do not fall from 1.
 
     **Source:** in the manner of Austin et al. (2021), arXiv 2107.03006, appendix A.2, where structure enters by
     transition matrices; the continuous-time form is derived on the theory page.
@@ -49,8 +49,8 @@ class Coarse(TokenDependentProcess):
         parent: Int[Tensor, " state"],
         *,
         mask_id: int,
-        coarse: ScheduleLike = t * (2 - t),
-        masked: ScheduleLike = t,
+        fine: ScheduleLike = (1 - t) ** 2,
+        unmasked: ScheduleLike = 1 - t,
     ):
         states = len(parent)
         tokens = torch.arange(states, device=parent.device)
@@ -69,22 +69,22 @@ class Coarse(TokenDependentProcess):
         super().__init__(data)
         self.vocab_size, self.mask_id = states, mask_id
         self.register_buffer("parent", parent.clone())
-        self.coarse, self.masked = as_schedule(coarse), as_schedule(masked)
+        self.fine, self.unmasked = as_schedule(fine), as_schedule(unmasked)
         self.validate()
 
     def shares(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch two"]:
-        """The share of tokens turned coarse, and that of masks."""
-        return torch.stack([self.coarse(t), self.masked(t)], -1).double()
+        """The shares of tokens that are still fine, and that are no masks."""
+        return torch.stack([self.fine(t), self.unmasked(t)], -1).double()
 
     def alpha(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Neither coarse nor masked."""
-        return (1 - self.shares(t)).prod(-1)
+        return self.shares(t).prod(-1)
 
     def mixing(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state state"]:
         """Row x: its coarse token or the mask."""
-        coarse, masked = self.shares(t)[..., None, None].unbind(-3)
+        fine, unmasked = self.shares(t)[..., None, None].unbind(-3)
         eye = torch.eye(self.vocab_size, dtype=torch.float64, device=t.device)
-        noise = (1 - masked) * coarse * eye[self.parent] + masked * eye[self.mask_id]
+        noise = unmasked * (1 - fine) * eye[self.parent] + (1 - unmasked) * eye[self.mask_id]
         return noise / noise.sum(-1, keepdim=True)
 
     # A row has three entries at most: the token, its parent and the mask.
@@ -96,10 +96,10 @@ class Coarse(TokenDependentProcess):
         if not x.is_floating_point():
             x = nn.functional.one_hot(x.long(), self.vocab_size)
         x = x.double()
-        coarse, masked = self.shares(lift(t, x[..., 0]))[..., None].unbind(-2)
+        fine, unmasked = self.shares(lift(t, x[..., 0]))[..., None].unbind(-2)
         parents = torch.zeros_like(x).index_add(-1, self.parent, x)
         mask = torch.arange(self.vocab_size, device=x.device) == self.mask_id
-        return (1 - masked) * ((1 - coarse) * x + coarse * parents) + masked * mask * x.sum(-1, keepdim=True)
+        return unmasked * (fine * x + (1 - fine) * parents) + (1 - unmasked) * mask * x.sum(-1, keepdim=True)
 
     def likelihood(
         self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
@@ -112,31 +112,31 @@ class Coarse(TokenDependentProcess):
     ) -> Int[Tensor, "batch length"]:
         """Two uniform numbers a token: whether it has turned coarse, and whether it is masked."""
         u = uniforms(*x.shape, 2, generator=generator, device=x.device)
-        coarse, masked = (u < self.shares(lift(t, x))).unbind(-1)
-        return torch.where(masked, self.mask_id, torch.where(coarse, self.parent[x], x))
+        fine, unmasked = (u < self.shares(lift(t, x))).unbind(-1)
+        return torch.where(unmasked, torch.where(fine, x, self.parent[x]), self.mask_id)
 
     def jump(
         self, z: Int[Tensor, "batch length"], s: Float[Tensor, "..."], t: Float[Tensor, "..."]
     ) -> Float[Tensor, "batch length state"]:
         """The forward transition into z, from each token."""
         before, after = (self.shares(lift(time, z)) for time in (s, t))
-        return self._column(z, (after - before) / (1 - before))
+        return self._column(z, after / before)
 
     def rate(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch length state"]:
-        r"""$c_t'/(1 - c_t)$ from a token to its coarse one, $m_t'/(1 - m_t)$ from any token to the mask."""
+        r"""$-f_t'/f_t$ from a token to its coarse one, $-u_t'/u_t$ from any token to the mask."""
         t = lift(t, z)
         shares, slopes, *_ = torch.func.jvp(self.shares, (t,), (torch.ones_like(t),))
-        to_parent, to_mask = (slopes / (1 - shares))[..., None].unbind(-2)
+        to_parent, to_mask = (-slopes / shares)[..., None].unbind(-2)
         rate = to_parent * (self.parent == z[..., None]) + to_mask * (z == self.mask_id)[..., None]
         return rate.scatter(-1, z[..., None], 0)
 
     def _column(self, z: Tensor, shares: Tensor) -> Tensor:
-        coarse, masked = shares[..., None].unbind(-2)
+        fine, unmasked = shares[..., None].unbind(-2)
         tokens = torch.arange(self.vocab_size, device=z.device)
         same, up, gone = tokens == z[..., None], self.parent == z[..., None], (z == self.mask_id)[..., None]
-        return (1 - masked) * ((1 - coarse) * same + coarse * up) + masked * gone
+        return unmasked * (fine * same + (1 - fine) * up) + (1 - unmasked) * gone
 
     def __repr__(self) -> str:
         data = int(self.data_tokens().sum())
         classes = self.vocab_size - data - 1
-        return f"Coarse({data} tokens in {classes} classes, coarse {self.coarse}, masked {self.masked})"
+        return f"Coarse({data} tokens in {classes} classes, fine {self.fine}, unmasked {self.unmasked})"

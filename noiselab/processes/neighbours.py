@@ -16,7 +16,7 @@ TAIL = 1e-14  # probability of more hops than are counted
 class Neighbours(TokenDependentProcess):
     r"""A token hops from neighbour to neighbour, $\sigma_t$ hops on average, until it is masked.
 
-    $$Q_t = (1 - m_t)\, e^{-\sigma_t (I - K)} + m_t\, 1 e_{mask}^\top, \qquad
+    $$Q_t = u_t\, e^{-\sigma_t (I - K)} + (1 - u_t)\, 1 e_{mask}^\top, \qquad
     e^{-\sigma (I - K)} = \sum_n e^{-\sigma} \frac{\sigma^n}{n!} K^n$$
 
     K holds the chances of a hop. A single hop, $\alpha I + (1 - \alpha) K$, would be no Markov process. The series is
@@ -28,9 +28,9 @@ class Neighbours(TokenDependentProcess):
     - `weight`: how often each of them is chosen, non-negative; the rows are normalised.
     - `mask_id`: the mask token, which is nobody's neighbour.
     - `hops`: $\sigma_t$, rising from 0; by default 2t.
-    - `masked`: the share $m_t$ of masks, rising from 0 to 1; by default t.
+    - `unmasked`: the share $u_t$ of tokens that are no masks, falling from 1 to 0; by default 1 - t.
 
-    **Raises:** `ValueError` for neighbours or weights that do not fit, or shares that do not rise from 0.
+    **Raises:** `ValueError` for neighbours or weights that do not fit, or hops that do not rise from 0.
 
     **Source:** Austin et al. (2021), arXiv 2107.03006, appendix A.2.4, for noise among nearest neighbours in embedding
     space; uniformisation is Jensen (1953).
@@ -57,7 +57,7 @@ class Neighbours(TokenDependentProcess):
         *,
         mask_id: int,
         hops: ScheduleLike = 2 * t,
-        masked: ScheduleLike = t,
+        unmasked: ScheduleLike = 1 - t,
     ):
         states = len(index)
         if weight.shape != index.shape or not 0 <= mask_id < states or index.min() < 0 or index.max() >= states:
@@ -77,7 +77,7 @@ class Neighbours(TokenDependentProcess):
         share = (weight.double() / total[:, None]).nan_to_num()
         self.register_buffer("index", torch.where(data[:, None], index, mask_id))
         self.register_buffer("weight", torch.where(data[:, None], share, 1 / index.shape[1]))
-        self.hops, self.masked = as_schedule(hops), as_schedule(masked)
+        self.hops, self.unmasked = as_schedule(hops), as_schedule(unmasked)
         most = self.hops(torch.tensor([self.domain[1]], dtype=torch.float64, device=index.device)).item()
         if not 0 < most < 1000:
             raise ValueError(f"hops must rise from 0 to a finite number, below 1000; got {most:g} at t = 1")
@@ -86,19 +86,19 @@ class Neighbours(TokenDependentProcess):
 
     def alpha(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Neither a hop nor a mask."""
-        return (1 - self.masked(t)) * (-self.hops(t)).exp()
+        return self.unmasked(t) * (-self.hops(t)).exp()
 
     def kernel(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state state"]:
         """The matrices, by the series applied to the identity."""
         eye = torch.eye(self.vocab_size, dtype=torch.float64, device=t.device).expand(*t.shape, -1, -1)
-        return self._law(eye, self.hops(t)[..., None, None], self.masked(t)[..., None, None])
+        return self._law(eye, self.hops(t)[..., None, None], self.unmasked(t)[..., None, None])
 
     def mixing(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state state"]:
         """What is left of the matrices without the signal: one hop or more, or the mask."""
         eye = torch.eye(self.vocab_size, dtype=torch.float64, device=t.device).expand(*t.shape, -1, -1)
-        masked = self.masked(t)[..., None, None]
-        hopped = (1 - masked) * self._series(eye, self.hops(t)[..., None, None], self._hop, first=1)
-        noise = hopped + masked * eye[..., self.mask_id, None, :]
+        unmasked = self.unmasked(t)[..., None, None]
+        hopped = unmasked * self._series(eye, self.hops(t)[..., None, None], self._hop, first=1)
+        noise = hopped + (1 - unmasked) * eye[..., self.mask_id, None, :]
         return noise / noise.sum(-1, keepdim=True)
 
     def marginal(
@@ -108,39 +108,38 @@ class Neighbours(TokenDependentProcess):
         if not x.is_floating_point():
             x = nn.functional.one_hot(x.long(), self.vocab_size)
         t = lift(t, x[..., 0])
-        return self._law(x.double(), self.hops(t)[..., None], self.masked(t)[..., None])
+        return self._law(x.double(), self.hops(t)[..., None], self.unmasked(t)[..., None])
 
     def likelihood(
         self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
     ) -> Float[Tensor, "batch length state"]:
         """How probable the noisy token is, for each clean token."""
         t = lift(t, z)
-        return self._column(z, self.hops(t), self.masked(t))
+        return self._column(z, self.hops(t), self.unmasked(t))
 
     def jump(
         self, z: Int[Tensor, "batch length"], s: Float[Tensor, "..."], t: Float[Tensor, "..."]
     ) -> Float[Tensor, "batch length state"]:
         """The forward transition into z, from each token: the hops between the two times."""
         s, t = lift(s, z), lift(t, z)
-        before, after = self.masked(s), self.masked(t)
-        return self._column(z, self.hops(t) - self.hops(s), (after - before) / (1 - before))
+        return self._column(z, self.hops(t) - self.hops(s), self.unmasked(t) / self.unmasked(s))
 
     def rate(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch length state"]:
-        r"""$\sigma_t' K(y, z)$ from each other token y, and $m_t'/(1 - m_t)$ into the mask."""
+        r"""$\sigma_t' K(y, z)$ from each other token y, and $-u_t'/u_t$ into the mask."""
         t = lift(t, z)
         at_z = nn.functional.one_hot(z.long(), self.vocab_size).double()
         hopping = self.hops.derivative(t)[..., None] * self._hop_back(at_z)
-        masking = (self.masked.derivative(t) / (1 - self.masked(t)))[..., None] * (z == self.mask_id)[..., None]
+        masking = (-self.unmasked.derivative(t) / self.unmasked(t))[..., None] * (z == self.mask_id)[..., None]
         return (hopping + masking).scatter(-1, z[..., None], 0)
 
-    def _column(self, z: Tensor, hops: Tensor, masked: Tensor) -> Tensor:
+    def _column(self, z: Tensor, hops: Tensor, unmasked: Tensor) -> Tensor:
         at_z = nn.functional.one_hot(z.long(), self.vocab_size).double()
         hopped = self._series(at_z, hops[..., None], self._hop_back)
-        return (1 - masked)[..., None] * hopped + (masked * (z == self.mask_id))[..., None]
+        return unmasked[..., None] * hopped + ((1 - unmasked) * (z == self.mask_id))[..., None]
 
-    def _law(self, x: Tensor, hops: Tensor, masked: Tensor) -> Tensor:
+    def _law(self, x: Tensor, hops: Tensor, unmasked: Tensor) -> Tensor:
         mask = torch.arange(self.vocab_size, device=x.device) == self.mask_id
-        return (1 - masked) * self._series(x, hops, self._hop) + masked * mask * x.sum(-1, keepdim=True)
+        return unmasked * self._series(x, hops, self._hop) + (1 - unmasked) * mask * x.sum(-1, keepdim=True)
 
     def _series(self, v: Tensor, hops: Tensor, step: Callable[[Tensor], Tensor], first: int = 0) -> Tensor:
         """The mean of v after a Poisson number of hops, of which at least `first` are counted."""
@@ -165,7 +164,7 @@ class Neighbours(TokenDependentProcess):
 
     def __repr__(self) -> str:
         tokens, k = self.index.shape
-        return f"Neighbours({tokens} tokens, {k} neighbours, hops {self.hops}, masked {self.masked})"
+        return f"Neighbours({tokens} tokens, {k} neighbours, hops {self.hops}, unmasked {self.unmasked})"
 
 
 def _terms(hops: float) -> int:
