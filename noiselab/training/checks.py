@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset, default_collate
 
 from ..data import TokenStream
 from ..denoisers.base import Denoiser
-from ..process import InterpolatingProcess
+from ..process import NoiseProcess
 from .losses import call_denoiser, call_network
 
 LENGTH_FIELDS = ("max_seq_len", "max_position_embeddings")
@@ -77,9 +77,7 @@ def longest(model: nn.Module) -> int | None:
     return next((getattr(config, name) for name in LENGTH_FIELDS if hasattr(config, name)), None)
 
 
-def check_noise(
-    process: InterpolatingProcess, time_range: tuple[float, float], model: nn.Module, device: torch.device
-) -> None:
+def check_noise(process: NoiseProcess, time_range: tuple[float, float], model: nn.Module, device: torch.device) -> None:
     """Refuse what is no Markov process, a network of another width, and times at which the rate may be infinite.
 
     **Raises:** `ValueError`.
@@ -90,8 +88,6 @@ def check_noise(
     if any(p.requires_grad for p in process.parameters()):
         raise ValueError("the process must have no learned parameters here, for only those of the model are trained")
     process.validate()
-    if isinstance(model, Denoiser) and model.predicts != "leave_one_out":
-        raise ValueError(f"the bound trains leave-one-out predictions; got a denoiser that predicts {model.predicts!r}")
     training = model.training
     z = process.prior(1, 2, generator=torch.Generator().manual_seed(0)).to(device)
     call = call_denoiser if isinstance(model, Denoiser) else call_network

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..objectives import Objective, objective_loss
-from ..process import InterpolatingProcess
+from ..parametrization import Prediction
+from ..process import NoiseProcess
 from .noise import Place, row_generators, step_times
 
 Batch = Mapping[str, Tensor]
@@ -72,13 +73,14 @@ def noised_loss(
     model: nn.Module,
     batch: Batch,
     *,
-    process: InterpolatingProcess,
+    process: NoiseProcess,
     objective: Objective,
     place: Place,
     time_range: tuple[float, float] = (1e-4, 1 - 1e-4),
     tokens: Tensor | None = None,
     autocast: torch.dtype | None = None,
     call: Callable[[nn.Module, Tensor, Tensor, Tensor | None], Tensor] = call_network,
+    predicts: Prediction = "leave_one_out",
 ) -> Float[Tensor, ""]:
     r"""The diffusion loss of a batch: times, noise, network, weighted bound, mean over real tokens.
 
@@ -96,6 +98,7 @@ def noised_loss(
       of the step are taken to have as many as this one.
     - `autocast`: dtype to run the network in, for example `torch.bfloat16`; the bound is computed in at least float32.
     - `call`: how logits are had from the model, `call_network` or `call_denoiser`.
+    - `predicts`: what the model answers; the bound is that of the reverse process it stands for (`objective_loss`).
 
     **Returns:** a scalar in nats per token; its sum over the micro-steps, averaged over processes, is the mean of the step.
 
@@ -125,10 +128,10 @@ def noised_loss(
         z = torch.where(real, process.corrupt(x, t, generator=generators), x)
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         logits = call(model, torch.where(real, z, ids), t, batch.get("attention_mask"))
-    return share(objective_loss(process, logits, x, z, t, objective), real, place, tokens)
+    return share(objective_loss(process, logits, x, z, t, objective, predicts=predicts), real, place, tokens)
 
 
-def filler(process: InterpolatingProcess, device: torch.device) -> Int[Tensor, ""]:
+def filler(process: NoiseProcess, device: torch.device) -> Int[Tensor, ""]:
     """Some token of the support, without a copy from the device."""
     if process.support is None:
         return torch.zeros((), dtype=torch.long, device=device)

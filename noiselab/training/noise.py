@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from ..objectives import stratified_times
+from ..times import stratified_times
 
 
 def key(*parts: int | str) -> int:

@@ -22,7 +22,7 @@ from transformers.trainer_utils import TrainOutput
 
 from ..denoisers.base import Denoiser
 from ..objectives import Objective, elbo
-from ..process import InterpolatingProcess
+from ..process import NoiseProcess
 from .arguments import check_arguments, numbers
 from .callbacks import Keeper, Progress
 from .checks import NonFiniteLoss, check_data, check_evaluation, check_noise, collate, data_settings, fingerprint
@@ -89,7 +89,7 @@ class Trainer(Saving, transformers.Trainer):
         *,
         train_dataset: Any,
         eval_dataset: Any = None,
-        process: InterpolatingProcess | None = None,
+        process: NoiseProcess | None = None,
         objective: Objective = elbo,
         time_range: tuple[float, float] = (1e-4, 1 - 1e-4),
         loss: Loss | None = None,
@@ -126,6 +126,8 @@ class Trainer(Saving, transformers.Trainer):
             process = copy.deepcopy(process).to(args.device)
             call = call_denoiser if isinstance(model, Denoiser) else call_network
             loss = partial(noised_loss, process=process, time_range=time_range, autocast=autocast, call=call)
+            if isinstance(model, Denoiser):
+                loss = partial(loss, predicts=model.predicts)
             self.loss: Loss = partial(loss, objective=objective)
             self.evaluation_loss: Loss = partial(loss, objective=elbo)
             noise = {"process": repr(process), "process_tensors": fingerprint(process.state_dict())}

@@ -148,6 +148,62 @@ def test_a_denoiser_is_called_as_one(process):
     assert model.logits.grad[0] < 0 < model.logits.grad[1]
 
 
+@pytest.mark.parametrize("predicts", ["leave_one_out", "posterior", "score"])
+def test_any_prediction_of_any_process_is_trained(predicts):
+    """At the exact answer, in whichever form, the mean loss has no gradient."""
+    from noiselab.processes import TokenRates
+    from noiselab.training.losses import call_denoiser
+
+    noise = TokenRates(torch.tensor([0.5, 1.0, 2.0, 1.0]), mask_id=3)
+    law = torch.tensor([0.5, 0.3, 0.2, 0.0])
+
+    class Exact(nl.Denoiser):
+        """The law of independent tokens, as the prediction it says it makes; a parameter is added to its log."""
+
+        def __init__(self):
+            super().__init__()
+            self.predicts = predicts
+            self.shift = nn.Parameter(torch.zeros(4))
+
+        def forward(self, z, t):
+            rows, times = z.flatten(), t[:, None].expand(z.shape).flatten()
+            exact = law.log().expand(len(rows), -1) + self.shift
+            if predicts == "posterior":
+                exact = nl.to_posterior(noise, law.log().expand(len(rows), -1), rows, times) + self.shift
+            elif predicts == "score":
+                exact = nl.to_score(noise, law.log().expand(len(rows), -1), rows, times) + self.shift
+            return exact.view(*z.shape, 4)
+
+    model = Exact()
+    x = torch.multinomial(law, 40_000, replacement=True, generator=torch.Generator().manual_seed(0)).view(-1, 8)
+    batch = {"input_ids": x}
+    loss = noised_loss(
+        model,
+        batch,
+        process=noise,
+        objective=elbo,
+        place=Place(0),
+        time_range=(0.05, 0.95),
+        call=call_denoiser,
+        predicts=predicts,
+    )
+    loss.backward()
+    assert loss.isfinite() and model.shift.grad.abs().max() < 0.03
+    wrong = {"leave_one_out": "posterior", "posterior": "leave_one_out", "score": "leave_one_out"}[predicts]
+    model.shift.grad = None
+    noised_loss(
+        model,
+        batch,
+        process=noise,
+        objective=elbo,
+        place=Place(0),
+        time_range=(0.05, 0.95),
+        call=call_denoiser,
+        predicts=wrong,
+    ).backward()
+    assert not model.shift.grad.abs().max() < 0.06
+
+
 def test_causal_loss_scores_real_tokens_that_follow_one(batch):
     model = Causal()
     loss = causal_loss(model, batch, place=Place(0))
