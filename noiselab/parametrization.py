@@ -40,7 +40,7 @@ def to_leave_one_out(
     A clean token v that cannot have become z has posterior 0, whatever $\hat x_v$ is: there the posterior's logit is
     returned as it is, and no bound or sampler reads it. Scores that a network is free to choose need not belong to any
     $\hat x$: a negative difference counts as 0, and if none is positive, q itself is taken. Scores of an $\hat x$ give it
-    back, up to rounding, which grows as $b_t / \alpha_t$: at times of little signal, prefer float64 or another answer.
+    back, up to rounding, which grows as $b_t / \alpha_t$. Where no signal is left (t = 1) they do not determine it.
 
     **Arguments:**
 
@@ -169,7 +169,8 @@ def require_solvable(process: NoiseProcess) -> InterpolatingProcess:
 def _from_score(process: NoiseProcess, outputs: Tensor, z: Tensor, t: Tensor) -> Tensor:
     process = require_solvable(process)
     dtype = torch.promote_types(outputs.dtype, torch.float32)
-    log_q = outputs.to(dtype).scatter(-1, z[:, None], 0).log_softmax(-1)
+    # Kept finite, so that a row without any token left is even and not nan.
+    log_q = outputs.to(dtype).scatter(-1, z[:, None], 0).log_softmax(-1).clamp(min=torch.finfo(dtype).min / 2)
     if process.support is not None:
         log_q = log_q.masked_fill(~process.support, -torch.inf)
     _, noise = _signal_and_noise(process, t)

@@ -112,6 +112,9 @@ class Support(Transform):
         return logits.masked_fill(~self.support, -torch.inf)
 
 
+NO_SIGNAL = 1e-4  # how near the end of time scores are asked for the clean token
+
+
 class _Conversion(Transform):
     """Predicts what the subclass names, whatever the wrapped denoiser predicts."""
 
@@ -121,6 +124,14 @@ class _Conversion(Transform):
     def __init__(self, inner: Denoiser, process: NoiseProcess):
         super().__init__(inner)
         self.process, self.predicts = process, self.target
+
+    def forward(
+        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "... state"]:
+        """The inner denoiser's outputs, converted."""
+        if self.inner.predicts == "score" and self.target != "score":
+            t = t.clamp(max=self.process.domain[1] - NO_SIGNAL)
+        return super().forward(z, t, rows)
 
     def edit(
         self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
@@ -135,6 +146,9 @@ _CONVERT = {"leave_one_out": to_leave_one_out, "posterior": to_posterior, "score
 
 class LeaveOneOut(_Conversion):
     """Predicts leave-one-out: takes the likelihood of the token's own noisy value out, or solves the scores for x_hat.
+
+    Where no signal is left, scores are those of pure noise, whatever the data: they are asked for at times up to 1e-4
+    before the end of the process's domain, and stand for those after it.
 
     **Arguments:**
 

@@ -92,6 +92,20 @@ def test_samplers_have_one_law_for_every_prediction(name):
     assert ((wrong - laws[0])[~certain].abs().max().item() > 0.02) == (name != "masked")
 
 
+@pytest.mark.parametrize("name", PROCESSES)
+def test_scores_are_solved_just_before_the_end_of_time_where_they_say_nothing(name):
+    process, oracle, *_ = oracle_world(name)
+    z = process.prior(6, 7, generator=torch.Generator().manual_seed(0))
+    t = torch.ones(6, dtype=torch.float64)
+    for wrap in (nl.LeaveOneOut, nl.Posterior):
+        law = wrap(nl.Score(oracle, process), process)(z, t).softmax(-1)
+        assert_close(law, wrap(oracle, process)(z, t).softmax(-1), rtol=0, atol=2e-3)
+    if name in ("masked", "uniform"):
+        scores, end = nl.Score(oracle, process)(z, t)[0], t[:1].expand(7)
+        at_the_end = nl.to_leave_one_out(process, scores, z[0], end, predicts="score").softmax(-1)
+        assert (at_the_end - law[0]).abs().max() > 0.05
+
+
 def test_logits_of_clean_tokens_are_not_scores():
     process, oracle, *_ = oracle_world("gidd")
     with pytest.raises(ValueError, match=r"Temperature changes logits of clean tokens; .* noiselab.LeaveOneOut first"):
