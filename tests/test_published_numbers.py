@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import noiselab as nl
-from noiselab import objectives, t
+from noiselab import objectives
 
 REFERENCE = Path(__file__).parent / "fixtures" / "reference"
 MASK, V = 10, 11
@@ -91,14 +91,9 @@ def test_objectives_of_release_v1_1(gidd, p_uniform, name):
 
 @pytest.mark.parametrize("p_uniform", [0.1, 0.2])
 def test_gidd_as_first_released(v1_0, gidd, p_uniform):
-    """Release v1.0.0's process as a composition: signal 1 - t - c, mask t, and c on each of the other tokens."""
+    """Release v1.0.0's process: signal 1 - t - c, mask t, and c on each of the other tokens."""
     key = f"v1.0.pu{p_uniform}.gamma1.0."
-    scale = 1 / (1 + (1 - p_uniform) / p_uniform * V / 2)
-    c, data = scale * (t * (1 - t)) ** 0.5, torch.arange(V) != MASK
-    # Its signal is negative very close to t = 1, hence the domain.
-    process = nl.Interpolation(
-        1 - t - c, {nl.Absorbing(MASK, V): t, nl.Uniform(data): (V - 1) * c}, domain=(0.0, 1 - 1.1 * scale**2)
-    )
+    process = nl.gidd_v1_0(vocab_size=V, mask_id=MASK, p_uniform=p_uniform)
     x, z, time = gidd["x"], gidd["z_t"], gidd["t"].double()
     assert time.max() < process.domain[1]
     assert error(process.alpha(time), v1_0[key + "alpha"].flatten()) < 1e-9
@@ -109,13 +104,13 @@ def test_gidd_as_first_released(v1_0, gidd, p_uniform):
     assert error(process.elbo_weight(x, z, time), v1_0[key + "elbo_weight"]) < 1e-9
     value, _ = value_and_gradient(process, gidd)
     assert error(value, v1_0[key + "elbo"]) < 1e-9
+    scale = 1 / (1 + (1 - p_uniform) / p_uniform * V / 2)
     weight = nl.Dynamic(scale)(process, x, z, time)
     assert error(weight, v1_0[key + "loss_weight.dynamic"]) < 1e-9
 
 
 def test_mdlm(gidd):
-    eps = 1e-4
-    process = nl.Interpolation(1 - (1 - eps) * t, {nl.Absorbing(MASK, V): (1 - eps) * t})
+    process = nl.masked(vocab_size=V, mask_id=MASK, signal=nl.schedules.log_linear(1e-4))
     value, gradient = value_and_gradient(process, gidd, z="mdlm.z_t")
     assert error(value, gidd["mdlm.elbo"]) < 1e-9
     assert error(gradient, gidd["mdlm.grad_logits"]) < 1e-9

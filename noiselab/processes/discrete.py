@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..exact import Exact
 from ..mixing import Mixing
 from ..process import Interpolation
 from ..schedules import Schedule
 
 
-class Steps(Schedule):
+class Steps(Exact, Schedule):
     r"""Values at the times 0, 1/T, ..., 1, and straight lines between them.
 
     **Arguments:**
@@ -42,7 +43,8 @@ def d3pm(noise: Mixing, betas: Float[Tensor, " grid"]) -> Interpolation:
     \alpha_{k/T} = \prod_{j \le k} (1 - \beta_j)$$
 
     The process has these laws at the times k/T, and straight lines of $\alpha$ between them, so that whatever takes a
-    process takes the chain too. Its bound is the discrete one on the grid `torch.linspace(0, 1, T + 1)`.
+    process takes the chain too; at k/T the rate is that of the step that follows. Its bound is the discrete one
+    (`discrete_bound`) on the grid `torch.linspace(1, 0, T + 1)`.
 
     **Arguments:**
 

@@ -2,9 +2,7 @@
 
 from collections.abc import Collection
 
-import torch
-
-from ..mixing import Uniform
+from ..mixing import Uniform, support_without
 from ..process import Interpolation
 from ..schedules import ScheduleLike
 from .signals import LINEAR, rest
@@ -38,7 +36,5 @@ def uniform(*, vocab_size: int, special: Collection[int] = (), signal: ScheduleL
     """
     if not special:
         return Interpolation(signal, {Uniform(vocab_size): rest(signal)})
-    if not all(0 <= token < vocab_size for token in special):
-        raise ValueError(f"special tokens must lie in [0, {vocab_size}); got {sorted(special)}")
-    words = ~torch.isin(torch.arange(vocab_size), torch.tensor(sorted(special)))
+    words = support_without(vocab_size, special)
     return Interpolation(signal, {Uniform(words): rest(signal)}, support=words)
