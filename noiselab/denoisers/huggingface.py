@@ -73,7 +73,7 @@ class TransformersDenoiser(ProjectedDenoiser):
 
     - `model`: the model. A model that was trained on the bounds of this library, or of GIDD, MDLM or UDLM, predicts
       "leave_one_out".
-    - `predicts`: what the softmax of the logits means, "leave_one_out" or "posterior"; see `Denoiser`.
+    - `predicts`: what the logits mean, "leave_one_out", "posterior" or "score"; see `Denoiser`.
     - `attention_mask`: Bool or Int [batch, length], 1 for real tokens, for the sequences that will be denoised; or
       [1, length] for all of them. All tokens are real by default. Only for models that take one.
 
@@ -103,7 +103,7 @@ class TransformersDenoiser(ProjectedDenoiser):
     ):
         super().__init__()
         if predicts not in get_args(Prediction):
-            raise ValueError(f"predicts must be 'leave_one_out' or 'posterior'; got {predicts!r}")
+            raise ValueError(f"predicts must be 'leave_one_out', 'posterior' or 'score'; got {predicts!r}")
         self.model = model
         self.predicts = predicts
         self.splits = hasattr(model, "hidden") and hasattr(model, "project")
