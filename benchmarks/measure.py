@@ -8,7 +8,10 @@ off; a warm allocator would hide what a piece of work touches.
 import ctypes
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 def trim() -> None:
@@ -16,7 +19,7 @@ def trim() -> None:
     ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def in_turns(pieces: dict[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
+def in_turns(pieces: Mapping[Name, Callable[[], object]], rounds: int = 7) -> dict[Name, float]:
     """The best time of each piece in seconds, after one round to warm up.
 
     Before each piece the allocator gives back what it holds (`malloc_trim`), so that large tensors come as fresh memory

@@ -1,7 +1,7 @@
 """The bound and its closed-form gradient in a few passes over chunks of rows that stay in cache.
 
 Scalars of a token are float64; the sums over the vocabulary run in the dtype of the logits, at least float32. Besides
-the gradient, only the work buffers are held, three times `CHUNK_BYTES`.
+the gradient, only three work buffers of `CHUNK_BYTES` are held.
 """
 
 from collections.abc import Iterator
@@ -27,22 +27,18 @@ def stream(
     n, states = logits.shape
     dtype = torch.promote_types(logits.dtype, torch.float32)
     step = max(1, min(n, chunk_bytes // (states * dtype.itemsize)))
-    buffers = 3
+    work = [torch.empty(step, states, dtype=dtype, device=logits.device) for _ in range(3)]
     if noise is not None:
         noise = noise.prepared(dtype)
-        if not noise.rank_one and step >= noise.shared:
-            # Rows of several times and several parts: b is built, in as much memory as otherwise.
-            step, buffers = max(1, 3 * step // 4), 4
-    work = [torch.empty(step, states, dtype=dtype, device=logits.device) for _ in range(buffers)]
     in_place = grad is not None and grad.dtype == dtype
     lse, kl_sum = torch.empty(2, n, dtype=torch.float64, device=logits.device)
     for i, j in noise.spans(n, step) if noise is not None else spans(n, step):
-        e, *scratch = (buffer[: j - i] for buffer in work)
+        e, v, r = (buffer[: j - i] for buffer in work)
         if in_place:
             assert grad is not None
             e = grad[i:j]
         piece = None if noise is None else noise.window(i, j)
-        lse[i:j], kl_sum[i:j] = _chunk(logits[i:j], tokens.rows(i, j), piece, off, e, scratch, grad is not None)
+        lse[i:j], kl_sum[i:j] = _chunk(logits[i:j], tokens.rows(i, j), piece, off, e, v, r, grad is not None)
         if grad is not None and not in_place:
             grad[i:j] = e
     return tokens.value(logits, lse, kl_sum)
@@ -59,12 +55,13 @@ def _chunk(
     noise: NoiseOnData | None,
     off: Tensor | None,
     e: Tensor,
-    scratch: list[Tensor],
+    v: Tensor,
+    r: Tensor,
     with_grad: bool,
 ) -> tuple[Tensor, Tensor]:
     """The logsumexp over the data and sum_S b log1p(a u / b) of a few rows; the gradient is left in `e`.
 
-    `scratch` are buffers of its shape: fresh memory for each operation would cost more than the arithmetic.
+    `v` and `r` are scratch: fresh memory for each operation would cost more than the arithmetic.
     """
     z_sum, lse = _exponentials(logits, off, e)
     # a u = scale * e. Where the signal is spent, noise must still be divisible by it.
@@ -73,13 +70,13 @@ def _chunk(
     if noise is None:
         sums = _Sums(torch.zeros_like(lse), torch.zeros_like(lse), scale, None)
     elif noise.level is not None and noise.constant:
-        sums = _over_column(noise.level, scale, e, *scratch[:1])
+        sums = _over_column(noise.level, scale, e, v)
     elif (product := noise.product(e.dtype)) is not None:
-        sums = _over_product(*product, scale, e, *scratch[:2])
+        sums = _over_product(*product, scale, e, v, r)
     else:
-        sums = _over_rows(noise, scale, e, *scratch)
+        sums = _over_rows(noise, scale, e, v, r)
     if with_grad:
-        _gradient(logits, tokens, lse, a, sums, e, scratch[0])
+        _gradient(logits, tokens, lse, a, sums, e, v)
     return lse, sums.kl
 
 
@@ -109,12 +106,11 @@ def _over_product(column: Tensor, row: Tensor, scale: Tensor, e: Tensor, v: Tens
     return _Sums(kl, v.sum(-1).double() * scale, scale, scale)
 
 
-def _over_rows(noise: NoiseOnData, scale: Tensor, e: Tensor, v: Tensor, r: Tensor, b: Tensor) -> _Sums:
-    """Any other noise: b / scale is built in `b`."""
+def _over_rows(noise: NoiseOnData, scale: Tensor, e: Tensor, v: Tensor, b: Tensor) -> _Sums:
+    """Any other noise, of which b / scale is built in `b`."""
     noise.over(scale, e.dtype, out=b)
-    log = torch.log1p(torch.div(e, b, out=v), out=r)
-    kl = log.mul_(b).sum(-1).double() * scale
-    torch.div(e, v.add_(1), out=v)
+    kl = torch.div(e, b, out=v).log1p_().mul_(b).sum(-1).double() * scale
+    torch.div(b, torch.add(e, b, out=v), out=v).mul_(e)
     return _Sums(kl, v.sum(-1).double() * scale, scale, scale)
 
 

@@ -53,7 +53,7 @@ def nearest_neighbours(
         token = int((~vectors.isfinite()).any(-1).nonzero()[0])
         raise ValueError(f"embeddings must be finite; got {vectors[token].tolist()[:3]} ... for token {token}")
     vectors = torch.nn.functional.normalize(vectors, dim=-1)
-    others = vectors[candidates]
+    others = vectors if len(candidates) == states else vectors[candidates]
     index = torch.empty(states, k, dtype=torch.long, device=vectors.device)
     cosine = vectors.new_empty(states, k)
     rows = max(1, SIMILARITIES_AT_ONCE // len(candidates))
