@@ -190,6 +190,15 @@ def log_snr() -> Pairs:
         yield from bound(process, published.log_snr(scale, shift, MASK, V), seed)
 
 
+def unigram() -> Pairs:
+    for seed, name in enumerate(["linear", "cosine", "geometric"]):
+        signal, theirs = SIGNALS[name]
+        row = FREQUENCIES[:-1]
+        yield from bound(
+            nl.unigram(row, signal=signal), published.jump_process(published.row_matrices(theirs, row)), seed
+        )
+
+
 def mask_and_unigram() -> Pairs:
     for seed, (share, gamma) in enumerate([(0.1, 1.0), (0.4, 2.0)]):
         process = nl.mask_and_unigram(FREQUENCIES, mask_id=MASK, p_unigram=share, gamma=gamma)
@@ -382,6 +391,7 @@ EQUALITIES = {
         "weights in the log-SNR",
         log_snr,
     ),
+    "unigram": Equality("`unigram`, any signal", CAMPBELL, "continuous-time bound", unigram),
     "mask and unigram": Equality("`mask_and_unigram`", CAMPBELL, "continuous-time bound", mask_and_unigram),
     "coarse": Equality("`Coarse`", CAMPBELL, "continuous-time bound", coarse),
     "neighbours": Equality("`Neighbours`", CAMPBELL, "continuous-time bound", neighbours),

@@ -274,6 +274,17 @@ def jump_process(matrices):
     return loss
 
 
+def row_matrices(signal, frequencies):
+    """Replacement by a fixed row of frequencies."""
+
+    def matrices(t):
+        alpha, slope = (value[..., None, None] for value in signal(t))
+        eye = torch.eye(len(frequencies)).double()
+        return alpha * eye + (1 - alpha) * frequencies, -slope / alpha * (frequencies - eye)
+
+    return matrices
+
+
 def hybrid_matrices(share, gamma, mask, frequencies):
     """Masks and a row of frequencies with the weights of GIDD."""
 

@@ -9,6 +9,7 @@ import torch
 from equalities import EQUALITIES, MASK, PAGE, START, V
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from worlds import INITIAL, TRANSITION
 
 import noiselab as nl
 from noiselab.processes import Coarse, Neighbours, TokenRates
@@ -134,6 +135,16 @@ def test_shifts_as_released_are_pure_noises():
     words, masks = (nl.log_snr_hybrid(vocab_size=5, mask_id=4, shift=shift).mixing(time) for shift in (1000, -1000))
     torch.testing.assert_close(words, torch.tensor([0.25, 0.25, 0.25, 0.25, 0]).double().expand(9, -1))
     torch.testing.assert_close(masks, torch.tensor([0, 0, 0, 0, 1]).double().expand(9, -1))
+
+
+@pytest.mark.parametrize("shift", [0, 1000])
+def test_the_log_snr_bound_needs_its_ends_and_is_tight_with_them(shift):
+    process = nl.log_snr_hybrid(vocab_size=5, mask_id=4, shift=shift)
+    oracle, x = nl.MarkovOracle(INITIAL, TRANSITION, process), nl.every_sequence(4, 2)
+    law, entropy = oracle.log_prob(x).exp(), oracle.entropy(2)
+    terms = [term @ law for term in nl.expected_bound(process, oracle, x, nodes=96)]
+    assert terms[0] < entropy - 1e-3
+    assert entropy < sum(terms) < entropy + 2e-4
 
 
 def test_the_first_release_ends_where_its_signal_does():
