@@ -11,7 +11,7 @@ SIMILARITIES_AT_ONCE = 1 << 24  # entries [rows, state] held: 64 MiB
 
 def nearest_neighbours(
     embeddings: Float[Tensor, "state width"], k: int, support: Bool[Tensor, " state"] | None = None
-) -> tuple[Int[Tensor, "state neighbours"], Float[Tensor, "state neighbours"]]:
+) -> tuple[Int[Tensor, "state k"], Float[Tensor, "state k"]]:
     r"""The k tokens most similar to each token, by the cosine of their embeddings; never the token itself.
 
     $$\cos(x, z) = \frac{e_x \cdot e_z}{|e_x|\,|e_z|}$$
