@@ -67,8 +67,22 @@ def learned_nelbo(
         z = process.corrupt(x, t, generator=twice)
     loss = nelbo(process, as_leave_one_out(denoiser, process)(z, t), x, z, t).double().sum(-1)
     log_q = process.probability(x, z, t).log().sum(-1)
-    first, second = loss.chunk(2)
-    log_first, log_second = log_q.chunk(2)
+    return leave_one_out_surrogate(*loss.chunk(2), *log_q.chunk(2))
+
+
+def leave_one_out_surrogate(
+    first: Float[Tensor, " batch"],
+    second: Float[Tensor, " batch"],
+    log_first: Float[Tensor, " batch"],
+    log_second: Float[Tensor, " batch"],
+) -> Float[Tensor, " batch"]:
+    """The mean of two losses, whose gradient also moves the law that they were drawn from.
+
+    **Arguments:**
+
+    - `first`, `second`: the losses of two independent draws.
+    - `log_first`, `log_second`: the logarithms of their probabilities.
+    """
     score = log_first - log_second
     # Zero in value: only its gradient counts.
     return (first + second) / 2 + (first - second).detach() / 2 * (score - score.detach())

@@ -1,13 +1,15 @@
 """A process by another clock."""
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..mixing import Mass, Mixing
 from ..schedules import Schedule, ScheduleLike, as_schedule
+from .base import EDGE
 from .interpolating import InterpolatingProcess
 from .validation import interior_times
 
@@ -57,7 +59,8 @@ class ChangeOfTime(InterpolatingProcess):
     def inner_time(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """The time g(t) of the inner process."""
         low, high = self.process.domain
-        return self.clock(t).clamp(low, high)  # beyond the ends by rounding only
+        # A clock that is flat towards its end shows the end too early, by rounding, and there rates are infinite.
+        return torch.where(t < self.domain[1], self.clock(t).clamp(low, high - EDGE), high)
 
     def alpha(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """The signal at the inner time."""
@@ -69,31 +72,47 @@ class ChangeOfTime(InterpolatingProcess):
 
     def noise(self, t: Float[Tensor, "batch time"]) -> Mass:
         """The noise at the inner time, factored as there."""
-        inner = self.process.noise(self.inner_time(t))
-        return Mass(inner.weights, [cast(Mixing, _Reclocked(part, self)) for part in inner.parts], t)
+        inner_time = self.inner_time(t)
+        return _reclocked(self.process.noise(inner_time), t, inner_time, self.inner_time)
 
     def __repr__(self) -> str:
         return f"ChangeOfTime({self.process}, {self.clock})"
 
 
-class _Reclocked:
-    """A part of the inner noise, told the outer time. No module: it is made anew at each call."""
+class _Reclocked(Mixing):
+    """A part of the inner noise, told the outer time; made anew at each call, as the part itself may be."""
 
-    def __init__(self, part: Mixing, process: ChangeOfTime):
-        self.part, self.process = part, process
-        self.profile = part.profile
+    def __init__(self, part: Any, t: Tensor, inner_time: Tensor, clock: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.part, self.known, self.clock = part, (t, inner_time), clock
 
-    def probs(self, t: Tensor) -> Tensor:
-        return self.part.probs(self.process.inner_time(t))
+    def probs(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
+        return self.part.probs(self._inner(t))
 
-    def at(self, z: Tensor, t: Tensor) -> Tensor:
-        return self.part.at(z, self.process.inner_time(t))
+    def at(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Float[Tensor, "batch ..."]:
+        return self.part.at(z, self._inner(t))
 
-    def choose(self, u: Tensor, t: Tensor) -> Tensor:
-        return self.part.choose(u, self.process.inner_time(t))
+    def choose(self, u: Float[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Int[Tensor, "batch length"]:
+        return self.part.choose(u, self._inner(t))
+
+    def profile(self, support: Bool[Tensor, " state"]) -> float | Float[Tensor, " state"] | None:
+        return self.part.profile(support)
+
+    def factors(self, t: Float[Tensor, "batch time"]) -> Mass | None:
+        inner_time = self._inner(t)
+        inner = self.part.factors(inner_time) if isinstance(self.part, Mixing) else None
+        return inner and _reclocked(inner, t, inner_time, self.clock)
+
+    def _inner(self, t: Tensor) -> Tensor:
+        # The time of the noise that it is a part of is known: a clock may be costly.
+        return self.known[1] if t is self.known[0] else self.clock(t)
 
     def __repr__(self) -> str:
         return f"{self.part}"
+
+
+def _reclocked(inner: Mass, t: Tensor, inner_time: Tensor, clock: Callable[[Tensor], Tensor]) -> Mass:
+    return Mass(inner.weights, [_Reclocked(part, t, inner_time, clock) for part in inner.parts], t)
 
 
 @torch.no_grad()
@@ -102,12 +121,15 @@ def _inverse_image(domain: tuple[float, float], clock: Schedule, home: torch.dev
     times = interior_times((0.0, 1.0), 64).to(home)
     g = clock(torch.cat([times.new_zeros(1), times, times.new_ones(1)]))
     if not g.isfinite().all() or not (g.diff() > 0).all():
-        raise ValueError(f"a clock must rise from t = 0 to t = 1; got {clock}, with {g[0].item():g} to {g[-1].item():g}")
+        raise ValueError(
+            f"a clock must rise from t = 0 to t = 1; got {clock}, with {g[0].item():g} to {g[-1].item():g}"
+        )
     low, high = domain
     if g[0].item() > low + ROUNDING or g[-1].item() < high - ROUNDING:
         raise ValueError(
             f"the clock must run through the domain of the process, {low:g} to {high:g}; "
             f"got {clock}, from {g[0].item():g} to {g[-1].item():g}"
         )
-    ends = clock.inverse(g.new_tensor([low, high]).clamp(g[0], g[-1]))
-    return ends[0].item(), ends[1].item()
+    first = 0.0 if g[0].item() >= low else clock.inverse(g.new_tensor(low)).item()
+    last = 1.0 if g[-1].item() <= high else clock.inverse(g.new_tensor(high)).item()
+    return first, last

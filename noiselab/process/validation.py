@@ -177,7 +177,7 @@ def _check_slopes(
     """Compare derivatives with differences of two widths: one may meet a bend or a steep part, the other rounding."""
     low, high = domain
     wrong = torch.ones_like(slopes, dtype=torch.bool)
-    for scale in (1e-2, 1e-5):
+    for scale in (1e-2, 1e-4):
         width = scale * torch.minimum(t - low, high - t)
         differences = (curves(t + width) - curves(t - width)) / (2 * width)[:, None]
         slack = 0.02 * (slopes.abs() + differences.abs()) + ROUNDING / width[:, None]

@@ -71,7 +71,7 @@ class Schedule(nn.Module, abc.ABC):
     def inverse(self, value: "Schedule") -> "Schedule": ...
 
     def inverse(self, value: "Tensor | Schedule") -> "Tensor | Schedule":
-        r"""The times at which a monotone schedule has these values: $t$ with $w(t) = value$, by bisection in float64.
+        r"""The times at which a monotone schedule has these values: $t$ with $w(t) = value$, by nested intervals in float64.
 
         **Arguments:**
 

@@ -67,7 +67,7 @@ def cosine(eps: float | int = 0.0) -> Schedule:
 
     assert repr(nl.schedules.cosine()) == "cos(pi / 2 * t)"
     ```
-    """  # noqa: E501
+    """
     return _with_rest(cos(pi / 2 * t), eps)
 
 

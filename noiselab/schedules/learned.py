@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from .base import Schedule
 
+STEEPEST = 256.0  # of a step: a learned cliff between two times that are ever looked at would cheat the bound
+
 
 class _Float64Parameters(Schedule):
     """Parameters that follow the module to another device, but not to another dtype: bfloat16 has three digits."""
@@ -32,11 +34,11 @@ class MonotoneNetwork(_Float64Parameters):
     [0, 1] and rescaled to run from 0 to 1.
 
     $$1 - \alpha_t = p_0 t + \sum_k p_k \frac{\sigma(c_k (t - m_k)) - \sigma(-c_k m_k)}{\sigma(c_k (1 - m_k)) - \sigma(-c_k m_k)},
-    \qquad c_k > 0,\ m_k \in (0, 1),\ p = \mathrm{softmax}$$
+    \qquad 0 < c_k < 256,\ m_k \in (0, 1),\ p = \mathrm{softmax}$$
 
     Both $\alpha_t$ and $1 - \alpha_t$ have full relative precision at their ends, slopes are positive and finite
-    everywhere, and enough units come near any monotone curve. It begins within 0.01 of the straight line. Numbers are
-    float64 and stay so when a model around them is moved to another precision.
+    everywhere, and enough units come near any monotone curve that is not steeper than they are. It begins within 0.01
+    of the straight line. Numbers are float64 and stay so when a model around them is moved to another precision.
 
     **Arguments:**
 
@@ -71,7 +73,8 @@ class MonotoneNetwork(_Float64Parameters):
         # A tenth of the mixture: near the straight line, with a gradient in every step.
         shares = torch.cat([middles.new_tensor([0.9]), torch.full_like(middles, 0.1 / width)])
         self.middles = nn.Parameter(torch.logit(middles))
-        self.steepness = nn.Parameter(torch.full_like(middles, math.log(2.0 * width + 2)))
+        steepness = min(2.0 * width + 2, STEEPEST / 2) / STEEPEST
+        self.steepness = nn.Parameter(torch.logit(torch.full_like(middles, steepness)))
         self.shares = nn.Parameter(shares.log())
 
     def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -84,7 +87,7 @@ class MonotoneNetwork(_Float64Parameters):
 
     def _curve(self, t: Tensor, rising: bool) -> Tensor:
         t = t.double()[..., None]
-        steepness, middles = self.steepness.double().exp(), self.middles.double().sigmoid()
+        steepness, middles = STEEPEST * self.steepness.double().sigmoid(), self.middles.double().sigmoid()
         here, low, high = (steepness * (u - middles) for u in (t, 0, 1))
         # sigmoid(a) - sigmoid(b) = -sigmoid(a) sigmoid(-b) expm1(b - a), in which nothing cancels.
         risen = -here.sigmoid() * (-low).sigmoid() * torch.expm1(-steepness * t)
