@@ -1,9 +1,8 @@
-"""The laws of a noise process, as functions that users run on their own.
+"""Laws that every noise process obeys, to run on your own.
 
-Each law takes a process (of few tokens: some enumerate all pairs) and raises `AssertionError` in words. They use
-float64 and fixed seeds; Monte-Carlo laws allow five standard errors.
-
-**Example:**
+Each is a function of a process that raises `AssertionError` in words: the method, the token, the time, what came and what
+was expected. `check_process` runs them all, in about a second, on processes of a few tokens. `ProcessLaws` makes them
+tests of your own package, one for each law.
 
 ```python
 import noiselab as nl
@@ -13,38 +12,65 @@ check_process(nl.gidd(vocab_size=5, mask_id=4, p_uniform=0.2))
 ```
 """
 
-from .laws import (
-    PROCESS_LAWS,
-    bound_does_not_depend_on_the_clock,
-    bound_equals_definition,
-    bound_is_tight,
-    check_process,
-    draws_have_the_marginal_law,
+from .bound_laws import bound_does_not_depend_on_the_clock, bound_equals_definition, bound_is_tight
+from .case import Laws, ProcessLaws
+from .check import PROCESS_LAWS, Law, check_process, laws_of
+from .definitions import Bare, overrides_equal_definitions, shortcuts_equal_definitions
+from .process_laws import (
     is_a_markov_process,
     noise_is_the_share_of_mixing,
+    one_law_in_three_forms,
     posterior_is_bayes,
     rate_is_the_slope_of_jump,
+    two_jumps_are_one,
+    weight_is_rate_over_marginal,
+)
+from .sampling_laws import (
+    draws_follow_their_generator,
+    draws_have_the_marginal_law,
     revealed_tokens_stay,
     reverse_move_has_the_posterior_law,
-    shortcuts_equal_definitions,
+)
+from .tools import agree, within_errors
+from .writing_laws import (
+    arguments_stay_as_they_are,
+    derivatives_reach_time,
+    low_precision_leaves_it_alone,
+    same_times_same_answer,
     time_is_elementwise,
-    two_jumps_are_one,
+    times_keep_their_digits,
 )
 
 __all__ = [
     "PROCESS_LAWS",
+    "Bare",
+    "Law",
+    "Laws",
+    "ProcessLaws",
+    "agree",
+    "arguments_stay_as_they_are",
     "bound_does_not_depend_on_the_clock",
     "bound_equals_definition",
     "bound_is_tight",
     "check_process",
+    "derivatives_reach_time",
+    "draws_follow_their_generator",
     "draws_have_the_marginal_law",
     "is_a_markov_process",
+    "laws_of",
+    "low_precision_leaves_it_alone",
     "noise_is_the_share_of_mixing",
+    "one_law_in_three_forms",
+    "overrides_equal_definitions",
     "posterior_is_bayes",
     "rate_is_the_slope_of_jump",
     "revealed_tokens_stay",
     "reverse_move_has_the_posterior_law",
+    "same_times_same_answer",
     "shortcuts_equal_definitions",
     "time_is_elementwise",
+    "times_keep_their_digits",
     "two_jumps_are_one",
+    "weight_is_rate_over_marginal",
+    "within_errors",
 ]

@@ -1,0 +1,121 @@
+"""Laws of the bound: every path to it is the definition, it does not know the clock, and it is tight."""
+
+import copy
+
+import torch
+from torch import Generator, Tensor
+
+from ..elbo import nelbo, nelbo_dense, nelbo_fused
+from ..process import InterpolatingProcess, NoiseProcess
+from .definitions import Bare
+from .tools import agree, data_tokens, gauss_legendre, logits, tokens
+
+PANELS = 128  # of time, in which the bound is integrated
+
+
+def bound_equals_definition(process: InterpolatingProcess) -> None:
+    """The streaming and the fused bound equal the dense definition, in value and gradient."""
+    batch, length, states, width = 4, 6, process.vocab_size, 3
+    generator = Generator().manual_seed(1)
+    x = tokens(process, batch, length)
+    names = ("value", "sum", "d hidden", "d projection", "d bias")
+    scale = torch.linspace(0.5, 2, batch * length, dtype=torch.float64).view(batch, length)
+    hidden = torch.randn(batch, length, width, dtype=torch.float64, generator=generator)
+    matrix = torch.randn(states, width, dtype=torch.float64, generator=generator)
+    bias = torch.randn(states, dtype=torch.float64, generator=generator)
+    process = copy.deepcopy(process).requires_grad_(False)  # with learned parameters, the dense path would be taken
+    for shape in ((batch,), (batch, length)):
+        low, high = process.domain
+        t = low + (high - low) * (0.05 + 0.9 * torch.rand(shape, dtype=torch.float64, generator=generator))
+        z = process.corrupt(x, t, generator=generator)
+        results = []
+        for kind in ("dense", "streaming", "fused"):
+            h, w, b = (v.clone().requires_grad_() for v in (hidden, matrix, bias))
+            if kind == "fused":
+                total, value = nelbo_fused(process, h, w, b, x, z, t, scale, rows=5)
+            else:
+                rows = torch.addmm(b, h.flatten(0, 1), w.T).view(batch, length, -1)
+                if kind == "dense":
+                    value = nelbo_dense(process, rows, x, z, t)
+                else:
+                    value = nelbo(process, rows, x, z, t, chunk_bytes=4 * states * 8)
+                total = (value * scale).sum()
+            total.backward()
+            results.append((kind, [value.detach(), total.detach(), h.grad, w.grad, b.grad]))
+        place = {"x": x, "z": z, "t": t.view(batch, -1)}
+        for kind, got in results[1:]:
+            for name, one, other in zip(names, got, results[0][1], strict=True):
+                here = place if name == "value" else {}
+                assert one is not None and other is not None
+                agree(f"the {kind} bound differs from the definition in its {name}", one, other,
+                      rtol=1e-9, atol=1e-9, **here)  # fmt: skip
+
+
+def bound_does_not_depend_on_the_clock(process: InterpolatingProcess) -> None:
+    """Under a change of time t = g(u) the integrand is multiplied by g'(u), so the bound stays."""
+    low, high = process.domain
+
+    class Warped(Bare):
+        def clock(self, u: Tensor) -> Tensor:
+            return low + (high - low) * (0.3 * u + 0.7 * u**2)
+
+        def alpha(self, t: Tensor) -> Tensor:
+            return process.alpha(self.clock(t))
+
+        def mixing(self, t: Tensor) -> Tensor:
+            return process.mixing(self.clock(t))
+
+    warped = Warped(process)
+    warped.domain = (0.0, 1.0)
+    u = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    t, slope = warped.clock(u), (high - low) * (0.3 + 1.4 * u)
+    x, x_hat = tokens(process, 5, 4), logits(process, 5, 4)
+    z = process.corrupt(x, t, generator=Generator().manual_seed(0))
+    with torch.no_grad():
+        want = slope[:, None] * nelbo(process, x_hat, x, z, t)
+        what = "the bound changes with the clock by another factor than the clock's slope"
+        agree(what, nelbo(warped, x_hat, x, z, u), want, x=x, z=z, t=t[:, None])
+
+
+def bound_is_tight(process: NoiseProcess) -> None:
+    """For one token of known law, the bound of its leave-one-out answer (that law) adds up to its entropy."""
+    law = (torch.arange(process.vocab_size, dtype=torch.float64) + 1) * process.data_tokens().cpu()
+    law = law / law.sum()
+    low, high = process.domain
+    # In panels, since a schedule may have kinks; after t = sin^2(pi u / 2), twice, roots at both ends become smooth.
+    node, part = gauss_legendre(8)
+    t = ((torch.arange(PANELS, dtype=torch.float64)[:, None] + node) / PANELS).flatten()
+    weight = part.repeat(PANELS) / PANELS
+    for _ in range(2):
+        weight = weight * torch.pi / 2 * torch.sin(torch.pi * t)
+        t = torch.sin(torch.pi * t / 2) ** 2
+    t, weight = low + (high - low) * t, weight * (high - low)
+    x_hat = law.log().expand(len(t), 1, -1).contiguous()
+    # What is lost below the domain, H(x | z), and above it, the information that pure noise would still have about x.
+    total = _entropy(law) - _information(process, law, low) + _information(process, law, high)
+    with torch.no_grad():
+        for x in data_tokens(process):
+            for z in range(process.vocab_size):
+                xs, zs = torch.full((len(t), 1), int(x)), torch.full((len(t), 1), z)
+                mass = process.probability(xs, zs, t)[:, 0].double()
+                if (mass > 0).any():
+                    integrand = weight * mass * nelbo(process, x_hat, xs, zs, t)[:, 0]
+                    total = total + law[x] * integrand[mass > 0].sum()
+    assert (total - _entropy(law)).abs() < 2e-3, (
+        f"the exact prediction's bound is {total.item():.6f} nats, want the entropy of its token, {_entropy(law):.6f}"
+    )
+
+
+def _entropy(law: Tensor) -> Tensor:
+    return -torch.special.xlogy(law, law).sum()
+
+
+@torch.no_grad()
+def _information(process: NoiseProcess, law: Tensor, t: float) -> Tensor:
+    """The mutual information of the clean and the noisy token at time t, nats."""
+    x = data_tokens(process)
+    noisy = process.marginal(x[None], torch.tensor([t], dtype=torch.float64))[0].double()
+    return _entropy(law[x] @ noisy) - (law[x, None] * -torch.special.xlogy(noisy, noisy)).sum()
+
+
+BOUND_LAWS = (bound_equals_definition, bound_does_not_depend_on_the_clock, bound_is_tight)

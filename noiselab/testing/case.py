@@ -1,0 +1,67 @@
+"""Laws as tests of a package of your own: inherit, return the process, and pytest finds one test for each law."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..process import NoiseProcess
+from .check import PROCESS_LAWS, Law, check_process
+
+
+def _test(law: Law, check: Callable[[Any, Any, Law], None]) -> Callable[[Any], None]:
+    def test(self: Any) -> None:
+        check(self, self.subject(), law)
+
+    test.__name__, test.__doc__ = f"test_{law.__name__}", law.__doc__
+    return test
+
+
+class Laws:
+    """A test class with one test for each law; a subclass of it says of what kind of object the laws are.
+
+    **Arguments:**
+
+    - `laws`: given when subclassing, `class SamplerLaws(Laws, laws=SAMPLER_LAWS)`; each becomes `test_<its name>`.
+    """
+
+    def __init_subclass__(cls, laws: Sequence[Law] = (), **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        for law in laws:
+            setattr(cls, f"test_{law.__name__}", _test(law, cls.check))
+
+    def subject(self) -> Any:
+        """What the laws are about, made anew for each test."""
+        raise NotImplementedError
+
+    def check(self, subject: Any, law: Law) -> None:
+        """Run one law."""
+        law(subject)
+
+
+class ProcessLaws(Laws, laws=PROCESS_LAWS):
+    """The laws of an `InterpolatingProcess` as a pytest class: inherit from it under a name that starts with "Test".
+
+    **Example:**
+
+    ```python
+    import noiselab as nl
+    from noiselab.testing import ProcessLaws
+
+    class TestMine(ProcessLaws):
+        def process(self):
+            return nl.masked(vocab_size=5, mask_id=4)
+
+    TestMine().test_two_jumps_are_one()  # pytest does this for each law
+    ```
+    """
+
+    def process(self) -> NoiseProcess:
+        """The process to test, of a few tokens; made anew for each test."""
+        raise NotImplementedError("write `process(self)`: it returns the process that the laws are checked on")
+
+    def subject(self) -> NoiseProcess:
+        """The process."""
+        return self.process()
+
+    def check(self, subject: NoiseProcess, law: Law) -> None:
+        """Run one law on a copy of the process."""
+        check_process(subject, [law])

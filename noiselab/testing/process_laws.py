@@ -1,0 +1,104 @@
+"""Laws of the forward process: it is Markov, and its forms agree."""
+
+import torch
+
+from ..process import InterpolatingProcess
+from .tools import Places, agree, every_token, kernel, logits, pairs, times
+
+
+def is_a_markov_process(process: InterpolatingProcess) -> None:
+    """Alpha falls from 1, mixing is a distribution, and no rate is negative."""
+    try:
+        process.validate()
+    except ValueError as error:
+        raise AssertionError(f"{error}{_guess(process)}") from error
+
+
+def _guess(process: InterpolatingProcess) -> str:
+    """What may be behind an invalid process, where its values say so."""
+    low, high = process.domain
+    first, last = process.alpha(torch.tensor([low, high], dtype=torch.float64)).tolist()
+    if first < 0.01 and last > 0.99:
+        return " (does its time run backwards? Here t = 0 is clean and t = 1 is noise)"
+    pi = process.mixing(times(process, 9))
+    if (pi < 0).any() or (pi > 1 + 1e-5).any():
+        return " (logits, or a distribution that is not normalised?)"
+    return ""
+
+
+def noise_is_the_share_of_mixing(process: InterpolatingProcess) -> None:
+    """The factored noise is (1 - alpha) times mixing."""
+    t = times(process, 9)
+    want = (1 - process.alpha(t))[:, None] * process.mixing(t)
+    token = torch.arange(process.vocab_size)
+    agree("`noise` is not (1 - alpha) mixing", process.noise(t[:, None]).dense()[:, 0], want, token=token, t=t[:, None])
+
+
+def one_law_in_three_forms(process: InterpolatingProcess) -> None:
+    """`marginal`, `likelihood` and `probability` give the same q(z | x), and it sums to 1."""
+    t, (x, z) = times(process, 5), pairs(process)
+    x, z = x.expand(len(t), -1), z.expand(len(t), -1)
+    dense, probability = process.marginal(x, t), process.probability(x, z, t)
+    agree("`marginal` does not sum to 1", dense.sum(-1), torch.ones(()), x=x, t=t[:, None])
+    places: Places = {"x": x, "z": z, "t": t[:, None]}
+    agree("`probability` differs from `marginal`", probability, dense.gather(-1, z[..., None])[..., 0], **places)
+    of_x = process.likelihood(z, t).gather(-1, x[..., None])[..., 0]
+    agree("`likelihood` differs from `probability`", of_x, probability, **places)
+
+
+def two_jumps_are_one(process: InterpolatingProcess) -> None:
+    """Chapman-Kolmogorov: from r to s and from s to t is from r to t."""
+    r, s, t = times(process, 3)[:, None]
+    token = torch.arange(process.vocab_size)
+    here: Places = {"from token": token[:, None], "to token": token}
+    two = kernel(process, r, s) @ kernel(process, s, t)
+    agree("two jumps are not one", two, kernel(process, r, t), **here, r=r, s=s, t=t)
+    agree("a jump does not sum to 1", kernel(process, s, t).sum(-1), torch.ones(()), token=token, s=s, t=t)
+    data = torch.eye(process.vocab_size, dtype=torch.float64)[None]
+    later = process.marginal(data, s)[0] @ kernel(process, s, t)
+    agree("a jump does not lead from the marginal at s to that at t", later, process.marginal(data, t)[0],
+          x=token[:, None], z=token, s=s, t=t)  # fmt: skip
+
+
+def rate_is_the_slope_of_jump(process: InterpolatingProcess) -> None:
+    """The rate is the derivative of the jump at equal times."""
+    t, h = times(process, 7), 1e-6
+    z = every_token(process, len(t))
+    slope = process.jump(z, t - h / 2, t + h / 2)[1] / h
+    what = "`rate` is not the slope of `jump`"
+    agree(what, process.rate(z, t), slope, rtol=1e-3, atol=1e-4, token=z, t=t[:, None])
+
+
+def weight_is_rate_over_marginal(process: InterpolatingProcess) -> None:
+    """The weight of a token in the bound is the rate into it over its probability."""
+    t, (x, z) = times(process, 7), pairs(process)
+    x, z = x.expand(len(t), -1), z.expand(len(t), -1)
+    want = process.rate(z, t) / process.marginal(x, t).gather(-1, z[..., None])[..., 0]
+    what = "`elbo_weight` is not `rate` over `marginal`"
+    agree(what, process.elbo_weight(x, z, t), want, x=x, z=z, t=t[:, None])
+
+
+def posterior_is_bayes(process: InterpolatingProcess) -> None:
+    """The reverse transition is Bayes' rule applied to the jump and the marginal, by enumeration."""
+    s, t = times(process, 2)[:, None]
+    x_hat, z = logits(process, 1, process.vocab_size).softmax(-1), torch.arange(process.vocab_size)
+    # Row z of the joint has its own x_hat; its columns are z_s.
+    joint = process.marginal(x_hat, s)[0] * kernel(process, s, t).T
+    possible = joint.sum(-1) > 0
+    posterior = process.posterior(z[None], x_hat, s, t)[0]
+    want = joint / joint.sum(-1, keepdim=True)
+    places: Places = {"z_t": z[possible, None], "z_s": z, "s": s, "t": t}
+    agree("`posterior` is not Bayes' rule", posterior[possible], want[possible], **places)
+    diagonal = process.marginal(x_hat, t)[0].diagonal()
+    agree("jumps from `marginal` at s do not arrive at that at t", joint.sum(-1), diagonal, z=z, s=s, t=t)
+
+
+PROCESS_LAWS = (
+    is_a_markov_process,
+    noise_is_the_share_of_mixing,
+    one_law_in_three_forms,
+    two_jumps_are_one,
+    rate_is_the_slope_of_jump,
+    weight_is_rate_over_marginal,
+    posterior_is_bayes,
+)

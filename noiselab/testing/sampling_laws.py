@@ -1,0 +1,85 @@
+"""Laws of draws: noisy tokens, pure noise and reverse moves are distributed as the formulas say."""
+
+import torch
+from torch import Generator, Tensor
+
+from ..categorical import uniforms
+from ..elbo.tokens import outside
+from ..process import InterpolatingProcess, NoiseProcess
+from ..samplers.ancestral import DRAWS, finish, plan
+from .tools import data_tokens, every_token, frequencies, logits, times, tokens, within_errors
+
+
+def draws_follow_their_generator(process: NoiseProcess) -> None:
+    """The same generator gives the same tokens, and torch's global one is left alone."""
+    x, t = tokens(process, 4, 16), times(process, 4)
+    state = torch.get_rng_state()
+
+    def twice(what: str, first: Tensor, second: Tensor) -> None:
+        assert torch.equal(first, second), (
+            f"`{what}` does not take its randomness from `generator`: two equal ones differ"
+        )
+        assert torch.equal(torch.get_rng_state(), state), f"`{what}` draws from torch's global generator"
+
+    twice("corrupt", *(process.corrupt(x, t, generator=Generator().manual_seed(1)) for _ in range(2)))
+    twice("prior", *(process.prior(4, 16, generator=Generator().manual_seed(1)) for _ in range(2)))
+
+
+def draws_have_the_marginal_law(process: NoiseProcess) -> None:
+    """Tokens drawn by `corrupt` and `prior` are distributed as `marginal` says."""
+    n, x = 20_000, data_tokens(process)
+    generator = Generator().manual_seed(0)
+    for t in times(process, 3):
+        before = x.expand(n, -1).clone()
+        z = process.corrupt(before, t.expand(n), generator=generator)
+        assert torch.equal(before, x.expand(n, -1)), "`corrupt` edits the clean tokens in place"
+        want = process.marginal(x[None], t[None])[0]
+        within_errors("draws of `corrupt`", frequencies(z.T, process.vocab_size), want, n, x=x, t=t.expand(len(x)))
+    z = process.prior(n, 1, generator=generator)
+    within_errors("draws of `prior`", frequencies(z.T, process.vocab_size), _prior(process)[None], n)
+
+
+def _prior(process: NoiseProcess) -> Tensor:
+    """The law of pure noise: the mean of the last marginals over clean tokens, which by then are all alike."""
+    end, data = torch.tensor([process.domain[1]], dtype=torch.float64), process.data_tokens().cpu()
+    if isinstance(process, InterpolatingProcess):  # on a domain that ends early, signal is left in the marginal
+        noise = process.noise(end[:, None])
+        return noise.dense()[0, 0] / noise.total()[0, 0]
+    return process.marginal((data.double() / data.sum()).view(1, 1, -1), end)[0, 0]
+
+
+def revealed_tokens_stay(process: InterpolatingProcess) -> None:
+    """Where noise cannot have produced z, the reverse move keeps it."""
+    s, t = times(process, 2)[:, None]
+    z = every_token(process, 1)
+    certain = process.reveals(z, t)
+    u = uniforms(1, process.vocab_size, DRAWS, generator=Generator().manual_seed(0))
+    moves = plan(process, z, s, t, u)
+    moved = certain & (moves.rows | (moves.z != z))
+    assert not moved.any(), (
+        f"token {z[moved][0].item()} is revealed at t = {t.item():.6g}: noise cannot have produced it, but the reverse move "
+        "asks about it or moves it"
+    )
+
+
+def reverse_move_has_the_posterior_law(process: InterpolatingProcess) -> None:
+    """The three-way move draws from the dense posterior, also from t = 1 and down to s = 0."""
+    n, generator, (low, high) = 40_000, Generator().manual_seed(0), process.domain
+    x_hat = logits(process, 1, process.vocab_size)
+    for pair in ((0.7, 0.3), (1.0, 0.5), (0.4, 0.0)):
+        t, s = low + (high - low) * torch.tensor(pair, dtype=torch.float64)[:, None]
+        possible = (process.marginal(x_hat.softmax(-1), t)[0].diagonal() > 0).nonzero()[:, 0]
+        want = process.posterior(possible[None], x_hat[:, possible].softmax(-1), s, t)[0]
+        z, u = possible.repeat(n, 1), uniforms(n, len(possible), DRAWS, generator=generator)
+        moves = plan(process, z, s.expand(n), t.expand(n), u)
+        out = finish(moves, x_hat[:, possible].expand(n, -1, -1)[moves.rows], outside(process))
+        places = {"z_t": possible, "t": t.expand(len(possible)), "s": s.expand(len(possible))}
+        within_errors("reverse moves", frequencies(out.T, process.vocab_size), want, n, **places)
+
+
+SAMPLING_LAWS = (
+    draws_follow_their_generator,
+    draws_have_the_marginal_law,
+    revealed_tokens_stay,
+    reverse_move_has_the_posterior_law,
+)

@@ -1,0 +1,132 @@
+"""What laws are written with: times and tokens to try, exact kernels, and comparisons that say where they fail."""
+
+from typing import Any, TypeAlias
+
+import torch
+from torch import Generator, Tensor
+
+from ..process import InterpolatingProcess, NoiseProcess, TokenDependentProcess
+
+Places: TypeAlias = dict[str, Any]
+"""Coordinates by name, tensors that broadcast with what is compared."""
+
+
+def times(process: NoiseProcess, n: int) -> Tensor:
+    """Times inside the domain, evenly spaced."""
+    low, high = process.domain
+    return low + (high - low) * torch.linspace(0.05, 0.95, n, dtype=torch.float64)
+
+
+def random_times(process: NoiseProcess, *shape: int, seed: int = 0) -> Tensor:
+    """Times inside the domain, at random."""
+    low, high = process.domain
+    u = torch.rand(shape, dtype=torch.float64, generator=Generator().manual_seed(seed))
+    return low + (high - low) * (0.05 + 0.9 * u)
+
+
+def every_token(process: NoiseProcess, n: int) -> Tensor:
+    """Every token of the vocabulary, in each of n rows."""
+    return torch.arange(process.vocab_size).expand(n, -1)
+
+
+def data_tokens(process: NoiseProcess) -> Tensor:
+    """The tokens that data consist of, as indices."""
+    return process.data_tokens().nonzero()[:, 0].cpu()
+
+
+def tokens(process: NoiseProcess, *shape: int) -> Tensor:
+    """Clean tokens at random."""
+    data = data_tokens(process)
+    return data[torch.randint(len(data), shape, generator=Generator().manual_seed(3))]
+
+
+def pairs(process: NoiseProcess) -> tuple[Tensor, Tensor]:
+    """Each token z beside a few clean tokens x, itself among them if it is one: two rows [length]."""
+    data, z = data_tokens(process), torch.arange(process.vocab_size)
+    few = range(min(len(data), 3))
+    x = torch.cat([z[process.data_tokens().cpu()], *(data[(z + k) % len(data)] for k in few)])
+    return x, torch.cat([z[process.data_tokens().cpu()], *(z for _ in few)])
+
+
+def logits(process: NoiseProcess, *shape: int) -> Tensor:
+    """Predictions at random, -inf off the support."""
+    values = torch.randn(*shape, process.vocab_size, dtype=torch.float64, generator=Generator().manual_seed(4))
+    return values.masked_fill(~process.data_tokens().cpu(), -torch.inf)
+
+
+def kernel(process: NoiseProcess, s: Tensor, t: Tensor) -> Tensor:
+    """q(z_t | z_s) as a matrix, rows z_s."""
+    z = every_token(process, 1)
+    if isinstance(process, InterpolatingProcess):
+        keep, fresh = process.jump(z, s, t)
+        return keep * torch.eye(process.vocab_size, dtype=torch.float64) + fresh
+    assert isinstance(process, TokenDependentProcess)
+    return process.jump(z, s, t)[0].T
+
+
+def agree(what: str, got: Tensor, want: Tensor, *, rtol: float = 1e-7, atol: float = 1e-8, **places: Tensor) -> None:
+    """Raise `AssertionError` unless `got` equals `want`, naming the place where it is furthest off.
+
+    **Arguments:**
+
+    - `what`: the beginning of the message.
+    - `got`, `want`: of shapes that broadcast with each other; not-a-number equals itself.
+    - `places`: coordinates that broadcast with them too: `token=z`, `t=t[:, None]`.
+
+    **Raises:** `AssertionError`: "`rate` differs from its definition at token 3, t = 0.35: got 1.2, want 1.5".
+    """
+    if got.dtype == torch.bool or want.dtype == torch.bool:
+        bad = got != want
+        excess = bad.double()
+    else:
+        got, want = got.detach().double(), want.detach().double()
+        bad = ~torch.isclose(got, want, rtol=rtol, atol=atol, equal_nan=True)
+        excess = ((got - want).abs() / (atol + rtol * want.abs())).nan_to_num(torch.inf, torch.inf)
+    if bad.any():
+        place = int(torch.where(bad, excess, -1).argmax())
+        shape = bad.shape
+        value, right = (v.expand(shape).reshape(-1)[place].item() for v in (got, want))
+        raise AssertionError(f"{what} at {_place(shape, place, places)}: got {_show(value)}, want {_show(right)}")
+
+
+def within_errors(what: str, share: Tensor, want: Tensor, n: int, **places: Tensor) -> None:
+    """Raise unless each frequency is within five standard errors of its probability, and 0 where that is 0.
+
+    **Arguments:**
+
+    - `share`: frequencies among `n` draws, the last axis is that of the tokens.
+    - `places`: coordinates of the other axes.
+    """
+    want = want.double().expand(share.shape)
+    excess = (share - want).abs() - 5 * (want * (1 - want) / n).sqrt() - 1e-9
+    if not (excess <= 0).all():
+        place = int(excess.nan_to_num(torch.inf).argmax())
+        here = {"token": torch.arange(share.shape[-1]), **{name: v[..., None] for name, v in places.items()}}
+        got, right = (v.reshape(-1)[place].item() for v in (share, want))
+        raise AssertionError(
+            f"{what} at {_place(share.shape, place, here)}: {got:.5f} of {n} draws, probability {right:.5f}"
+        )
+
+
+def frequencies(drawn: Tensor, states: int) -> Tensor:
+    """How often each token comes in each row of [rows, draws]."""
+    return torch.stack([torch.bincount(row, minlength=states) for row in drawn]) / drawn.shape[-1]
+
+
+def gauss_legendre(nodes: int) -> tuple[Tensor, Tensor]:
+    """Nodes in (0, 1) and weights, from the eigenvectors of the Jacobi matrix (Golub and Welsch, 1969)."""
+    i = torch.arange(1, nodes, dtype=torch.float64)
+    off = i / (4 * i * i - 1).sqrt()
+    node, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
+    return (node + 1) / 2, vectors[0] ** 2
+
+
+def _place(shape: torch.Size, index: int, places: dict[str, Tensor]) -> str:
+    here = {name: v.expand(shape).reshape(-1)[index].item() for name, v in places.items()}
+    return ", ".join(
+        f"token {value}" if name == "token" else f"{name} = {_show(value)}" for name, value in here.items()
+    )
+
+
+def _show(value: float | int) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,149 @@
+"""Laws of how `alpha` and `mixing` are written: what the derived methods silently rely on."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..process import InterpolatingProcess, NoiseProcess
+from .tools import Places, agree, gauss_legendre, random_times, times
+
+WRITTEN = ("alpha", "mixing")
+
+
+def time_is_elementwise(process: NoiseProcess) -> None:
+    """Times of any shape give what the same times give one by one, with the tokens as a last axis."""
+    for name in WRITTEN:
+        for shape in ((1,), (7,), (2, 3), (process.vocab_size,), (1, process.vocab_size)):
+            t = random_times(process, *shape)
+            got = _ask(process, name, t).flatten(0, len(shape) - 1)
+            want = torch.cat([_ask(process, name, one[None]) for one in t.flatten()])
+            if not want.isfinite().all():
+                where = ~want.flatten(1).isfinite().all(1)
+                at = f"at t = {t.flatten()[where][0].item():.6g}"
+                raise AssertionError(f"`{name}` must be finite inside the domain; it is not {at}")
+            what = f"`{name}` of times of shape {list(shape)} differs from the same times one by one"
+            agree(what, got, want, rtol=1e-6, **_places(t.flatten(), want))
+
+
+def same_times_same_answer(process: NoiseProcess) -> None:
+    """Asked twice, `alpha` and `mixing` answer the same."""
+    t = random_times(process, 6)
+    for name in WRITTEN:
+        first, second = _ask(process, name, t), _ask(process, name, t)
+        agree(f"`{name}` answers differently when asked again", second, first, rtol=0.0, atol=0.0, **_places(t, first))
+
+
+def arguments_stay_as_they_are(process: NoiseProcess) -> None:
+    """Neither `alpha` nor `mixing` writes to the times that it is given."""
+    low, high = process.domain
+    before = torch.cat([torch.tensor([low, low + 1e-9, high - 1e-9, high]).double(), random_times(process, 6)])
+    for name in WRITTEN:
+        t = before.clone()
+        getattr(process, name)(t)
+        agree(f"`{name}` edits its argument t in place", t, before, rtol=0.0, atol=0.0, t=before)
+
+
+def derivatives_reach_time(process: NoiseProcess) -> None:
+    """The derivatives of `alpha` and `mixing` in time add up to their change."""
+    low, high = process.domain
+    edges = low + (high - low) * torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    node, weight = gauss_legendre(16)
+    a, b = edges[:-1], edges[1:]
+    t = a[:, None] + (b - a)[:, None] * node
+    for name in WRITTEN:
+        slope = _slope(process, name, t)
+        weights = ((b - a)[:, None] * weight).view(*t.shape, *[1] * (slope.dim() - 2))
+        got, want = (slope * weights).sum(1), _ask(process, name, b) - _ask(process, name, a)
+        if (slope == 0).all() and (want.abs() > 1e-6).any():
+            raise AssertionError(
+                f"the derivative of `{name}` is 0 at every time, though `{name}` changes: write it with torch operations on "
+                "t itself (no detach, no float(), no numpy, no table)"
+            )
+        what = f"the derivative of `{name}` does not add up to its change over {(b[0] - a[0]).item():.2g} of time"
+        agree(what, got, want, rtol=2e-2, atol=1e-4, **_places((a + b) / 2, want))
+
+
+def times_keep_their_digits(process: NoiseProcess) -> None:
+    """`alpha` and `mixing` are computed in float64: rates and short jumps are differences of nearly equal masses."""
+    t, h = random_times(process, 32, seed=5), 1e-6
+    for name in WRITTEN:
+        slope = _slope(process, name, t)
+        change = (_ask(process, name, t + h).double() - _ask(process, name, t - h).double()) / (2 * h)
+        error = (change - slope).abs() / (1 + slope.abs())
+        if not (error < 1e-3).all():
+            place = int(error.view(len(t), -1).amax(1).argmax())
+            raise AssertionError(
+                f"`{name}` is rounded, as by float32: its change between t = {t[place].item():.6g} ± {h:g} is off by "
+                f"{2 * h * error[place].max().item():.2g}. The times are float64; keep them so"
+            )
+
+
+def low_precision_leaves_it_alone(process: NoiseProcess) -> None:
+    """Moved to bfloat16 with the network that holds it, a process without parameters answers as before."""
+    if any(True for _ in process.parameters()):
+        return
+    t, moved = times(process, 5), copy.deepcopy(process).to(torch.bfloat16)
+    for name in WRITTEN:
+        want = _ask(process, name, t)
+        what = f"`{name}` changes when the process is moved to bfloat16 (numbers that must not: float64 buffers)"
+        agree(what, _ask(moved, name, t), want, rtol=1e-6, **_places(t, want))
+
+
+def _ask(process: NoiseProcess, name: str, t: Tensor) -> Tensor:
+    """What `alpha` or `mixing` says, as [*t.shape, rest], or `AssertionError` if its shape is another."""
+    states = process.vocab_size
+    ends = (states,) if isinstance(process, InterpolatingProcess) else (states, states)
+    rests: tuple[tuple[int, ...], ...] = (ends,) if name == "mixing" else ((), (states,))[: len(ends)]
+    forgotten = "" if name == "alpha" else "; a factor of time needs an axis for the tokens: t[..., None]"
+    try:
+        value = getattr(process, name)(t.clone())
+    except Exception as error:
+        problem = str(error).split("\n")[0]
+        raise AssertionError(
+            f"`{name}` must take times of any shape; for {list(t.shape)} it failed with: {problem}{forgotten}"
+        ) from error
+    if value.shape == (states,) and name == "mixing" and ends == (states,):
+        return value.expand(*t.shape, states)  # one row for all times
+    if value.shape not in [(*t.shape, *rest) for rest in rests]:
+        at = f" at t = {t.item():.6g}" if t.numel() == 1 else ""
+        want = " or ".join(str([*t.shape, *rest]) for rest in rests)
+        raise AssertionError(
+            f"`{name}` must have shape {want} for times of shape {list(t.shape)}; got {list(value.shape)}{at}{forgotten}"
+        )
+    return value
+
+
+def _slope(process: NoiseProcess, name: str, t: Tensor) -> Tensor:
+    def ask(t: Tensor) -> Tensor:
+        return getattr(process, name)(t)
+
+    try:
+        slope = torch.func.jvp(ask, (t.contiguous(),), (torch.ones_like(t),))[1]
+    except Exception as error:
+        raise AssertionError(
+            f"no derivative of `{name}` can be taken; write it with torch operations on t, none in place. It failed with: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return slope.expand(_ask(process, name, t).shape)
+
+
+def _places(t: Tensor, value: Tensor) -> Places:
+    """Coordinates of values [*t.shape, rest]: the token, where there is one, and the time."""
+    rest = value.dim() - t.dim()
+    named: Places = {"token": torch.arange(value.shape[-1])} if rest else {}
+    if rest == 2:
+        named = {"x": torch.arange(value.shape[-2])[:, None], "z": named["token"]}
+    return {**named, "t": t.view(*t.shape, *[1] * rest)}
+
+
+WRITING_LAWS: tuple[Callable[[NoiseProcess], None], ...] = (
+    time_is_elementwise,
+    same_times_same_answer,
+    arguments_stay_as_they_are,
+    derivatives_reach_time,
+    times_keep_their_digits,
+    low_precision_leaves_it_alone,
+)
+"""The laws of `alpha` and `mixing` as they are written."""

@@ -1,0 +1,478 @@
+"""Processes that somebody else wrote, each with one mistake: `check_process` names the method and the place."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from worlds import DATA, PROCESSES, V, row
+
+import noiselab as nl
+from noiselab.process import lift
+from noiselab.testing import PROCESS_LAWS, Laws, ProcessLaws, agree, check_process
+
+ROW = row(0.4, 0.3, 0.2, 0.1, 0.0)
+MASK = row(0, 0, 0, 0, 1)
+
+
+class Outsider(nl.InterpolatingProcess):
+    """Right as it stands: words that turn into masks."""
+
+    def __init__(self):
+        super().__init__(DATA)
+
+    def alpha(self, t):
+        return 1 - t
+
+    def mixing(self, t):
+        return (1 - t)[..., None] * ROW + t[..., None] * MASK
+
+
+# Mistakes in `alpha` and `mixing`.
+
+
+class AddsTheVocabularyToTheTime(Outsider):
+    def mixing(self, t):
+        return (1 - t) * ROW + t * MASK
+
+
+class ForgetsOneOfTwoAxes(Outsider):
+    def mixing(self, t):
+        return (1 - t).reshape(-1, 1) * ROW + t.reshape(-1, 1) * MASK
+
+
+class FirstTimeForAll(Outsider):
+    def mixing(self, t):
+        return super().mixing(t[..., :1]).expand(*t.shape, V)
+
+
+class NoMasksAtFirst(Outsider):
+    def mixing(self, t):
+        return super().mixing(t) if t.mean() > 0.4 else ROW[:4].expand(*t.shape, 4)
+
+
+class Jitter(Outsider):
+    def alpha(self, t):
+        return 1 - t**2 * (1 + 1e-3 * torch.rand(()))
+
+
+class CountsItsCalls(Outsider):
+    calls = 0
+
+    def mixing(self, t):
+        self.calls += 1
+        share = t[..., None] ** (1 + self.calls / 100)
+        return (1 - share) * ROW + share * MASK
+
+
+class ClampsItsArgument(Outsider):
+    def alpha(self, t):
+        return 1 - t.clamp_(1e-4, 1 - 1e-4)
+
+
+class Detached(Outsider):
+    def alpha(self, t):
+        return 1 - t.detach() ** 2
+
+
+class DetachedMixing(Outsider):
+    def mixing(self, t):
+        return super().mixing(t.data)
+
+
+class Numpy(Outsider):
+    def alpha(self, t):
+        return torch.from_numpy(1 - t.numpy() ** 2)
+
+
+class Floats(Outsider):
+    def alpha(self, t):
+        return torch.tensor([1 - float(time) ** 2 for time in t.flatten()], dtype=t.dtype).view(t.shape)
+
+
+class TableOfAThousandSteps(Outsider):
+    def alpha(self, t):
+        return torch.linspace(1, 0, 1001, dtype=torch.float64)[(t * 1000).round().long()]
+
+
+class SinglePrecision(Outsider):
+    def alpha(self, t):
+        return torch.cos(torch.pi / 2 * t.float()).double()
+
+
+class SinglePrecisionMixing(Outsider):
+    def mixing(self, t):
+        return super().mixing(t).float()
+
+
+class FloatBuffer(Outsider):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("words", torch.tensor([0.4, 0.3, 0.2, 0.1, 0.0]))
+
+    def mixing(self, t):
+        return (1 - t)[..., None] * self.words + t[..., None] * MASK
+
+
+class TimeRunsBackwards(Outsider):
+    def alpha(self, t):
+        return t
+
+
+class Logits(Outsider):
+    def mixing(self, t):
+        return (1 - t)[..., None] * ROW.log().clamp(min=-9) + t[..., None] * MASK
+
+
+class NotNormalised(Outsider):
+    def mixing(self, t):
+        return ROW + t[..., None] * MASK
+
+
+class MasksVanish(Outsider):
+    def mixing(self, t):
+        return super().mixing((1 - t) ** 4)
+
+
+# Mistakes in an override, made for speed.
+
+
+class FastRate(Outsider):
+    def rate(self, z, t):  # forgets that the mixing moves
+        t = lift(t, z)
+        return self.noise(t).at(z) / (t * (1 - t))
+
+
+class RateOfOneTimePerSequence(Outsider):
+    def rate(self, z, t):
+        return super().rate(z, t if t.dim() == 1 else t[:, 0])
+
+
+class FastNoise(Outsider):
+    def noise(self, t):
+        part = nl.Unigram(row(0.4, 0.3, 0.2, 0.1, 0.0)), nl.Absorbing(4, V)
+        return nl.Mass(torch.stack([t * (1 - t), t], -1), part, t)
+
+
+class FastMarginal(Outsider):
+    def marginal(self, x, t):
+        if x.is_floating_point():
+            return super().marginal(x, t)
+        one_hot = torch.nn.functional.one_hot(x, V)
+        return self.alpha(lift(t, x))[..., None] * one_hot + self.noise(lift(t, x)).dense() * (1 - one_hot)
+
+
+class FastLikelihood(Outsider):
+    def likelihood(self, z, t):
+        return self.marginal(z, t)
+
+
+class FastProbability(Outsider):
+    def probability(self, x, z, t):
+        return torch.where(x == z, self.alpha(lift(t, z)), self.noise(lift(t, z)).at(z))
+
+
+class FastJump(Outsider):
+    def jump(self, z, s, t):
+        keep, _ = super().jump(z, s, t)
+        return keep, (1 - keep) * self.noise(lift(t, z)).at(z)
+
+
+class FastWeight(Outsider):
+    def elbo_weight(self, x, z, t):
+        t = lift(t, z)
+        return torch.where(x == z, 0.0, 1 / t).expand(z.shape)
+
+
+class RevealsWords(Outsider):
+    def reveals(self, z, t):
+        return z != V - 1
+
+
+class SharpPosterior(Outsider):
+    def posterior(self, z, x_hat, s, t):
+        law = super().posterior(z, x_hat, s, t) ** 2
+        return law / law.sum(-1, keepdim=True)
+
+
+class EditsItsPrediction(Outsider):
+    def posterior(self, z, x_hat, s, t):
+        x_hat[..., V - 1] = 0
+        x_hat[..., 0] += 0.01
+        return super().posterior(z, x_hat, s, t)
+
+
+class CorruptsTooLate(Outsider):
+    def corrupt(self, x, t, *, generator=None):
+        return super().corrupt(x, t + 0.03 * (1 - t), generator=generator)
+
+
+class CorruptsAtItsOwnWill(Outsider):
+    def corrupt(self, x, t, *, generator=None):
+        noisy = torch.rand(x.shape) < lift(t, x)
+        return torch.where(noisy, torch.multinomial(self.mixing(t), x.shape[1], replacement=True), x)
+
+
+class AllMasks(Outsider):
+    def prior(self, batch, length, *, generator=None, device=None):
+        return torch.full((batch, length), V - 2)
+
+
+# Mistakes in a part of an Interpolation.
+
+
+class Rotated(nl.Unigram):
+    def at(self, z, t):
+        return self.row[(z + 1) % V]
+
+
+class DrawsTheWrongWay(nl.Unigram):
+    def choose(self, u, t):
+        return super().choose(1 - u, t).clamp(max=2)
+
+
+class FlatProfile(nl.Unigram):
+    def profile(self, support):
+        return 0.25
+
+
+class Leaky(nl.Mixing):
+    vocab_size = V
+
+    def probs(self, t):
+        return torch.full((*t.shape, V), 1 / V, dtype=t.dtype)
+
+
+class Leaks(Outsider):
+    def mixing(self, t):
+        return torch.full((*t.shape, V), 1 / V, dtype=t.dtype)
+
+    def noise(self, t):
+        return nl.Mass(t[..., None], (Leaky(support=DATA),), t)
+
+
+def composed(part):
+    return nl.Interpolation(1 - nl.t, {part: nl.t}, support=DATA)
+
+
+# Who: (law that names it, what it says).
+MISTAKES = {
+    AddsTheVocabularyToTheTime: ("time_is_elementwise", r"`mixing` must take times .* for \[7\] .* t\[\.\.\., None\]"),
+    ForgetsOneOfTwoAxes: ("time_is_elementwise", r"`mixing` must have shape \[2, 3, 5\] .*; got \[6, 5\]"),
+    FirstTimeForAll: (
+        "time_is_elementwise",
+        r"`mixing` of times of shape \[7\] differs .* at token \d, t = 0\.\d+: got",
+    ),
+    NoMasksAtFirst: ("time_is_elementwise", r"`mixing` must have shape .*; got \[1, 4\] at t = 0\.\d+"),
+    Jitter: ("time_is_elementwise|same_times_same_answer", r"`alpha` .* at t = 0\.\d+: got"),
+    CountsItsCalls: ("time_is_elementwise|same_times_same_answer", r"`mixing` .* at token \d, t = 0\.\d+: got"),
+    ClampsItsArgument: (
+        "arguments_stay_as_they_are",
+        r"`alpha` edits its argument t in place at t = 0: got 0.0001, want 0",
+    ),
+    Detached: ("derivatives_reach_time", r"the derivative of `alpha` is 0 at every time, .*no detach"),
+    DetachedMixing: ("derivatives_reach_time", r"the derivative of `mixing` is 0 at every time, .*no detach"),
+    Numpy: ("derivatives_reach_time", r"no derivative of `alpha` can be taken"),
+    Floats: ("derivatives_reach_time", r"derivative of `alpha`"),
+    TableOfAThousandSteps: ("derivatives_reach_time", r"the derivative of `alpha` is 0 at every time, .*no table"),
+    SinglePrecision: ("times_keep_their_digits", r"`alpha` is rounded, as by float32: .* t = 0\.\d+"),
+    SinglePrecisionMixing: ("times_keep_their_digits", r"`mixing` is rounded, as by float32: .* t = 0\.\d+"),
+    FloatBuffer: (
+        "low_precision_leaves_it_alone",
+        r"`mixing` changes when .* bfloat16 .* at token \d, t = 0\.\d+: got",
+    ),
+    TimeRunsBackwards: ("is_a_markov_process", r"alpha must be 1 at t = 0, .* got 0 \(does its time run backwards\?"),
+    Logits: ("is_a_markov_process", r"mixing must be non-negative and sum to 1; .* at t = .*\(logits"),
+    NotNormalised: ("is_a_markov_process", r"mixing must be non-negative and sum to 1; got sum 1\.0+1.* at t ="),
+    MasksVanish: ("is_a_markov_process", r"rate into every token .* got -.* into token 4 at t = 0\.\d+"),
+    FastRate: (
+        "overrides_equal_definitions",
+        r"`FastRate.rate` differs .* b' .* at token \d, t = 0\.\d+: got .*, want",
+    ),
+    RateOfOneTimePerSequence: (
+        "overrides_equal_definitions",
+        r"`RateOfOne\w+.rate` .* of shape \[batch, length\], at token",
+    ),
+    FastNoise: (
+        "noise_is_the_share_of_mixing|overrides_equal_definitions",
+        r"`FastNoise.noise`\(t\).* at token 4, t = 0",
+    ),
+    FastMarginal: ("overrides_equal_definitions", r"`FastMarginal.marginal` of tokens .* at x = (\d), token \1, t = 0"),
+    FastLikelihood: ("overrides_equal_definitions", r"`FastLikelihood.likelihood` .* at z = \d, token \d, t = 0"),
+    FastProbability: ("overrides_equal_definitions", r"`FastProbability.probability` .* at x = (\d), token \1, t = 0"),
+    FastJump: ("overrides_equal_definitions", r"`FastJump.jump` \(the rest\) .* at s = 0\.\d+, token \d, t = 0"),
+    FastWeight: ("overrides_equal_definitions", r"`FastWeight.elbo_weight` .* at x = \d, token \d, t = 0"),
+    RevealsWords: (
+        "overrides_equal_definitions",
+        r"`RevealsWords.reveals` .* at token \d, t = .*: got True, want False",
+    ),
+    SharpPosterior: (
+        "overrides_equal_definitions",
+        r"`SharpPosterior.posterior` .* at z = \d, s = .*, token \d, t = 0",
+    ),
+    EditsItsPrediction: ("overrides_equal_definitions", r"`EditsItsPrediction.posterior` edits an argument in place"),
+    CorruptsTooLate: (
+        "draws_have_the_marginal_law",
+        r"draws of `corrupt` at token \d, x = \d, t = 0\.\d+: .* probability",
+    ),
+    CorruptsAtItsOwnWill: ("draws_follow_their_generator", r"`corrupt` does not take its randomness from `generator`"),
+    AllMasks: ("draws_have_the_marginal_law", r"draws of `prior` at token [34]: "),
+    Rotated: ("shortcuts_equal_definitions", r"`Rotated.at` differs from `Rotated.probs` at token \d, t = 0"),
+    DrawsTheWrongWay: ("shortcuts_equal_definitions", r"`DrawsTheWrongWay.choose` differs .* at token [23], t = 0"),
+    FlatProfile: (
+        "shortcuts_equal_definitions",
+        r"`FlatProfile.profile` differs .* at token \d, t = .*: got 0.25, want",
+    ),
+    Leaks: ("is_a_markov_process|shortcuts_equal_definitions", r"mass outside its support.* token 4.* t = 0"),
+}
+
+
+def make(kind):
+    return composed(kind(ROW)) if issubclass(kind, nl.Unigram) else kind()
+
+
+@pytest.mark.parametrize("kind", MISTAKES, ids=lambda kind: kind.__name__)
+def test_a_planted_mistake_is_named(kind):
+    law, words = MISTAKES[kind]
+    with pytest.raises(AssertionError) as error:
+        check_process(make(kind))
+    first, problem = str(error.value).split("\n")[:2]
+    assert re.search(f"breaks the law «({law})»", first), first
+    assert re.search(words, problem), problem
+
+
+def test_the_same_without_mistakes_passes():
+    check_process(Outsider())
+
+
+class TestOutsider(ProcessLaws):
+    def process(self):
+        return Outsider()
+
+
+@settings(max_examples=8, phases=[Phase.generate])
+@given(st.floats(0.4, 3), st.floats(0, 1), st.floats(0.0, 0.2), st.sampled_from([None, DATA]), st.booleans())
+def test_right_processes_of_others_pass(power, turn, low, support, fast):
+    """Any power of t, words that turn into an even law and masks, any lower end of time; with and without overrides."""
+
+    class Right(nl.InterpolatingProcess):
+        domain = (low, 1.0)
+
+        def alpha(self, t):
+            return 1 - t**power
+
+        def mixing(self, t):
+            even, share = torch.full((V,), 1 / V, dtype=torch.float64), turn * self.alpha(t)[..., None]
+            return share * ROW + (1 - share) * even
+
+    class Fast(Right):
+        def noise(self, t):
+            signal, even = self.alpha(t), nl.Uniform(V)
+            first = turn * signal * (1 - signal)
+            return nl.Mass(torch.stack([first, 1 - signal - first], -1), (nl.Unigram(ROW), even), t)
+
+        def probability(self, x, z, t):
+            return self.marginal(x, t).gather(-1, z[..., None])[..., 0]
+
+    check_process((Fast if fast else Right)(support))
+
+
+def test_all_broken_laws_are_listed_after_the_first():
+    with pytest.raises(AssertionError, match=r"(?s)«overrides_equal_definitions».*\nBroken too: .*bound_is_tight"):
+        check_process(FastRate())
+
+
+def test_a_large_process_is_refused():
+    with pytest.raises(ValueError, match="at most 256: check the process at a smaller size; got 257"):
+        check_process(nl.uniform(vocab_size=257))
+
+
+def test_what_is_no_process_is_refused(unchecked):
+    with pytest.raises(ValueError, match="got Unigram"):
+        check_process(nl.Unigram(ROW))
+
+
+@pytest.mark.parametrize("got", [1.5, float("nan")])
+def test_agree_names_the_place(got):
+    want = torch.arange(6.0).view(2, 3)
+    wrong = want.index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(got))
+    with pytest.raises(AssertionError, match=f"^x at token 2, t = 0.35: got {got}, want 5$"):
+        agree("x", wrong, want, token=torch.arange(3), t=torch.tensor([[0.1], [0.35]]))
+    agree("x", want + 1e-12, want)
+
+
+def test_laws_become_tests():
+    found = {name for name in dir(ProcessLaws) if name.startswith("test_")}
+    assert found == {f"test_{law.__name__}" for law in PROCESS_LAWS}
+    assert ProcessLaws.test_two_jumps_are_one.__doc__.startswith("Chapman-Kolmogorov")
+
+
+def test_other_laws_can_become_tests():
+    def is_positive(number):
+        """It is above 0."""
+        assert number > 0
+
+    class NumberLaws(Laws, laws=[is_positive]):
+        def subject(self):
+            return self.number
+
+    class TestOne(NumberLaws):
+        number = 1
+
+    class TestNone(NumberLaws):
+        number = 0
+
+    TestOne().test_is_positive()
+    with pytest.raises(AssertionError):
+        TestNone().test_is_positive()
+
+
+PACKAGE = """
+import torch
+import noiselab as nl
+from noiselab.testing import ProcessLaws
+
+
+class Mine(nl.InterpolatingProcess):
+    def alpha(self, t):
+        return 1 - t
+
+    def mixing(self, t):
+        return torch.full((*t.shape, 4), 0.25, dtype=t.dtype)
+
+
+class Wrong(Mine):
+    def rate(self, z, t):
+        return 0.9 * super().rate(z, t)
+
+
+class TestMine(ProcessLaws):
+    def process(self):
+        return Mine()
+
+
+class TestWrong(ProcessLaws):
+    def process(self):
+        return Wrong()
+"""
+
+
+def test_a_package_of_its_own_inherits_the_laws(tmp_path):
+    (tmp_path / "test_mine.py").write_text(PACKAGE)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", ".", "."]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    failed = set(re.findall(r"FAILED \S*test_mine.py::(\w+)::test_(\w+)", run.stdout))
+    assert failed >= {("TestWrong", "overrides_equal_definitions"), ("TestWrong", "rate_is_the_slope_of_jump")}, (
+        run.stdout
+    )
+    assert {kind for kind, _ in failed} == {"TestWrong"}
+    assert f"{len(failed)} failed, {2 * len(PROCESS_LAWS) - len(failed)} passed" in run.stdout
+    assert "`Wrong.rate` differs from its definition" in run.stdout
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_ready_made_pass_as_a_whole(name):
+    check_process(PROCESSES[name]())
