@@ -212,7 +212,8 @@ def block_times(
     active = place.floor().clamp(max=blocks - 1)
     t, weight = _from_density(place - active, density, low, high, CELLS)
     order = torch.arange(length) // block
-    time = torch.where(order == active, t, torch.where(order < active, float(low), float(high)).double())
+    first, last = t.new_tensor([low, high])
+    time = torch.where(order == active, t, torch.where(order < active, first, last))
     return time, torch.where(order == active, blocks * weight, 0)
 
 

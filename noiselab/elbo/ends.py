@@ -6,6 +6,8 @@ from torch import Tensor
 
 from ..process import InterpolatingProcess, NoiseProcess, lift
 
+NO_SIGNAL = 1e-15  # a signal that is a rounding error of none
+
 
 def reconstruction(
     process: NoiseProcess,
@@ -37,8 +39,8 @@ def prior_kl(
 ) -> Float[Tensor, "batch length"]:
     r"""$KL(q_t(\cdot \mid x)\,\|\,\pi_t)$: what starting from pure noise at the upper time t costs, in nats per token.
 
-    Zero when $\alpha_t = 0$; infinite where signal is left on tokens that the noise never produces (masking stopped
-    before t = 1). Pure noise at t is the mixing $\pi_t$; where that depends on the clean token
+    Zero when $\alpha_t = 0$ (to 1e-15, the rounding of a cosine); infinite where signal is left on tokens that the noise
+    never produces (masking stopped before t = 1). Pure noise at t is the mixing $\pi_t$; where that depends on the clean token
     (`TokenDependentProcess`), it is the law of the noisy token for x uniform on the data tokens.
 
     **Arguments:**
@@ -56,7 +58,7 @@ def prior_kl(
     q_x = alpha + noise.at(x)
     # Every token but x has q = share * pi, so that their ratio is the same.
     kl = torch.special.xlogy(q_x, q_x / pi_x) + torch.special.xlogy(share * (1 - pi_x), share)
-    return torch.where(alpha == 0, 0, kl).expand(x.shape).clone()
+    return torch.where(alpha.abs() < NO_SIGNAL, 0, kl).expand(x.shape).clone()
 
 
 def prior_log_prob(
@@ -101,4 +103,9 @@ class Predicted:
             log_u = self.logits.double() - self.log_sum[..., None]
             return (log_u + self.process.likelihood(z, t).log()).logsumexp(-1)
         alpha, noise = self.process.alpha(t).double(), self.process.noise(t)
-        return torch.logaddexp(alpha.log() + self.at(z), noise.at(z).log())
+        signal, b = alpha.log() + self.at(z), noise.at(z)
+        # The sum of two masses that both vanish has no slope.
+        alone = (b == 0).expand(z.shape)
+        return torch.where(
+            alone, signal, torch.logaddexp(torch.where(alone, 0, signal), torch.where(alone, 1, b).log())
+        )

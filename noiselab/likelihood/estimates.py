@@ -30,7 +30,7 @@ class Estimate(NamedTuple):
     error: float
 
     def __format__(self, spec: str) -> str:
-        return f"{format(self.mean, spec)} +- {format(self.error, spec)}"
+        return f"{format(self.mean, spec)} +- {format(self.error, spec)}" if spec else str(self)
 
     def __str__(self) -> str:
         digits = 4
@@ -38,7 +38,7 @@ class Estimate(NamedTuple):
             digits = max(0, 1 - math.floor(math.log10(self.error)))  # two digits of the error
         return format(self, f".{digits}f")
 
-    def distance(self, value: float) -> float:
+    def distance(self, value: float | int) -> float:
         """How many standard errors the mean lies above a value."""
         return (self.mean - value) / self.error if self.error > 0 else math.copysign(math.inf, self.mean - value)
 

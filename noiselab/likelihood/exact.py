@@ -60,7 +60,8 @@ def expected_bound(
     - `times`: (t, weight) such that the **sum** of weight * f(t) is the integral: of shape [nodes], or [nodes, length] for
       times that differ by token. By default those of `quadrature`.
     - `nodes`: number of quadrature nodes otherwise.
-    - `low`, `high`: the time range, by default the whole domain.
+    - `low`, `high`: the time range, by default the whole domain. Rates are not evaluated within 1e-12 of its ends: where noise
+      goes as a square root, a range from 1e-6, with its reconstruction, is more exact than one from 0 (1e-5 nats).
 
     **Returns:** nats per sequence, float64; average them with `terms.mean(probabilities)`.
 
@@ -84,10 +85,7 @@ def expected_bound(
     low, high = time_range(process, max(low, process.domain[0]), high)
     t, weight = quadrature(nodes, low=low, high=high) if times is None else times
     every = _Every(process, denoiser, x)
-    diffusion = torch.zeros(len(x), dtype=torch.float64)
-    for time, w in zip(t, weight, strict=True):
-        diffusion = diffusion + every.expect(time.double(), nelbo, w.double())
-    scene = Scene(process, denoiser, x)
+    diffusion, scene = every.expect(nelbo, t.double(), weight.double()), Scene(process, denoiser, x)
     return BoundTerms(diffusion, every.rebuilt(scene, low), scene.prior(high))
 
 
@@ -110,12 +108,12 @@ def expected_discrete_bound(
     scene, every = Scene(process, denoiser, x), _Every(process, denoiser, x)
     steps = grid[:-1] if scene.clean_at(grid[-1].item()) else grid
     diffusion = torch.zeros(len(x), dtype=torch.float64)
-    for t, s in itertools.pairwise(steps):
+    if len(steps) > 1:
 
-        def value(process: NoiseProcess, logits: Tensor, x: Tensor, z: Tensor, t: Tensor, s: Tensor = s) -> Tensor:
-            return step_kl(process, logits, x, z, s.expand(len(z)), t)
+        def value(process: NoiseProcess, logits: Tensor, x: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
+            return step_kl(process, logits, x, z, s, t)
 
-        diffusion = diffusion + every.expect(t, value)
+        diffusion = every.expect(value, steps[:-1], None, steps[1:])
     ends = every.rebuilt(scene, steps[-1].item()), scene.prior(steps[0].item())
     return BoundTerms(diffusion, *ends)
 
@@ -183,32 +181,39 @@ class _Every:
         self.z = every_sequence(process.vocab_size, x.shape[1])
         self.tokens = x.unique()
 
-    def expect(self, t: Tensor, value: Callable[..., Tensor], weight: Tensor | None = None) -> Float[Tensor, " batch"]:
-        """The mean of sum_i weight_i value(process, logits, x, z, t)_i over z from q_t(. | x), for every x.
+    def expect(
+        self, value: Callable[..., Tensor], t: Tensor, weight: Tensor | None = None, *more: Tensor
+    ) -> Float[Tensor, " batch"]:
+        """The mean of sum_i weight_i value(process, logits, x, z, t, *more)_i over z from q_t(. | x), for every x.
 
-        The terms of a position depend on x through its own token only, so that each token is asked about once.
+        Summed over `t`, [nodes] or [nodes, length], with as many weights and other numbers. The terms of a position
+        depend on x through its own token only, so that each token is asked about once.
         """
+        weight = torch.ones_like(t) if weight is None else weight
+        rows = max(1, AT_ONCE // max(len(self.x), self.x.shape[1] * self.process.vocab_size))
         total = torch.zeros(len(self.x), dtype=torch.float64)
-        for z in self.z.split(max(1, AT_ONCE // max(len(self.x), self.x.shape[1] * self.process.vocab_size))):
-            total = total + self._part(z, t, value, weight)
+        for z in self.z.split(rows):
+            for part in zip(*(v.split(max(1, rows // len(z))) for v in (t, weight, *more)), strict=True):
+                total = total + self._part(
+                    z.repeat(len(part[0]), 1), value, *(v.repeat_interleave(len(z), 0) for v in part)
+                )
         return total
 
-    def _part(self, z: Tensor, t: Tensor, value: Callable[..., Tensor], weight: Tensor | None) -> Tensor:
-        time = t.expand(len(z), *t.shape)
+    def _part(self, z: Tensor, value: Callable[..., Tensor], time: Tensor, weight: Tensor, *more: Tensor) -> Tensor:
+        """The same where every row of z has its own time."""
         like = self.process.likelihood(z, time)  # q_t(z_i | v)
         joint = torch.ones(len(self.x), len(z), dtype=torch.float64)
         for i, column in enumerate(self.x.unbind(-1)):
             joint = joint * like[:, i].T[column]
         seen = (joint > 0).any(0)
-        z, time, joint = z[seen], time[seen], joint[:, seen]
+        weight = weight[:, None] if weight.dim() == 1 else weight
+        z, time, weight, joint, more = z[seen], time[seen], weight[seen], joint[:, seen], tuple(v[seen] for v in more)
         if not len(z):
             return joint.sum(-1)
         logits, total = self.denoiser(z, time), torch.zeros(len(self.x), dtype=torch.float64)
         for token in self.tokens:
             x = torch.full_like(z, int(token))
-            nats = value(self.process, logits, x, z, time).double()
-            if weight is not None:
-                nats = torch.where(weight == 0, 0, weight * nats)
+            nats = torch.where(weight == 0, 0, weight * value(self.process, logits, x, z, time, *more).double())
             nats = torch.where(self.process.probability(x, z, time) > 0, nats, 0)
             terms = joint @ nats.nan_to_num(0, 0, 0)
             if not nats.isfinite().all():
@@ -223,7 +228,7 @@ class _Every:
         """The reconstruction at the lower end."""
         if scene.clean_at(low):
             return torch.zeros(len(self.x), dtype=torch.float64)
-        return self.expect(torch.tensor(low, dtype=torch.float64), reconstruction)
+        return self.expect(reconstruction, torch.tensor([low], dtype=torch.float64))
 
 
 def _small(states: int, length: int) -> None:

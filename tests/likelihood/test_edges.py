@@ -1,0 +1,135 @@
+"""Padding, numbers with errors, refusals, and what no bound can be asked."""
+
+import pytest
+import torch
+from small_worlds import grid, world
+
+import noiselab as nl
+
+
+def test_padding_is_neither_noised_nor_scored():
+    process = nl.gidd(vocab_size=4, mask_id=2, p_uniform=0.3)
+    process.support[3] = False
+
+    class Flat(nl.Denoiser):
+        seen: torch.Tensor
+
+        def forward(self, z, t, rows=None):
+            self.seen = z
+            return nl.denoisers.select(torch.tensor([0.0, 0.5, 0.0, 0.0]).expand(*z.shape, -1), rows)
+
+    flat = Flat()
+    x = torch.randint(2, (4000, 3), generator=torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(x, (0, 2), value=3)
+    real = padded != 3
+    times = torch.linspace(1, 0.0, 4)
+    bounds = {
+        "continuous": lambda x, real, g: nl.continuous_bound(process, flat, x, real=real, generator=g).total,
+        "discrete": lambda x, real, g: nl.discrete_bound(process, flat, x, times, real=real, generator=g).total,
+        "importance": lambda x, real, g: nl.importance_bound(process, flat, x, times, draws=2, real=real, generator=g),
+    }
+    for name, bound in bounds.items():
+        plain, filled = (bound(v, r, torch.Generator().manual_seed(1)) for v, r in ((x, None), (padded, real)))
+        assert (flat.seen[~real] == 3).all()
+        error = (plain.var() / 4000 + filled.var() / 4000).sqrt()
+        assert (plain.mean() - filled.mean()).abs() < 4 * error, name
+
+
+def test_revealed_tokens_cost_nothing_whatever_the_network_says():
+    """A network that gives visible tokens no probability at all: masking never asks it."""
+    process, oracle, x, _, _ = world("masked", 3)
+
+    class Denies(nl.Denoiser):
+        def forward(self, z, t, rows=None):
+            logits = oracle(z, t)
+            return nl.denoisers.select(logits.masked_fill(torch.arange(3) == z[..., None], -torch.inf), rows)
+
+    times = grid(process, 4)
+    for one, other in (
+        (nl.expected_bound(process, oracle, x, low=0.01), nl.expected_bound(process, Denies(), x, low=0.01)),
+        (
+            nl.expected_discrete_bound(process, oracle, x, times),
+            nl.expected_discrete_bound(process, Denies(), x, times),
+        ),
+    ):
+        assert torch.allclose(one.total, other.total)
+    one, other = (
+        nl.importance_bound(process, d, x, times[:-1], draws=2, generator=torch.Generator().manual_seed(0))
+        for d in (oracle, Denies())
+    )
+    assert torch.allclose(one, other)
+    assert torch.allclose(nl.model_law(process, oracle, 3, times), nl.model_law(process, Denies(), 3, times))
+
+
+def test_fixed_nodes_take_the_luck_out_of_times():
+    process, oracle, x, p, _ = world("gidd 0.5", 3)
+    generator = torch.Generator().manual_seed(0)
+    many = x[nl.choose(p.expand(400, -1), nl.uniforms(400, generator=generator))]
+
+    def spread(**options):
+        totals = [nl.continuous_bound(process, oracle, many, generator=generator, **options).total for _ in range(20)]
+        return torch.stack(totals).std(0).mean()
+
+    assert spread(nodes=16) < 0.5 * spread()
+
+
+def test_several_times_give_one_bound():
+    """Importance, blocks and a path of clocks, drawn: all have the entropy as their mean."""
+    process, oracle, x, p, entropy = world("gidd 0.5", 3)
+    generator = torch.Generator().manual_seed(0)
+    low = 1e-4
+    powers = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+
+    def path(tau):
+        return low + (1 - low) * torch.sin(torch.pi * tau / 2) ** (2 * powers)
+
+    kinds = {
+        "importance": lambda n: nl.importance_times(n, (nl.t * (1 - nl.t)) ** -0.5, low=low, generator=generator),
+        "blocks": lambda n: nl.block_times(n, 3, 2, low=low, density=(nl.t * (1 - nl.t)) ** -0.5, generator=generator),
+        "path": lambda n: nl.path_times(nl.stratified_times(n, generator=generator), path),
+    }
+    for name, draw in kinds.items():
+
+        def surplus(draw=draw):
+            many = x[nl.choose(p.expand(1000, -1), nl.uniforms(1000, generator=generator))]
+            terms = nl.continuous_bound(process, oracle, many, times=draw(1000), low=low, generator=generator)
+            return terms.total + oracle.log_prob(many)
+
+        found = nl.average(surplus, 20)
+        print(f"{name}: bound - entropy {found} of {entropy:.4f}")
+        assert abs(found.distance(0)) < 3 and found.error < 0.15
+
+
+def test_errors_of_replicates_are_right():
+    generator = torch.Generator().manual_seed(0)
+    stated, means = [], []
+    for _ in range(200):
+        found = nl.average(lambda: torch.rand(10, generator=generator), 20)
+        stated.append(found.error)
+        means.append(found.mean)
+    assert 0.85 < torch.tensor(means).std() / torch.tensor(stated).mean() < 1.15
+    assert str(nl.Estimate(1.23456, 0.0123)) == "1.235 +- 0.012"
+    assert f"{nl.Estimate(1.23456, 0.0123)}" == "1.235 +- 0.012"
+    assert str(nl.Estimate(123.4, 45.0)) == "123 +- 45" and str(nl.Estimate(1.0, 0.0)) == "1.0000 +- 0.0000"
+    with pytest.raises(ValueError, match="two"):
+        nl.average(lambda: torch.rand(10), 1)
+
+
+def test_refusals():
+    process, oracle, x, _, _ = world("masked", 2)
+    with pytest.raises(ValueError, match=r"got 0\.5 to 0\.4"):
+        nl.continuous_bound(process, oracle, x, low=0.5, high=0.4)
+    with pytest.raises(ValueError, match="both"):
+        nl.continuous_bound(process, oracle, x, nodes=3, times=nl.quadrature(4))
+    with pytest.raises(ValueError, match="fall"):
+        nl.discrete_bound(process, oracle, x, torch.tensor([0.0, 1.0]))
+    with pytest.raises(ValueError, match="lie in"):
+        nl.model_law(process, oracle, 2, torch.tensor([1.5, 0.0]))
+    with pytest.raises(ValueError, match="pick"):
+        nl.discrete_bound(process, oracle, x, grid(process, 3), pick=torch.ones(4))
+    with pytest.raises(ValueError, match=r"3\^30"):
+        nl.model_law(process, oracle, 30, grid(process, 3))
+    with pytest.raises(ValueError, match="enumerated"):
+        nl.expected_bound(process, oracle, torch.zeros(1, 30, dtype=torch.long))
+    with pytest.raises(ValueError, match="width"):
+        nl.step_kl(process, torch.zeros(4, 2, 5), x, x, torch.zeros(4), torch.ones(4))

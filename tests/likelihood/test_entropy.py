@@ -1,0 +1,134 @@
+"""The exact denoiser's bound is the entropy, for every ready-made process; and what holds of truncated time ranges."""
+
+import pytest
+import torch
+from small_worlds import LEAKY, SMALL, Turning, known, nodes_for, world
+from worlds import INITIAL, PROCESSES, TRANSITION
+
+import noiselab as nl
+from noiselab.process import lift
+
+LOW = 1e-6  # rates stop at 1e-12: from 0 itself, square-root noise would lose 1e-5 nats
+ROOTS = [name for name in SMALL if "gidd" in name and "gamma" not in name]
+
+
+def surplus_of(process, oracle, x, low=LOW, high=None, denoiser=None):
+    """The bound of each x minus -log p(x), which it equals for the exact denoiser; and its terms."""
+    high = process.domain[1] if high is None else high
+    times = nodes_for(process, low=low, high=high)
+    terms = nl.expected_bound(process, denoiser or oracle, x, times=times, low=low, high=high)
+    return terms.total + oracle.log_prob(x), terms
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("name", SMALL)
+def test_by_enumeration_the_bound_is_the_entropy(name, length):
+    process, oracle, x, p, entropy = world(name, length, seed=length)
+    if len(x) > 100:  # three data tokens: the bound is that of every x by itself
+        x, p = x[::29], p[::29]
+    surplus, _ = surplus_of(process, oracle, x, low=LOW if name in ROOTS else 0.0)
+    gap, worst = (p * surplus).sum().item(), surplus.abs().max().item()
+    print(f"{name}, length {length}: entropy {entropy:.6f}, bound - entropy {gap:+.1e}, for any x at most {worst:.1e}")
+    assert -1e-8 < gap < (1e-3 if name == LEAKY else 1e-4)
+    assert worst < (1e-2 if name in (*ROOTS, LEAKY) else 1e-6)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_it_is_for_larger_vocabularies(name):
+    process = PROCESSES[name]().requires_grad_(False)
+    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
+    x = nl.every_sequence(oracle.tokens, 2)
+    surplus, _ = surplus_of(process, oracle, x)
+    gap = (oracle.log_prob(x).exp() * surplus).sum().item()
+    print(f"{name}: {gap:+.1e}")
+    assert -1e-8 < gap < 1e-4
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_by_drawing_the_bound_is_the_entropy(name):
+    process = PROCESSES[name]().requires_grad_(False)
+    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
+    generator = torch.Generator().manual_seed(1)
+
+    def surplus():
+        x = oracle.sample(400, 5, generator=generator)
+        return nl.continuous_bound(process, oracle, x, generator=generator).total + oracle.log_prob(x)
+
+    found = nl.average(surplus, 16)
+    print(f"{name}: bound - entropy {found} of {oracle.entropy(5):.4f}")
+    assert abs(found.distance(0)) < 3 and found.error < 0.05 * oracle.entropy(5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_posterior_is_no_leave_one_out_prediction(name):
+    """Declared as what it is, it is converted; passed off as leave-one-out, it costs more than the entropy."""
+    process, oracle, x, p, _ = world(name, 3, seed=1)
+    posterior = nl.Posterior(oracle, process)
+    right, _ = surplus_of(process, oracle, x, denoiser=posterior)
+    assert abs((p * right).sum()) < (1e-3 if name == LEAKY else 1e-4)
+    posterior.predicts = "leave_one_out"
+    wrong, _ = surplus_of(process, oracle, x, denoiser=posterior)
+    print(f"{name}: posterior as leave-one-out {(p * wrong).sum():+.4f}")
+    assert ((p * wrong).sum() > 0.05) == ("masked" not in name)
+
+
+class SlowRate(Turning):
+    def rate(self, z, t):
+        return 0.999 * super().rate(z, t)
+
+
+class ForgottenSignal(Turning):
+    """A rate without its second term, (alpha'/alpha) b."""
+
+    def rate(self, z, t):
+        t = lift(t, z)
+        return torch.func.jvp(lambda t: self.noise(t).at(z), (t,), (torch.ones_like(t),))[1]
+
+
+@pytest.mark.parametrize("wrong", [SlowRate, ForgottenSignal])
+def test_planted_mistakes_break_the_identity(wrong):
+    process = wrong()
+    oracle, x, p, _ = known(process, 3)
+    surplus, _ = surplus_of(process, oracle, x)
+    assert (p * surplus).sum() < -1e-3
+
+
+@pytest.mark.parametrize("eps", [1e-2, 1e-3, 1e-4, 1e-5])
+@pytest.mark.parametrize("name", [name for name in SMALL if name not in (LEAKY, "chain")])
+def test_truncated_it_stays_a_bound(name, eps):
+    process, oracle, x, p, entropy = world(name, 3)
+    # Masking stopped before the end would pay infinitely, for what was never masked.
+    high = process.domain[1] * (1.0 if "masked" in name or name == "token-dependent" else 1 - eps)
+    surplus, terms = surplus_of(process, oracle, x, low=eps, high=high)
+    diffusion, rebuilt, prior = (v.item() for v in terms.mean(p))
+    gap = (p * surplus).sum().item()
+    print(
+        f"{name} over [{eps:g}, {high:g}]: {diffusion:.6f} + {rebuilt:.6f} + {prior:.6f} - {entropy:.6f} = {gap:+.2e}; "
+        f"without reconstruction {gap - rebuilt:+.2e}, without prior {gap - prior:+.2e}"
+    )
+    assert -1e-6 < gap < 0.1
+    if name in ROOTS:  # square-root noise
+        assert gap - rebuilt < -0.005 * (eps / 1e-5) ** 0.3
+    if high < process.domain[1]:
+        assert prior > 0
+
+
+@pytest.mark.parametrize("name", ["gidd 0.5", "uniform", "turning"])
+def test_stopped_early_without_the_prior_it_is_none(name):
+    process, oracle, x, p, _ = world(name, 3)
+    surplus, terms = surplus_of(process, oracle, x, high=0.8)
+    assert (p * surplus).sum() > 0 > (p * (surplus - terms.prior)).sum() + 1e-3
+
+
+def test_masking_stopped_early_pays_infinitely():
+    process, oracle, x, _, _ = world("masked", 2)
+    assert nl.expected_bound(process, oracle, x, high=0.9).prior.isinf().all()
+    assert (nl.expected_bound(*world("masked, cosine", 2)[:3]).prior == 0).all()  # cos(pi / 2) is 6e-17
+
+
+@pytest.mark.parametrize("name", ["gidd 0.5", "uniform", "masked"])
+def test_any_denoiser_pays_more(name):
+    process, oracle, x, p, _ = world(name, 3)
+    for wrong in (nl.Temperature(oracle, 0.7), nl.Temperature(oracle, 1.5)):
+        surplus, _ = surplus_of(process, oracle, x, denoiser=wrong)
+        assert (p * surplus).sum() > 0.01
