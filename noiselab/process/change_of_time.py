@@ -50,6 +50,8 @@ class ChangeOfTime(InterpolatingProcess):
     """
 
     def __init__(self, process: InterpolatingProcess, clock: ScheduleLike):
+        if not isinstance(process, InterpolatingProcess):
+            raise ValueError(f"the process must be an InterpolatingProcess; got {type(process).__name__}")
         super().__init__(process.support)
         self.process, self.clock = process, as_schedule(clock)
         self.vocab_size = process.vocab_size

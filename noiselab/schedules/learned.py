@@ -17,13 +17,20 @@ class _Float64Parameters(Schedule):
     """Parameters that follow the module to another device, but not to another dtype: bfloat16 has three digits."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        before = {name: p.detach() for name, p in self._parameters.items() if p is not None}
+        # `.data`, since the tensors themselves are changed in place.
+        before = {
+            name: (p.data, None if p.grad is None else p.grad.data)
+            for name, p in self._parameters.items()
+            if p is not None
+        }
         result = super()._apply(fn, recurse)
-        for name, exact in before.items():
+        for name, (exact, grad) in before.items():
             parameter = self._parameters[name]
             if parameter is not None and parameter.dtype != exact.dtype:
-                renewed = nn.Parameter(exact.to(parameter.device), requires_grad=parameter.requires_grad)
-                self._parameters[name] = renewed
+                # The same parameter still: an optimizer may hold it.
+                parameter.grad = None
+                parameter.data = exact.to(parameter.device)
+                parameter.grad = None if grad is None else grad.to(parameter.device)
         return result
 
 

@@ -331,8 +331,14 @@ def test_a_monotone_network_reaches_any_curve():
 def test_learned_schedules_keep_their_digits_in_a_model_of_low_precision(dtype):
     network, share = wild(4, 0), S.LearnedConstant(0.3)
     process = nl.Interpolation(network, {nl.Absorbing(4, 5): 1 - network, nl.Uniform(5): share * t * network})
-    before = process.alpha(TIMES).detach()
+    parameters, before = list(process.parameters()), process.alpha(TIMES).detach()
+    process.alpha(TIMES).sum().backward()
+    grads = [p.grad.clone() for p in parameters]
     assert torch.equal(process.to(dtype).alpha(TIMES).detach(), before)
+    # They are the same parameters: an optimizer may hold them.
+    assert all(
+        p is q and torch.equal(p.grad, g) for p, q, g in zip(parameters, process.parameters(), grads, strict=True)
+    )
     assert all(p.dtype == torch.float64 and p.requires_grad for p in process.parameters())
 
 
