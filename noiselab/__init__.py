@@ -19,9 +19,17 @@ from .denoisers import (
     TopP,
     Transform,
 )
-from .elbo import nelbo, nelbo_by_token, nelbo_dense, nelbo_fused, prior_kl, reconstruction
-from .elbo.score import score_entropy
-from .elbo.steps import step_kl, step_kl_dense
+from .elbo import (
+    nelbo,
+    nelbo_by_token,
+    nelbo_dense,
+    nelbo_fused,
+    prior_kl,
+    reconstruction,
+    score_entropy,
+    step_kl,
+    step_kl_dense,
+)
 from .likelihood import (
     BoundTerms,
     Estimate,
@@ -32,10 +40,10 @@ from .likelihood import (
     expected_bound,
     expected_discrete_bound,
     importance_bound,
+    learned_nelbo,
     model_law,
     path_log_weight,
 )
-from .likelihood.learned import learned_nelbo
 from .mixing import (
     Absorbing,
     Blend,
@@ -58,8 +66,7 @@ from .objectives import (
     objective_loss,
 )
 from .parametrization import to_leave_one_out, to_posterior, to_score
-from .process import InterpolatingProcess, Interpolation, NoiseProcess, TokenDependentProcess
-from .process.change_of_time import ChangeOfTime
+from .process import ChangeOfTime, InterpolatingProcess, Interpolation, NoiseProcess, TokenDependentProcess
 from .processes import (
     absorbing_betas,
     cosine_betas,

@@ -5,7 +5,8 @@ $$-\log p(x) \le \mathbb E_{t,\, z \sim q_t(\cdot \mid x)}
 
 with $w_t(z, x) = r_t(z) / q_t(z \mid x)$ and $IS(a, b) = a/b - \log(a/b) - 1$. `definition` says it densely;
 `streaming` gives the same number and its gradient in a few passes over the logits; `fused` does so without holding the
-logits; `ends` has the terms of a truncated time range.
+logits; `ends` has the terms of a truncated time range, `steps` the bound in discrete time, `score` the bound of free
+scores, `by_token` that of noise which depends on the token it destroys.
 """  # noqa: E501
 
 from .bound import nelbo
@@ -13,5 +14,17 @@ from .by_token import nelbo_by_token
 from .definition import nelbo_dense
 from .ends import prior_kl, reconstruction
 from .fused import nelbo_fused
+from .score import score_entropy
+from .steps import step_kl, step_kl_dense
 
-__all__ = ["nelbo", "nelbo_by_token", "nelbo_dense", "nelbo_fused", "prior_kl", "reconstruction"]
+__all__ = [
+    "nelbo",
+    "nelbo_by_token",
+    "nelbo_dense",
+    "nelbo_fused",
+    "prior_kl",
+    "reconstruction",
+    "score_entropy",
+    "step_kl",
+    "step_kl_dense",
+]

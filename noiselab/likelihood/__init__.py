@@ -4,6 +4,7 @@ from .bounds import BoundTerms, continuous_bound, discrete_bound
 from .estimates import Estimate, average, estimate
 from .exact import every_sequence, expected_bound, expected_discrete_bound, model_law
 from .importance import importance_bound, path_log_weight
+from .learned import learned_nelbo
 
 __all__ = [
     "BoundTerms",
@@ -16,6 +17,7 @@ __all__ = [
     "expected_bound",
     "expected_discrete_bound",
     "importance_bound",
+    "learned_nelbo",
     "model_law",
     "path_log_weight",
 ]
