@@ -13,9 +13,17 @@ check_process(nl.gidd(vocab_size=5, mask_id=4, p_uniform=0.2))
 """
 
 from .bound_laws import bound_does_not_depend_on_the_clock, bound_equals_definition, bound_is_tight
-from .case import Laws, ProcessLaws
-from .check import PROCESS_LAWS, Law, check_process, laws_of
-from .definitions import Bare, overrides_equal_definitions, shortcuts_equal_definitions
+from .case import Laws, ProcessLaws, TokenDependentProcessLaws
+from .check import PROCESS_LAWS, TOKEN_DEPENDENT_LAWS, Law, check_process, laws_of
+from .matrix_laws import (
+    bound_of_matrices_does_not_depend_on_the_clock,
+    equal_rows_are_an_interpolating_process,
+    rates_are_the_slope_of_jump,
+    revealed_tokens_are_certain,
+    reverse_step_has_the_posterior_law,
+    rows_are_distributions,
+)
+from .overrides import Bare, BareMatrices, overrides_equal_definitions
 from .process_laws import (
     is_a_markov_process,
     noise_is_the_share_of_mixing,
@@ -31,6 +39,7 @@ from .sampling_laws import (
     revealed_tokens_stay,
     reverse_move_has_the_posterior_law,
 )
+from .shortcuts import shortcuts_equal_definitions
 from .tools import agree, within_errors
 from .writing_laws import (
     arguments_stay_as_they_are,
@@ -43,19 +52,24 @@ from .writing_laws import (
 
 __all__ = [
     "PROCESS_LAWS",
+    "TOKEN_DEPENDENT_LAWS",
     "Bare",
+    "BareMatrices",
     "Law",
     "Laws",
     "ProcessLaws",
+    "TokenDependentProcessLaws",
     "agree",
     "arguments_stay_as_they_are",
     "bound_does_not_depend_on_the_clock",
     "bound_equals_definition",
     "bound_is_tight",
+    "bound_of_matrices_does_not_depend_on_the_clock",
     "check_process",
     "derivatives_reach_time",
     "draws_follow_their_generator",
     "draws_have_the_marginal_law",
+    "equal_rows_are_an_interpolating_process",
     "is_a_markov_process",
     "laws_of",
     "low_precision_leaves_it_alone",
@@ -64,8 +78,12 @@ __all__ = [
     "overrides_equal_definitions",
     "posterior_is_bayes",
     "rate_is_the_slope_of_jump",
+    "rates_are_the_slope_of_jump",
+    "revealed_tokens_are_certain",
     "revealed_tokens_stay",
     "reverse_move_has_the_posterior_law",
+    "reverse_step_has_the_posterior_law",
+    "rows_are_distributions",
     "same_times_same_answer",
     "shortcuts_equal_definitions",
     "time_is_elementwise",

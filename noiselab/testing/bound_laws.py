@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from ..elbo import nelbo, nelbo_dense, nelbo_fused
 from ..process import InterpolatingProcess, NoiseProcess
-from .definitions import Bare
+from .overrides import Bare
 from .tools import agree, data_tokens, gauss_legendre, logits, tokens
 
 PANELS = 128  # of time, in which the bound is integrated

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..process import NoiseProcess
-from .check import PROCESS_LAWS, Law, check_process
+from .check import PROCESS_LAWS, TOKEN_DEPENDENT_LAWS, Law, check_process
 
 
 def _test(law: Law, check: Callable[[Any, Any, Law], None]) -> Callable[[Any], None]:
@@ -37,7 +37,21 @@ class Laws:
         law(subject)
 
 
-class ProcessLaws(Laws, laws=PROCESS_LAWS):
+class _OfProcess(Laws):
+    def process(self) -> NoiseProcess:
+        """The process to test, of a few tokens; made anew for each test."""
+        raise NotImplementedError("write `process(self)`: it returns the process that the laws are checked on")
+
+    def subject(self) -> NoiseProcess:
+        """The process."""
+        return self.process()
+
+    def check(self, subject: NoiseProcess, law: Law) -> None:
+        """Run one law on a copy of the process."""
+        check_process(subject, [law])
+
+
+class ProcessLaws(_OfProcess, laws=PROCESS_LAWS):
     """The laws of an `InterpolatingProcess` as a pytest class: inherit from it under a name that starts with "Test".
 
     **Example:**
@@ -54,14 +68,6 @@ class ProcessLaws(Laws, laws=PROCESS_LAWS):
     ```
     """
 
-    def process(self) -> NoiseProcess:
-        """The process to test, of a few tokens; made anew for each test."""
-        raise NotImplementedError("write `process(self)`: it returns the process that the laws are checked on")
 
-    def subject(self) -> NoiseProcess:
-        """The process."""
-        return self.process()
-
-    def check(self, subject: NoiseProcess, law: Law) -> None:
-        """Run one law on a copy of the process."""
-        check_process(subject, [law])
+class TokenDependentProcessLaws(_OfProcess, laws=TOKEN_DEPENDENT_LAWS):
+    """The laws of a `TokenDependentProcess` as a pytest class, used in the same way."""

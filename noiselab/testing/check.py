@@ -4,11 +4,33 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from ..process import InterpolatingProcess, NoiseProcess
-from .bound_laws import BOUND_LAWS
-from .definitions import overrides_equal_definitions, shortcuts_equal_definitions
-from .process_laws import PROCESS_LAWS as FORWARD_LAWS
-from .sampling_laws import SAMPLING_LAWS
+from ..process import InterpolatingProcess, NoiseProcess, TokenDependentProcess
+from .bound_laws import BOUND_LAWS, bound_is_tight
+from .matrix_laws import (
+    bound_of_matrices_does_not_depend_on_the_clock,
+    equal_rows_are_an_interpolating_process,
+    rates_are_the_slope_of_jump,
+    revealed_tokens_are_certain,
+    reverse_step_has_the_posterior_law,
+    rows_are_distributions,
+)
+from .overrides import overrides_equal_definitions
+from .process_laws import (
+    is_a_markov_process,
+    noise_is_the_share_of_mixing,
+    one_law_in_three_forms,
+    posterior_is_bayes,
+    rate_is_the_slope_of_jump,
+    two_jumps_are_one,
+    weight_is_rate_over_marginal,
+)
+from .sampling_laws import (
+    draws_follow_their_generator,
+    draws_have_the_marginal_law,
+    revealed_tokens_stay,
+    reverse_move_has_the_posterior_law,
+)
+from .shortcuts import shortcuts_equal_definitions
 from .writing_laws import WRITING_LAWS
 
 Law: TypeAlias = Callable[[Any], None]
@@ -18,14 +40,41 @@ LARGEST = 256  # tokens that laws may enumerate
 
 PROCESS_LAWS: tuple[Law, ...] = (
     *WRITING_LAWS,
-    FORWARD_LAWS[0],
+    is_a_markov_process,
     shortcuts_equal_definitions,
     overrides_equal_definitions,
-    *FORWARD_LAWS[1:],
-    *SAMPLING_LAWS,
+    noise_is_the_share_of_mixing,
+    one_law_in_three_forms,
+    two_jumps_are_one,
+    rate_is_the_slope_of_jump,
+    weight_is_rate_over_marginal,
+    posterior_is_bayes,
+    draws_follow_their_generator,
+    draws_have_the_marginal_law,
+    revealed_tokens_stay,
+    reverse_move_has_the_posterior_law,
     *BOUND_LAWS,
 )
 """All laws of an `InterpolatingProcess`: first how it is written, then what follows from it, draws and bound last."""
+
+TOKEN_DEPENDENT_LAWS: tuple[Law, ...] = (
+    *WRITING_LAWS,
+    is_a_markov_process,
+    overrides_equal_definitions,
+    rows_are_distributions,
+    one_law_in_three_forms,
+    two_jumps_are_one,
+    rates_are_the_slope_of_jump,
+    posterior_is_bayes,
+    draws_follow_their_generator,
+    draws_have_the_marginal_law,
+    revealed_tokens_are_certain,
+    reverse_step_has_the_posterior_law,
+    bound_of_matrices_does_not_depend_on_the_clock,
+    equal_rows_are_an_interpolating_process,
+    bound_is_tight,
+)
+"""All laws of a `TokenDependentProcess`, in the same order."""
 
 
 def laws_of(process: NoiseProcess) -> tuple[Law, ...]:
@@ -35,6 +84,8 @@ def laws_of(process: NoiseProcess) -> tuple[Law, ...]:
     """
     if isinstance(process, InterpolatingProcess):
         return PROCESS_LAWS
+    if isinstance(process, TokenDependentProcess):
+        return TOKEN_DEPENDENT_LAWS
     raise ValueError(f"a noiselab.NoiseProcess with laws is needed; got {type(process).__name__}")
 
 

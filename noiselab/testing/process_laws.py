@@ -2,11 +2,11 @@
 
 import torch
 
-from ..process import InterpolatingProcess
+from ..process import InterpolatingProcess, NoiseProcess, TokenDependentProcess
 from .tools import Places, agree, every_token, kernel, logits, pairs, times
 
 
-def is_a_markov_process(process: InterpolatingProcess) -> None:
+def is_a_markov_process(process: NoiseProcess) -> None:
     """Alpha falls from 1, mixing is a distribution, and no rate is negative."""
     try:
         process.validate()
@@ -14,11 +14,11 @@ def is_a_markov_process(process: InterpolatingProcess) -> None:
         raise AssertionError(f"{error}{_guess(process)}") from error
 
 
-def _guess(process: InterpolatingProcess) -> str:
+def _guess(process: NoiseProcess) -> str:
     """What may be behind an invalid process, where its values say so."""
-    low, high = process.domain
-    first, last = process.alpha(torch.tensor([low, high], dtype=torch.float64)).tolist()
-    if first < 0.01 and last > 0.99:
+    assert isinstance(process, InterpolatingProcess | TokenDependentProcess)
+    first, last = process.alpha(torch.tensor(process.domain, dtype=torch.float64))
+    if (first < 0.01).all() and (last > 0.99).all():
         return " (does its time run backwards? Here t = 0 is clean and t = 1 is noise)"
     pi = process.mixing(times(process, 9))
     if (pi < 0).any() or (pi > 1 + 1e-5).any():
@@ -34,7 +34,7 @@ def noise_is_the_share_of_mixing(process: InterpolatingProcess) -> None:
     agree("`noise` is not (1 - alpha) mixing", process.noise(t[:, None]).dense()[:, 0], want, token=token, t=t[:, None])
 
 
-def one_law_in_three_forms(process: InterpolatingProcess) -> None:
+def one_law_in_three_forms(process: NoiseProcess) -> None:
     """`marginal`, `likelihood` and `probability` give the same q(z | x), and it sums to 1."""
     t, (x, z) = times(process, 5), pairs(process)
     x, z = x.expand(len(t), -1), z.expand(len(t), -1)
@@ -46,7 +46,7 @@ def one_law_in_three_forms(process: InterpolatingProcess) -> None:
     agree("`likelihood` differs from `probability`", of_x, probability, **places)
 
 
-def two_jumps_are_one(process: InterpolatingProcess) -> None:
+def two_jumps_are_one(process: NoiseProcess) -> None:
     """Chapman-Kolmogorov: from r to s and from s to t is from r to t."""
     r, s, t = times(process, 3)[:, None]
     token = torch.arange(process.vocab_size)
@@ -78,7 +78,7 @@ def weight_is_rate_over_marginal(process: InterpolatingProcess) -> None:
     agree(what, process.elbo_weight(x, z, t), want, x=x, z=z, t=t[:, None])
 
 
-def posterior_is_bayes(process: InterpolatingProcess) -> None:
+def posterior_is_bayes(process: NoiseProcess) -> None:
     """The reverse transition is Bayes' rule applied to the jump and the marginal, by enumeration."""
     s, t = times(process, 2)[:, None]
     x_hat, z = logits(process, 1, process.vocab_size).softmax(-1), torch.arange(process.vocab_size)
@@ -91,14 +91,3 @@ def posterior_is_bayes(process: InterpolatingProcess) -> None:
     agree("`posterior` is not Bayes' rule", posterior[possible], want[possible], **places)
     diagonal = process.marginal(x_hat, t)[0].diagonal()
     agree("jumps from `marginal` at s do not arrive at that at t", joint.sum(-1), diagonal, z=z, s=s, t=t)
-
-
-PROCESS_LAWS = (
-    is_a_markov_process,
-    noise_is_the_share_of_mixing,
-    one_law_in_three_forms,
-    two_jumps_are_one,
-    rate_is_the_slope_of_jump,
-    weight_is_rate_over_marginal,
-    posterior_is_bayes,
-)

@@ -75,11 +75,3 @@ def reverse_move_has_the_posterior_law(process: InterpolatingProcess) -> None:
         out = finish(moves, x_hat[:, possible].expand(n, -1, -1)[moves.rows], outside(process))
         places = {"z_t": possible, "t": t.expand(len(possible)), "s": s.expand(len(possible))}
         within_errors("reverse moves", frequencies(out.T, process.vocab_size), want, n, **places)
-
-
-SAMPLING_LAWS = (
-    draws_follow_their_generator,
-    draws_have_the_marginal_law,
-    revealed_tokens_stay,
-    reverse_move_has_the_posterior_law,
-)

@@ -192,6 +192,16 @@ class RevealsWords(Outsider):
         return z != V - 1
 
 
+class RevealsNothing(Outsider):
+    """Its words are masked at once, so that every word is revealed."""
+
+    def mixing(self, t):
+        return MASK
+
+    def reveals(self, z, t):
+        return torch.zeros_like(z, dtype=torch.bool)
+
+
 class SharpPosterior(Outsider):
     def posterior(self, z, x_hat, s, t):
         law = super().posterior(z, x_hat, s, t) ** 2
@@ -308,6 +318,10 @@ MISTAKES = {
     RevealsWords: (
         "overrides_equal_definitions",
         r"`RevealsWords.reveals` .* at token \d, t = .*: got True, want False",
+    ),
+    RevealsNothing: (
+        "overrides_equal_definitions",
+        r"`RevealsNothing.reveals` .* at token \d, t = .*: got False, want True",
     ),
     SharpPosterior: (
         "overrides_equal_definitions",
