@@ -95,6 +95,32 @@ def test_repeats_average_over_times_not_over_sequences():
     assert (often.nats + oracle.log_prob(x)).std() < 0.35 * (once.nats + oracle.log_prob(x)).std()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_fixed_nodes_estimate_the_same_bound(name):
+    found, surplus, error, entropy = bound_of(PROCESSES[name](), count=4000, nodes=16)
+    _, _, drawn, _ = bound_of(PROCESSES[name](), count=4000)
+    print(
+        f"{name}: nodes {found.nelbo:.4f} +- {found.error:.4f}, surplus {surplus:+.4f} +- {error:.4f}, drawn +- {drawn:.4f}"
+    )
+    assert abs(surplus) < 4 * error < 0.5 * 4 * drawn
+
+
+@pytest.mark.parametrize("steps", [1, 8, torch.linspace(1, 0, 9, dtype=torch.float64) ** 2])
+@pytest.mark.parametrize("name", ["masked", "gidd"])
+def test_steps_bound_the_sampler_that_takes_them(name, steps):
+    process = PROCESSES[name]()
+    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
+    x = nl.every_sequence(oracle.tokens, 2)
+    grid = steps if isinstance(steps, torch.Tensor) else torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    want = nl.expected_discrete_bound(process, oracle, x, grid).mean(oracle.log_prob(x).exp())
+    generator = torch.Generator().manual_seed(0)
+    data = oracle.sample(10_000, 2, generator=generator)
+    found = validation_bound(process, oracle, data, steps=steps, batch_size=5000, generator=generator)
+    assert abs(found.nelbo - want.total.item() / 2) < 4 * found.error
+    assert found.reconstruction == pytest.approx(want.reconstruction.item() / 2, abs=4 * found.error)
+    assert (found.low, found.high) == (0.0, 1.0)
+
+
 class Frequencies(nl.Denoiser):
     def forward(self, z, t, rows=None):
         return nl.denoisers.select(torch.arange(8.0).expand(*z.shape, -1), rows)
@@ -151,7 +177,20 @@ def test_the_error_of_a_ratio():
     assert mean == 2.0 and error == 0.0  # two nats a token everywhere: length alone is no uncertainty
 
 
-@pytest.mark.parametrize("options", [{"low": 0.5, "high": 0.4}, {"low": -0.1}, {"high": 1.1}, {"repeats": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"low": 0.5, "high": 0.4},
+        {"low": -0.1},
+        {"high": 1.1},
+        {"repeats": 0},
+        {"nodes": 0},
+        {"steps": 0},
+        {"nodes": 4, "steps": 4},
+        {"steps": torch.tensor([0.0, 1.0])},
+        {"steps": torch.tensor([1.0, 0.0]), "low": 0.1},
+    ],
+)
 def test_refusals(options):
     process = PROCESSES["masked"]()
     oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
