@@ -111,6 +111,9 @@ class MarkovOracle(Exact, Denoiser):
             total, law = total + law @ step, law @ self.transition
         return total.item()
 
+    def __repr__(self) -> str:
+        return f"MarkovOracle({len(self.initial)} states, {self.process})"
+
 
 def _rescale(law: Tensor) -> Tensor:
     return law / law.sum(-1, keepdim=True)

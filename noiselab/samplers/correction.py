@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
+from .base import in_a_line
 
 
 class SelfCorrection:
@@ -97,3 +98,9 @@ class SelfCorrection:
         for state in self.walk(z, steps=steps, generator=generator):
             z = state
         return z
+
+    def __repr__(self) -> str:
+        return (
+            f"SelfCorrection({in_a_line(self.denoiser)}, time={self.time:g}, temperature={self.temperature:g}, "
+            f"tokens_per_step={self.tokens_per_step}, patience={self.patience})"
+        )
