@@ -24,7 +24,7 @@ class Interpolation(InterpolatingProcess):
     - `signal`: the weight $w_0$ of the clean token: a schedule, a function of time or a number.
     - `noises`: the weight $w_k$ of each mixing $u_k$.
     - `support`: the tokens that data consist of, Bool [state]. By default all but those on which an `Absorbing` noise
-      puts its mass.
+      puts its mass, alone or in a blend.
     - `domain`: the times at which the process is used; weights and rates are checked there.
 
     **Raises:** `ValueError` if mixings differ in size, a weight is negative, all vanish, or the result is no Markov
@@ -61,7 +61,7 @@ class Interpolation(InterpolatingProcess):
         self.mixings = nn.ModuleList(noises)
         self.weights = nn.ModuleList(as_schedule(weight) for weight in noises.values())
         self.domain = domain
-        special = [mixing.token for mixing in noises if isinstance(mixing, Absorbing)]
+        special = [part.token for mixing in noises for part in mixing.modules() if isinstance(part, Absorbing)]
         if support is None and special:
             support = ~torch.isin(torch.arange(self.vocab_size), torch.tensor(special))
             if not support.any():

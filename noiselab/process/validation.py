@@ -111,7 +111,8 @@ def _check_rate(process: "InterpolatingProcess", t: Tensor, tokens: Tensor) -> N
 
 def _check_parts(process: "InterpolatingProcess", t: Tensor) -> None:
     """Mixings that declare a `support` have no mass outside it."""
-    for part in getattr(process, "mixings", ()):
+    inside = (part for mixing in getattr(process, "mixings", ()) for part in mixing.modules() if hasattr(part, "probs"))
+    for part in inside:
         support = getattr(part, "support", None)
         if support is None:
             continue

@@ -406,3 +406,23 @@ def test_planted_mistakes_turn_laws_red(mistake, monkeypatch):
     with pytest.raises(AssertionError, match=law):
         for process in subjects:
             check_process(process, [LAWS[law]])
+
+
+def test_masks_inside_a_blend_are_no_data_either():
+    t, words = nl.t, torch.tensor([0.5, 0.3, 0.2, 0.0])
+    inner = nl.Blend({nl.Unigram(words): 1 - t, nl.Absorbing(3, 4): t})
+    process = nl.Interpolation(1 - t, {nl.Blend({inner: 1.0}): t})
+    assert process.support.tolist() == [True, True, True, False]
+
+
+def test_a_promised_support_is_checked_inside_a_blend():
+    class Moving(nl.Mixing):
+        vocab_size = 3
+
+        def probs(self, t):
+            share = t[..., None]
+            return share * torch.tensor([0.5, 0.5, 0.0]).to(t) + (1 - share) * torch.tensor([0.5, 0.4, 0.1]).to(t)
+
+    wrong = Moving(support=torch.tensor([True, True, False]))
+    with pytest.raises(ValueError, match="no mass outside its support; .* on token 2"):
+        nl.Interpolation(1 - nl.t, {nl.Blend({wrong: 1.0}): nl.t})
