@@ -424,5 +424,5 @@ def test_a_promised_support_is_checked_inside_a_blend():
             return share * torch.tensor([0.5, 0.5, 0.0]).to(t) + (1 - share) * torch.tensor([0.5, 0.4, 0.1]).to(t)
 
     wrong = Moving(support=torch.tensor([True, True, False]))
-    with pytest.raises(ValueError, match="no mass outside its support; .* on token 2"):
+    with pytest.raises(ValueError, match=r"no mass outside its support; .* on token 2"):
         nl.Interpolation(1 - nl.t, {nl.Blend({wrong: 1.0}): nl.t})
