@@ -223,7 +223,7 @@ def neighbours() -> Pairs:
 
 
 def chain(noise, row: Tensor, betas: Tensor, own_betas: Tensor, states: int) -> Pairs:
-    """The whole bound of a chain in T steps: ours from `prior_kl`, `step_kl` and `reconstruction`, theirs from matrices."""
+    """The whole bound of a chain in T steps: ours from `prior_kl` and `step_kl`, theirs from matrices."""
     process, steps = nl.d3pm(noise, betas), len(betas)
     data = process.data_tokens().nonzero()[:, 0]
     table = torch.randn(steps, states, states, dtype=torch.float64, generator=torch.Generator().manual_seed(steps))
@@ -238,14 +238,9 @@ def chain(noise, row: Tensor, betas: Tensor, own_betas: Tensor, states: int) -> 
             chance = process.probability(clean, z, time[1:])
             # An impossible noisy token has chance 0 and a divergence that is no number.
             noisy = torch.where(chance > 0, z, process.marginal(clean, time[1:]).argmax(-1))
-            first = nl.reconstruction(process, leaf[:1], clean[:1], noisy[:1], time[1:2])
-            nats = (
-                [first, nl.step_kl(process, leaf[1:], clean[1:], noisy[1:], time[1:-1], time[2:])]
-                if steps > 1
-                else [first]
-            )
+            nats = nl.step_kl(process, leaf, clean, noisy, time[:-1], time[1:])
             prior = nl.prior_kl(process, x.view(1, 1), time[-1:])[0, 0]
-            bounds.append(prior + torch.where(chance > 0, chance * torch.cat(nats), 0).sum())
+            bounds.append(prior + torch.where(chance > 0, chance * nats, 0).sum())
         return torch.stack(bounds)
 
     def theirs(leaf: Tensor) -> Tensor:
