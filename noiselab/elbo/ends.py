@@ -1,5 +1,7 @@
 """What a truncated time range leaves out of the bound: reconstruction at its lower end, the prior at its upper end."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -28,7 +30,7 @@ def reconstruction(
 
     **Returns:** nats per token, at least float32; 0 where z reveals x, whatever the logits.
     """
-    x_hat = Predicted(process, logits)
+    x_hat = predicted(process, logits)
     nats = x_hat.marginal(z, t) - process.probability(x, z, t).log() - x_hat.at(x)
     certain = process.reveals(z, t)
     return torch.where(certain, 0, nats).to(torch.promote_types(logits.dtype, torch.float32))
@@ -77,20 +79,12 @@ def _pure_noise(process: NoiseProcess, x: Tensor, t: Tensor) -> Tensor:
     return process.marginal((data / data.sum()).expand(*x.shape, -1), t)
 
 
-class Predicted:
-    """Log-probabilities of a prediction x_hat, normalised over the data tokens, asked token by token, in float64.
+class Predicted(NamedTuple):
+    """Log-probabilities of a prediction x_hat, normalised over the data tokens, asked token by token, in float64."""
 
-    **Arguments:**
-
-    - `process`, `logits`: as for `nelbo`.
-    """
-
-    def __init__(self, process: NoiseProcess, logits: Float[Tensor, "batch length state"]):
-        if process.support is not None:
-            logits = logits.masked_fill(~process.support, -torch.inf)
-        self.process = process
-        self.logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        self.log_sum = self.logits.logsumexp(-1).double()
+    process: NoiseProcess
+    logits: Tensor  # -inf off the data
+    log_sum: Tensor
 
     def at(self, x: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
         r"""$\log \hat x_x$ for the tokens x."""
@@ -109,3 +103,11 @@ class Predicted:
         return torch.where(
             alone, signal, torch.logaddexp(torch.where(alone, 0, signal), torch.where(alone, 1, b).log())
         )
+
+
+def predicted(process: NoiseProcess, logits: Float[Tensor, "batch length state"]) -> Predicted:
+    """The log-probabilities that logits stand for; tokens outside the support are ignored."""
+    if process.support is not None:
+        logits = logits.masked_fill(~process.support, -torch.inf)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return Predicted(process, logits, logits.logsumexp(-1).double())

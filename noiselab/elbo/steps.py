@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..process import InterpolatingProcess, NoiseProcess, lift
 from .bound import _Nelbo
-from .ends import Predicted
+from .ends import predicted
 from .streaming import CHUNK_BYTES
 from .tokens import Tokens, check_shapes, noise_on_data, outside
 from .traced import traced
@@ -75,7 +75,7 @@ def step_kl(
     if learned or not isinstance(process, InterpolatingProcess):
         return step_kl_dense(process, logits, x, z, s, t)
     s, t = lift(s, z), lift(t, z)
-    x_hat = Predicted(process, logits)
+    x_hat = predicted(process, logits)
     keep, fresh = process.jump(z, s, t)
     q_s, q_t = process.probability(x, z, s), process.probability(x, z, t)
     log_p_s, log_p_t = x_hat.marginal(z, s), x_hat.marginal(z, t)

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from ..categorical import choose, uniforms
 from ..denoisers import Denoiser
-from ..elbo.ends import Predicted, prior_log_prob
+from ..elbo.ends import Predicted, predicted, prior_log_prob
 from ..process import InterpolatingProcess, NoiseProcess, lift
 from .bounds import Scene, falling
 
@@ -93,7 +93,7 @@ def path_log_weight(
     z = scene.process.corrupt(scene.x, t, generator=generator)
     logs = prior_log_prob(process, z, t) - process.probability(scene.x, z, t).log()
     for s in map(scene.full, grid[1:].tolist()):
-        x_hat = Predicted(process, scene.predict(z, t))
+        x_hat = predicted(process, scene.predict(z, t))
         earlier = step_back(process, scene.x, z, s, t, generator=generator)
         certain = process.reveals(z, t)  # stays for sure, whatever the prediction
         logs = logs + torch.where(
@@ -101,7 +101,7 @@ def path_log_weight(
         )
         z, t = earlier, s
     if rebuild:
-        x_hat = Predicted(process, scene.predict(z, t))
+        x_hat = predicted(process, scene.predict(z, t))
         jump = x_hat.at(scene.x) - _ratio(process, x_hat, scene.x, z, t)
         logs = logs + torch.where(process.reveals(z, t), 0, jump)
     return scene.sum(logs)

@@ -97,7 +97,7 @@ def test_repeats_average_over_times_not_over_sequences():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_fixed_nodes_estimate_the_same_bound(name):
-    found, surplus, error, entropy = bound_of(PROCESSES[name](), count=4000, nodes=16)
+    found, surplus, error, _ = bound_of(PROCESSES[name](), count=4000, nodes=16)
     _, _, drawn, _ = bound_of(PROCESSES[name](), count=4000)
     print(
         f"{name}: nodes {found.nelbo:.4f} +- {found.error:.4f}, surplus {surplus:+.4f} +- {error:.4f}, drawn +- {drawn:.4f}"

@@ -1,6 +1,10 @@
 """Bounds in discrete time: of one step, of a grid, of the sampler that takes it."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,6 +104,25 @@ def test_low_precision_logits(dtype):
     value = nl.step_kl(process, low, x, z, s, t)
     assert value.dtype == torch.float32
     assert_close(value.double(), nl.step_kl(process, low.double(), x, z, s, t), rtol=1e-4, atol=1e-5)
+
+
+COMPILED = """
+import torch
+import noiselab as nl
+process = nl.gidd(vocab_size=5, mask_id=4, p_uniform=0.1)
+s, t = torch.tensor([[0.1, 0.6], [0.4, 0.9]], dtype=torch.float64)
+x = torch.arange(20).view(2, 10) % 4
+z, logits = process.corrupt(x, t), torch.randn(2, 10, 5)
+compiled = torch.compile(nl.step_kl, backend="eager", fullgraph=True)
+torch.testing.assert_close(compiled(process, logits, x, z, s, t), nl.step_kl(process, logits, x, z, s, t))
+"""
+
+
+def test_a_step_compiles_without_a_graph_break():
+    """As users compile it, without the shape checks: hence in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("name", SMALL)
