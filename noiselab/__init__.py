@@ -66,6 +66,7 @@ from .objectives import (
     objective_loss,
 )
 from .parametrization import to_leave_one_out, to_posterior, to_score
+from .plotting import plot_process
 from .process import ChangeOfTime, InterpolatingProcess, Interpolation, NoiseProcess, TokenDependentProcess
 from .processes import (
     absorbing_betas,
@@ -167,6 +168,7 @@ __all__ = [
     "outcome",
     "path_log_weight",
     "path_times",
+    "plot_process",
     "prior_kl",
     "quadrature",
     "reconstruction",

@@ -21,6 +21,7 @@ LAYERS = [
     "likelihood",
     "samplers",
     "testing",
+    "plotting",
     "data",
     "training",
     "evaluation",

@@ -1,0 +1,219 @@
+"""What a process does to a token, in pictures."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .process import InterpolatingProcess, NoiseProcess, TokenDependentProcess
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito (2008): told apart with any colour vision, and in grey by their order.
+KEPT, ITSELF, OFF = "#0072b2", "#9ecae1", "#444444"
+COLOURS = ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#999999")
+MOST = 8  # groups that one can tell apart
+
+
+class Group(NamedTuple):
+    """Tokens, or a part of a composed noise, that are drawn as one: [points] each, beside a clean token x."""
+
+    name: str
+    colour: str
+    noise: Tensor  # mass of the noise on it
+    elsewhere: Tensor  # the same without x itself
+    rate: Tensor | None  # how fast tokens jump into it
+
+
+def plot_process(
+    process: NoiseProcess, *, token: int | None = None, names: Sequence[str] | None = None, points: int = 256
+) -> "Figure":
+    r"""Pictures of a process over time, for one clean token x.
+
+    What becomes of x, $q_t(\cdot \mid x)$, stacked: untouched, itself again by noise, and the rest by parts of a composed
+    process, else by tokens of the support and off it. For an `InterpolatingProcess` also the signal and the noise, the
+    rates of jumps, and the weight that a token has in the bound, for each kind of noisy token.
+
+    **Arguments:**
+
+    - `token`: x; by default the first token of the support.
+    - `names`: what to call the tokens, one for each, at most 8; then each token is drawn by itself.
+    - `points`: times inside the domain, at least 2.
+
+    **Returns:** a `matplotlib.figure.Figure`, 8 inches wide; `figure.savefig("process.svg")` writes it. No global state
+    of matplotlib is used or changed.
+
+    **Raises:** `ValueError` for a token outside the support, or names that are too many or do not fit.
+
+    **Example:**
+
+    ```python
+    import noiselab as nl
+
+    figure = nl.plot_process(nl.gidd(vocab_size=5, mask_id=4, p_uniform=0.2))
+    assert len(figure.axes) == 4
+    ```
+    """
+    from matplotlib.figure import Figure
+
+    data = process.data_tokens().nonzero()[:, 0].tolist()
+    x = data[0] if token is None else token
+    if x not in data:
+        raise ValueError(f"token must be one that data contain, so that it can be clean; got {x}")
+    if names is not None and (len(names) != process.vocab_size or len(names) > MOST):
+        raise ValueError(
+            f"names must be {process.vocab_size}, one for each token, and at most {MOST}; got {len(names)}"
+        )
+    if points < 2:
+        raise ValueError(f"points must be at least 2; got {points}")
+    low, high = process.domain
+    u = torch.linspace(0.002, 0.998, points, dtype=torch.float64, device=process._home())
+    t = low + (high - low) * torch.sin(torch.pi * u / 2) ** 2
+    whole = isinstance(process, InterpolatingProcess)
+    figure = Figure(figsize=(8, 6 if whole else 3.6), layout="constrained")
+    axes = figure.subplots(2, 2).flatten() if whole else [figure.subplots()]
+    with torch.no_grad():
+        kept, itself, groups = _groups(process, x, names, t)
+        _draw_shares(axes[0], t, kept, itself, groups, f"token {x}" if names is None else names[x])
+        if isinstance(process, InterpolatingProcess):
+            _draw_signal(axes[1], t, kept, groups)
+            _draw_rates(axes[2], t, groups)
+            _draw_weights(axes[3], process, x, names, t)
+    for axis in axes:
+        axis.set(xlabel="time t", xlim=(low, high))
+        axis.set_title(axis.get_title(), fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("\n".join(textwrap.wrap(str(process), 100)[:3]), fontsize=9)
+    handles, labels = axes[0].get_legend_handles_labels()
+    columns = len(labels) if sum(map(len, labels)) < 70 else 3
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    return figure
+
+
+def _groups(
+    process: NoiseProcess, x: int, names: Sequence[str] | None, t: Tensor
+) -> tuple[Float[Tensor, " grid"], Float[Tensor, " grid"], list[Group]]:
+    """How probably x is untouched, how probably it is itself by noise, and what else it is; all on the CPU."""
+    xs = torch.full((len(t), 1), x, device=t.device)
+    if isinstance(process, InterpolatingProcess):
+        kept = process.alpha(t).double()
+        mass = process.noise(t[:, None])
+        if names is None and len(mass.parts) > 1:
+            groups, itself = _by_part(process, xs, t), mass.at(xs)[:, 0]
+            return kept.cpu(), itself.expand(len(t)).cpu(), groups
+        noise = mass.dense()[:, 0]
+        every = torch.arange(process.vocab_size, device=t.device).expand(len(t), -1)
+        rate = process.rate(every, t).expand(len(t), -1)
+    else:
+        assert isinstance(process, TokenDependentProcess)
+        signal = process.signal(t)
+        kept = signal[:, min(x, signal.shape[1] - 1)]
+        noise, rate = process.marginal(xs, t)[:, 0], None
+        noise = noise - kept[:, None] * torch.nn.functional.one_hot(xs[:, 0], noise.shape[1])
+    itself = noise[:, x]
+    groups = []
+    for name, colour, members in _members(process, x, names):
+        elsewhere = [v for v in members if v != x]
+        into = None if rate is None else rate[:, members].sum(-1).cpu()
+        groups.append(Group(name, colour, noise[:, members].sum(-1).cpu(), noise[:, elsewhere].sum(-1).cpu(), into))
+    return kept.cpu(), itself.cpu(), groups
+
+
+def _members(process: NoiseProcess, x: int, names: Sequence[str] | None) -> list[tuple[str, str, list[int]]]:
+    """(name, colour, tokens) of each group of tokens."""
+    data = process.data_tokens().cpu()
+    on, off = data.nonzero()[:, 0].tolist(), (~data).nonzero()[:, 0].tolist()
+    if names is None:
+        one = "the mask" if len(off) == 1 else "tokens that no data contain"
+        return [("another token", COLOURS[0], on), *([(one, OFF, off)] if off else [])]
+    colours = iter(COLOURS * 2)
+    return [(name, ITSELF if v == x else next(colours) if data[v] else OFF, [v]) for v, name in enumerate(names)]
+
+
+def _by_part(process: InterpolatingProcess, xs: Tensor, t: Tensor) -> list[Group]:
+    def shares(t: Tensor) -> tuple[Tensor, Tensor]:
+        return process.alpha(t).double(), process.noise(t).weights
+
+    (alpha, weights), (alpha_slope, slopes), *_ = torch.func.jvp(shares, (t[:, None],), (torch.ones_like(t[:, None]),))
+    rates = slopes - (alpha_slope / alpha)[..., None] * weights
+    groups, colours = [], iter(COLOURS * len(process.noise(t[:, None]).parts))
+    for k, part in enumerate(process.noise(t[:, None]).parts):
+        weight, share = weights[:, 0, k], part.at(xs, t[:, None]).expand(xs.shape)[:, 0]
+        support = process.data_tokens(t.device)
+        never_data = part.probs(t[:1, None])[0, 0][support].sum() == 0
+        colour = OFF if never_data else next(colours)
+        groups.append(Group(f"{part}", colour, weight.cpu(), (weight * (1 - share)).cpu(), rates[:, 0, k].cpu()))
+    return groups
+
+
+def _draw_shares(axis: "Axes", t: Tensor, kept: Tensor, itself: Tensor, groups: list[Group], x: str) -> None:
+    layers: list[tuple[str, str, Tensor]] = [("untouched", KEPT, kept)]
+    if itself.max() > 1e-12:
+        layers.append(("itself again, by noise", ITSELF, itself))
+    layers += [(group.name, group.colour, group.elsewhere) for group in groups if group.elsewhere.max() > 1e-12]
+    names, colours, values = zip(*layers, strict=True)
+    axis.stackplot(
+        t.cpu().numpy(), *(value.numpy() for value in values), labels=names, colors=colours, edgecolor="white", lw=0.6
+    )
+    axis.set(title=f"what becomes of {x}", ylabel="probability", ylim=(0, 1))
+
+
+def _draw_signal(axis: "Axes", t: Tensor, kept: Tensor, groups: list[Group]) -> None:
+    axis.plot(t.cpu(), kept, color=KEPT, lw=2, label="signal")
+    for group in groups:
+        if group.noise.max() > 1e-12:
+            axis.plot(t.cpu(), group.noise, color=group.colour, lw=2)
+    axis.annotate(r"$\alpha_t$", (float(t[len(t) // 4]), float(kept[len(t) // 4])), xytext=(5, 4), color=KEPT,
+                  textcoords="offset points")  # fmt: skip
+    axis.set(title=r"signal $\alpha_t$ and noise", ylabel="share", ylim=(0, 1.02))
+
+
+def _draw_rates(axis: "Axes", t: Tensor, groups: list[Group]) -> None:
+    for group in groups:
+        if group.rate is not None:
+            axis.plot(t.cpu(), _finite(group.rate), color=group.colour, lw=2)
+    axis.set(title="rate of jumps into each", ylabel="jumps per unit of time", yscale="log")
+    _limit(axis)
+
+
+def _draw_weights(axis: "Axes", process: InterpolatingProcess, x: int, names: Sequence[str] | None, t: Tensor) -> None:
+    every, middle = torch.arange(process.vocab_size, device=t.device), t[len(t) // 2].view(1)
+    reached = process.rate(every[None], middle).expand(1, len(every))[0] > 0
+    kinds: list[tuple[str, str, str, int]] = []
+    for k, (name, colour, members) in enumerate(_members(process, x, names)):
+        others = [v for v in members if v != x and reached[v]]
+        if others:  # the first of a group stands for it
+            label = f"{name}, {others[0]}" if names is None else name
+            kinds.append((label, colour, "--" if k % 2 == 0 else ":", others[0]))
+    kinds.insert(0, ("itself", KEPT, "-", x))
+    clean = torch.full((len(t), 1), x, device=t.device)
+    for name, colour, style, z in kinds:
+        weight = process.elbo_weight(clean, torch.full_like(clean, z), t)[:, 0]
+        if (weight > 0).any():
+            axis.plot(t.cpu(), _finite(weight.cpu()), style, color=colour, lw=2, label=name)
+    axis.set(title="weight in the bound, by noisy token", ylabel="per unit of time", yscale="log")
+    axis.legend(fontsize=8, frameon=True, framealpha=0.85, edgecolor="none")
+    _limit(axis)
+
+
+def _finite(values: Tensor) -> Tensor:
+    return torch.where(values.isfinite() & (values > 0), values, torch.nan)
+
+
+def _limit(axis: "Axes") -> None:
+    """Ends of the axis by what happens away from the ends of time, where rates may be infinite or vanish."""
+    low, high = [], []
+    for line in axis.get_lines():
+        values: Any = torch.as_tensor(line.get_ydata())
+        inside = values[len(values) // 12 : -len(values) // 12]
+        inside = inside[inside.isfinite()]
+        if len(inside):
+            low.append(float(inside.min()))
+            high.append(float(inside.max()))
+    if low:
+        axis.set_ylim(min(low) / 3, max(high) * 3)
