@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from worlds import DATA, PROCESSES, V, row
 
 import noiselab as nl
 from noiselab.process import lift
-from noiselab.testing import PROCESS_LAWS, Laws, ProcessLaws, agree, check_process
+from noiselab.testing import PROCESS_LAWS, TOKEN_DEPENDENT_LAWS, Laws, ProcessLaws, agree, check_process
 
 ROW = row(0.4, 0.3, 0.2, 0.1, 0.0)
 MASK = row(0, 0, 0, 0, 1)
@@ -490,3 +491,35 @@ def test_a_package_of_its_own_inherits_the_laws(tmp_path):
 @pytest.mark.parametrize("name", PROCESSES)
 def test_ready_made_pass_as_a_whole(name):
     check_process(PROCESSES[name]())
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
+ON_THE_PAGE = (
+    AddsTheVocabularyToTheTime,
+    ClampsItsArgument,
+    Detached,
+    SinglePrecision,
+    TimeRunsBackwards,
+    FastMarginal,
+    CorruptsTooLate,
+)
+
+
+@pytest.mark.parametrize("kind", ON_THE_PAGE, ids=lambda kind: kind.__name__)
+def test_messages_on_the_page_are_those_of_the_laws(kind):
+    with pytest.raises(AssertionError) as error:
+        check_process(kind())
+    assert f"| {str(error.value).splitlines()[1]} |" in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_page_shows_what_its_example_prints(capsys):
+    page = PAGE.read_text(encoding="utf-8")
+    first, second = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:2]
+    exec(first + second, {"__name__": "__main__"})
+    assert f"```text\n{capsys.readouterr().out}```" in page
+
+
+def test_the_page_lists_every_law_in_its_order():
+    page = PAGE.read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == [law.__name__ for law in PROCESS_LAWS]
+    assert all(f"`{law.__name__}`" in page for law in TOKEN_DEPENDENT_LAWS)
