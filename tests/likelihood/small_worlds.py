@@ -54,10 +54,12 @@ SMALL = {
     "chain": lambda: nl.d3pm(nl.Uniform(V), BETAS),
     "turning": Turning,
     "token-dependent": lambda: Pairs(torch.arange(V) != MASK),
+    "token rates": lambda: nl.processes.TokenRates(row(0.7, 2.0, 1.0), mask_id=MASK),
+    "coarse masked": lambda: nl.processes.Coarse(torch.tensor([2, 2, 2, 3]), mask_id=3),
+    "neighbours": lambda: nl.processes.Neighbours(torch.tensor([[1], [0], [2]]), torch.ones(V, 1), mask_id=MASK),
 }
-LEAKY = (
-    "log-SNR hybrid"  # a little noise at t = 0 and signal at t = 1: the bound is above the entropy by what they cost
-)
+# A little noise at t = 0 and signal at t = 1: the bound is above the entropy by what they cost
+LEAKY = "log-SNR hybrid"
 
 
 def random_chain(states, seed):
