@@ -175,7 +175,7 @@ def test_scores_of_another_shape(unchecked, shape, message):
 # The same bound from every prediction.
 
 
-@pytest.mark.parametrize("objective", [elbo, nl.Clipped(1.0), nl.Dynamic(0.1)], ids=repr)
+@pytest.mark.parametrize("objective", [elbo, nl.Clipped(1.0), nl.Dynamic(0.1)], ids=["elbo", "clipped", "dynamic"])
 @pytest.mark.parametrize("name", PROCESSES)
 def test_objectives_of_every_prediction_agree(name, objective):
     process, t = PROCESSES[name](), torch.linspace(0.05, 0.95, 6)
