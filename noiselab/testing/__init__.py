@@ -4,6 +4,8 @@ Each is a function of a process that raises `AssertionError` in words: the metho
 was expected. `check_process` runs them all, in about a second, on processes of a few tokens. `ProcessLaws` makes them
 tests of your own package, one for each law.
 
+**Example:**
+
 ```python
 import noiselab as nl
 from noiselab.testing import check_process
