@@ -8,7 +8,19 @@ from ..elbo import nelbo
 from ..process import InterpolatingProcess, TokenDependentProcess
 from ..samplers.ancestral import dense_step
 from .overrides import BareMatrices
-from .tools import agree, every_token, frequencies, kernel, logits, random_times, times, tokens, within_errors
+from .tools import (
+    agree,
+    draws,
+    every_token,
+    frequencies,
+    kernel,
+    logits,
+    random_times,
+    some,
+    times,
+    tokens,
+    within_errors,
+)
 
 
 def rows_are_distributions(process: TokenDependentProcess) -> None:
@@ -64,12 +76,12 @@ class _Given(Denoiser):
 
 def reverse_step_has_the_posterior_law(process: TokenDependentProcess) -> None:
     """The sampler's step draws from the posterior that Bayes' rule gives, also from t = 1 and down to s = 0."""
-    n, (low, high) = 20_000, process.domain
+    n, (low, high) = draws(process, 20_000), process.domain
     x_hat = logits(process, 1, process.vocab_size)
     for pair in ((0.7, 0.3), (1.0, 0.5), (0.4, 0.0)):
         t, s = low + (high - low) * torch.tensor(pair, dtype=torch.float64)[:, None]
         law = process.marginal(x_hat.softmax(-1), s)[0]
-        possible = (process.marginal(x_hat.softmax(-1), t)[0].diagonal() > 1e-9).nonzero()[:, 0]
+        possible = some((process.marginal(x_hat.softmax(-1), t)[0].diagonal() > 1e-9).nonzero()[:, 0], 8)
         joint = (law * kernel(process, s, t).T)[possible]
         want = joint / joint.sum(-1, keepdim=True)
         z, given = possible.repeat(n, 1), _Given(x_hat[:, possible])

@@ -7,7 +7,7 @@ from ..categorical import uniforms
 from ..elbo.tokens import outside
 from ..process import InterpolatingProcess, NoiseProcess
 from ..samplers.ancestral import DRAWS, finish, plan
-from .tools import data_tokens, every_token, frequencies, logits, times, tokens, within_errors
+from .tools import data_tokens, draws, every_token, frequencies, logits, some, times, tokens, within_errors
 
 
 def draws_follow_their_generator(process: NoiseProcess) -> None:
@@ -27,7 +27,7 @@ def draws_follow_their_generator(process: NoiseProcess) -> None:
 
 def draws_have_the_marginal_law(process: NoiseProcess) -> None:
     """Tokens drawn by `corrupt` and `prior` are distributed as `marginal` says."""
-    n, x = 20_000, data_tokens(process)
+    n, x = draws(process, 20_000), some(data_tokens(process), 8)
     generator = Generator().manual_seed(0)
     for t in times(process, 3):
         before = x.expand(n, -1).clone()
@@ -64,11 +64,11 @@ def revealed_tokens_stay(process: InterpolatingProcess) -> None:
 
 def reverse_move_has_the_posterior_law(process: InterpolatingProcess) -> None:
     """The three-way move draws from the dense posterior, also from t = 1 and down to s = 0."""
-    n, generator, (low, high) = 40_000, Generator().manual_seed(0), process.domain
+    n, generator, (low, high) = draws(process, 40_000), Generator().manual_seed(0), process.domain
     x_hat = logits(process, 1, process.vocab_size)
     for pair in ((0.7, 0.3), (1.0, 0.5), (0.4, 0.0)):
         t, s = low + (high - low) * torch.tensor(pair, dtype=torch.float64)[:, None]
-        possible = (process.marginal(x_hat.softmax(-1), t)[0].diagonal() > 0).nonzero()[:, 0]
+        possible = some((process.marginal(x_hat.softmax(-1), t)[0].diagonal() > 0).nonzero()[:, 0], 8)
         want = process.posterior(possible[None], x_hat[:, possible].softmax(-1), s, t)[0]
         z, u = possible.repeat(n, 1), uniforms(n, len(possible), DRAWS, generator=generator)
         moves = plan(process, z, s.expand(n), t.expand(n), u)
