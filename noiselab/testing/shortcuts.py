@@ -11,7 +11,7 @@ from .tools import agree, every_token, random_times
 
 
 def shortcuts_equal_definitions(process: InterpolatingProcess) -> None:
-    """`at`, `choose` and `profile` of every mixing say what its `probs` says, and its mass stays on its support."""
+    """`at`, `choose`, `profile` and `factors` of every mixing say what its `probs` says; its mass stays on its support."""
     host, z = process.host_support(), every_token(process, 4)
     token = torch.arange(process.vocab_size)
     for per_token in (False, True):
@@ -30,11 +30,16 @@ def shortcuts_equal_definitions(process: InterpolatingProcess) -> None:
             agree(f"`{name}.at` differs from `{name}.probs`", part.at(z, t), want, rtol=1e-6, token=z, t=t)
             _check_choose(part, t.flatten()[:4, None], token)
             _check_profile(part, host, probs, t)
+            factors = part.factors(t)
+            if factors is not None:
+                what = f"`{name}.factors` differ from `{name}.probs`"
+                agree(what, factors.dense(), probs, rtol=1e-6, token=token, t=t[..., None])
 
 
 def _shortcuts(part: Any) -> list[str]:
     """The methods of a mixing that are not the definitions."""
-    return [name for name in ("at", "choose", "profile") if getattr(type(part), name) is not getattr(Mixing, name)]
+    names = ("at", "choose", "profile", "factors")
+    return [name for name in names if getattr(type(part), name, getattr(Mixing, name)) is not getattr(Mixing, name)]
 
 
 def _check_choose(part: Any, t: Tensor, token: Tensor) -> None:

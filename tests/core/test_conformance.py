@@ -250,6 +250,11 @@ class FlatProfile(nl.Unigram):
         return 0.25
 
 
+class WrongFactors(nl.Unigram):
+    def factors(self, t):
+        return nl.Mass(torch.ones_like(t)[..., None], (nl.Uniform(V),), t)
+
+
 class Leaky(nl.Mixing):
     vocab_size = V
 
@@ -341,6 +346,7 @@ MISTAKES = {
         "shortcuts_equal_definitions",
         r"`FlatProfile.profile` differs .* at token \d, t = .*: got 0.25, want",
     ),
+    WrongFactors: ("shortcuts_equal_definitions", r"`WrongFactors.factors` differ .* at token \d, t = 0"),
     Leaks: ("is_a_markov_process|shortcuts_equal_definitions", r"mass outside its support.* token 4.* t = 0"),
 }
 
