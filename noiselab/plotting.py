@@ -36,7 +36,8 @@ def plot_process(
     r"""Pictures of a process over time, for one clean token x.
 
     What becomes of x, $q_t(\cdot \mid x)$, stacked: untouched, itself again by noise, and the rest by parts of a composed
-    process, else by tokens of the support and off it. For an `InterpolatingProcess` also the signal and the noise, the
+    process, by the tokens that it most probably becomes where the noise depends on it, else by tokens of the support and
+    off it. For an `InterpolatingProcess` also the signal and the noise, the
     rates of jumps, and the weight that a token has in the bound, for each kind of noisy token.
 
     **Arguments:**
@@ -117,7 +118,8 @@ def _groups(
         noise = noise - kept[:, None] * torch.nn.functional.one_hot(xs[:, 0], noise.shape[1])
     itself = noise[:, x]
     groups = []
-    for name, colour, members in _members(process, x, names):
+    single = names is None and not isinstance(process, InterpolatingProcess)
+    for name, colour, members in _likeliest(noise, x) if single else _members(process, x, names):
         elsewhere = [v for v in members if v != x]
         into = None if rate is None else rate[:, members].sum(-1).cpu()
         groups.append(Group(name, colour, noise[:, members].sum(-1).cpu(), noise[:, elsewhere].sum(-1).cpu(), into))
@@ -133,6 +135,18 @@ def _members(process: NoiseProcess, x: int, names: Sequence[str] | None) -> list
         return [("another token", COLOURS[0], on), *([(one, OFF, off)] if off else [])]
     colours = iter(COLOURS * 2)
     return [(name, ITSELF if v == x else next(colours) if data[v] else OFF, [v]) for v, name in enumerate(names)]
+
+
+def _likeliest(noise: Tensor, x: int) -> list[tuple[str, str, list[int]]]:
+    """The tokens that x most probably becomes, each by itself, and the others together."""
+    peak = noise.amax(0).index_fill(0, torch.tensor(x, device=noise.device), 0)
+    order = peak.argsort(descending=True).tolist()
+    shown = [v for v in order[:5] if peak[v] > 0.01]
+    rest = [v for v in order if v not in shown and v != x]
+    last = int(noise[-1].argmax())  # what all end as, most often a mask
+    colours = iter(COLOURS)
+    single = [(f"token {v}", OFF if v == last else next(colours), [v]) for v in sorted(shown)]
+    return [*single, ("other tokens", "#cccccc", rest)] if rest else single
 
 
 def _by_part(process: InterpolatingProcess, xs: Tensor, t: Tensor) -> list[Group]:

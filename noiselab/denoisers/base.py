@@ -135,3 +135,13 @@ class Transform(Denoiser):
         if rows is not None:
             return self.edit(logits, z[rows], times[rows])
         return self.edit(logits.flatten(0, 1), z.flatten(), times.flatten()).view_as(logits)
+
+    def __repr__(self) -> str:
+        more = self.extra_repr()
+        return f"{type(self).__name__}({in_a_line(self.inner)}{', ' if more else ''}{more})"
+
+
+def in_a_line(denoiser: nn.Module) -> str:
+    """A denoiser in one line, or its number of parameters where it would print as a tree."""
+    text, count = repr(denoiser), sum(p.numel() for p in denoiser.parameters())
+    return text if "\n" not in text else f"{type(denoiser).__name__}({count:,} parameters)"

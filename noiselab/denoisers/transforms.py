@@ -34,6 +34,10 @@ class Temperature(Transform):
         """Logits / temperature."""
         return logits / self.temperature
 
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        return f"{self.temperature:g}"
+
 
 class TopP(Transform):
     """The smallest set of most probable tokens whose mass reaches p; the token that crosses p is kept.
@@ -64,6 +68,10 @@ class TopP(Transform):
         )
         return logits.masked_fill(torch.zeros_like(drop).scatter(-1, index, drop), -torch.inf)
 
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        return f"{self.p:g}"
+
 
 class MinP(Transform):
     """Tokens at least p times as probable as the most probable one.
@@ -88,6 +96,10 @@ class MinP(Transform):
         """The others get no mass."""
         return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + self.log_p, -torch.inf)
 
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        return f"{self.p:g}"
+
 
 class Support(Transform):
     """Only some tokens.
@@ -110,6 +122,10 @@ class Support(Transform):
     ) -> Float[Tensor, "rows state"]:
         """The others get no mass."""
         return logits.masked_fill(~self.support, -torch.inf)
+
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        return f"{int(self.support.sum())} of {len(self.support)} tokens"
 
 
 NO_SIGNAL = 1e-4  # how near the end of time scores are asked for the clean token

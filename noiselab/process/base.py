@@ -158,3 +158,12 @@ class NoiseProcess(Exact, abc.ABC):
     def _home(self) -> torch.device:
         """Where its tensors live."""
         return next(chain(self.buffers(), self.parameters()), torch.empty(0)).device
+
+    def __repr__(self) -> str:
+        try:
+            states = self.vocab_size
+            data = states if self.support is None else int(self.support.sum())
+        except Exception:  # a half-built process still prints
+            return f"{type(self).__name__}()"
+        more = self.extra_repr() or f"{states} tokens" + (f", {data} in data" if data < states else "")
+        return f"{type(self).__name__}({more})"

@@ -187,15 +187,6 @@ class InterpolatingProcess(NoiseProcess):
         """
         require_markov(self, times)
 
-    def __repr__(self) -> str:
-        try:
-            states = self.vocab_size
-            data = states if self.support is None else int(self.support.sum())
-        except Exception:  # a half-built process still prints
-            return f"{type(self).__name__}()"
-        more = self.extra_repr() or f"{states} tokens" + (f", {data} in data" if data < states else "")
-        return f"{type(self).__name__}({more})"
-
 
 class _Written:
     """What a user wrote as `mixing`, as the single part of a Mass. No module: it is made anew at each call."""

@@ -267,9 +267,6 @@ class TokenDependentProcess(NoiseProcess):
                 f"{int(x[0, token])} is {apart[token].item():.4g} away from the mean (sum of absolute differences)"
             )
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.vocab_size} tokens)"
-
 
 def _columns(matrices: Tensor, z: Tensor) -> Tensor:
     """Column z of the matrix at each position: [batch, length, state] from [batch, 1 or length, state, state]."""

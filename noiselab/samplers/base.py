@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..categorical import Randomness
 from ..denoisers import Denoiser, as_leave_one_out
+from ..denoisers.base import in_a_line
 from ..process import NoiseProcess
 
 
@@ -131,14 +132,3 @@ class Sampler(abc.ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.process}, {in_a_line(self.denoiser)})"
-
-
-def in_a_line(denoiser: nn.Module) -> str:
-    """A denoiser in one line: what it wraps, or its number of parameters where it would print as a tree."""
-    text, name = repr(denoiser), type(denoiser).__name__
-    if "\n" not in text:
-        return text
-    inner = getattr(denoiser, "inner", None)
-    if isinstance(inner, Denoiser):
-        return f"{name}({in_a_line(inner)})"
-    return f"{name}({sum(p.numel() for p in denoiser.parameters()):,} parameters)"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
-from .base import in_a_line
+from ..denoisers.base import in_a_line
 
 
 class SelfCorrection:
