@@ -100,11 +100,13 @@ def around(n: int) -> Neighbours:
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "masking": lambda: fates(nl.masked(vocab_size=3, mask_id=2), mask=2),
-    "uniform": lambda: fates(nl.uniform(vocab_size=4)),
-    "hybrid": lambda: fates(nl.gidd(vocab_size=5, mask_id=4, p_uniform=0.2), mask=4),
-    "log_snr": lambda: fates(nl.log_snr_hybrid(vocab_size=5, mask_id=4, shift=2), mask=4),
-    "unigram": lambda: fates(nl.unigram(torch.tensor([0.1, 0.5, 0.25, 0.15])), names={0: "the token (10 %)"}),
+    "masking": lambda: nl.plot_process(nl.masked(vocab_size=3, mask_id=2)),
+    "uniform": lambda: nl.plot_process(nl.uniform(vocab_size=4)),
+    "hybrid": lambda: nl.plot_process(nl.gidd(vocab_size=5, mask_id=4, p_uniform=0.2)),
+    "log_snr": lambda: nl.plot_process(nl.log_snr_hybrid(vocab_size=5, mask_id=4, shift=2)),
+    "unigram": lambda: nl.plot_process(
+        nl.unigram(torch.tensor([0.1, 0.5, 0.25, 0.15])), names=["the token (10 %)", "50 %", "25 %", "15 %"]
+    ),
     "score": lambda: fates(nl.uniform(vocab_size=4, signal=schedules.geometric())),
     "discrete": lambda: fates(nl.d3pm(nl.Uniform(4), nl.cosine_betas(12))),
     "token_rates": two_rates,
