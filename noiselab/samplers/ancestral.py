@@ -112,7 +112,8 @@ def dense_step(
 class AncestralSampler(Sampler):
     r"""Draws from the reverse transition $q(z_s \mid z_t, \hat x)$ exactly.
 
-    N steps are N transitions, from the prior at t = 1 to data at t = 0: no mask and no other noise is left at the end.
+    N steps are N transitions, from the prior at t = 1 to data at t = 0: no mask and no other noise is left at the end. (A
+    process that has some noise even at t = 0, such as `log_snr_hybrid`, is left by one more jump, `clean`.)
 
     **Source:** Austin et al. (2021), arXiv 2107.03006, for the plug-in reverse transition; the three-way form is
     derived on the theory page.

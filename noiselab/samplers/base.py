@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..categorical import Randomness
+from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import in_a_line
-from ..process import NoiseProcess
+from ..parametrization import to_posterior
+from ..process import NoiseProcess, lift
 
 
 class Sampler(abc.ABC):
@@ -93,9 +94,13 @@ class Sampler(abc.ABC):
         *,
         steps: int | None = None,
         times: Float[Tensor, " grid"] | None = None,
+        clean: bool = True,
         generator: Randomness = None,
     ) -> Int[Tensor, "batch length"]:
         """Sequences from pure noise.
+
+        Where noise is left at the last time (a grid that ends above 0, a process that does not begin quite clean), the
+        tokens jump from there to clean ones (`clean`), which takes one more evaluation of the network.
 
         **Arguments:**
 
@@ -104,6 +109,7 @@ class Sampler(abc.ABC):
         - `times`: a grid of your own, from the upper end, where `prior` is drawn (`walk` starts anywhere). Where noise
           goes as the square root of t (`gidd`, gamma = 1) even steps are too coarse near 0, and
           `torch.linspace(1, 0, steps + 1) ** 2` is far closer to the data's law.
+        - `clean`: whether to make that jump; without it, the noise stays.
 
         **Raises:** `ValueError` unless exactly one of `steps` and `times` is given, `steps` is positive and `times` start
         at the upper end of the domain.
@@ -124,7 +130,31 @@ class Sampler(abc.ABC):
         z = self.process.prior(batch, length, generator=generator, device=self._device())
         for state in self.walk(z, times, generator=generator):
             z = state
-        return z
+        return self.clean(z, times[-1].expand(batch), generator=generator) if clean else z
+
+    @torch.no_grad()
+    def clean(
+        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], *, generator: Randomness = None
+    ) -> Int[Tensor, "batch length"]:
+        r"""Clean tokens from noisy ones in one jump: each drawn by itself from $p(x \mid z) \propto \hat x_x\, q_t(z \mid x)$.
+
+        What `reconstruction` is the cost of. Tokens that noise cannot have produced stay as they are; if there are no
+        others, the network is not asked.
+
+        **Arguments:**
+
+        - `z`: tokens at t.
+        """
+        rows = ~self.process.reveals(z, t)
+        if not rows.any():
+            return z
+        time = lift(t, z).expand(z.shape)
+        logits = self.denoiser(z, time, rows)
+        if self.process.support is not None:
+            logits = logits.masked_fill(~self.process.support, -torch.inf)
+        logits = to_posterior(self.process, logits, z[rows], time[rows], check=False)
+        u = uniforms(*z.shape, generator=generator, device=z.device)
+        return z.masked_scatter(rows, choose(logits.double().softmax(-1), u[rows]))
 
     def _device(self) -> torch.device:
         tensors = (*self.denoiser.parameters(), *self.denoiser.buffers(), *self.process.buffers())

@@ -89,7 +89,7 @@ def test_a_sampler_that_stops_early_leaves_noise():
     process = PROCESSES["gidd"]()
     oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
     times = torch.linspace(1, 0.02, 65, dtype=torch.float64)
-    x = nl.AncestralSampler(process, oracle).sample((2000, LENGTH), times=times, generator=generator())
+    x = nl.AncestralSampler(process, oracle).sample((2000, LENGTH), times=times, clean=False, generator=generator())
     assert (x == V - 1).any()
 
 
@@ -172,3 +172,37 @@ def test_per_token_times_step_each_token_by_its_own_clock():
     s[:, ::2] = 0
     after = sampler.step(z, t, s, generator=generator(1))
     assert torch.equal(after[:, 1::2], z[:, 1::2]) and (after[:, ::2] < 4).all()
+
+
+LEAKY = {
+    "geometric masking": lambda: nl.masked(vocab_size=3, mask_id=2, signal=nl.schedules.geometric(1e-3, 20)),
+    "log-SNR masking": lambda: nl.log_snr_hybrid(vocab_size=3, mask_id=2, shift=-1000),
+    "log-SNR hybrid": lambda: nl.log_snr_hybrid(vocab_size=3, mask_id=2, shift=1),
+}
+
+
+@pytest.mark.parametrize("name", LEAKY)
+def test_no_noise_is_left_of_a_process_that_does_not_begin_clean(name):
+    process = LEAKY[name]()
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.1, 0.9]]), process)
+    sampler = nl.AncestralSampler(process, oracle)
+    x = sampler.sample((20_000, 8), steps=64, generator=generator())
+    left = sampler.sample((20_000, 8), steps=64, clean=False, generator=generator())
+    assert (x < 2).all() and (x != left).any()  # same draws up to the jump
+    assert (left == 2).any() or name == "log-SNR hybrid"
+
+
+@pytest.mark.parametrize("time", [0.1, 0.6])
+@pytest.mark.parametrize("name", ["masked", "gidd", "uniform", "mask and unigram"])
+def test_the_jump_to_clean_tokens_has_the_posterior_law(name, time):
+    process, n = PROCESSES[name](), 40_000
+    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
+    sampler = nl.AncestralSampler(process, oracle)
+    z = torch.tensor([[0, V - 1, 2]]) if name != "uniform" else torch.tensor([[0, 1, 2]])
+    t = torch.tensor([time], dtype=torch.float64)
+    x = sampler.clean(z.expand(n, -1), t.expand(n), generator=generator())
+    like = process.likelihood(z, t)[0]
+    x_hat = oracle(z, t)[0].softmax(-1)
+    want = x_hat * like / (x_hat * like).sum(-1, keepdim=True)
+    share = torch.stack([torch.bincount(column, minlength=V) / n for column in x.T])
+    assert ((share - want).abs() <= 5 * (want * (1 - want) / n).sqrt() + 1e-9).all()
