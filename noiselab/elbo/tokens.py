@@ -167,23 +167,24 @@ def noise_on_data(process: InterpolatingProcess, z: Tensor, t: Tensor) -> NoiseO
     def per_row(column: Tensor) -> Tensor:
         return column.expand(z.shape).reshape(-1)
 
-    level, found = None, dict[int, tuple[Tensor, Tensor | Mixing]]()
+    level, found = None, dict[int, tuple[Tensor, Tensor | Mixing, Mixing]]()
     for weight, part, profile in _profiles(process.noise(t), process.host_support()):
         if isinstance(profile, float):
             if profile:
                 level = weight * profile + (0 if level is None else level)
         else:
-            # What comes twice, in a blend and beside it, is one part.
+            # What comes twice, in a blend and beside it, is one part. Kept: a part made on the fly would be freed, and
+            # its id be that of the next one.
             if id(part) in found:
                 weight = weight + found[id(part)][0]
-            found[id(part)] = weight, part if profile is None else profile.to(z.device)
+            found[id(part)] = weight, part if profile is None else profile.to(z.device), part
     if level is None and not found:
         return None
-    weights = [per_row(weight) for weight, _ in found.values()]
+    weights = [per_row(weight) for weight, *_ in found.values()]
     return NoiseOnData(
         None if level is None else per_row(level),
         torch.stack(weights, -1) if weights else t.new_empty(z.numel(), 0),
-        tuple(part for _, part in found.values()),
+        tuple(part for _, part, _ in found.values()),
         t.reshape(-1),
         max(1, z.shape[1] // max(1, t.shape[1])),
     )
