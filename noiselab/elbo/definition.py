@@ -28,9 +28,20 @@ def nelbo_dense(
         logits = logits.masked_fill(~process.support, -torch.inf)
     one_hot = torch.nn.functional.one_hot(x.long(), logits.shape[-1]).double()
     q, p = process.marginal(one_hot, t), process.marginal(logits.double().softmax(-1), t)
-    safe = torch.where(q > 0, p, 1)
-    kl = (torch.special.xlogy(q, q) - torch.special.xlogy(q, safe)).sum(-1)
-    q_z, p_z = (law.gather(-1, z[..., None])[..., 0] for law in (q, p))
-    rho = q_z / p_z
+    q_z = q.gather(-1, z[..., None])[..., 0]
     w = process.rate(z, t) / q_z if weight is None else weight
-    return (w * (kl + rho - rho.log() - 1)).to(torch.promote_types(logits.dtype, torch.float32))
+    # A revealed token has no weight, though a prediction that underflows makes its divergence infinite.
+    lost = (w == 0) & ((q > 0) & (p == 0)).any(-1)
+    p = torch.where(lost[..., None], q, p)
+    rho = q_z / p.gather(-1, z[..., None])[..., 0]
+    return (w * (kl_divergence(q, p) + rho - rho.log() - 1)).to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def kl_divergence(q: Float[Tensor, "*batch state"], p: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch"]:
+    r"""$KL(q\,\|\,p)$ over the last axis, with a finite gradient where q is 0: that of a probability that stays 0.
+
+    (The slope of q log q is infinite there, and a parameter that cannot move q would get 0 times infinity.)
+    """
+    some = q > 0
+    log_ratio = torch.where(some, q, 1).log() - torch.where(some, p, 1).log()
+    return torch.where(some, q * log_ratio, 0).sum(-1)

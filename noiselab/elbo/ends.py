@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..process import InterpolatingProcess, NoiseProcess, lift
+from .definition import kl_divergence
 
 NO_SIGNAL = 1e-15  # a signal that is a rounding error of none
 
@@ -53,14 +54,16 @@ def prior_kl(
     t = lift(t, x)
     if not isinstance(process, InterpolatingProcess):
         q, pi = process.marginal(x, t), _pure_noise(process, x, t)
-        return (torch.special.xlogy(q, q) - torch.special.xlogy(q, pi)).sum(-1)
+        return kl_divergence(q, pi)
     alpha, noise = process.alpha(t), process.noise(t)
     share = noise.total()  # 1 - alpha, without its rounding
-    pi_x = noise.at(x) / share
-    q_x = alpha + noise.at(x)
+    # Without signal q is pi, also on a token where both are 0.
+    pure = alpha.abs() < NO_SIGNAL
+    pi_x = torch.where(pure, 1, noise.at(x) / share)
+    q_x = torch.where(pure, 1, alpha + noise.at(x))
     # Every token but x has q = share * pi, so that their ratio is the same.
-    kl = torch.special.xlogy(q_x, q_x / pi_x) + torch.special.xlogy(share * (1 - pi_x), share)
-    return torch.where(alpha.abs() < NO_SIGNAL, 0, kl).expand(x.shape).clone()
+    kl = q_x * (q_x / pi_x).log() + torch.special.xlogy(share * (1 - pi_x), share)
+    return torch.where(pure, 0, kl).expand(x.shape).clone()
 
 
 def prior_log_prob(
@@ -95,14 +98,18 @@ class Predicted(NamedTuple):
         t = lift(t, z)
         if not isinstance(self.process, InterpolatingProcess):
             log_u = self.logits.double() - self.log_sum[..., None]
-            return (log_u + self.process.likelihood(z, t).log()).logsumexp(-1)
+            like = self.process.likelihood(z, t)
+            some = like > 0
+            return torch.where(some, log_u + torch.where(some, like, 1).log(), -torch.inf).logsumexp(-1)
         alpha, noise = self.process.alpha(t).double(), self.process.noise(t)
-        signal, b = alpha.log() + self.at(z), noise.at(z)
-        # The sum of two masses that both vanish has no slope.
-        alone = (b == 0).expand(z.shape)
-        return torch.where(
-            alone, signal, torch.logaddexp(torch.where(alone, 0, signal), torch.where(alone, 1, b).log())
-        )
+        log_u, b = self.at(z), noise.at(z)
+        # The sum of two masses that both vanish has no slope, the logarithm of one that vanishes an infinite one.
+        alone, gone = (b == 0).expand(z.shape), (alpha == 0).expand(z.shape)
+        signal = torch.where(gone, 1, alpha).log() + log_u
+        log_b = torch.where(alone, 1, b).log()
+        both = torch.logaddexp(torch.where(alone, 0, signal), log_b)
+        no_signal = log_b + alpha * log_u.exp() / torch.where(alone, 1, b)  # of the same value and slope
+        return torch.where(alone, torch.where(gone, -torch.inf, signal), torch.where(gone, no_signal, both))
 
 
 def predicted(process: NoiseProcess, logits: Float[Tensor, "batch length state"]) -> Predicted:

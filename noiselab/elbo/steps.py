@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..process import InterpolatingProcess, NoiseProcess, lift
 from .bound import _Nelbo
+from .definition import kl_divergence
 from .ends import predicted
 from .streaming import CHUNK_BYTES
 from .tokens import Tokens, check_shapes, noise_on_data, outside
@@ -46,7 +47,8 @@ def step_kl(
 
     - `logits`: leave-one-out logits at (z, t); tokens outside the support are ignored.
     - `x`, `z`: clean tokens, and noisy ones drawn at `t`. An impossible z gives not-a-number.
-    - `s`, `t`: 0 <= s <= t <= 1, [batch] or [batch, length]. Where no noise is left at s, it is `reconstruction` at t.
+    - `s`, `t`: 0 <= s <= t <= 1, [batch] or [batch, length]. Where no noise is left at s, it is `reconstruction` at t;
+      where s = t, it is 0.
     - `chunk_bytes`: size of a work buffer.
 
     **Returns:** nats per token in the dtype of the logits, at least float32; 0 where z reveals x.
@@ -74,7 +76,7 @@ def step_kl(
     learned = torch.is_grad_enabled() and any(p.requires_grad for p in process.parameters())
     if learned or not isinstance(process, InterpolatingProcess):
         return step_kl_dense(process, logits, x, z, s, t)
-    s, t = lift(s, z), lift(t, z)
+    s, t, still = _apart(process, z, s, t)
     x_hat = predicted(process, logits)
     keep, fresh = process.jump(z, s, t)
     q_s, q_t = process.probability(x, z, s), process.probability(x, z, t)
@@ -86,7 +88,8 @@ def step_kl(
     nats = fresh / q_t * wide + stays * log_s + log_p_t - q_t.log()
     rebuilt = log_p_t - q_t.log() - x_hat.at(x)  # the divergence from x, certain at s
     nats = torch.where(process.noise(s).total() > 0, nats, rebuilt)
-    return torch.where(process.reveals(z, t), 0, nats).to(torch.promote_types(logits.dtype, torch.float32))
+    nothing = process.reveals(z, t) | still
+    return torch.where(nothing, 0, nats).to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def step_kl_dense(
@@ -105,11 +108,23 @@ def step_kl_dense(
     """
     if process.support is not None:
         logits = logits.masked_fill(~process.support, -torch.inf)
+    s, t, still = _apart(process, z, s, t)
+    nothing = process.reveals(z, t) | still
     one_hot = torch.nn.functional.one_hot(x.long(), process.vocab_size).double()
-    q, p = (process.posterior(z, law, s, t) for law in (one_hot, logits.double().softmax(-1)))
-    safe = torch.where(q > 0, p, 1)
-    nats = (torch.special.xlogy(q, q) - torch.special.xlogy(q, safe)).sum(-1)
-    return torch.where(process.reveals(z, t), 0, nats).to(torch.promote_types(logits.dtype, torch.float32))
+    # The posterior of a prediction that cannot have become z is 0/0.
+    x_hat = torch.where(nothing[..., None], one_hot, logits.double().softmax(-1))
+    q, p = (process.posterior(z, law, s, t) for law in (one_hot, x_hat))
+    return torch.where(nothing, 0, kl_divergence(q, p)).to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _apart(process: NoiseProcess, z: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The lifted times, and where they are one: a step of no length, in whose place some other is taken.
+
+    At t = 1 what is left of a signal of 0 would be 0/0, and its gradient too.
+    """
+    s, t = lift(s, z), lift(t, z)
+    still = s == t
+    return torch.where(still, (process.domain[0] + t) / 2, s), t, still
 
 
 def _divergence(

@@ -9,6 +9,7 @@ import noiselab as nl
 from noiselab import schedules as S
 from noiselab import t
 from noiselab.likelihood import learned
+from noiselab.processes import Coarse, TokenRates
 
 MASK = 2
 INITIAL = row(0.7, 0.3)
@@ -229,3 +230,86 @@ def test_a_schedule_is_learned():
     after = total(process, denoiser, 200)
     assert entropy - 1e-4 < after < entropy + 0.1 * (before - entropy) and before - entropy > 0.02
     assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+def power(start=1.7):
+    """1 - t ** w of a learned w, exactly 1 at t = 0 and 0 at t = 1."""
+    return 1 - t ** S.LearnedConstant(start)
+
+
+def sparse():
+    """Two rows with zeros, on different tokens: q is 0 on one of them, whatever the parameters."""
+    half = nl.Unigram(row(0.6, 0.4, 0.0, 0.0))
+    return nl.Interpolation(power(), {half: 1 - power(2.3), nl.Absorbing(3, 4): 1 - power(1.2)})
+
+
+ZEROS = {
+    "a network": lambda: nl.masked(vocab_size=4, mask_id=3, signal=S.MonotoneNetwork(3)),
+    "a power": lambda: nl.masked(vocab_size=4, mask_id=3, signal=power()),
+    "a sparse row": sparse,
+    "rates of tokens": lambda: TokenRates(torch.tensor([1.0, 2.0, 0.7, 1.0]), mask_id=3, learned=True),
+    "coarse tokens": lambda: Coarse(torch.tensor([2, 2, 2, 3]), mask_id=3, fine=power(2.0), unmasked=power(1.3)),
+    "rates that no noise has": lambda: nl.Interpolation(
+        power(), {nl.Absorbing(3, 4): t, nl.Unigram(row(0.5, 0.5, 0.0, 0.0)): 0.3 * (1 - power(2.0))}
+    ),
+}
+LOSSES = {
+    "bound": lambda p, logits, x, z, time: nl.nelbo(p, logits, x, z, time),
+    "step": lambda p, logits, x, z, time: nl.step_kl(p, logits, x, z, 0.6 * time, time),
+    "last step": lambda p, logits, x, z, time: nl.step_kl(p, logits, x, z, 0 * time, time),
+    "no step": lambda p, logits, x, z, time: nl.step_kl(p, logits, x, z, time, time),
+    "reconstruction": lambda p, logits, x, z, time: nl.reconstruction(p, logits, x, z, time),
+    "prior": lambda p, logits, x, z, time: nl.prior_kl(p, x, torch.ones_like(time)),
+}
+
+
+def expected(loss, process, time):
+    """The mean of a loss over z, enumerated, for every clean token."""
+    data = process.data_tokens().nonzero()[:, 0]
+    x, z = torch.cartesian_prod(data, torch.arange(4))[:, :, None].unbind(1)
+    time = torch.full((len(x),), time, dtype=torch.float64)
+    q = process.probability(x, z, time)
+    possible = (q > 0)[:, 0]
+    logits = torch.linspace(-1, 1, 4, dtype=torch.float64).expand(len(x), 1, 4)[possible]
+    values = LOSSES[loss](process, logits, x[possible], z[possible], time[possible])
+    return (q[possible] * values).sum()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", ZEROS)
+def test_gradients_are_those_of_differences_where_a_probability_is_exactly_zero(name, loss):
+    torch.manual_seed(0)
+    process = ZEROS[name]().double()
+    for time in (0.4, 1.0) if loss == "no step" else (0.4,):
+        got = gradients(expected(loss, process, time), process)
+        assert got.isfinite().all()
+        want = []
+        for parameter in process.parameters():
+            flat = parameter.data.view(-1)
+            for k in range(len(flat)):
+                values, start = [], flat[k].item()
+                for moved in (start + 1e-5, start - 1e-5):
+                    flat[k] = moved
+                    values.append(expected(loss, process, time).item())
+                flat[k] = start
+                want.append((values[0] - values[1]) / 2e-5)
+        assert_close(got, torch.tensor(want, dtype=torch.float64), rtol=1e-6, atol=1e-8)
+
+
+def test_a_slope_of_q_log_q_at_zero_would_be_seen(monkeypatch):
+    def wrong(q, p):
+        return (torch.special.xlogy(q, q) - torch.special.xlogy(q, torch.where(q > 0, p, 1))).sum(-1)
+
+    monkeypatch.setattr(nl.elbo.definition, "kl_divergence", wrong)
+    process = ZEROS["a power"]()
+    assert gradients(expected("bound", process, 0.4), process).isnan().all()
+
+
+@pytest.mark.parametrize("name", ["a network", "a power"])
+@pytest.mark.parametrize("loss", ["bound", "step", "reconstruction"])
+def test_a_prediction_that_underflows_spoils_no_gradient_where_the_token_is_revealed(name, loss):
+    process, time = ZEROS[name](), torch.tensor([0.4])
+    x = torch.tensor([[0, 1]])
+    logits = torch.tensor([-1e4, 1e4, -1e4, 0.0]).expand(1, 2, 4)
+    value = LOSSES[loss](process, logits, x, x, time)
+    assert (value == 0).all() and gradients(value.sum(), process).isfinite().all()

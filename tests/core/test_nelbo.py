@@ -145,6 +145,41 @@ def test_the_size_of_the_work_buffers_does_not_matter(name, per_token):
         assert_close(nl.nelbo(process, logits, x, z, t, chunk_bytes=chunk_bytes), whole, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("trial", range(10))
+def test_parts_made_on_the_fly_are_not_taken_for_each_other(trial):
+    """A freed part's id is soon that of another: parts merged by it were lost, and the bound was another."""
+    generator = torch.Generator().manual_seed(trial)
+
+    def frequencies():
+        law = torch.rand(V, generator=generator, dtype=torch.float64) ** 3
+        return nl.Unigram(law / law.sum())
+
+    blends = [nl.Blend({frequencies(): 1 - 0.5 * nl.t, frequencies(): nl.t, frequencies(): 1}) for _ in range(3)]
+    inner = nl.Interpolation(1 - nl.t, {blend: nl.t**k for k, blend in enumerate(blends, 1)})
+    process = nl.ChangeOfTime(inner, nl.t**2)
+    t = torch.tensor([0.2, 0.5, 0.7, 0.9], dtype=torch.float64)
+    logits, x, z = batch(process, t, seed=trial)
+    assert len(nl.elbo.tokens.noise_on_data(process, z, t).parts) == 9
+    assert_close(nl.nelbo(process, logits, x, z, t), nl.nelbo_dense(process, logits, x, z, t))
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_step_of_no_length_costs_nothing(name):
+    process = PROCESSES[name]()
+    t = torch.tensor([process.domain[0], 0.3, process.domain[1]], dtype=torch.float64)
+    logits, x, z = batch(process, t)
+    for step in (nl.step_kl, nl.elbo.step_kl_dense):
+        leaf = logits.clone().requires_grad_()
+        value = step(process, leaf, x, z, t, t)
+        value.sum().backward()
+        assert (value == 0).all() and (leaf.grad == 0).all()
+        # Beside it, a step of some length is what it is alone.
+        s = torch.where(t == 0.3, 0.2, t)
+        alone = step(process, logits[1:2], x[1:2], z[1:2], s[1:2], t[1:2])
+        assert_close(step(process, logits, x, z, s, t)[1:2], alone)
+        assert alone.max() > 0
+
+
 COMPILED = """
 import torch, noiselab as nl
 from torch.testing import assert_close
