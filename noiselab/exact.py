@@ -8,17 +8,30 @@ from torch import Tensor, nn
 
 
 class Exact(nn.Module):
-    """A module whose own float64 buffers follow it to another device, but not to another dtype.
+    """A module whose own float64 buffers and parameters follow it to another device, but not to another dtype.
 
     The probabilities of 50,000 tokens do not survive bfloat16, and a network that holds its process is often moved
     there as a whole.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        exact = {name: b for name, b in self._buffers.items() if b is not None and b.dtype == torch.float64}
+        buffers = {name: b for name, b in self._buffers.items() if b is not None and b.dtype == torch.float64}
+        # `.data`, since parameters themselves are changed in place.
+        parameters = {
+            name: (p.data, None if p.grad is None else p.grad.data)
+            for name, p in self._parameters.items()
+            if p is not None and p.dtype == torch.float64
+        }
         result = super()._apply(fn, recurse)
-        for name, before in exact.items():
+        for name, before in buffers.items():
             after = self._buffers[name]
             if after is not None and after.dtype != torch.float64:
                 self._buffers[name] = before.to(after.device)
+        for name, (exact, grad) in parameters.items():
+            parameter = self._parameters[name]
+            if parameter is not None and parameter.dtype != torch.float64:
+                # The same parameter still: an optimizer may hold it.
+                parameter.grad = None
+                parameter.data = exact.to(parameter.device)
+                parameter.grad = None if grad is None else grad.to(parameter.device)
         return result

@@ -38,7 +38,7 @@ def nelbo(
 
     - `logits`: leave-one-out logits; tokens outside the support are ignored.
     - `x`, `z`: clean tokens, and noisy ones drawn at `t`. An impossible z gives not-a-number: it is the caller's error.
-    - `t`: in [0, 1], [batch] or [batch, length].
+    - `t`: in the domain of the process, [batch] or [batch, length]; not checked, for it would stall a GPU.
     - `weight`: replaces $w_t(z, x)$ (`process.elbo_weight`) in a reweighted objective; non-negative.
     - `chunk_bytes`: size of a work buffer.
 

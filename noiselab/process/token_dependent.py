@@ -24,7 +24,7 @@ from .base import EDGE, NoiseProcess, lift
 from .validation import interior_times
 
 DENSE = 256  # tokens up to which `validate` looks at whole matrices
-PROBES = 32  # columns that it looks at otherwise
+PROBES = 8  # columns that it looks at otherwise
 
 
 class TokenDependentProcess(NoiseProcess):
@@ -32,7 +32,8 @@ class TokenDependentProcess(NoiseProcess):
 
     A subclass writes `alpha` and `mixing`; the rest is derived from them. Not every pair is a Markov process, and
     `validate` says where one is not: a single hop to a neighbour, for instance, is none, since a token that has moved
-    would have to know that it may not move again.
+    would have to know that it may not move again. Matrices are inverted in float64, which the signal must allow: where
+    it falls below 1e-12 or so inside the domain, replace `jump` and `rate`, or end the domain there.
 
     **Arguments:**
 
@@ -139,7 +140,7 @@ class TokenDependentProcess(NoiseProcess):
     ) -> Float[Tensor, "batch length state"]:
         r"""The forward transition from s to t > s, $q_{t|s}(z \mid y)$ for each token y: a column of $Q_s^{-1} Q_t$."""
         s, t = lift(s, z), lift(t, z)
-        matrix = torch.linalg.solve(self.kernel(s), self.kernel(t))
+        matrix = _solve(self.kernel(s), self.kernel(t), s)
         # What rounding has left of a zero would let a revealed token move.
         return _columns(torch.where(matrix.abs() < 1e-13, 0, matrix), z)
 
@@ -156,7 +157,7 @@ class TokenDependentProcess(NoiseProcess):
         """
         t = lift(t, z)
         kernel, slope, *_ = torch.func.jvp(self.kernel, (t,), (torch.ones_like(t),))
-        rate = _columns(torch.linalg.solve(kernel, slope), z)
+        rate = _columns(_solve(kernel, slope, t), z)
         return rate.scatter(-1, z[..., None], 0)
 
     def posterior(
@@ -188,7 +189,7 @@ class TokenDependentProcess(NoiseProcess):
     def validate(self, times: int = 64) -> None:
         """Check that this is a Markov process from data to noise, at `times` points of `domain`.
 
-        Of more than 256 tokens, the columns of 32 are looked at.
+        Of more than 256 tokens, a few columns are looked at, at fewer times.
 
         **Raises:** `ValueError` that says what fails and where: a signal outside [0, 1], a mixing that is no
         distribution, a negative rate, tokens that are not clean at t = 0, an end that still depends on the token.
@@ -202,7 +203,7 @@ class TokenDependentProcess(NoiseProcess):
             raise ValueError(
                 f"support must be Bool of shape [{states}] with a token in it; got {support.dtype} {list(support.shape)}"
             )
-        t = interior_times(self.domain, times).to(self._home())
+        t = interior_times(self.domain, times if states <= DENSE else min(times, PROBES)).to(self._home())
         self._check_signal(t)
         if states <= DENSE:
             self._check_rows(t)
@@ -266,6 +267,17 @@ class TokenDependentProcess(NoiseProcess):
                 "at t = 1 noise must not depend on the clean token any more; that of token "
                 f"{int(x[0, token])} is {apart[token].item():.4g} away from the mean (sum of absolute differences)"
             )
+
+
+def _solve(matrices: Tensor, right: Tensor, t: Tensor) -> Tensor:
+    try:
+        return torch.linalg.solve(matrices, right)
+    except torch.linalg.LinAlgError as error:
+        raise ValueError(
+            f"the matrices must be invertible in float64 inside the domain; they are not at a time in [{t.min().item():.9g}, "
+            f"{t.max().item():.9g}], where too little signal is left: end `domain` earlier, or replace `jump` and `rate` "
+            "by what the structure of the matrices allows"
+        ) from error
 
 
 def _columns(matrices: Tensor, z: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class TokenRates(TokenDependentProcess):
         classes: Int[Tensor, " state"] | None = None,
         learned: bool = False,
     ):
-        classes = torch.arange(len(powers)) if classes is None else classes
+        classes = torch.arange(len(powers), device=powers.device) if classes is None else classes
         if not (powers > 0).all() or not powers.isfinite().all():
             raise ValueError(
                 f"powers must be positive and finite; got {powers.min().item():g} to {powers.max().item():g}"
@@ -60,7 +60,7 @@ class TokenRates(TokenDependentProcess):
             raise ValueError(f"classes must lie in [0, {len(powers)}); got {classes.min()} to {classes.max()}")
         if not 0 <= mask_id < len(classes):
             raise ValueError(f"mask_id must lie in [0, {len(classes)}); got {mask_id}")
-        super().__init__(torch.arange(len(classes)) != mask_id)
+        super().__init__(torch.arange(len(classes), device=classes.device) != mask_id)
         self.vocab_size, self.mask_id = len(classes), mask_id
         log_powers = powers.detach().double().log()
         if learned:

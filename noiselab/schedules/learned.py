@@ -1,40 +1,18 @@
 """Learned schedules: any monotone curve from 1 to 0, and a positive number."""
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..exact import Exact
 from .base import Schedule
 
 STEEPEST = 256.0  # of a step: a learned cliff between two times that are ever looked at would cheat the bound
 
 
-class _Float64Parameters(Schedule):
-    """Parameters that follow the module to another device, but not to another dtype: bfloat16 has three digits."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        # `.data`, since the tensors themselves are changed in place.
-        before = {
-            name: (p.data, None if p.grad is None else p.grad.data)
-            for name, p in self._parameters.items()
-            if p is not None
-        }
-        result = super()._apply(fn, recurse)
-        for name, (exact, grad) in before.items():
-            parameter = self._parameters[name]
-            if parameter is not None and parameter.dtype != exact.dtype:
-                # The same parameter still: an optimizer may hold it.
-                parameter.grad = None
-                parameter.data = exact.to(parameter.device)
-                parameter.grad = None if grad is None else grad.to(parameter.device)
-        return result
-
-
-class MonotoneNetwork(_Float64Parameters):
+class MonotoneNetwork(Exact, Schedule):
     r"""A learned monotone curve, by default a signal from exactly 1 at t = 0 to exactly 0 at t = 1.
 
     One hidden layer with positive weights, normalised unit by unit: a mixture of t and of logistic steps, each cut to
@@ -107,7 +85,7 @@ class MonotoneNetwork(_Float64Parameters):
         return f"MonotoneNetwork({len(self.middles)}{', rising=True' if self.rising else ''})"
 
 
-class LearnedConstant(_Float64Parameters):
+class LearnedConstant(Exact, Schedule):
     r"""A learned positive number, $e^\theta$: the weight of one noise beside others, or a power of time.
 
     **Arguments:**

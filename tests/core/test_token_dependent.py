@@ -384,3 +384,41 @@ def test_rates_of_tokens_are_learned_through_the_bound():
     after = bound()
     print(f"bound {before:.4f} -> {after:.4f} nats, powers {process.log_powers.exp().tolist()}")
     assert after < before - 0.01
+
+
+def test_learned_rates_keep_their_digits():
+    process = TokenRates(row(1 / 3, 2.0, 1.0), mask_id=2, learned=True)
+    parameter = process.log_powers
+    before = parameter.detach().clone()
+    moved = torch.nn.ModuleList([process]).to(torch.bfloat16)
+    assert moved[0].log_powers is parameter and parameter.dtype == torch.float64 and torch.equal(parameter, before)
+
+
+def test_learned_hops_are_all_counted():
+    hops = nl.schedules.LearnedConstant(2.0)
+    process = Neighbours(CIRCLE, torch.ones(5, 2), mask_id=4, hops=hops * t)
+    with torch.no_grad():
+        hops.log_value.fill_(math.log(40.0))
+    law = process.marginal(torch.tensor([[0]]), times(0.9))
+    torch.testing.assert_close(law.sum(-1), torch.ones(1, 1, dtype=torch.float64))
+
+
+def test_matrices_without_signal_are_refused_in_words():
+    class Fast(Pairs):
+        def alpha(self, t):
+            return (1 - t) ** 4
+
+        def mixing(self, t):
+            confused = torch.block_diag(*2 * [torch.full((2, 2), 0.5)], torch.ones(1, 1)).to(t)
+            mask = torch.eye(5)[4].to(t).expand(5, 5)
+            unmasked, alpha = (1 - t)[..., None, None], self.alpha(t)[..., None, None]
+            return ((unmasked - alpha) * confused + (1 - unmasked) * mask) / (1 - alpha)
+
+    with pytest.raises(ValueError, match="the matrices must be invertible in float64 inside the domain"):
+        Fast(torch.arange(5) < 4).validate()
+    early = Fast(torch.arange(5) < 4)
+    early.domain = (0.0, 0.99)
+    early.validate()
+    oracle, law = world(early, 1)
+    gap = exact_bound(early, oracle, law, nodes=40) - oracle.entropy(1)
+    assert -1e-8 < gap < 0.1
