@@ -1,7 +1,7 @@
 """The interface of mixings, and weighted sums of them kept factored."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,17 +11,21 @@ from torch import Tensor
 from ..categorical import choose
 from ..exact import Exact
 
+ROUNDING = 1e-7  # how far below 0 a weight may lie, as a share of the largest: cosines in float32 do
+
 
 class HostCopy:
     """A copy of a tensor that can be read without stalling a GPU, renewed when the tensor is replaced or written to."""
 
     def __init__(self) -> None:
-        self.seen: tuple[Tensor, int, Tensor] | None = None
+        self.seen: tuple[Tensor, int | None, Tensor] | None = None
 
     def of(self, tensor: Tensor) -> Tensor:
         """The tensor on the host."""
-        if self.seen is None or self.seen[0] is not tensor or self.seen[1] != tensor._version:
-            self.seen = (tensor, tensor._version, tensor.cpu())
+        # Made under inference_mode, it does not count what is written to it.
+        version = None if tensor.is_inference() else tensor._version
+        if self.seen is None or self.seen[0] is not tensor or self.seen[1] != version:
+            self.seen = (tensor, version, tensor.cpu())
         return self.seen[2]
 
 
@@ -116,3 +120,37 @@ class Mass(NamedTuple):
             for k, mixing in enumerate(self.parts[1:], 1):
                 z = torch.where(part == k, mixing.choose(u, self.t), z)
         return z
+
+
+def same_size(weights: Mapping[Mixing, object], name: str) -> int:
+    """The size of the vocabulary that all mixings share.
+
+    **Raises:** `ValueError` if there are none, or they differ, or are no mixings.
+    """
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"{name} must be a mapping from mixings to their weights; got a {type(weights).__name__}")
+    for mixing in weights:
+        if not isinstance(mixing, Mixing):
+            raise ValueError(f"{name} must have mixings as keys, such as Uniform(3); got {mixing!r}")
+    sizes = sorted({mixing.vocab_size for mixing in weights})
+    if len(sizes) != 1:
+        raise ValueError(f"at least one mixing is needed, and all need the same vocab_size; got sizes {sizes}")
+    return sizes[0]
+
+
+def check_weights(weights: Tensor, t: Tensor, schedules: Iterable[object]) -> None:
+    """Raise `ValueError` unless the weights [time, parts] are non-negative and finite and never all vanish."""
+    schedules = tuple(schedules)
+    slack = ROUNDING * weights.abs().nan_to_num(0, 0).max(-1).values
+    for schedule, weight in zip(schedules, weights.unbind(-1), strict=True):
+        bad = ~((weight >= -slack) & weight.isfinite())
+        if bad.any():
+            raise ValueError(
+                f"weights must be non-negative and finite; got {weight[bad][0].item():.4g} from {schedule} "
+                f"at t = {t[bad][0].item():.6g}"
+            )
+    empty = weights.clamp(min=0).sum(-1) == 0
+    if empty.any():
+        raise ValueError(
+            f"weights must not all vanish; they do at t = {t[empty][0].item():.6g}: {', '.join(map(str, schedules))}"
+        )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..categorical import _invert
 from ..schedules import Constant, ScheduleLike, as_schedule
-from .base import Mass, Mixing
+from .base import Mass, Mixing, check_weights, same_size
 from .fixed import check_support
 
 EDGE = 1e-12  # how near the ends of time a limit is taken
@@ -47,10 +47,7 @@ class Blend(Mixing):
 
     def __init__(self, parts: Mapping[Mixing, ScheduleLike], *, support: Bool[Tensor, " state"] | None = None):
         super().__init__(support)
-        sizes = sorted({part.vocab_size for part in parts})
-        if len(sizes) != 1:
-            raise ValueError(f"at least one mixing is needed, and all need the same vocab_size; got sizes {sizes}")
-        self.vocab_size = sizes[0]
+        self.vocab_size = same_size(parts, "parts")
         if support is not None:
             check_support(support, self.vocab_size)
         self.parts = nn.ModuleList(parts)
@@ -108,20 +105,13 @@ class Blend(Mixing):
         home = next(chain(self.buffers(), self.parameters()), torch.empty(0)).device
         t = torch.sin(torch.linspace(0, torch.pi / 2, times + 1, dtype=torch.float64, device=home)) ** 2
         with torch.no_grad():
-            weights = self._weights(t)
-        for schedule, weight in zip(self.weights, weights.unbind(-1), strict=True):
-            bad = ~((weight >= 0) & weight.isfinite())
-            if bad.any():
-                raise ValueError(
-                    f"weights must be non-negative and finite; got {weight[bad][0].item():.4g} from {schedule} "
-                    f"at t = {t[bad][0].item():.6g}"
-                )
-        empty = weights.sum(-1) == 0
-        if empty.any():
-            written = ", ".join(map(str, self.weights))
-            raise ValueError(f"weights must not all vanish; they do at t = {t[empty][0].item():.6g}: {written}")
+            check_weights(self._written(t), t, self.weights)
 
     def _weights(self, t: Tensor) -> Tensor:
+        return self._written(t).clamp(min=0)
+
+    def _written(self, t: Tensor) -> Tensor:
+        """The weights as given, which rounding may have made negative."""
         inside = t.clamp(EDGE, 1 - EDGE)
         return torch.stack([weight(inside) for weight in self.weights], -1)
 

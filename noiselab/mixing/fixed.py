@@ -96,7 +96,11 @@ class Uniform(Mixing):
 
     def __init__(self, tokens: int | Bool[Tensor, " state"]):
         super().__init__()
-        on = torch.ones(tokens, dtype=torch.bool) if isinstance(tokens, int) else tokens.detach().clone()
+        if not isinstance(tokens, int | Tensor):
+            raise ValueError(f"tokens must be a number or Bool of shape [state]; got {tokens!r}; see Uniform.without")
+        if isinstance(tokens, int):
+            tokens = torch.ones(max(0, tokens), dtype=torch.bool)
+        on = tokens.detach().clone()
         if on.dtype != torch.bool or on.dim() != 1:
             raise ValueError(f"tokens must be a number or Bool of shape [state]; got {on.dtype} {list(on.shape)}")
         self.vocab_size, self.count = on.numel(), int(on.sum())
@@ -152,6 +156,9 @@ class Unigram(Mixing):
 
     def __init__(self, row: Float[Tensor, " state"], *, support: Bool[Tensor, " state"] | None = None):
         super().__init__(support)
+        if not isinstance(row, Tensor) or row.dim() != 1:
+            came = f"shape {list(row.shape)}" if isinstance(row, Tensor) else f"a {type(row).__name__}"
+            raise ValueError(f"row must be a tensor of shape [state]; got {came}")
         row = row.detach().double()
         if not (row >= 0).all() or abs(row.sum().item() - 1) > 1e-6:
             raise ValueError(

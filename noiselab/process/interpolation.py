@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..mixing import Absorbing, Mass, Mixing
+from ..mixing.base import check_weights, same_size
 from ..schedules import ScheduleLike, as_schedule
 from .interpolating import InterpolatingProcess
 from .validation import interior_times
@@ -53,10 +54,7 @@ class Interpolation(InterpolatingProcess):
         domain: tuple[float, float] = (0.0, 1.0),
     ):
         super().__init__()
-        sizes = sorted({mixing.vocab_size for mixing in noises})
-        if len(sizes) != 1:
-            raise ValueError(f"at least one mixing is needed, and all need the same vocab_size; got sizes {sizes}")
-        self.vocab_size = sizes[0]
+        self.vocab_size = same_size(noises, "noises")
         self.signal = as_schedule(signal)
         self.mixings = nn.ModuleList(noises)
         self.weights = nn.ModuleList(as_schedule(weight) for weight in noises.values())
@@ -72,20 +70,22 @@ class Interpolation(InterpolatingProcess):
         self.validate()
 
     def raw_weights(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch parts"]:
-        """The weights as given, the signal's first."""
-        return torch.stack([self.signal(t), *(weight(t) for weight in self.weights)], -1)
+        """The weights, the signal's first; what rounding has made negative is 0."""
+        return self._written(t).clamp(min=0)
 
     def alpha(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """The signal's share of all weights."""
         return self._shares(t)[..., 0]
 
     def mixing(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
-        """The normalised noise, dense; at a time without noise, its limit from the right."""
+        """The normalised noise, dense; at a time without noise, its limit from the right, or all parts evenly."""
         shares = self._shares(t)[..., 1:]
         # 0/0 where there is no noise yet: there the limit is taken just inside.
         shares = torch.where(shares.sum(-1, keepdim=True) > 0, shares, self._shares(t + 1e-9)[..., 1:])
-        mass = Mass(shares, self._mixings(), t)
-        return mass.dense() / mass.total()[..., None]
+        # No noise for longer, or too little for float64: nothing is replaced, and any distribution is right.
+        shares = torch.where(shares.sum(-1, keepdim=True) > 0, shares, 1 / shares.shape[-1])
+        # Normalised first: products with shares near the smallest float would round to 0.
+        return Mass(shares / shares.sum(-1, keepdim=True), self._mixings(), t).dense()
 
     def noise(self, t: Float[Tensor, "batch time"]) -> Mass:
         """The noises' shares of all weights, on their mixings."""
@@ -100,21 +100,11 @@ class Interpolation(InterpolatingProcess):
         grid = interior_times(self.domain, times).to(self._home())
         t = torch.cat([grid.new_tensor([low]), grid, grid.new_tensor([high])])
         with torch.no_grad():
-            weights = self.raw_weights(t)
-        schedules = (self.signal, *self.weights)
-        for schedule, weight in zip(schedules, weights.unbind(-1), strict=True):
-            bad = ~((weight >= 0) & weight.isfinite())
-            if bad.any():
-                raise ValueError(
-                    f"weights must be non-negative and finite; got {weight[bad][0].item():.4g} from {schedule} "
-                    f"at t = {t[bad][0].item():.6g}"
-                )
-        empty = weights.sum(-1) == 0
-        if empty.any():
-            raise ValueError(
-                f"weights must not all vanish; they do at t = {t[empty][0].item():.6g}: {', '.join(map(str, schedules))}"
-            )
+            check_weights(self._written(t), t, (self.signal, *self.weights))
         super().validate(times)
+
+    def _written(self, t: Tensor) -> Tensor:
+        return torch.stack([self.signal(t), *(weight(t) for weight in self.weights)], -1)
 
     def _mixings(self) -> tuple[Mixing, ...]:
         return tuple(mixing for mixing in self.mixings if isinstance(mixing, Mixing))

@@ -67,6 +67,9 @@ def d3pm(noise: Mixing, betas: Float[Tensor, " grid"]) -> Interpolation:
     torch.testing.assert_close(process.alpha(time), 1 - time)  # `masked` on a grid
     ```
     """
+    if not isinstance(betas, Tensor) or betas.dim() != 1:
+        came = f"shape {list(betas.shape)}" if isinstance(betas, Tensor) else f"a {type(betas).__name__}"
+        raise ValueError(f"betas must be a tensor of shape [T]; got {came}")
     betas = betas.detach().double()
     if len(betas) == 0 or not ((betas > 0) & (betas <= 1)).all() or (betas[:-1] == 1).any():
         shown = f"{betas.min().item():.4g} to {betas.max().item():.4g}" if len(betas) else "none"

@@ -39,6 +39,29 @@ def test_constructors(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nl.Uniform([1, 2]), r"number or Bool of shape \[state\]; got \[1, 2\]; see Uniform.without"),
+        (lambda: nl.Uniform(-3), "at least one token; got none"),
+        (lambda: nl.Unigram([0.5, 0.5]), r"row must be a tensor of shape \[state\]; got a list"),
+        (lambda: nl.Unigram(torch.full((2, 2), 0.25)), r"row must be a tensor of shape \[state\]; got shape \[2, 2\]"),
+        (lambda: nl.d3pm(nl.Uniform(3), [0.5, 1.0]), r"betas must be a tensor of shape \[T\]; got a list"),
+        (
+            lambda: nl.d3pm(nl.Uniform(3), torch.ones(2, 2)),
+            r"betas must be a tensor of shape \[T\]; got shape \[2, 2\]",
+        ),
+        (lambda: nl.Interpolation(1 - t, [nl.Uniform(3)]), "noises must be a mapping from mixings .*; got a list"),
+        (lambda: nl.Interpolation(1 - t, {"mask": t}), "noises must have mixings as keys, .*; got 'mask'"),
+        (lambda: nl.Blend([nl.Uniform(3)]), "parts must be a mapping from mixings .*; got a list"),
+        (lambda: nl.Blend({"mask": t}), "parts must have mixings as keys, .*; got 'mask'"),
+    ],
+)
+def test_arguments_of_another_kind(make, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 class Bad(nl.InterpolatingProcess):
     def __init__(self, alpha, mixing):
         super().__init__()

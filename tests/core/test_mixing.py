@@ -426,3 +426,19 @@ def test_a_promised_support_is_checked_inside_a_blend():
     wrong = Moving(support=torch.tensor([True, True, False]))
     with pytest.raises(ValueError, match=r"no mass outside its support; .* on token 2"):
         nl.Interpolation(1 - nl.t, {nl.Blend({wrong: 1.0}): nl.t})
+
+
+def test_a_process_made_and_used_under_inference_mode():
+    """Tensors made there do not count what is written to them."""
+    data = torch.tensor([True, True, True, True, False])
+    time = torch.tensor([0.5])
+    x = torch.tensor([[0, 1, 2]])
+    logits = torch.linspace(-1, 1, V).expand(1, 3, V)
+    with torch.inference_mode():
+        inside = nl.Interpolation(1 - t, {nl.Uniform(data.clone()): t, mask(): t}, support=data.clone())
+        got = nl.nelbo(inside, logits, x, x, time)
+        assert torch.equal(inside.host_support(), data)
+        inside.support = ~data
+        assert torch.equal(inside.host_support(), ~data)
+    outside = nl.Interpolation(1 - t, {nl.Uniform(data): t, mask(): t}, support=data)
+    assert_close(got, nl.nelbo(outside, logits, x, x, time))
