@@ -1,5 +1,6 @@
 """What makes `alpha` and `mixing` a process, checked once at the edge, in words."""
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,11 @@ if TYPE_CHECKING:
 MASS_AT_ONCE = 1 << 22  # entries [times, state] that a check may hold
 END_TOLERANCE = 1e-3  # how far alpha may be from 1 and 0 at the ends: SEDD's and MDLM's published schedules are so near
 ROUNDING = 1e-6  # noise of values computed in float32
+SINGLE = 1e-7  # that of one value, as an absolute number
 STEEPEST = 1e4  # per unit of time, over a stretch of 1e-10: beyond it a curve jumps or has infinite slope
+EDGE = 1e-12  # how near the ends of time rates are taken: what changes beyond is in no bound
+TOKENS = 8  # whose noise is followed as a curve
+FOLLOWED = 1024  # tokens up to which that is done at all the times that looking for jumps needs
 
 
 def interior_times(domain: tuple[float, float], points: int) -> Tensor:
@@ -40,11 +45,13 @@ def require_markov(process: "InterpolatingProcess", times: int) -> None:
             raise ValueError(f"the noise must be finite at both ends of time; it is not at t = {end.item():g}")
     _check_parts(process, t)
     _check_curves(process, t)
+    _check_early_end(process, t)
     tokens = torch.arange(states, device=home)
     for part in t.split(max(1, MASS_AT_ONCE // states)):
         _check_mixing(process, part, states)
         _check_rate(process, part, tokens)
     _check_jumps(process, torch.cat([ends[:1], t, ends[1:]]), max(1, MASS_AT_ONCE // states))
+    _check_columns(process, t)
 
 
 def _check_support(process: "InterpolatingProcess", states: int) -> None:
@@ -71,9 +78,34 @@ def _check_signal(process: "InterpolatingProcess", t: Tensor) -> None:
         raise ValueError(f"alpha must be 1 at t = 0, where tokens are clean; got {alpha[0].item():.6g}")
     if process.domain[1] == 1 and alpha[-1].item() > END_TOLERANCE + 1e-9:
         raise ValueError(f"alpha must fall to 0 at t = 1, where only noise is left; got {alpha[-1].item():.6g}")
+    left = (process.alpha(t[-1:] - EDGE) - alpha[-1:]).item()
+    if left > END_TOLERANCE:
+        raise ValueError(
+            f"alpha must come down to its end continuously; it still falls by {left:.3g} within {EDGE:g} of "
+            f"t = {process.domain[1]:g}"
+        )
     rise = alpha.diff() > 1e-9
     if rise.any():
         raise ValueError(f"alpha must not rise with t; it does at t = {t[1:][rise][0].item():.6g}")
+
+
+def _check_early_end(process: "InterpolatingProcess", t: Tensor) -> None:
+    early = process.alpha(t) <= 0
+    if early.any():
+        k = int(early.nonzero()[0])
+        before = torch.cat([t.new_tensor([process.domain[0]]), t])
+        raise ValueError(
+            f"alpha must not reach 0 before the end of time; it does at t = {_last_signal(process, before[k], t[k]):.6g}, "
+            "where the domain should end: give that time as the upper end of `domain`"
+        )
+
+
+def _last_signal(process: "InterpolatingProcess", low: Tensor, high: Tensor) -> float:
+    """The time at which alpha reaches 0 between two times, in six digits, rounded down."""
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if process.alpha(middle[None]) > 0 else (low, middle)
+    return math.floor(high.item() * 1e6 + 1e-3) / 1e6
 
 
 def _check_mixing(process: "InterpolatingProcess", t: Tensor, states: int) -> None:
@@ -142,7 +174,29 @@ def _check_curves(process: "InterpolatingProcess", t: Tensor) -> None:
             f"{names[k]} must have a finite slope inside the domain; got {slopes[row, k].item()} at t = {t[row].item():.6g}"
         )
     _check_continuity(curves, t, process.domain, names)
-    _check_slopes(curves, slopes, t, process.domain, names)
+    _check_slopes(curves, slopes, t, process.domain, names, torch.full_like(slopes[0], ROUNDING))
+
+
+def _check_columns(process: "InterpolatingProcess", t: Tensor) -> None:
+    """The noise on a few tokens, likewise: a mixing may jump or be cut off from its time as well."""
+    states = process.vocab_size
+    mass = process.noise(t[:: max(1, len(t) // 4), None]).dense().amax((0, 1))
+    heavy = mass.topk(min(TOKENS // 2, states)).indices
+    spread = torch.linspace(0, states - 1, min(TOKENS // 2, states), dtype=torch.float64).round().to(heavy)
+    z = torch.cat([heavy, spread]).unique()
+    names = [f"the noise on token {token}" for token in z.tolist()]
+
+    def columns(t: Tensor) -> Tensor:
+        at_once = t.split(max(1, MASS_AT_ONCE // states))
+        return torch.cat(
+            [process.noise(part[:, None]).at(z.expand(len(part), -1)).expand(-1, len(z)) for part in at_once]
+        )
+
+    values, slopes, *_ = torch.func.jvp(columns, (t,), (torch.ones_like(t),))
+    if states <= FOLLOWED:
+        _check_continuity(columns, t, process.domain, names)
+    # Frequencies of rare tokens are small, but so is their rounding, in float32 down to that of a difference from 1.
+    _check_slopes(columns, slopes, t, process.domain, names, ROUNDING * values.amax(0) + SINGLE)
 
 
 def _check_continuity(
@@ -173,7 +227,12 @@ def _check_continuity(
 
 
 def _check_slopes(
-    curves: Callable[[Tensor], Tensor], slopes: Tensor, t: Tensor, domain: tuple[float, float], names: list[str]
+    curves: Callable[[Tensor], Tensor],
+    slopes: Tensor,
+    t: Tensor,
+    domain: tuple[float, float],
+    names: list[str],
+    rounding: Tensor,
 ) -> None:
     """Compare derivatives with differences of two widths: one may meet a bend or a steep part, the other rounding."""
     low, high = domain
@@ -181,7 +240,7 @@ def _check_slopes(
     for scale in (1e-2, 1e-4):
         width = scale * torch.minimum(t - low, high - t)
         differences = (curves(t + width) - curves(t - width)) / (2 * width)[:, None]
-        slack = 0.02 * (slopes.abs() + differences.abs()) + ROUNDING / width[:, None]
+        slack = 0.02 * (slopes.abs() + differences.abs()) + rounding / width[:, None]
         wrong &= ~((differences - slopes).abs() <= slack)
     many = wrong.sum(0) >= 3  # a single bend is no mistake
     if many.any():
