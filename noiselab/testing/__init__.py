@@ -38,6 +38,7 @@ from .process_laws import (
 from .sampling_laws import (
     draws_follow_their_generator,
     draws_have_the_marginal_law,
+    positions_are_independent,
     revealed_tokens_stay,
     reverse_move_has_the_posterior_law,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "noise_is_the_share_of_mixing",
     "one_law_in_three_forms",
     "overrides_equal_definitions",
+    "positions_are_independent",
     "posterior_is_bayes",
     "rate_is_the_slope_of_jump",
     "rates_are_the_slope_of_jump",

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..process import NoiseProcess
-from .check import PROCESS_LAWS, TOKEN_DEPENDENT_LAWS, Law, check_process
+from ..process import InterpolatingProcess, NoiseProcess
+from .check import PROCESS_LAWS, TOKEN_DEPENDENT_LAWS, Law, check_process, laws_of
 
 
 def _test(law: Law, check: Callable[[Any, Any, Law], None]) -> Callable[[Any], None]:
@@ -48,6 +48,9 @@ class _OfProcess(Laws):
 
     def check(self, subject: NoiseProcess, law: Law) -> None:
         """Run one law on a copy of the process."""
+        if law not in laws_of(subject):
+            right = "ProcessLaws" if isinstance(subject, InterpolatingProcess) else "TokenDependentProcessLaws"
+            raise TypeError(f"this is no law of a {type(subject).__name__}: inherit from {right}")
         check_process(subject, [law])
 
 

@@ -27,16 +27,18 @@ from .process_laws import (
 from .sampling_laws import (
     draws_follow_their_generator,
     draws_have_the_marginal_law,
+    positions_are_independent,
     revealed_tokens_stay,
     reverse_move_has_the_posterior_law,
 )
 from .shortcuts import shortcuts_equal_definitions
-from .writing_laws import WRITING_LAWS
+from .writing_laws import WRITING_LAWS, time_is_elementwise
 
 Law: TypeAlias = Callable[[Any], None]
 """A function of the process that raises `AssertionError` in words where the law is broken; its docstring is the law."""
 
 LARGEST = 256  # tokens that laws may enumerate
+NAMED = 5  # laws that are named after the first broken one
 
 PROCESS_LAWS: tuple[Law, ...] = (
     *WRITING_LAWS,
@@ -51,6 +53,7 @@ PROCESS_LAWS: tuple[Law, ...] = (
     posterior_is_bayes,
     draws_follow_their_generator,
     draws_have_the_marginal_law,
+    positions_are_independent,
     revealed_tokens_stay,
     reverse_move_has_the_posterior_law,
     *BOUND_LAWS,
@@ -68,6 +71,7 @@ TOKEN_DEPENDENT_LAWS: tuple[Law, ...] = (
     posterior_is_bayes,
     draws_follow_their_generator,
     draws_have_the_marginal_law,
+    positions_are_independent,
     revealed_tokens_are_certain,
     reverse_step_has_the_posterior_law,
     bound_of_matrices_does_not_depend_on_the_clock,
@@ -93,7 +97,7 @@ def check_process(process: NoiseProcess, laws: Sequence[Law] = ()) -> None:
     """Run the laws on a process, whoever wrote it.
 
     Laws come in the order of `laws_of`: a mistake in `alpha` or `mixing` is named before what follows from it. After the
-    first broken law the others still run, and the message ends with those that are broken too.
+    first broken law the others still run, unless shapes are wrong, and the message ends with those that are broken too.
 
     **Arguments:**
 
@@ -136,11 +140,14 @@ def check_process(process: NoiseProcess, laws: Sequence[Law] = ()) -> None:
             law(process)
         except Exception as error:
             broken.append((law, error))
+            if law is time_is_elementwise:
+                break  # of wrong shapes, the others would make huge ones, and say nothing
     if broken:
         law, first = broken[0]
         problem = str(first) if isinstance(first, AssertionError) else f"{type(first).__name__}: {first}"
-        others = ", ".join(other.__name__ for other, _ in broken[1:])
-        also = f"\nBroken too: {others}" if others else ""
+        names = [other.__name__ for other, _ in broken[1:]]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        also = f"\nBroken too: {', '.join(names[:NAMED])}{more}" if names else ""
         summary = (law.__doc__ or law.__name__).split("\n")[0]
         raise AssertionError(f"{process} breaks the law «{law.__name__}» ({summary})\n{problem}{also}") from first
 

@@ -39,6 +39,26 @@ def draws_have_the_marginal_law(process: NoiseProcess) -> None:
     within_errors("draws of `prior`", frequencies(z.T, process.vocab_size), _prior(process)[None], n)
 
 
+def positions_are_independent(process: NoiseProcess) -> None:
+    """The noise of one position says nothing about that of another."""
+    states, generator = process.vocab_size, Generator().manual_seed(0)
+    n = 20_000 if states <= 64 else 2_000
+    x = data_tokens(process)[0].expand(n, 2)
+    for t in times(process, 3):
+        law = process.marginal(x[:1, :1], t[None])[0, 0]
+        pairs = process.corrupt(x, t.expand(n), generator=generator) @ torch.tensor([states, 1])
+        want = (law[:, None] * law).flatten()[None]
+        share = frequencies(pairs[None], states**2)
+        excess = (share - want).abs() - 5 * (want * (1 - want) / n).sqrt() - 4 / n
+        if not (excess <= 0).all():
+            first, second = divmod(int(excess.argmax()), states)
+            raise AssertionError(
+                f"noise must be drawn for each position by itself; at t = {t.item():.6g} two neighbours become tokens "
+                f"{first} and {second} {share.flatten()[first * states + second]:.4f} of {n} times, and would "
+                f"{want.flatten()[first * states + second]:.4f} if they were independent"
+            )
+
+
 def _prior(process: NoiseProcess) -> Tensor:
     """The law of pure noise: the mean of the last marginals over clean tokens, which by then are all alike."""
     end, data = torch.tensor([process.domain[1]], dtype=torch.float64), process.data_tokens().cpu()

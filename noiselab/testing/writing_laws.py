@@ -104,6 +104,8 @@ def _ask(process: NoiseProcess, name: str, t: Tensor) -> Tensor:
         raise AssertionError(
             f"`{name}` must take times of any shape; for {list(t.shape)} it failed with: {problem}{forgotten}"
         ) from error
+    if not isinstance(value, Tensor):
+        raise AssertionError(f"`{name}` must return a torch tensor; got a {type(value).__name__}")
     if value.shape == (states,) and name == "mixing" and ends == (states,):
         return value.expand(*t.shape, states)  # one row for all times
     if value.shape not in [(*t.shape, *rest) for rest in rests]:

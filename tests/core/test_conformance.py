@@ -227,6 +227,19 @@ class CorruptsAtItsOwnWill(Outsider):
         return torch.where(noisy, torch.multinomial(self.mixing(t), x.shape[1], replacement=True), x)
 
 
+class OneCoin(Outsider):
+    def corrupt(self, x, t, *, generator=None):
+        u = torch.rand(len(x), 1, generator=generator).double()
+        fresh = torch.rand(*x.shape, 2, generator=generator).double()
+        t = lift(t, x)
+        return torch.where(u < self.alpha(t), x, self.noise(t).choose(fresh[..., 0], fresh[..., 1]))
+
+
+class FloatAlpha(Outsider):
+    def alpha(self, t):
+        return 0.5
+
+
 class AllMasks(Outsider):
     def prior(self, batch, length, *, generator=None, device=None):
         return torch.full((batch, length), V - 2)
@@ -339,6 +352,8 @@ MISTAKES = {
         r"draws of `corrupt` at token \d, x = \d, t = 0\.\d+: .* probability",
     ),
     CorruptsAtItsOwnWill: ("draws_follow_their_generator", r"`corrupt` does not take its randomness from `generator`"),
+    OneCoin: ("positions_are_independent", r"two neighbours become tokens \d and \d"),
+    FloatAlpha: ("time_is_elementwise", r"`alpha` must return a torch tensor; got a float"),
     AllMasks: ("draws_have_the_marginal_law", r"draws of `prior` at token [34]: "),
     Rotated: ("shortcuts_equal_definitions", r"`Rotated.at` differs from `Rotated.probs` at token \d, t = 0"),
     DrawsTheWrongWay: ("shortcuts_equal_definitions", r"`DrawsTheWrongWay.choose` differs .* at token [23], t = 0"),
@@ -399,7 +414,9 @@ def test_right_processes_of_others_pass(power, turn, low, support, fast):
 
 
 def test_all_broken_laws_are_listed_after_the_first():
-    with pytest.raises(AssertionError, match=r"(?s)«overrides_equal_definitions».*\nBroken too: .*bound_is_tight"):
+    with pytest.raises(
+        AssertionError, match=r"(?s)«overrides_equal_definitions».*\nBroken too: .*rate_is_the_slope_of_jump"
+    ):
         check_process(FastRate())
 
 

@@ -206,6 +206,7 @@ def test_every_law_has_a_mistake_that_turns_it_red():
     # Mistakes in `alpha`, `mixing` or an override are those of test_conformance.
     rest = {law.__name__ for law in laws.PROCESS_LAWS} - seen
     assert rest == {
+        "positions_are_independent",
         "is_a_markov_process",
         "overrides_equal_definitions",
         "draws_follow_their_generator",
