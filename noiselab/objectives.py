@@ -17,7 +17,6 @@ from .elbo.score import score_entropy
 from .elbo.tokens import check_shapes, noise_on_data
 from .parametrization import Prediction, to_leave_one_out, to_posterior
 from .process import InterpolatingProcess, NoiseProcess, lift
-from .times import stratified_times as stratified_times  # where it used to live
 
 Objective: TypeAlias = Callable[[InterpolatingProcess, Tensor, Tensor, Tensor], Tensor]
 """(process, x, z, t) -> the weight of each token's divergence KL + IS, float64 [batch, length]."""

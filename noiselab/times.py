@@ -41,6 +41,8 @@ def stratified_times(
       micro-steps (which then need the same `shift`).
     - `low`, `high`: the time range.
 
+    **Raises:** `ValueError` unless 0 <= `first` and `first` + `count` <= `total`.
+
     **Returns:** float64. For reporting a bound, even times have heavy tails where noise goes as a square root at the ends;
     `sine_clock` changes the clock, as `noiselab.evaluation.validation_bound` does.
 
@@ -48,8 +50,9 @@ def stratified_times(
     """
     if shift is None:
         shift = _rand(generator)
+    total = _checked(count, first, total)
     index = first + torch.arange(count, dtype=torch.float64)
-    return low + (high - low) * ((shift + index / (total or count)) % 1)
+    return low + (high - low) * ((shift + index / max(1, total)) % 1)
 
 
 def uniform_times(
@@ -72,7 +75,7 @@ def uniform_times(
 
     **Returns:** float64. `stratified_times` has the same mean and less variance.
     """
-    return low + (high - low) * _rand(generator, total or count)[first : first + count]
+    return low + (high - low) * _rand(generator, _checked(count, first, total))[first : first + count]
 
 
 def importance_times(
@@ -158,7 +161,7 @@ def token_times(
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in [0, 1]; got {share}")
     common = stratified_times(batch, shift=shift, first=first, total=total, generator=generator)[:, None]
-    whole, here = total or batch, slice(first, first + batch)
+    whole, here = _checked(batch, first, total), slice(first, first + batch)
     own, independent = _rand(generator, whole, length)[here], _rand(generator, whole, 1)[here] < share
     return low + (high - low) * torch.where(independent, own, common)
 
@@ -290,7 +293,7 @@ def quadrature(
 
     **Arguments:**
 
-    - `nodes`: how many; 16 do for most purposes, 64 for six digits.
+    - `nodes`: how many.
     - `low`, `high`: the time range.
 
     **Returns:** times within [low, high], 1e-12 of the range off its ends, and weights, which add up to high - low (from 4
@@ -322,6 +325,17 @@ def gauss_legendre(nodes: int) -> tuple[Float[Tensor, " nodes"], Float[Tensor, "
     off = i / (4 * i * i - 1).sqrt()
     node, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
     return (node + 1) / 2, vectors[0] ** 2
+
+
+def _checked(count: int, first: int, total: int | None) -> int:
+    """The size of the set that times are shared from."""
+    total = count if total is None else total
+    if count < 0 or not 0 <= first <= total - count:
+        raise ValueError(
+            f"the times wanted must be among all of the shared set, 0 <= first and first + count <= total; "
+            f"got first = {first}, count = {count}, total = {total}"
+        )
+    return total
 
 
 def _rand(generator: Generator | None, *shape: int) -> Tensor:

@@ -23,12 +23,6 @@ def integral(power, low, high):
     return (high ** (power + 1) - low ** (power + 1)) / (power + 1)
 
 
-def test_objectives_still_offer_what_moved():
-    from noiselab.objectives import stratified_times
-
-    assert stratified_times is nl.stratified_times
-
-
 @given(st.integers(1, 20), st.integers(1, 4), st.integers(0, 100))
 def test_parts_of_a_shared_set_are_the_whole_set(count, parts, seed):
     total = count * parts
@@ -42,6 +36,23 @@ def test_parts_of_a_shared_set_are_the_whole_set(count, parts, seed):
         whole = make(total, generator=seeded(seed))
         pieces = [make(count, first=i * count, total=total, generator=seeded(seed)) for i in range(parts)]
         assert torch.equal(torch.cat(pieces), whole), name
+
+
+MAKERS = {
+    "stratified": lambda n, **k: nl.stratified_times(n, **k),
+    "uniform": lambda n, **k: nl.uniform_times(n, **k),
+    "importance": lambda n, **k: nl.importance_times(n, 1, **k),
+    "tokens": lambda n, **k: nl.token_times(n, 3, **k),
+    "blocks": lambda n, **k: nl.block_times(n, 5, 2, **k),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_parts_that_are_not_among_the_shared_set_are_refused(name):
+    for wrong in ({"first": 6, "total": 8}, {"total": 2}, {"first": -1, "total": 8}, {"first": 1}):
+        with pytest.raises(ValueError, match=r"first \+ count <= total; got first = "):
+            MAKERS[name](4, **wrong)
+    MAKERS[name](4, first=4, total=8)
 
 
 DENSITIES = {
