@@ -43,6 +43,7 @@ from .likelihood import (
     learned_nelbo,
     model_law,
     path_log_weight,
+    process_quadrature,
 )
 from .mixing import (
     Absorbing,
@@ -170,6 +171,7 @@ __all__ = [
     "path_times",
     "plot_process",
     "prior_kl",
+    "process_quadrature",
     "quadrature",
     "reconstruction",
     "revisions",

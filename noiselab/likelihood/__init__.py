@@ -5,6 +5,7 @@ from .estimates import Estimate, average, estimate
 from .exact import every_sequence, expected_bound, expected_discrete_bound, model_law
 from .importance import importance_bound, path_log_weight
 from .learned import learned_nelbo
+from .nodes import process_quadrature
 
 __all__ = [
     "BoundTerms",
@@ -20,4 +21,5 @@ __all__ = [
     "learned_nelbo",
     "model_law",
     "path_log_weight",
+    "process_quadrature",
 ]

@@ -16,9 +16,10 @@ from ..denoisers import Denoiser, as_leave_one_out
 from ..elbo import nelbo, prior_kl, reconstruction
 from ..elbo.steps import step_kl
 from ..process import NoiseProcess
-from ..times import quadrature, sine_clock, stratified_times
-
-LOW = 1e-4  # lower end of the time range where nothing else is asked for
+from ..process.base import EDGE
+from ..times import sine_clock, stratified_times
+from .nodes import process_quadrature
+from .ranges import falling, time_range
 
 
 class BoundTerms(NamedTuple):
@@ -58,7 +59,7 @@ def continuous_bound(
     x: Int[Tensor, "batch length"],
     *,
     times: tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch ..."]] | None = None,
-    nodes: int | None = None,
+    nodes: int | tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]] | None = None,
     low: float | int | None = None,
     high: float | int | None = None,
     real: Bool[Tensor, "batch length"] | None = None,
@@ -78,10 +79,13 @@ def continuous_bound(
     - `times`: (t, weight), one time for each sequence, [batch], or for each token, [batch, length], such that the mean of
       weight * f(t) is the integral: from `importance_times`, `block_times`, `path_times`. They must run over the range
       from `low` to `high`. By default stratified on the clock of `sine_clock`.
-    - `nodes`: instead of drawn times, every sequence meets the same fixed ones (`quadrature`): that many evaluations of
-      the network, and the only randomness is that of z.
+    - `nodes`: instead of drawn times, every sequence meets the same fixed ones, that many, where this process has them
+      (`process_quadrature`, which says how many are enough), or those given as (t, weight), to be summed. Each is an
+      evaluation of the network, and the only randomness is that of z.
     - `low`, `high`: the time range: by default from 1e-4, or the lower end of the process's domain if that is higher, to
-      its upper end. Reconstruction treats tokens as independent, and the nearer `low` is to 0, the tighter.
+      its upper end. Reconstruction treats tokens as independent, and the nearer `low` is to 0, the tighter. From 0 itself it
+      is taken at 1e-12, where rates stop: what noise does before is in no other term. The network is asked only if some
+      token is noisy there: for masking hardly ever, for noise on data tokens always.
     - `real`: where tokens are real; padding is neither noised nor scored.
     - `generator`: of times and z.
 
@@ -108,11 +112,12 @@ def continuous_bound(
     ```
     """
     low, high = time_range(process, low, high)
+    low = max(low, process.domain[0] + EDGE)
     if times is not None and nodes is not None:
         raise ValueError("either times or nodes may be given; got both")
     scene = Scene(process, denoiser, x, real, generator)
     if nodes is not None:
-        fixed = quadrature(nodes, low=low, high=high)
+        fixed = process_quadrature(process, nodes, low=low, high=high) if isinstance(nodes, int) else nodes
         parts = [scene.integrand(t.expand(len(x)), weight.expand(len(x))) for t, weight in zip(*fixed, strict=True)]
         diffusion = torch.stack(parts).sum(0)
     else:
@@ -137,8 +142,9 @@ def discrete_bound(
     $$\sum_{(t, s)} \mathbb E_{z \sim q_t}\Big[\sum_i KL\big(q(z_s \mid z, x_i)\,\|\,q(z_s \mid z, \hat x_i)\big)\Big]
     + \text{reconstruction} + \text{prior}$$
 
-    The last step of a grid that ends where no noise is left is the reconstruction. It bounds the likelihood of what
-    `AncestralSampler` draws with this grid and denoiser, for any number of steps; with more steps it falls to the
+    The last step of a grid that ends where no noise is left is the reconstruction; on any other grid it is the sampler's jump
+    to clean tokens, one more step. It bounds the likelihood of what `AncestralSampler` draws with this grid and denoiser
+    (`model_law`), for any number of steps; with more steps it falls to the
     continuous bound.
 
     **Arguments:**
@@ -168,7 +174,7 @@ def discrete_bound(
     assert torch.allclose(one_step.total, torch.tensor(4.0).log().double())
     ```
     """
-    grid = falling(process, times)
+    grid = falling(process, times).to(x.device)
     scene = Scene(process, denoiser, x, real, generator)
     steps = grid[:-1] if scene.clean_at(grid[-1].item()) else grid
     ends = scene.rebuilt(steps[-1].item()), scene.prior(steps[0].item())
@@ -200,10 +206,15 @@ class Scene:
         # Padding may hold a token that the process never makes: it is scored as one that it does make, and dropped.
         self.x = x if real is None else torch.where(real, x, process.data_tokens(x.device).to(torch.uint8).argmax())
 
+    def draw(self, t: Tensor) -> Tensor:
+        """Tokens drawn at the times t."""
+        z = self.process.corrupt(self.x, t, generator=self.generator)
+        return z if self.real is None else torch.where(self.real, z, self.x)
+
     def noisy(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens drawn at the times t, and the prediction from them."""
-        z = self.process.corrupt(self.x, t, generator=self.generator)
-        return (z, self.predict(z, t)) if self.real is None else (torch.where(self.real, z, self.x), self.predict(z, t))
+        z = self.draw(t)
+        return z, self.predict(z, t)
 
     def predict(self, z: Tensor, t: Tensor) -> Tensor:
         """Leave-one-out logits; padding is shown to the network as it is."""
@@ -225,12 +236,13 @@ class Scene:
         return self.sum(step_kl(self.process, logits, self.x, z, s, t).double())
 
     def rebuilt(self, low: float) -> Tensor:
-        """One draw of the reconstruction; without the network where no noise is left."""
+        """One draw of the reconstruction; without the network where every token is seen to be clean."""
         t = self.full(low)
-        if self.clean_at(low):
+        z = self.draw(t)
+        certain = self.process.reveals(z, t)
+        if bool((certain if self.real is None else certain | ~self.real).all()):
             return torch.zeros_like(t)
-        z, logits = self.noisy(t)
-        return self.sum(reconstruction(self.process, logits, self.x, z, t).double())
+        return self.sum(reconstruction(self.process, self.predict(z, t), self.x, z, t).double())
 
     def prior(self, high: float) -> Tensor:
         """The divergence from pure noise."""
@@ -249,32 +261,3 @@ class Scene:
     def sum(self, value: Tensor) -> Tensor:
         """Summed over real tokens."""
         return (value if self.real is None else torch.where(self.real, value, 0)).sum(-1)
-
-
-def time_range(
-    process: NoiseProcess, low: float | int | None = None, high: float | int | None = None
-) -> tuple[float, float]:
-    """The time range, checked, with its defaults.
-
-    **Raises:** `ValueError` unless it rises within the domain of the process.
-    """
-    first, last = process.domain
-    start = max(LOW, first) if low is None else float(low)
-    stop = last if high is None else float(high)
-    if not first <= start < stop <= last:
-        raise ValueError(f"times must rise within the domain {process.domain} of the process; got {start} to {stop}")
-    return start, stop
-
-
-def falling(process: NoiseProcess, times: Float[Tensor, " grid"]) -> Float[Tensor, " grid"]:
-    """A grid of times, checked, float64.
-
-    **Raises:** `ValueError` unless it falls within the domain of the process.
-    """
-    times, (low, high) = times.double(), process.domain
-    if len(times) < 2 or not (times[1:] < times[:-1]).all():
-        raise ValueError(f"times must fall from noise to data; got {times.tolist()}")
-    # A grid made in float32 may miss the ends by its rounding.
-    if times[0] > high + 1e-6 or times[-1] < low - 1e-6:
-        raise ValueError(f"times must lie in [{low}, {high}]; got {times[0].item()} to {times[-1].item()}")
-    return times.clamp(low, high)

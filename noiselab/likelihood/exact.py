@@ -16,8 +16,10 @@ from ..elbo import nelbo, reconstruction
 from ..elbo.ends import prior_log_prob
 from ..elbo.steps import step_kl
 from ..process import NoiseProcess
-from ..times import quadrature
-from .bounds import BoundTerms, Scene, falling, time_range
+from ..process.base import EDGE
+from .bounds import BoundTerms, Scene
+from .nodes import process_quadrature
+from .ranges import falling, time_range
 
 LARGEST = 1 << 16  # sequences that are enumerated at most
 AT_ONCE = 1 << 23  # entries of the largest tensor
@@ -35,7 +37,7 @@ def every_sequence(tokens: int | Int[Tensor, " chain"], length: int) -> Int[Tens
     """
     tokens = torch.arange(tokens) if isinstance(tokens, int) else tokens
     _small(len(tokens), length)
-    return tokens[torch.cartesian_prod(*length * [torch.arange(len(tokens))]).view(-1, length)]
+    return torch.cartesian_prod(*length * [tokens]).view(-1, length)
 
 
 @torch.no_grad()
@@ -58,10 +60,11 @@ def expected_bound(
     - `denoiser`: of any parametrisation.
     - `x`: clean sequences. Noisy sequences that none of them can become are not asked about.
     - `times`: (t, weight) such that the **sum** of weight * f(t) is the integral: of shape [nodes], or [nodes, length] for
-      times that differ by token. By default those of `quadrature`.
-    - `nodes`: number of quadrature nodes otherwise.
-    - `low`, `high`: the time range, by default the whole domain. Rates are not evaluated within 1e-12 of its ends: where noise
-      goes as a square root, a range from 1e-6, with its reconstruction, is more exact than one from 0 (1e-5 nats).
+      times that differ by token. By default those of `process_quadrature`.
+    - `nodes`: how many of them; `process_quadrature` says how many are enough.
+    - `low`, `high`: the time range, by default the whole domain. From its lower end the reconstruction is taken at 1e-12,
+      where rates stop, so that noise as steep as the tenth root of t has a bound, too. At the upper end nothing pays for the
+      last 1e-12: a signal that jumps to 0 there, as $(1 - t)^{0.1}$ nearly does, has a number below its bound.
 
     **Returns:** nats per sequence, float64; average them with `terms.mean(probabilities)`.
 
@@ -83,10 +86,11 @@ def expected_bound(
     ```
     """
     low, high = time_range(process, max(low, process.domain[0]), high)
-    t, weight = quadrature(nodes, low=low, high=high) if times is None else times
+    low = max(low, process.domain[0] + EDGE)
+    t, weight = process_quadrature(process, nodes, low=low, high=high) if times is None else times
     every = _Every(process, denoiser, x)
     diffusion, scene = every.expect(nelbo, t.double(), weight.double()), Scene(process, denoiser, x)
-    return BoundTerms(diffusion, every.rebuilt(scene, low), scene.prior(high))
+    return BoundTerms(diffusion, every.rebuilt(low), scene.prior(high))
 
 
 @torch.no_grad()
@@ -104,17 +108,17 @@ def expected_discrete_bound(
 
     **Raises:** `ValueError` for more than 65,536 noisy sequences, or a grid that does not fall within the domain.
     """
-    grid = falling(process, times)
+    grid = falling(process, times).to(x.device)
     scene, every = Scene(process, denoiser, x), _Every(process, denoiser, x)
     steps = grid[:-1] if scene.clean_at(grid[-1].item()) else grid
-    diffusion = torch.zeros(len(x), dtype=torch.float64)
+    diffusion = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     if len(steps) > 1:
 
         def value(process: NoiseProcess, logits: Tensor, x: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
             return step_kl(process, logits, x, z, s, t)
 
         diffusion = every.expect(value, steps[:-1], None, steps[1:])
-    ends = every.rebuilt(scene, steps[-1].item()), scene.prior(steps[0].item())
+    ends = every.rebuilt(steps[-1].item()), scene.prior(steps[0].item())
     return BoundTerms(diffusion, *ends)
 
 
@@ -124,12 +128,13 @@ def model_law(
 ) -> Float[Tensor, " sequences"]:
     r"""The exact law of what `AncestralSampler` draws with these steps, over all $V^L$ sequences.
 
-    It starts from pure noise at the first of `times` and multiplies dense transition matrices.
+    It starts from pure noise at the first of `times`, multiplies dense transition matrices, and ends with the sampler's jump to
+    clean tokens, $p(x \mid z) \propto \hat x_x\, q_t(z \mid x)$, wherever noise may be left at the last of them.
 
     **Arguments:**
 
     - `denoiser`: of any parametrisation.
-    - `times`: falling; what noise is left at the last of them is left in the sequences.
+    - `times`: falling.
 
     **Returns:** probabilities in the order of `every_sequence(process.vocab_size, length)`, float64.
 
@@ -147,30 +152,47 @@ def model_law(
     assert torch.allclose(law[:2, :2], torch.tensor(0.25).double())  # one step: the two equal tokens differ half of the time
     ```
     """
-    grid = falling(process, times)
     denoiser = as_leave_one_out(denoiser, process)
-    states = process.vocab_size
-    z = every_sequence(states, length)
-    start = grid[0].expand(len(z))
-    law = prior_log_prob(process, z, start).sum(-1).exp()
-    rows = max(1, AT_ONCE // len(z))
+    z = every_sequence(process.vocab_size, length).to(_device(process, denoiser))
+    grid = falling(process, times).to(z.device)
+    law = prior_log_prob(process, z, grid[0].expand(len(z))).sum(-1).exp()
     for t, s in itertools.pairwise(grid):
-        new, (reached,) = torch.zeros_like(law), (law > 0).nonzero(as_tuple=True)
-        for part in reached.split(rows):
-            zs = z[part]
-            now, then = t.expand(len(zs)), s.expand(len(zs))
-            logits = denoiser(zs, now)
-            if process.support is not None:
-                logits = logits.masked_fill(~process.support, -torch.inf)
-            step = process.posterior(zs, logits.double().softmax(-1), then, now)
-            stays = torch.nn.functional.one_hot(zs, states).double()
-            step = torch.where(process.reveals(zs, now)[..., None], stays, step)
-            joint = law[part][:, None]
-            for i in range(length):
-                joint = (joint[:, :, None] * step[:, i, None, :]).flatten(1)
-            new += joint.sum(0)
-        law = new
-    return law
+        law = _moved(process, denoiser, z, law, t, s)
+    return _moved(process, denoiser, z, law, grid[-1], None)
+
+
+def _moved(process: NoiseProcess, denoiser: Denoiser, z: Tensor, law: Tensor, t: Tensor, s: Tensor | None) -> Tensor:
+    """The law of the sequences after a step from t to s, or to clean tokens."""
+    new, (reached,) = torch.zeros_like(law), (law > 0).nonzero(as_tuple=True)
+    for part in reached.split(max(1, AT_ONCE // len(z))):
+        zs = z[part]
+        now = t.expand(len(zs))
+        stays = process.reveals(zs, now)
+        if s is None and bool(stays.all()):
+            new[part] += law[part]
+            continue
+        logits = denoiser(zs, now)
+        if process.support is not None:
+            logits = logits.masked_fill(~process.support, -torch.inf)
+        x_hat = logits.double().softmax(-1)
+        if s is None:
+            step = x_hat * process.likelihood(zs, now)
+            step = step / step.sum(-1, keepdim=True)
+        else:
+            step = process.posterior(zs, x_hat, s.expand(len(zs)), now)
+        one_hot = torch.nn.functional.one_hot(zs, process.vocab_size).double()
+        step = torch.where(stays[..., None], one_hot, step)
+        joint = law[part][:, None]
+        for i in range(zs.shape[1]):
+            joint = (joint[:, :, None] * step[:, i, None, :]).flatten(1)
+        new += joint.sum(0)
+    return new
+
+
+def _device(process: NoiseProcess, denoiser: Denoiser) -> torch.device:
+    """Where what is enumerated must live."""
+    tensors = (*denoiser.parameters(), *denoiser.buffers(), *process.parameters(), *process.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 class _Every:
@@ -178,7 +200,7 @@ class _Every:
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, x: Tensor):
         self.process, self.denoiser, self.x = process, as_leave_one_out(denoiser, process), x
-        self.z = every_sequence(process.vocab_size, x.shape[1])
+        self.z = every_sequence(process.vocab_size, x.shape[1]).to(x.device)
         self.tokens = x.unique()
 
     def expect(
@@ -189,9 +211,9 @@ class _Every:
         Summed over `t`, [nodes] or [nodes, length], with as many weights and other numbers. The terms of a position
         depend on x through its own token only, so that each token is asked about once.
         """
-        weight = torch.ones_like(t) if weight is None else weight
+        t, weight, *more = (v.to(self.x.device) for v in (t, torch.ones_like(t) if weight is None else weight, *more))
         rows = max(1, AT_ONCE // max(len(self.x), self.x.shape[1] * self.process.vocab_size))
-        total = torch.zeros(len(self.x), dtype=torch.float64)
+        total = torch.zeros(len(self.x), dtype=torch.float64, device=self.x.device)
         for z in self.z.split(rows):
             for part in zip(*(v.split(max(1, rows // len(z))) for v in (t, weight, *more)), strict=True):
                 total = total + self._part(
@@ -202,7 +224,7 @@ class _Every:
     def _part(self, z: Tensor, value: Callable[..., Tensor], time: Tensor, weight: Tensor, *more: Tensor) -> Tensor:
         """The same where every row of z has its own time."""
         like = self.process.likelihood(z, time)  # q_t(z_i | v)
-        joint = torch.ones(len(self.x), len(z), dtype=torch.float64)
+        joint = torch.ones(len(self.x), len(z), dtype=torch.float64, device=z.device)
         for i, column in enumerate(self.x.unbind(-1)):
             joint = joint * like[:, i].T[column]
         seen = (joint > 0).any(0)
@@ -210,7 +232,7 @@ class _Every:
         z, time, weight, joint, more = z[seen], time[seen], weight[seen], joint[:, seen], tuple(v[seen] for v in more)
         if not len(z):
             return joint.sum(-1)
-        logits, total = self.denoiser(z, time), torch.zeros(len(self.x), dtype=torch.float64)
+        logits, total = self.denoiser(z, time), torch.zeros_like(joint[:, 0])
         for token in self.tokens:
             x = torch.full_like(z, int(token))
             nats = torch.where(weight == 0, 0, weight * value(self.process, logits, x, z, time, *more).double())
@@ -224,10 +246,8 @@ class _Every:
             total = total + torch.where(self.x == token, terms, 0).sum(-1)
         return total
 
-    def rebuilt(self, scene: Scene, low: float) -> Float[Tensor, " batch"]:
+    def rebuilt(self, low: float) -> Float[Tensor, " batch"]:
         """The reconstruction at the lower end."""
-        if scene.clean_at(low):
-            return torch.zeros(len(self.x), dtype=torch.float64)
         return self.expect(reconstruction, torch.tensor([low], dtype=torch.float64))
 
 

@@ -19,7 +19,8 @@ from ..categorical import choose, uniforms
 from ..denoisers import Denoiser
 from ..elbo.ends import Predicted, predicted, prior_log_prob
 from ..process import InterpolatingProcess, NoiseProcess, lift
-from .bounds import Scene, falling
+from .bounds import Scene
+from .ranges import falling
 
 
 def importance_bound(

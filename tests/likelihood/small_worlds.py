@@ -1,7 +1,5 @@
 """Processes over two or three data tokens and chains of them: everything can be enumerated."""
 
-import itertools
-
 import torch
 from worlds import row
 
@@ -79,15 +77,6 @@ def known(process, length, seed=0):
     oracle = nl.MarkovOracle(*random_chain(int(process.data_tokens().sum()), seed), process)
     x = nl.every_sequence(oracle.tokens, length)
     return oracle, x, oracle.log_prob(x).exp(), oracle.entropy(length)
-
-
-def nodes_for(process, low=0.0, high=None, nodes=80):
-    """Quadrature; where the signal has kinks, piece by piece."""
-    high = process.domain[1] if high is None else high
-    kinks = [] if "Steps" not in repr(process) else torch.linspace(0, 1, process.signal.values.numel()).tolist()
-    edges = [low, *(t for t in kinks if low < t < high), high]
-    pieces = [nl.quadrature(nodes, low=a, high=b) for a, b in itertools.pairwise(edges)]
-    return tuple(torch.cat(part) for part in zip(*pieces, strict=True))
 
 
 def grid(process, steps):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_worlds import LEAKY, SMALL, Turning, known, nodes_for, world
+from small_worlds import LEAKY, SMALL, Turning, known, world
 from worlds import INITIAL, PROCESSES, TRANSITION
 
 import noiselab as nl
@@ -14,9 +14,7 @@ ROOTS = [name for name in SMALL if "gidd" in name and "gamma" not in name]
 
 def surplus_of(process, oracle, x, low=LOW, high=None, denoiser=None):
     """The bound of each x minus -log p(x), which it equals for the exact denoiser; and its terms."""
-    high = process.domain[1] if high is None else high
-    times = nodes_for(process, low=low, high=high)
-    terms = nl.expected_bound(process, denoiser or oracle, x, times=times, low=low, high=high)
+    terms = nl.expected_bound(process, denoiser or oracle, x, low=low, high=high)
     return terms.total + oracle.log_prob(x), terms
 
 

@@ -1,0 +1,37 @@
+"""Time ranges and grids of times, checked."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..process import NoiseProcess
+
+LOW = 1e-4  # lower end of the time range where nothing else is asked for
+
+
+def time_range(
+    process: NoiseProcess, low: float | int | None = None, high: float | int | None = None
+) -> tuple[float, float]:
+    """The time range, checked, with its defaults.
+
+    **Raises:** `ValueError` unless it rises within the domain of the process.
+    """
+    first, last = process.domain
+    start = max(LOW, first) if low is None else float(low)
+    stop = last if high is None else float(high)
+    if not first <= start < stop <= last:
+        raise ValueError(f"times must rise within the domain {process.domain} of the process; got {start} to {stop}")
+    return start, stop
+
+
+def falling(process: NoiseProcess, times: Float[Tensor, " grid"]) -> Float[Tensor, " grid"]:
+    """A grid of times, checked, float64.
+
+    **Raises:** `ValueError` unless it falls within the domain of the process.
+    """
+    times, (low, high) = times.double(), process.domain
+    if len(times) < 2 or not (times[1:] < times[:-1]).all():
+        raise ValueError(f"times must fall from noise to data; got {times.tolist()}")
+    # A grid made in float32 may miss the ends by its rounding.
+    if times[0] > high + 1e-6 or times[-1] < low - 1e-6:
+        raise ValueError(f"times must lie in [{low}, {high}]; got {times[0].item()} to {times[-1].item()}")
+    return times.clamp(low, high)
