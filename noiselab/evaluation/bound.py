@@ -8,6 +8,7 @@ $$-\log p(x) \;\le\;
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from ..denoisers.base import Denoiser
 from ..denoisers.huggingface import TransformersDenoiser
 from ..likelihood import continuous_bound, discrete_bound
-from ..likelihood.bounds import BoundTerms, falling, time_range
+from ..likelihood.bounds import BoundTerms
+from ..likelihood.nodes import process_quadrature
+from ..likelihood.ranges import falling, time_range
 from ..process import NoiseProcess
 from ..times import sine_clock, stratified_times
 
@@ -98,15 +101,18 @@ def validation_bound(
     - `data`: tokens, all of them real; or a data set of dicts of `input_ids` and `attention_mask`, such as
       `noiselab.data.TokenBlocks`. Padding is neither noised nor scored.
     - `low`, `high`: the time range, by default from 1e-4 (or the lower end of the process's domain, if that is higher) to
-      the upper end of the domain. The bound holds for any; the nearer `low` is to 0, the tighter, for the
-      reconstruction treats tokens as independent. With `steps`, the whole domain by default.
-    - `nodes`: the number of fixed times (`noiselab.quadrature`) at which every sequence is evaluated; 16 are enough for
-      most purposes. z is still drawn.
+      the upper end of the domain. The bound holds for any `low`; the nearer to 0, the tighter, for the reconstruction
+      treats tokens as independent (from 0 it is taken at 1e-12, where rates stop). With `steps`, the whole domain by default.
+    - `nodes`: the number of fixed times at which every sequence is evaluated, where this process has them
+      (`noiselab.process_quadrature`, which says how many are enough). z is still drawn.
     - `steps`: the number of even steps, or a falling grid of times, as for a sampler; each sequence gets one step, drawn as
       times are.
     - `repeats`: times, or steps, for each sequence; with `nodes`, draws of z at each.
     - `batch_size`: sequences evaluated at once.
     - `generator`: all randomness; torch's global one by default.
+
+    **Returns:** a `Bound`. Infinite, with a warning, where the prior term is: where signal is left at `high` on tokens that pure
+    noise never shows (masking with a schedule that does not end at 0).
 
     **Raises:** `ValueError` for an empty data set or time range, or both `nodes` and `steps`.
 
@@ -131,6 +137,7 @@ def validation_bound(
     count = len(data)  # type: ignore[arg-type]
     if count < 1 or repeats < 1:
         raise ValueError(f"at least one sequence and one repeat are needed; got {count} and {repeats}")
+    fixed = None if nodes is None else process_quadrature(process, nodes, low=low, high=high)
     tau = stratified_times(count * repeats, generator=generator)
     tau = tau[torch.randperm(len(tau), generator=generator)].view(count, repeats)
 
@@ -142,9 +149,9 @@ def validation_bound(
             def draw(tau: Tensor, told: Denoiser = told, x: Tensor = x, real: Tensor = real) -> BoundTerms:
                 if grid is not None:
                     return discrete_bound(process, told, x, grid, pick=tau, real=real, generator=generator)
-                times = sine_clock(tau, low=low, high=high) if nodes is None else None
+                times = sine_clock(tau, low=low, high=high) if fixed is None else None
                 return continuous_bound(
-                    process, told, x, times=times, nodes=nodes, low=low, high=high, real=real, generator=generator
+                    process, told, x, times=times, nodes=fixed, low=low, high=high, real=real, generator=generator
                 )
 
             draws = [torch.stack(draw(part)) for part in tau[first : first + len(x)].to(x.device).unbind(-1)]
@@ -155,6 +162,12 @@ def validation_bound(
     mean, error = mean_and_error(each.sum(0), sizes)
     tokens = int(sizes.sum())
     diffusion, rebuilt, prior = (each.sum(-1) / tokens).tolist()
+    if prior == math.inf:
+        warnings.warn(
+            f"the bound is infinite by its prior term: at the upper end, t = {high:g}, signal is left on tokens that pure "
+            "noise never shows, as under masking. Use a schedule that ends at 0 (eps = 0), and times up to its end",
+            stacklevel=2,
+        )
     return Bound(mean, error, diffusion, rebuilt, prior, tokens, count, low, high, each.sum(0), sizes)
 
 
@@ -182,11 +195,13 @@ def mean_and_error(nats: Float[Tensor, " sequence"], lengths: Int[Tensor, " sequ
 
     - `nats`: of each sequence as a whole; `lengths`: the number of its tokens.
 
-    **Returns:** the mean and its error; the error of a single sequence is not a number.
+    **Returns:** the mean and its error; the error of a single sequence is not a number, that of an infinite mean infinite.
     """
     nats, lengths = nats.double(), lengths.double()
     count, tokens = len(nats), lengths.sum()
     mean = nats.sum() / tokens
+    if mean == math.inf:
+        return math.inf, math.inf
     if count < 2:
         return mean.item(), math.nan
     spread = (nats - mean * lengths).square().sum() * count / (count - 1)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from worlds import INITIAL, PROCESSES, TRANSITION
+from worlds import INITIAL, PROCESSES, TRANSITION, V
 
 import noiselab as nl
 from noiselab.data import TokenBlocks
@@ -169,6 +169,22 @@ def test_bytes_and_perplexity():
     found, *_ = bound_of(PROCESSES["masked"](), count=100)
     assert found.perplexity == pytest.approx(torch.tensor(found.nelbo).exp().item(), rel=1e-6)
     assert found.bits_per_byte(2 * found.tokens) == pytest.approx(found.nelbo / 2 / 0.6931472, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "signal",
+    [nl.schedules.log_linear(1e-3), nl.schedules.geometric(), nl.schedules.from_log_snr(9 - 18 * nl.t)],
+    ids=["log-linear", "geometric", "log-SNR"],
+)
+def test_signal_left_on_what_noise_never_shows_is_said(signal):
+    process = nl.masked(vocab_size=V, mask_id=V - 1, signal=signal)
+    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
+    x = oracle.sample(10, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="prior term.*ends at 0") as said:
+        found = validation_bound(process, oracle, x, batch_size=3)
+    assert len(said) == 1
+    assert found.nelbo == found.error == found.prior == float("inf")
+    assert found.diffusion + found.reconstruction < 10
 
 
 def test_the_error_of_a_ratio():
