@@ -289,7 +289,8 @@ def quadrature(
     $$t = low + (high - low)\, u^4 (35 - 84 u + 70 u^2 - 20 u^3)$$
 
     The bound of hybrid noise behaves at the ends like $t^{-1/2} \log t$. After this change of time 16 nodes give four
-    digits, where a squared sine gives two: a logarithm would remain.
+    digits, where a squared sine gives two: a logarithm would remain. A process whose signal falls within a short time, or
+    has corners, needs nodes of its own: `noiselab.process_quadrature`.
 
     **Arguments:**
 

@@ -211,11 +211,12 @@ class _Every:
         Summed over `t`, [nodes] or [nodes, length], with as many weights and other numbers. The terms of a position
         depend on x through its own token only, so that each token is asked about once.
         """
-        t, weight, *more = (v.to(self.x.device) for v in (t, torch.ones_like(t) if weight is None else weight, *more))
+        weight = torch.ones_like(t) if weight is None else weight
+        numbers = [v.to(self.x.device) for v in (t, weight, *more)]
         rows = max(1, AT_ONCE // max(len(self.x), self.x.shape[1] * self.process.vocab_size))
         total = torch.zeros(len(self.x), dtype=torch.float64, device=self.x.device)
         for z in self.z.split(rows):
-            for part in zip(*(v.split(max(1, rows // len(z))) for v in (t, weight, *more)), strict=True):
+            for part in zip(*(v.split(max(1, rows // len(z))) for v in numbers), strict=True):
                 total = total + self._part(
                     z.repeat(len(part[0]), 1), value, *(v.repeat_interleave(len(z), 0) for v in part)
                 )

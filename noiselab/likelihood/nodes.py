@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..process import ChangeOfTime, InterpolatingProcess, NoiseProcess
+from ..process import ChangeOfTime, InterpolatingProcess, NoiseProcess, TokenDependentProcess
 from ..process.base import EDGE
 from ..processes.discrete import Steps
 from ..times import gauss_legendre
@@ -93,8 +93,8 @@ class _Clock:
         return self.share * (t - self.low) / self.span + (1 - self.share) * (angle - self.start) / self.turn
 
     def slope(self, t: Float[Tensor, " time"]) -> Float[Tensor, " time"]:
-        (_, angle), (fall, _) = torch.func.jvp(self._signal, (t,), (torch.ones_like(t),))
-        turn = -fall / angle.mul(2).sin()
+        (_, angle), slopes, *_ = torch.func.jvp(self._signal, (t,), (torch.ones_like(t),))
+        turn = -slopes[0] / angle.mul(2).sin()
         # Where no noise, or no signal, can be told from rounding, the angle rests.
         turn = torch.where(turn.isfinite(), turn, 0).clamp(min=0)
         return self.share / self.span + (1 - self.share) * turn / self.turn
@@ -104,10 +104,12 @@ class _Clock:
         process, time = self.process, t.to(self.home)[:, None]
         if isinstance(process, InterpolatingProcess):
             alpha, share = process.alpha(time).double()[:, 0], process.noise(time).total()[:, 0]  # 1 - alpha, exactly
-        else:
+        elif isinstance(process, TokenDependentProcess):
             alpha = process.signal(time)[:, 0]
             alpha = (alpha if alpha.shape[-1] == 1 else alpha[:, process.data_tokens(self.home)]).mean(-1)
             share = 1 - alpha
+        else:  # of a process of its own kind nothing is known
+            return torch.ones_like(t), torch.zeros_like(t)
         angle = torch.atan2(share.clamp(min=0).sqrt(), alpha.clamp(min=0).sqrt())
         return alpha.to(t.device), angle.to(t.device)
 
