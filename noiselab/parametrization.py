@@ -189,7 +189,10 @@ def _signal_and_noise(process: InterpolatingProcess, t: Tensor) -> tuple[Tensor,
 def _log_odds(process: InterpolatingProcess, z: Tensor, t: Tensor) -> Tensor:
     """log(1 + alpha / b(z)) for each row; infinite where noise cannot have produced z."""
     z, t = z[:, None], t[:, None].double()
-    return torch.log1p(process.alpha(t) / process.noise(t).at(z))[:, 0]
+    b = process.noise(t).at(z)
+    some = b > 0
+    # Kept apart: the slope of log1p(alpha / 0) would be no number.
+    return torch.where(some, torch.log1p(process.alpha(t) / torch.where(some, b, 1)), torch.inf)[:, 0]
 
 
 def _shift(logits: Tensor, z: Tensor, by: Tensor) -> Tensor:

@@ -37,7 +37,9 @@ def nelbo_by_token(
     rate = process.rate(z, t)
     if not isinstance(process, TokenDependentProcess):
         rate = rate.expand(z.shape)[..., None].expand(q.shape).scatter(-1, z[..., None], 0)
-    true, guessed = (rate * law / law.gather(-1, z[..., None]) for law in (q, p))
+    # A token that nothing jumps to costs nothing, even where its prediction has underflowed to 0.
+    reached = (rate > 0).any(-1, keepdim=True)
+    true, guessed = (rate * law / torch.where(reached, law.gather(-1, z[..., None]), 1) for law in (q, p))
     # No jump can come from where x is not: there only the guess pays.
     real = true > 0
     log = torch.where(real, torch.where(real, true, 1) / torch.where(real, guessed, 1), 1).log()

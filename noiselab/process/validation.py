@@ -137,7 +137,8 @@ def _check_rate(process: "InterpolatingProcess", t: Tensor, tokens: Tensor) -> N
             )
         raise ValueError(
             f"the rate into every token must be non-negative, or this is no Markov process; got "
-            f"{rate[row, token].item():.4g} into token {token} at t = {t[row].item():.6g}"
+            f"{rate[row, token].item():.4g} into token {token} at t = {t[row].item():.6g} (for no token may its noise, "
+            "(1 - alpha) mixing, fall faster than alpha)"
         )
 
 
@@ -148,7 +149,7 @@ def _check_parts(process: "InterpolatingProcess", t: Tensor) -> None:
         support = getattr(part, "support", None)
         if support is None:
             continue
-        for time in t[:: max(1, len(t) // 4)]:
+        for time in t[[*range(0, len(t), max(1, len(t) // 4)), -1]]:
             outside = part.probs(time.view(1, 1))[0, 0].masked_fill(support.to(t.device), 0)
             if (outside != 0).any():
                 token = int((outside != 0).nonzero()[0])

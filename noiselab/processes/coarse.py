@@ -139,4 +139,6 @@ class Coarse(TokenDependentProcess):
     def __repr__(self) -> str:
         data = int(self.data_tokens().sum())
         classes = self.vocab_size - data - 1
-        return f"Coarse({data} tokens in {classes} classes, fine {self.fine}, unmasked {self.unmasked})"
+        return (
+            f"Coarse({self.vocab_size} tokens, {data} in {classes} classes, fine {self.fine}, unmasked {self.unmasked})"
+        )

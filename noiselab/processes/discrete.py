@@ -33,7 +33,7 @@ class Steps(Exact, Schedule):
         return values[k] + (t * steps - k) * (values[k + 1] - values[k])
 
     def __repr__(self) -> str:
-        return f"Steps({len(self.values) - 1})"
+        return f"Steps({len(self.values) - 1}, {self.values[0].item():g} to {self.values[-1].item():g})"
 
 
 def d3pm(noise: Mixing, betas: Float[Tensor, " grid"]) -> Interpolation:

@@ -313,3 +313,24 @@ def test_a_prediction_that_underflows_spoils_no_gradient_where_the_token_is_reve
     logits = torch.tensor([-1e4, 1e4, -1e4, 0.0]).expand(1, 2, 4)
     value = LOSSES[loss](process, logits, x, x, time)
     assert (value == 0).all() and gradients(value.sum(), process).isfinite().all()
+
+
+def test_the_bound_of_posterior_logits_has_finite_gradients_for_masking():
+    signal = S.MonotoneNetwork(4)
+    process = nl.masked(vocab_size=3, mask_id=MASK, signal=signal)
+    logits, x = torch.tensor([[[0.3, -0.2, 0.0]] * 2], dtype=torch.float64), torch.tensor([[0, 1]])
+    z, time = torch.tensor([[MASK, 1]]), row(0.4)
+
+    def loss():
+        return nl.objective_loss(process, logits, x, z, time, predicts="posterior").sum()
+
+    loss().backward()
+    grads = [p.grad for p in signal.parameters()]
+    assert all(g.isfinite().all() for g in grads) and any((g != 0).any() for g in grads)
+    parameter, h = signal.middles, 1e-6
+    with torch.no_grad():
+        parameter[0] += h
+        more = loss()
+        parameter[0] -= 2 * h
+        less = loss()
+    assert_close(parameter.grad[0], (more - less) / (2 * h), rtol=1e-4, atol=1e-8)

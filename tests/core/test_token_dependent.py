@@ -422,3 +422,15 @@ def test_matrices_without_signal_are_refused_in_words():
     oracle, law = world(early, 1)
     gap = exact_bound(early, oracle, law, nodes=40) - oracle.entropy(1)
     assert -1e-8 < gap < 0.1
+
+
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_a_revealed_token_costs_nothing_whatever_the_prediction(name):
+    process = DEPENDENT[name]()
+    x = process.data_tokens().nonzero()[:2, 0][None]
+    logits = torch.zeros(1, 2, process.vocab_size, dtype=torch.float64).scatter(-1, x[..., None], -1e4)
+    logits.requires_grad_()
+    certain = process.reveals(x, times(0.5))
+    value = nl.nelbo(process, logits, x, x, times(0.5))
+    value.sum().backward()
+    assert (value[certain] == 0).all() and value.isfinite().all() and logits.grad.isfinite().all()
