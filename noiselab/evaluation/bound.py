@@ -111,8 +111,8 @@ def validation_bound(
     - `batch_size`: sequences evaluated at once.
     - `generator`: all randomness; torch's global one by default.
 
-    **Returns:** a `Bound`. Infinite, with a warning, where the prior term is: where signal is left at `high` on tokens that pure
-    noise never shows (masking with a schedule that does not end at 0).
+    **Returns:** a `Bound`. Infinite, with a warning, where the prior term is: where signal is left at `high` on tokens that
+    pure noise never shows (masking with a schedule that does not end at 0).
 
     **Raises:** `ValueError` for an empty data set or time range, or both `nodes` and `steps`.
 
