@@ -19,7 +19,7 @@ from ..process import NoiseProcess
 from ..process.base import EDGE
 from ..times import sine_clock, stratified_times
 from .nodes import process_quadrature
-from .ranges import falling, time_range
+from .ranges import falling, require_range, time_range
 
 
 class BoundTerms(NamedTuple):
@@ -123,6 +123,8 @@ def continuous_bound(
     else:
         if times is None:
             times = sine_clock(stratified_times(len(x), generator=generator), low=low, high=high)
+        else:
+            require_range(*times, low, high)
         diffusion = scene.integrand(*times)
     return BoundTerms(diffusion, scene.rebuilt(low), scene.prior(high))
 
@@ -203,8 +205,12 @@ class Scene:
     ):
         self.process, self.denoiser = process, as_leave_one_out(denoiser, process)
         self.given, self.real, self.generator = x, real, generator
+        data = process.data_tokens(x.device)
+        strange = ~data[x] if real is None else ~data[x] & real
+        if strange.any():
+            raise ValueError(f"x must consist of data tokens (`process.support`); got token {x[strange][0].item()}")
         # Padding may hold a token that the process never makes: it is scored as one that it does make, and dropped.
-        self.x = x if real is None else torch.where(real, x, process.data_tokens(x.device).to(torch.uint8).argmax())
+        self.x = x if real is None else torch.where(real, x, data.to(torch.uint8).argmax())
 
     def draw(self, t: Tensor) -> Tensor:
         """Tokens drawn at the times t."""

@@ -35,3 +35,24 @@ def falling(process: NoiseProcess, times: Float[Tensor, " grid"]) -> Float[Tenso
     if times[0] > high + 1e-6 or times[-1] < low - 1e-6:
         raise ValueError(f"times must lie in [{low}, {high}]; got {times[0].item()} to {times[-1].item()}")
     return times.clamp(low, high)
+
+
+def require_range(t: Float[Tensor, "batch ..."], weight: Float[Tensor, "batch ..."], low: float, high: float) -> None:
+    """Drawn times must lie in the range, and their weights be high - low on average.
+
+    **Raises:** `ValueError` for times outside, or weights whose mean is another by a quarter and five standard errors:
+    those of another range, whose mean would be no bound.
+    """
+    if t.shape != weight.shape:
+        raise ValueError(f"times and weights must have one shape; got {list(t.shape)} and {list(weight.shape)}")
+    first, last = t.min().item(), t.max().item()
+    if first < low - 1e-6 or last > high + 1e-6:
+        raise ValueError(f"times must lie in [{low:g}, {high:g}], the range of the bound; got {first:g} to {last:g}")
+    each, span = weight.double().flatten(1).mean(1) if weight.dim() > 1 else weight.double(), high - low
+    if len(each) >= 8:
+        mean, error = each.mean().item(), (each.std() / len(each) ** 0.5).item()
+        if abs(mean - span) > 0.25 * span + 5 * error:
+            raise ValueError(
+                f"times must run over the range of the bound, [{low:g}, {high:g}], with weights of mean {span:g}; got "
+                f"{mean:.3g} +- {error:.1g}: give low and high to both"
+            )

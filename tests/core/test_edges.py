@@ -71,7 +71,9 @@ def test_a_denoiser_must_be_one_and_say_what_it_predicts(unchecked):
     process = PROCESSES["gidd"]()
     oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
     oracle.predicts = "leave-one-out"
-    with pytest.raises(ValueError, match="predicts must be 'leave_one_out', 'posterior' or 'score'; got 'leave-one-out'"):
+    with pytest.raises(
+        ValueError, match="predicts must be 'leave_one_out', 'posterior' or 'score'; got 'leave-one-out'"
+    ):
         nl.AncestralSampler(process, oracle)
     assert as_leave_one_out(nl.Posterior(nl.MarkovOracle(INITIAL, TRANSITION, process), process), process).predicts
 

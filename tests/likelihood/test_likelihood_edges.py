@@ -133,3 +133,28 @@ def test_refusals():
         nl.expected_bound(process, oracle, torch.zeros(1, 30, dtype=torch.long))
     with pytest.raises(ValueError, match="width"):
         nl.step_kl(process, torch.zeros(4, 2, 5), x, x, torch.zeros(4), torch.ones(4))
+
+
+def test_times_of_another_range_are_refused():
+    """The mean over a part of the range would be no bound."""
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.full((2, 2), 0.5), process)
+    x, generator = torch.zeros(200, 4, dtype=torch.long), torch.Generator().manual_seed(0)
+    for times in (
+        nl.importance_times(200, 1.0, low=0.3, high=0.9, generator=generator),
+        nl.block_times(200, 4, 2, low=0.2, high=0.5, generator=generator),
+        nl.importance_times(200, 1.0, low=0.0, high=1.0, shift=0.0, generator=generator),
+    ):
+        with pytest.raises(
+            ValueError, match=r"times must (run over|lie in).* the range of the bound|range of the bound"
+        ):
+            nl.continuous_bound(process, oracle, x, times=times, low=1e-4, generator=generator)
+    right = nl.importance_times(200, nl.t**-0.5, low=1e-4, generator=generator)
+    assert nl.continuous_bound(process, oracle, x, times=right, low=1e-4, generator=generator).total.isfinite().all()
+
+
+def test_masks_in_the_data_are_refused():
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.full((2, 2), 0.5), process)
+    with pytest.raises(ValueError, match=r"x must consist of data tokens .* got token 2"):
+        nl.continuous_bound(process, oracle, torch.tensor([[0, 2]]))
