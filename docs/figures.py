@@ -81,12 +81,12 @@ def learned() -> Figure:
     figure, axis = plt.subplots(figsize=(5.6, 2.3), layout="constrained")
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
     axis.plot(t, nl.MonotoneNetwork(8)(t).detach(), color=CLEAN, label="MonotoneNetwork")
-    for name, other in (
-        ("linear", schedules.linear()),
-        ("cosine", schedules.cosine()),
-        ("MD4", schedules.cosine_md4()),
+    for name, other, style in (
+        ("linear", schedules.linear(), "--"),
+        ("cosine", schedules.cosine(), ":"),
+        ("MD4", schedules.cosine_md4(), "-."),
     ):
-        axis.plot(t, other(t), color=MASK, linewidth=0.8, linestyle="--", label=name)
+        axis.plot(t, other(t), color="#555555", linewidth=1, linestyle=style, label=name)
     axis.set(xlabel="t", ylabel="signal")
     figure.legend(loc="outside right upper", frameon=False)
     return figure

@@ -29,7 +29,7 @@ def uniforms(
       same numbers alone as in any batch.
     - `device`: where the numbers are needed; they are drawn where the generator lives.
 
-    **Raises:** `ValueError` if the number of generators is not `batch`.
+    **Raises:** `ValueError` if the number of generators is not `batch`, or they are none.
     """
     if isinstance(generator, Sequence):
         if len(generator) != batch:
@@ -37,6 +37,8 @@ def uniforms(
         if not generator:
             return torch.empty(batch, *rest, dtype=torch.float64, device=device)
         return torch.cat([uniforms(1, *rest, generator=g, device=device) for g in generator])
+    if generator is not None and not isinstance(generator, Generator):
+        raise ValueError(f"generator must be a torch.Generator, or one for each sequence; got {generator!r}")
     home = device if generator is None else generator.device
     return torch.rand((batch, *rest), generator=generator, dtype=torch.float64, device=home).to(device or home)
 

@@ -48,6 +48,7 @@ def stratified_times(
 
     **Source:** Kingma et al. (2021), "Variational Diffusion Models", arXiv 2107.00630, appendix I.1.
     """
+    _rising(low, high)
     if shift is None:
         shift = _rand(generator)
     total = _checked(count, first, total)
@@ -75,6 +76,7 @@ def uniform_times(
 
     **Returns:** float64. `stratified_times` has the same mean and less variance.
     """
+    _rising(low, high)
     return low + (high - low) * _rand(generator, _checked(count, first, total))[first : first + count]
 
 
@@ -158,6 +160,7 @@ def token_times(
     **Source:** Chen et al. (2024), "Diffusion Forcing", arXiv 2407.01392; the share of one half is from
     von Ruette et al. (2025), "Scaling Behavior of Discrete Diffusion Language Models", arXiv 2512.10858.
     """
+    _rising(low, high)
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in [0, 1]; got {share}")
     common = stratified_times(batch, shift=shift, first=first, total=total, generator=generator)[:, None]
@@ -337,6 +340,11 @@ def _checked(count: int, first: int, total: int | None) -> int:
             f"got first = {first}, count = {count}, total = {total}"
         )
     return total
+
+
+def _rising(low: float, high: float) -> None:
+    if not low <= high:
+        raise ValueError(f"times must rise from low to high; got {low} to {high}")
 
 
 def _rand(generator: Generator | None, *shape: int) -> Tensor:

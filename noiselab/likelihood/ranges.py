@@ -28,6 +28,8 @@ def falling(process: NoiseProcess, times: Float[Tensor, " grid"]) -> Float[Tenso
 
     **Raises:** `ValueError` unless it falls within the domain of the process.
     """
+    if not isinstance(times, Tensor):
+        raise ValueError(f"times must be a grid, such as torch.linspace(1, 0, 17) for 16 steps; got {times!r}")
     times, (low, high) = times.double(), process.domain
     if len(times) < 2 or not (times[1:] < times[:-1]).all():
         raise ValueError(f"times must fall from noise to data; got {times.tolist()}")

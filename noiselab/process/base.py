@@ -21,9 +21,13 @@ def lift(t: Float[Tensor, "..."], z: Shaped[Tensor, "batch length"]) -> Float[Te
 
     - `t`: one time for each sequence, [batch], or for each token, [batch, length]; lifting twice changes nothing.
 
-    **Raises:** `ValueError` for any other shape.
+    **Raises:** `ValueError` for any other shape, of times or of tokens.
     """
+    if z.dim() != 2:
+        raise ValueError(f"tokens must have shape [batch, length]; got {list(z.shape)}")
     batch, length = z.shape
+    if not isinstance(t, Tensor):
+        raise ValueError(f"t must be a tensor of times, [{batch}] or [{batch}, {length}]; got {t!r}")
     if t.shape not in ((batch,), (batch, length), (batch, 1)):
         raise ValueError(f"t must have shape [{batch}] or [{batch}, {length}]; got {list(t.shape)}")
     # jvp refuses expanded tensors, hence contiguous.

@@ -201,3 +201,6 @@ class _Written:
         low, high = self.process.domain
         p = self.process.mixing(t.clamp(low + EDGE, high - EDGE)).to(t.device, torch.float64)
         return p.expand(*t.shape, -1) if p.dim() == 1 else p
+
+    def __repr__(self) -> str:
+        return f"the mixing of {self.process}"

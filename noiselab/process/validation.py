@@ -146,6 +146,11 @@ def _check_parts(process: "InterpolatingProcess", t: Tensor) -> None:
     """Mixings that declare a `support` have no mass outside it."""
     inside = (part for mixing in getattr(process, "mixings", ()) for part in mixing.modules() if hasattr(part, "probs"))
     for part in inside:
+        shape, states = part.probs(t[:2, None]).shape, process.vocab_size
+        if shape != (2, 1, states):
+            raise ValueError(
+                f"probs of {part} must have shape [*t.shape, {states}]; for times of shape [2, 1] it has {list(shape)}"
+            )
         support = getattr(part, "support", None)
         if support is None:
             continue

@@ -215,3 +215,32 @@ def test_small_misunderstandings_are_named():
 
     with pytest.raises(ValueError, match="alpha must be elementwise in a tensor of times"):
         Branching().validate()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p, x: p.corrupt(x, 0.5), "t must be a tensor of times, .2. or .2, 3.; got 0.5"),
+        (lambda p, x: p.corrupt(x[0], torch.tensor([0.5])), "tokens must have shape .batch, length.; got .3."),
+        (lambda p, x: p.corrupt(x, torch.ones(2), generator=0), "generator must be a torch.Generator"),
+        (lambda p, x: nl.discrete_bound(p, None, x, 16), r"times must be a grid, such as torch.linspace\(1, 0, 17\)"),
+        (lambda p, x: nl.stratified_times(3, low=0.8, high=0.2), "times must rise from low to high; got 0.8 to 0.2"),
+        (lambda p, x: nl.token_times(3, 2, low=0.8, high=0.2), "times must rise from low to high; got 0.8 to 0.2"),
+    ],
+)
+def test_slips_of_a_first_user_are_named(unchecked, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(PROCESSES["gidd"](), torch.tensor([[0, 1, 2], [0, 1, 2]]))
+
+
+def test_a_mixing_must_answer_for_times_of_any_shape():
+    class Flat(nl.Mixing):
+        vocab_size = 3
+
+        def probs(self, t):
+            return torch.full((3,), 1 / 3, dtype=torch.float64)
+
+    with pytest.raises(
+        ValueError, match=r"probs of Flat.* must have shape \[\*t.shape, 3\]; for times of shape \[2, 1\]"
+    ):
+        nl.Interpolation(1 - nl.t, {Flat(): nl.t})
