@@ -279,7 +279,7 @@ def d3pm_uniform() -> Pairs:
 
 
 def digress() -> Pairs:
-    row, betas = FREQUENCIES[:4] / FREQUENCIES[:4].sum(), torch.tensor([0.1, 0.2, 0.4, 0.6, 0.999], dtype=torch.float64)
+    row, betas = FREQUENCIES[:4] / FREQUENCIES[:4].sum(), torch.tensor([0.1, 0.2, 0.4, 0.6, 1], dtype=torch.float64)
     yield from chain(nl.Unigram(row), row, betas, betas, 4)
 
 

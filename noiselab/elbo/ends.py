@@ -7,9 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..process import InterpolatingProcess, NoiseProcess, lift
+from ..process.base import NO_SIGNAL
 from .definition import kl_divergence
-
-NO_SIGNAL = 1e-15  # a signal that is a rounding error of none
 
 
 def reconstruction(
@@ -40,11 +39,11 @@ def reconstruction(
 def prior_kl(
     process: NoiseProcess, x: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
 ) -> Float[Tensor, "batch length"]:
-    r"""$KL(q_t(\cdot \mid x)\,\|\,\pi_t)$: what starting from pure noise at the upper time t costs, in nats per token.
+    r"""$KL(q_t(\cdot \mid x)\,\|\,\bar q_t)$: what starting from pure noise at the upper time t costs, in nats per token.
 
-    Zero when $\alpha_t = 0$ (to 1e-15, the rounding of a cosine); infinite where signal is left on tokens that the noise
-    never produces (masking stopped before t = 1). Pure noise at t is the mixing $\pi_t$; where that depends on the clean token
-    (`TokenDependentProcess`), it is the law of the noisy token for x uniform on the data tokens.
+    Pure noise, $\bar q_t = \alpha_t / |S| + b_t$ on the support S and $b_t$ off it, is the law of the noisy token for x
+    uniform on the data tokens: what `process.prior` draws. Zero when $\alpha_t = 0$ (to 1e-15, the rounding of a cosine),
+    where it is the mixing.
 
     **Arguments:**
 
@@ -53,28 +52,33 @@ def prior_kl(
     """
     t = lift(t, x)
     if not isinstance(process, InterpolatingProcess):
-        q, pi = process.marginal(x, t), _pure_noise(process, x, t)
-        return kl_divergence(q, pi)
-    alpha, noise = process.alpha(t), process.noise(t)
-    share = noise.total()  # 1 - alpha, without its rounding
-    # Without signal q is pi, also on a token where both are 0.
+        return kl_divergence(process.marginal(x, t), _pure_noise(process, x, t))
+    alpha, noise, data = process.alpha(t).double(), process.noise(t), process.data_tokens(x.device)
     pure = alpha.abs() < NO_SIGNAL
-    pi_x = torch.where(pure, 1, noise.at(x) / share)
-    q_x = torch.where(pure, 1, alpha + noise.at(x))
-    # Every token but x has q = share * pi, so that their ratio is the same.
-    kl = q_x * (q_x / pi_x).log() + torch.special.xlogy(share * (1 - pi_x), share)
-    return torch.where(pure, 0, kl).expand(x.shape).clone()
+    left = torch.where(pure, 1, alpha / data.sum())
+    # The law of every token but x differs from pure noise by the missing share of signal.
+    b, b_x = noise.dense() * data, noise.at(x)
+    others = _missing(b, left[..., None]).sum(-1) - _missing(b_x, left)
+    at_x = torch.where(pure, 1, alpha + b_x)
+    return torch.where(pure, 0, at_x * (at_x / (left + b_x)).log() - others).expand(x.shape).clone()
+
+
+def _missing(b: Tensor, left: Tensor) -> Tensor:
+    """B log(1 + left / b), 0 where there is no noise."""
+    some = b > 0
+    return torch.where(some, b * torch.log1p(left / torch.where(some, b, 1)), 0)
 
 
 def prior_log_prob(
     process: NoiseProcess, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
 ) -> Float[Tensor, "batch length"]:
-    r"""The log-probability of tokens under pure noise at the upper time t, $\log \pi_t(z)$: that of `prior_kl`."""
+    r"""The log-probability of tokens under pure noise at the upper time t, $\log \bar q_t(z)$: that of `prior_kl`."""
     t = lift(t, z)
     if not isinstance(process, InterpolatingProcess):
         return _pure_noise(process, z, t).expand(*z.shape, -1).gather(-1, z[..., None])[..., 0].log()
-    noise = process.noise(t)
-    return (noise.at(z) / noise.total()).log().expand(z.shape)
+    alpha, data = process.alpha(t).double(), process.data_tokens(z.device)
+    left = torch.where(alpha.abs() < NO_SIGNAL, 0, alpha / data.sum())
+    return (left * data[z] + process.noise(t).at(z)).log().expand(z.shape)
 
 
 def _pure_noise(process: NoiseProcess, x: Tensor, t: Tensor) -> Tensor:

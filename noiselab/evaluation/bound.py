@@ -3,12 +3,11 @@ r"""The bound on held-out data, with every term that makes it one, and with its 
 $$-\log p(x) \;\le\;
 \underbrace{\int_{t_{low}}^{t_{high}} \mathbb E_z\,[\text{nelbo}]\,dt}_{\text{diffusion}}
 + \underbrace{\mathbb E_{z \sim q_{t_{low}}}[-\log p(x \mid z)]}_{\text{reconstruction}}
-+ \underbrace{KL(q_{t_{high}}(\cdot \mid x)\,\|\,\pi_{t_{high}})}_{\text{prior}}$$
++ \underbrace{KL(q_{t_{high}}(\cdot \mid x)\,\|\,\bar q_{t_{high}})}_{\text{prior}}$$
 """
 
 import contextlib
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -111,9 +110,6 @@ def validation_bound(
     - `batch_size`: sequences evaluated at once.
     - `generator`: all randomness; torch's global one by default.
 
-    **Returns:** a `Bound`. Infinite, with a warning, where the prior term is: where signal is left at `high` on tokens that
-    pure noise never shows (masking with a schedule that does not end at 0).
-
     **Raises:** `ValueError` for an empty data set or time range, or both `nodes` and `steps`.
 
     **Example:**
@@ -162,12 +158,6 @@ def validation_bound(
     mean, error = mean_and_error(each.sum(0), sizes)
     tokens = int(sizes.sum())
     diffusion, rebuilt, prior = (each.sum(-1) / tokens).tolist()
-    if prior == math.inf:
-        warnings.warn(
-            f"the bound is infinite by its prior term: at the upper end, t = {high:g}, signal is left on tokens that pure "
-            "noise never shows, as under masking. Use a schedule that ends at 0 (eps = 0), and times up to its end",
-            stacklevel=2,
-        )
     return Bound(mean, error, diffusion, rebuilt, prior, tokens, count, low, high, each.sum(0), sizes)
 
 

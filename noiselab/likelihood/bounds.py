@@ -68,7 +68,7 @@ def continuous_bound(
     r"""Estimate the continuous-time bound of each sequence.
 
     $$\int_{low}^{high} \mathbb E_{z \sim q_t}\Big[\sum_i \text{nelbo}_i\Big] dt
-    + \mathbb E_{z \sim q_{low}}\Big[\sum_i -\log p(x_i \mid z)\Big] + \sum_i KL(q_{high}(\cdot \mid x_i)\,\|\,\pi_{high})$$
+    + \mathbb E_{z \sim q_{low}}\Big[\sum_i -\log p(x_i \mid z)\Big] + \sum_i KL(q_{high}(\cdot \mid x_i)\,\|\,\bar q_{high})$$
 
     It is a bound for every time range and denoiser, and equals $-\log p(x)$ for the exact denoiser on the whole range.
 

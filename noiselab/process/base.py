@@ -11,6 +11,7 @@ from ..categorical import Randomness
 from ..exact import Exact
 from ..mixing import HostCopy
 
+NO_SIGNAL = 1e-15  # the rounding of a signal that ends at 0: cos(pi / 2) is 6e-17
 EDGE = 1e-12  # how near the ends of time rates and limits are taken
 
 
@@ -112,7 +113,7 @@ class NoiseProcess(Exact, abc.ABC):
     def prior(
         self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None
     ) -> Int[Tensor, "batch length"]:
-        """Pure noise: tokens as they are at the upper end of `domain`, t = 1."""
+        """Pure noise: tokens as they are at the upper end of `domain`, t = 1, for clean ones uniform on the support."""
 
     @abc.abstractmethod
     def posterior(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..categorical import Randomness, uniforms
 from ..mixing import Mass, Mixing
-from .base import EDGE, NoiseProcess, lift
+from .base import EDGE, NO_SIGNAL, NoiseProcess, lift
 from .validation import require_markov
 
 
@@ -107,9 +107,17 @@ class InterpolatingProcess(NoiseProcess):
     def prior(
         self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None
     ) -> Int[Tensor, "batch length"]:
-        """Pure noise: tokens drawn from the mixing at the upper end of `domain`, t = 1."""
+        """Pure noise: tokens drawn from the mixing at the upper end of `domain`, t = 1.
+
+        What signal may be left there is that of data tokens of equal probability.
+        """
         u = uniforms(batch, length, 2, generator=generator, device=device or self._home())
-        return self.noise(torch.full_like(u[:, :1, 0], self.domain[1])).choose(u[..., 0], u[..., 1])
+        end = torch.full_like(u[:, :1, 0], self.domain[1])
+        z, alpha = self.noise(end).choose(u[..., 0], u[..., 1]), self.alpha(end)
+        if not (alpha.abs() >= NO_SIGNAL).any():
+            return z
+        u, data = uniforms(batch, length, 2, generator=generator, device=u.device), self.data_tokens(u.device).nonzero()
+        return torch.where(u[..., 0] < alpha, data[(u[..., 1] * len(data)).long(), 0], z)
 
     def jump(
         self, z: Int[Tensor, "batch length"], s: Float[Tensor, "..."], t: Float[Tensor, "..."]

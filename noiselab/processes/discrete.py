@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..exact import Exact
@@ -36,7 +36,9 @@ class Steps(Exact, Schedule):
         return f"Steps({len(self.values) - 1}, {self.values[0].item():g} to {self.values[-1].item():g})"
 
 
-def d3pm(noise: Mixing, betas: Float[Tensor, " grid"]) -> Interpolation:
+def d3pm(
+    noise: Mixing, betas: Float[Tensor, " grid"], *, support: Bool[Tensor, " state"] | None = None
+) -> Interpolation:
     r"""A Markov chain of T steps, of which step k replaces a token with probability $\beta_k$.
 
     $$q(z_k \mid z_{k-1}) = (1 - \beta_k)\, 1[z_k = z_{k-1}] + \beta_k\, \pi(z_k), \qquad
@@ -50,6 +52,7 @@ def d3pm(noise: Mixing, betas: Float[Tensor, " grid"]) -> Interpolation:
 
     - `noise`: $\pi$, for example `Absorbing` or `Uniform`.
     - `betas`: $\beta_1, \dots, \beta_T$ in (0, 1); the last may be 1. Together they must leave no signal.
+    - `support`: the tokens that data consist of, as for `Interpolation`.
 
     **Raises:** `ValueError` for betas outside these ranges, or that leave a signal above 0.001.
 
@@ -75,7 +78,7 @@ def d3pm(noise: Mixing, betas: Float[Tensor, " grid"]) -> Interpolation:
         shown = f"{betas.min().item():.4g} to {betas.max().item():.4g}" if len(betas) else "none"
         raise ValueError(f"betas must lie in (0, 1), of which only the last may be 1; got {shown}")
     alpha = torch.cat([torch.ones_like(betas[:1]), (1 - betas).cumprod(0)])
-    return Interpolation(Steps(alpha), {noise: Steps(1 - alpha)})
+    return Interpolation(Steps(alpha), {noise: Steps(1 - alpha)}, support=support)
 
 
 def absorbing_betas(steps: int) -> Float[Tensor, " grid"]:
