@@ -7,6 +7,7 @@ is clean, time 1 is noise. Networks, data, training and evaluation live in modul
 
 from .categorical import Randomness, choose, uniforms
 from .denoisers import (
+    Counting,
     Denoiser,
     LeaveOneOut,
     MarkovOracle,
@@ -81,7 +82,18 @@ from .processes import (
     uniform,
     unigram,
 )
-from .samplers import AncestralSampler, Outcome, Revision, Sampler, SelfCorrection, outcome, revisions
+from .samplers import (
+    AncestralSampler,
+    Corrector,
+    Outcome,
+    Revision,
+    Sampler,
+    SelfCorrection,
+    Stage,
+    WrappedSampler,
+    outcome,
+    revisions,
+)
 from .schedules import Constant, Function, MonotoneNetwork, Schedule, Time, t
 from .times import (
     block_times,
@@ -104,6 +116,8 @@ __all__ = [
     "ChangeOfTime",
     "Clipped",
     "Constant",
+    "Corrector",
+    "Counting",
     "Denoiser",
     "Dynamic",
     "DynamicV11",
@@ -127,6 +141,7 @@ __all__ = [
     "Schedule",
     "Score",
     "SelfCorrection",
+    "Stage",
     "Support",
     "Temperature",
     "Time",
@@ -135,6 +150,7 @@ __all__ = [
     "Transform",
     "Uniform",
     "Unigram",
+    "WrappedSampler",
     "absorbing_betas",
     "any_order_loss",
     "average",

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..categorical import Randomness, uniforms
+from ..categorical import Randomness, choose, uniforms
 from ..mixing import Mass, Mixing
 from .base import EDGE, NO_SIGNAL, NoiseProcess, lift
 from .validation import require_markov
@@ -131,6 +131,33 @@ class InterpolatingProcess(NoiseProcess):
         keep = self.alpha(t) / self.alpha(s)
         # A difference of two nearly equal masses: rounding must not make it negative.
         return keep, (self.noise(t).at(z) - keep * self.noise(s).at(z)).clamp(min=0)
+
+    def renoise(
+        self,
+        z: Int[Tensor, "batch length"],
+        s: Float[Tensor, "..."],
+        t: Float[Tensor, "..."],
+        *,
+        generator: Randomness = None,
+    ) -> Int[Tensor, "batch length"]:
+        r"""Tokens at t, drawn from the forward transition $q_{t|s}(\cdot \mid z_s)$; two uniform numbers a token.
+
+        **Arguments:**
+
+        - `z`: tokens at s.
+        - `s`, `t`: s < t; a token with s = t stays as it is.
+        """
+        s, t = lift(s, z), lift(t, z)
+        u = uniforms(*z.shape, 2, generator=generator, device=z.device)
+        # Alpha is 0 at t = 1, also where it is so at s.
+        keep = torch.where(s == t, 1, self.alpha(t) / self.alpha(s)).nan_to_num(0).expand(z.shape)
+        rows = u[..., 0] >= keep
+        if not rows.any():
+            return z
+        # What is noise at t and was none at s: dense, but for the few tokens that are replaced only.
+        s, t = s.expand(z.shape)[rows][:, None], t.expand(z.shape)[rows][:, None]
+        fresh = (self.noise(t).dense() - keep[rows][:, None, None] * self.noise(s).dense()).clamp(min=0)
+        return z.masked_scatter(rows, choose(fresh[:, 0], u[..., 1][rows]))
 
     def rate(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch ..."]:
         r"""How fast any other token jumps to z: $r_t(z) = b_t'(z) - (\alpha_t'/\alpha_t)\, b_t(z)$.

@@ -7,12 +7,8 @@ $q_t(z_t \mid \hat x)$:
     draw from x_hat     fresh a_s                         fresh = b_{t|s}(z_t)
     draw from noise     fresh (1 - a_s)
 
-Whether a token moves depends on the network only through x_hat_z >= 0, and where it moves to, not at all. So `plan` asks
-first whether it moves even if x_hat_z = 0: a uniform number that keeps it then settles it, and `finish` needs the
-network's output at the few remaining rows only.
+`moves.py` decides as much of it as can be without the network.
 """
-
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -23,19 +19,7 @@ from ..denoisers import Denoiser
 from ..elbo.tokens import outside
 from ..process import InterpolatingProcess, NoiseProcess, lift
 from .base import Sampler
-
-DRAWS = 5  # uniform numbers per position and step
-
-
-class Plan(NamedTuple):
-    """All of a reverse step that needs no network; tensors of shape [batch, length]."""
-
-    z: Tensor  # the result so far: kept tokens, and draws from the noise that are settled
-    rows: Tensor  # Bool: where x_hat is needed
-    slack: Tensor  # a row of these moves if and only if x_hat_z < slack
-    to_data: Tensor  # Bool: it moves to a token of x_hat, not of the noise
-    noise: Tensor  # the token it takes from the noise otherwise
-    u: Tensor  # the uniform number that draws from x_hat
+from .moves import DRAWS, Move, Plan, decide, finish
 
 
 def plan(
@@ -54,36 +38,16 @@ def plan(
     - `u`: five uniform numbers a position, float64.
     """
     s, t = lift(s, z), lift(t, z)
-    a_s, b_s = process.alpha(s), process.noise(s)
+    a_s, b_s = process.alpha(s).double(), process.noise(s)
     keep, fresh = process.jump(z, s, t)
-    # move  <=>  u (fresh + keep (a_s x_hat_z + b_s(z))) < fresh  <=>  x_hat_z < slack
-    slack = (fresh * (1 / u[..., 0].clamp(min=2**-54) - 1) / keep - b_s.at(z)) / a_s
-    slack = torch.where(fresh > 0, torch.where(keep > 0, slack, torch.inf), -torch.inf)
-    may_move, in_data = slack > 0, process.data_tokens(z.device)[z]
-    to_data = u[..., 1] >= 1 - a_s
-    noise = torch.where(may_move & ~to_data, b_s.choose(u[..., 2], u[..., 3]), z)
-    # Off the support x_hat_z is zero, so that a token which may move does.
-    settled = may_move & ~to_data & ~in_data
-    return Plan(torch.where(settled, noise, z), may_move & ~settled, slack, to_data, noise, u[..., 4])
-
-
-def finish(plan: Plan, logits: Float[Tensor, "rows state"], off: Tensor | None = None) -> Int[Tensor, "batch length"]:
-    """The tokens at time s, from the leave-one-out logits of `plan.rows` in row-major order.
-
-    **Arguments:**
-
-    - `off`: tokens that no data contain, as indices.
-    """
-    z, slack, to_data = plan.z[plan.rows], plan.slack[plan.rows], plan.to_data[plan.rows]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if off is not None:
-        logits = logits.index_fill(-1, off, -torch.inf)
-    probs = (logits - logits.amax(-1, keepdim=True)).exp_()
-    x_hat_z = (probs.gather(-1, z[:, None])[:, 0] / probs.sum(-1)).double()
-    move = x_hat_z < slack
-    drawn = choose(probs, plan.u[plan.rows])
-    new = torch.where(move, torch.where(to_data, drawn, plan.noise[plan.rows]), z)
-    return plan.z.masked_scatter(plan.rows, new)
+    move = Move(
+        data=fresh * a_s,
+        noise=fresh * (1 - a_s),
+        stay=keep * b_s.at(z),
+        stay_slope=keep * a_s,
+        draw=b_s.choose,
+    )
+    return decide(move, z, u, process.data_tokens(z.device)[z])
 
 
 def dense_step(
@@ -131,6 +95,8 @@ class AncestralSampler(Sampler):
     assert (x < 2).all()
     ```
     """
+
+    converges = True
 
     def step(
         self,
