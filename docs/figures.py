@@ -1,6 +1,6 @@
-"""The pictures of docs/families: what becomes of a token, over time.
+"""The pictures of docs/families, what becomes of a token over time, and those of the guides.
 
-python docs/figures.py            draws them into docs/assets/families
+python docs/figures.py            draws them into docs/assets/families and docs/assets
 python docs/figures.py --check    draws them nowhere, and says which are missing or left over
 """
 
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 import noiselab as nl
 from noiselab import schedules
 from noiselab.processes import Coarse, Neighbours, TokenRates
+from noiselab.samplers.traces import Trace
 
 FOLDER = Path(__file__).parent / "assets" / "families"
 CLEAN, MASK, OTHERS = "#3f51b5", "#9e9e9e", ["#ff9800", "#ffb74d", "#ffcc80", "#ffe0b2", "#fff3e0"]
@@ -99,6 +100,26 @@ def around(n: int) -> Neighbours:
     return Neighbours(torch.cat([index, torch.full((1, 2), n)]), torch.ones(n + 1, 2), mask_id=n)
 
 
+def trace() -> Figure:
+    """A sentence on its way from noise, as docs/traces.md makes it."""
+    words = ["the", "a", "old", "cat", "dog", "sees", "likes", "and", "."]
+    after = [
+        "cat dog old", "dog cat old", "cat dog", "sees likes and .", "likes sees . and", "the a", "a the", "the a", "the a"
+    ]  # fmt: skip
+    chain = torch.full((9, 9), 0.01, dtype=torch.float64)
+    for row, others in zip(chain, after, strict=True):
+        for k, other in enumerate(others.split()):
+            row[words.index(other)] = 0.5**k
+    chain /= chain.sum(-1, keepdim=True)
+    process = nl.gidd(vocab_size=10, mask_id=9, p_uniform=0.3)
+    oracle = nl.MarkovOracle(torch.full((9,), 1 / 9, dtype=torch.float64), chain, process)
+    random = torch.Generator().manual_seed(20)
+    sampled = Trace.of(nl.AncestralSampler(process, oracle), (4, 16), steps=12, generator=random)
+    correction = nl.SelfCorrection(oracle, support=process.support)
+    corrected = Trace.of(correction, sampled.end, steps=16, generator=random)
+    return (sampled + corrected).plot(decode=[*words, "mask"].__getitem__)
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "masking": lambda: nl.plot_process(nl.masked(vocab_size=3, mask_id=2)),
     "uniform": lambda: nl.plot_process(nl.uniform(vocab_size=4)),
@@ -118,11 +139,13 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "learned": learned,
 }
 
+GUIDES: dict[str, Callable[[], Figure]] = {"trace": trace}
+
 
 def draw(name: str) -> str:
     """A figure as SVG text, the same on every run."""
     with mpl.rc_context(STYLE):
-        figure, buffer = FIGURES[name](), io.StringIO()
+        figure, buffer = (FIGURES | GUIDES)[name](), io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
         plt.close(figure)
     return buffer.getvalue()
@@ -139,7 +162,10 @@ def main() -> None:
         FOLDER.mkdir(parents=True, exist_ok=True)
         for name, picture in pictures.items():
             (FOLDER / f"{name}.svg").write_text(picture, encoding="utf-8")
+        for name in GUIDES:
+            (FOLDER.parent / f"{name}.svg").write_text(draw(name), encoding="utf-8")
     wrong = {path.stem for path in FOLDER.glob("*.svg")} ^ set(FIGURES)
+    wrong |= {name for name in GUIDES if not (FOLDER.parent / f"{name}.svg").exists()}
     if wrong:
         raise SystemExit(f"pictures and docs/figures.py disagree: {', '.join(sorted(wrong))}")
 

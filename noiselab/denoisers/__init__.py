@@ -1,23 +1,33 @@
 """Denoisers: the interface, wrappers that change a prediction, the exact oracle; networks in their own modules."""
 
 from .base import Denoiser, ProjectedDenoiser, Transform, select
+from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out
 from .counting import Counting
+from .guidance import ClassifierFreeGuidance, ClassifierGuidance, by_enumeration, first_order
 from .oracle import MarkovOracle
-from .transforms import LeaveOneOut, MinP, Posterior, Score, Support, Temperature, TopP, as_leave_one_out
+from .perturbed import Perturbed
+from .transforms import MinP, Support, Suppress, Temperature, TopK, TopP
 
 __all__ = [
+    "ClassifierFreeGuidance",
+    "ClassifierGuidance",
     "Counting",
     "Denoiser",
     "LeaveOneOut",
     "MarkovOracle",
     "MinP",
+    "Perturbed",
     "Posterior",
     "ProjectedDenoiser",
     "Score",
     "Support",
+    "Suppress",
     "Temperature",
+    "TopK",
     "TopP",
     "Transform",
     "as_leave_one_out",
+    "by_enumeration",
+    "first_order",
     "select",
 ]

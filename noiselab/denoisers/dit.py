@@ -4,7 +4,8 @@ Importing this module needs transformers, and registers the model with its `Auto
 """
 
 import math
-from typing import no_type_check
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, no_type_check
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,10 @@ from transformers.modeling_outputs import MaskedLMOutput
 
 ROTARY_BASE = 10_000.0
 TIME_FREQUENCIES = 256
+
+Memory: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""What one block attends to: takes keys and values of the tokens at hand, [batch, heads, length, width], keys already
+rotated; returns those of all tokens that are to be seen."""
 
 
 # transformers makes this a dataclass whose __init__ also takes keywords that are no fields. A run-time type checker sees
@@ -205,20 +210,32 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
         self.adaLN_modulation = ZeroLinear(config.timestep_cond_dim, 6 * width)
 
-    def attention(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention of all positions to all positions that `mask` allows."""
+    def attention(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, memory: Memory | None = None
+    ) -> Tensor:
+        """Attention of all positions to all positions that `mask` allows; `memory` may add positions, or keep them."""
         query, key, value = rearrange(self.attn_qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
         cos, sin = cos.to(query.dtype), sin.to(query.dtype)
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        if memory is not None:
+            key, value = memory(key, value)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.attn_out(rearrange(mixed, "b h l d -> b l (h d)"))
 
-    def forward(self, x: Tensor, condition: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        condition: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        memory: Memory | None = None,
+    ) -> Tensor:
         """The residual stream after the block; `condition` is [batch, 1 or length, width]."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=-1)
         # The norm gives float32 and the layers take their own dtype (under autocast they convert by themselves).
         h = (self.norm1(x) * (1 + scale1) + shift1).to(self.attn_qkv.weight.dtype)
-        x = x + gate1 * F.dropout(self.attention(h, cos, sin, mask), self.dropout, self.training)
+        x = x + gate1 * F.dropout(self.attention(h, cos, sin, mask, memory), self.dropout, self.training)
         h = (self.norm2(x) * (1 + scale2) + shift2).to(self.attn_qkv.weight.dtype)
         return x + gate2 * F.dropout(self.mlp(h), self.dropout, self.training)
 
@@ -294,25 +311,49 @@ class DiT(PreTrainedModel):
         self,
         input_ids: Int[Tensor, "batch length"],
         timesteps: Float[Tensor, " batch"] | Float[Tensor, "batch length"],
-        attention_mask: Bool[Tensor, "batch length"] | Int[Tensor, "batch length"] | None = None,
+        attention_mask: Bool[Tensor, "batch keys"] | Int[Tensor, "batch keys"] | None = None,
+        *,
+        block_size: int | None = None,
+        positions: Int[Tensor, " length"] | None = None,
+        memory: Sequence[Memory] | None = None,
     ) -> Float[Tensor, "batch length width"]:
-        """The states that `project` turns into logits; arguments as for `forward`."""
+        """The states that `project` turns into logits.
+
+        With `positions` and `memory`, some tokens of longer sequences are evaluated, which attend to stored keys and values
+        of the others.
+
+        **Arguments:**
+
+        - `input_ids`, `timesteps`, `attention_mask`: as for `forward`; with `memory` the mask is that of all keys.
+        - `block_size`: if given, a token attends to its own block of so many positions and to earlier blocks only.
+        - `positions`: where in the sequence these tokens stand, rising; from 0 on by default.
+        - `memory`: for each layer, what it attends to. With `block_size` that must be every position up to the last of these
+          tokens, in order.
+        """
         length = input_ids.shape[1]
-        if length > self.config.max_seq_len:
-            raise ValueError(f"sequences must have at most max_seq_len={self.config.max_seq_len} tokens; got {length}")
+        total = length if positions is None else int(positions[-1]) + 1
+        if total > self.config.max_seq_len:
+            raise ValueError(f"sequences must have at most max_seq_len={self.config.max_seq_len} tokens; got {total}")
         shape = input_ids.shape
         if timesteps.shape not in (shape, shape[:1]):
             raise ValueError(f"timesteps must be [batch] or [batch, length] of {shape}; got {timesteps.shape}")
-        if attention_mask is not None and attention_mask.shape != shape:
+        if attention_mask is not None and memory is None and attention_mask.shape != shape:
             raise ValueError(f"attention_mask must have shape {shape}; got {attention_mask.shape}")
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
         x = self.vocab_embed(input_ids)
         # [batch, 1 or length, width]: one condition for a sequence, or one for each token
         condition = F.silu(self.sigma_map(timesteps if timesteps.ndim == 2 else timesteps[:, None])).to(x.dtype)
-        angles = self.rotary_emb(length)
+        angles = self.rotary_emb(total)
+        if positions is not None:
+            angles = angles[positions]
         cos, sin = angles.cos(), angles.sin()
-        for block in self.blocks:
-            x = block(x, condition, cos, sin, mask)
+        if block_size is not None:
+            blocks = torch.arange(total, device=x.device) // block_size
+            earlier = blocks <= (blocks if positions is None else blocks[positions])[:, None]
+            mask = earlier if mask is None else mask & earlier
+        kept: Sequence[Memory | None] = [None] * len(self.blocks) if memory is None else memory
+        for block, seen in zip(self.blocks, kept, strict=True):
+            x = block(x, condition, cos, sin, mask, seen)
         return self.output_layer(x, condition)
 
     def project(self, hidden: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes vocabulary"]:

@@ -116,12 +116,7 @@ class TransformersDenoiser(ProjectedDenoiser):
         """Hidden states of the model, or its logits if it does not tell the two apart."""
         options = {}
         if self.attention_mask is not None:
-            if self.attention_mask.shape not in (z.shape, (1, z.shape[1])):
-                raise ValueError(
-                    f"attention_mask must have the shape of the tokens {list(z.shape)} or [1, {z.shape[1]}]; "
-                    f"got {list(self.attention_mask.shape)}"
-                )
-            options["attention_mask"] = self.attention_mask.expand(z.shape)
+            options["attention_mask"] = fitted(self.attention_mask, z)
         call: Any = self.model.hidden if self.splits else self.model
         states = call(z, t.float(), **options)
         return states if isinstance(states, Tensor) else states.logits
@@ -130,3 +125,16 @@ class TransformersDenoiser(ProjectedDenoiser):
         """Logits of hidden states."""
         project: Any = self.model.project if self.splits else nn.Identity()
         return project(hidden)
+
+
+def fitted(attention_mask: Tensor, z: Tensor) -> Tensor:
+    """The attention mask for these tokens.
+
+    **Raises:** `ValueError` if it is one for others.
+    """
+    if attention_mask.shape not in (z.shape, (1, z.shape[1])):
+        raise ValueError(
+            f"attention_mask must have the shape of the tokens {list(z.shape)} or [1, {z.shape[1]}]; "
+            f"got {list(attention_mask.shape)}"
+        )
+    return attention_mask.expand(z.shape)

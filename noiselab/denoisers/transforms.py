@@ -1,17 +1,30 @@
-"""Changes of the prediction: temperature, truncation, support, conversion. Each wraps a denoiser.
+"""Changes of the prediction: temperature, truncation, support. Each wraps a denoiser.
 
-All act on x_hat. Truncating the posterior instead would depend on the number of steps.
+All act on x_hat. Truncating the reverse transition instead would depend on the number of steps. Whatever is cut, the most
+probable token stays, so that no row is left without mass.
 """
 
-from typing import get_args
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..parametrization import Prediction, require_solvable, to_leave_one_out, to_posterior, to_score
-from ..process import NoiseProcess
 from .base import Denoiser, Transform
+from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out
+
+__all__ = [
+    "LeaveOneOut",
+    "MinP",
+    "Posterior",
+    "Score",
+    "Support",
+    "Suppress",
+    "Temperature",
+    "TopK",
+    "TopP",
+    "as_leave_one_out",
+]
 
 
 class Temperature(Transform):
@@ -31,12 +44,57 @@ class Temperature(Transform):
     def edit(
         self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
     ) -> Float[Tensor, "rows state"]:
-        """Logits / temperature."""
-        return logits / self.temperature
+        """Logits / temperature; at least float32, for half precision has no room for what a low temperature makes."""
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
 
     def extra_repr(self) -> str:
         """What it is set to."""
         return f"{self.temperature:g}"
+
+
+class TopK(Transform):
+    """The k most probable tokens, and those as probable as the last of them.
+
+    **Arguments:**
+
+    - `k`: at least 1; from the size of the vocabulary on, nothing is cut.
+
+    **Raises:** `ValueError` for another k.
+
+    **Source:** Fan et al. (2018), arXiv 1805.04833.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=4, mask_id=3)
+    law = torch.tensor([0.5, 0.25, 0.25])
+    oracle = nl.MarkovOracle(law, torch.eye(3), process)
+    x_hat = nl.TopK(oracle, 2)(torch.tensor([[3]]), torch.ones(1)).softmax(-1)
+    assert torch.allclose(x_hat[0, 0, :3], law.double())  # equal tokens stay together
+    ```
+    """
+
+    def __init__(self, inner: Denoiser, k: int):
+        super().__init__(inner)
+        if k < 1:
+            raise ValueError(f"k must be at least 1; got {k}")
+        self.k = k
+
+    def edit(
+        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
+    ) -> Float[Tensor, "rows state"]:
+        """Less probable tokens than the k-th get no mass."""
+        if self.k >= logits.shape[-1]:
+            return logits
+        last = logits.topk(self.k, -1).values[:, -1:]
+        return logits.masked_fill(logits < last, -torch.inf)
+
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        return f"{self.k}"
 
 
 class TopP(Transform):
@@ -61,7 +119,9 @@ class TopP(Transform):
         """Tokens behind the crossing one get no mass."""
         if self.p == 1:
             return logits
-        value, index = logits.float().softmax(-1).sort(-1, descending=True)
+        # Sorted before the softmax, which may round the two most probable tokens to one number.
+        logits_down, index = logits.to(torch.promote_types(logits.dtype, torch.float32)).sort(-1, descending=True)
+        value = logits_down.softmax(-1)
         # Float32 probabilities do not add up to 1 exactly.
         drop = value.cumsum(-1, dtype=torch.float64) - value >= self.p * value.sum(
             -1, keepdim=True, dtype=torch.float64
@@ -94,7 +154,9 @@ class MinP(Transform):
         self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
     ) -> Float[Tensor, "rows state"]:
         """The others get no mass."""
-        return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + self.log_p, -torch.inf)
+        # In half precision the threshold itself would be rounded.
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits.masked_fill(wide < wide.amax(-1, keepdim=True) + self.log_p, -torch.inf)
 
     def extra_repr(self) -> str:
         """What it is set to."""
@@ -128,83 +190,52 @@ class Support(Transform):
         return f"{int(self.support.sum())} of {len(self.support)} tokens"
 
 
-NO_SIGNAL = 1e-4  # how near the end of time scores are asked for the clean token
+class Suppress(Transform):
+    """All tokens but some: what `Support` says by those that stay, said by those that go.
 
+    Samplers leave the mask out by themselves. Of the tokens that data can contain, one must stay.
 
-class _Conversion(Transform):
-    """Predicts what the subclass names, whatever the wrapped denoiser predicts."""
+    **Arguments:**
 
-    target: Prediction
-    edits_scores = True
+    - `tokens`: the tokens that get no mass, as numbers.
 
-    def __init__(self, inner: Denoiser, process: NoiseProcess):
+    **Raises:** `ValueError` for a negative token; when first asked, for one outside the vocabulary, or if none would stay.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=4, mask_id=3)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.3, 0.2]), torch.eye(3), process)
+    x_hat = nl.Suppress(oracle, [1])(torch.tensor([[3]]), torch.ones(1)).softmax(-1)
+    assert torch.allclose(x_hat[0, 0, :3], torch.tensor([5 / 7, 0, 2 / 7]).double())
+    ```
+    """
+
+    tokens: Tensor
+
+    def __init__(self, inner: Denoiser, tokens: Sequence[int] | Int[Tensor, " tokens"]):
         super().__init__(inner)
-        self.process, self.predicts = process, self.target
-
-    def forward(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "... state"]:
-        """The inner denoiser's outputs, converted."""
-        if self.inner.predicts == "score" and self.target != "score":
-            t = t.clamp(max=self.process.domain[1] - NO_SIGNAL)
-        return super().forward(z, t, rows)
+        every = sorted({int(token) for token in tokens})
+        if every and every[0] < 0:
+            raise ValueError(f"tokens must not be negative; got {every[0]}")
+        # Known without a look at the tensor, which would make a GPU wait.
+        self.count, self.largest = len(every), max(every, default=-1)
+        self.register_buffer("tokens", torch.tensor(every, dtype=torch.long))
 
     def edit(
         self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
     ) -> Float[Tensor, "rows state"]:
-        """The outputs of the other prediction, or the same where nothing is to be converted."""
-        # Unchecked: the check would be one wait for the GPU at each step.
-        return _CONVERT[self.target](self.process, logits, z, t, predicts=self.inner.predicts, check=False)
+        """These get no mass."""
+        states = logits.shape[-1]
+        if self.largest >= states or self.count == states:
+            raise ValueError(
+                f"tokens must lie in [0, {states}) and leave one of them; got {self.count}, the largest {self.largest}"
+            )
+        return logits.index_fill(-1, self.tokens.to(logits.device), -torch.inf)
 
-
-_CONVERT = {"leave_one_out": to_leave_one_out, "posterior": to_posterior, "score": to_score}
-
-
-class LeaveOneOut(_Conversion):
-    """Predicts leave-one-out: takes the likelihood of the token's own noisy value out, or solves the scores for x_hat.
-
-    Where no signal is left, scores are those of pure noise, whatever the data: they are asked for at times up to 1e-4
-    before the end of the process's domain, and stand for those after it.
-
-    **Arguments:**
-
-    - `inner`: the denoiser to wrap.
-    - `process`: the noise that made z; an impossible z is not looked for (`to_leave_one_out` does).
-    """
-
-    target = "leave_one_out"
-
-
-class Posterior(_Conversion):
-    """Predicts the posterior: puts the likelihood of the token's own noisy value in, if it was not.
-
-    **Arguments:** as for `LeaveOneOut`.
-    """
-
-    target = "posterior"
-
-
-class Score(_Conversion):
-    """Predicts log-scores, for every token and masks too: 0 at the token that is there.
-
-    **Arguments:** as for `LeaveOneOut`.
-    """
-
-    target = "score"
-
-
-def as_leave_one_out(denoiser: Denoiser, process: NoiseProcess) -> Denoiser:
-    """The denoiser itself if it predicts leave-one-out, else converted.
-
-    **Raises:** `ValueError` if it is no `Denoiser`, says that it predicts something else, or predicts scores for noise
-    that depends on the token it destroys (`to_leave_one_out`).
-    """
-    if not isinstance(denoiser, Denoiser):
-        raise ValueError(f"a denoiser must be a noiselab.Denoiser; got {type(denoiser).__name__}")
-    if denoiser.predicts not in get_args(Prediction):
-        raise ValueError(f"predicts must be 'leave_one_out', 'posterior' or 'score'; got {denoiser.predicts!r}")
-    if denoiser.predicts == "leave_one_out":
-        return denoiser
-    if denoiser.predicts == "score":
-        require_solvable(process)
-    return LeaveOneOut(denoiser, process)
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        return f"{self.count} token{'s' * (self.count != 1)}"

@@ -37,17 +37,19 @@ def plan(
     - `s`, `t`: s < t.
     - `u`: five uniform numbers a position, float64.
     """
+    return decide(reverse_move(process, z, s, t), z, u, process.data_tokens(z.device)[z])
+
+
+def reverse_move(
+    process: InterpolatingProcess, z: Int[Tensor, "batch length"], s: Float[Tensor, "..."], t: Float[Tensor, "..."]
+) -> Move:
+    """The masses of the reverse transition from t to s < t; arguments as for `plan`."""
     s, t = lift(s, z), lift(t, z)
     a_s, b_s = process.alpha(s).double(), process.noise(s)
     keep, fresh = process.jump(z, s, t)
-    move = Move(
-        data=fresh * a_s,
-        noise=fresh * (1 - a_s),
-        stay=keep * b_s.at(z),
-        stay_slope=keep * a_s,
-        draw=b_s.choose,
+    return Move(
+        data=fresh * a_s, noise=fresh * (1 - a_s), stay=keep * b_s.at(z), stay_slope=keep * a_s, draw=b_s.choose
     )
-    return decide(move, z, u, process.data_tokens(z.device)[z])
 
 
 def dense_step(

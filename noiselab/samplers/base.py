@@ -13,7 +13,7 @@ from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import in_a_line
 from ..parametrization import to_posterior
-from ..process import NoiseProcess, lift
+from ..process import InterpolatingProcess, NoiseProcess, lift
 
 
 class Stage(NamedTuple):
@@ -340,3 +340,16 @@ class WrappedSampler(Sampler):
     def extra_repr(self) -> str:
         """What it is set to."""
         return ""
+
+
+def require_interpolating(process: NoiseProcess, name: str) -> InterpolatingProcess:
+    """The process.
+
+    **Raises:** `ValueError` if its noise depends on the token that it destroys.
+    """
+    if not isinstance(process, InterpolatingProcess):
+        raise ValueError(
+            f"{name} needs noise that forgets the token it destroys, an InterpolatingProcess; got {process} "
+            "(AncestralSampler takes any process)"
+        )
+    return process

@@ -1,22 +1,30 @@
 """GIDD's self-correction: replace the tokens that the model most confidently disagrees with, until it agrees."""
 
+import warnings
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
+from ..process import InterpolatingProcess, NoiseProcess, lift
+from .corrector import Corrector, free
+
+PROBES = 64  # tokens that are looked at where the noise of each costs a row
 
 
-class SelfCorrection:
+class SelfCorrection(Corrector):
     r"""A fixed-point search at a small time: all sequences at once, each stops by itself.
 
     At time t0: x_hat = softmax(logits / temperature); draw z' from x_hat at every position; the score of a position is
     x_hat(z') where z' differs from z; the best-scored positions take their z'. A sequence stops when nothing changes,
     or when its self-accuracy (the share of tokens equal to the arg-max) has not improved for more than `patience` steps.
+
+    It searches for likely text, at any temperature, and does not sample: `converges` is False. `walk` and `correct` do
+    it after sampling, as published; between the steps of a sampler (`PredictorCorrector`) each `step` is one revision.
 
     **Arguments:**
 
@@ -25,10 +33,30 @@ class SelfCorrection:
     - `temperature`: positive; 0.1 to 0.5 published.
     - `tokens_per_step`: at most this many tokens of a sequence change in a step.
     - `patience`: steps without improvement.
-    - `support`: tokens that may be drawn, Bool [state]; all by default. Pass `process.support`.
+    - `support`: tokens that may be drawn, Bool [state]; all by default. Pass `process.support`, or
+    - `process`: the noise that the model was trained on. Its support is taken, and a `UserWarning` is given where this
+      noise makes no visible token wrong (pure masking): such a model has never seen what it shall find here.
+
+    **Raises:** `ValueError` for a setting out of range, or a support without tokens.
 
     **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 5.3 and algorithm 1; defaults as released.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.99, 0.01], [0.01, 0.99]]), process)
+    correction = nl.SelfCorrection(oracle, process=process)
+    x = torch.tensor([[0, 0, 1, 0, 0]])
+    x = correction.correct(x, generator=torch.Generator().manual_seed(0))
+    assert x.tolist() == [[0, 0, 0, 0, 0]]
+    ```
     """
+
+    kind = "self-correct"
 
     def __init__(
         self,
@@ -39,32 +67,69 @@ class SelfCorrection:
         tokens_per_step: int = 1,
         patience: int = 32,
         support: Bool[Tensor, " state"] | None = None,
+        process: NoiseProcess | None = None,
     ):
         if not (0 <= time <= 1 and temperature > 0 and tokens_per_step >= 1 and patience >= 0):
             raise ValueError(
                 "time must lie in [0, 1], temperature be positive, tokens_per_step at least 1, patience not negative; "
                 f"got {time}, {temperature}, {tokens_per_step}, {patience}"
             )
+        if process is not None and _never_wrong(process, time):
+            warnings.warn(
+                f"under {process} no visible token is ever wrong at t = {time:g}, so that a model trained on it has never "
+                "seen wrong tokens: self-correction works, but on guesses that were not trained",
+                UserWarning,
+                stacklevel=2,
+            )
+        support = process.support if support is None and process is not None else support
         if support is not None and not support.any():
             raise ValueError("support must hold at least one token; got none")
         self.denoiser, self.support = denoiser, support
         self.time, self.temperature, self.tokens_per_step, self.patience = time, temperature, tokens_per_step, patience
 
+    def step(
+        self,
+        z: Int[Tensor, "batch length"],
+        t: Float[Tensor, "..."],
+        *,
+        rows: Bool[Tensor, "batch length"] | None = None,
+        generator: Randomness = None,
+    ) -> Int[Tensor, "batch length"]:
+        """One revision at the times t, of tokens of the support: what shows that it is noise is left to the sampler."""
+        lift(t, z)
+        rows = free(rows, z)
+        if self.support is not None:
+            rows = rows & self.support.to(z.device)[z]
+        u = uniforms(*z.shape, generator=generator, device=z.device)
+        return self.revise(z, u, t=t, rows=rows)[0] if rows.any() else z
+
     def walk(
-        self, z: Int[Tensor, "batch length"], *, steps: int = 128, generator: Randomness = None
+        self,
+        z: Int[Tensor, "batch length"],
+        *,
+        steps: int = 128,
+        rows: Bool[Tensor, "batch length"] | None = None,
+        generator: Randomness = None,
     ) -> Iterator[Int[Tensor, "batch length"]]:
         """The states after each step, at most `steps` of them; ends early when all sequences have stopped.
 
         A stopped sequence is no longer evaluated, but still consumes its random numbers, so that its neighbours do not
         depend on when it stopped.
+
+        **Arguments:**
+
+        - `rows`: the tokens that may change, and whose accuracy counts; all by default. A prompt is outside.
         """
-        live = torch.ones(len(z), dtype=torch.bool, device=z.device)
+        rows = None if rows is None else free(rows, z)
+        live = torch.ones(len(z), dtype=torch.bool, device=z.device) if rows is None else rows.any(-1)
         best = torch.zeros(len(z), dtype=torch.float64, device=z.device)
         stale = torch.zeros(len(z), dtype=torch.long, device=z.device)
         for _ in range(steps):
+            if not live.any():
+                return
             u = uniforms(*z.shape, generator=generator, device=z.device)
             with torch.no_grad():
-                revised, accuracy = self.revise(z[live], u[live])
+                revised, accuracy = self.revise(z[live], u[live], rows=None if rows is None else rows[live])
             stale[live] = torch.where(accuracy > best[live], 0, stale[live] + 1)
             best[live] = torch.maximum(best[live], accuracy)
             gave_up = stale[live] > self.patience
@@ -72,30 +137,55 @@ class SelfCorrection:
             z = z.index_put((live,), torch.where(gave_up[:, None], z[live], revised))
             live = live.index_put((live,), ~gave_up & ~settled)
             yield z
-            if not live.any():
-                return
 
-    def revise(self, z: Int[Tensor, "batch length"], u: Tensor) -> tuple[Int[Tensor, "batch length"], Tensor]:
-        """One step for every sequence, with one uniform number `u` per position: new tokens, and self-accuracies."""
+    def revise(
+        self,
+        z: Int[Tensor, "batch length"],
+        u: Float[Tensor, "batch length"],
+        *,
+        t: Float[Tensor, "..."] | None = None,
+        rows: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Int[Tensor, "batch length"], Float[Tensor, " batch"]]:
+        """One step for every sequence: new tokens, and self-accuracies.
+
+        **Arguments:**
+
+        - `u`: one uniform number a position.
+        - `t`: the times; `time` by default.
+        - `rows`: the tokens that may change, and whose accuracy is taken; all by default.
+        """
         z = z.long()
-        times = torch.full(z.shape[:1], self.time, dtype=torch.float64, device=z.device)
-        logits = self.denoiser(z, times)
+        t = torch.full(z.shape[:1], self.time, dtype=torch.float64, device=z.device) if t is None else t
+        logits = self.denoiser(z, t) if rows is None else self.denoiser(z, t, rows)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.support is not None:
             logits = logits.masked_fill(~self.support.to(z.device), -torch.inf)
         probs = (logits / self.temperature).softmax(-1)
-        drawn = choose(probs, u)
-        score = torch.where(drawn != z, probs.gather(-1, drawn[..., None])[..., 0], 0)
+        drawn, guess = choose(probs, u if rows is None else u[rows]), logits.argmax(-1)
+        score = probs.gather(-1, drawn[..., None])[..., 0]
+        if rows is not None:
+            # Elsewhere the tokens themselves, which have no score.
+            drawn, guess = z.masked_scatter(rows, drawn), z.masked_scatter(rows, guess)
+            score = score.new_zeros(z.shape).masked_scatter(rows, score)
+        score = torch.where(drawn != z, score, 0)
         value, position = score.topk(min(self.tokens_per_step, z.shape[1]), -1)
         revised = torch.where(value > 0, drawn.gather(-1, position), z.gather(-1, position))
         z = z.scatter(-1, position, revised)
-        return z, (z == logits.argmax(-1)).double().mean(-1)
+        agreed = (z == guess).double()
+        if rows is None:
+            return z, agreed.mean(-1)
+        return z, (agreed * rows).sum(-1) / rows.sum(-1).clamp(min=1)
 
     def correct(
-        self, z: Int[Tensor, "batch length"], *, steps: int = 128, generator: Randomness = None
+        self,
+        z: Int[Tensor, "batch length"],
+        *,
+        steps: int = 128,
+        rows: Bool[Tensor, "batch length"] | None = None,
+        generator: Randomness = None,
     ) -> Int[Tensor, "batch length"]:
-        """The sequences after the whole walk."""
-        for state in self.walk(z, steps=steps, generator=generator):
+        """The sequences after the whole walk; arguments as for `walk`."""
+        for state in self.walk(z, steps=steps, rows=rows, generator=generator):
             z = state
         return z
 
@@ -104,3 +194,11 @@ class SelfCorrection:
             f"SelfCorrection({in_a_line(self.denoiser)}, time={self.time:g}, temperature={self.temperature:g}, "
             f"tokens_per_step={self.tokens_per_step}, patience={self.patience})"
         )
+
+
+def _never_wrong(process: NoiseProcess, time: float) -> bool:
+    """Whether every data token that is seen at this time must be the clean one."""
+    tokens = process.data_tokens(process._home()).nonzero()[:, 0]
+    if not isinstance(process, InterpolatingProcess):
+        tokens = tokens[:: max(1, len(tokens) // PROBES)]
+    return bool(process.reveals(tokens[None], torch.full((1,), time, dtype=torch.float64, device=tokens.device)).all())

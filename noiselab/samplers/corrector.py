@@ -2,6 +2,7 @@
 
 import abc
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -36,3 +37,15 @@ class Corrector(abc.ABC):
         - `t`: their times, [batch] or [batch, length].
         - `rows`: the tokens that may change; all by default.
         """
+
+
+def free(rows: Bool[Tensor, "..."] | None, z: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
+    """The tokens that may change, as a tensor, also where `rows` is `None`.
+
+    **Raises:** `ValueError` unless `rows` is Bool of the shape of z.
+    """
+    if rows is None:
+        return torch.ones_like(z, dtype=torch.bool)
+    if rows.dtype != torch.bool or rows.shape != z.shape:
+        raise ValueError(f"rows must be Bool of shape {list(z.shape)}; got {rows.dtype} {list(rows.shape)}")
+    return rows.to(z.device)

@@ -82,7 +82,7 @@ def decide(
         limit = torch.where(taken > 0, spare / torch.where(taken > 0, taken, 1), torch.inf)
     noise = torch.where(may_move if limit is not None else may_move & ~to_data, move.draw(u[..., 2], u[..., 3]), z)
     # Off the support x_hat_z is zero, so that a token which may move does.
-    settled = may_move & ~to_data & ~in_data
+    settled = may_move & ~to_data & (~in_data | (slack == torch.inf))
     return Plan(torch.where(settled, noise, z), may_move & ~settled, slack, to_data, noise, u[..., 4], limit)
 
 

@@ -22,13 +22,14 @@ LAYERS = [
     "samplers",
     "testing",
     "plotting",
+    "tracing",
     "data",
     "training",
     "evaluation",
 ]
 HEAVY = {"transformers", "datasets", "tokenizers", "accelerate", "matplotlib", "tyro", "yaml", "jinja2"}
 SHELL = LAYERS.index("data")
-NETWORKS = {"dit.py", "huggingface.py"}
+NETWORKS = {"dit.py", "huggingface.py", "masked_lm.py", "masked_lm_files.py"}
 
 
 def imports(path):

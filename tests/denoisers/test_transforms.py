@@ -1,5 +1,7 @@
 """Denoisers around denoisers."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +10,7 @@ from torch.testing import assert_close
 from worlds import INITIAL, PROCESSES, TRANSITION, V
 
 import noiselab as nl
+from noiselab.denoisers.transforms import Suppress, TopK
 
 
 class Fixed(nl.Denoiser):
@@ -35,6 +38,8 @@ def test_selected_rows_are_rows_of_the_whole(name):
         nl.TopP(nl.Temperature(oracle, 2), 0.9),
         nl.MinP(oracle, 0.1),
         nl.Support(oracle, torch.arange(V) < 3),
+        TopK(oracle, 2),
+        Suppress(oracle, [1]),
         nl.Posterior(oracle, process),
         nl.LeaveOneOut(nl.Posterior(oracle, process), process),
         nl.Score(oracle, process),
@@ -144,21 +149,160 @@ def test_temperature_to_zero_is_the_arg_max_and_infinity_is_uniform():
     logits = torch.tensor([1.0, 3.0, 2.0])
     z, t = torch.zeros(1, 1, dtype=torch.long), torch.tensor([0.5])
     assert_close(nl.Temperature(Fixed(logits), 1e-3)(z, t)[0, 0].softmax(-1), torch.tensor([0.0, 1.0, 0.0]))
+    half = nl.Temperature(Fixed(1e4 * logits.half()), 0.01)(z, t)[0, 0].softmax(-1)
+    assert_close(half, torch.tensor([0.0, 1.0, 0.0]))
     assert_close(nl.Temperature(Fixed(logits), 1e6)(z, t)[0, 0].softmax(-1), torch.full((3,), 1 / 3), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("steps", [4, 64])
-def test_truncation_acts_on_the_prediction_so_the_law_does_not_depend_on_steps(steps):
-    """One token under top-p: the samples' law is the truncated data law, at any number of steps."""
-    process = PROCESSES["gidd"]()
-    law = torch.tensor([0.5, 0.25, 0.15, 0.1], dtype=torch.float64)
-    oracle = nl.MarkovOracle(law, torch.eye(4, dtype=torch.float64), process)
-    sampler = nl.AncestralSampler(process, nl.TopP(oracle, 0.7))
-    n = 20_000
-    x = sampler.sample((n, 1), steps=steps, generator=torch.Generator().manual_seed(0))
-    want = torch.tensor([2 / 3, 1 / 3, 0, 0], dtype=torch.float64)
-    share = torch.bincount(x[:, 0], minlength=4) / n
-    assert ((share - want).abs() <= 5 * (want * (1 - want) / n).sqrt()).all()
+TRUNCATIONS = {
+    "top-k 1": lambda inner: TopK(inner, 1),
+    "top-k 3": lambda inner: TopK(inner, 3),
+    "top-k all": lambda inner: TopK(inner, 100),
+    "top-p tiny": lambda inner: nl.TopP(inner, 1e-9),
+    "top-p": lambda inner: nl.TopP(inner, 0.7),
+    "top-p whole": lambda inner: nl.TopP(inner, 1),
+    "min-p whole": lambda inner: nl.MinP(inner, 1),
+    "min-p": lambda inner: nl.MinP(inner, 0.3),
+    "min-p none": lambda inner: nl.MinP(inner, 0),
+}
+ROWS = {
+    "equal": [0.0] * 6,
+    "two equal": [1.0, 3.0, 3.0, -2.0, 0.0, 1.0],
+    "one token": [-torch.inf, -torch.inf, 5.0, -torch.inf, -torch.inf, -torch.inf],
+    "two tokens": [-torch.inf, 1.0, -torch.inf, -torch.inf, 0.5, -torch.inf],
+    "far apart": [6e4, 0.0, -6e4, 5e4, -6e4, 6e4],
+    "nearly equal": [1.0, 1.0 + 1e-7, 1.0, 1.0, 1.0, 1.0],
+    "all low": [-6e4, -5.99e4, -6e4, -6e4, -6e4, -6e4],
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("name", TRUNCATIONS)
+def test_the_most_probable_token_survives_every_truncation_in_every_dtype(name, row, dtype):
+    logits = torch.tensor(ROWS[row], dtype=dtype)
+    cut = TRUNCATIONS[name](Fixed(logits))(torch.zeros(1, 1, dtype=torch.long), torch.ones(1))[0, 0]
+    assert cut.dtype == dtype and torch.equal(cut[cut.isfinite()], logits[cut.isfinite()])
+    assert cut.max() == logits.max() and cut.softmax(-1).isfinite().all()
+    if name == "top-k 3":
+        assert (cut.isfinite()).sum() >= logits.isfinite().sum().clamp(max=3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_truncations_are_those_of_transformers(seed):
+    """Where no two tokens are equally probable: there they choose differently, at random."""
+    from transformers.generation.logits_process import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    logits = 3 * torch.randn(50, 200, generator=torch.Generator().manual_seed(seed))
+    z, t = torch.zeros(50, 1, dtype=torch.long), torch.ones(50)
+
+    class Rows(nl.Denoiser):
+        def forward(self, z, t):
+            return logits[:, None]
+
+    for p in (0.05, 0.3, 0.9, 0.999):
+        for ours, theirs in (
+            (nl.TopP(Rows(), p), TopPLogitsWarper(p)),
+            (nl.MinP(Rows(), p), MinPLogitsWarper(p)),
+            (TopK(Rows(), int(200 * p) + 1), TopKLogitsWarper(int(200 * p) + 1)),
+            (nl.TopP(TopK(nl.Temperature(Rows(), 0.7), 20), p), chain(p)),
+        ):
+            assert_close(ours(z, t)[:, 0], theirs(None, logits))
+
+
+def chain(p):
+    """Temperature, top-k, top-p, in the order in which transformers applies them."""
+    from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    def warp(ids, logits):
+        for warper in (TemperatureLogitsWarper(0.7), TopKLogitsWarper(20), TopPLogitsWarper(p)):
+            logits = warper(ids, logits)
+        return logits
+
+    return warp
+
+
+def test_a_tie_at_the_kth_place_keeps_all_who_share_it():
+    logits = torch.tensor([2.0, 1.0, 1.0, 0.0])
+    kept = TopK(Fixed(logits), 2)(torch.zeros(1, 1, dtype=torch.long), torch.ones(1))[0, 0].isfinite()
+    assert kept.tolist() == [True, True, True, False]
+    with pytest.raises(ValueError, match="k must be at least 1; got 0"):
+        TopK(Fixed(logits), 0)
+
+
+def test_suppressed_tokens_get_no_mass_and_one_must_stay():
+    logits, z, t = torch.tensor([2.0, 1.0, 1.0, 0.0]), torch.zeros(1, 1, dtype=torch.long), torch.ones(1)
+    want = torch.tensor([2.0, 0.0]).softmax(-1)
+    for tokens in ([1, 2], (2, 1, 1), torch.tensor([2, 1])):
+        law = Suppress(Fixed(logits), tokens)(z, t)[0, 0].softmax(-1)
+        assert torch.equal(law[1:3], torch.zeros(2)) and torch.equal(law[::3], want)
+    other = nl.Support(Fixed(logits), torch.tensor([True, False, False, True]))
+    assert torch.equal(other(z, t), Suppress(Fixed(logits), [1, 2])(z, t))
+    assert torch.equal(Suppress(Fixed(logits), [])(z, t)[0, 0], logits)
+    assert repr(Suppress(Fixed(logits), [2, 1, 1])) == "Suppress(Fixed(), 2 tokens)"
+    with pytest.raises(ValueError, match="must not be negative; got -1"):
+        Suppress(Fixed(logits), [1, -1])
+    for tokens in ([4], range(4)):
+        with pytest.raises(ValueError, match=r"tokens must lie in \[0, 4\) and leave one"):
+            Suppress(Fixed(logits), tokens)(z, t)
+
+
+LAW = torch.tensor([0.5, 0.25, 0.15, 0.1], dtype=torch.float64)
+EDITS = {
+    "temperature": (lambda inner: nl.Temperature(inner, 0.5), LAW**2),
+    "min-p": (lambda inner: nl.MinP(inner, 0.25), LAW * torch.tensor([1, 1, 1, 0])),
+    "top-p": (lambda inner: nl.TopP(inner, 0.7), LAW * torch.tensor([1, 1, 0, 0])),
+    "top-k": (lambda inner: TopK(inner, 3), LAW * torch.tensor([1, 1, 1, 0])),
+    "suppress": (lambda inner: Suppress(inner, [0]), LAW * torch.tensor([0, 1, 1, 1])),
+}
+
+
+def deviation(x, law):
+    """Standard deviations of the chi-square statistic beyond its mean; impossible tokens fail."""
+    count, n = torch.bincount(x.flatten(), minlength=len(law)), x.numel()
+    assert (count[law == 0] == 0).all()
+    count, want = count[law > 0], law[law > 0] / law.sum() * n
+    free = max(1, len(want) - 1)
+    return (((count - want) ** 2 / want).sum() - free) / (2 * free) ** 0.5
+
+
+@pytest.mark.parametrize("steps", [8, 128])
+@pytest.mark.parametrize("noise", ["masked", "gidd"])
+@pytest.mark.parametrize("name", EDITS)
+def test_edits_act_on_the_prediction_so_the_law_does_not_depend_on_steps(name, noise, steps):
+    """One token: the samples' law is the edited law of data, at any number of steps."""
+    process, (edit, want) = PROCESSES[noise](), EDITS[name]
+    oracle = nl.MarkovOracle(LAW, torch.eye(4, dtype=torch.float64), process)
+    sampler = nl.AncestralSampler(process, edit(oracle))
+    x = sampler.sample((10_000, 1), steps=steps, generator=torch.Generator().manual_seed(steps))
+    assert deviation(x, torch.nn.functional.pad(want, (0, 1))) < 4
+
+
+@pytest.mark.parametrize(("steps", "published"), [(8, (0.54, 0.22, 0.08)), (128, (0.73, 0.15, 0.04))])
+def test_min_p_on_the_transition_depends_on_the_number_of_steps(steps, published):
+    """The planted mistake, as some samplers do it: even a threshold that would cut nothing changes the law, with N."""
+    process, n, g = nl.masked(vocab_size=6, mask_id=5), 10_000, torch.Generator().manual_seed(0)
+    law = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1, 0], dtype=torch.float64)
+    z, grid = process.prior(n, 1), torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    for t, s in itertools.pairwise(grid):
+        move = process.posterior(z, law.expand(n, 1, 6), s.expand(n), t.expand(n))
+        move = torch.where(move < 0.02 * move.amax(-1, keepdim=True), 0, move)
+        z = torch.where(z == 5, nl.choose(move, nl.uniforms(n, 1, generator=g)), z)
+    share = torch.bincount(z[:, 0], minlength=6) / n
+    assert_close(share[:3], torch.tensor(published), atol=0.02, rtol=0)
+    assert deviation(z, law) > 10
+    x = nl.AncestralSampler(process, nl.MinP(Fixed(law.log()), 0.02)).sample((n, 1), steps=steps, generator=g)
+    assert deviation(x, law) < 4
+
+
+def test_the_order_of_edits_matters():
+    """Heat before the cut lets more tokens through than after it."""
+    z, t = torch.zeros(1, 1, dtype=torch.long), torch.ones(1)
+    before = nl.TopP(nl.Temperature(Fixed(LAW.log()), 2), 0.7)(z, t)[0, 0].softmax(-1)
+    after = nl.Temperature(nl.TopP(Fixed(LAW.log()), 0.7), 2)(z, t)[0, 0].softmax(-1)
+    root = LAW.sqrt() / LAW.sqrt().sum()
+    assert_close(before, root * torch.tensor([1, 1, 1, 0]) / root[:3].sum())
+    assert_close(after, root * torch.tensor([1, 1, 0, 0]) / root[:2].sum())
 
 
 class Split(nl.ProjectedDenoiser):

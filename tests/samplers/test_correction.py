@@ -1,5 +1,6 @@
 """GIDD's self-correction."""
 
+import pytest
 import torch
 from worlds import INITIAL, TRANSITION, V
 
@@ -84,3 +85,93 @@ def test_the_mask_is_never_drawn():
     z = torch.zeros(4, 6, dtype=torch.long)
     corrected = nl.SelfCorrection(Mad(), temperature=1.0, support=PROCESS.support).correct(z, generator=generator())
     assert (corrected < V - 1).all()
+
+
+def test_where_nothing_scores_nothing_changes():
+    """The draws are the tokens that are there: there is no best-scored position, and no token is put in its place."""
+
+    class Content(nl.Denoiser):
+        def forward(self, z, t):
+            return 100 * torch.nn.functional.one_hot(z, V).double()
+
+    z = torch.randint(0, 4, (5, 7), generator=generator())
+    for k in (1, 3, 20):
+        correction = nl.SelfCorrection(Content(), tokens_per_step=k, support=PROCESS.support)
+        states = list(correction.walk(z, generator=generator(1)))
+        assert len(states) == 1 and torch.equal(states[0], z)
+        assert torch.equal(correction.step(z, torch.full((5,), 0.3), generator=generator(1)), z)
+
+
+def test_a_step_is_one_revision_of_the_walk():
+    z = torch.randint(0, 4, (6, 10), generator=generator(3))
+    correction = nl.SelfCorrection(ORACLE, temperature=0.7, process=PROCESS)
+    first = next(correction.walk(z, generator=generator(1)))
+    assert torch.equal(correction.step(z, torch.full((6,), correction.time), generator=generator(1)), first)
+    assert (
+        isinstance(correction, nl.samplers.Corrector) and correction.kind == "self-correct" and not correction.converges
+    )
+
+
+def test_a_step_takes_its_time_from_the_caller_and_leaves_masks_to_the_sampler():
+    """With much noise the neighbours say little; a mask, which is no mistake, stays."""
+    z = torch.tensor([[0, 0, V - 1, 1, 0, 0]]).expand(4000, -1)
+    correction = nl.SelfCorrection(ORACLE, temperature=1, process=PROCESS)
+    moved = {}
+    for time in (0.01, 0.9):
+        after = correction.step(z, torch.full((4000,), time), generator=generator())
+        assert (after[:, 2] == V - 1).all() and ((after != z).sum(-1) <= 1).all()
+        moved[time] = torch.bincount(after[:, 3], minlength=V) / 4000
+    assert moved[0.01][0] > moved[0.9][0] > 0
+
+
+def test_a_prompt_stays_and_its_mistakes_do_not_count():
+    z = torch.randint(0, 4, (30, 10), generator=generator(3))
+    kept, rows = z.clone(), torch.arange(10).expand(30, -1) >= 4
+    correction = nl.SelfCorrection(ORACLE, temperature=0.5, patience=4, tokens_per_step=2, process=PROCESS)
+    asked = nl.Counting(ORACLE)
+    counted = nl.SelfCorrection(asked, temperature=0.5, patience=4, tokens_per_step=2, process=PROCESS)
+    states = list(correction.walk(z, rows=rows, generator=generator()))
+    assert all(torch.equal(state[~rows], z[~rows]) for state in states) and (states[-1] != z).any()
+    assert torch.equal(counted.correct(z, rows=rows, generator=generator()), states[-1]) and torch.equal(z, kept)
+    assert asked.rows == 6 * asked.sequences  # nothing is asked about the prompt, nor about sequences that stopped
+    _, accuracy = correction.revise(z, nl.uniforms(30, 10, generator=generator()), rows=rows)
+    new = states[0]
+    logits = ORACLE(z, torch.full((30,), 0.01)).masked_fill(~PROCESS.support, -torch.inf)
+    torch.testing.assert_close(accuracy, (new == logits.argmax(-1))[:, 4:].double().mean(-1))
+    # All rows are what no rows are; without any, nothing is asked.
+    same = [correction.correct(z, rows=r, generator=generator(1)) for r in (None, torch.ones_like(rows))]
+    assert torch.equal(*same)
+    asked.reset()
+    assert torch.equal(counted.correct(z, rows=torch.zeros_like(rows)), z) and asked.calls == 0
+
+
+def test_a_prompt_is_kept_one_by_one_as_in_a_batch():
+    z = torch.randint(0, 4, (6, 10), generator=generator(3))
+    rows = torch.rand(z.shape, generator=generator(4)) < 0.5
+    rows[2] = False
+    correction = nl.SelfCorrection(ORACLE, temperature=0.7, patience=3, process=PROCESS)
+    together = correction.correct(z, steps=60, rows=rows, generator=[generator(seed) for seed in range(6)])
+    for i in range(6):
+        alone = correction.correct(z[i : i + 1], steps=60, rows=rows[i : i + 1], generator=[generator(i)])
+        assert torch.equal(together[i : i + 1], alone)
+
+
+def test_a_noise_that_makes_no_visible_token_wrong_is_warned_of():
+    masked = nl.masked(vocab_size=V, mask_id=V - 1)
+    rates = nl.processes.TokenRates(torch.arange(1.0, V + 1), mask_id=V - 1)
+    for process, time in ((masked, 0.01), (masked, 0.5), (rates, 0.01), (PROCESS, 0.0)):
+        oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
+        with pytest.warns(UserWarning, match=f"no visible token is ever wrong at t = {time:g}"):
+            correction = nl.SelfCorrection(oracle, time=time, process=process)
+        # It works all the same, and draws no masks.
+        x = oracle.sample(20, 8, generator=generator())
+        assert (correction.correct(x, generator=generator()) < V - 1).all()
+
+
+def test_a_noise_that_makes_some_wrong_is_not():
+    sparse = nl.Interpolation(1 - nl.t, {nl.Absorbing(V - 1, V): nl.t, nl.Unigram(torch.eye(V)[0]): nl.t})
+    for process in (PROCESS, nl.uniform(vocab_size=V), sparse):
+        correction = nl.SelfCorrection(nl.MarkovOracle(INITIAL, TRANSITION, process), process=process)
+        assert (correction.support is None) == (process.support is None)
+    given = torch.arange(V) < 2
+    assert torch.equal(nl.SelfCorrection(ORACLE, support=given, process=PROCESS).support, given)

@@ -1,0 +1,175 @@
+"""Every sampler where the truth is known: python benchmarks/samplers.py [--quick].
+
+Two Markov chains (few followers for each token, or many), three noises, the exact denoiser and one that is wrong by a known
+amount; how far samples are from the data against evaluations of the network. Then what corrections of finished samples are
+worth. Prints tables; writes figures, `table.md` and `rows.json` into docs/assets/samplers. About ten minutes on one core.
+"""
+
+import argparse
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import matplotlib as mpl
+import torch
+
+import noiselab as nl
+from noiselab.denoisers.perturbed import Perturbed
+from noiselab.evaluation.correction_study import Believer, correction_study, correction_table
+from noiselab.evaluation.sampler_bench import Row, bench
+from noiselab.evaluation.sampler_catalogue import catalogue
+from noiselab.evaluation.sampler_figures import plot
+from noiselab.evaluation.sampler_worlds import SamplerWorld
+
+FOLDER = Path(__file__).parents[1] / "docs" / "assets" / "samplers"
+# What draws each token once, and what draws tokens anew; "ancestral" is drawn beside both.
+ONCE = (
+    "ancestral",
+    "ancestral, squared times",
+    "tau-leaping",
+    "Euler",
+    "deterministic",
+    "first hitting",
+    "least entropy first",
+    "entropy-bounded, 0.1",
+    "entropy-bounded, 1",
+)
+AGAIN = (
+    "ancestral",
+    "remasking",
+    "Gibbs",
+    "Gibbs at the end",
+    "forward-backward",
+    "DFM corrector",
+    "self-correction",
+    "path planning",
+    "most confident first",
+)
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "noiselab", "font.size": 9}
+
+
+def wrong_by(scale: float, world: SamplerWorld) -> Callable[[nl.InterpolatingProcess], nl.Denoiser]:
+    """Makes denoisers that are wrong by so much, and believe what a network for masks believes."""
+
+    def make(process: nl.InterpolatingProcess) -> nl.Denoiser:
+        generator = torch.Generator().manual_seed(0)
+        return Believer(
+            Perturbed(world.oracle(process), scale, vocab_size=process.vocab_size, generator=generator), process
+        )
+
+    return make
+
+
+def run(
+    world: SamplerWorld,
+    label: str,
+    make: Callable[[nl.InterpolatingProcess], nl.Denoiser],
+    evaluations: Sequence[int],
+    sequences: int,
+) -> list[Row]:
+    """All methods under the three noises."""
+    rows: list[Row] = []
+    for name, process in world.processes().items():
+        start = time.monotonic()
+        rows += bench(
+            catalogue(process),
+            world,
+            process,
+            make(process),
+            evaluations=evaluations,
+            sequences=sequences,
+            name=name,
+            label=label,
+        )
+        print(f"{world.name} chain, {name}, {label}: {time.monotonic() - start:.0f} s", flush=True)
+    return rows
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """One line for each method: the gap, and in brackets the total variation of pairs, by budget."""
+    lines: list[str] = []
+    for place in dict.fromkeys((row.world, row.process, row.denoiser) for row in rows):
+        here = [row for row in rows if (row.world, row.process, row.denoiser) == place]
+        budgets = sorted({row.budget for row in here})
+        floor, error = here[0].pairs_floor, sorted(row.error for row in here)[len(here) // 2]
+        lines += [
+            f"**{place[0]} chain, {place[1]}, {place[2]}** (gap, nats per token, ± {error:.3f}; in brackets total variation "
+            f"of pairs, {floor:.3f} for exact samples)",
+            "",
+            f"| method | {' | '.join(map(str, budgets))} |",
+            f"| --- |{' ---: |' * len(budgets)}",
+        ]
+        for method in dict.fromkeys(row.method for row in here):
+            by_budget = {row.budget: row for row in here if row.method == method}
+            cells = [cell(by_budget.get(budget)) for budget in budgets]
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def cell(row: Row | None) -> str:
+    """Gap and pairs, and what it cost if that is not what was aimed at."""
+    if row is None:
+        return ""
+    cost = "" if abs(math.log(row.evaluations / row.budget)) < 0.25 else f" at {row.evaluations:.0f}"
+    return f"{row.gap:+.3f} ({row.pairs:.3f}){cost}"
+
+
+def save(rows: Sequence[Row], name: str, measure: str, folder: Path) -> None:
+    """Two figures, the same on every run from the same rows."""
+    for kind, methods in (("once", ONCE), ("again", AGAIN)):
+        some = sorted((row for row in rows if row.method in methods), key=lambda row: methods.index(row.method))
+        with mpl.rc_context(STYLE):
+            figure, buffer = plot(some, measure), io.StringIO()
+            figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="none")
+        (folder / f"{name}_{kind}_{measure}.svg").write_text(buffer.getvalue(), encoding="utf-8")
+
+
+def corrections(world: SamplerWorld, sequences: int, seeds: int) -> str:
+    """Tables of what corrections are worth: exact and wrong denoisers, with and without noise that was left."""
+    noises = {name: process for name, process in world.processes().items() if name != "uniform"}
+    parts = []
+    for label, make in (("exact denoiser", world.oracle), ("wrong by 0.5", wrong_by(0.5, world))):
+        for end in (0.0, 1e-4):
+            rows = correction_study(world, noises, make, steps=8, end=end, sequences=sequences, seeds=range(seeds))
+            left = "no noise is left" if end == 0 else f"noise of t = {end:g} is left"
+            parts += [f"**{world.name} chain, {label}, 8 steps, {left}**", "", correction_table(rows), ""]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few sequences and evaluations: half a minute")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="where figures and tables go")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # small tensors: more threads would only wait for each other
+    start = time.monotonic()
+    quick = options.quick
+    evaluations, fewer = ((8, 16), (16,)) if quick else ((8, 16, 32, 64, 128), (16, 32, 64))
+    sequences = 200 if quick else 2000
+    worlds = [SamplerWorld.sharp()] if quick else [SamplerWorld.sharp(), SamplerWorld.soft()]
+
+    exact = [row for world in worlds for row in run(world, "exact denoiser", world.oracle, evaluations, sequences)]
+    wrong = []
+    for scale in (0.5,) if quick else (0.25, 0.5):
+        wrong += run(worlds[0], f"wrong by {scale:g}", wrong_by(scale, worlds[0]), fewer, sequences)
+    study = corrections(worlds[0], sequences // 4, 3 if quick else 10)
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    for measure in ("gap", "pairs"):
+        for world in worlds:
+            save([row for row in exact if row.world == world.name], world.name, measure, options.out)
+        save(wrong, "wrong", measure, options.out)
+    text = "\n".join([summary(exact), summary(wrong), study])
+    (options.out / "table.md").write_text(text, encoding="utf-8")
+    (options.out / "rows.json").write_text(json.dumps([asdict(row) for row in exact + wrong], indent=1))
+    print(text)
+    print(f"{time.monotonic() - start:.0f} s; figures and tables are in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Changes from one prediction to another: leave-one-out, posterior, score. Each wraps a denoiser."""
+
+from typing import get_args
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..parametrization import Prediction, require_solvable, to_leave_one_out, to_posterior, to_score
+from ..process import NoiseProcess
+from .base import Denoiser, Transform
+
+NO_SIGNAL = 1e-4  # how near the end of time scores are asked for the clean token
+
+
+class _Conversion(Transform):
+    """Predicts what the subclass names, whatever the wrapped denoiser predicts."""
+
+    target: Prediction
+    edits_scores = True
+
+    def __init__(self, inner: Denoiser, process: NoiseProcess):
+        super().__init__(inner)
+        self.process, self.predicts = process, self.target
+
+    def forward(
+        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "... state"]:
+        """The inner denoiser's outputs, converted."""
+        if self.inner.predicts == "score" and self.target != "score":
+            t = t.clamp(max=self.process.domain[1] - NO_SIGNAL)
+        return super().forward(z, t, rows)
+
+    def edit(
+        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
+    ) -> Float[Tensor, "rows state"]:
+        """The outputs of the other prediction, or the same where nothing is to be converted."""
+        # Unchecked: the check would be one wait for the GPU at each step.
+        return _CONVERT[self.target](self.process, logits, z, t, predicts=self.inner.predicts, check=False)
+
+
+_CONVERT = {"leave_one_out": to_leave_one_out, "posterior": to_posterior, "score": to_score}
+
+
+class LeaveOneOut(_Conversion):
+    """Predicts leave-one-out: takes the likelihood of the token's own noisy value out, or solves the scores for x_hat.
+
+    Where no signal is left, scores are those of pure noise, whatever the data: they are asked for at times up to 1e-4
+    before the end of the process's domain, and stand for those after it.
+
+    **Arguments:**
+
+    - `inner`: the denoiser to wrap.
+    - `process`: the noise that made z; an impossible z is not looked for (`to_leave_one_out` does).
+    """
+
+    target = "leave_one_out"
+
+
+class Posterior(_Conversion):
+    """Predicts the posterior: puts the likelihood of the token's own noisy value in, if it was not.
+
+    **Arguments:** as for `LeaveOneOut`.
+    """
+
+    target = "posterior"
+
+
+class Score(_Conversion):
+    """Predicts log-scores, for every token and masks too: 0 at the token that is there.
+
+    **Arguments:** as for `LeaveOneOut`.
+    """
+
+    target = "score"
+
+
+def as_leave_one_out(denoiser: Denoiser, process: NoiseProcess) -> Denoiser:
+    """The denoiser itself if it predicts leave-one-out, else converted.
+
+    **Raises:** `ValueError` if it is no `Denoiser`, says that it predicts something else, or predicts scores for noise
+    that depends on the token it destroys (`to_leave_one_out`).
+    """
+    if not isinstance(denoiser, Denoiser):
+        raise ValueError(f"a denoiser must be a noiselab.Denoiser; got {type(denoiser).__name__}")
+    if denoiser.predicts not in get_args(Prediction):
+        raise ValueError(f"predicts must be 'leave_one_out', 'posterior' or 'score'; got {denoiser.predicts!r}")
+    if denoiser.predicts == "leave_one_out":
+        return denoiser
+    if denoiser.predicts == "score":
+        require_solvable(process)
+    return LeaveOneOut(denoiser, process)

@@ -1,0 +1,269 @@
+r"""Steering by a condition: two predictions combined, or one prediction and a classifier. Each is a denoiser.
+
+Both act on x_hat. Published guidance acts on the reverse transition or on its rates, where a weight other than 0 (than 1, of a
+classifier) also changes how fast tokens move: masks by the factor $\sum_v c_v^{1 + w} u_v^{-w}$. On x_hat it changes only where
+they go.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..process import NoiseProcess, lift
+from ..schedules import Schedule, ScheduleLike, as_schedule
+from .base import Denoiser, in_a_line
+
+LogLikelihoods: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+r"""Called as (z, t, rows), as a denoiser is: $\log p(y \mid z_{-i}, x_i = v)$ for every token v of every position i, up to a
+constant for each position; [batch, length, state], or [n, state] for the selected rows."""
+
+
+class ClassifierFreeGuidance(Denoiser):
+    r"""What a condition adds to a prediction, taken w times more: $\hat x_v \propto c_v^{1 + w}\, u_v^{-w}$.
+
+    A weight of 0 is the conditional prediction c, -1 the unconditional one u; between them lies their geometric mean, above 0
+    the condition is exaggerated, below -1 it is avoided. (The scale $\gamma = 1 + w$ is common, too.) For a sequence of one
+    token samples have this law at any number of steps; longer ones do not have the law $p(x)\, p(y \mid x)^{1 + w}$ unless
+    w is 0 or -1.
+
+    - A token that c excludes stays excluded for w > -1, one that u excludes for w < 0.
+    - A token that u excludes and c does not has an infinite ratio c / u. True laws have no such tokens, truncated predictions
+      do. For w > 0 it keeps its weight under c, as if u agreed; for w < -1 the same with c and u exchanged.
+    - Where nothing is left (-1 < w < 0, and no token that both allow), c is taken.
+
+    If both predict posteriors, so does this: the likelihood of a token's own noisy value is a factor of all three.
+
+    **Arguments:**
+
+    - `conditional`, `unconditional`: denoisers of the same tokens, which predict the same. Each is asked once; a network that
+      takes the condition as an input can answer for both at once in a denoiser of its own.
+    - `weight`: w, any finite number, or a schedule of time.
+
+    **Raises:** `ValueError` for a weight that is not finite, two that predict different things, or predict scores.
+
+    **Source:** Ho and Salimans (2022), arXiv 2207.12598; for discrete diffusion Nisonoff et al. (2024), arXiv 2406.01572, by
+    rates, and Schiff et al. (2024), arXiv 2412.10193, by the reverse transition.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    stay, any_ = torch.tensor([[0.9, 0.1], [0.1, 0.9]]), torch.full((2, 2), 0.5)
+    half = torch.tensor([0.5, 0.5])
+    guided = nl.ClassifierFreeGuidance(
+        nl.MarkovOracle(half, stay, process), nl.MarkovOracle(half, any_, process), weight=1.0
+    )
+    x_hat = guided(torch.tensor([[0, 2]]), torch.tensor([0.5])).softmax(-1)[0, 1]
+    assert torch.allclose(x_hat[:2], torch.tensor([81 / 82, 1 / 82]).double())  # 0.9^2 : 0.1^2
+    ```
+    """
+
+    def __init__(self, conditional: Denoiser, unconditional: Denoiser, weight: ScheduleLike):
+        super().__init__()
+        _require_logits(conditional, "ClassifierFreeGuidance")
+        if conditional.predicts != unconditional.predicts:
+            raise ValueError(
+                "both denoisers must predict the same; got one that predicts "
+                f"{conditional.predicts!r} and one that predicts {unconditional.predicts!r}"
+            )
+        self.conditional, self.unconditional, self.predicts = conditional, unconditional, conditional.predicts
+        self.weight = _finite(weight)
+
+    def forward(
+        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "... state"]:
+        """Log-probabilities of both, combined; at least float32."""
+        c, u = _log_probs(self.conditional(z, t, rows)), _log_probs(self.unconditional(z, t, rows))
+        if c.shape != u.shape:
+            raise ValueError(f"both denoisers must have the same tokens; got {list(c.shape)} and {list(u.shape)}")
+        w = _weights(self.weight, z, t, rows).to(c)
+        ratio = torch.where(c.isfinite() & u.isfinite(), c - u, 0)
+        # From the end whose exponent is positive, so that a weight of 0 is c and -1 is u, exactly.
+        excluded = (w < 0) & u.isinf()
+        near, far = (c + w * ratio).masked_fill(excluded, -torch.inf), u + (1 + w) * ratio
+        guided = torch.where(w > -1, near, far)
+        return torch.where(guided.isneginf().all(-1, keepdim=True), c, guided)
+
+    def __repr__(self) -> str:
+        return f"ClassifierFreeGuidance({in_a_line(self.conditional)}, {in_a_line(self.unconditional)}, weight={self.weight})"
+
+
+class ClassifierGuidance(Denoiser):
+    r"""A prediction times how well each token fits a condition: $\hat x_v\; p(y \mid z_{-i}, x_i = v)^w$, normalised.
+
+    At w = 1, with the exact classifier, this is Bayes' rule: the leave-one-out prediction for the data that fulfil y, so that
+    samples tend to the law $p(x \mid y)$. The classifier must judge what the prediction judges: all noisy tokens but the own,
+    which is *clean* and v. That is not $p(y \mid z)$ with v in place of $z_i$, but for masks, where a token that is no mask is
+    clean. Since $z_i$ is noise once $x_i$ is known, the same factor serves a denoiser that predicts posteriors.
+
+    Where the classifier excludes every token that the prediction does not, the prediction is left as it is.
+
+    **Arguments:**
+
+    - `inner`: the denoiser to steer.
+    - `log_likelihoods`: called as (z, t, rows), as a denoiser is: $\log p(y \mid z_{-i}, x_i = v)$ for every v, up to a
+      constant for each position; [batch, length, state], or [n, state] for the selected rows. `by_enumeration` and
+      `first_order` make one from a classifier.
+    - `weight`: w, finite and not negative, or a schedule of time. To avoid y, give the likelihoods of its contrary.
+
+    **Raises:** `ValueError` for another weight, or a denoiser that predicts scores.
+
+    **Source:** Schiff et al. (2024), arXiv 2412.10193, and Nisonoff et al. (2024), arXiv 2406.01572, who put the noisy token v
+    in place of $z_i$.
+
+    **Example:** sequences that end in token 0; how probable that is, the posterior of the last token says.
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+
+    def ends_in_0(z, t):
+        return nl.Posterior(oracle, process)(z, t)[:, -1].log_softmax(-1)[:, 0]
+
+    guided = nl.ClassifierGuidance(oracle, nl.by_enumeration(ends_in_0, process))
+    x = nl.AncestralSampler(process, guided).sample((20, 6), steps=8)
+    assert (x[:, -1] == 0).all()
+    ```
+    """
+
+    def __init__(self, inner: Denoiser, log_likelihoods: LogLikelihoods, weight: ScheduleLike = 1.0):
+        super().__init__()
+        _require_logits(inner, "ClassifierGuidance")
+        self.inner, self.predicts, self.log_likelihoods = inner, inner.predicts, log_likelihoods
+        self.weight = _finite(weight, least=0.0)
+
+    def forward(
+        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "... state"]:
+        """Logits plus weighted log-likelihoods; at least float32."""
+        logits = self.inner(z, t, rows)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        fit = self.log_likelihoods(z, t, rows).to(logits)
+        if fit.shape != logits.shape:
+            raise ValueError(
+                f"log_likelihoods must have the shape of the logits, {list(logits.shape)}; got {list(fit.shape)}"
+            )
+        w = _weights(self.weight, z, t, rows).to(logits)
+        # What is impossible anyway needs no classifier, which may have no answer there.
+        guided = torch.where((w == 0) | logits.isneginf(), logits, logits + w * fit)
+        return torch.where(guided.isneginf().all(-1, keepdim=True), logits, guided)
+
+    def __repr__(self) -> str:
+        return f"ClassifierGuidance({in_a_line(self.inner)}, {_name(self.log_likelihoods)}, weight={self.weight})"
+
+
+def by_enumeration(
+    classifier: Callable[[Tensor, Tensor], Tensor], process: NoiseProcess, *, clean: bool = True, at_once: int = 4096
+) -> LogLikelihoods:
+    r"""Log-likelihoods for `ClassifierGuidance` by asking about every data token at every position, one by one.
+
+    They are as exact as the classifier is. It is asked as many times as there are data tokens, for each token of the sequence
+    that the prediction is wanted of: for small vocabularies.
+
+    **Arguments:**
+
+    - `classifier`: (z, t) to $\log p(y \mid z)$, [batch], up to a constant; with times [batch, length].
+    - `process`: the noise; tokens that data do not contain are not asked about, and impossible.
+    - `clean`: whether the classifier is told that the token in question is clean: its time is then the lower end of the domain
+      (where a process should have no noise left), and that of the others t. Otherwise all have time t, as published, and the
+      token is taken for a noisy one.
+    - `at_once`: at most so many sequences are asked about in one call.
+
+    **Raises:** `ValueError` unless `at_once` is positive.
+    """
+    if at_once < 1:
+        raise ValueError(f"at_once must be at least 1; got {at_once}")
+
+    def enumerated(z: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
+        tokens, time = process.data_tokens(z.device).nonzero()[:, 0], lift(t, z).expand(z.shape)
+        wanted = torch.ones_like(z, dtype=torch.bool) if rows is None else rows
+        sequence, position = wanted.nonzero(as_tuple=True)
+        fit = time.new_full((len(sequence), process.vocab_size), -torch.inf)
+        asked = torch.cartesian_prod(torch.arange(len(sequence), device=z.device), tokens)
+        for row, token in (part.unbind(-1) for part in asked.split(at_once)):
+            here = position[row, None]
+            # Clean, whatever is there: a time of its own for this token.
+            own = time[sequence[row]].scatter(1, here, process.domain[0]) if clean else time[sequence[row]]
+            replaced = z[sequence[row]].scatter(1, here, token[:, None].to(z.dtype))
+            fit[row, token] = classifier(replaced, own).to(fit)
+        return fit.view(*z.shape, -1) if rows is None else fit
+
+    enumerated.__name__ = f"by_enumeration({_name(classifier)})"
+    return enumerated
+
+
+def first_order(classifier: Callable[[Tensor, Tensor], Tensor], process: NoiseProcess) -> LogLikelihoods:
+    r"""Log-likelihoods for `ClassifierGuidance` from one gradient: the classifier as a linear function of the one-hot tokens.
+
+    $$\log p(y \mid z^{i \to v}) \approx \log p(y \mid z) + g_{i v} - g_{i z_i}, \qquad
+    g = \nabla_{\text{onehot}(z)} \log p(y \mid z)$$
+
+    Exact for a classifier that is linear in them; else good only where a single token moves it little. One forward and one
+    backward pass, whatever the vocabulary.
+
+    **Arguments:**
+
+    - `classifier`: (one_hot [batch, length, state], t as it is given) to $\log p(y \mid z)$, [batch], differentiable in the
+      one-hot tokens. A network takes them as `one_hot @ embedding.weight`.
+    - `process`: the noise, which has the vocabulary.
+
+    **Source:** Grathwohl et al. (2021), arXiv 2102.04509, for the approximation; Vignac et al. (2022), arXiv 2209.14734, and
+    Schiff et al. (2024), arXiv 2412.10193, for guidance by it.
+    """
+
+    def linear(z: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
+        # Samplers run without gradients, or in inference mode, whose tensors remember nothing.
+        with torch.inference_mode(False), torch.enable_grad():
+            one_hot = nn.functional.one_hot(z.long(), process.vocab_size).to(torch.get_default_dtype())
+            one_hot = one_hot.requires_grad_()
+            (slope,) = torch.autograd.grad(classifier(one_hot, t.clone()).sum(), one_hot)
+        here = z if rows is None else z[rows]
+        slope = slope if rows is None else slope[rows]
+        return slope - slope.gather(-1, here[..., None].long())
+
+    linear.__name__ = f"first_order({_name(classifier)})"
+    return linear
+
+
+def _name(function: Callable[..., Tensor]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _log_probs(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+
+
+def _weights(weight: Schedule, z: Tensor, t: Tensor, rows: Tensor | None) -> Tensor:
+    """The weight at the time of each token, as a column."""
+    w = weight(lift(t, z)).expand(z.shape)
+    return (w if rows is None else w[rows])[..., None]
+
+
+def _finite(weight: ScheduleLike, least: float = -torch.inf) -> Schedule:
+    schedule = as_schedule(weight)
+    home = next((tensor.device for tensor in (*schedule.parameters(), *schedule.buffers())), None)
+    found = schedule(torch.linspace(0, 1, 33, dtype=torch.float64, device=home)).detach()
+    bad = ~found.isfinite() | (found < least)
+    if bad.any():
+        raise ValueError(
+            f"the weight must be finite{'' if least < 0 else ' and not negative'} at every time; got {weight}, which is "
+            f"{found[bad][0].item():g} somewhere in [0, 1]"
+        )
+    return schedule
+
+
+def _require_logits(denoiser: Denoiser, name: str) -> None:
+    if denoiser.predicts == "score":
+        raise ValueError(
+            f"{name} combines logits of clean tokens; got a denoiser that predicts scores: wrap it in noiselab.LeaveOneOut "
+            "first"
+        )

@@ -1,0 +1,89 @@
+"""A denoiser that is wrong by a known amount: what samplers do with a network's mistakes, without a network."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+
+from .base import Denoiser, in_a_line
+
+
+class Perturbed(Denoiser):
+    r"""Adds an error of known size to the logits: the same input always gets the same error, as from a network.
+
+    $$\tilde\ell_i(v) = \ell_i(v) + \text{scale} \cdot g_i(v), \qquad
+    g_i(v) = \frac{1}{\sqrt{2w}} \sum_{d \in \{\pm 1, \dots, \pm w\}} A_d[z_{i+d}, v]$$
+
+    The tables $A_d$ are drawn once, independent standard normal numbers, so that $g$ has mean 0 and variance 1 over their
+    draws. Beyond the ends of a sequence stands one more row of the table. The error knows the neighbouring noisy tokens but
+    not the token's own value, nor the time: a leave-one-out prediction stays one. For small scales the divergence
+    $\mathrm{KL}(\hat x \,\|\, \tilde x)$ is scale² / 2 times the variance of $g$ under x_hat. Logits of -inf stay.
+
+    **Arguments:**
+
+    - `inner`: the denoiser to wrap, of logits; most often an exact one.
+    - `scale`: standard deviation of the error, in nats of log-odds.
+    - `vocab_size`: the number of tokens, noisy ones too.
+    - `width`: w, how many neighbours on each side the error depends on.
+    - `generator`: fixes the error.
+
+    **Raises:** `ValueError` for a negative scale, a width below 1, or a denoiser that predicts scores, which are ratios.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    wrong = nl.Perturbed(oracle, 0.5, vocab_size=3, generator=torch.Generator().manual_seed(0))
+    z, t = torch.tensor([[0, 2, 1, 1]]), torch.tensor([0.4])
+    assert torch.equal(wrong(z, t), wrong(z, t)) and not torch.allclose(wrong(z, t)[..., :2], oracle(z, t)[..., :2])
+    ```
+    """
+
+    tables: Tensor
+
+    def __init__(
+        self,
+        inner: Denoiser,
+        scale: float | int,
+        *,
+        vocab_size: int,
+        width: int = 1,
+        generator: Generator | None = None,
+    ):
+        super().__init__()
+        if not scale >= 0:
+            raise ValueError(f"scale must not be negative; got {scale}")
+        if width < 1:
+            raise ValueError(f"width must be at least 1; got {width}")
+        if inner.predicts == "score":
+            raise ValueError("the error is one of logits; got a denoiser that predicts scores: wrap it in LeaveOneOut")
+        self.inner, self.predicts, self.scale, self.width = inner, inner.predicts, scale, width
+        shape = (2 * width, vocab_size + 1, vocab_size)
+        self.register_buffer("tables", torch.randn(shape, generator=generator, dtype=torch.float64))
+
+    def forward(
+        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "... state"]:
+        """The inner denoiser's logits with the error."""
+        logits = self.inner(z, t, rows)
+        return logits + self.scale * self.error(z, rows).to(logits.dtype)
+
+    def error(
+        self, z: Int[Tensor, "batch length"], rows: Bool[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "... state"]:
+        """The error g, before it is scaled.
+
+        **Arguments:** as for a call.
+        """
+        length, nobody = z.shape[1], self.tables.shape[1] - 1
+        around = torch.nn.functional.pad(z, (self.width, self.width), value=nobody)
+        starts = [i for i in range(2 * self.width + 1) if i != self.width]  # the token itself is left out
+        beside = [around[:, i : i + length] for i in starts]
+        parts = [table[v if rows is None else v[rows]] for table, v in zip(self.tables, beside, strict=True)]
+        return torch.stack(parts).sum(0) / len(parts) ** 0.5
+
+    def __repr__(self) -> str:
+        return f"Perturbed({in_a_line(self.inner)}, {self.scale:g})"

@@ -1,0 +1,107 @@
+r"""DDIM for tokens: steps with as little chance as the marginals allow.
+
+$$\sigma\, 1[z_s = z_t] + (\alpha_s - \sigma \alpha_t)\, 1[z_s = x] + (b_s - \sigma b_t)(z_s)$$
+
+has the marginal $q_s(\cdot \mid x)$ for every x and $\sigma$. With a prediction for x these are three moves again, with masses
+linear in x_hat_z (`moves.py`).
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..categorical import Randomness, uniforms
+from ..denoisers import Denoiser
+from ..elbo.tokens import outside
+from ..process import InterpolatingProcess, NoiseProcess, lift
+from .base import Sampler, require_interpolating
+from .moves import DRAWS, Move, decide, finish
+
+
+class DeterministicSampler(Sampler):
+    r"""Each token keeps its value or takes one of the prediction, and draws no noise that it need not.
+
+    $$\sigma\, 1[z_s = z_t] + (\alpha_s - \sigma \alpha_t)\, \hat p(z_s) + (b_s - \sigma b_t)(z_s), \qquad
+    \sigma = \text{share} \cdot \min\Big(\frac{1 - \alpha_s}{1 - \alpha_t}, \frac{\alpha_s}{\alpha_t}\Big)$$
+
+    $\hat p$ is the posterior. With `share` 1 no noise is drawn: a token keeps its value or takes one of the prediction. It is
+    defined where the mixing does not move with time. For masking, share 1 is the ancestral step; for uniform noise it
+    draws no new noise where the ancestral step does. With share 1 the law tends to that of the data; with less, every
+    token is drawn anew at every step with some probability, however short the step, and it does not.
+
+    **Arguments:**
+
+    - `process`: one whose mixing is the same at all times.
+    - `denoiser`: of any parametrisation.
+    - `share`: in [0, 1].
+
+    **Raises:** `ValueError` for a mixing that moves, other shares, or token-dependent noise.
+
+    **Source:** Song et al. (2021), DDIM, arXiv 2010.02502, appendix A.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.uniform(vocab_size=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    x = nl.DeterministicSampler(process, oracle).sample((4, 8), steps=16)
+    ```
+    """
+
+    def __init__(self, process: NoiseProcess, denoiser: Denoiser, *, share: float | int = 1.0):
+        inner = require_interpolating(process, type(self).__name__)
+        super().__init__(process, denoiser)
+        if not 0 <= share <= 1:
+            raise ValueError(f"share must lie in [0, 1]; got {share}")
+        low, high = process.domain
+        middle = low + (high - low) * torch.tensor([[0.1], [0.4], [0.9]], dtype=torch.float64, device=self.device)
+        noise = inner.noise(middle)
+        row = noise.dense() / noise.total()[..., None]
+        if (row - row[:1]).abs().max() > 1e-6:
+            raise ValueError(
+                f"DeterministicSampler is defined for a mixing that does not move with time; that of {process} does"
+            )
+        self.share, self.converges = share, share == 1
+
+    def step(
+        self,
+        z: Int[Tensor, "batch length"],
+        t: Float[Tensor, "..."],
+        s: Float[Tensor, "..."],
+        *,
+        generator: Randomness = None,
+    ) -> Int[Tensor, "batch length"]:
+        """One step."""
+        process = self.process
+        assert isinstance(process, InterpolatingProcess)
+        u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
+        s, t = lift(s, z), lift(t, z)
+        a_s, b_s, a_t, b_t = process.alpha(s).double(), process.noise(s), process.alpha(t).double(), process.noise(t)
+        total = b_t.total()
+        stick = torch.minimum(
+            b_s.total() / torch.where(total > 0, total, 1), a_s / torch.where(a_t > 0, a_t, 1).clamp(min=1e-300)
+        )
+        stick = torch.where(s < t, self.share * stick, 1)
+        gain = torch.where(s < t, (a_s - stick * a_t).clamp(min=0), 0)
+        drawn = b_s.total() - stick * total
+        drawn = torch.where((s < t) & (drawn > 1e-14), drawn, 0)  # a difference of two numbers that ought to be equal
+        b = b_t.at(z)
+        seen = b == 0  # of a token that noise cannot have made, x_hat_z is 1 without asking
+        move = Move(
+            data=gain * b,
+            noise=torch.where(seen, drawn, drawn * b),
+            stay=torch.where(seen, stick + gain, stick * b),
+            stay_slope=torch.where(seen, 0, (stick + gain) * a_t),
+            draw=b_s.choose,
+            noise_slope=torch.where(seen, 0, drawn * a_t),
+        )
+        plan = decide(move, z, u, process.data_tokens(z.device)[z])
+        if not plan.rows.any():
+            return plan.z
+        return finish(plan, self.denoiser(z, t, plan.rows), outside(process))
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, share={self.share:g})"

@@ -1,0 +1,192 @@
+r"""Path planning: every step decides anew which positions are clean, so that revealed tokens may become noise again."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from ..categorical import Randomness, choose, uniforms
+from ..denoisers import Denoiser
+from ..denoisers.base import in_a_line
+from ..elbo.tokens import outside
+from ..parametrization import to_posterior
+from ..process import InterpolatingProcess, NoiseProcess, lift
+from .base import Sampler, require_interpolating
+
+DRAWS = 3  # uniform numbers per position and step: the candidate, and two for a token of the noise
+
+
+class PathPlanningSampler(Sampler):
+    r"""Keeps the tokens that score best, draws the others anew, and lets noise have what is left: remasking by a plan.
+
+    At time t every position gets a candidate, drawn from the posterior $p(x_i \mid z) \propto \hat x_v\, q_t(z_i \mid v)$:
+    for a mask that is $\hat x$, and a token that noise cannot have made is its own candidate. Its score is
+
+    $$\log \hat x_v \text{ for a new token } v, \qquad \eta \log p_v \text{ for one that stays}$$
+
+    with p from the planner, by default $\hat x$ itself (self-planning). Of the N tokens of a sequence that move to s, the
+    best $N - \mathrm{round}(N (1 - \alpha_s))$ are clean and take their candidates; all others become noise of time s. Where
+    noise shows, this is the published rule: a revealed token that the model no longer believes in is masked again. Where
+    it does not (uniform noise), nobody knows which tokens are revealed, and a candidate that equals what is there counts as
+    one that stays; this reading is ours.
+
+    The logarithms are not positive, so a *large* $\eta$ lowers the scores of tokens that stay: they are remasked more
+    often. $\eta = 0$ never masks a token again, which makes it the `ConfidenceSampler`; $\eta = 1$ puts old and new tokens
+    on the same footing.
+
+    Its law does not tend to that of the data (`converges` is false): what is drawn decides what stays.
+
+    A network that was trained on masks alone has never been asked about a token that it sees, and one that copies what it
+    sees is certain of it: self-planning then needs a planner.
+
+    **Arguments:**
+
+    - `process`: an interpolating process.
+    - `denoiser`: as for every sampler. It is asked at masks and, unless there is a planner or `stochasticity` is 0, at
+      tokens that may stay.
+    - `planner`: a network that reads the sequence filled with all candidates, at the lower end of the domain (clean), and
+      scores the tokens that stay. Its logits are used as they are, without conversion: those of a masked language model
+      (BERT) will do.
+    - `stochasticity`: $\eta$, not negative.
+    - `draw`: whether candidates are drawn; if not, each is the most probable one.
+
+    **Raises:** `ValueError` for a process that is not interpolating, a planner that is no denoiser or predicts scores, or a
+    negative `stochasticity`.
+
+    **Source:** Peng et al. (2025), "Path Planning for Masked Diffusion Model Sampling" (P2), arXiv 2502.03540; $\eta$ on the
+    logarithm is that of its code. Zheng et al. (2023), arXiv 2302.05737, for uniform noise that is sampled by ranking.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    sampler = nl.PathPlanningSampler(process, oracle, stochasticity=1)
+    x = sampler.sample((4, 8), steps=16, generator=torch.Generator().manual_seed(0))
+    assert (x < 2).all()
+    ```
+    """
+
+    process: InterpolatingProcess
+
+    def __init__(
+        self,
+        process: NoiseProcess,
+        denoiser: Denoiser,
+        planner: Denoiser | None = None,
+        *,
+        stochasticity: float | int = 1.0,
+        draw: bool = True,
+    ):
+        super().__init__(require_interpolating(process, type(self).__name__), denoiser)
+        if planner is not None and not (isinstance(planner, Denoiser) and planner.predicts != "score"):
+            came = "one that predicts scores" if isinstance(planner, Denoiser) else type(planner).__name__
+            raise ValueError(f"planner must be a noiselab.Denoiser that predicts logits of tokens; got {came}")
+        if not 0 <= stochasticity < float("inf"):
+            raise ValueError(f"stochasticity must be finite and not negative; got {stochasticity}")
+        self.planner, self.stochasticity, self.draw = planner, stochasticity, draw
+
+    def step(
+        self,
+        z: Int[Tensor, "batch length"],
+        t: Float[Tensor, "..."],
+        s: Float[Tensor, "..."],
+        *,
+        generator: Randomness = None,
+    ) -> Int[Tensor, "batch length"]:
+        """Plans anew; the network is not called where all tokens are known and none is to be masked."""
+        u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
+        t, s = lift(t, z), lift(s, z)
+        known = self.process.reveals(z, t)
+        moving = (s < t) & (~known | self.process.data_tokens(z.device)[z])
+        due, left = noise_at(self.process, s, moving)
+        judged = moving & (left > 0)[:, None]
+        here = self.planner is None and self.stochasticity > 0
+        rows = (moving & ~known) | judged if here else moving & ~known
+        candidate, score = z, torch.zeros(z.shape, dtype=torch.float64, device=z.device)
+        if rows.any():
+            log_probs = log_law(self.denoiser(z, t, rows), self.process)
+            law = to_posterior(self.process, log_probs, z[rows], t.expand(z.shape)[rows], check=False)
+            candidate = z.masked_scatter(rows, pick(law.log_softmax(-1), u[..., 0][rows], self.draw))
+            score = spread(at(log_probs, candidate[rows]), rows)
+        score = self.with_stability(score, candidate, judged & (candidate == z))
+        free = moving & ~due
+        clean = (moving & due) | best(score, free, free.sum(-1) - left)
+        new = torch.where(clean, candidate, self.process.noise(s).choose(u[..., 1], u[..., 2]))
+        return torch.where(moving, new, z)
+
+    def with_stability(self, score: Tensor, candidate: Tensor, stays: Tensor) -> Tensor:
+        """The scores, those of tokens that stay by the planner and times the stochasticity."""
+        if self.stochasticity == 0:
+            return torch.where(stays, torch.inf, score)
+        if self.planner is not None and stays.any():
+            low = torch.full(candidate.shape[:1], self.process.domain[0], dtype=torch.float64, device=score.device)
+            log_probs = log_law(self.planner(candidate, low, stays), self.process)
+            score = score.masked_scatter(stays, at(log_probs, candidate[stays]))
+        return torch.where(stays, self.stochasticity * score, score)
+
+    def __repr__(self) -> str:
+        planner = "" if self.planner is None else f", {in_a_line(self.planner)}"
+        draw = "" if self.draw else ", draw=False"
+        denoiser = in_a_line(self.denoiser)
+        return f"PathPlanningSampler({self.process}, {denoiser}{planner}, stochasticity={self.stochasticity:g}{draw})"
+
+
+def noise_at(process: InterpolatingProcess, s: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
+    """Where no noise may be left at s, Bool [batch, length], and how many of the other `moving` tokens are noise then."""
+    share = process.noise(s).total().expand(moving.shape)
+    due = (share == 0) | (s <= process.domain[0]).expand(moving.shape)
+    # Halves go up, whatever the rounding of the sum.
+    return due, ((share * (moving & ~due)).sum(-1) + 0.5 + 1e-9).floor().long()
+
+
+def log_law(logits: Float[Tensor, "rows state"], process: InterpolatingProcess) -> Float[Tensor, "rows state"]:
+    """Log-probabilities of data tokens.
+
+    What is nearly certain keeps its digits, which a softmax rounds to certain: sharp predictions would tie, and be revealed
+    from left to right. A row that is no number is given as uniform: an oracle knows nothing about a token whose neighbours
+    cannot stand together. So it is the token without which they can, and which it knows to be impossible, that scores worst.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    off = outside(process)
+    if off is not None:
+        logits = logits.index_fill(-1, off, -torch.inf)
+    top, index = logits.max(-1, keepdim=True)
+    others = logits.scatter(-1, index, -torch.inf).logsumexp(-1, keepdim=True)
+    log_probs = logits - top - softplus(others - top)
+    data = process.data_tokens(logits.device)
+    blank = torch.where(data, -data.sum().to(log_probs).log(), -torch.inf)
+    return torch.where(top.isfinite(), log_probs, blank)
+
+
+def at(log_probs: Float[Tensor, "rows state"], z: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+    """The log-probability of the token z in each row, float64."""
+    return log_probs.gather(-1, z[:, None])[:, 0].double()
+
+
+def pick(log_probs: Float[Tensor, "rows state"], u: Float[Tensor, " rows"], draw: bool) -> Int[Tensor, " rows"]:
+    """A token of each row: drawn, or the most probable one."""
+    return choose(log_probs.exp(), u) if draw else log_probs.argmax(-1)
+
+
+def spread(values: Float[Tensor, " rows"], rows: Bool[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
+    """Numbers of rows at their positions, 0 elsewhere."""
+    return torch.zeros(rows.shape, dtype=torch.float64, device=rows.device).masked_scatter(rows, values.double())
+
+
+def ranked(score: Float[Tensor, "batch length"], rows: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+    """Positions from the best score to the worst, those outside `rows` last; not-a-number is worst."""
+    low = torch.finfo(score.dtype).min
+    return (
+        score.nan_to_num(low, neginf=low).masked_fill(~rows, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    )
+
+
+def best(
+    score: Float[Tensor, "batch length"], rows: Bool[Tensor, "batch length"], count: Int[Tensor, " batch"]
+) -> Bool[Tensor, "batch length"]:
+    """The `count` best of `rows` in each sequence; from left to right where scores are equal."""
+    return rows & (ranked(score, rows).argsort(-1) < count[:, None])

@@ -1,0 +1,262 @@
+r"""ReMDM for any noise: steps that go back as well, with the right marginals all the same.
+
+For any clean x, a mixture of the reverse transition and of fresh noise has the marginal $q_s(\cdot \mid x)$ again:
+
+$$\kappa\, q(z_s \mid z_t, x) + (1 - \kappa)\, q_s(z_s \mid x)$$
+
+With a prediction for x these are three moves again, with masses linear in x_hat_z (`moves.py`).
+"""
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..categorical import Randomness, uniforms
+from ..denoisers import Denoiser, as_leave_one_out
+from ..denoisers.base import in_a_line
+from ..elbo.tokens import outside
+from ..process import InterpolatingProcess, NoiseProcess, lift
+from .base import Sampler, require_interpolating
+from .corrector import Corrector
+from .moves import DRAWS, Move, decide, finish
+
+Remasking = Literal["cap", "rescale", "confidence"]
+
+
+class RemaskingSampler(Sampler):
+    r"""ReMDM for any noise: a token that is there may become noise again, by chance, and be guessed anew.
+
+    Each token takes its reverse transition with probability $\kappa$, and is drawn anew from $q_s(\cdot \mid x)$, x from
+    its posterior, otherwise. For masking that is the published family with the remasking probability
+    $\sigma = (1 - \kappa)(1 - \alpha_s)$, of at most $\sigma_{max} = \min(1, (1 - \alpha_s) / \alpha_t)$:
+
+    | `schedule` | $\sigma$ |
+    | --- | --- |
+    | "cap" | $\min(\eta, \sigma_{max})$ |
+    | "rescale" | $\eta\, \sigma_{max}$ |
+    | "confidence" | $\eta\, \sigma_{max}$ times softmax$(-p)$ over the sequence's visible tokens, p being x_hat of the token that is there |
+
+    For noise that does not show, $\kappa$ stops at 0, where everything is drawn anew, and "confidence" weighs all tokens.
+    Tokens that are redrawn in the same step do not see each other, however short the step. So with the exact denoiser an
+    error stays that grows with `amount`; only with `amount` falling as 1/N does the law of N steps tend to that of the data.
+
+    **Arguments:**
+
+    - `process`: one whose noise forgets what it destroys.
+    - `denoiser`: of any parametrisation.
+    - `schedule`: see the table.
+    - `amount`: $\eta$ in [0, 1]; 0 is the ancestral sampler.
+    - `between`: times (low, high): tokens are remasked in steps that start in this range, and nowhere else ("switch").
+
+    **Raises:** `ValueError` for other settings, or token-dependent noise.
+
+    **Source:** Wang et al. (2025), ReMDM, arXiv 2503.00307, sections 3 and 4; for other noise Deschenaux et al. (2026), arXiv
+    2602.21185. The published "confidence" is that of the step in which a token was drawn; here it is that of the network now.
+    The loop is `RemaskingCorrector`.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    x = nl.RemaskingSampler(process, oracle, "cap", amount=0.05).sample((4, 8), steps=64)
+    assert (x < 2).all()
+    ```
+    """  # noqa: E501
+
+    def __init__(
+        self,
+        process: NoiseProcess,
+        denoiser: Denoiser,
+        schedule: Remasking = "cap",
+        *,
+        amount: float | int = 0.02,
+        between: tuple[float | int, float | int] = (0, 1),
+    ):
+        require_interpolating(process, type(self).__name__)
+        super().__init__(process, denoiser)
+        if schedule not in get_args(Remasking):
+            raise ValueError(f"schedule must be one of {get_args(Remasking)}; got {schedule!r}")
+        if not 0 <= amount <= 1:
+            raise ValueError(f"amount must lie in [0, 1]; got {amount}")
+        if not between[0] <= between[1]:
+            raise ValueError(f"between must be (low, high); got {between}")
+        self.schedule, self.amount, self.between = schedule, amount, between
+        self.converges = amount == 0
+
+    def step(
+        self,
+        z: Int[Tensor, "batch length"],
+        t: Float[Tensor, "..."],
+        s: Float[Tensor, "..."],
+        *,
+        generator: Randomness = None,
+    ) -> Int[Tensor, "batch length"]:
+        """One step; for "confidence" all tokens that are no noise are asked about, else only those that may move."""
+        process = self.process
+        assert isinstance(process, InterpolatingProcess)
+        u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
+        s, t = lift(s, z), lift(t, z)
+        kappa = self.keeping(z, s, t)
+        plan = decide(remasking_move(process, z, s, t, kappa), z, u, process.data_tokens(z.device)[z])
+        if not plan.rows.any():
+            return plan.z
+        return finish(plan, self.denoiser(z, t, plan.rows), outside(process))
+
+    def keeping(
+        self, z: Int[Tensor, "batch length"], s: Float[Tensor, "batch time"], t: Float[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch length"]:
+        r"""The share $\kappa$ of the reverse transition for each token, at lifted times."""
+        process = self.process
+        assert isinstance(process, InterpolatingProcess)
+        a_t = process.alpha(t).double()
+        noisy = process.noise(s).total()
+        largest = torch.where(a_t > 0, noisy / torch.where(a_t > 0, a_t, 1), 1).clamp(max=1)
+        sigma = largest.clamp(max=self.amount) if self.schedule == "cap" else self.amount * largest
+        sigma = sigma.expand(z.shape)
+        if self.schedule == "confidence":
+            sigma = sigma * self.doubt(z, s, t)
+        low, high = self.between
+        active = (t >= low) & (t <= high) & (s < t)
+        kappa = torch.where(active & (noisy > 0), 1 - sigma / torch.where(noisy > 0, noisy, 1), 1)
+        return torch.maximum(kappa, self.least(z, s, t))
+
+    def least(
+        self, z: Int[Tensor, "batch length"], s: Float[Tensor, "batch time"], t: Float[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch length"]:
+        r"""The least $\kappa$ that leaves a law: below 0 where the noise can only be the token that is there, or is none."""
+        process = self.process
+        assert isinstance(process, InterpolatingProcess)
+        keep, fresh = process.jump(z, s, t)
+        noise = process.noise(t)
+        b, total = noise.at(z).expand(z.shape), noise.total()
+        alone = (b >= total * (1 - 1e-12)) & ~process.data_tokens(z.device)[z]
+        seen = b == 0
+        # kappa (keep + fresh) / q_t(z | x) + 1 - kappa >= 0 at the token that is there.
+        ratio = torch.where(seen, keep / process.alpha(t), (keep + fresh) / torch.where(seen, 1, b))
+        return torch.where(alone | seen, -1 / (ratio - 1).clamp(min=1e-12), 0)
+
+    def doubt(
+        self, z: Int[Tensor, "batch length"], s: Float[Tensor, "batch time"], t: Float[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch length"]:
+        """Softmax of minus x_hat at the visible tokens of each sequence, 0 at tokens that are noise or do not move."""
+        rows = self.process.data_tokens(z.device)[z] & (s < t)
+        if not rows.any():
+            return torch.zeros(z.shape, dtype=torch.float64, device=z.device)
+        logits = self.denoiser(z, t, rows).double()
+        if self.process.support is not None:
+            logits = logits.masked_fill(~self.process.support, -torch.inf)
+        believed = logits.softmax(-1).gather(-1, z[rows][:, None])[:, 0].nan_to_num(0)
+        score = torch.full(z.shape, -torch.inf, dtype=torch.float64, device=z.device).masked_scatter(rows, -believed)
+        return score.softmax(-1).nan_to_num(0)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, {self.schedule}, amount={self.amount:g})"
+
+
+def remasking_move(
+    process: InterpolatingProcess,
+    z: Int[Tensor, "batch length"],
+    s: Float[Tensor, "..."],
+    t: Float[Tensor, "..."],
+    kappa: Float[Tensor, "batch length"],
+) -> Move:
+    r"""The masses of $\kappa\, q(z_s \mid z_t, \hat x) + (1 - \kappa)\, E\, q_s(z_s \mid x)$, x from the posterior.
+
+    They add up to $q_t(z_t \mid \hat x)$ = b_t + a_t x_hat_z:
+
+        x_hat    a_s (kappa fresh + (1 - kappa) b_t)
+        noise    (1 - a_s) (kappa fresh + (1 - kappa) (b_t + a_t x_hat_z))
+        stay     kappa keep b_s + (kappa keep a_s + (1 - kappa) a_s a_t) x_hat_z
+
+    For kappa < 0 (noise that is one token of its own), what noise draws and what stays are the same token, and stand
+    together.
+    """
+    s, t = lift(s, z), lift(t, z)
+    a_s, b_s = process.alpha(s).double(), process.noise(s)
+    a_t, b_t = process.alpha(t).double(), process.noise(t).at(z)
+    keep, fresh = process.jump(z, s, t)
+    noisy, rest = b_s.total(), 1 - kappa
+    noise = noisy * (kappa * fresh + rest * b_t)
+    stay = kappa * keep * b_s.at(z)
+    together, seen = stay < 0, b_t == 0
+    # Of a token that noise cannot have made, x_hat_z is 1 without asking.
+    return Move(
+        data=a_s * (kappa * fresh + rest * b_t),
+        noise=torch.where(seen, rest * noisy, torch.where(together, 0, noise)),
+        stay=torch.where(seen, kappa + rest * a_s, torch.where(together, noise + stay, stay)).clamp(min=0),
+        stay_slope=torch.where(seen, 0, kappa * keep * a_s + rest * a_s * a_t),
+        draw=b_s.choose,
+        noise_slope=torch.where(seen, 0, rest * noisy * a_t),
+    )
+
+
+class RemaskingCorrector(Corrector):
+    r"""ReMDM's loop: at a time that stands still, each token is drawn anew from $q_t(\cdot \mid x)$ by chance.
+
+    With probability $1 - \kappa = \sigma / (1 - \alpha_t)$ a token is replaced by noise at t of a clean token from its
+    posterior: for masking, a visible token is masked with probability $\sigma$, and as many masks are filled. One token at a
+    time this leaves the law of noisy sequences alone; tokens drawn in the same step do not see each other's change.
+
+    **Arguments:**
+
+    - `process`: one whose noise forgets what it destroys.
+    - `denoiser`: of any parametrisation.
+    - `amount`: $\sigma$ in [0, 1], at most $1 - \alpha_t$.
+
+    **Raises:** `ValueError` for another amount, or token-dependent noise.
+
+    **Source:** Wang et al. (2025), ReMDM, arXiv 2503.00307, section 4 (loop).
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    loop = nl.RemaskingCorrector(process, oracle, amount=0.05)
+    ancestral = nl.AncestralSampler(process, oracle)
+    sampler = nl.PredictorCorrector(ancestral, loop, when=(0.4, 0.6), repeats=8)
+    assert (sampler.sample((4, 8), steps=16) < 2).all()
+    ```
+    """
+
+    kind = "remask"
+
+    def __init__(self, process: NoiseProcess, denoiser: Denoiser, *, amount: float | int = 0.02):
+        process.validate(16)
+        self.process = require_interpolating(process, type(self).__name__)
+        self.denoiser = as_leave_one_out(denoiser, process)
+        if not 0 <= amount <= 1:
+            raise ValueError(f"amount must lie in [0, 1]; got {amount}")
+        self.amount = amount
+
+    @torch.no_grad()
+    def step(
+        self,
+        z: Int[Tensor, "batch length"],
+        t: Float[Tensor, "..."],
+        *,
+        rows: Bool[Tensor, "batch length"] | None = None,
+        generator: Randomness = None,
+    ) -> Int[Tensor, "batch length"]:
+        """One round over all tokens."""
+        u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
+        t = lift(t, z)
+        noisy = self.process.noise(t).total()
+        kappa = torch.where(noisy > 0, 1 - self.amount / torch.where(noisy > 0, noisy, 1), 1).clamp(0, 1)
+        kappa = kappa.expand(z.shape) if rows is None else torch.where(rows, kappa, 1)
+        plan = decide(remasking_move(self.process, z, t, t, kappa), z, u, self.process.data_tokens(z.device)[z])
+        if not plan.rows.any():
+            return plan.z
+        return finish(plan, self.denoiser(z, t, plan.rows), outside(self.process))
+
+    def __repr__(self) -> str:
+        return f"RemaskingCorrector({self.process}, {in_a_line(self.denoiser)}, amount={self.amount:g})"
