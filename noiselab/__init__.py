@@ -7,6 +7,7 @@ is clean, time 1 is noise. Networks, data, training and evaluation live in modul
 
 from .categorical import Randomness, choose, uniforms
 from .denoisers import (
+    AskedOnly,
     ClassifierFreeGuidance,
     ClassifierGuidance,
     Counting,
@@ -149,6 +150,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Absorbing",
     "AncestralSampler",
+    "AskedOnly",
     "Blend",
     "BlockSampler",
     "BoundTerms",

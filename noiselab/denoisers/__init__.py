@@ -1,5 +1,6 @@
 """Denoisers: the interface, wrappers that change a prediction, the exact oracle; networks in their own modules."""
 
+from .asked import AskedOnly
 from .base import Denoiser, ProjectedDenoiser, Transform, select
 from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out
 from .counting import Counting
@@ -9,6 +10,7 @@ from .perturbed import Perturbed
 from .transforms import MinP, Support, Suppress, Temperature, TopK, TopP
 
 __all__ = [
+    "AskedOnly",
     "ClassifierFreeGuidance",
     "ClassifierGuidance",
     "Counting",

@@ -81,7 +81,8 @@ class CachedBlockCausal(BlockCausal):
 
     A block is evaluated again from the first token on whose value or time is not what it was, in any sequence of the batch,
     and where its own rows are asked for. So any sampler may use it, in any order; `BlockSampler` gains: each step costs one
-    block, and the step that enters a block two. Nothing is kept where gradients are recorded.
+    block, and the step that enters a block two. Nothing is kept where gradients are recorded, and a batch of another size
+    begins anew, so that samplers which ask about parts of a batch save little.
 
     **Arguments:** as for `BlockCausal`.
 

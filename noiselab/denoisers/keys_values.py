@@ -33,7 +33,8 @@ class Append:
         """Keys and values of all tokens so far."""
         if self.kept is not None:
             key, value = torch.cat((self.kept[0], key), 2), torch.cat((self.kept[1], value), 2)
-        self.kept = (key, value)
+        # Values are cut out of a tensor that holds the queries too, and would keep it alive.
+        self.kept = (key, value.contiguous())
         return self.kept
 
 

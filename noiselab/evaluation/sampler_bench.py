@@ -46,7 +46,7 @@ class Row(SampleMeasures):
 class Meter(Counting):
     """Counts, and asks the inner denoiser only about sequences in which a token needs an answer.
 
-    Those are also counted apart, as `needed`. For denoisers that look at each sequence by itself, as all do.
+    Those are also counted apart, as `needed`. For denoisers that look at each sequence by itself and remember nothing.
     """
 
     def __init__(self, inner: Denoiser):

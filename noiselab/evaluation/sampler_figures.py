@@ -88,12 +88,13 @@ def plot(rows: Sequence[Row], measure: str = "gap", *, cost: str = "evaluations"
     figure = Figure(figsize=(1 + 3.2 * len(processes), 1.2 + 2.6 * len(worlds)), layout="constrained", facecolor="none")
     axes = figure.subplots(len(worlds), len(processes), sharex=True, sharey="row", squeeze=False)
     for line, (world, denoiser) in zip(axes, worlds, strict=True):
+        beside = [row for row in rows if (row.world, row.denoiser) == (world, denoiser)]
+        bottom = _bottom(beside, measure)
         for axis, process in zip(line, processes, strict=True):
-            here = [row for row in rows if (row.world, row.denoiser, row.process) == (world, denoiser, process)]
-            _panel(axis, here, methods, measure, cost)
-            axis.set_title(
-                f"{world} chain, {process}, {denoiser}" if len(worlds) > 1 else process, fontsize=9, color=GREY
-            )
+            here = [row for row in beside if row.process == process]
+            _panel(axis, here, methods, measure, cost, bottom)
+            title = f"{world} chain, {process}, {denoiser}" if len(worlds) > 1 else process
+            axis.set_title(title, fontsize=9, color=GREY)
     for axis in axes[-1]:
         axis.set_xlabel(COSTS[cost], fontsize=8, color=GREY)
     figure.supylabel(MEASURES[measure], fontsize=9, color=GREY)
@@ -114,9 +115,9 @@ def plot(rows: Sequence[Row], measure: str = "gap", *, cost: str = "evaluations"
     return figure
 
 
-def _panel(axis: "Axes", rows: Sequence[Row], methods: Sequence[str], measure: str, cost: str) -> None:
-    floor = _floor(rows, measure)
-    bottom = floor / 4 if measure == "gap" else 0.0
+def _panel(axis: "Axes", rows: Sequence[Row], methods: Sequence[str], measure: str, cost: str, bottom: float) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     axis.set_facecolor("none")
     axis.set(xscale="log", yscale="log")
     for i, method in enumerate(methods):
@@ -128,22 +129,31 @@ def _panel(axis: "Axes", rows: Sequence[Row], methods: Sequence[str], measure: s
         y = [max(abs(v), 1.2 * bottom) for v in value]
         line = LINES[i // len(PALETTE) % len(LINES)]
         axis.plot(x, y, ls=line, lw=1.8 if i == 0 else 1.1, color=colour, marker=marker, ms=0, label=method)
-        for j, row in enumerate(mine):
-            face = "none" if value[j] < 0 else colour
-            axis.plot(x[j], y[j], marker=marker, ms=4.5, color=colour, mfc=face, zorder=3)
-            if measure == "gap":
-                ends = [max(abs(value[j]) + k * row.error, 1.2 * bottom) for k in (-1, 1)]
-                axis.plot([x[j], x[j]], ends, color=colour, lw=1)
-    if floor:
-        axis.set_ylim(bottom=bottom or None)
-        axis.axhspan(axis.get_ylim()[0], floor, color=GREY, alpha=0.15, lw=0)
+        above, below = ([j for j, v in enumerate(value) if (v < 0) == sign] for sign in (False, True))
+        for face, some in ((colour, above), ("none", below)):
+            points: dict[str, Any] = {"ls": "", "marker": marker, "ms": 4.5, "color": colour, "mfc": face, "zorder": 3}
+            axis.plot([x[j] for j in some], [y[j] for j in some], **points)
+        if measure == "gap":
+            ends = [[max(abs(row.gap) + k * row.error, 1.2 * bottom) for row in mine] for k in (-1, 1)]
+            axis.vlines(x, ends[0], ends[1], color=colour, lw=1)
+    axis.set_ylim(bottom=bottom)
+    axis.axhspan(bottom, max(_floor(rows, measure), bottom), color=GREY, alpha=0.15, lw=0)
     ticks = sorted({row.budget for row in rows})
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.minorticks_off()
     axis.tick_params(colors=GREY, labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color(GREY)
     axis.grid(color=GREY, alpha=0.2, lw=0.5)
+
+
+def _bottom(rows: Sequence[Row], measure: str) -> float:
+    """Where the axis begins: gaps far below what can be told are not shown, all else is."""
+    floor, values = _floor(rows, measure), [abs(getattr(row, measure)) for row in rows]
+    positive = [value for value in values if 0 < value < math.inf]
+    return floor / 4 if measure == "gap" and floor else 0.8 * min([*positive, floor or 1.0])
 
 
 def _floor(rows: Sequence[Row], measure: str) -> float:

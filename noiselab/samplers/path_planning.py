@@ -3,7 +3,6 @@ r"""Path planning: every step decides anew which positions are clean, so that re
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
@@ -152,14 +151,16 @@ def log_law(logits: Float[Tensor, "rows state"], process: InterpolatingProcess) 
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     off = outside(process)
-    if off is not None:
-        logits = logits.index_fill(-1, off, -torch.inf)
-    top, index = logits.max(-1, keepdim=True)
-    others = logits.scatter(-1, index, -torch.inf).logsumexp(-1, keepdim=True)
-    log_probs = logits - top - softplus(others - top)
-    data = process.data_tokens(logits.device)
-    blank = torch.where(data, -data.sum().to(log_probs).log(), -torch.inf)
-    return torch.where(top.isfinite(), log_probs, blank)
+    # A copy of our own, worked on in place: these are passes over [rows, state].
+    law = logits.clone() if off is None else logits.index_fill(-1, off, -torch.inf)
+    top, index = law.max(-1, keepdim=True)
+    others = law.sub_(top).scatter_(-1, index, -torch.inf).exp().sum(-1, keepdim=True)
+    law.scatter_(-1, index, 0).sub_(others.log1p())
+    unknown = ~top.isfinite()
+    if unknown.any():
+        data = process.data_tokens(law.device)
+        law = torch.where(unknown, torch.where(data, -data.sum().to(law).log(), -torch.inf), law)
+    return law
 
 
 def at(log_probs: Float[Tensor, "rows state"], z: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:

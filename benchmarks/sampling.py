@@ -1,0 +1,193 @@
+"""What samplers cost besides the network, as ratios of one run: `make bench`.
+
+Float32, 50,258 tokens, two threads. Prints tables; a line that misses its limit is marked, and the exit status says so.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import torch
+from core import report
+from measure import in_turns
+
+import noiselab as nl
+from noiselab.denoisers.dit import DiT, DiTConfig
+from noiselab.denoisers.huggingface import TransformersDenoiser
+
+V, LENGTH = 50_258, 512
+MASK = V - 1
+STEPS = 64
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def network(layers: int, width: int, length: int, seed: int = 0) -> TransformersDenoiser:
+    """A network with random weights, its zero layers too, so that its answers differ."""
+    torch.manual_seed(seed)
+    heads = max(width // 64, 1)
+    model = DiT(
+        DiTConfig(
+            vocab_size=V,
+            max_seq_len=length,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+        )
+    ).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if (weight == 0).all():
+                weight.normal_(std=0.02)
+    return TransformersDenoiser(model)
+
+
+class Answers(nl.Denoiser):
+    """Logits that are there already: what is left is the sampler."""
+
+    def __init__(self, logits: torch.Tensor):
+        super().__init__()
+        self.register_buffer("logits", logits)
+
+    def forward(self, z, t, rows=None):
+        return self.logits[None] if rows is None else self.logits[rows[0]]
+
+
+class Everywhere(nl.Denoiser):
+    """Projects all rows, and gives the selected ones."""
+
+    def __init__(self, inner: nl.Denoiser):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, z, t):
+        return self.inner(z, t)
+
+
+def processes() -> dict[str, nl.InterpolatingProcess]:
+    return {
+        "masked": nl.masked(vocab_size=V, mask_id=MASK),
+        "hybrid": nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.1),
+        "uniform": nl.uniform(vocab_size=V, special=[MASK]),
+    }
+
+
+def steps_of(process: nl.InterpolatingProcess, name: str, answers: nl.Denoiser) -> dict[str, Callable[[], object]]:
+    """One step of each method in the middle of 64, on noisy tokens of that time."""
+    t = torch.full((1,), 0.5, dtype=torch.float64)
+    s = t - 1 / STEPS
+    x = torch.randint(0, MASK, (1, LENGTH), generator=generator())
+    z = process.corrupt(x, t, generator=generator(1))
+    predictors: dict[str, nl.Sampler] = {
+        "ancestral": nl.AncestralSampler(process, answers),
+        "Euler": nl.EulerSampler(process, answers),
+        "tau-leaping": nl.TauLeapingSampler(process, answers),
+        "remasking, cap": nl.RemaskingSampler(process, answers, amount=0.02),
+        "path planning": nl.PathPlanningSampler(process, answers),
+    }
+    if name != "hybrid":
+        predictors["deterministic"] = nl.DeterministicSampler(process, answers)
+    if name == "masked":
+        predictors["confidence"] = nl.ConfidenceSampler(process, answers)
+    pieces: dict[str, Callable[[], object]] = {
+        kind: lambda sampler=sampler: sampler.step(z, t, s, generator=generator(2))
+        for kind, sampler in predictors.items()
+    }
+    correctors: dict[str, nl.Corrector] = {
+        "Gibbs": nl.GibbsCorrector(process, answers),
+        "self-correction": nl.SelfCorrection(answers, support=process.support),
+    }
+    pieces |= {
+        kind: lambda corrector=corrector: corrector.step(z, t, generator=generator(2))
+        for kind, corrector in correctors.items()
+    }
+    return pieces
+
+
+@torch.no_grad()
+def overhead(rounds: int) -> int:
+    """Each method's step on ready logits, against a forward pass of the published small network."""
+    small = network(12, 768, LENGTH)
+    tokens, t = torch.randint(0, MASK, (1, LENGTH), generator=generator()), torch.full((1,), 0.5)
+    answers = Answers(torch.randn(LENGTH, V, generator=generator()))
+    pieces: dict = {("forward", ""): lambda: small(tokens, t)}
+    for name, process in processes().items():
+        pieces |= {(name, kind): piece for kind, piece in steps_of(process, name, answers).items()}
+    time = in_turns(pieces, rounds)
+    forward = time["forward", ""]
+    parameters = sum(p.numel() for p in small.parameters())
+    print(f"  a forward pass of {parameters / 1e6:.0f}M parameters over {LENGTH} tokens: {1000 * forward:.0f} ms")
+    # Self-correction and path planning read the whole of every prediction, in every step.
+    lines = [
+        (f"{kind}, {name}", seconds / forward, None if kind in ("path planning", "self-correction") else 0.08, False)
+        for (name, kind), seconds in time.items()
+        if name != "forward"
+    ]
+    return report("one step / a forward pass", lines)
+
+
+@torch.no_grad()
+def rows_only(steps: int) -> int:
+    """Masked ancestral sampling end to end, with the output projection of the rows that need it, or of all."""
+    process, small = nl.masked(vocab_size=V, mask_id=MASK), network(4, 256, 128)
+    found = {}
+
+    def run(denoiser: nl.Denoiser) -> torch.Tensor:
+        return nl.AncestralSampler(process, denoiser).sample((1, 128), steps=steps, generator=generator())
+
+    pieces = {"rows": lambda: found.update(rows=run(small)), "all": lambda: found.update(all=run(Everywhere(small)))}
+    time = in_turns(pieces, 1)
+    same = (found["rows"] == found["all"]).double().mean().item()
+    print(
+        f"\n  {steps} steps, 128 tokens: {time['rows']:.1f} s, projecting all {time['all']:.1f} s; {same:.1%} equal tokens"
+    )
+    counting = nl.Counting(small)
+    nl.FirstHittingSampler(process, counting).sample((1, 128), steps=1, generator=generator())
+    return report(
+        "masked sampling",
+        [
+            (f"{steps} steps: projecting all rows / those that need it", time["all"] / time["rows"], 3, True),
+            ("first hitting: calls of the network / tokens", counting.calls / 128, 1, False),
+        ],
+    )
+
+
+@torch.no_grad()
+def batched(rounds: int) -> int:
+    """Self-correction of sixteen sequences together and alone; the network's answers are sharp, so that they converge."""
+    small = network(2, 256, 64)
+    process = nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.1)
+    counting = nl.Counting(nl.Temperature(small, 0.05))
+    correction = nl.SelfCorrection(counting, support=process.support, patience=4)
+    z = torch.randint(0, MASK, (16, 64), generator=generator())
+
+    def together() -> None:
+        correction.correct(z, steps=32, generator=[generator(i) for i in range(16)])
+
+    def alone() -> None:
+        for i in range(16):
+            correction.correct(z[i : i + 1], steps=32, generator=[generator(i)])
+
+    time = in_turns({"together": together, "alone": alone}, rounds)
+    counting.reset()
+    together()
+    calls, asked = counting.calls, counting.sequences
+    print(f"\n  16 sequences: {calls} calls about {asked} sequences (of {16 * calls}, had none left the batch)")
+    return report("self-correction", [("per sequence at batch 16 / alone", time["together"] / time["alone"], 1, False)])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each piece; the best counts")
+    parser.add_argument("--steps", type=int, default=1024, help="of masked sampling end to end")
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads. Best of {options.rounds} rounds, in turns.\n")
+    missed = overhead(options.rounds) + rows_only(options.steps) + batched(min(options.rounds, 3))
+    return min(missed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
