@@ -1,0 +1,62 @@
+"""A compiled step gives the tokens of the step as it is."""
+
+import torch
+from worlds import PROCESSES, V
+
+import noiselab as nl
+
+LENGTH = 6
+
+
+class Network(nl.Denoiser):
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.embed, self.mix = torch.nn.Embedding(V, 16), torch.nn.Conv1d(16, 16, 3, padding=1)
+            self.out = torch.nn.Linear(16, V)
+
+    def forward(self, z, t, rows=None):
+        hidden = self.embed(z) + torch.as_tensor(t, dtype=torch.float32).view(len(z), -1, 1)
+        hidden = torch.relu(self.mix(hidden.mT).mT)
+        return self.out(hidden if rows is None else hidden[rows])
+
+
+def samplers(process):
+    network = Network()
+    yield nl.RemaskingSampler(process, network, amount=0.3)
+    yield nl.PredictorCorrector(
+        nl.AncestralSampler(process, nl.TopP(nl.Temperature(network, 0.7), 0.9)),
+        nl.SelfCorrection(network, support=process.support),
+    )
+
+
+def test_a_compiled_step_is_the_step(unchecked):
+    process = PROCESSES["gidd"]()
+    t = torch.full((3,), 0.7, dtype=torch.float64)
+    z = process.corrupt(torch.zeros(3, LENGTH, dtype=torch.long), t, generator=torch.Generator().manual_seed(0))
+    for sampler in samplers(process):
+        torch.compiler.reset()
+        step, moved = torch.compile(sampler.step, backend="aot_eager"), 0
+        for seed in range(4):
+            with torch.no_grad():
+                want, got = (
+                    f(z, t, t - 0.2, generator=torch.Generator().manual_seed(seed)) for f in (sampler.step, step)
+                )
+            assert torch.equal(want, got), sampler
+            moved += int((want != z).sum())
+        assert moved > 0
+
+
+def test_one_of_generated_code_is_too(unchecked):
+    """The same with the default compiler, for the ancestral step."""
+    process = PROCESSES["gidd"]()
+    t = torch.full((3,), 0.7, dtype=torch.float64)
+    z = process.corrupt(torch.zeros(3, LENGTH, dtype=torch.long), t, generator=torch.Generator().manual_seed(0))
+    sampler = nl.AncestralSampler(process, Network())
+    torch.compiler.reset()
+    step = torch.compile(sampler.step)
+    for seed in range(3):
+        with torch.no_grad():
+            want, got = (f(z, t, t - 0.2, generator=torch.Generator().manual_seed(seed)) for f in (sampler.step, step))
+        assert torch.equal(want, got)
