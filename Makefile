@@ -39,7 +39,8 @@ notebooks: $(VENV)/.dev
 	$(BIN)/python notebooks/run.py
 
 bench: $(VENV)/.run
-	$(BIN)/python benchmarks/core.py; core=$$?; $(BIN)/python benchmarks/training.py && exit $$core
+	$(BIN)/python benchmarks/core.py; core=$$?; $(BIN)/python benchmarks/sampling.py; sampling=$$?; \
+	$(BIN)/python benchmarks/training.py && exit $$((core + sampling))
 
 # Everything that must hold before a change is handed in.
 check: test lint types docs notebooks smoke

@@ -2,7 +2,7 @@
 
 Two Markov chains (few followers for each token, or many), three noises, the exact denoiser and one that is wrong by a known
 amount; how far samples are from the data against evaluations of the network. Then what corrections of finished samples are
-worth. Prints tables; writes figures, `table.md` and `rows.json` into docs/assets/samplers. About ten minutes on one core.
+worth. Prints tables; writes figures, `table.md` and `rows.json` into docs/assets/samplers. A quarter of an hour on one core.
 """
 
 import argparse
@@ -154,6 +154,8 @@ def main() -> None:
     worlds = [SamplerWorld.sharp()] if quick else [SamplerWorld.sharp(), SamplerWorld.soft()]
 
     exact = [row for world in worlds for row in run(world, "exact denoiser", world.oracle, evaluations, sequences)]
+    if not quick:  # the chain of few followers to the end, where errors are small, and must be told from chance by fewer
+        exact += run(worlds[0], "exact denoiser", worlds[0].oracle, (256, 512, 1024), sequences // 2)
     wrong = []
     for scale in (0.5,) if quick else (0.25, 0.5):
         wrong += run(worlds[0], f"wrong by {scale:g}", wrong_by(scale, worlds[0]), fewer, sequences)

@@ -125,3 +125,23 @@ def test_a_tokenizer_of_other_texts_is_trained_anew_until_a_run_has_used_it(tmp_
 def test_too_little_evaluation_data_is_refused_before_training(tmp_path, texts):
     with pytest.raises(ValueError, match=r"evaluation data must fill a batch of 4 sequences .* got 2"):
         load("masked").main(["demo", *SMALL, *texts, "--output", str(tmp_path / "run"), "--validation-sequences", "2"])
+
+
+def test_the_study_of_corrections_compares_treatments_of_the_same_samples(tmp_path, texts):
+    tokenizer = ["--tokenizer", str(tmp_path / "hybrid" / "tokenizer")]
+    load("gidd_plus").main(["demo", *SMALL, *texts, "--output", str(tmp_path / "hybrid")])
+    load("masked").main(["demo", *SMALL, *texts, *tokenizer, "--output", str(tmp_path / "masked")])
+    load("autoregressive").main(["demo", *SMALL, *texts, *tokenizer, "--output", str(tmp_path / "judge")])
+    study = load("corrections")
+    folders = {name: tmp_path / name / "final" for name in ("hybrid", "masked", "judge")}
+    rows = study.main(
+        study.Options(**folders, out=tmp_path / "found.json", seeds=2, samples=3, steps=4, correction_steps=4)
+    )
+    assert len(rows) == 2 * 2 * 4 and (tmp_path / "found.json").is_file()
+    by_name = {(row["model"], row["end"], row["treatment"]): row for row in rows}
+    for model in ("hybrid", "masked"):
+        assert by_name[model, 0.0, "before"]["gain"]["mean"] == 0
+    # Without noise on data tokens a jump has nothing to change.
+    assert by_name["masked", 0.0, "one jump"]["gain"]["mean"] == 0
+    with pytest.raises(ValueError, match="at least two seeds"):
+        study.main(study.Options(**folders, seeds=1))
