@@ -4,6 +4,7 @@ Float32, 50,258 tokens, two threads. Prints tables; a line that misses its limit
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable
 
@@ -14,6 +15,8 @@ from measure import in_turns
 import noiselab as nl
 from noiselab.denoisers.dit import DiT, DiTConfig
 from noiselab.denoisers.huggingface import TransformersDenoiser
+from noiselab.elbo.tokens import outside
+from noiselab.samplers.ancestral import DRAWS, finish, plan
 
 V, LENGTH = 50_258, 512
 MASK = V - 1
@@ -64,6 +67,16 @@ class Everywhere(nl.Denoiser):
 
     def forward(self, z, t):
         return self.inner(z, t)
+
+
+class Always(nl.AncestralSampler):
+    """As samplers are usually written: the network is asked about all tokens at every step."""
+
+    def step(self, z, t, s, *, generator=None):
+        u = nl.uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
+        plan_ = plan(self.process, z, s, t, u)
+        logits = self.denoiser(z, t)
+        return finish(plan_, logits[plan_.rows], outside(self.process)) if plan_.rows.any() else plan_.z
 
 
 def processes() -> dict[str, nl.InterpolatingProcess]:
@@ -133,22 +146,28 @@ def rows_only(steps: int) -> int:
     """Masked ancestral sampling end to end, with the output projection of the rows that need it, or of all."""
     process, small = nl.masked(vocab_size=V, mask_id=MASK), network(4, 256, 128)
     found = {}
+    samplers = {
+        "rows": nl.AncestralSampler(process, small),
+        "all": nl.AncestralSampler(process, Everywhere(small)),
+        "always": Always(process, Everywhere(small)),
+    }
 
-    def run(denoiser: nl.Denoiser) -> torch.Tensor:
-        return nl.AncestralSampler(process, denoiser).sample((1, 128), steps=steps, generator=generator())
+    def run(name: str) -> None:
+        found[name] = samplers[name].sample((1, 128), steps=steps, generator=generator())
 
-    pieces = {"rows": lambda: found.update(rows=run(small)), "all": lambda: found.update(all=run(Everywhere(small)))}
-    time = in_turns(pieces, 1)
-    same = (found["rows"] == found["all"]).double().mean().item()
+    time = in_turns({name: functools.partial(run, name) for name in samplers}, 1)
+    same = min((found["rows"] == found[name]).double().mean().item() for name in found)
     print(
-        f"\n  {steps} steps, 128 tokens: {time['rows']:.1f} s, projecting all {time['all']:.1f} s; {same:.1%} equal tokens"
+        f"\n  {steps} steps, 128 tokens: {time['rows']:.1f} s; all rows where any moves {time['all']:.1f} s, at every "
+        f"step {time['always']:.1f} s; {same:.1%} equal tokens"
     )
     counting = nl.Counting(small)
     nl.FirstHittingSampler(process, counting).sample((1, 128), steps=1, generator=generator())
     return report(
         "masked sampling",
         [
-            (f"{steps} steps: projecting all rows / those that need it", time["all"] / time["rows"], 3, True),
+            (f"{steps} steps: all rows at every step / those that need it", time["always"] / time["rows"], 3, True),
+            ("  (all rows of the steps in which any moves)", time["all"] / time["rows"], None, True),
             ("first hitting: calls of the network / tokens", counting.calls / 128, 1, False),
         ],
     )

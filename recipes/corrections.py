@@ -2,10 +2,11 @@
 
     python recipes/demo.py                                           # GIDD+ and a judge, in runs/demo
     python recipes/masked.py demo --cpu True --tokenizer runs/demo/diffusion/tokenizer      # the control, in runs/masked_demo
-    python recipes/corrections.py                                    # about ten minutes on two cores
+    python recipes/corrections.py                                    # three minutes on two cores
 
-Each seed draws one set of samples from each model, and each treatment gets the same samples. Once they go to t = 0, and once, as
-published samplers do, they stop at t = 1e-4 with the noise of that time still in them. The judge scores in nats per token.
+Each seed draws one set of samples from each model, and each treatment gets the same samples. Once they go to t = 0, and
+once, as published samplers do, they stop at t = 1e-4 with the noise of that time still in them. The judge scores in nats
+per token.
 """
 
 from dataclasses import asdict, dataclass
@@ -64,10 +65,7 @@ def main(options: Options) -> list[dict]:
             process = nl.gidd(vocab_size=len(support), mask_id=mask, p_uniform=share)
         denoiser, length = nl.Support(TransformersDenoiser(model), support), model.config.max_seq_len
         for end in (0.0, RESIDUE):
-            found = [
-                treated(process, TransformersDenoiser(model), judge, end, seed, options)
-                for seed in range(options.seeds)
-            ]
+            found = [treated(process, denoiser, judge, length, end, seed, options) for seed in range(options.seeds)]
             before = [judged["before"] for judged in found]
             for kind in found[0]:
                 after = [judged[kind] for judged in found]

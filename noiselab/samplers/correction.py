@@ -15,6 +15,8 @@ from .corrector import Corrector, free
 
 PROBES = 64  # tokens that are looked at where the noise of each costs a row
 
+AT_ONCE = 1 << 21  # entries of the largest tensor that is made of the logits
+
 
 class SelfCorrection(Corrector):
     r"""A fixed-point search at a small time: all sequences at once, each stops by itself.
@@ -157,12 +159,7 @@ class SelfCorrection(Corrector):
         z = z.long()
         t = torch.full(z.shape[:1], self.time, dtype=torch.float64, device=z.device) if t is None else t
         logits = self.denoiser(z, t) if rows is None else self.denoiser(z, t, rows)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if self.support is not None:
-            logits = logits.masked_fill(~self.support.to(z.device), -torch.inf)
-        probs = (logits / self.temperature).softmax(-1)
-        drawn, guess = choose(probs, u if rows is None else u[rows]), logits.argmax(-1)
-        score = probs.gather(-1, drawn[..., None])[..., 0]
+        drawn, score, guess = self._guesses(logits, u if rows is None else u[rows])
         if rows is not None:
             # Elsewhere the tokens themselves, which have no score.
             drawn, guess = z.masked_scatter(rows, drawn), z.masked_scatter(rows, guess)
@@ -175,6 +172,21 @@ class SelfCorrection(Corrector):
         if rows is None:
             return z, agreed.mean(-1)
         return z, (agreed * rows).sum(-1) / rows.sum(-1).clamp(min=1)
+
+    def _guesses(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A drawn token for each row, its probability, the likeliest token; some rows at a time, which stay in the cache."""
+        support = None if self.support is None else self.support.to(logits.device)
+        found = []
+        size = max(1, AT_ONCE // logits.shape[-1])
+        for some, numbers in zip(logits.flatten(0, -2).split(size), u.flatten().split(size), strict=True):
+            some = some.to(torch.promote_types(some.dtype, torch.float32))
+            if support is not None:
+                some = some.masked_fill(~support, -torch.inf)
+            probs = (some / self.temperature).softmax(-1)
+            drawn = choose(probs, numbers)
+            found.append((drawn, probs.gather(-1, drawn[:, None])[:, 0], some.argmax(-1)))
+        drawn, score, guess = (torch.cat(parts).view(u.shape) for parts in zip(*found, strict=True))
+        return drawn, score, guess
 
     def correct(
         self,

@@ -30,6 +30,7 @@ PositionScore: TypeAlias = str | Callable[[Tensor, Tensor], Tensor]
 
 BLIND = ("margin", "entropy", "random")  # scores that do not see the drawn token
 SCORES = ("confidence", *BLIND)
+AT_ONCE = 1 << 21  # entries of the largest tensor that is made of the logits
 DRAWS = 2  # uniform numbers per position and step: the token, and what is random about the position
 
 
@@ -64,11 +65,24 @@ class _PlannedSampler(Sampler):
         rows = rows & self.live(due, rows & ~due, left)[:, None]
         if not rows.any():
             return z
-        log_probs = log_law(self.denoiser(z, t, rows), self.process)
-        drawn = pick(log_probs, u[..., 0][rows], self.draw)
-        score = spread(self.rate(log_probs, drawn, u[..., 1][rows], s.expand(z.shape)[rows]), rows)
-        shown = due | self.chosen(score, log_probs, rows, rows & ~due, left)
+        drawn, score, cost = self._judged(self.denoiser(z, t, rows), u[rows], s.expand(z.shape)[rows])
+        shown = due | self.chosen(spread(score, rows), spread(cost, rows), rows & ~due, left)
         return torch.where(shown, z.masked_scatter(rows, drawn), z)
+
+    def _judged(self, logits: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Token, score and cost of each row; some rows at a time, which stay in the cache, unless a user's score wants all."""
+        size = len(logits) if callable(self.score) else max(1, AT_ONCE // logits.shape[-1])
+        found = []
+        for some, numbers, times in zip(logits.split(size), u.split(size), s.split(size), strict=True):
+            log_probs = log_law(some, self.process)
+            drawn = pick(log_probs, numbers[:, 0], self.draw)
+            found.append((drawn, self.rate(log_probs, drawn, numbers[:, 1], times), self.cost(log_probs)))
+        drawn, score, cost = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return drawn, score, cost
+
+    def cost(self, log_probs: Tensor) -> Tensor:
+        """What revealing a position together with others costs; nothing by default."""
+        return log_probs.new_zeros(len(log_probs))
 
     def live(self, due: Tensor, others: Tensor, left: Tensor) -> Tensor:
         """The sequences in which something is revealed: those with masks."""
@@ -79,8 +93,8 @@ class _PlannedSampler(Sampler):
         return gumbel(u) if self.score == "random" else position_score(self.score, log_probs, drawn)
 
     @abc.abstractmethod
-    def chosen(self, score: Tensor, log_probs: Tensor, asked: Tensor, rows: Tensor, left: Tensor) -> Tensor:
-        """Which of `rows`, that may stay masked, are revealed; `left` masks are due, and `asked` are the rows asked."""
+    def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
+        """Which of `rows`, that may stay masked, are revealed; `left` masks are due."""
 
     def __repr__(self) -> str:
         options = "".join(f", {option}" for option in self.options())
@@ -168,7 +182,7 @@ class ConfidenceSampler(_PlannedSampler):
         score = super().rate(log_probs, drawn, u, s)
         return score if self.score == "random" else score + self.choice_temperature(s) * gumbel(u)
 
-    def chosen(self, score: Tensor, log_probs: Tensor, asked: Tensor, rows: Tensor, left: Tensor) -> Tensor:
+    def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
         """The best ones, so many that `left` masks are left."""
         return best(score, rows, rows.sum(-1) - left)
 
@@ -238,14 +252,18 @@ class EntropyBoundedSampler(_PlannedSampler):
         self.bound = bound
         self.converges = draw and bound == 0 and score in BLIND
 
-    def chosen(self, score: Tensor, log_probs: Tensor, asked: Tensor, rows: Tensor, left: Tensor) -> Tensor:
+    def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
         """The longest beginning of the order within the bound."""
         order = ranked(score, rows)
-        entropies = spread(entropy(log_probs), asked).gather(-1, order)
+        entropies = cost.gather(-1, order)
         cost = entropies.cumsum(-1) - entropies.cummax(-1).values
         # The first costs nothing, but for rounding.
         cost[:, 0] = 0
         return best(score, rows, ((cost <= self.bound) & rows.gather(-1, order)).sum(-1))
+
+    def cost(self, log_probs: Tensor) -> Tensor:
+        """The entropy."""
+        return entropy(log_probs)
 
     def options(self) -> list[str]:
         """What it is set to."""
