@@ -77,7 +77,7 @@ def main(options: Options) -> list[dict]:
                 )
                 line = f"{name:7} samples to t = {end:<6g} {kind:16} {nats.mean:.3f} nats, gain {gain}"
                 print(f"{line}, entropy {entropy.mean:.3f}", flush=True)
-    write_json(options.out, rows)
+    write_json(options.out, {"rows": rows})
     return rows
 
 
