@@ -73,10 +73,12 @@ class EarlyStopping(WrappedSampler):
             stopped = stopped | ((quiet >= self.patience) & (data[done[-1].z] | ~ours).all(-1))
             return done
 
+        over = False
         for stages in self.inner.path(z, times, generator=generator, advance=onward):
-            yield stages
-            if stopped.all():
-                return
+            if not over:
+                yield stages
+            # What is left draws its random numbers and asks nobody: a sequence then leaves its generator as in any batch.
+            over = bool(stopped.all())
 
     def extra_repr(self) -> str:
         """What it is set to."""
@@ -143,11 +145,12 @@ class EndToken(WrappedSampler):
             z, low = self._filled(z, end), self.process.domain[0]
             return _around(advance, end < length, low, z, t, s, generator)
 
+        over = False
         for stages in self.inner.path(z, times, generator=generator, advance=onward):
             end = torch.minimum(end, self._end(stages[-1]))
-            yield [stage._replace(z=self._filled(stage.z, end)) for stage in stages]
-            if (end < length).all():
-                return
+            if not over:
+                yield [stage._replace(z=self._filled(stage.z, end)) for stage in stages]
+            over = bool((end < length).all())  # what is left draws its random numbers, as in any batch
 
     def clean(
         self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], *, generator: Randomness = None
