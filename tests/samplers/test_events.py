@@ -22,9 +22,9 @@ def test_first_hitting_is_exact_whatever_the_grid(steps):
 def test_gillespie_is_exact_in_a_single_step(name):
     process = NOISES[name]()
     counting = nl.Counting(oracle_of(process))
-    assert p_value(GillespieSampler(process, counting), length=2, n=2000, steps=1) > 1e-3
+    assert p_value(GillespieSampler(process, counting), length=2, n=1000, steps=1) > 1e-3
     if name == "masked":  # never asked where nothing can change
-        assert counting.calls == 2 and counting.sequences == 2 * 2000
+        assert counting.calls == 2 and counting.sequences == 2 * 1000
 
 
 def test_one_network_call_less_exact_is_seen(monkeypatch):
@@ -74,8 +74,8 @@ def test_batched_equals_one_by_one_and_prompts_stay(name):
     kinds = [GillespieSampler, FirstHittingSampler] if name == "masked" else [GillespieSampler]
     for kind in kinds:
         sampler = kind(process, oracle_of(process))
-        together = sampler.sample((2, 3), steps=1, generator=[generator(seed) for seed in range(2)])
-        alone = [sampler.sample((1, 3), steps=1, generator=[generator(seed)]) for seed in range(2)]
+        together = sampler.sample((2, 2), steps=1, generator=[generator(seed) for seed in range(2)])
+        alone = [sampler.sample((1, 2), steps=1, generator=[generator(seed)]) for seed in range(2)]
         assert torch.equal(together, torch.cat(alone))
         t = torch.ones(2, 2, dtype=torch.float64)
         s, z = torch.zeros_like(t), process.prior(2, 2, generator=generator())
