@@ -54,7 +54,9 @@ def slope_is_that_of_the_values(schedule):
 
 def is_a_signal(schedule):
     values = schedule(torch.linspace(0, 1, 501, dtype=torch.float64))
-    assert (values.diff() <= 0).all() and values[0] <= 1 + 1e-15 and values[-1] >= -1e-15  # weights sum to 1 but for rounding
+    assert (
+        (values.diff() <= 0).all() and values[0] <= 1 + 1e-15 and values[-1] >= -1e-15
+    )  # weights sum to 1 but for rounding
     assert_close(values[[0, -1]], 1 - ENDS, rtol=0, atol=1.001e-3)
 
 

@@ -274,7 +274,7 @@ def test_edits_act_on_the_prediction_so_the_law_does_not_depend_on_steps(name, n
     process, (edit, want) = PROCESSES[noise](), EDITS[name]
     oracle = nl.MarkovOracle(LAW, torch.eye(4, dtype=torch.float64), process)
     sampler = nl.AncestralSampler(process, edit(oracle))
-    x = sampler.sample((4_000, 1), steps=steps, generator=torch.Generator().manual_seed(steps))
+    x = sampler.sample((10_000, 1), steps=steps, generator=torch.Generator().manual_seed(steps))
     assert deviation(x, torch.nn.functional.pad(want, (0, 1))) < 4
 
 
