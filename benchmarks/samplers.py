@@ -2,7 +2,7 @@
 
 Two Markov chains (few followers for each token, or many), three noises, the exact denoiser and one that is wrong by a known
 amount; how far samples are from the data against evaluations of the network. Then what corrections of finished samples are
-worth. Prints tables; writes figures, `table.md` and `rows.json` into docs/assets/samplers. A quarter of an hour on one core.
+worth. Prints tables; writes figures, `table.md` and `rows.json` into docs/assets/samplers. About twenty minutes on one core.
 """
 
 import argparse
