@@ -16,7 +16,8 @@ from measure import in_turns, peak_memory
 
 import noiselab as nl
 from noiselab.elbo.tokens import outside
-from noiselab.samplers.ancestral import DRAWS, finish, plan
+from noiselab.samplers.ancestral import plan
+from noiselab.samplers.moves import DRAWS, finish
 
 V, BATCH, LENGTH, WIDTH = 50_258, 2, 256, 768
 MASK = V - 1

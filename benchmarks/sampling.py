@@ -16,7 +16,8 @@ import noiselab as nl
 from noiselab.denoisers.dit import DiT, DiTConfig
 from noiselab.denoisers.huggingface import TransformersDenoiser
 from noiselab.elbo.tokens import outside
-from noiselab.samplers.ancestral import DRAWS, finish, plan
+from noiselab.samplers.ancestral import plan
+from noiselab.samplers.moves import DRAWS, finish
 
 V, LENGTH = 50_258, 512
 MASK = V - 1

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
-from ..elbo.tokens import outside
 from ..process import InterpolatingProcess, NoiseProcess, lift
 from .base import Sampler
-from .moves import DRAWS, Move, Plan, decide, finish
+from .moves import DRAWS, Move, Plan, carry_out, decide
 
 
 def plan(
@@ -113,6 +112,4 @@ class AncestralSampler(Sampler):
             return dense_step(self.process, self.denoiser, z, s, t, generator=generator)
         u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
         plan_ = plan(self.process, z, s, t, u)
-        if not plan_.rows.any():
-            return plan_.z
-        return finish(plan_, self.denoiser(z, t, plan_.rows), outside(self.process))
+        return carry_out(plan_, self.process, self.denoiser, z, t)

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
-from ..elbo.tokens import outside
 from ..process import InterpolatingProcess, NoiseProcess, lift
 from .base import Sampler, require_interpolating
-from .moves import DRAWS, Move, decide, finish
+from .moves import DRAWS, Move, carry_out, decide
 
 
 class DeterministicSampler(Sampler):
@@ -51,6 +50,8 @@ class DeterministicSampler(Sampler):
     ```
     """
 
+    process: InterpolatingProcess
+
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, *, share: float | int = 1.0):
         inner = require_interpolating(process, type(self).__name__)
         super().__init__(process, denoiser)
@@ -76,7 +77,6 @@ class DeterministicSampler(Sampler):
     ) -> Int[Tensor, "batch length"]:
         """One step."""
         process = self.process
-        assert isinstance(process, InterpolatingProcess)
         u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
         s, t = lift(s, z), lift(t, z)
         a_s, b_s, a_t, b_t = process.alpha(s).double(), process.noise(s), process.alpha(t).double(), process.noise(t)
@@ -99,9 +99,7 @@ class DeterministicSampler(Sampler):
             noise_slope=torch.where(seen, 0, drawn * a_t),
         )
         plan = decide(move, z, u, process.data_tokens(z.device)[z])
-        if not plan.rows.any():
-            return plan.z
-        return finish(plan, self.denoiser(z, t, plan.rows), outside(process))
+        return carry_out(plan, process, self.denoiser, z, t)
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, share={self.share:g})"

@@ -55,6 +55,7 @@ class FirstHittingSampler(Sampler):
     ```
     """
 
+    process: InterpolatingProcess
     converges = True
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
@@ -79,7 +80,6 @@ class FirstHittingSampler(Sampler):
     ) -> Int[Tensor, "batch length"]:
         """Fill the masks whose times lie between s and t."""
         process = self.process
-        assert isinstance(process, InterpolatingProcess)
         u = uniforms(*z.shape, 2, generator=generator, device=z.device)
         s, t = (lift(time, z).expand(z.shape) for time in (s, t))
         masked = ~process.data_tokens(z.device)[z] & (s < t)
@@ -133,6 +133,7 @@ class GillespieSampler(Sampler):
     ```
     """
 
+    process: InterpolatingProcess
     converges = True
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
@@ -149,7 +150,6 @@ class GillespieSampler(Sampler):
     ) -> Int[Tensor, "batch length"]:
         """All events between s and t."""
         process = self.process
-        assert isinstance(process, InterpolatingProcess)
         low, high = process.domain
         s_, t_ = (lift(time, z).expand(z.shape) for time in (s, t))
         s_in, t_in = s_.clamp(low + EDGE, high - EDGE), t_.clamp(low + EDGE, high - EDGE)
@@ -202,7 +202,6 @@ class GillespieSampler(Sampler):
     def _candidate(self, z: Tensor, now: Tensor, s: Tensor, u: Tensor) -> Tensor:
         """The next candidate for an event of each token before `now`; -inf if it lies below s."""
         process = self.process
-        assert isinstance(process, InterpolatingProcess)
 
         def log_odds(z: Tensor, t: Tensor) -> Tensor:
             return process.noise(t).at(z).log() - process.alpha(t).double().log()

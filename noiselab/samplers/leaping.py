@@ -12,11 +12,10 @@ from torch import Tensor
 
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
-from ..elbo.tokens import outside
 from ..process import InterpolatingProcess, NoiseProcess, lift
 from .ancestral import reverse_move
 from .base import Sampler, require_interpolating
-from .moves import DRAWS, Move, decide, finish
+from .moves import DRAWS, Move, carry_out, decide
 
 
 class EulerSampler(Sampler):
@@ -46,6 +45,7 @@ class EulerSampler(Sampler):
     ```
     """
 
+    process: InterpolatingProcess
     converges = True
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
@@ -66,7 +66,6 @@ class EulerSampler(Sampler):
     ) -> Int[Tensor, "batch length"]:
         """One step; the network is asked only for tokens that may jump."""
         process = self.process
-        assert isinstance(process, InterpolatingProcess)
         u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
         s, t = lift(s, z), lift(t, z)
         inside = process.interior(t, z)
@@ -85,9 +84,7 @@ class EulerSampler(Sampler):
                 draw=lambda u, which: torch.where(last, final.draw(u, which), noise.choose(u, which)),
             )
         plan = decide(move, z, u, process.data_tokens(z.device)[z], odds)
-        if not plan.rows.any():
-            return plan.z
-        return finish(plan, self.denoiser(z, t, plan.rows), outside(process))
+        return carry_out(plan, process, self.denoiser, z, t)
 
 
 class TauLeapingSampler(EulerSampler):

@@ -20,6 +20,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..categorical import choose
+from ..denoisers import Denoiser
+from ..elbo.tokens import outside
+from ..process import InterpolatingProcess
 
 DRAWS = 5  # uniform numbers per position and step
 
@@ -105,3 +108,14 @@ def finish(plan: Plan, logits: Float[Tensor, "rows state"], off: Tensor | None =
     drawn = choose(probs, plan.u[plan.rows])
     new = torch.where(move, torch.where(to_data, drawn, plan.noise[plan.rows]), z)
     return plan.z.masked_scatter(plan.rows, new)
+
+
+def carry_out(
+    plan: Plan,
+    process: InterpolatingProcess,
+    denoiser: Denoiser,
+    z: Int[Tensor, "batch length"],
+    t: Float[Tensor, "..."],
+) -> Int[Tensor, "batch length"]:
+    """The tokens after the step; the network is asked about `plan.rows`, and not at all if there are none."""
+    return finish(plan, denoiser(z, t, plan.rows), outside(process)) if plan.rows.any() else plan.z

@@ -16,11 +16,10 @@ from torch import Tensor
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import in_a_line
-from ..elbo.tokens import outside
 from ..process import InterpolatingProcess, NoiseProcess, lift
 from .base import Sampler, require_interpolating
 from .corrector import Corrector
-from .moves import DRAWS, Move, decide, finish
+from .moves import DRAWS, Move, carry_out, decide
 
 Remasking = Literal["cap", "rescale", "confidence"]
 
@@ -69,6 +68,8 @@ class RemaskingSampler(Sampler):
     ```
     """  # noqa: E501
 
+    process: InterpolatingProcess
+
     def __init__(
         self,
         process: NoiseProcess,
@@ -99,21 +100,17 @@ class RemaskingSampler(Sampler):
     ) -> Int[Tensor, "batch length"]:
         """One step; for "confidence" all tokens that are no noise are asked about, else only those that may move."""
         process = self.process
-        assert isinstance(process, InterpolatingProcess)
         u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
         s, t = lift(s, z), lift(t, z)
         kappa = self.keeping(z, s, t)
         plan = decide(remasking_move(process, z, s, t, kappa), z, u, process.data_tokens(z.device)[z])
-        if not plan.rows.any():
-            return plan.z
-        return finish(plan, self.denoiser(z, t, plan.rows), outside(process))
+        return carry_out(plan, process, self.denoiser, z, t)
 
     def keeping(
         self, z: Int[Tensor, "batch length"], s: Float[Tensor, "batch time"], t: Float[Tensor, "batch time"]
     ) -> Float[Tensor, "batch length"]:
         r"""The share $\kappa$ of the reverse transition for each token, at lifted times."""
         process = self.process
-        assert isinstance(process, InterpolatingProcess)
         a_t = process.alpha(t).double()
         noisy = process.noise(s).total()
         largest = torch.where(a_t > 0, noisy / torch.where(a_t > 0, a_t, 1), 1).clamp(max=1)
@@ -131,7 +128,6 @@ class RemaskingSampler(Sampler):
     ) -> Float[Tensor, "batch length"]:
         r"""The least $\kappa$ that leaves a law: below 0 where the noise can only be the token that is there, or is none."""
         process = self.process
-        assert isinstance(process, InterpolatingProcess)
         keep, fresh = process.jump(z, s, t)
         noise = process.noise(t)
         b, total = noise.at(z).expand(z.shape), noise.total()
@@ -254,9 +250,7 @@ class RemaskingCorrector(Corrector):
         kappa = torch.where(noisy > 0, 1 - self.amount / torch.where(noisy > 0, noisy, 1), 1).clamp(0, 1)
         kappa = kappa.expand(z.shape) if rows is None else torch.where(rows, kappa, 1)
         plan = decide(remasking_move(self.process, z, t, t, kappa), z, u, self.process.data_tokens(z.device)[z])
-        if not plan.rows.any():
-            return plan.z
-        return finish(plan, self.denoiser(z, t, plan.rows), outside(self.process))
+        return carry_out(plan, self.process, self.denoiser, z, t)
 
     def __repr__(self) -> str:
         return f"RemaskingCorrector({self.process}, {in_a_line(self.denoiser)}, amount={self.amount:g})"

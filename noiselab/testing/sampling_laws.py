@@ -6,7 +6,8 @@ from torch import Generator, Tensor
 from ..categorical import uniforms
 from ..elbo.tokens import outside
 from ..process import InterpolatingProcess, NoiseProcess
-from ..samplers.ancestral import DRAWS, finish, plan
+from ..samplers.ancestral import plan
+from ..samplers.moves import DRAWS, finish
 from .tools import data_tokens, draws, every_token, frequencies, logits, some, times, tokens, within_errors
 
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from worlds import INITIAL, PROCESSES, TRANSITION, V, processes
 
 import noiselab as nl
-from noiselab.samplers.ancestral import DRAWS, finish, plan
+from noiselab.samplers.ancestral import plan
+from noiselab.samplers.moves import DRAWS, finish
 
 LENGTH = 6
 
