@@ -7,6 +7,7 @@ off; a warm allocator would hide what a piece of work touches.
 
 import ctypes
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
@@ -19,6 +20,13 @@ def trim() -> None:
     ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+def settle() -> None:
+    """Wait for what a GPU, if there is one in use, still has to do."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def in_turns(pieces: Mapping[Name, Callable[[], object]], rounds: int = 7) -> dict[Name, float]:
     """The best time of each piece in seconds, after one round to warm up.
 
@@ -29,8 +37,10 @@ def in_turns(pieces: Mapping[Name, Callable[[], object]], rounds: int = 7) -> di
     for round_ in range(rounds + 1):
         for name, piece in pieces.items():
             trim()
+            settle()
             start = time.perf_counter()
             piece()
+            settle()
             if round_:
                 best[name] = min(best[name], time.perf_counter() - start)
     return best

@@ -80,6 +80,28 @@ PRESETS = {
             dropout=0.0,
         ),
     ),
+    "medium": (
+        "some minutes on one GPU: 8 layers of width 384; give it more text, --corpus FILES",
+        Masked(
+            Optimization(
+                steps=6_000,
+                batch=64,
+                micro_batch=64,
+                learning_rate=3e-3,
+                warmup=200,
+                ema=0.999,
+                optimizer="muon",
+                weight_decay=0.05,
+                precision="bfloat16",
+            ),
+            Data(corpus="library:prose", vocab_size=2048, length=128, validation_sequences=512),
+            Run(Path("runs/masked_medium"), log_every=50, evaluate_every=500, save_every=3_000),
+            layers=8,
+            width=384,
+            heads=6,
+            dropout=0.1,
+        ),
+    ),
     "small": (
         "as published: 12 layers of width 768 on OpenWebText, 1024 tokens a sequence, a million steps",
         Masked(

@@ -49,7 +49,9 @@ class Denoiser(nn.Module, abc.ABC):
     def __call__(
         self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
     ) -> Float[Tensor, "... state"]:
-        """Logits of all tokens, or of the selected rows."""
+        """Logits of all tokens, or of the selected rows. Times may also come lifted, [batch, 1]."""
+        if t.shape == (len(z), 1) and z.shape[1] > 1:
+            t = t[:, 0]  # `forward` is promised one for each sequence or one for each token
         if rows is None:
             return super().__call__(z, t)
         return super().__call__(z, t, rows) if self._takes_rows else select(super().__call__(z, t), rows)

@@ -2,6 +2,7 @@
 
 from .bound import Bound, validation_bound
 from .correction import Correction, self_accuracy, self_correction
+from .correction_grid import GridRow, correction_grid, correction_grid_table
 from .judge import Judgement, distinct, generative_perplexity, text_perplexity, token_entropy
 from .known_world import Measures, World, WorldResult, known_world, study, train_in_world
 from .text import token_bytes
@@ -9,10 +10,13 @@ from .text import token_bytes
 __all__ = [
     "Bound",
     "Correction",
+    "GridRow",
     "Judgement",
     "Measures",
     "World",
     "WorldResult",
+    "correction_grid",
+    "correction_grid_table",
     "distinct",
     "generative_perplexity",
     "known_world",

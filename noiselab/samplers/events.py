@@ -229,7 +229,7 @@ def _crossing(
     """Where a function of time that rises from below 0 at low to above at high passes 0; anything where it is not wanted.
 
     On the logit of time, where log-odds of most schedules are all but lines: the secant rule of Illinois, and every third
-    time the middle.
+    time the middle. Each entry stops by itself, so that none depends on the others.
     """
     start, length = domain[0], domain[1] - domain[0]
 
@@ -237,11 +237,11 @@ def _crossing(
         return torch.logit(((t - start) / length).clamp(EDGE, 1 - EDGE))
 
     a, b, at_a, at_b = logit(low), logit(high), f(low), f(high)
-    t, before = high, torch.zeros_like(wanted)
+    t, before, settled = high, torch.zeros_like(wanted), ~wanted
     for k in range(ROUNDS):
         secant = a - at_a * (b - a) / (at_b - at_a)
         middle = torch.where(secant.isfinite() & (secant > a) & (secant < b) & (k % 3 < 2), secant, (a + b) / 2)
-        t = start + length * torch.sigmoid(middle)
+        t = torch.where(settled, t, start + length * torch.sigmoid(middle))
         value = f(t)
         below = value <= 0
         # An end that stays a second time counts half, so that it does not stay for ever.
@@ -249,7 +249,8 @@ def _crossing(
         a, at_a = torch.where(below, middle, a), torch.where(below, value, torch.where(again, at_a / 2, at_a))
         b, at_b = torch.where(below, b, middle), torch.where(below, torch.where(again, at_b / 2, at_b), value)
         before = below
-        if (~wanted | (b - a < CLOSE) | (value.abs() < CLOSE)).all():
+        settled = settled | (b - a < CLOSE) | (value.abs() < CLOSE)
+        if settled.all():
             break
     return torch.minimum(torch.maximum(t, low), high)
 

@@ -133,15 +133,14 @@ def test_the_study_of_corrections_compares_treatments_of_the_same_samples(tmp_pa
     load("masked").main(["demo", *SMALL, *texts, *tokenizer, "--output", str(tmp_path / "masked")])
     load("autoregressive").main(["demo", *SMALL, *texts, *tokenizer, "--output", str(tmp_path / "judge")])
     study = load("corrections")
-    folders = {name: tmp_path / name / "final" for name in ("hybrid", "masked", "judge")}
-    rows = study.main(
-        study.Options(**folders, out=tmp_path / "found.json", seeds=2, samples=3, steps=4, correction_steps=4)
-    )
-    assert len(rows) == 2 * 2 * 4 and (tmp_path / "found.json").is_file()
+    hybrid, masked, judge = (tmp_path / name / "final" for name in ("hybrid", "masked", "judge"))
+    few = {"models": (hybrid, masked), "judge": judge, "out": tmp_path / "found.json", "samples": 3, "steps": 4}
+    rows = study.main(study.Options(**few, seeds=2, correction_steps=(2, 4)))
+    assert len(rows) == 2 * 2 * (1 + 1 + 2 + 2 + 4) and (tmp_path / "found.json").is_file()
     by_name = {(row["model"], row["end"], row["treatment"]): row for row in rows}
-    for model in ("hybrid", "masked"):
-        assert by_name[model, 0.0, "before"]["gain"]["mean"] == 0
+    for model in (hybrid, masked):
+        assert by_name[str(model), 0.0, "before"]["gain"]["mean"] == 0
     # Without noise on data tokens a jump has nothing to change.
-    assert by_name["masked", 0.0, "one jump"]["gain"]["mean"] == 0
+    assert by_name[str(masked), 0.0, "one jump"]["gain"]["mean"] == 0
     with pytest.raises(ValueError, match="at least two seeds"):
-        study.main(study.Options(**folders, seeds=1))
+        study.main(study.Options(**few, seeds=1))

@@ -1,0 +1,246 @@
+"""Self-correction of a trained model's samples as a judge sees it: temperatures by steps, and what to compare it with.
+
+A judge rewards likely text, and text grows likelier by growing poorer. Each row therefore also says how much likelier it is
+than fresh samples of *equal entropy*, which sampling at a lower temperature gives for nothing.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Generator, Tensor, nn
+
+from ..denoisers import Denoiser, Support, Temperature
+from ..process import InterpolatingProcess
+from ..samplers import AncestralSampler, SelfCorrection
+from .bound import evaluating
+from .correction_study import Interval, interval
+from .judge import Judgement, generative_perplexity
+
+BEFORE, JUMP, CORRECTED, AGAIN, COOLER = "before", "one jump", "self-correction", "jump, then self-correction", "cooler"
+COOLER_TEMPERATURES = (0.9, 0.8, 0.7, 0.6)
+
+
+@dataclass(frozen=True)
+class Treated:
+    """Samples after a treatment.
+
+    **Arguments:**
+
+    - `treatment`: "before"; "one jump", all tokens drawn anew at the correction's time, in one evaluation;
+      "self-correction"; "jump, then self-correction", at the first temperature alone; or "cooler", fresh samples at a lower
+      temperature.
+    - `temperature`, `steps`: of the treatment, 0 where it has none.
+    - `changed`: the share of tokens that differ from those before; 1 for fresh samples.
+    """
+
+    treatment: str
+    temperature: float
+    steps: int
+    judgement: Judgement
+    changed: float
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One treatment over all seeds, in nats per token with 95 % confidence intervals.
+
+    **Arguments:**
+
+    - `treatment`, `temperature`, `steps`: as in `Treated`.
+    - `nats`: the judge's -log p, and `gain`, by how much it fell.
+    - `beyond`: by how much it lies below that of fresh samples of the same entropy: what is gained beyond poorer text.
+      Not a number where no temperature gives an entropy so low.
+    - `entropy`: of the tokens within a sample; `distinct`: the share of different pairs among all pairs of tokens.
+    - `changed`: the share of tokens that differ.
+    """
+
+    treatment: str
+    temperature: float
+    steps: int
+    nats: Interval
+    gain: Interval
+    beyond: Interval
+    entropy: Interval
+    distinct: Interval
+    changed: Interval
+
+
+def correction_grid(
+    process: InterpolatingProcess,
+    denoiser: Denoiser,
+    judge: nn.Module,
+    length: int,
+    *,
+    samples: int = 32,
+    sampling_steps: int = 64,
+    end: float | int = 0.0,
+    time: float | int = 0.01,
+    temperatures: Sequence[float] = (0.1,),
+    steps: Sequence[int] = (64,),
+    tokens_per_step: int = 1,
+    cooler: Sequence[float] = COOLER_TEMPERATURES,
+    start: int | None = None,
+    seeds: Iterable[int] = range(5),
+) -> list[GridRow]:
+    """Draw samples, correct them at each temperature for each number of steps, and let a judge read all of them.
+
+    Each seed draws one set of samples, which all treatments get; gains are taken seed by seed.
+
+    **Arguments:**
+
+    - `denoiser`: of the trained model; only tokens of the process's support are drawn.
+    - `judge`: a causal model with the same tokenizer; `start` as for `generative_perplexity`.
+    - `length`: tokens of a sample, and `samples` of them for each seed.
+    - `sampling_steps`: of the ancestral sampler, evenly from the upper end of time to `end`. Above 0 the samples keep the
+      noise of that time, as published ones do; masks alone are filled in.
+    - `time`, `temperatures`, `steps`, `tokens_per_step`: of self-correction.
+    - `cooler`: temperatures below 1 of the fresh samples to compare with.
+    - `seeds`: at least two.
+
+    **Raises:** `ValueError` for too few seeds, or settings that the sampler or self-correction refuses.
+
+    **Source:** the treatment and its grid: von Ruette et al. (2025), arXiv 2503.04482, section 5.3; entropy beside perplexity:
+    Zheng et al. (2024), arXiv 2409.02908.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+    from noiselab.evaluation import correction_grid
+
+    process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+
+    class Judge(torch.nn.Module):
+        def forward(self, input_ids, attention_mask):
+            return oracle.transition.log()[input_ids]
+
+    rows = correction_grid(process, oracle, Judge(), 8, samples=8, sampling_steps=4, steps=(4,), seeds=range(2))
+    assert [row.treatment for row in rows][:3] == ["before", "one jump", "self-correction"]
+    ```
+    """
+    seeds = tuple(seeds)
+    if len(seeds) < 2:
+        raise ValueError(f"there must be at least two seeds, for an interval; got {len(seeds)}")
+    if not (temperatures and steps):
+        raise ValueError(f"temperatures and steps must be given; got {list(temperatures)} and {list(steps)}")
+    allowed = Support(denoiser, process.support)
+    found = []
+    with torch.no_grad(), evaluating(allowed):
+        for seed in seeds:
+            study = _Set(process, allowed, judge, (samples, length), sampling_steps, end, start, seed)
+            corrections = [
+                SelfCorrection(
+                    allowed, time=time, temperature=t, tokens_per_step=tokens_per_step, support=process.support
+                )
+                for t in temperatures
+            ]
+            found.append([*study.treated(corrections, steps), *study.cooler(cooler)])
+    return _summary(found)
+
+
+class _Set:
+    """The samples of one seed, and what becomes of them."""
+
+    def __init__(
+        self,
+        process: InterpolatingProcess,
+        denoiser: Support,
+        judge: nn.Module,
+        shape: tuple[int, int],
+        steps: int,
+        end: float,
+        start: int | None,
+        seed: int,
+    ):
+        self.process, self.denoiser, self.judge, self.shape, self.start = process, denoiser, judge, shape, start
+        low, high = process.domain
+        self.end = max(end, low)
+        self.times = torch.linspace(high, self.end, steps + 1, dtype=torch.float64)
+        self.random = Generator().manual_seed(seed)
+        self.samples = self.drawn(denoiser)
+
+    def drawn(self, denoiser: Denoiser) -> Int[Tensor, "batch length"]:
+        """Samples, with the noise of the last time, but for masks."""
+        sampler, last = AncestralSampler(self.process, denoiser), self.end == self.process.domain[0]
+        z = sampler.sample(self.shape, times=self.times, clean=last, generator=self.random)
+        shows = ~self.process.data_tokens(z.device)[z]
+        if not shows.any():
+            return z
+        return torch.where(shows, sampler.clean(z, self.times[-1].expand(len(z)), generator=self.random), z)
+
+    def judged(self, treatment: str, x: Tensor, temperature: float = 0.0, steps: int = 0) -> Treated:
+        changed = (x != self.samples).double().mean().item() if treatment != COOLER else 1.0
+        judgement = generative_perplexity(self.judge, x, start=self.start, batch_size=64)
+        return Treated(treatment, temperature, steps, judgement, changed)
+
+    def treated(self, corrections: Sequence[SelfCorrection], steps: Sequence[int]) -> list[Treated]:
+        """The samples as they are and after each treatment."""
+        x = self.samples
+        at = torch.full((len(x),), corrections[0].time, dtype=torch.float64, device=x.device)
+        jumped = AncestralSampler(self.process, self.denoiser).clean(x, at, generator=self.random)
+        results = [self.judged(BEFORE, x), self.judged(JUMP, jumped, steps=1)]
+        for treatment, first, some in ((CORRECTED, x, corrections), (AGAIN, jumped, corrections[:1])):
+            for correction in some:
+                walk = [first, *correction.walk(first, steps=max(steps), generator=self.random)]
+                results += [
+                    self.judged(treatment, walk[min(n, len(walk) - 1)], correction.temperature, n) for n in steps
+                ]
+        return results
+
+    def cooler(self, temperatures: Sequence[float]) -> list[Treated]:
+        """Fresh samples at lower temperatures."""
+        return [self.judged(COOLER, self.drawn(Temperature(self.denoiser, t)), t) for t in temperatures]
+
+
+def _summary(found: list[list[Treated]]) -> list[GridRow]:
+    rows = []
+    for k, first in enumerate(found[0]):
+        after = [treated[k] for treated in found]
+        rows.append(
+            GridRow(
+                treatment=first.treatment,
+                temperature=first.temperature,
+                steps=first.steps,
+                nats=interval([a.judgement.nats for a in after]),
+                gain=interval([t[0].judgement.nats - a.judgement.nats for t, a in zip(found, after, strict=True)]),
+                beyond=interval([_beyond(t, a) for t, a in zip(found, after, strict=True)]),
+                entropy=interval([a.judgement.entropy for a in after]),
+                distinct=interval([a.judgement.distinct[1] for a in after]),
+                changed=interval([a.changed for a in after]),
+            )
+        )
+    return rows
+
+
+def _beyond(all_of_seed: list[Treated], one: Treated) -> float:
+    """How far below fresh samples of the same entropy, between those of the two nearest temperatures."""
+    fresh = [a.judgement for a in all_of_seed if a.treatment in (BEFORE, COOLER)]
+    fresh.sort(key=lambda judgement: judgement.entropy)
+    if one.judgement.entropy < fresh[0].entropy:
+        return math.nan
+    expected = np.interp(one.judgement.entropy, [j.entropy for j in fresh], [j.nats for j in fresh])
+    return float(expected) - one.judgement.nats
+
+
+def correction_grid_table(rows: Iterable[GridRow]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| treatment | temperature | steps | judge, nats per token | gain | beyond equal entropy | entropy | pairs | changed |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        setting = [f"{row.temperature:g}" if row.temperature else "", f"{row.steps}" if row.steps else ""]
+        numbers = [f"{row.nats.mean:.3f} ± {row.nats.half:.3f}", _signed(row.gain), _signed(row.beyond)]
+        rest = [f"{row.entropy.mean:.3f}", f"{row.distinct.mean:.3f}", f"{row.changed.mean:.1%}"]
+        lines.append(f"| {' | '.join([row.treatment, *setting, *numbers, *rest])} |")
+    return "\n".join(lines)
+
+
+def _signed(value: Interval) -> str:
+    return "" if math.isnan(value.mean) else f"{value.mean:+.3f} ± {value.half:.3f}"
