@@ -18,11 +18,14 @@ import matplotlib as mpl
 import torch
 
 import noiselab as nl
+from noiselab.denoisers.cache import DualCache, PrefixCache
+from noiselab.denoisers.huggingface import TransformersDenoiser
 from noiselab.denoisers.perturbed import Perturbed
 from noiselab.evaluation.correction_study import Believer, correction_study, correction_table
+from noiselab.evaluation.known_world import train_in_world
 from noiselab.evaluation.sampler_bench import Row, bench
 from noiselab.evaluation.sampler_catalogue import catalogue
-from noiselab.evaluation.sampler_figures import plot
+from noiselab.evaluation.sampler_figures import plot, table
 from noiselab.evaluation.sampler_worlds import SamplerWorld
 
 FOLDER = Path(__file__).parents[1] / "docs" / "assets" / "samplers"
@@ -33,6 +36,8 @@ ONCE = (
     "tau-leaping",
     "Euler",
     "deterministic",
+    "deterministic, half",
+    "stopping early",
     "first hitting",
     "least entropy first",
     "entropy-bounded, 0.1",
@@ -41,6 +46,7 @@ ONCE = (
 AGAIN = (
     "ancestral",
     "remasking",
+    "remasking loop",
     "Gibbs",
     "Gibbs at the end",
     "forward-backward",
@@ -123,10 +129,15 @@ def save(rows: Sequence[Row], name: str, measure: str, folder: Path) -> None:
     """Two figures, the same on every run from the same rows."""
     for kind, methods in (("once", ONCE), ("again", AGAIN)):
         some = sorted((row for row in rows if row.method in methods), key=lambda row: methods.index(row.method))
-        with mpl.rc_context(STYLE):
-            figure, buffer = plot(some, measure), io.StringIO()
-            figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="none")
-        (folder / f"{name}_{kind}_{measure}.svg").write_text(buffer.getvalue(), encoding="utf-8")
+        draw(some, f"{name}_{kind}_{measure}", measure, folder)
+
+
+def draw(rows: Sequence[Row], name: str, measure: str, folder: Path) -> None:
+    """A figure, the same on every run from the same rows."""
+    with mpl.rc_context(STYLE):
+        figure, buffer = plot(rows, measure), io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="none")
+    (folder / f"{name}.svg").write_text(buffer.getvalue(), encoding="utf-8")
 
 
 def corrections(world: SamplerWorld, sequences: int, seeds: int) -> str:
@@ -139,6 +150,40 @@ def corrections(world: SamplerWorld, sequences: int, seeds: int) -> str:
             left = "no noise is left" if end == 0 else f"noise of t = {end:g} is left"
             parts += [f"**{world.name} chain, {label}, 8 steps, {left}**", "", correction_table(rows), ""]
     return "\n".join(parts)
+
+
+def caches(world: SamplerWorld, training_steps: int, steps: Sequence[int], sequences: int) -> list[Row]:
+    """Blocks of four by a trained network for masks: what frozen keys and values cost in quality, and save in work."""
+    process = world.processes()["masked"]
+    trained = train_in_world(world.world, process, steps=training_steps)
+    assert isinstance(trained, TransformersDenoiser)
+    kept = {
+        "blocks, nothing kept": PrefixCache(trained.model, refresh=1),
+        "prefix cache": PrefixCache(trained.model),
+        "dual cache": DualCache(trained.model),
+    }
+    rows = []
+    for method, denoiser in kept.items():
+        sampler = nl.BlockSampler(nl.AncestralSampler(process, denoiser), 4)
+        for n in steps:
+            denoiser.evaluated = 0
+            x = sampler.sample((sequences, world.length), steps=n, generator=torch.Generator().manual_seed(0))
+            tokens = denoiser.evaluated / x.numel()  # of the network, in units of a whole sequence
+            rows.append(
+                Row(
+                    **asdict(world.measure(x)),
+                    world=world.name,
+                    process="masked",
+                    denoiser="trained network",
+                    method=method,
+                    budget=n * world.length // 4,
+                    steps=n,
+                    evaluations=tokens,
+                    needed=tokens,
+                    sequences=sequences,
+                )
+            )
+    return rows
 
 
 def main() -> None:
@@ -161,6 +206,7 @@ def main() -> None:
     wrong = []
     for scale in (0.5,) if quick else (0.25, 0.5):
         wrong += run(worlds[0], f"wrong by {scale:g}", wrong_by(scale, worlds[0]), fewer, sequences)
+    frozen = caches(worlds[0], 50 if quick else 1000, (2, 4) if quick else (2, 4, 8, 16, 32), sequences)
     study = corrections(worlds[0], sequences // 4, 3 if quick else 10)
 
     options.out.mkdir(parents=True, exist_ok=True)
@@ -168,9 +214,10 @@ def main() -> None:
         for world in worlds:
             save([row for row in exact if row.world == world.name], world.name, measure, options.out)
         save(wrong, "wrong", measure, options.out)
-    text = "\n".join([summary(exact), summary(wrong), study])
+        draw(frozen, f"caches_{measure}", measure, options.out)
+    text = "\n".join([summary(exact), summary(wrong), table(frozen), "", study])
     (options.out / "table.md").write_text(text, encoding="utf-8")
-    (options.out / "rows.json").write_text(json.dumps([asdict(row) for row in exact + wrong], indent=1))
+    (options.out / "rows.json").write_text(json.dumps([asdict(row) for row in exact + wrong + frozen], indent=1))
     print(text)
     print(f"{time.monotonic() - start:.0f} s; figures and tables are in {options.out}")
 

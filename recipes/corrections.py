@@ -20,7 +20,7 @@ import noiselab as nl
 from noiselab.data import token_support
 from noiselab.denoisers.huggingface import TransformersDenoiser, load_dit
 from noiselab.evaluation import correction_grid, correction_grid_table
-from noiselab.training.checkpoints import write_json
+from noiselab.files import write_json
 from noiselab.training.options import run_recipe
 
 

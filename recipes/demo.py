@@ -42,7 +42,7 @@ from noiselab.evaluation.report import (
     world_figure,
     write_report,
 )
-from noiselab.training.checkpoints import write_json
+from noiselab.files import write_json
 from noiselab.training.options import run_recipe
 
 STEPS = {"diffusion": 3_600, "judge": 1_000}  # 4.3 and 1.1 minutes on two quiet cores

@@ -221,9 +221,9 @@ def _collate(items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 def masked_to(denoiser: Denoiser, real: Bool[Tensor, "batch length"]) -> Denoiser:
     """The denoiser with the attention mask of a batch, where there is padding and it can take one."""
-    if not isinstance(denoiser, TransformersDenoiser) or denoiser.attention_mask is not None or bool(real.all()):
+    if type(denoiser) is not TransformersDenoiser or denoiser.attention_mask is not None or bool(real.all()):
         return denoiser
-    return TransformersDenoiser(denoiser.model, denoiser.predicts, real)
+    return TransformersDenoiser(denoiser.model, denoiser.predicts, real, vocab_size=denoiser.vocab_size)
 
 
 @contextlib.contextmanager

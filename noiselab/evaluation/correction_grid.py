@@ -129,7 +129,7 @@ def correction_grid(
         raise ValueError(f"there must be at least two seeds, for an interval; got {len(seeds)}")
     if not (temperatures and steps):
         raise ValueError(f"temperatures and steps must be given; got {list(temperatures)} and {list(steps)}")
-    allowed = Support(denoiser, process.support)
+    allowed = denoiser if process.support is None else Support(denoiser, process.support)
     found = []
     with torch.no_grad(), evaluating(allowed):
         for seed in seeds:
@@ -150,7 +150,7 @@ class _Set:
     def __init__(
         self,
         process: InterpolatingProcess,
-        denoiser: Support,
+        denoiser: Denoiser,
         judge: nn.Module,
         shape: tuple[int, int],
         steps: int,

@@ -14,9 +14,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..files import write_text
 from ..mixing import Absorbing, Uniform, Unigram
 from ..process import InterpolatingProcess
-from ..training.checkpoints import write_text
 from .known_world import World, WorldResult
 
 if TYPE_CHECKING:

@@ -20,10 +20,12 @@ from ..samplers.leaping import EulerSampler, TauLeapingSampler
 from ..samplers.path_planning import PathPlanningSampler
 from ..samplers.planned import ConfidenceSampler, EntropyBoundedSampler
 from ..samplers.predictor_corrector import PredictorCorrector
-from ..samplers.remasking import RemaskingSampler
+from ..samplers.remasking import RemaskingCorrector, RemaskingSampler
+from ..samplers.stopping import EarlyStopping
 from .sampler_bench import Factory
 
 ENOUGH = 512  # steps for samplers that stop by themselves; more than the tokens of any known world
+PATIENCE = 4  # steps without a change, after which a sequence is left alone
 
 
 class OnGrid(WrappedSampler):
@@ -146,6 +148,10 @@ def catalogue(process: InterpolatingProcess, *, slow: bool = False) -> dict[str,
         "tau-leaping": TauLeapingSampler,
         "Euler": EulerSampler,
         "remasking": lambda p, d: RemaskingSampler(p, d, "cap", amount=0.05),
+        "remasking loop": lambda p, d: PredictorCorrector(
+            AncestralSampler(p, d), RemaskingCorrector(p, d, amount=0.05)
+        ),
+        "stopping early": lambda p, d: EarlyStopping(AncestralSampler(p, d), patience=PATIENCE),
         "Gibbs": lambda p, d: PredictorCorrector(AncestralSampler(p, d), GibbsCorrector(p, d)),
         "Gibbs at the end": lambda p, d: ThenCorrect(AncestralSampler(p, d), GibbsCorrector(p, d)),
         "forward-backward": lambda p, d: PredictorCorrector(AncestralSampler(p, d), ForwardBackwardCorrector(p, d)),
@@ -155,6 +161,7 @@ def catalogue(process: InterpolatingProcess, *, slow: bool = False) -> dict[str,
     }
     if _mixing_stands(process):
         found["deterministic"] = DeterministicSampler
+        found["deterministic, half"] = lambda p, d: DeterministicSampler(p, d, share=0.5)
     if _shows(process):
         found["first hitting"] = FirstHittingSampler
         found["most confident first"] = ConfidenceSampler

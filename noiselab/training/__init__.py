@@ -1,7 +1,8 @@
 """Training on transformers' Trainer: losses as plain functions, exact resumption, averages of the weights."""
 
+from ..files import new_folder
 from .arguments import training_arguments
-from .checkpoints import intact, last_intact, new_folder, seal
+from .checkpoints import intact, last_intact, seal
 from .checks import NonFiniteLoss
 from .ema import Average
 from .losses import Loss, causal_loss, noised_loss, predicted_tokens, real_tokens

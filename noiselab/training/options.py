@@ -17,8 +17,8 @@ import transformers
 import tyro
 import yaml
 
+from ..files import write_text
 from .arguments import training_arguments
-from .checkpoints import write_text
 
 Options = TypeVar("Options")
 

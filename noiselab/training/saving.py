@@ -18,7 +18,8 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from .checkpoints import SETTINGS, check_settings, checkpoints, damage, last_intact, new_folder, seal, write_json
+from ..files import new_folder, write_json
+from .checkpoints import SETTINGS, check_settings, checkpoints, damage, last_intact, seal
 from .checks import NonFiniteLoss
 from .ema import EMA_FILE, Average
 from .processes import barrier, broadcast

@@ -21,7 +21,8 @@ from ..data import (
     train_tokenizer,
 )
 from ..data.corpus import fingerprint
-from .checkpoints import checkpoints, differences, new_folder, write_json
+from ..files import new_folder, write_json
+from .checkpoints import checkpoints, differences
 from .options import Data
 
 FEW = 20  # documents; so few are cut up, for held-out texts are whole documents

@@ -23,6 +23,7 @@ LAYERS = [
     "testing",
     "plotting",
     "tracing",
+    "files",
     "data",
     "training",
     "evaluation",
