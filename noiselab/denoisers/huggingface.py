@@ -76,8 +76,12 @@ class TransformersDenoiser(ProjectedDenoiser):
     - `predicts`: what the logits mean, "leave_one_out", "posterior" or "score"; see `Denoiser`.
     - `attention_mask`: Bool or Int [batch, length], 1 for real tokens, for the sequences that will be denoised; or
       [1, length] for all of them. All tokens are real by default. Only for models that take one.
+    - `padding`: a token that is padding wherever it stands, in place of `attention_mask`; so that sequences of unlike length
+      may come in any batch.
+    - `vocab_size`: that of the process, if the model has more logits (a vocabulary rounded up), which are cut.
 
-    **Raises:** `ValueError` for another `predicts`, and on a call whose shape does not fit `attention_mask`.
+    **Raises:** `ValueError` for another `predicts`, both kinds of padding, and on a call whose shape does not fit
+    `attention_mask`.
 
     **Example:**
 
@@ -100,12 +104,15 @@ class TransformersDenoiser(ProjectedDenoiser):
         model: nn.Module,
         predicts: Prediction = "leave_one_out",
         attention_mask: Bool[Tensor, "batch length"] | Int[Tensor, "batch length"] | None = None,
+        *,
+        padding: int | None = None,
+        vocab_size: int | None = None,
     ):
         super().__init__()
         if predicts not in get_args(Prediction):
             raise ValueError(f"predicts must be 'leave_one_out', 'posterior' or 'score'; got {predicts!r}")
-        self.model = model
-        self.predicts = predicts
+        one_kind(attention_mask, padding)
+        self.model, self.predicts, self.padding, self.vocab_size = model, predicts, padding, vocab_size
         self.splits = hasattr(model, "hidden") and hasattr(model, "project")
         # Not persistent: it belongs to the sequences, not to the weights.
         self.register_buffer("attention_mask", attention_mask, persistent=False)
@@ -114,9 +121,8 @@ class TransformersDenoiser(ProjectedDenoiser):
         self, z: Int[Tensor, "batch length"], t: Float[Tensor, " batch"] | Float[Tensor, "batch length"]
     ) -> Float[Tensor, "batch length width"]:
         """Hidden states of the model, or its logits if it does not tell the two apart."""
-        options = {}
-        if self.attention_mask is not None:
-            options["attention_mask"] = fitted(self.attention_mask, z)
+        real = real_tokens(z, self.attention_mask, self.padding)
+        options = {} if real is None else {"attention_mask": real}
         call: Any = self.model.hidden if self.splits else self.model
         states = call(z, t.float(), **options)
         return states if isinstance(states, Tensor) else states.logits
@@ -124,14 +130,23 @@ class TransformersDenoiser(ProjectedDenoiser):
     def project(self, hidden: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows state"]:
         """Logits of hidden states."""
         project: Any = self.model.project if self.splits else nn.Identity()
-        return project(hidden)
+        logits = project(hidden)
+        return logits if self.vocab_size is None else logits[..., : self.vocab_size]
 
 
-def fitted(attention_mask: Tensor, z: Tensor) -> Tensor:
-    """The attention mask for these tokens.
+def one_kind(attention_mask: Tensor | None, padding: int | None) -> None:
+    """Raise `ValueError` where padding is told in two ways."""
+    if attention_mask is not None and padding is not None:
+        raise ValueError("attention_mask and padding must not both be given; got both")
 
-    **Raises:** `ValueError` if it is one for others.
+
+def real_tokens(z: Tensor, attention_mask: Tensor | None, padding: int | None) -> Tensor | None:
+    """Where tokens are real; None if all are.
+
+    **Raises:** `ValueError` if the attention mask is one for other tokens.
     """
+    if attention_mask is None:
+        return None if padding is None else z != padding
     if attention_mask.shape not in (z.shape, (1, z.shape[1])):
         raise ValueError(
             f"attention_mask must have the shape of the tokens {list(z.shape)} or [1, {z.shape[1]}]; "

@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import (
 
 from ..parametrization import Prediction
 from .base import ProjectedDenoiser
-from .huggingface import fitted
+from .huggingface import one_kind, real_tokens
 
 MASKED: frozenset[str] = frozenset(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values())
 """Classes of transformers that predict masked tokens."""
@@ -91,9 +91,10 @@ class MaskedLanguageModel(ProjectedDenoiser):
     - `attention_mask`: Bool or Int [batch, length], 1 for real tokens, for the sequences that will be denoised; or
       [1, length] for all of them. All tokens are real by default. Models that count places from the left (BERT,
       GPT-2) want padding on the right.
+    - `padding`: a token that is padding wherever it stands, in place of `attention_mask`.
 
-    **Raises:** `ValueError` for another `predicts`, a `vocab_size` that the model cannot embed, or an attention that
-    cannot be opened, and on a call whose shape does not fit `attention_mask`.
+    **Raises:** `ValueError` for another `predicts`, both kinds of padding, a `vocab_size` that the model cannot embed, or
+    an attention that cannot be opened, and on a call whose shape does not fit `attention_mask`.
 
     **Source:** Devlin et al. (2019), arXiv 1810.04805 (BERT); Nie et al. (2025), arXiv 2502.09992 (LLaDA); Ye et al.
     (2025), arXiv 2508.15487 (Dream). That masks need no time: Ou et al. (2024), arXiv 2406.03736.
@@ -126,14 +127,16 @@ class MaskedLanguageModel(ProjectedDenoiser):
         bidirectional: bool | None = None,
         vocab_size: int | None = None,
         attention_mask: Bool[Tensor, "batch length"] | Int[Tensor, "batch length"] | None = None,
+        padding: int | None = None,
     ):
         super().__init__()
+        one_kind(attention_mask, padding)
         if predicts not in get_args(Prediction) or predicts == "score":
             raise ValueError(f"predicts must be 'posterior' or 'leave_one_out'; got {predicts!r}")
         if bidirectional is None:
             bidirectional = any(kind.__name__ in CAUSAL for kind in type(model).__mro__)
         self.model, self.predicts, self.shifted, self.bidirectional = model, predicts, shifted, bidirectional
-        self.vocab_size = vocab_size
+        self.vocab_size, self.padding = vocab_size, padding
         # Exactly these classes: a subclass may do more to the logits.
         known = type(model).__module__.startswith("transformers.models.")
         self.head = HEADS.get(type(model).__name__) if known else None
@@ -146,7 +149,8 @@ class MaskedLanguageModel(ProjectedDenoiser):
 
     def hidden(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch length width"]:
         """Hidden states for each token, at its own place; the logits, if the model is called as a whole."""
-        real = None if self.attention_mask is None else fitted(self.attention_mask, z).bool()
+        real = real_tokens(z, self.attention_mask, self.padding)
+        real = None if real is None else real.bool()
         call: Any = self.model.base_model if self.head else self.model
         options: dict[str, Any] = {"attention_mask": self._sees(z, real)}
         if self.takes_cache:

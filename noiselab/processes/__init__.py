@@ -2,6 +2,7 @@
 
 from .coarse import Coarse
 from .discrete import absorbing_betas, cosine_betas, d3pm
+from .families import FAMILIES, process_from
 from .hybrid import gidd, gidd_v1_0
 from .log_snr import log_snr_hybrid
 from .masking import masked
@@ -11,6 +12,7 @@ from .uniform import uniform
 from .unigram import mask_and_unigram, unigram
 
 __all__ = [
+    "FAMILIES",
     "Coarse",
     "Neighbours",
     "TokenRates",
@@ -22,6 +24,7 @@ __all__ = [
     "log_snr_hybrid",
     "mask_and_unigram",
     "masked",
+    "process_from",
     "uniform",
     "unigram",
 ]

@@ -1,0 +1,212 @@
+"""A model with all that belongs to it: what `Pipeline.from_pretrained` gives, saves, and shares."""
+
+import abc
+import contextlib
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..data.tokenizers import Encoder
+from ..denoisers.masked_lm import MaskedLanguageModel
+from ..files import new_folder, write_text
+from .card import model_card
+from .loading import check_tokenizer, load_model
+from .settings import Generation, ModelSettings
+
+Self = TypeVar("Self", bound="Pipeline")
+
+
+class Text(str):
+    """A text that a pipeline made, which has kept its tokens: an ordinary string to all but that pipeline.
+
+    Texts of a model are often encoded otherwise than they were drawn, into more tokens or fewer.
+
+    **Arguments:**
+
+    - `tokens`: the ids, special tokens included.
+    - `tokenizer`: whose ids they are.
+    """
+
+    tokens: tuple[int, ...]
+    tokenizer: Any
+
+    @classmethod
+    def of(cls, text: str, tokens: Sequence[int], tokenizer: Any) -> "Text":
+        """The text with its tokens."""
+        made = cls(text)
+        made.tokens, made.tokenizer = tuple(tokens), tokenizer
+        return made
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str(self),)
+
+
+class Pipeline(nn.Module, abc.ABC):
+    """A model, its tokenizer, and its settings, ready to generate.
+
+    `Pipeline.from_pretrained` picks the class by the config: `DiffusionPipeline` for GIDD's network and masked language
+    models, `AutoregressivePipeline` for causal ones. It is a module: `.to(device)` moves all of it.
+
+    **Arguments:**
+
+    - `model`: the network, in evaluation mode.
+    - `tokenizer`: of the transformers library.
+    - `settings`: the noise, what the model predicts, how it is sampled.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, settings: ModelSettings):
+        super().__init__()
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Self],
+        name: str | Path,
+        *,
+        settings: ModelSettings | None = None,
+        dtype: torch.dtype | None = None,
+        revision: str = "main",
+        trust_remote_code: bool | None = None,
+        **unknown: Any,
+    ) -> Self:
+        """Load a model with what belongs to it. Nothing is unpickled and no remote code is run.
+
+        **Arguments:**
+
+        - `name`: a folder that we, transformers or GIDD's training code wrote, or a name on the Hugging Face hub, such as
+          "dvruette/gidd-small-p_unif-0.1".
+        - `settings`: in place of those in its noiselab.json. Without either, a GIDD model has the noise that its config.json
+          names, and a masked language model pure masking.
+        - `dtype`: of the weights; the checkpoint's own by default.
+        - `revision`: branch, tag or commit of a hub name; unused for a folder.
+        - `trust_remote_code`: ignored, for none is needed.
+
+        **Raises:** `ValueError`, in words, if the model, its tokenizer or its settings cannot be loaded, do not fit each other,
+        or are of another kind than this class.
+
+        **Source:** the interface of dvruette/gidd's `GiddPipeline`, MIT licence.
+        """
+        from .causal import AutoregressivePipeline
+        from .diffusion import DiffusionPipeline, found_settings
+
+        if trust_remote_code:
+            warnings.warn(
+                "trust_remote_code is ignored: noiselab has the network itself and runs no remote code", stacklevel=2
+            )
+        if unknown:
+            raise ValueError(
+                f"from_pretrained takes settings, dtype, revision and trust_remote_code; got {sorted(unknown)}"
+            )
+        kind, model = load_model(name, dtype=dtype, revision=revision)
+        wanted: type[Pipeline] = AutoregressivePipeline if kind == "autoregressive" else DiffusionPipeline
+        if not (issubclass(cls, wanted) or issubclass(wanted, cls)):
+            raise ValueError(
+                f"{cls.__name__} needs another kind of model; {str(name)!r} is one for {wanted.__name__} "
+                "(Pipeline.from_pretrained picks by itself)"
+            )
+        network = model.model if isinstance(model, MaskedLanguageModel) else model
+        tokenizer = check_tokenizer(name, _logits(network))
+        settings = settings or ModelSettings.from_pretrained(name, revision)
+        if wanted is AutoregressivePipeline:
+            made: Pipeline = (cls if issubclass(cls, wanted) else wanted)(
+                network, tokenizer, settings or ModelSettings()
+            )
+        else:
+            settings = settings or found_settings(name, model, tokenizer)
+            made = (cls if issubclass(cls, wanted) else wanted)(model, tokenizer, settings)
+        return made.eval()  # type: ignore[return-value]
+
+    @property
+    def network(self) -> PreTrainedModel:
+        """The network, without what makes it a denoiser."""
+        model: Any = self.model
+        network: Any = model.model if isinstance(model, MaskedLanguageModel) else model
+        return network
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    @property
+    @abc.abstractmethod
+    def length(self) -> int:
+        """The longest sequence, in tokens."""
+
+    @property
+    def generation(self) -> Generation:
+        """How it is sampled where a call does not say otherwise."""
+        return self.settings.generation
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights, config, tokenizer, settings and a model card, complete or not at all.
+
+        **Arguments:**
+
+        - `folder`: replaced if it exists.
+        """
+        with new_folder(Path(folder)) as temporary:
+            self._write(temporary)
+
+    def push_to_hub(self, name: str, *, private: bool | None = None, message: str = "noiselab model") -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face hub, by huggingface_hub; returns the address."""
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        name = api.create_repo(name, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self._write(Path(folder))
+            return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message=message))
+
+    def _write(self, folder: Path) -> None:
+        self.network.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.settings.save_pretrained(folder)
+        write_text(folder / "README.md", model_card(self))
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, taken literally; nothing is added.
+
+        A `Text` that this pipeline made is not encoded anew: it has its tokens, which need not be those that the tokenizer
+        would find.
+
+        **Raises:** `ValueError` for no texts, empty ones, or ones that are longer than the context.
+        """
+        if isinstance(texts, str) or not len(texts):
+            raise ValueError(f"texts must be a list of at least one text; got {texts!r}")
+        plain = iter(Encoder(self.tokenizer)(str(text) for text in texts if self._tokens(text) is None))
+        ids = [self._tokens(text) or next(plain) for text in texts]
+        for i, found in enumerate(ids):
+            if not found:
+                raise ValueError(f"texts must not be empty; text {i} is")
+            if len(found) > self.length:
+                raise ValueError(
+                    f"texts must fit the context of {self.length} tokens; text {i} has {len(found)} (it is not cut for you)"
+                )
+        return ids
+
+    def _tokens(self, text: str) -> list[int] | None:
+        return list(text.tokens) if isinstance(text, Text) and text.tokenizer is self.tokenizer else None
+
+    def decode(self, tokens: Tensor | list[list[int]]) -> list[str]:
+        """Texts of token ids, without special tokens; each a `Text`."""
+        rows = tokens.tolist() if isinstance(tokens, Tensor) else tokens
+        words = self.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [Text.of(text, row, self.tokenizer) for text, row in zip(words, rows, strict=True)]
+
+    @contextlib.contextmanager
+    def _computing(self, dtype: torch.dtype | None) -> Iterator[None]:
+        """Without gradients, and with the network's arithmetic in `dtype` if one is given."""
+        mixed = torch.autocast(self.device.type, dtype) if dtype is not None else contextlib.nullcontext()
+        with torch.no_grad(), mixed:
+            yield
+
+
+def _logits(model: Any) -> int:
+    return model.config.vocab_size

@@ -1,0 +1,56 @@
+"""A model card: what a model is, in words and figures that its settings give."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .base import Pipeline
+
+
+def model_card(pipe: "Pipeline") -> str:
+    """The README.md that is saved with a model."""
+    from .diffusion import DiffusionPipeline
+
+    diffusion = isinstance(pipe, DiffusionPipeline)
+    kind = "diffusion" if diffusion else "autoregressive"
+    head = [
+        "---",
+        "library_name: noiselab",
+        "tags:",
+        "- noiselab",
+        f"- {kind}",
+        "---",
+        "",
+        "# A language model of noiselab",
+        "",
+    ]
+    facts = facts_of(pipe)
+    rows = ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in facts.items()), ""]
+    use = [
+        "```python",
+        "from noiselab.pipeline import Pipeline",
+        "",
+        'pipe = Pipeline.from_pretrained("this folder or name")',
+    ]
+    use += ["texts = pipe.generate(num_samples=4)"]
+    if diffusion:
+        use += ["texts = pipe.self_correction(texts)"]
+    return "\n".join([*head, *rows, *use, "```", ""])
+
+
+def facts_of(pipe: "Pipeline") -> dict[str, Any]:
+    """What there is to say of a model, name by name."""
+    config: Any = pipe.network.config
+    facts: dict[str, Any] = {
+        "network": type(pipe.network).__name__,
+        "parameters": f"{pipe.network.num_parameters():,}",
+        "vocabulary": f"{config.vocab_size:,} tokens",
+        "context": f"{pipe.length:,} tokens",
+    }
+    if pipe.settings.noise is not None:
+        noise = dict(pipe.settings.noise)
+        facts["noise"] = f"`{json.dumps({k: v for k, v in noise.items() if not isinstance(v, list)})}`"
+        facts["process"] = f"`{pipe.settings.process()}`"
+        facts["predicts"] = pipe.settings.predicts
+    facts["sampled by default"] = f"{pipe.generation.steps} steps, temperature {pipe.generation.temperature:g}"
+    return facts

@@ -1,0 +1,80 @@
+"""Autoregressive models as a pipeline."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from .base import Pipeline
+
+
+class AutoregressivePipeline(Pipeline):
+    """An autoregressive language model: `generate`, by transformers."""
+
+    @property
+    def length(self) -> int:
+        """The longest sequence, in tokens."""
+        config: Any = self.network.config
+        return int(getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length)
+
+    def generate(
+        self,
+        num_samples: int = 1,
+        *,
+        prompts: Sequence[str] | None = None,
+        length: int | None = None,
+        temperature: float | int | None = None,
+        top_k: int | None = None,
+        top_p: float | int | None = None,
+        min_p: float | int | None = None,
+        stop: bool = False,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> list[str]:
+        """Texts, token by token; they begin after the end-of-text token, or with the prompts.
+
+        **Arguments:**
+
+        - `num_samples`: how many, of each prompt if there are any.
+        - `prompts`: what the texts begin with.
+        - `length`: tokens of a text; the whole context by default.
+        - `temperature`, `top_k`, `top_p`, `min_p`: of the prediction.
+        - `stop`: whether a text ends at its first end-of-text token. Models of packed texts go on behind it.
+        - `generator`: all randomness, on the CPU; torch's own by default.
+        - `dtype`: of the network's arithmetic; that of the weights by default.
+
+        **Raises:** `ValueError` for settings out of range, or prompts that do not fit.
+        """
+        begin = self.tokenizer.bos_token_id
+        begin = self.tokenizer.eos_token_id if begin is None else begin
+        starts = [[begin]] if prompts is None else self.encode(list(prompts))
+        longest = self.length if length is None else length
+        if num_samples < 1 or not 1 <= longest <= self.length:
+            raise ValueError(
+                f"num_samples must be positive, length lie in [1, {self.length}]; got {num_samples}, {longest}"
+            )
+        if max(map(len, starts)) >= longest + (prompts is None):
+            raise ValueError(f"prompts must be shorter than {longest} tokens; got one of {max(map(len, starts))}")
+        defaults = self.generation
+        settings = GenerationConfig(
+            do_sample=True,
+            temperature=float(defaults.temperature if temperature is None else temperature),
+            top_k=(defaults.top_k if top_k is None else top_k) or 0,
+            top_p=float((defaults.top_p if top_p is None else top_p) or 1.0),
+            min_p=defaults.min_p if min_p is None else float(min_p),
+            max_length=longest,
+            eos_token_id=self.tokenizer.eos_token_id if stop else None,
+            pad_token_id=self.tokenizer.pad_token_id,
+            bos_token_id=begin,
+        )
+        texts, network = [], self.network
+        with torch.random.fork_rng(), self._computing(dtype):
+            if generator is not None:
+                torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            for start in starts:
+                ids = torch.tensor([start] * num_samples, device=self.device)
+                call: Any = network.generate
+                tokens = call(ids, attention_mask=torch.ones_like(ids), generation_config=settings, use_cache=True)
+                texts += self.decode(tokens)
+        return texts

@@ -1,0 +1,435 @@
+"""Diffusion models as a pipeline: texts from noise, self-correction, gaps filled in."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..categorical import Randomness, uniforms
+from ..data import token_support, vocabulary_size
+from ..data.tokenizers import Encoder
+from ..denoisers import Denoiser, MinP, Support, Temperature, TopK, TopP
+from ..denoisers.dit import DiT
+from ..denoisers.huggingface import TransformersDenoiser
+from ..denoisers.masked_lm import MaskedLanguageModel
+from ..process import InterpolatingProcess, NoiseProcess
+from ..samplers import AncestralSampler, Infilling, Sampler, SelfCorrection
+from .base import Pipeline
+from .original import is_original, original_noise
+from .settings import ModelSettings
+
+SamplerLike = Sampler | Callable[[NoiseProcess, Denoiser], Sampler]
+
+
+class DiffusionPipeline(Pipeline):
+    """A diffusion language model: `generate`, `infill`, `self_correction`.
+
+    `pipe.process` and `pipe.denoiser` are what the samplers and evaluations of this library take.
+
+    **Arguments:**
+
+    - `model`: a `DiT`, or any other network that is called with tokens and times, or a `MaskedLanguageModel`.
+    - `tokenizer`: with a mask token; ids beyond those of the tokenizer, if the model has more, are never drawn.
+    - `settings`: the noise among them.
+
+    **Raises:** `ValueError` if noise, tokenizer and model do not fit each other.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.data import train_tokenizer, vocabulary_size
+    from noiselab.denoisers.dit import DiT, DiTConfig
+    from noiselab.pipeline import DiffusionPipeline, ModelSettings
+
+    tokenizer = train_tokenizer(["the cat sat on the mat"] * 10, vocab_size=280)
+    size = vocabulary_size(tokenizer)
+    model = DiT(DiTConfig(vocab_size=size, max_seq_len=16, hidden_size=32, num_hidden_layers=1, num_attention_heads=2))
+    noise = {"family": "gidd", "vocab_size": size, "mask_id": tokenizer.mask_token_id, "p_uniform": 0.2}
+    pipe = DiffusionPipeline(model.eval(), tokenizer, ModelSettings(noise))
+    random = torch.Generator().manual_seed(0)
+    texts = pipe.generate(num_samples=2, num_inference_steps=8, generator=random, show_progress=False)
+    texts = pipe.infill(["the [MASK] sat"], num_inference_steps=2, generator=random, show_progress=False)
+    ```
+    """
+
+    process: NoiseProcess
+
+    def __init__(self, model: nn.Module, tokenizer: Any, settings: ModelSettings):
+        super().__init__(model, tokenizer, settings)
+        if tokenizer.mask_token_id is None and not isinstance(model, MaskedLanguageModel):
+            raise ValueError("the tokenizer must have a mask token; it has none")
+        self.process = settings.process()
+        states, size = self.process.vocab_size, vocabulary_size(tokenizer)
+        if states > self.network.config.vocab_size or size > self.network.config.vocab_size:
+            raise ValueError(
+                f"the model must know all tokens; it has {self.network.config.vocab_size}, the tokenizer {size}, the noise "
+                f"{states}"
+            )
+        support = torch.zeros(states, dtype=torch.bool)
+        known = token_support(tokenizer)[:states]
+        support[: len(known)] = known
+        if self.process.support is not None:
+            support &= self.process.host_support()
+        if not support.any():
+            raise ValueError("the noise must leave tokens that texts consist of; it leaves none of the tokenizer's")
+        self.register_buffer("support", support, persistent=False)
+
+    support: Tensor
+
+    @property
+    def length(self) -> int:
+        """The longest sequence, in tokens."""
+        config: Any = self.network.config
+        for name in ("max_seq_len", "max_position_embeddings", "n_positions"):
+            if getattr(config, name, None):
+                return int(getattr(config, name))
+        return int(self.tokenizer.model_max_length)
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The network as a denoiser that predicts tokens of texts alone."""
+        return self._denoiser()
+
+    def _denoiser(self, padding: int | None = None) -> Denoiser:
+        states, model = self.process.vocab_size, self.model
+        inner: Denoiser
+        if isinstance(model, MaskedLanguageModel):
+            inner = MaskedLanguageModel(
+                model.model,
+                predicts=self.settings.predicts,
+                shifted=model.shifted,
+                bidirectional=model.bidirectional,
+                vocab_size=states,
+                padding=padding,
+            )
+        else:
+            inner = TransformersDenoiser(model, self.settings.predicts, padding=padding, vocab_size=states)
+        return Support(inner.eval(), self.support)
+
+    def generate(
+        self,
+        num_samples: int = 1,
+        num_inference_steps: int | None = None,
+        *,
+        prompts: Sequence[str] | None = None,
+        length: int | None = None,
+        sampler: SamplerLike | None = None,
+        temperature: float | int | None = None,
+        top_k: int | None = None,
+        top_p: float | int | None = None,
+        min_p: float | int | None = None,
+        as_released: bool = False,
+        batch_size: int = 16,
+        generator: Randomness = None,
+        show_progress: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> list[str]:
+        """Texts from noise.
+
+        **Arguments:**
+
+        - `num_samples`: how many, of each prompt if there are any.
+        - `num_inference_steps`: network evaluations of a text, at least 1; `pipe.generation.steps` by default.
+        - `prompts`: what the texts begin with.
+        - `length`: tokens of a text; the whole context by default.
+        - `sampler`: any of the library's or your own, made with `pipe.process` and `pipe.denoiser`, or a function of these two
+          that makes it, such as `nl.TauLeapingSampler`; ancestral by default.
+        - `temperature`, `top_k`, `top_p`, `min_p`: of the prediction; `pipe.generation` has the defaults.
+        - `as_released`: the steps of dvruette/gidd: its first lies a step below t = 1, and it stops at its margin `t_eps` with
+          the noise of that time left in the text.
+        - `batch_size`: texts at once.
+        - `generator`: all randomness; one, or one for each text.
+        - `show_progress`: a bar.
+        - `dtype`: of the network's arithmetic (`torch.bfloat16`, as published); that of the weights by default.
+
+        **Returns:** the texts, those of the first prompt first, without special tokens.
+
+        **Raises:** `ValueError` for settings out of range, prompts that do not fit, or truncation with a sampler that is made.
+        """
+        starts = [None] if prompts is None else self.encode(prompts)
+        length = self.length if length is None else length
+        if num_samples < 1 or batch_size < 1 or not 1 <= length <= self.length:
+            raise ValueError(
+                f"num_samples and batch_size must be positive, length lie in [1, {self.length}]; got {num_samples}, "
+                f"{batch_size}, {length}"
+            )
+        longest = max(0 if start is None else len(start) for start in starts)
+        if longest > length:
+            raise ValueError(f"prompts must fit {length} tokens; got one of {longest}")
+        given = torch.zeros(len(starts), length, dtype=torch.long)
+        known = torch.zeros(len(starts), length, dtype=torch.bool)
+        for row, start in enumerate(starts):
+            if start is not None:
+                given[row, : len(start)], known[row, : len(start)] = torch.tensor(start), True
+        tokens = self._sample(
+            given.repeat_interleave(num_samples, 0),
+            known.repeat_interleave(num_samples, 0),
+            self._sampler(sampler, temperature, top_k, top_p, min_p),
+            self._times(num_inference_steps, as_released),
+            batch_size=batch_size,
+            clean=not as_released,
+            generator=generator,
+            show_progress=show_progress,
+            dtype=dtype,
+        )
+        return self.decode(tokens)
+
+    def infill(
+        self,
+        texts: Sequence[str],
+        num_inference_steps: int | None = None,
+        *,
+        sampler: SamplerLike | None = None,
+        temperature: float | int | None = None,
+        top_k: int | None = None,
+        top_p: float | int | None = None,
+        min_p: float | int | None = None,
+        generator: Randomness = None,
+        show_progress: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> list[str]:
+        """Texts in which each mask token, as the tokenizer spells it ("[MASK]"), is replaced by one token.
+
+        **Arguments:** as for `generate`.
+
+        **Raises:** `ValueError` for no texts, texts without a gap, or ones that do not fit the context.
+        """
+        if isinstance(texts, str) or not len(texts):
+            raise ValueError(f"texts must be a list of at least one text; got {texts!r}")
+        mask, found = self.tokenizer.mask_token_id, []
+        for i, text in enumerate(texts):
+            ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            if mask not in ids or len(ids) > self.length:
+                raise ValueError(
+                    f"texts must hold {self.tokenizer.mask_token} and fit the context of {self.length} tokens; text {i} has "
+                    f"{ids.count(mask)} of them in {len(ids)} tokens"
+                )
+            found.append(torch.tensor([ids]))
+        chosen = self._sampler(sampler, temperature, top_k, top_p, min_p)
+        times = self._times(num_inference_steps, False)
+        randoms = generator if isinstance(generator, Sequence) else [generator] * len(found)
+        results = []
+        for tokens, random in zip(found, randoms, strict=True):
+            results += self._sample(
+                tokens,
+                tokens != mask,
+                chosen,
+                times,
+                batch_size=1,
+                clean=True,
+                generator=random,
+                show_progress=show_progress,
+                dtype=dtype,
+            ).tolist()
+        return self.decode(results)
+
+    def self_correction(
+        self,
+        texts: Sequence[str],
+        num_inference_steps: int = 128,
+        temperature: float | int = 0.1,
+        t0: float | int = 0.01,
+        early_stopping: bool = True,
+        early_stopping_patience: int = 32,
+        *,
+        tokens_per_step: int = 1,
+        as_released: bool = False,
+        batch_size: int = 16,
+        generator: Randomness = None,
+        show_progress: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> list[str]:
+        """Texts in which the tokens that the model most confidently disagrees with are replaced, until it agrees.
+
+        **Arguments:**
+
+        - `texts`: at least one. Those that this pipeline made keep their tokens, others are encoded.
+        - `num_inference_steps`: at most so many evaluations of each text.
+        - `temperature`, `t0`, `tokens_per_step`: see `noiselab.SelfCorrection`.
+        - `early_stopping`, `early_stopping_patience`: whether, and after how many steps without a better self-accuracy, a text
+          is left as it is. Without it, all steps are taken.
+        - `as_released`: as dvruette/gidd does it: texts are filled up to the context with padding, which the model sees and
+          which may change. Otherwise padding is neither seen nor changed.
+        - `batch_size`, `generator`, `show_progress`, `dtype`: as for `generate`.
+
+        **Returns:** the texts, in order.
+
+        **Raises:** `ValueError` for no texts, ones that do not fit the context (they are not cut), or settings out of range.
+
+        **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 5.3; defaults as released.
+        """
+        pad = self.tokenizer.pad_token_id
+        ids = self._as_released(texts) if as_released else self.encode(texts)
+        if num_inference_steps < 1 or batch_size < 1:
+            raise ValueError(
+                f"num_inference_steps and batch_size must be positive; got {num_inference_steps}, {batch_size}"
+            )
+        longest = self.length if as_released else max(map(len, ids))
+        tokens = torch.full((len(ids), longest), pad)
+        for row, found in enumerate(ids):
+            tokens[row, : len(found)] = torch.tensor(found)
+        real = torch.ones_like(tokens, dtype=torch.bool) if as_released else tokens != pad
+        padding = None if bool(real.all()) else pad
+        correction = SelfCorrection(
+            self._denoiser(padding),
+            time=t0,
+            temperature=temperature,
+            tokens_per_step=tokens_per_step,
+            patience=early_stopping_patience,
+            process=self.process,
+            support=self.support,
+        )
+        parts, bar = [], tqdm(total=len(tokens) * num_inference_steps, desc="correcting", disable=not show_progress)
+        with self._computing(dtype), bar:
+            for first in range(0, len(tokens), batch_size):
+                z, some = (x[first : first + batch_size].to(self.device) for x in (tokens, real))
+                random = generator[first : first + batch_size] if isinstance(generator, Sequence) else generator
+                rows = None if padding is None else some
+                size, done = len(z), 0
+                if early_stopping:
+                    for state in correction.walk(z, steps=num_inference_steps, rows=rows, generator=random):
+                        z, done = state, done + 1
+                        bar.update(size)
+                else:
+                    for _ in range(num_inference_steps):
+                        u = uniforms(*z.shape, generator=random, device=z.device)
+                        z, _ = correction.revise(z, u, rows=rows)
+                        bar.update(size)
+                        done += 1
+                bar.update(size * (num_inference_steps - done))
+                parts.append(z.cpu())
+        corrected = torch.cat(parts)
+        return self.decode([row[kept].tolist() for row, kept in zip(corrected, real, strict=True)])
+
+    def _as_released(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encoded anew, and cut to the context with a warning."""
+        ids = list(Encoder(self.tokenizer)(map(str, texts)))
+        if isinstance(texts, str) or not ids:
+            raise ValueError(f"texts must be a list of at least one text; got {texts!r}")
+        longer = [i for i, found in enumerate(ids) if len(found) > self.length]
+        if longer:
+            warnings.warn(
+                f"as_released cuts texts to the context of {self.length} tokens; so texts {longer[:8]}", stacklevel=3
+            )
+        return [found[: self.length] for found in ids]
+
+    def _sampler(
+        self,
+        sampler: SamplerLike | None,
+        temperature: float | int | None,
+        top_k: int | None,
+        top_p: float | int | None,
+        min_p: float | int | None,
+    ) -> Sampler:
+        asked = (temperature, top_k, top_p, min_p)
+        if isinstance(sampler, Sampler):
+            if any(value is not None for value in asked):
+                raise ValueError(
+                    "temperature, top_k, top_p and min_p act on the prediction, so a sampler that is made already has them; "
+                    "give the class of the sampler, or wrap its denoiser in noiselab.Temperature, ..."
+                )
+            return sampler
+        if sampler is not None and not callable(sampler):
+            raise ValueError(
+                f"sampler must be a noiselab.Sampler, or make one of process and denoiser; got {sampler!r}"
+            )
+        defaults, denoiser = self.generation, self.denoiser
+        heat = defaults.temperature if temperature is None else temperature
+        if heat != 1:
+            denoiser = Temperature(denoiser, heat)
+        for kind, value, default in (
+            (TopK, top_k, defaults.top_k),
+            (TopP, top_p, defaults.top_p),
+            (MinP, min_p, defaults.min_p),
+        ):
+            value = default if value is None else value
+            if value is not None:
+                denoiser = kind(denoiser, value)  # type: ignore[arg-type]
+        return (sampler or AncestralSampler)(self.process, denoiser)
+
+    def _times(self, steps: int | None, as_released: bool) -> Tensor:
+        steps = self.generation.steps if steps is None else steps
+        if steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1; got {steps}")
+        low, high = self.process.domain
+        if not as_released:
+            return torch.linspace(high, low, steps + 1, dtype=torch.float64)
+        if steps < 2:
+            raise ValueError(f"as_released takes at least 2 steps, the last of which does nothing; got {steps}")
+        margin = float(getattr(self.network.config, "t_eps", 1e-4))
+        times = margin + (1 - 2 * margin) * torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        return times[:-1].flip(0)
+
+    def _sample(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        known: Tensor,
+        sampler: Sampler,
+        times: Tensor,
+        *,
+        batch_size: int,
+        clean: bool,
+        generator: Randomness,
+        show_progress: bool,
+        dtype: torch.dtype | None,
+    ) -> Int[Tensor, "batch length"]:
+        parts = []
+        batches = -(-len(tokens) // batch_size)
+        bar = tqdm(total=batches * (len(times) - 1), desc="generating", disable=not show_progress)
+        with self._computing(dtype), bar:
+            for first in range(0, len(tokens), batch_size):
+                some, where = (x[first : first + batch_size].to(self.device) for x in (tokens, known))
+                random = generator[first : first + batch_size] if isinstance(generator, Sequence) else generator
+                around = Infilling(sampler, some, where, times="sequence") if where.any() else sampler
+                z = around.start(*some.shape, generator=random, device=self.device)
+                grid = sampler.grid(times=times)
+                for state in around.walk(z, grid, generator=random):
+                    z = state
+                    bar.update(1)
+                if clean:
+                    z = around.clean(z, grid[-1].to(z.device).expand(len(z)), generator=random)
+                parts.append(z.cpu())
+        return torch.cat(parts)
+
+
+class GiddPipeline(DiffusionPipeline):
+    """`DiffusionPipeline` under the name and with the interface of dvruette/gidd.
+
+    ```python
+    from noiselab.pipeline import GiddPipeline
+
+    pipe = GiddPipeline.from_pretrained("dvruette/gidd-base-p_unif-0.2").to("cuda")
+    texts = pipe.generate(num_samples=4, num_inference_steps=128)
+    texts = pipe.self_correction(texts, num_inference_steps=128, early_stopping=True, temperature=0.1)
+    ```
+
+    **Source:** von Ruette et al. (2025), arXiv 2503.04482, and its code, MIT licence.
+    """
+
+
+def found_settings(name: str | Path, model: Any, tokenizer: Any) -> ModelSettings:
+    """The settings of a model that comes without noiselab.json: what its config says, or masking."""
+    tokens = {"vocab_size": vocabulary_size(tokenizer), "mask_id": tokenizer.mask_token_id}
+    if is_original(name):
+        return ModelSettings({**original_noise(Path(name)), **tokens})
+    if isinstance(model, DiT):
+        return ModelSettings({"family": "gidd", **tokens, "p_uniform": float(model.config.p_uniform)})
+    config: Any = model.model.config
+    mask = getattr(config, "mask_token_id", None)
+    if mask is not None and mask < config.vocab_size:
+        tokens["mask_id"] = mask
+    tokens["vocab_size"] = max(tokens["vocab_size"], tokens["mask_id"] + 1)
+    return ModelSettings({"family": "masked", **tokens}, predicts="leave_one_out")
+
+
+def interpolating(pipe: DiffusionPipeline) -> InterpolatingProcess:
+    """The process of a pipeline, for what needs noise that forgets the token it destroys."""
+    if not isinstance(pipe.process, InterpolatingProcess):
+        raise ValueError(f"this needs noise that forgets the token it destroys; got {pipe.process}")
+    return pipe.process

@@ -1,0 +1,74 @@
+"""Ready-made processes by name, from settings that a file can hold."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from .. import schedules
+from ..process import NoiseProcess
+from ..schedules import Schedule
+from .hybrid import gidd, gidd_v1_0
+from .log_snr import log_snr_hybrid
+from .masking import masked
+from .uniform import uniform
+from .unigram import mask_and_unigram, unigram
+
+FAMILIES: dict[str, Callable[..., NoiseProcess]] = {
+    "gidd": gidd,
+    "gidd_v1_0": gidd_v1_0,
+    "log_snr_hybrid": log_snr_hybrid,
+    "mask_and_unigram": mask_and_unigram,
+    "masked": masked,
+    "uniform": uniform,
+    "unigram": unigram,
+}
+"""Name -> what makes the process, from keyword arguments. Put your own in, and models trained on it are restored with it."""
+SIGNALS = ("cosine", "cosine_md4", "cosine_squared", "geometric", "linear", "log_linear", "polynomial")
+
+
+def process_from(settings: Mapping[str, Any]) -> NoiseProcess:
+    """The process that settings describe: `family`, a name in `FAMILIES`, and the arguments of what makes it.
+
+    Arguments are JSON: numbers, strings, lists. A `signal` is the name of a schedule, or a mapping of `name` and its arguments;
+    `frequencies` and `support` are lists with an entry for each token.
+
+    **Raises:** `ValueError` for a family that is not there, or arguments that it does not take.
+
+    **Example:**
+
+    ```python
+    from noiselab.processes import process_from
+
+    process = process_from({"family": "gidd", "vocab_size": 50, "mask_id": 49, "p_uniform": 0.2})
+    print(process_from({"family": "masked", "vocab_size": 50, "mask_id": 49, "signal": "cosine"}))
+    ```
+    """
+    given = dict(settings)
+    family = given.pop("family", None)
+    if family not in FAMILIES:
+        raise ValueError(
+            f"family must be one of {sorted(FAMILIES)}, or one that was put into noiselab.processes.FAMILIES; got {family!r}"
+        )
+    if "signal" in given:
+        given["signal"] = _signal(given["signal"])
+    if "frequencies" in given:
+        given["frequencies"] = torch.tensor(given["frequencies"], dtype=torch.float64)
+    if "support" in given:
+        given["support"] = torch.tensor(given["support"], dtype=torch.bool)
+    try:
+        return FAMILIES[family](**given)
+    except TypeError as error:
+        raise ValueError(f"the settings of {family!r} must be arguments that it takes; {error}") from error
+
+
+def _signal(given: Any) -> Schedule:
+    """A schedule by name."""
+    arguments = dict(given) if isinstance(given, Mapping) else {"name": given}
+    name = arguments.pop("name", None)
+    if name not in SIGNALS:
+        raise ValueError(f"signal must be one of {SIGNALS}, with arguments or without; got {given!r}")
+    try:
+        return getattr(schedules, name)(**arguments)
+    except TypeError as error:
+        raise ValueError(f"the arguments of {name!r} must be those that it takes; {error}") from error
