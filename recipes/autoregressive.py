@@ -16,6 +16,7 @@ from pathlib import Path
 import transformers
 
 from noiselab.data import vocabulary_size
+from noiselab.pipeline import ModelSettings
 from noiselab.training import Trainer, causal_loss, predicted_tokens
 from noiselab.training.options import (
     Data,
@@ -166,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
         callbacks=[KeepOptions(options, run.output)],
     )
     trainer.train(resume_from_checkpoint=None if run.resume == "never" else run.resume)
-    trainer.save_final(run.output / "final", tokenizer=tokenizer, settings=numbers_of(options))
+    trainer.save_final(run.output / "final", tokenizer=tokenizer, parts=[ModelSettings()], settings=numbers_of(options))
     if chief:
         print(f"the finished model is in {run.output / 'final'}")
     return trainer

@@ -16,11 +16,10 @@ import torch
 import transformers
 import tyro
 
-import noiselab as nl
-from noiselab.data import token_support
-from noiselab.denoisers.huggingface import TransformersDenoiser, load_dit
 from noiselab.evaluation import correction_grid, correction_grid_table
 from noiselab.files import write_json
+from noiselab.pipeline import DiffusionPipeline
+from noiselab.pipeline.diffusion import interpolating
 from noiselab.training.options import run_recipe
 
 
@@ -55,19 +54,14 @@ def main(options: Options) -> list[dict]:
     judge = transformers.LlamaForCausalLM.from_pretrained(options.judge).eval().to(device)
     written: list[dict] = []
     for folder in options.models:
-        model, tokenizer = load_dit(folder).to(device), transformers.AutoTokenizer.from_pretrained(folder)
-        support, mask = token_support(tokenizer), tokenizer.mask_token_id
-        share = model.config.p_uniform
-        process: nl.InterpolatingProcess = nl.masked(vocab_size=len(support), mask_id=mask)
-        if share:
-            process = nl.gidd(vocab_size=len(support), mask_id=mask, p_uniform=share)
-        process = process.to(device)
+        pipe = DiffusionPipeline.from_pretrained(folder).to(device)
+        share = float(getattr(pipe.network.config, "p_uniform", 0))
         for end in options.ends:
             rows = correction_grid(
-                process,
-                nl.Support(TransformersDenoiser(model), support.to(device)),
+                interpolating(pipe),
+                pipe.denoiser,
                 judge,
-                model.config.max_seq_len,
+                pipe.length,
                 samples=options.samples,
                 sampling_steps=options.steps,
                 end=end,

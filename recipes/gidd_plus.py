@@ -23,6 +23,7 @@ import noiselab as nl
 from noiselab.data import vocabulary_size
 from noiselab.denoisers.dit import Block, DiT, DiTConfig
 from noiselab.objectives import elbo
+from noiselab.pipeline import ModelSettings
 from noiselab.training import Trainer
 from noiselab.training.options import (
     Data,
@@ -163,7 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
     # The process, and how its divergence is weighted.
     vocab_size = vocabulary_size(tokenizer)
     noise = {"vocab_size": vocab_size, "p_uniform": options.p_uniform, "gamma": options.gamma}
-    process = nl.gidd(**noise, mask_id=tokenizer.mask_token_id)
+    about = ModelSettings({"family": "gidd", **noise, "mask_id": tokenizer.mask_token_id})
+    process = about.process()
     objective = {
         "dynamic": nl.Dynamic.gidd(**noise, max_weight=options.max_weight),
         "dynamic_v11": nl.DynamicV11.gidd(**noise, max_weight=options.max_weight),
@@ -207,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
         callbacks=[KeepOptions(options, run.output)],
     )
     trainer.train(resume_from_checkpoint=None if run.resume == "never" else run.resume)
-    trainer.save_final(run.output / "final", tokenizer=tokenizer, settings=numbers_of(options))
+    trainer.save_final(run.output / "final", tokenizer=tokenizer, parts=[about], settings=numbers_of(options))
     if chief:
         print(f"the finished model is in {run.output / 'final'}")
     return trainer

@@ -12,15 +12,17 @@ Source: Sahoo et al. (2024), "Simple and Effective Masked Diffusion Language Mod
 arXiv 2406.04329. Unlike the published network, this one is told the time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import transformers
 
-import noiselab as nl
 from noiselab.data import vocabulary_size
 from noiselab.denoisers.dit import DiT, DiTConfig
+from noiselab.pipeline import ModelSettings
+from noiselab.processes import process_from
 from noiselab.training import Trainer
 from noiselab.training.options import (
     Data,
@@ -125,9 +127,18 @@ PRESETS = {
 }
 
 
+def masks(tokenizer: Any) -> dict[str, Any]:
+    """Noise of masks alone."""
+    return {"family": "masked", "vocab_size": vocabulary_size(tokenizer), "mask_id": tokenizer.mask_token_id}
+
+
 def main(arguments: Sequence[str] | None = None) -> Trainer:
-    """Train, and write the finished model."""
-    options = command_line(PRESETS, arguments)
+    """Train on masks, and write the finished model."""
+    return train(command_line(PRESETS, arguments), masks)
+
+
+def train(options: Masked, noise_of: Callable[[Any], dict[str, Any]]) -> Trainer:
+    """Train with the plain ELBO of any noise, settings of which are made from the tokenizer."""
     optimization, run = options.optimization, options.run
     transformers.logging.disable_progress_bar()  # those of saving, not that of training
     args = arguments_of(optimization, run)
@@ -142,14 +153,14 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
         print(f"training data: {train}\nheld out:      {validation}")
 
     # The process; the objective is the ELBO unless another one is given.
-    vocab_size = vocabulary_size(tokenizer)
-    process = nl.masked(vocab_size=vocab_size, mask_id=tokenizer.mask_token_id)
+    noise = noise_of(tokenizer)
+    process = process_from(noise)
 
     # The network.
     transformers.set_seed(optimization.seed)
     model = DiT(
         DiTConfig(
-            vocab_size=vocab_size,
+            vocab_size=vocabulary_size(tokenizer),
             max_seq_len=options.data.length,
             hidden_size=options.width,
             timestep_cond_dim=options.time_width,
@@ -178,7 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
         callbacks=[KeepOptions(options, run.output)],
     )
     trainer.train(resume_from_checkpoint=None if run.resume == "never" else run.resume)
-    trainer.save_final(run.output / "final", tokenizer=tokenizer, settings=numbers_of(options))
+    trainer.save_final(
+        run.output / "final", tokenizer=tokenizer, parts=[ModelSettings(noise)], settings=numbers_of(options)
+    )
     if chief:
         print(f"the finished model is in {run.output / 'final'}")
     return trainer

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +155,12 @@ class Saving(Base):
         return TrainOutput(self.state.global_step, losses[-1] if losses else math.nan, {})
 
     def save_final(
-        self, folder: str | Path, *, tokenizer: Any = None, settings: Mapping[str, Any] | None = None
+        self,
+        folder: str | Path,
+        *,
+        tokenizer: Any = None,
+        parts: Iterable[Any] = (),
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         """Write the finished model: what `from_pretrained` loads, complete or not at all.
 
@@ -166,6 +171,7 @@ class Saving(Base):
 
         - `folder`: replaced if it exists.
         - `tokenizer`: anything with `save_pretrained`.
+        - `parts`: what else has it, such as `noiselab.pipeline.ModelSettings`, which tell what the model is.
         - `settings`: what else to write to `settings.json`, of JSON types.
         """
         folder = Path(folder)
@@ -176,9 +182,10 @@ class Saving(Base):
                 if self.average is not None:
                     with self.average.applied():
                         write_weights(model, temporary / "ema")
-                for part in [temporary, temporary / "ema"]:
-                    if tokenizer is not None and part.exists():
-                        tokenizer.save_pretrained(part)
+                for place in [temporary, temporary / "ema"]:
+                    for part in (*([] if tokenizer is None else [tokenizer]), *parts):
+                        if place.exists():
+                            part.save_pretrained(place)
                 content = {"step": self.state.global_step, **(settings or {}), "numbers": self.settings}
                 write_json(temporary / SETTINGS, content)
         barrier()

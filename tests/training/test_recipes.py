@@ -12,10 +12,12 @@ import transformers
 import noiselab as nl
 from noiselab.data import vocabulary_size
 from noiselab.denoisers.dit import DiT
+from noiselab.pipeline import Pipeline
 from noiselab.training.options import Data
 from noiselab.training.texts import corpora, load_data
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+sys.path.insert(0, str(RECIPES))  # as for scripts: a recipe may import another
 SMALL = (
     "--steps 4 --warmup 1 --batch 8 --micro-batch 4 --length 16 --layers 1 --width 16 --heads 2 --vocab-size 300 "
     "--log-every 2 --evaluate-every 2 --save-every 2 --validation-sequences 8 --cpu True"
@@ -38,7 +40,7 @@ def texts(tmp_path):
     return ["--corpus", str(folder), "--validation", "0.25"]
 
 
-@pytest.mark.parametrize("name", ["gidd_plus", "masked", "autoregressive"])
+@pytest.mark.parametrize("name", ["gidd_plus", "masked", "uniform", "autoregressive"])
 def test_a_recipe_trains_writes_a_model_and_does_nothing_when_started_again(tmp_path, texts, name, capsys):
     recipe = load(name)
     arguments = ["demo", *SMALL, *texts, "--output", str(tmp_path / "run")]
@@ -52,6 +54,8 @@ def test_a_recipe_trains_writes_a_model_and_does_nothing_when_started_again(tmp_
     for p, q in zip(model.parameters(), trainer.network.parameters(), strict=True):
         assert torch.equal(p, q)
     auto.from_pretrained(final / "ema")
+    pipe = Pipeline.from_pretrained(final / "ema")  # and knows by itself which noise it undoes
+    assert name == "autoregressive" or repr(pipe.process) == repr(trainer.loss.keywords["process"])
     tokenizer = transformers.AutoTokenizer.from_pretrained(final)
     assert tokenizer.decode(tokenizer("chapter 3")["input_ids"]) == "chapter 3"
     settings = json.loads((final / "settings.json").read_text())

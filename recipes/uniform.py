@@ -1,0 +1,45 @@
+"""Uniform noise (UDLM): the plain ELBO where every token may become any other; there are no masks.
+
+    python recipes/uniform.py demo                                   # two CPU cores, some minutes
+    python recipes/uniform.py demo --length 64 --output runs/short   # any field of any preset
+    python recipes/uniform.py small --help                           # all fields
+
+Started again, a run goes on from its newest intact checkpoint. The finished model is in OUTPUT/final.
+A smoke test: python recipes/uniform.py demo --steps 4 --warmup 1 --output runs/smoke
+
+The presets are those of masked.py, so that the two compare.
+
+Source: Schiff et al. (2024), "Simple Guidance Mechanisms for Discrete Diffusion Models", arXiv 2412.10193 (the bound); Austin
+et al. (2021), arXiv 2107.03006 (the noise).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import masked
+
+from noiselab.data import token_support, vocabulary_size
+from noiselab.training import Trainer
+from noiselab.training.options import command_line, run_recipe
+
+PRESETS = {
+    name: (text, dataclasses.replace(preset, run=dataclasses.replace(preset.run, output=Path(f"runs/uniform_{name}"))))
+    for name, (text, preset) in masked.PRESETS.items()
+}
+
+
+def tokens(tokenizer: Any) -> dict[str, Any]:
+    """Uniform noise over the tokens that texts consist of: neither masks nor padding are among them."""
+    special = (~token_support(tokenizer)).nonzero()[:, 0].tolist()
+    return {"family": "uniform", "vocab_size": vocabulary_size(tokenizer), "special": special}
+
+
+def main(arguments: Sequence[str] | None = None) -> Trainer:
+    """Train on uniform noise, and write the finished model."""
+    return masked.train(command_line(PRESETS, arguments), tokens)
+
+
+if __name__ == "__main__":
+    run_recipe(main)
