@@ -12,7 +12,7 @@ from .hub import HubCorpus
 from .library import standard_library
 from .packing import pack
 from .streams import TokenStream
-from .tokenizers import load_tokenizer, token_support, train_tokenizer, vocabulary_size
+from .tokenizers import character_tokenizer, load_tokenizer, token_support, train_tokenizer, vocabulary_size
 
 __all__ = [
     "Corpus",
@@ -21,6 +21,7 @@ __all__ = [
     "TextCorpus",
     "TokenBlocks",
     "TokenStream",
+    "character_tokenizer",
     "hold_out",
     "load_tokenizer",
     "pack",

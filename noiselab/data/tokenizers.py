@@ -1,4 +1,4 @@
-"""Tokenizers: byte-level BPE trained on a corpus, or any pretrained one completed with the tokens that are needed."""
+"""Tokenizers: byte-level BPE trained on a corpus, characters, or any pretrained one completed with the tokens it lacks."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -71,6 +71,50 @@ def train_tokenizer(
     backend.train_from_iterator(counted(), trainer)
     if empty:
         raise ValueError("texts must hold at least one text that is not empty; got none")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=END,
+        eos_token=END,
+        pad_token=PAD,
+        mask_token=MASK,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def character_tokenizer(texts: Iterable[str]) -> "transformers.PreTrainedTokenizerFast":
+    """A tokenizer with one token for each character that occurs, as is usual for text8 or tiny Shakespeare.
+
+    **Arguments:**
+
+    - `texts`: all texts that will be encoded, those held out too: other characters have no token, and vanish.
+
+    **Returns:** a tokenizer with end-of-text, padding and mask tokens (ids 0, 1, 2), then the characters in order.
+
+    **Raises:** `ValueError` if there is no text.
+
+    **Example:**
+
+    ```python
+    from noiselab.data import character_tokenizer
+
+    tokenizer = character_tokenizer(["to be, or not to be"])
+    assert tokenizer.decode(tokenizer("not to be")["input_ids"]) == "not to be"
+    ```
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    if isinstance(texts, str):
+        raise ValueError("texts must be a corpus or a list of texts; got one string")
+    found: set[str] = set()
+    for text in texts:
+        found |= set(text)
+    if not found:
+        raise ValueError("texts must hold at least one text that is not empty; got none")
+    tokens = [END, PAD, MASK, *sorted(found)]
+    backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=END))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=END,

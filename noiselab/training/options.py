@@ -80,6 +80,8 @@ class Data:
     """tokens in a sequence"""
     validation: float = 0.05
     """share of the texts that is held out"""
+    held_out: str = ""
+    """a file, folder or glob pattern of held-out texts, instead of a share of the corpus"""
     validation_sequences: int = 512
     """how many held-out sequences are used at most"""
     stream: bool = False

@@ -61,6 +61,13 @@ class Pieces(Corpus):
 def corpora(data: Data) -> tuple[Corpus, Corpus]:
     """The texts for training and those held out."""
     kind, _, name = data.corpus.partition(":")
+    if data.held_out:
+        training: Corpus = (
+            HubCorpus(name, field=data.field) if kind == "hub" else FileCorpus(data.corpus, field=data.field)
+        )
+        if kind == "library":
+            training = standard_library(name, "train", validation_share=data.validation)
+        return training, FileCorpus(data.held_out, field=data.field)
     if kind == "library":
         share = data.validation
         training = standard_library(name, "train", validation_share=share)
