@@ -180,8 +180,9 @@ class Pipeline(nn.Module, abc.ABC):
         """
         if isinstance(texts, str) or not len(texts):
             raise ValueError(f"texts must be a list of at least one text; got {texts!r}")
-        plain = iter(Encoder(self.tokenizer)(str(text) for text in texts if self._tokens(text) is None))
-        ids = [self._tokens(text) or next(plain) for text in texts]
+        kept = [self._tokens(text) for text in texts]
+        plain = Encoder(self.tokenizer)(str(text) for text, own in zip(texts, kept, strict=True) if own is None)
+        ids = [next(plain) if own is None else own for own in kept]
         for i, found in enumerate(ids):
             if not found:
                 raise ValueError(f"texts must not be empty; text {i} is")

@@ -1,29 +1,26 @@
 """Diffusion models as a pipeline: texts from noise, self-correction, gaps filled in."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from ..categorical import Randomness, uniforms
+from ..categorical import Randomness
 from ..data import token_support, vocabulary_size
 from ..data.tokenizers import Encoder
-from ..denoisers import Denoiser, MinP, Support, Temperature, TopK, TopP
+from ..denoisers import Denoiser, Support
 from ..denoisers.dit import DiT
 from ..denoisers.huggingface import TransformersDenoiser
 from ..denoisers.masked_lm import MaskedLanguageModel
 from ..process import InterpolatingProcess, NoiseProcess
-from ..samplers import AncestralSampler, Infilling, Sampler, SelfCorrection
+from ..samplers import Sampler, SelfCorrection
 from .base import Pipeline
+from .drawing import SamplerLike, Truncation, chosen_sampler, correct, draw
 from .original import is_original, original_noise
 from .settings import ModelSettings
-
-SamplerLike = Sampler | Callable[[NoiseProcess, Denoiser], Sampler]
 
 
 class DiffusionPipeline(Pipeline):
@@ -167,17 +164,19 @@ class DiffusionPipeline(Pipeline):
         for row, start in enumerate(starts):
             if start is not None:
                 given[row, : len(start)], known[row, : len(start)] = torch.tensor(start), True
-        tokens = self._sample(
-            given.repeat_interleave(num_samples, 0),
-            known.repeat_interleave(num_samples, 0),
-            self._sampler(sampler, temperature, top_k, top_p, min_p),
-            self._times(num_inference_steps, as_released),
-            batch_size=batch_size,
-            clean=not as_released,
-            generator=generator,
-            show_progress=show_progress,
-            dtype=dtype,
-        )
+        chosen = self._sampler(sampler, Truncation(temperature, top_k, top_p, min_p))
+        times = self._times(num_inference_steps, as_released)
+        with self._computing(dtype):
+            tokens = draw(
+                given.repeat_interleave(num_samples, 0),
+                known.repeat_interleave(num_samples, 0),
+                chosen,
+                times,
+                batch_size=batch_size,
+                clean=not as_released,
+                generator=generator,
+                show_progress=show_progress,
+            )
         return self.decode(tokens)
 
     def infill(
@@ -211,22 +210,14 @@ class DiffusionPipeline(Pipeline):
                     f"{ids.count(mask)} of them in {len(ids)} tokens"
                 )
             found.append(torch.tensor([ids]))
-        chosen = self._sampler(sampler, temperature, top_k, top_p, min_p)
+        chosen = self._sampler(sampler, Truncation(temperature, top_k, top_p, min_p))
         times = self._times(num_inference_steps, False)
         randoms = generator if isinstance(generator, Sequence) else [generator] * len(found)
         results = []
-        for tokens, random in zip(found, randoms, strict=True):
-            results += self._sample(
-                tokens,
-                tokens != mask,
-                chosen,
-                times,
-                batch_size=1,
-                clean=True,
-                generator=random,
-                show_progress=show_progress,
-                dtype=dtype,
-            ).tolist()
+        with self._computing(dtype):
+            for tokens, random in zip(found, randoms, strict=True):
+                where = tokens != mask
+                results += draw(tokens, where, chosen, times, generator=random, show_progress=show_progress).tolist()
         return self.decode(results)
 
     def self_correction(
@@ -285,27 +276,36 @@ class DiffusionPipeline(Pipeline):
             process=self.process,
             support=self.support,
         )
-        parts, bar = [], tqdm(total=len(tokens) * num_inference_steps, desc="correcting", disable=not show_progress)
-        with self._computing(dtype), bar:
-            for first in range(0, len(tokens), batch_size):
-                z, some = (x[first : first + batch_size].to(self.device) for x in (tokens, real))
-                random = generator[first : first + batch_size] if isinstance(generator, Sequence) else generator
-                rows = None if padding is None else some
-                size, done = len(z), 0
-                if early_stopping:
-                    for state in correction.walk(z, steps=num_inference_steps, rows=rows, generator=random):
-                        z, done = state, done + 1
-                        bar.update(size)
-                else:
-                    for _ in range(num_inference_steps):
-                        u = uniforms(*z.shape, generator=random, device=z.device)
-                        z, _ = correction.revise(z, u, rows=rows)
-                        bar.update(size)
-                        done += 1
-                bar.update(size * (num_inference_steps - done))
-                parts.append(z.cpu())
-        corrected = torch.cat(parts)
+        with self._computing(dtype):
+            corrected = correct(
+                correction,
+                tokens,
+                None if padding is None else real,
+                steps=num_inference_steps,
+                stop=early_stopping,
+                batch_size=batch_size,
+                generator=generator,
+                show_progress=show_progress,
+                device=self.device,
+            )
         return self.decode([row[kept].tolist() for row, kept in zip(corrected, real, strict=True)])
+
+    def _sampler(self, sampler: SamplerLike | None, asked: Truncation) -> Sampler:
+        return chosen_sampler(self.process, self.denoiser, sampler, asked, self.generation)
+
+    def _times(self, steps: int | None, as_released: bool) -> Tensor:
+        steps = self.generation.steps if steps is None else steps
+        if steps < 1 + as_released:
+            raise ValueError(
+                f"num_inference_steps must be at least {1 + as_released}; got {steps}"
+                + (" (as_released, the last step does nothing)" if as_released else "")
+            )
+        low, high = self.process.domain
+        if not as_released:
+            return torch.linspace(high, low, steps + 1, dtype=torch.float64)
+        margin = float(getattr(self.network.config, "t_eps", 1e-4))
+        times = margin + (1 - 2 * margin) * torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        return times[:-1].flip(0)
 
     def _as_released(self, texts: Sequence[str]) -> list[list[int]]:
         """Encoded anew, and cut to the context with a warning."""
@@ -318,84 +318,6 @@ class DiffusionPipeline(Pipeline):
                 f"as_released cuts texts to the context of {self.length} tokens; so texts {longer[:8]}", stacklevel=3
             )
         return [found[: self.length] for found in ids]
-
-    def _sampler(
-        self,
-        sampler: SamplerLike | None,
-        temperature: float | int | None,
-        top_k: int | None,
-        top_p: float | int | None,
-        min_p: float | int | None,
-    ) -> Sampler:
-        asked = (temperature, top_k, top_p, min_p)
-        if isinstance(sampler, Sampler):
-            if any(value is not None for value in asked):
-                raise ValueError(
-                    "temperature, top_k, top_p and min_p act on the prediction, so a sampler that is made already has them; "
-                    "give the class of the sampler, or wrap its denoiser in noiselab.Temperature, ..."
-                )
-            return sampler
-        if sampler is not None and not callable(sampler):
-            raise ValueError(
-                f"sampler must be a noiselab.Sampler, or make one of process and denoiser; got {sampler!r}"
-            )
-        defaults, denoiser = self.generation, self.denoiser
-        heat = defaults.temperature if temperature is None else temperature
-        if heat != 1:
-            denoiser = Temperature(denoiser, heat)
-        for kind, value, default in (
-            (TopK, top_k, defaults.top_k),
-            (TopP, top_p, defaults.top_p),
-            (MinP, min_p, defaults.min_p),
-        ):
-            value = default if value is None else value
-            if value is not None:
-                denoiser = kind(denoiser, value)  # type: ignore[arg-type]
-        return (sampler or AncestralSampler)(self.process, denoiser)
-
-    def _times(self, steps: int | None, as_released: bool) -> Tensor:
-        steps = self.generation.steps if steps is None else steps
-        if steps < 1:
-            raise ValueError(f"num_inference_steps must be at least 1; got {steps}")
-        low, high = self.process.domain
-        if not as_released:
-            return torch.linspace(high, low, steps + 1, dtype=torch.float64)
-        if steps < 2:
-            raise ValueError(f"as_released takes at least 2 steps, the last of which does nothing; got {steps}")
-        margin = float(getattr(self.network.config, "t_eps", 1e-4))
-        times = margin + (1 - 2 * margin) * torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-        return times[:-1].flip(0)
-
-    def _sample(
-        self,
-        tokens: Int[Tensor, "batch length"],
-        known: Tensor,
-        sampler: Sampler,
-        times: Tensor,
-        *,
-        batch_size: int,
-        clean: bool,
-        generator: Randomness,
-        show_progress: bool,
-        dtype: torch.dtype | None,
-    ) -> Int[Tensor, "batch length"]:
-        parts = []
-        batches = -(-len(tokens) // batch_size)
-        bar = tqdm(total=batches * (len(times) - 1), desc="generating", disable=not show_progress)
-        with self._computing(dtype), bar:
-            for first in range(0, len(tokens), batch_size):
-                some, where = (x[first : first + batch_size].to(self.device) for x in (tokens, known))
-                random = generator[first : first + batch_size] if isinstance(generator, Sequence) else generator
-                around = Infilling(sampler, some, where, times="sequence") if where.any() else sampler
-                z = around.start(*some.shape, generator=random, device=self.device)
-                grid = sampler.grid(times=times)
-                for state in around.walk(z, grid, generator=random):
-                    z = state
-                    bar.update(1)
-                if clean:
-                    z = around.clean(z, grid[-1].to(z.device).expand(len(z)), generator=random)
-                parts.append(z.cpu())
-        return torch.cat(parts)
 
 
 class GiddPipeline(DiffusionPipeline):

@@ -1,0 +1,139 @@
+"""What a diffusion pipeline does with tokens: choose a sampler, draw, correct; batch by batch, with a bar."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..categorical import Randomness, uniforms
+from ..denoisers import Denoiser, MinP, Temperature, TopK, TopP
+from ..process import NoiseProcess
+from ..samplers import AncestralSampler, Infilling, Sampler, SelfCorrection
+from .settings import Generation
+
+SamplerLike: TypeAlias = Sampler | Callable[[NoiseProcess, Denoiser], Sampler]
+"""A sampler, or what makes one of a process and a denoiser, such as its class."""
+
+
+class Truncation(NamedTuple):
+    """What a call asks of the prediction; None where it leaves it to the defaults."""
+
+    temperature: float | int | None = None
+    top_k: int | None = None
+    top_p: float | int | None = None
+    min_p: float | int | None = None
+
+
+def chosen_sampler(
+    process: NoiseProcess, denoiser: Denoiser, sampler: SamplerLike | None, asked: Truncation, defaults: Generation
+) -> Sampler:
+    """The sampler that was asked for, ancestral by default, around the prediction that was asked for.
+
+    **Raises:** `ValueError` for what makes no sampler, or truncation with a sampler that is made.
+    """
+    if isinstance(sampler, Sampler):
+        if any(value is not None for value in asked):
+            raise ValueError(
+                "temperature, top_k, top_p and min_p act on the prediction, so a sampler that is made already has them; "
+                "give the class of the sampler, or wrap its denoiser in noiselab.Temperature, ..."
+            )
+        return sampler
+    if sampler is not None and not callable(sampler):
+        raise ValueError(f"sampler must be a noiselab.Sampler, or make one of process and denoiser; got {sampler!r}")
+    heat = defaults.temperature if asked.temperature is None else asked.temperature
+    if heat != 1:
+        denoiser = Temperature(denoiser, heat)
+    top_k = defaults.top_k if asked.top_k is None else asked.top_k
+    top_p = defaults.top_p if asked.top_p is None else asked.top_p
+    min_p = defaults.min_p if asked.min_p is None else asked.min_p
+    if top_k is not None:
+        denoiser = TopK(denoiser, top_k)
+    if top_p is not None:
+        denoiser = TopP(denoiser, top_p)
+    if min_p is not None:
+        denoiser = MinP(denoiser, min_p)
+    made = (sampler or AncestralSampler)(process, denoiser)
+    if not isinstance(made, Sampler):
+        raise ValueError(f"sampler must make a noiselab.Sampler; got {type(made).__name__}")
+    return made
+
+
+def draw(
+    tokens: Int[Tensor, "batch length"],
+    known: Bool[Tensor, "batch length"],
+    sampler: Sampler,
+    times: Float[Tensor, " grid"],
+    *,
+    batch_size: int = 16,
+    clean: bool = True,
+    generator: Randomness = None,
+    show_progress: bool = False,
+) -> Int[Tensor, "batch length"]:
+    """Sequences around the tokens that are known, on the CPU.
+
+    **Arguments:**
+
+    - `tokens`, `known`: what is given, and where.
+    - `times`: falling; they may begin below the upper end, with pure noise all the same.
+    - `clean`: whether the noise of the last time is removed.
+    """
+    parts, batches, grid = [], -(-len(tokens) // batch_size), sampler.grid(times=times)
+    with tqdm(total=batches * (len(times) - 1), desc="generating", disable=not show_progress) as bar:
+        for first in range(0, len(tokens), batch_size):
+            some, where = (x[first : first + batch_size].to(sampler.device) for x in (tokens, known))
+            random = generator[first : first + batch_size] if isinstance(generator, Sequence) else generator
+            # Networks here were trained with one time for each sequence.
+            around = Infilling(sampler, some, where, times="sequence") if where.any() else sampler
+            z = around.start(*some.shape, generator=random, device=sampler.device)
+            done = 0
+            for state in around.walk(z, grid, generator=random):
+                z, done = state, done + 1
+                bar.update(1)
+            bar.update(len(times) - 1 - done)  # some end early
+            if clean:
+                z = around.clean(z, grid[-1].to(z.device).expand(len(z)), generator=random)
+            parts.append(z.cpu())
+    return torch.cat(parts)
+
+
+def correct(
+    correction: SelfCorrection,
+    tokens: Int[Tensor, "batch length"],
+    rows: Bool[Tensor, "batch length"] | None,
+    *,
+    steps: int,
+    stop: bool = True,
+    batch_size: int = 16,
+    generator: Randomness = None,
+    show_progress: bool = False,
+    device: torch.device | str | None = None,
+) -> Int[Tensor, "batch length"]:
+    """Sequences after self-correction, on the CPU.
+
+    **Arguments:**
+
+    - `rows`: the tokens that may change; all by default.
+    - `steps`: at most, or, without `stop`, exactly.
+    """
+    parts = []
+    with tqdm(total=len(tokens) * steps, desc="correcting", disable=not show_progress) as bar:
+        for first in range(0, len(tokens), batch_size):
+            z = tokens[first : first + batch_size].to(device)
+            some = None if rows is None else rows[first : first + batch_size].to(device)
+            random = generator[first : first + batch_size] if isinstance(generator, Sequence) else generator
+            size, done = len(z), 0
+            if stop:
+                for state in correction.walk(z, steps=steps, rows=some, generator=random):
+                    z, done = state, done + 1
+                    bar.update(size)
+            else:
+                for _ in range(steps):
+                    u = uniforms(*z.shape, generator=random, device=z.device)
+                    z, done = correction.revise(z, u, rows=some)[0], done + 1
+                    bar.update(size)
+            bar.update(size * (steps - done))
+            parts.append(z.cpu())
+    return torch.cat(parts)

@@ -1,0 +1,94 @@
+"""Self-correction of texts is that of their tokens, whatever stands beside them in a batch."""
+
+import warnings
+
+import pytest
+import torch
+from small import LENGTH, pipeline, random
+
+import noiselab as nl
+
+QUIET = {"show_progress": False}
+TEXTS = ["the cat sat on the mat", "a dog", "the log", "a cat and a dog on the log"]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return pipeline()
+
+
+def test_it_is_self_correction_of_the_tokens(pipe):
+    texts = pipe.generate(3, 6, generator=random(), **QUIET)
+    corrected = pipe.self_correction(texts, 12, 0.3, generator=random(), **QUIET)
+    correction = nl.SelfCorrection(pipe.denoiser, temperature=0.3, support=pipe.support)
+    x = correction.correct(torch.tensor([text.tokens for text in texts]), steps=12, generator=random())
+    assert [list(text.tokens) for text in corrected] == x.tolist()
+    assert corrected != texts
+
+
+def test_padding_is_neither_seen_nor_changed(pipe):
+    seeds = [random(i) for i in range(len(TEXTS))]
+    together = pipe.self_correction(TEXTS, 9, 0.3, generator=seeds, **QUIET)
+    for i, text in enumerate(TEXTS):
+        ids = torch.tensor([pipe.tokenizer(text)["input_ids"]])
+        longest = max(len(found) for found in pipe.encode(TEXTS))
+        # By hand without padding; the generator also draws numbers for the places that padding takes up in the batch.
+        one, z = random(i), ids
+        correction = nl.SelfCorrection(pipe.denoiser, temperature=0.3, support=pipe.support)
+        walked = []
+        for _ in range(9):
+            u = torch.rand(longest, generator=one, dtype=torch.float64)[: ids.shape[1]]
+            z_next, _ = correction.revise(z, u[None])
+            settled = torch.equal(z_next, z)
+            z = z_next
+            walked.append(z)
+            if settled:
+                break
+        assert list(together[i].tokens) == z[0].tolist(), text
+
+
+def test_as_released_pads_to_the_context_and_may_change_padding(pipe):
+    corrected = pipe.self_correction(TEXTS[:2], 30, 1.0, as_released=True, generator=random(), **QUIET)
+    assert all(len(text.tokens) == LENGTH for text in corrected)
+    pad = pipe.tokenizer.pad_token_id
+    changed = [
+        sum(token != pad for token in text.tokens[len(ids) :])
+        for text, ids in zip(corrected, pipe.encode(TEXTS[:2]), strict=True)
+    ]
+    assert min(changed) > 0
+    with pytest.warns(UserWarning, match=r"cuts texts to the context of 16 tokens; so texts \[1\]"):
+        pipe.self_correction(["a", "the cat " * 20], 2, as_released=True, generator=random(), **QUIET)
+
+
+def test_without_early_stopping_every_step_is_taken(pipe):
+    counted = nl.Counting(pipe.denoiser)
+    ids = torch.tensor([pipe.tokenizer(TEXTS[0])["input_ids"]])
+    z, one = ids, random()
+    for _ in range(40):
+        u = torch.rand(ids.shape, generator=one, dtype=torch.float64)
+        z = nl.SelfCorrection(counted, support=pipe.support).revise(z, u)[0]
+    found = pipe.self_correction(TEXTS[:1], 40, early_stopping=False, generator=random(), **QUIET)
+    assert list(found[0].tokens) == z[0].tolist() and counted.calls == 40
+
+
+def test_masks_alone_warn():
+    with pytest.warns(UserWarning, match="never"):
+        pipeline("masked").self_correction(["the cat"], 1, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("texts", "settings", "words"),
+    [
+        ([], {}, "list of at least one text"),
+        ("the cat", {}, "list of at least one text"),
+        ([""], {}, "must not be empty; text 0 is"),
+        (["a", "the cat " * 20], {}, r"must fit the context of 16 tokens; text 1 has \d+ .it is not cut"),
+        (["a"], {"num_inference_steps": 0}, "must be positive; got 0"),
+        (["a"], {"temperature": 0}, "temperature be positive"),
+        (["a"], {"t0": 2}, r"time must lie in \[0, 1\]"),
+        ([], {"as_released": True}, "list of at least one text"),
+    ],
+)
+def test_what_cannot_be_corrected_is_refused(pipe, texts, settings, words):
+    with warnings.catch_warnings(), pytest.raises(ValueError, match=words):
+        pipe.self_correction(texts, **QUIET, **settings)
