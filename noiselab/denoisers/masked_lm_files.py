@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from .huggingface import finite
 from .masked_lm import CAUSAL, MASKED, MaskedLanguageModel
 
 # Heads for other tasks, which a masked model of the same file leaves aside.
@@ -129,7 +130,7 @@ def load_masked_lm(
         f"{key} must have shape {list(wanted)}, and has {list(found)}"
         for key, found, wanted in sorted(info["mismatched_keys"])
     ]
-    problems += [f"{key} is not finite" for key, weight in model.named_parameters() if not weight.isfinite().all()]
+    problems += [f"{key} is not finite" for key, weight in model.named_parameters() if not finite(weight)]
     if problems:
         raise ValueError(f"the weights of {str(name)!r} must be those that config.json asks for: {'; '.join(problems)}")
     # Otherwise `save_pretrained` would write LLaDA's names beside the config of a Llama.

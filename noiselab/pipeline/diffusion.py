@@ -323,7 +323,7 @@ class DiffusionPipeline(Pipeline):
 class GiddPipeline(DiffusionPipeline):
     """`DiffusionPipeline` under the name and with the interface of dvruette/gidd.
 
-    ```python
+    ```py
     from noiselab.pipeline import GiddPipeline
 
     pipe = GiddPipeline.from_pretrained("dvruette/gidd-base-p_unif-0.2").to("cuda")
