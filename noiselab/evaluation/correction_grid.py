@@ -21,7 +21,7 @@ from .correction_study import Interval, interval
 from .judge import Judgement, generative_perplexity
 
 BEFORE, JUMP, CORRECTED, AGAIN, COOLER = "before", "one jump", "self-correction", "jump, then self-correction", "cooler"
-COOLER_TEMPERATURES = (0.9, 0.8, 0.7, 0.6)
+COOLER_TEMPERATURES = (0.9, 0.8, 0.7, 0.6, 0.5)
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class GridRow:
 
     - `treatment`, `temperature`, `steps`: as in `Treated`.
     - `nats`: the judge's -log p, and `gain`, by how much it fell.
-    - `beyond`: by how much it lies below that of fresh samples of the same entropy: what is gained beyond poorer text.
-      Not a number where no temperature gives an entropy so low.
+    - `beyond`: by how much it lies below that of fresh samples of the same entropy, along the line of least squares through
+      those of all temperatures: what is gained beyond poorer text. Not a number where no temperature gives an entropy so low.
     - `entropy`: of the tokens within a sample; `distinct`: the share of different pairs among all pairs of tokens.
     - `changed`: the share of tokens that differ.
     """
@@ -199,7 +199,7 @@ class _Set:
 
 
 def _summary(found: list[list[Treated]]) -> list[GridRow]:
-    rows = []
+    rows, fresh = [], _Fresh([treated for seed in found for treated in seed])
     for k, first in enumerate(found[0]):
         after = [treated[k] for treated in found]
         rows.append(
@@ -209,7 +209,7 @@ def _summary(found: list[list[Treated]]) -> list[GridRow]:
                 steps=first.steps,
                 nats=interval([a.judgement.nats for a in after]),
                 gain=interval([t[0].judgement.nats - a.judgement.nats for t, a in zip(found, after, strict=True)]),
-                beyond=interval([_beyond(t, a) for t, a in zip(found, after, strict=True)]),
+                beyond=interval(fresh.beyond(after)),
                 entropy=interval([a.judgement.entropy for a in after]),
                 distinct=interval([a.judgement.distinct[1] for a in after]),
                 changed=interval([a.changed for a in after]),
@@ -218,14 +218,29 @@ def _summary(found: list[list[Treated]]) -> list[GridRow]:
     return rows
 
 
-def _beyond(all_of_seed: list[Treated], one: Treated) -> float:
-    """How far below fresh samples of the same entropy, between those of the two nearest temperatures."""
-    fresh = [a.judgement for a in all_of_seed if a.treatment in (BEFORE, COOLER)]
-    fresh.sort(key=lambda judgement: judgement.entropy)
-    if one.judgement.entropy < fresh[0].entropy:
-        return math.nan
-    expected = np.interp(one.judgement.entropy, [j.entropy for j in fresh], [j.nats for j in fresh])
-    return float(expected) - one.judgement.nats
+class _Fresh:
+    """The line of least squares through nats and entropies of all fresh samples, at all temperatures."""
+
+    def __init__(self, treated: list[Treated]):
+        points = [t.judgement for t in treated if t.treatment in (BEFORE, COOLER)]
+        x, y = (np.array([getattr(point, name) for point in points]) for name in ("entropy", "nats"))
+        self.known = float(np.ptp(x)) > 0
+        line: tuple[float, float] = tuple(np.polyfit(x, y, 1)) if self.known else (0.0, 0.0)
+        self.slope, self.level = line
+        self.coolest = min(
+            (
+                float(np.mean([t.judgement.entropy for t in treated if (t.treatment, t.temperature) == kind]))
+                for kind in {(t.treatment, t.temperature) for t in treated if t.treatment in (BEFORE, COOLER)}
+            ),
+            default=math.inf,
+        )
+
+    def beyond(self, after: list[Treated]) -> list[float]:
+        """How far below the line, set by set; not a number where fresh samples are never so poor."""
+        entropies = [a.judgement.entropy for a in after]
+        if not self.known or float(np.mean(entropies)) < self.coolest - 1e-9:
+            return [math.nan] * len(after)
+        return [float(self.level + self.slope * a.judgement.entropy) - a.judgement.nats for a in after]
 
 
 def correction_grid_table(rows: Iterable[GridRow]) -> str:

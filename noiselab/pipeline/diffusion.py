@@ -93,6 +93,11 @@ class DiffusionPipeline(Pipeline):
         """The network as a denoiser that predicts tokens of texts alone."""
         return self._denoiser()
 
+    @property
+    def padded(self) -> Denoiser:
+        """The same, for sequences that are filled up with the tokenizer's padding, which is not seen."""
+        return self._denoiser(self.tokenizer.pad_token_id)
+
     def _denoiser(self, padding: int | None = None) -> Denoiser:
         states, model = self.process.vocab_size, self.model
         inner: Denoiser

@@ -140,7 +140,7 @@ def test_the_study_of_corrections_compares_treatments_of_the_same_samples(tmp_pa
     hybrid, masked, judge = (tmp_path / name / "final" for name in ("hybrid", "masked", "judge"))
     few = {"models": (hybrid, masked), "judge": judge, "out": tmp_path / "found.json", "samples": 3, "steps": 4}
     rows = study.main(study.Options(**few, seeds=2, correction_steps=(2, 4)))
-    assert len(rows) == 2 * 2 * (1 + 1 + 2 + 2 + 4) and (tmp_path / "found.json").is_file()
+    assert len(rows) == 2 * 2 * (1 + 1 + 2 + 2 + 5) and (tmp_path / "found.json").is_file()
     by_name = {(row["model"], row["end"], row["treatment"]): row for row in rows}
     for model in (hybrid, masked):
         assert by_name[str(model), 0.0, "before"]["gain"]["mean"] == 0

@@ -1,0 +1,89 @@
+"""`noiselab correct`: self-correction of texts in a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Options:
+    """Let a diffusion model replace the tokens that it most confidently disagrees with."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """folder of a model, or its name on the Hugging Face hub"""
+    samples: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SAMPLES")]
+    """JSON lines as `noiselab generate` writes them, or a text file whose parts are separated by empty lines"""
+    out: Path | None = None
+    """file for the JSON lines; without it they are printed"""
+    steps: int = 128
+    """network evaluations of a text at most"""
+    temperature: float = 0.1
+    """of the prediction; 0.1 to 0.5 published"""
+    t0: float = 0.01
+    """the time that the network is told"""
+    tokens_per_step: int = 1
+    """tokens of a text that change in a step at most"""
+    early_stopping: bool = True
+    """leave a text when nothing changes, or nothing is gained any more"""
+    patience: int = 32
+    """steps without a gain before that"""
+    as_released: bool = False
+    """encode texts anew and fill them up with padding that may change, as the published code does"""
+    seed: int = 0
+    """of all randomness"""
+    batch_size: int = 16
+    """texts at once"""
+    dtype: str | None = None
+    """of the network's arithmetic, such as bfloat16"""
+    device: str | None = None
+    """cpu, cuda, ...; a GPU if there is one"""
+
+
+def main(options: Options) -> list[dict[str, Any]]:
+    """Correct, and write or print the records; returns them."""
+    import json
+
+    import torch
+
+    from ..pipeline import DiffusionPipeline
+    from .common import dtype_of, load, read_samples, texts_for, write_samples
+
+    samples = read_samples(options.samples)
+    pipe = load(options.model, options.device)
+    if not isinstance(pipe, DiffusionPipeline):
+        raise ValueError(f"correct needs a diffusion model; {options.model!r} is autoregressive")
+    texts, kept = texts_for(pipe, samples)
+    before = pipe.encode(texts)
+    after = pipe.self_correction(
+        texts,
+        options.steps,
+        options.temperature,
+        options.t0,
+        options.early_stopping,
+        options.patience,
+        tokens_per_step=options.tokens_per_step,
+        as_released=options.as_released,
+        batch_size=options.batch_size,
+        generator=torch.Generator().manual_seed(options.seed),
+        show_progress=options.out is not None,
+        dtype=dtype_of(options.dtype),
+    )
+    records = []
+    for ids, old, new in zip(before, texts, after, strict=True):
+        tokens = list(getattr(new, "tokens", ()))
+        changed = sum(a != b for a, b in zip(ids, tokens, strict=False)) / len(ids)
+        records.append(
+            {"text": str(new), "tokens": tokens, "before": str(old), "changed": changed, "model": options.model}
+        )
+    if options.out is None:
+        print("\n".join(json.dumps(record, ensure_ascii=False) for record in records))
+    else:
+        write_samples(options.out, records)
+        share = sum(record["changed"] * len(ids) for record, ids in zip(records, before, strict=True)) / sum(
+            map(len, before)
+        )
+        how = f"{kept} with the tokens that the file kept" if kept else "all encoded anew"
+        print(f"{len(records)} texts ({how}), {share:.1%} of the tokens changed; they are in {options.out}")
+    return records

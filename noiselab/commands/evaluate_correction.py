@@ -1,0 +1,119 @@
+"""`noiselab evaluate correction`: what self-correction is worth."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Options:
+    """Self-correction of a model's own samples, temperatures by steps, beside one jump and samples of equal entropy."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """folder of a diffusion model, or its name on the Hugging Face hub"""
+    judge: str
+    """a causal model with the same tokenizer"""
+    temperatures: tuple[float, ...] = (0.1, 0.5)
+    """of self-correction"""
+    steps: tuple[int, ...] = (16, 64)
+    """of self-correction, at most"""
+    tokens_per_step: tuple[int, ...] = (1,)
+    """tokens of a text that change in a step at most"""
+    seeds: int = 5
+    """sets of samples, at least two, for the confidence intervals"""
+    samples: int = 32
+    """texts in a set"""
+    sampling_steps: int = 64
+    """network evaluations of a sample"""
+    end: float = 0.0
+    """the last time of the sampler; the published one stops at 1e-4"""
+    plot: Path | None = None
+    """file for a plot, .svg or .png"""
+    json: bool = False
+    """print JSON alone"""
+    out: Path | None = None
+    """file for the JSON"""
+    device: str | None = None
+    """cpu, cuda, ...; a GPU if there is one"""
+
+
+def main(options: Options) -> dict[str, Any]:
+    """Measure and print; returns the rows."""
+    from dataclasses import asdict
+
+    from ..evaluation import correction_grid, correction_grid_table
+    from ..pipeline import AutoregressivePipeline, DiffusionPipeline
+    from ..pipeline.diffusion import interpolating
+    from .common import load, say
+
+    pipe, judge = load(options.model, options.device), load(options.judge, options.device)
+    if not isinstance(pipe, DiffusionPipeline) or not isinstance(judge, AutoregressivePipeline):
+        raise ValueError(
+            f"model must be a diffusion model and judge a causal one; got {type(pipe).__name__}, {type(judge).__name__}"
+        )
+    if pipe.tokenizer.get_vocab() != judge.tokenizer.get_vocab():
+        raise ValueError(
+            "judge must have the tokenizer of the model; for another one, generate and correct into files and use "
+            "`noiselab evaluate perplexity`"
+        )
+    tables, found = [], []
+    for k in options.tokens_per_step:
+        rows = correction_grid(
+            interpolating(pipe),
+            pipe.denoiser,
+            judge.network,
+            pipe.length,
+            samples=options.samples,
+            sampling_steps=options.sampling_steps,
+            end=options.end,
+            temperatures=options.temperatures,
+            steps=options.steps,
+            tokens_per_step=k,
+            seeds=range(options.seeds),
+        )
+        head = f"{k} token{'s' if k > 1 else ''} a step\n\n" if len(options.tokens_per_step) > 1 else ""
+        tables.append(head + correction_grid_table(rows))
+        found += [{"tokens_per_step": k, **asdict(row)} for row in rows]
+    if options.plot is not None:
+        _plot(found, options.plot)
+    say({"model": options.model, "rows": found}, options.out, options.json, "\n\n".join(tables))
+    return {"model": options.model, "rows": found}
+
+
+def _plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Nats under the judge against entropy: a line for each temperature, and fresh samples to compare with."""
+    import os
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    kinds = {
+        (row["treatment"], row["temperature"] if row["treatment"] == "self-correction" else 0, row["tokens_per_step"])
+        for row in rows
+        if row["treatment"] in ("cooler", "self-correction")
+    }
+    before = [row for row in rows if row["treatment"] == "before"][:1]
+    for treatment, temperature, k in sorted(kinds):
+        mine = before + [
+            row
+            for row in rows
+            if (row["treatment"], row["tokens_per_step"]) == (treatment, k)
+            and (treatment == "cooler" or row["temperature"] == temperature)
+        ]
+        name = (
+            "fresh samples, cooler"
+            if treatment == "cooler"
+            else f"self-correction, temperature {temperature:g}, {k} a step"
+        )
+        x, y = [row["entropy"]["mean"] for row in mine], [row["nats"]["mean"] for row in mine]
+        axis.errorbar(x, y, [row["nats"]["half"] for row in mine], marker="o", ms=4, lw=1.2, label=name)
+    axis.set(xlabel="entropy of tokens within a text, nats", ylabel="judge, nats per token")
+    axis.legend(fontsize=8, frameon=False)
+    axis.grid(alpha=0.2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}")
+    figure.savefig(temporary, dpi=150)
+    os.replace(temporary, path)

@@ -1,0 +1,67 @@
+"""`noiselab inspect`: what a model is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a model is: network, noise, context; a plot of its noise; one denoising as a page."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """folder of a model, or its name on the Hugging Face hub"""
+    plot: Path | None = None
+    """file for a plot of the noise, .svg or .png"""
+    denoising: Path | None = None
+    """file for one denoising, token by token over time, .html"""
+    steps: int = 32
+    """of that denoising"""
+    seed: int = 0
+    """of that denoising"""
+    json: bool = False
+    """print JSON alone"""
+    out: Path | None = None
+    """file for the JSON"""
+    device: str | None = None
+    """cpu, cuda, ...; a GPU if there is one"""
+
+
+def main(options: Options) -> dict[str, Any]:
+    """Print the facts, draw what is asked for; returns the facts."""
+    import os
+
+    import torch
+
+    from ..pipeline import DiffusionPipeline
+    from ..pipeline.card import facts_of
+    from .common import load, say
+
+    pipe = load(options.model, options.device)
+    facts = facts_of(pipe)
+    if (options.plot or options.denoising) and not isinstance(pipe, DiffusionPipeline):
+        raise ValueError(f"plot and denoising are for diffusion models; {options.model!r} is autoregressive")
+    if options.plot is not None and isinstance(pipe, DiffusionPipeline):
+        from ..plotting import plot_process
+
+        options.plot.parent.mkdir(parents=True, exist_ok=True)
+        temporary = options.plot.with_name(f".tmp-{options.plot.name}")
+        plot_process(pipe.process).savefig(temporary, dpi=150)
+        os.replace(temporary, options.plot)
+    if options.denoising is not None and isinstance(pipe, DiffusionPipeline):
+        from .. import AncestralSampler, Trace
+
+        trace = Trace.of(
+            AncestralSampler(pipe.process, pipe.denoiser),
+            (1, pipe.length),
+            steps=options.steps,
+            generator=torch.Generator().manual_seed(options.seed),
+        )
+        options.denoising.parent.mkdir(parents=True, exist_ok=True)
+        trace.html(options.denoising, decode=lambda token: pipe.tokenizer.decode([token]))
+    width = max(map(len, facts))
+    text = "\n".join(f"{name:{width}}  {str(value).strip('`')}" for name, value in facts.items())
+    say({"model": options.model, **facts}, options.out, options.json, text)
+    return facts

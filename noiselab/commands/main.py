@@ -1,0 +1,61 @@
+"""Which command is run, and what a user is told when it cannot be."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+COMMANDS = {
+    "train": "run a recipe: noiselab train recipes/gidd_plus.py demo",
+    "generate": "write texts from noise, or after prompts, as JSON lines",
+    "correct": "let a model correct texts, or samples that it generated",
+    "evaluate bound": "the bound on the negative log-likelihood of text files",
+    "evaluate perplexity": "perplexity of samples under a causal model, with entropy and n-grams",
+    "evaluate correction": "what self-correction is worth: temperatures by steps, as a table and a plot",
+    "inspect": "what a model is: network, noise, context; a plot of its noise; one denoising",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and end the process: 0, or 2 after an error that the user can put right, told in one line."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(overview())
+        sys.exit(0 if given else 2)
+    words = 2 if given[0] == "evaluate" else 1
+    name = " ".join(given[:words])
+    if name not in COMMANDS:
+        known = [other for other in COMMANDS if other.startswith("evaluate") == (given[0] == "evaluate")]
+        if given[0] == "evaluate" and set(given[1:2]) & {"-h", "--help"}:
+            print(overview())
+            sys.exit(0)
+        print(f"error: a command must be one of: {', '.join(known)}; got {name!r}", file=sys.stderr)
+        sys.exit(2)
+    try:
+        run(name, given[words:])
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def run(name: str, arguments: Sequence[str]) -> Any:
+    """Run a command with what follows its name, and return what it found."""
+    module = importlib.import_module(f".{name.replace(' ', '_')}", __package__)
+    if name == "train":
+        return module.main(list(arguments))
+    import tyro
+
+    options = tyro.cli(module.Options, args=list(arguments), prog=f"noiselab {name}")
+    return module.main(options)
+
+
+def overview() -> str:
+    """The commands, a line each."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
+    head = "Noise processes and samplers for language models that correct themselves.\n\nusage: noiselab COMMAND ...\n"
+    return "\n".join([head, *lines, "", "noiselab COMMAND --help lists the options of one."])
