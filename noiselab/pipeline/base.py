@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ..data.tokenizers import Encoder
 from ..denoisers.masked_lm import MaskedLanguageModel
@@ -123,11 +122,9 @@ class Pipeline(nn.Module, abc.ABC):
         return made.eval()  # type: ignore[return-value]
 
     @property
-    def network(self) -> PreTrainedModel:
-        """The network, without what makes it a denoiser."""
-        model: Any = self.model
-        network: Any = model.model if isinstance(model, MaskedLanguageModel) else model
-        return network
+    def network(self) -> Any:
+        """The network, without what makes it a denoiser: a model of transformers, or one of your own that has a `config`."""
+        return self.model.model if isinstance(self.model, MaskedLanguageModel) else self.model
 
     @property
     def device(self) -> torch.device:

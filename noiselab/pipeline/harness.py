@@ -1,0 +1,179 @@
+"""A diffusion pipeline as a model of EleutherAI's lm-evaluation-harness (`pip install noiselab[harness]`)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from torch import Generator, Tensor
+from tqdm.auto import tqdm
+
+from ..data.tokenizers import Encoder
+from ..likelihood import continuous_bound
+from .base import Text
+from .diffusion import DiffusionPipeline
+
+
+class HarnessModel(LM):
+    r"""Log-likelihoods by the bound, multiple choice, and generation, for tasks of the harness.
+
+    $\log p(\text{continuation} \mid \text{context})$ is bounded from below by noising the continuation alone: the context
+    stays clean, and the network is told the time of the continuation, one for the sequence as in training. The times are
+    fixed nodes, and the noise of a request depends on `seed` alone: results are the same in any order and batch, and those of
+    two models differ by their answers. Autoregressive models have adapters in the harness itself.
+
+    **Arguments:**
+
+    - `pipe`: the model.
+    - `nodes`: fixed times, each an evaluation (`noiselab.process_quadrature` says how many are enough).
+    - `draws`: of noise at each time, in one batch. More of them lessen the spread of each log-likelihood.
+    - `steps`: of generation; the model's default if not given.
+    - `seed`: of all noise.
+    - `show_progress`: a bar.
+
+    **Raises:** `ValueError` for another pipeline, or settings below 1.
+
+    **Source:** the interface is that of lm-evaluation-harness 0.4 (Gao et al., 2024).
+    """
+
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        *,
+        nodes: int = 16,
+        draws: int = 8,
+        steps: int | None = None,
+        seed: int = 0,
+        show_progress: bool = False,
+    ):
+        super().__init__()
+        if not isinstance(pipe, DiffusionPipeline):
+            raise ValueError(
+                f"pipe must be a DiffusionPipeline; got {type(pipe).__name__} (for autoregressive models the harness has "
+                "an adapter: --model hf)"
+            )
+        if nodes < 1 or draws < 1:
+            raise ValueError(f"nodes and draws must be at least 1; got {nodes}, {draws}")
+        self.pipe, self.nodes, self.draws, self.steps, self.seed = pipe, nodes, draws, steps, seed
+        self.show_progress = show_progress
+        self.encoder = Encoder(pipe.tokenizer)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """For each (context, continuation): nats, and whether from noise alone each token's arg-max is that of the text.
+
+        A context that is too long loses its beginning, as is usual in the harness.
+
+        **Raises:** `ValueError` for a continuation that is empty, or too long for the model.
+        """
+        found = []
+        for request in tqdm(requests, desc="log-likelihoods", disable=disable_tqdm or not self.show_progress):
+            context, continuation = self.pair(*request.args)
+            tokens = torch.tensor([[*context, *continuation]])
+            scored = torch.arange(tokens.shape[1])[None] >= len(context)
+            found.append((-self.nats(tokens, scored), self.greedy(tokens, scored)))
+        return found
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Nats of whole texts, in windows of the model's context, each token once."""
+        found = []
+        for request in tqdm(requests, desc="log-likelihoods", disable=disable_tqdm or not self.show_progress):
+            (text,) = request.args
+            ids = self.encode(text)
+            windows = [ids[i : i + self.pipe.length] for i in range(0, len(ids), self.pipe.length)]
+            parts = [torch.tensor([window]) for window in windows]
+            found.append(-sum(self.nats(part, torch.ones_like(part, dtype=torch.bool)) for part in parts))
+        return found
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """What follows each context, to the first string where it shall end, and `max_gen_toks` tokens at most."""
+        found = []
+        for request in tqdm(requests, desc="generating", disable=disable_tqdm or not self.show_progress):
+            context, options = request.args
+            most = int(options.get("max_gen_toks", 256))
+            ids = self.encode(context)[-max(1, self.pipe.length - most) :]
+            ids = ids[-max(0, self.pipe.length - 1) :]
+            heat = float(options.get("temperature", 0) or 0)
+            texts = self.pipe.generate(
+                1,
+                self.steps,
+                prompts=[Text.of(context, ids, self.pipe.tokenizer)] if ids else None,
+                length=min(len(ids) + most, self.pipe.length),
+                # Temperature 0 is the harness's default: the arg-max, but for ties.
+                temperature=heat if options.get("do_sample", heat > 0) and heat > 0 else 1e-4,
+                generator=self.random(),
+                show_progress=False,
+            )
+            (made,) = self.pipe.decode([list(texts[0].tokens[len(ids) :])])  # type: ignore[attr-defined]
+            until = options.get("until") or []
+            for end in [until] if isinstance(until, str) else until:
+                made = made.split(end)[0] if end else made
+            found.append(str(made))
+        return found
+
+    def nats(self, tokens: Tensor, scored: Tensor) -> float:
+        """The bound on -log p of the scored tokens given the others, mean over the draws of noise.
+
+        **Arguments:**
+
+        - `tokens`, `scored`: [1, length].
+        """
+        x, rows = (part.to(self.pipe.device).repeat(self.draws, 1) for part in (tokens, scored))
+        with torch.no_grad():
+            terms = continuous_bound(
+                self.pipe.process,
+                self.pipe.denoiser,
+                x,
+                nodes=self.nodes,
+                real=rows,
+                generator=self.random(self.pipe.device),
+            )
+        return float(terms.total.mean())
+
+    def greedy(self, tokens: Tensor, scored: Tensor) -> bool:
+        """Whether the likeliest tokens are those of the text where the scored ones are pure noise, drawn once."""
+        process, device = self.pipe.process, self.pipe.device
+        noise = process.prior(1, tokens.shape[1], generator=self.random(device), device=device)
+        x, rows = tokens.to(device), scored.to(device)
+        with torch.no_grad():
+            t = torch.full((1,), process.domain[1], dtype=torch.float64, device=device)
+            logits = self.pipe.denoiser(torch.where(rows, noise, x), t, rows)
+        return bool((logits.argmax(-1) == x[rows]).all())
+
+    def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Tokens of both, encoded as one text, so that the split lies where the tokenizer would have it."""
+        spaces = len(context) - len(context.rstrip())
+        if spaces:
+            context, continuation = context[:-spaces], context[-spaces:] + continuation
+        first = self.encode(context) if context else []
+        whole = self.encode(context + continuation)
+        head, tail = whole[: len(first)], whole[len(first) :]
+        if not tail or len(tail) > self.pipe.length:
+            raise ValueError(
+                f"a continuation must have 1 to {self.pipe.length} tokens; got {len(tail)} in {continuation[:60]!r}"
+            )
+        room = self.pipe.length - len(tail)
+        return (head[-room:] if room else []), tail
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids, taken literally."""
+        return next(self.encoder([text]))
+
+    def random(self, device: torch.device | str = "cpu") -> Generator:
+        """The same random numbers for each request."""
+        return Generator(device).manual_seed(self.seed)
+
+
+def evaluate(pipe: DiffusionPipeline, tasks: Sequence[Any], **options: Any) -> dict[str, Any]:
+    """Results of tasks of the harness, by `lm_eval.simple_evaluate`.
+
+    **Arguments:**
+
+    - `tasks`: names, or settings of tasks of your own.
+    - `options`: those of `HarnessModel`, and any other of `lm_eval.simple_evaluate`, such as `limit`, `num_fewshot`,
+      `task_manager`.
+    """
+    own = {name: options.pop(name) for name in ("nodes", "draws", "steps", "seed", "show_progress") if name in options}
+    found: dict[str, Any] = simple_evaluate(model=HarnessModel(pipe, **own), tasks=list(tasks), **options)
+    return found
