@@ -1,0 +1,224 @@
+"""The commands are the library's calls, and tell what is wrong in one line."""
+
+import json
+import sys
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from noiselab.commands.main import COMMANDS, main, run
+from noiselab.data import pack, train_tokenizer, vocabulary_size
+from noiselab.denoisers.dit import DiT, DiTConfig
+from noiselab.evaluation import generative_perplexity, text_perplexity, validation_bound
+from noiselab.pipeline import AutoregressivePipeline, DiffusionPipeline, ModelSettings, Pipeline
+
+TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog"] * 10
+LENGTH = 16
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Folders of a diffusion model and of a judge with the same tokenizer."""
+    folder, words = tmp_path_factory.mktemp("models"), train_tokenizer(TEXTS, vocab_size=290)
+    size = vocabulary_size(words)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = DiT(DiTConfig(vocab_size=size, max_seq_len=LENGTH, **sizes)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if (weight == 0).all():
+                weight.normal_(std=0.1)
+    noise = {"family": "gidd", "vocab_size": size, "mask_id": words.mask_token_id, "p_uniform": 0.2}
+    DiffusionPipeline(model, words, ModelSettings(noise)).save_pretrained(folder / "model")
+    judge = LlamaForCausalLM(
+        LlamaConfig(vocab_size=size, intermediate_size=32, max_position_embeddings=LENGTH, **sizes)
+    )
+    AutoregressivePipeline(judge.eval(), words, ModelSettings()).save_pretrained(folder / "judge")
+    return str(folder / "model"), str(folder / "judge")
+
+
+@pytest.fixture
+def samples(models, tmp_path):
+    file = tmp_path / "samples.jsonl"
+    words = ["generate", models[0], "--num-samples", "3", "--steps", "4", "--seed", "7", "--out", str(file)]
+    run(words[0], [*words[1:], "--device", "cpu"])
+    return file
+
+
+def records(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_generate_is_the_pipeline_with_that_seed(models, samples, tmp_path, capsys):
+    pipe = Pipeline.from_pretrained(models[0])
+    texts = pipe.generate(3, 4, generator=torch.Generator().manual_seed(7), show_progress=False)
+    found = records(samples)
+    assert [tuple(record["tokens"]) for record in found] == [text.tokens for text in texts]
+    assert [record["text"] for record in found] == texts and found[0]["model"] == models[0]
+    run(
+        "generate",
+        [
+            models[0],
+            "--num-samples",
+            "1",
+            "--steps",
+            "2",
+            "--prompt",
+            "a cat",
+            "--prompt",
+            "the dog",
+            "--device",
+            "cpu",
+        ],
+    )
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [record["prompt"] for record in printed] == ["a cat", "the dog"]
+    assert all(record["text"].startswith(record["prompt"]) for record in printed)
+    by = run(
+        "generate", [models[0], "--num-samples", "1", "--steps", "9", "--sampler", "tau-leaping", "--device", "cpu"]
+    )
+    assert len(by) == 1
+    assert len(run("generate", [models[1], "--num-samples", "2", "--length", "5", "--device", "cpu"])[0]["tokens"]) == 5
+
+
+def test_correct_starts_from_the_tokens_that_were_drawn(models, samples, tmp_path):
+    out = tmp_path / "corrected.jsonl"
+    run(
+        "correct",
+        [models[0], str(samples), "--steps", "6", "--temperature", "0.4", "--out", str(out), "--device", "cpu"],
+    )
+    pipe = Pipeline.from_pretrained(models[0])
+    texts = pipe.generate(3, 4, generator=torch.Generator().manual_seed(7), show_progress=False)
+    corrected = pipe.self_correction(texts, 6, 0.4, generator=torch.Generator().manual_seed(0), show_progress=False)
+    for record, old, new in zip(records(out), texts, corrected, strict=True):
+        assert tuple(record["tokens"]) == new.tokens and record["before"] == old
+        assert record["changed"] == sum(a != b for a, b in zip(old.tokens, new.tokens, strict=True)) / LENGTH
+    plain = tmp_path / "some.txt"
+    plain.write_text("the cat sat\n\nthe log\n")
+    assert len(run("correct", [models[0], str(plain), "--steps", "1", "--device", "cpu"])) == 2
+
+
+def test_the_bound_is_that_of_the_evaluation(models, tmp_path):
+    file = tmp_path / "some.txt"
+    file.write_text(" ".join(TEXTS))
+    found = run("evaluate bound", [models[0], str(file), "--repeats", "2", "--seed", "3", "--device", "cpu"])
+    pipe = Pipeline.from_pretrained(models[0])
+    blocks = pack([file.read_text()], pipe.tokenizer, LENGTH)
+    random = torch.Generator().manual_seed(3)
+    bound = validation_bound(pipe.process, pipe.padded, blocks, repeats=2, generator=random)
+    assert found["nats"] == bound.nelbo and found["error"] == bound.error and found["tokens"] == bound.tokens
+    total = bound.nelbo * bound.tokens / torch.log(torch.tensor(2.0, dtype=torch.float64))
+    assert found["bits_per_character"] == pytest.approx(float(total) / len(file.read_text()))
+    exact = run("evaluate bound", [models[1], str(file), "--device", "cpu", "--out", str(tmp_path / "found.json")])
+    real = torch.arange(LENGTH) < blocks.real.long()[:, None]
+    judge = Pipeline.from_pretrained(models[1])
+    judged = generative_perplexity(judge.network, blocks.tokens.long(), attention_mask=real)
+    assert exact["nats"] == pytest.approx(judged.nats, rel=1e-6) and not exact["bound"]
+    assert json.loads((tmp_path / "found.json").read_text()) == exact
+
+
+def test_perplexity_reads_the_tokens_that_were_drawn_or_says_that_it_does_not(models, samples, tmp_path):
+    found = run("evaluate perplexity", [str(samples), "--judge", models[1], "--device", "cpu"])
+    judge, x = Pipeline.from_pretrained(models[1]), torch.tensor([record["tokens"] for record in records(samples)])
+    start = judge.tokenizer.bos_token_id
+    assert found["nats"] == pytest.approx(generative_perplexity(judge.network, x, start=start).nats, rel=1e-6)
+    assert not found["retokenized"]
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text('{"text": "the cat sat"}\n{"text": "a dog"}\n')
+    other = run("evaluate perplexity", [str(plain), "--judge", models[1], "--device", "cpu"])
+    texts = ["the cat sat", "a dog"]
+    assert other["retokenized"]
+    assert other["nats"] == pytest.approx(
+        text_perplexity(judge.network, judge.tokenizer, texts, start=start).nats, rel=1e-6
+    )
+    # Tokens that do not spell the text are not believed.
+    plain.write_text('{"text": "the cat sat", "tokens": [3, 4]}\n')
+    assert run("evaluate perplexity", [str(plain), "--judge", models[1], "--device", "cpu"])["retokenized"]
+
+
+def test_correction_prints_a_table_and_draws(models, tmp_path, capsys):
+    plot, few = tmp_path / "plot.svg", ["--seeds", "2", "--samples", "2", "--sampling-steps", "2"]
+    found = run(
+        "evaluate correction",
+        [
+            models[0],
+            "--judge",
+            models[1],
+            *few,
+            "--steps",
+            "2",
+            "4",
+            "--temperatures",
+            "0.3",
+            "--plot",
+            str(plot),
+            "--device",
+            "cpu",
+        ],
+    )
+    assert "| self-correction | 0.3 | 4 |" in capsys.readouterr().out and plot.read_text().startswith("<?xml")
+    assert {row["tokens_per_step"] for row in found["rows"]} == {1}
+
+
+def test_inspect_says_what_it_is_and_draws(models, tmp_path, capsys):
+    plot, page = tmp_path / "noise.svg", tmp_path / "walk.html"
+    run("inspect", [models[0], "--plot", str(plot), "--denoising", str(page), "--steps", "3", "--device", "cpu"])
+    printed = capsys.readouterr().out
+    assert "Interpolation(1 - t, {Absorbing(2): t" in printed and "leave_one_out" in printed
+    assert plot.read_text().startswith("<?xml") and "<html" in page.read_text()
+    run("inspect", [models[1], "--json", "--device", "cpu"])
+    assert json.loads(capsys.readouterr().out)["network"] == "LlamaForCausalLM"
+
+
+def ended(arguments, capsys):
+    """The status and what was said."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    said = capsys.readouterr()
+    return end.value.code, said.out + said.err
+
+
+def test_errors_are_told_in_one_line(models, tmp_path, capsys):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"text": "a"}\nnonsense\n')
+    for arguments, words in (
+        (["snow"], "a command must be one of: train, generate, correct, inspect; got 'snow'"),
+        (["evaluate", "snow"], "a command must be one of: evaluate bound"),
+        (["generate", "./nowhere"], "there is no folder"),
+        (["correct", models[0], "nowhere.txt"], "there is none at nowhere.txt"),
+        (["correct", models[0], str(empty)], "at least one text"),
+        (["correct", models[0], str(bad)], "line 2"),
+        (["correct", models[1], str(bad)], "line 2"),
+        (["generate", models[0], "--dtype", "snow"], "dtype must be"),
+        (["generate", models[1], "--steps", "3"], "are for diffusion models"),
+        (["evaluate", "bound", models[0], "nowhere.txt"], "nowhere.txt"),
+        (["evaluate", "correction", models[0], "--judge", models[0]], "judge a causal one"),
+        (["inspect", models[1], "--plot", "x.svg"], "are for diffusion models"),
+        (["train", "nothing"], "there is none of"),
+    ):
+        status, said = ended(arguments, capsys)
+        assert status == 2 and words in said and said.startswith("error: ") and said.count("\n") == 1, said
+
+
+def test_help_lists_every_command_and_option(capsys):
+    status, said = ended(["--help"], capsys)
+    assert status == 0 and all(name in said for name in COMMANDS)
+    for name in COMMANDS:
+        status, said = ended([*name.split(), "--help"], capsys)
+        assert status == 0 and "usage: noiselab" in said
+    assert ended([], capsys)[0] == 2
+
+
+def test_train_runs_a_script_with_what_follows(tmp_path, monkeypatch, capsys):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.py").write_text("import sys, beside\nprint('ran', sys.argv[1:], beside.VALUE)\n")
+    (tmp_path / "recipes" / "beside.py").write_text("VALUE = 3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    run("train", ["mine", "demo", "--steps", "4"])
+    assert capsys.readouterr().out == "ran ['demo', '--steps', '4'] 3\n"
