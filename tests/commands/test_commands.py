@@ -138,6 +138,23 @@ def test_perplexity_reads_the_tokens_that_were_drawn_or_says_that_it_does_not(mo
     assert run("evaluate perplexity", [str(plain), "--judge", models[1], "--device", "cpu"])["retokenized"]
 
 
+def test_mauve_where_it_is_installed(models, samples, tmp_path, monkeypatch, capsys):
+    given = {}
+
+    def compute_mauve(p_text, q_text, verbose):
+        given.update(p=p_text, q=q_text)
+        return type("Found", (), {"mauve": 0.5})
+
+    reference = tmp_path / "reference.txt"
+    reference.write_text("the cat\n\nthe dog")
+    arguments = [str(samples), "--judge", models[1], "--device", "cpu", "--reference", str(reference)]
+    monkeypatch.setitem(sys.modules, "mauve", None)
+    assert "pip install mauve-text" in ended(["evaluate", "perplexity", *arguments], capsys)[1]
+    monkeypatch.setitem(sys.modules, "mauve", type("Module", (), {"compute_mauve": staticmethod(compute_mauve)}))
+    assert run("evaluate perplexity", arguments)["mauve"] == 0.5
+    assert given == {"p": ["the cat", "the dog"], "q": [record["text"] for record in records(samples)]}
+
+
 def test_correction_prints_a_table_and_draws(models, tmp_path, capsys):
     plot, few = tmp_path / "plot.svg", ["--seeds", "2", "--samples", "2", "--sampling-steps", "2"]
     found = run(

@@ -1,0 +1,77 @@
+"""Leave-one-out predictions of a network that knows masks alone: each token is masked while it is asked about."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .base import Denoiser
+
+
+class OneByOne(Denoiser):
+    """Masks each token, and asks the inner denoiser about it there: in passes, every so many tokens at once.
+
+    What a masked language model says of a *visible* token was never trained. Of a masked one it says the leave-one-out law,
+    given the tokens that are left. With as many passes as tokens each is masked alone and the answer is that law itself; with
+    fewer, tokens `passes` places apart do not see one another, which is an approximation. The time is handed on.
+
+    **Arguments:**
+
+    - `inner`: a denoiser of masks.
+    - `mask_id`: the mask.
+    - `passes`: evaluations for one answer, at least 1; 1 masks everything.
+
+    **Raises:** `ValueError` for fewer passes, or a denoiser of scores.
+
+    **Source:** pseudo-likelihoods of masked language models: Salazar et al. (2020), arXiv 1910.14659.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+    from noiselab.denoisers.one_by_one import OneByOne
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.1, 0.9]]), process)
+    z = torch.tensor([[0, 0, 1, 0]])
+    probs = OneByOne(oracle, mask_id=2, passes=4)(z, torch.full((1,), 0.1)).softmax(-1)
+    assert probs[0, 2, 1] < 0.02  # between two zeros a one is unlikely; the oracle itself would believe what it sees
+    ```
+    """
+
+    predicts = "leave_one_out"
+
+    def __init__(self, inner: Denoiser, mask_id: int, passes: int):
+        super().__init__()
+        if passes < 1:
+            raise ValueError(f"passes must be at least 1; got {passes}")
+        if inner.predicts == "score":
+            raise ValueError("inner must predict tokens; got a denoiser that predicts scores")
+        self.inner, self.mask_id, self.passes = inner, mask_id, passes
+
+    def forward(
+        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "... state"]:
+        """Logits of each token, or of the selected ones, with it masked."""
+        wanted = torch.ones_like(z, dtype=torch.bool) if rows is None else rows
+        place = torch.arange(z.shape[1], device=z.device)
+        found: Tensor | None = None
+        # Where each selected token stands among those that are returned.
+        order = torch.cumsum(wanted.flatten().long(), 0).view_as(z) - 1
+        for k in range(min(self.passes, z.shape[1])):
+            hidden = (place % self.passes == k).expand(z.shape)
+            asked = hidden & wanted
+            if not asked.any():
+                continue
+            logits = self.inner(z.masked_fill(hidden, self.mask_id), t, asked)
+            if found is None:
+                found = logits.new_empty(int(wanted.sum()), logits.shape[-1])
+            found = found.index_copy(0, order[asked], logits)
+        if found is None:
+            return self.inner(z, t, wanted)
+        return found.view(*z.shape, -1) if rows is None else found
+
+    def __repr__(self) -> str:
+        from .base import in_a_line
+
+        return f"OneByOne({in_a_line(self.inner)}, mask_id={self.mask_id}, passes={self.passes})"

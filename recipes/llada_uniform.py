@@ -1,0 +1,163 @@
+"""Can a model that was trained on masks alone use uniform noise without further training? Detection and correction of wrong tokens.
+
+    python recipes/demo.py                                           # a GIDD+ model with uniform noise, in runs/demo
+    python recipes/gidd_plus.py demo --p-uniform 0 --tokenizer runs/demo/diffusion/tokenizer --output runs/masks   # the same, masks alone
+    python recipes/llada_uniform.py --model runs/masks/final/ema     # some minutes on two cores
+    python recipes/llada_uniform.py --model GSAI-ML/LLaDA-8B-Base --hybrid '' --texts my.txt      # with a network and a GPU
+
+A share of the tokens of held-out texts is replaced by random ones. Each model says how sure it is of each token, in two ways: as it is,
+asked about tokens that it sees, which a mask-only model was never trained for; and one by one, each token masked while it is asked
+about (`noiselab.denoisers.one_by_one`). From these follow detection (area under the ROC curve, share found at 5 % false alarms)
+and, by `noiselab.SelfCorrection`, what is put right and what is spoiled.
+"""  # noqa: E501
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import tyro
+
+import noiselab as nl
+from noiselab.data import pack
+from noiselab.denoisers.one_by_one import OneByOne
+from noiselab.evaluation.correction_study import interval
+from noiselab.files import write_json
+from noiselab.pipeline import DiffusionPipeline
+from noiselab.training.options import Data, run_recipe
+from noiselab.training.texts import corpora
+
+
+@dataclass(frozen=True)
+class Options:
+    """Can a mask-only model use uniform noise without further training?"""
+
+    model: str = "runs/masked_demo/final/ema"
+    """a mask-only model: a folder, or a name on the Hugging Face hub"""
+    hybrid: str = "runs/demo/diffusion/final/ema"
+    """a GIDD model to compare with; empty for none"""
+    texts: str = "library:prose"
+    """held-out texts: library:prose, or a file, folder or glob pattern"""
+    out: Path = Path("runs/llada_uniform.json")
+    """where the figures go"""
+    shares: tuple[float, ...] = (0.05, 0.2)
+    """of tokens that are replaced"""
+    sequences: int = 16
+    """for each seed"""
+    length: int | None = None
+    """tokens in a sequence; the models' context, 64 at most, if not given"""
+    seeds: int = 5
+    """sets of sequences and of wrong tokens, at least two"""
+    passes: int = 8
+    """evaluations for one answer where tokens are masked one by one"""
+    time: float = 0.01
+    """that the networks are told"""
+    temperature: float = 0.1
+    """of self-correction"""
+
+
+def main(options: Options) -> list[dict[str, Any]]:
+    """Measure, print a table, and write it down; returns its rows."""
+    if options.seeds < 2:
+        raise ValueError(f"there must be at least two seeds, for an interval; got {options.seeds}")
+    transformers.logging.set_verbosity_error()
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    pipes = {"masks": DiffusionPipeline.from_pretrained(options.model).to(device)}
+    if options.hybrid:
+        pipes["hybrid"] = DiffusionPipeline.from_pretrained(options.hybrid).to(device)
+    written: list[dict[str, Any]] = []
+    for name, pipe in pipes.items():
+        x = sequences(pipe, options)
+        mask = pipe.settings.noise["mask_id"]
+        ways = {"as it is": nl.Counting(pipe.denoiser)}
+        ways["one by one"] = nl.Counting(OneByOne(pipe.denoiser, mask, options.passes))
+        for share in options.shares:
+            for way, denoiser in ways.items():
+                found = [one(pipe, denoiser, x, share, seed, options) for seed in range(options.seeds)]
+                each = options.passes if way == "one by one" else 1
+                row = {"model": name, "way": way, "share": share}
+                row |= {key: asdict(interval([f[key] for f in found])) for key in found[0] if key != "evaluations"}
+                row["evaluations"] = each * sum(f["evaluations"] for f in found) / options.seeds
+                written.append(row)
+                print(line(row), flush=True)
+            write_json(options.out, {"rows": written})
+    print("\n" + "\n".join([*HEAD, *map(line, written)]))
+    return written
+
+
+def sequences(pipe: DiffusionPipeline, options: Options) -> torch.Tensor:
+    """Held-out tokens, enough for all seeds."""
+    wanted = options.sequences * options.seeds
+    held_out = corpora(Data(corpus=options.texts, validation=0.05))[1]
+    x = pack(held_out, pipe.tokenizer, options.length or min(64, pipe.length), keep_partial=False).tokens.long()
+    if len(x) < wanted:
+        raise ValueError(f"the held-out texts must fill {wanted} sequences of {x.shape[1]} tokens; they fill {len(x)}")
+    return x[torch.linspace(0, len(x) - 1, wanted).long()].to(pipe.device)
+
+
+def one(
+    pipe: DiffusionPipeline, denoiser: nl.Counting, x: torch.Tensor, share: float, seed: int, options: Options
+) -> dict[str, float]:
+    """Detection and correction for one set of sequences."""
+    truth = x[seed * options.sequences : (seed + 1) * options.sequences]
+    random = torch.Generator().manual_seed(seed)
+    tokens = pipe.support.nonzero()[:, 0].cpu()
+    # Another token of the text's: the next so many places on in the list of all.
+    place = torch.searchsorted(tokens, truth.cpu())
+    other = tokens[(place + torch.randint(1, len(tokens), truth.shape, generator=random)) % len(tokens)].to(truth)
+    wrong = (torch.rand(truth.shape, generator=random) < share).to(truth.device)
+    damaged = torch.where(wrong, other, truth)
+    with torch.no_grad():
+        t = torch.full((len(truth),), options.time, dtype=torch.float64, device=truth.device)
+        believed = denoiser(damaged, t).double().softmax(-1).gather(-1, damaged[..., None])[..., 0]
+        correction = nl.SelfCorrection(
+            denoiser, time=options.time, temperature=options.temperature, support=pipe.support
+        )
+        denoiser.reset()
+        repaired = correction.correct(damaged, steps=max(4, math.ceil(1.5 * share * truth.shape[1])), generator=random)
+    after = nl.outcome(damaged, repaired, truth)
+    area, recall = detection(1 - believed, wrong)
+    return {
+        "area": area,
+        "recall": recall,
+        "put_right": after.wrong_to_right / max(1, after.wrong_before),
+        "spoiled": after.right_to_wrong / max(1, after.right_before),
+        "net": after.net_gain / max(1, after.wrong_before),
+        "evaluations": denoiser.sequences / len(truth),
+    }
+
+
+def detection(score: torch.Tensor, wrong: torch.Tensor) -> tuple[float, float]:
+    """The area under the ROC curve (ties count half), and the share of wrong tokens found at 5 % false alarms."""
+    bad, good = score[wrong].flatten().cpu(), score[~wrong].flatten().cpu().sort().values
+    below, not_above = torch.searchsorted(good, bad), torch.searchsorted(good, bad, right=True)
+    area = (below + not_above).double().mean().item() / (2 * len(good))
+    threshold = good[min(len(good) - 1, math.ceil(0.95 * len(good)) - 1)]
+    return area, (bad > threshold).double().mean().item()
+
+
+HEAD = [
+    "| model | asked | wrong tokens | area under ROC | found at 5 % false alarms | put right | spoiled | net | evaluations |",
+    "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+]
+
+
+def line(row: dict[str, Any]) -> str:
+    """A line of the table."""
+
+    def cell(key: str) -> str:
+        return f"{row[key]['mean']:.3f} ± {row[key]['half']:.3f}"
+
+    cells = [
+        row["model"],
+        row["way"],
+        f"{row['share']:.0%}",
+        *map(cell, ("area", "recall", "put_right", "spoiled", "net")),
+    ]
+    return f"| {' | '.join([*cells, format(row['evaluations'], '.0f')])} |"
+
+
+if __name__ == "__main__":
+    run_recipe(lambda: main(tyro.cli(Options)))
