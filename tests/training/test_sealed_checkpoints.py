@@ -1,4 +1,3 @@
-import errno
 import json
 import logging
 
@@ -73,24 +72,3 @@ def test_settings_that_differ_are_named_with_both_values(tmp_path):
     assert "ema: None in the checkpoint, 0.9 now" in message
     assert "world_size: None in the checkpoint, 2 now" in message
     assert "seed" not in message and "betas" not in message
-
-
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "final"
-    with ck.new_folder(target) as folder:
-        (folder / "a").write_text("old")
-    with pytest.raises(OSError, match="No space"), ck.new_folder(target) as folder:
-        (folder / "a").write_text("ne")
-        raise OSError(errno.ENOSPC, "No space left on device")
-    assert (target / "a").read_text() == "old"
-    with ck.new_folder(target) as folder:
-        (folder / "b").write_text("new")
-    assert [p.name for p in tmp_path.iterdir()] == ["final"] and [p.name for p in target.iterdir()] == ["b"]
-
-
-def test_json_is_replaced_at_once(tmp_path):
-    ck.write_json(tmp_path / "s.json", {"a": 1})
-    with pytest.raises(TypeError):
-        ck.write_json(tmp_path / "s.json", {"a": object()})
-    assert json.loads((tmp_path / "s.json").read_text()) == {"a": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["s.json"]
