@@ -17,7 +17,7 @@ smoke: $(VENV)/.run
 	$(BIN)/python recipes/demo.py --smoke --out runs/smoke
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 -m "not long"
+	$(BIN)/python -m pytest -n 2 -m "not long and not docs"
 
 test-long: $(VENV)/.test
 	$(BIN)/python -m pytest -m long
@@ -30,6 +30,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 docs: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 -m docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 serve: $(VENV)/.dev

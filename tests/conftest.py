@@ -2,6 +2,7 @@
 
 import os
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,48 @@ sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
 settings.register_profile("noiselab", deadline=None, print_blob=True, derandomize=True)
 settings.load_profile("noiselab")
+
+# Laws that `make test` checks on one or two kinds of noise; on the others they are long.
+LONG = (
+    "*/samplers/test_compiled.py::test_one_of_generated_code_is_too",
+    "*/samplers/test_events.py::test_batched_equals_one_by_one_and_prompts_stay?gidd?",
+    "*/samplers/test_events.py::test_batched_equals_one_by_one_and_prompts_stay?uniform?",
+    "*/samplers/test_events.py::test_gillespie_is_exact_in_a_single_step?gidd?",
+    "*/samplers/test_events.py::test_gillespie_is_exact_in_a_single_step?uniform?",
+    "*/samplers/test_grids.py::test_no_point_of_the_measured_grid_can_be_moved_for_more_than_a_little?gidd?",
+    "*/samplers/test_grids.py::test_the_measured_grid_samples_better_than_the_rules?log-SNR*",
+    "*/samplers/test_grids.py::test_the_measured_grid_samples_better_than_the_rules?gidd-16*",
+    "*/samplers/test_grids.py::test_the_measured_grid_samples_better_than_the_rules?uniform*",
+    "*/samplers/test_grids.py::test_the_measured_cost_is_what_steps_of_double_length_add_to_the_bound?log-SNR*",
+    "*/samplers/test_blocks.py::test_blocks_around_known_tokens_have_the_conditional_law?gidd?",
+    "*/samplers/test_blocks.py::test_the_law_is_that_of_the_data_for_any_block_size?uniform*",
+    "*/samplers/test_blocks.py::test_the_law_is_that_of_the_data_for_any_block_size?gidd-1-past?",
+    "*/samplers/test_combinations.py::test_any_stack_*?[013]-gidd?",
+    "*/samplers/test_leaping.py::test_the_law_tends_to_that_of_the_data?*-uniform?",
+    "*/samplers/test_leaping.py::test_the_law_tends_to_that_of_the_data?EulerSampler-gidd?",
+    "*/samplers/test_leaping.py::test_the_law_tends_to_that_of_the_data?TauLeapingSampler-masked?",
+    "*/samplers/test_stopping.py::test_prompts_blocks_and_ends_together?all?",
+    "*/samplers/test_correctors.py::test_many_small_dfm_steps_leave_the_law_as_it_is?uniform?",
+    "*/samplers/test_correctors.py::test_many_small_dfm_steps_leave_the_law_as_it_is?masked?",
+    "*/samplers/test_remasking.py::test_ddim_tends_to_the_law_of_the_data?uniform?",
+    "*/samplers/test_networks.py::test_samplers?gillespie?",
+    "*/denoisers/test_cache.py::test_the_same_numbers_give_the_same_tokens_with_less_work?gidd-all?",
+    "*/denoisers/test_cache.py::test_samples_by_an_approximate_cache?gidd-*",
+    "*/denoisers/test_transforms.py::test_edits_act_on_the_prediction_so_the_law_does_not_depend_on_steps?top-[kp]-gidd*",
+    "*/evaluation/test_sampler_bench.py::test_samplers_that_claim_to_converge_do?uniform?",
+    "*/evaluation/test_sampler_bench.py::test_samplers_that_claim_to_converge_do?masked?",
+    "*/likelihood/test_entropy.py::test_what_the_log_snr_leaves_at_its_ends_falls_with_its_range",
+    "*/training/test_two_processes.py::test_two_processes_make_the_steps_of_one_with_the_joint_batch?16-1?",
+    "*/likelihood/test_discrete.py::test_it_bounds_the_likelihood_of_the_sampler_and_tends_to_the_entropy?gidd v1.0.0?",
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if any(fnmatchcase("/" + item.nodeid, pattern) for pattern in LONG):
+            item.add_marker(pytest.mark.long)
+        elif "/docs/" in item.nodeid:
+            item.add_marker(pytest.mark.docs)
 
 
 @pytest.fixture

@@ -17,6 +17,16 @@ check_process(nl.gidd(vocab_size=5, mask_id=4, p_uniform=0.2))
 from .bound_laws import bound_does_not_depend_on_the_clock, bound_equals_definition, bound_is_tight
 from .case import Laws, ProcessLaws, TokenDependentProcessLaws
 from .check import PROCESS_LAWS, TOKEN_DEPENDENT_LAWS, Law, check_process, laws_of
+from .edit_laws import (
+    EDIT_LAWS,
+    EditLaw,
+    check_edits,
+    draws_are_possible,
+    draws_follow_their_probabilities,
+    lengths_have_the_stated_mean,
+    probabilities_are_those_of_all_streams,
+    streams_collapse_to_the_text,
+)
 from .matrix_laws import (
     bound_of_matrices_does_not_depend_on_the_clock,
     equal_rows_are_an_interpolating_process,
@@ -54,10 +64,12 @@ from .writing_laws import (
 )
 
 __all__ = [
+    "EDIT_LAWS",
     "PROCESS_LAWS",
     "TOKEN_DEPENDENT_LAWS",
     "Bare",
     "BareMatrices",
+    "EditLaw",
     "Law",
     "Laws",
     "ProcessLaws",
@@ -68,19 +80,24 @@ __all__ = [
     "bound_equals_definition",
     "bound_is_tight",
     "bound_of_matrices_does_not_depend_on_the_clock",
+    "check_edits",
     "check_process",
     "derivatives_reach_time",
+    "draws_are_possible",
     "draws_follow_their_generator",
+    "draws_follow_their_probabilities",
     "draws_have_the_marginal_law",
     "equal_rows_are_an_interpolating_process",
     "is_a_markov_process",
     "laws_of",
+    "lengths_have_the_stated_mean",
     "low_precision_leaves_it_alone",
     "noise_is_the_share_of_mixing",
     "one_law_in_three_forms",
     "overrides_equal_definitions",
     "positions_are_independent",
     "posterior_is_bayes",
+    "probabilities_are_those_of_all_streams",
     "rate_is_the_slope_of_jump",
     "rates_are_the_slope_of_jump",
     "revealed_tokens_are_certain",
@@ -90,6 +107,7 @@ __all__ = [
     "rows_are_distributions",
     "same_times_same_answer",
     "shortcuts_equal_definitions",
+    "streams_collapse_to_the_text",
     "time_is_elementwise",
     "times_keep_their_digits",
     "two_jumps_are_one",

@@ -187,8 +187,8 @@ def test_no_noise_is_left_of_a_process_that_does_not_begin_clean(name):
     process = LEAKY[name]()
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.1, 0.9]]), process)
     sampler = nl.AncestralSampler(process, oracle)
-    x = sampler.sample((20_000, 8), steps=64, generator=generator())
-    left = sampler.sample((20_000, 8), steps=64, clean=False, generator=generator())
+    x = sampler.sample((4_000, 8), steps=32, generator=generator())
+    left = sampler.sample((4_000, 8), steps=32, clean=False, generator=generator())
     assert (x < 2).all() and (x != left).any()  # same draws up to the jump
     assert (left == 2).any() or name == "log-SNR hybrid"
 

@@ -1,0 +1,35 @@
+"""Autoregressive models that take things back: noise for them, its bound, decoding with backspaces and regret."""
+
+from .backspace import RandomMistakes, RandomTokenBackspace, StepBackspace
+from .decoding import BackspaceSampler, Written
+from .edits import EditProcess
+from .likelihood import Semantics, committed_law, edit_bound, erasing_log_probability, stream_log_probability
+from .memory import KeysAndValues, Memory, Rereading
+from .streams import Reach, Tree, tree_of
+from .wrong_tokens import LaterTokens, ModelTokens, UniformTokens, UnigramTokens, Without, WrongTokens
+
+__all__ = [
+    "BackspaceSampler",
+    "EditProcess",
+    "KeysAndValues",
+    "LaterTokens",
+    "Memory",
+    "ModelTokens",
+    "RandomMistakes",
+    "RandomTokenBackspace",
+    "Reach",
+    "Rereading",
+    "Semantics",
+    "StepBackspace",
+    "Tree",
+    "UniformTokens",
+    "UnigramTokens",
+    "Without",
+    "Written",
+    "WrongTokens",
+    "committed_law",
+    "edit_bound",
+    "erasing_log_probability",
+    "stream_log_probability",
+    "tree_of",
+]

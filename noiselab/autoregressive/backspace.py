@@ -1,0 +1,220 @@
+"""Edit processes that put random tokens before the right ones, and take them back."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+
+from ..categorical import uniforms
+from .edits import EditProcess
+from .streams import one_token
+from .wrong_tokens import Without, WrongTokens
+
+
+class RandomMistakes(EditProcess):
+    r"""Before a token $x_i$, $K_i$ mistakes, $P(K_i = k) = (1 - p) p^k$: wrong tokens, and the backspaces that undo them.
+
+    $$q(z \mid x) = \prod_i (1 - p) \prod_{j \le K_i} p \, \nu(e_{ij} \mid x)$$
+
+    over the places $i$ where there can be a mistake. Where, and how long one is, is what a subclass says in `sizes` and
+    `backspaces`.
+
+    **Arguments:**
+
+    - `vocab_size`, `backspace`: as for `EditProcess`.
+    - `rate`: $p$, in [0, 1).
+    - `wrong`: $\nu$, the law of wrong tokens; it must not draw the backspace.
+
+    **Raises:** `ValueError` for a rate out of range.
+    """
+
+    def __init__(self, vocab_size: int, backspace: int, rate: float | int, wrong: WrongTokens) -> None:
+        super().__init__(vocab_size, backspace)
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate must lie in [0, 1); got {rate}")
+        self.rate, self.wrong_tokens = float(rate), wrong
+
+    @abstractmethod
+    def sizes(self, x: Int[Tensor, " length"]) -> Int[Tensor, " length"]:
+        """How many wrong tokens a mistake before each token has; 0 where there is none.
+
+        A mistake before token i stands in the places i, i + 1, ... of the text; none reaches beyond its end.
+        """
+
+    @abstractmethod
+    def backspaces(self, sizes: Int[Tensor, " length"]) -> Int[Tensor, " length"]:
+        """How many backspaces take back mistakes of these sizes."""
+
+    def corrupt(self, x: Int[Tensor, " length"], *, generator: Generator | None = None) -> Int[Tensor, " stream"]:
+        """Draw a stream that comes to `x`."""
+        self.check(x)
+        sizes = self.sizes(x)
+        # Of one uniform number: K >= k if u <= p^k.
+        u = 1 - uniforms(len(x), generator=generator, device=x.device)
+        counts = (u.log() / math.log(self.rate)).long() if self.rate > 0 else torch.zeros_like(x)
+        counts = torch.where(sizes > 0, counts, 0)
+        whole = sizes + self.backspaces(sizes)
+        ends = (counts * whole + 1).cumsum(0) - 1
+        z = torch.full((int(ends[-1]) + 1 if len(x) else 0,), self.backspace, dtype=x.dtype, device=x.device)
+        z[ends] = x
+        mistake = torch.arange(len(x), device=x.device).repeat_interleave(counts)
+        number = torch.arange(len(mistake), device=x.device) - (counts.cumsum(0) - counts)[mistake]
+        first = (ends - counts * whole)[mistake] + number * whole[mistake]
+        token = torch.arange(len(mistake), device=x.device).repeat_interleave(sizes[mistake])
+        inside = torch.arange(len(token), device=x.device)
+        inside = inside - (sizes[mistake].cumsum(0) - sizes[mistake])[token]
+        z[first[token] + inside] = self.wrong_tokens.draw(x, mistake[token] + inside, generator=generator).to(x.dtype)
+        return z
+
+    def log_probability(self, z: Int[Tensor, " stream"], x: Int[Tensor, " length"]) -> Float[Tensor, ""]:
+        """Log q(z | x). A stream is read in one way only, since a wrong token is never the right one."""
+        self.check(x)
+        nothing = torch.full((), -math.inf, dtype=torch.float64, device=x.device)
+        sizes = self.sizes(x)
+        text, stream, length = x.tolist(), z.tolist(), sizes.tolist()
+        undo = self.backspaces(sizes).tolist()
+        at, mistakes = 0, 0
+        places: list[int] = []
+        tokens: list[int] = []
+        for i, right in enumerate(text):
+            while at < len(stream) and stream[at] != right:
+                size, back = length[i], undo[i]
+                wrong, after = stream[at : at + size], stream[at + size : at + size + back]
+                if not size or self.backspace in wrong or after != [self.backspace] * back:
+                    return nothing
+                places += range(i, i + size)
+                tokens += wrong
+                mistakes, at = mistakes + 1, at + size + back
+            at += 1
+        if at != len(stream):
+            return nothing
+        where = torch.tensor(places, dtype=torch.long, device=x.device)
+        what = torch.tensor(tokens, dtype=torch.long, device=x.device)
+        log_wrong = self.wrong_tokens.log_probability(x, where, what).sum() if places else nothing.new_zeros(())
+        log_rate = mistakes * math.log(self.rate) if self.rate > 0 else (-math.inf if mistakes else 0.0)
+        return log_wrong + log_rate + int((sizes > 0).sum()) * math.log1p(-self.rate)
+
+    def expected_length(self, x: Int[Tensor, " length"]) -> float:
+        """The length of `x`, and p / (1 - p) mistakes at each place that has them."""
+        sizes = self.sizes(x)
+        return len(x) + self.rate / (1 - self.rate) * int((sizes + self.backspaces(sizes)).sum())
+
+
+class RandomTokenBackspace(RandomMistakes):
+    r"""Before any token: one wrong token and a backspace, or `span` of them and as many backspaces.
+
+    A stream is longer than its text by a factor $1 + 2 k p / (1 - p)$ with spans of $k$.
+
+    **Arguments:**
+
+    - `vocab_size`, `backspace`, `rate`, `wrong`: as for `RandomMistakes`.
+    - `span`: wrong tokens of a mistake; fewer at the end of a text, where they have no place.
+
+    **Raises:** `ValueError` for a span below 1.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.autoregressive import RandomTokenBackspace, UniformTokens
+
+    edits = RandomTokenBackspace(vocab_size=11, backspace=10, rate=0.2, wrong=UniformTokens(10))
+    x = torch.arange(10)
+    z = edits.corrupt(x, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(edits.clean(z), x) and edits.log_probability(z, x) < 0
+    ```
+    """
+
+    def __init__(
+        self, vocab_size: int, backspace: int, rate: float | int, wrong: WrongTokens, *, span: int = 1
+    ) -> None:
+        super().__init__(vocab_size, backspace, rate, wrong)
+        if span < 1:
+            raise ValueError(f"span must be at least 1 token; got {span}")
+        self.span = span
+
+    def sizes(self, x: Int[Tensor, " length"]) -> Int[Tensor, " length"]:
+        """`span` tokens, or as many as have a wrong token before the text ends."""
+        return _runs(self.wrong_tokens.possible(x), self.span)
+
+    def backspaces(self, sizes: Int[Tensor, " length"]) -> Int[Tensor, " length"]:
+        """One for each wrong token."""
+        return sizes
+
+    def __repr__(self) -> str:
+        span = "" if self.span == 1 else f", span={self.span}"
+        return f"RandomTokenBackspace({self.vocab_size}, {self.backspace}, {self.rate}, {self.wrong_tokens}{span})"
+
+
+class StepBackspace(RandomMistakes):
+    """Before a step of the text: the beginning of a wrong step, and one backspace, which takes back all of it.
+
+    Steps end with `boundary` tokens; a backspace leaves the text up to the last of them.
+
+    **Arguments:**
+
+    - `vocab_size`, `backspace`, `rate`, `wrong`: as for `RandomMistakes`; boundaries are never drawn.
+    - `boundary`: the tokens that end a step, for example a full stop.
+    - `size`: wrong tokens of a mistake; fewer if the text ends before.
+
+    **Raises:** `ValueError` for a size below 1, or no boundary.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.autoregressive import StepBackspace, UniformTokens
+
+    edits = StepBackspace(11, backspace=10, rate=0.5, wrong=UniformTokens(9), boundary=[9], size=3)
+    z = edits.corrupt(torch.tensor([1, 2, 9, 4, 5, 9]), generator=torch.Generator().manual_seed(0))
+    assert edits.clean(z).tolist() == [1, 2, 9, 4, 5, 9]
+    ```
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        backspace: int,
+        rate: float | int,
+        wrong: WrongTokens,
+        *,
+        boundary: Sequence[int],
+        size: int,
+    ) -> None:
+        if size < 1 or not boundary:
+            raise ValueError(f"a step has a boundary, and a mistake at least 1 token; got {boundary} and {size}")
+        super().__init__(vocab_size, backspace, rate, Without(wrong, boundary))
+        self.boundary, self.size = tuple(boundary), size
+
+    def sizes(self, x: Int[Tensor, " length"]) -> Int[Tensor, " length"]:
+        """`size` tokens at the beginning of a step."""
+        ends = torch.isin(x, torch.tensor(self.boundary, device=x.device))
+        starts = torch.cat([ends.new_ones(min(1, len(x))), ends[:-1]])
+        return torch.where(starts, _runs(self.wrong_tokens.possible(x), self.size), 0)
+
+    def backspaces(self, sizes: Int[Tensor, " length"]) -> Int[Tensor, " length"]:
+        """One."""
+        return (sizes > 0).long()
+
+    def reach(self, text: list[int]) -> int:
+        """Up to the last boundary; if that is the last token, a backspace takes back the step that it ends."""
+        left = one_token(text)
+        while left and text[left - 1] not in self.boundary:
+            left -= 1
+        return left
+
+    def __repr__(self) -> str:
+        what = f"{self.rate}, {self.wrong_tokens}, boundary={self.boundary}, size={self.size}"
+        return f"StepBackspace({self.vocab_size}, {self.backspace}, {what})"
+
+
+def _runs(possible: Bool[Tensor, " length"], most: int) -> Int[Tensor, " length"]:
+    """How many places from each one on are possible, up to `most`."""
+    run, reached = torch.zeros_like(possible, dtype=torch.long), possible
+    for _ in range(min(most, len(possible))):
+        run = run + reached
+        reached = torch.cat([reached[1:], reached.new_zeros(1)]) & possible
+    return run

@@ -1,0 +1,123 @@
+"""Streams: tokens and backspaces as they were written, and the text that is left of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+Reach: TypeAlias = Callable[[list[int]], int]
+"""How many tokens of a text, which is not empty, a backspace leaves."""
+
+
+def one_token(text: list[int]) -> int:
+    """A backspace takes back the last token."""
+    return len(text) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """A stream as a tree: a node for each token that was written, a child of the text it was written behind.
+
+    Node 0 is the empty text. At a node an erasing model sees it and its ancestors, nothing else, so that one pass over the
+    nodes says what it would do at every moment of the stream.
+
+    **Arguments:**
+
+    - `tokens`: of each node, -1 for node 0.
+    - `parents`: the node before each node, -1 for node 0; `depths`: how many tokens of text there are at it.
+    - `nodes`: for each entry of the stream, the node it was written behind.
+    - `places`: for each entry of the stream, the node it made; -1 for a backspace.
+    - `again`: for each entry of the stream, whether it follows a backspace: its text was met before.
+    - `end`: the node of the text that is left.
+    - `void`: backspaces on an empty text, which do nothing.
+    """
+
+    tokens: Int[Tensor, " node"]
+    parents: Int[Tensor, " node"]
+    depths: Int[Tensor, " node"]
+    nodes: Int[Tensor, " stream"]
+    places: Int[Tensor, " stream"]
+    again: Bool[Tensor, " stream"]
+    end: int
+    void: int
+
+    @property
+    def path(self) -> Int[Tensor, " length"]:
+        """The nodes of what is left, first token first."""
+        node, found, parents = self.end, [], self.parents.tolist()
+        while node:
+            found.append(node)
+            node = parents[node]
+        return torch.tensor(found[::-1], dtype=torch.long, device=self.tokens.device)
+
+    @property
+    def text(self) -> Int[Tensor, " length"]:
+        """What is left."""
+        return self.tokens[self.path]
+
+    @property
+    def wrong(self) -> Bool[Tensor, " stream"]:
+        """Which entries of the stream are tokens that are taken back later."""
+        kept = torch.zeros(len(self.tokens), dtype=torch.bool, device=self.tokens.device)
+        kept[self.path] = True
+        return (self.places >= 0) & ~kept[self.places]
+
+    @property
+    def ancestors(self) -> Bool[Tensor, "node node"]:
+        """Whether the second node may be seen from the first: it is the same, or comes before it in its text."""
+        seen = torch.eye(len(self.tokens), dtype=torch.bool)
+        for node, parent in enumerate(self.parents.tolist()[1:], 1):
+            seen[node] |= seen[parent]
+        return seen.to(self.tokens.device)
+
+
+def tree_of(z: Int[Tensor, " stream"], backspace: int, reach: Reach = one_token) -> Tree:
+    """Read a stream.
+
+    **Arguments:**
+
+    - `z`: tokens and backspaces.
+    - `backspace`: the token that takes back.
+    - `reach`: how far it does.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.autoregressive import tree_of
+
+    tree = tree_of(torch.tensor([3, 5, 9, 4]), backspace=9)   # 3, then 5, no: 4
+    assert tree.text.tolist() == [3, 4] and tree.wrong.tolist() == [False, True, False, False]
+    assert tree.parents.tolist() == [-1, 0, 1, 1]
+    ```
+    """
+    tokens, parents, depths = [-1], [-1], [0]
+    nodes, places, again = [], [], []
+    stack, void, before = [0], 0, False
+    for entry in z.tolist():
+        nodes.append(stack[-1])
+        again.append(before)
+        before = entry == backspace
+        if not before:
+            places.append(len(tokens))
+            tokens.append(entry)
+            parents.append(stack[-1])
+            depths.append(len(stack))
+            stack.append(places[-1])
+            continue
+        places.append(-1)
+        if len(stack) == 1:
+            void += 1
+        else:
+            left = reach([tokens[node] for node in stack[1:]])
+            if not 0 <= left < len(stack) - 1:
+                raise ValueError(f"a backspace must leave 0 to {len(stack) - 2} tokens of this text; got {left}")
+            del stack[1 + left :]
+    token, parent, depth, node, place = (
+        torch.tensor(values, dtype=torch.long, device=z.device) for values in (tokens, parents, depths, nodes, places)
+    )
+    seen = torch.tensor(again, dtype=torch.bool, device=z.device)
+    return Tree(token, parent, depth, node, place, seen, stack[-1], void)
