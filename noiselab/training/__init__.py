@@ -4,6 +4,7 @@ from ..files import new_folder
 from .arguments import training_arguments
 from .checkpoints import intact, last_intact, seal
 from .checks import NonFiniteLoss
+from .edits import EditLoss
 from .ema import Average
 from .losses import Loss, causal_loss, noised_loss, predicted_tokens, real_tokens
 from .muon import MuonWithAdamW, block_matrices
@@ -12,6 +13,7 @@ from .trainer import Trainer
 
 __all__ = [
     "Average",
+    "EditLoss",
     "Loss",
     "MuonWithAdamW",
     "NonFiniteLoss",

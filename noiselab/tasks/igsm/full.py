@@ -1,0 +1,257 @@
+"""Full iGSM: grade-school problems in English, drawn at random, with as many operations as wanted."""
+
+import hashlib
+import random
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from string import ascii_letters
+from typing import Literal, NamedTuple, get_args
+
+from .checker import check
+from .dependency import Dependency, ordered
+from .drawing import draw_dependency
+from .problem import Problem, Verdict
+from .structure import Quantity, draw_structure
+from .text import check_names, mistake, question, sentence, sketch, solution, words
+
+Level = Literal["med", "hard"]
+Layout = Literal["pq", "qp"]
+Split = Literal["train", "test"]
+
+BINS = 23
+TRAIN_BINS = 16
+TRIES = 40
+"""Draws for one number of operations, before it is drawn anew."""
+FIXED_TRIES = 500
+"""Draws for a number of operations that was asked for."""
+
+
+class Size(NamedTuple):
+    """The largest number of operations in training, and of edges of the structure."""
+
+    ops: int
+    edges: int
+
+
+LEVELS: dict[Level, Size] = {"med": Size(15, 20), "hard": Size(21, 28)}
+
+
+@dataclass(frozen=True)
+class FullProblem(Problem):
+    """A problem of full iGSM, as text and as graph.
+
+    **Arguments:**
+
+    - `dependency`: what each parameter is; its names are words of two or more letters.
+    - `order`: the parameters of the solution, each after all that it needs; the last one is asked for.
+    - `letters`: different letters, one for each operation of the solution, in the order of their use.
+    - `layout`: "pq", the question at the end, or "qp", at the start.
+
+    **Raises:** `ValueError` if the order leaves out or repeats a parameter, the letters do not suffice, or a name can not
+    be read.
+
+    **Source:** Ye et al. (2024), arXiv 2407.20311 and 2408.16293.
+    """
+
+    dependency: Dependency
+    order: tuple[Quantity, ...]
+    letters: str
+    layout: Layout = "pq"
+    needs: Mapping[Hashable, tuple[Quantity, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.layout not in get_args(Layout):
+            raise ValueError(f"layout must be 'pq' or 'qp'; got {self.layout!r}")
+        check_names(self.dependency.structure)
+        known: set[Quantity] = set()
+        for quantity in self.order:
+            if quantity not in self.dependency.needs or quantity in known:
+                raise ValueError(f"order must be of different parameters of the problem; got {quantity}")
+            if not known.issuperset(self.dependency.needs[quantity]):
+                raise ValueError(f"order must have each parameter after all that it needs; got {quantity} too early")
+            known.add(quantity)
+        if not known:
+            raise ValueError("order must have the parameter that is asked for; got none")
+        distinct = set(self.letters)
+        if len(distinct) < len(self.letters) or not distinct.issubset(ascii_letters) or len(distinct) < self.ops:
+            raise ValueError(f"letters must be {self.ops} different ones of a-z and A-Z; got {self.letters!r}")
+        object.__setattr__(self, "needs", dict(self.dependency.needs))
+
+    @property
+    def query(self) -> Quantity:
+        """The parameter that is asked for."""
+        return self.order[-1]
+
+    @property
+    def value(self) -> int:
+        """The number that the question asks for."""
+        return self.dependency.values[self.query]
+
+    @property
+    def ops(self) -> int:
+        """The operations of the solution: of each step one less than its operands, but at least one."""
+        return sum(self.dependency.ops(quantity) for quantity in self.order)
+
+    @property
+    def question_text(self) -> str:
+        """The problem in English, with the question."""
+        structure = self.dependency.structure
+        problem = [sentence(structure, quantity, definition) for quantity, definition in self.dependency.definitions]
+        asked = [question(structure, self.query)]
+        return " ".join(problem + asked if self.layout == "pq" else asked + problem)
+
+    @property
+    def answer_text(self) -> str:
+        """The solution in English."""
+        return " ".join(self._steps)
+
+    @cached_property
+    def _steps(self) -> tuple[str, ...]:
+        return solution(self.dependency, self.order, self.letters)
+
+    @property
+    def question(self) -> tuple[str, ...]:
+        """The words of the problem, the question among them."""
+        return words(self.question_text)
+
+    @property
+    def answer(self) -> tuple[str, ...]:
+        """The words of the whole solution, without mistakes."""
+        return words(self.answer_text)
+
+    def step(self, place: int) -> tuple[str, ...]:
+        """The words of the step that finds `order[place]`."""
+        return words(self._steps[place])
+
+    def mistake(self, parameter: Hashable) -> tuple[str, ...]:
+        """The words of a step that begins to find `parameter`, and takes it back.
+
+        **Raises:** `ValueError` if the problem has no such parameter.
+        """
+        if not isinstance(parameter, Quantity) or parameter not in self.needs:
+            raise ValueError(f"parameter must be one of the problem's; got {parameter!r}")
+        return words(mistake(self.dependency.structure, parameter))
+
+    def check(self, solution: Sequence[str]) -> Verdict:
+        """Whether the words of a solution, or its text, are right to the last step; see `checker.check`."""
+        return check(self.dependency, self.query, solution)
+
+
+def draw_problem(
+    generator: random.Random,
+    *,
+    level: Level = "med",
+    ops: int | None = None,
+    layout: Layout = "pq",
+    split: Split | None = None,
+) -> FullProblem:
+    r"""A random problem.
+
+    The number of operations is the smaller of two uniform ones, $\min(u, v)$ with $u, v \sim U\{1, \dots, 15\}$ (21 for
+    "hard"). Where no problem of a split has it, or next to none, it is drawn anew.
+
+    **Arguments:**
+
+    - `generator`: of the random numbers.
+    - `level`: "med", with up to 15 operations and 20 sentences, or "hard", with up to 21 and 28.
+    - `ops`: the number of operations, 1 to 52; also more than the level has, for problems longer than those of training.
+    - `layout`: "pq", the question at the end, or "qp", at the start.
+    - `split`: "train" or "test", which have no template in common, or `None` for both.
+
+    **Raises:** `ValueError` for another level, layout, split or number, and if no problem with these operations was found.
+
+    **Source:** Ye et al. (2024), arXiv 2407.20311, "light" style of their released data.
+
+    **Example:**
+
+    ```python
+    import random
+    from noiselab.tasks.igsm.full import draw_problem
+
+    problem = draw_problem(random.Random(0), ops=5, split="train")
+    assert problem.check(problem.answer).right
+    retried = (*problem.mistake(problem.query), *problem.answer)
+    assert problem.check(retried).retries == 1
+    ```
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level must be 'med' or 'hard'; got {level!r}")
+    if ops is not None and not 1 <= ops <= len(ascii_letters):
+        raise ValueError(f"ops must be from 1 to {len(ascii_letters)}, as there are no more letters; got {ops}")
+    if layout not in get_args(Layout):
+        raise ValueError(f"layout must be 'pq' or 'qp'; got {layout!r}")
+    if split not in (None, *get_args(Split)):
+        raise ValueError(f"split must be 'train', 'test' or None; got {split!r}")
+    most, edges = LEVELS[level]
+    while True:
+        target = min(generator.randint(1, most), generator.randint(1, most)) if ops is None else ops
+        for _ in range(FIXED_TRIES if ops else TRIES):
+            drawn = draw_dependency(draw_structure(target, edges, generator), target, generator)
+            if drawn is None:
+                continue
+            dependency, order = drawn
+            if split is None or _split_of(dependency, order) == split:
+                letters = "".join(generator.sample(ascii_letters, target))
+                return FullProblem(dependency, order, letters, layout)
+        if ops is not None:
+            raise ValueError(
+                f"ops must be that of some problems; got {ops}, and none in {FIXED_TRIES} draws of {split=}"
+            )
+
+
+def reask(problem: FullProblem, generator: random.Random) -> FullProblem:
+    """The same problem with another question, about a random parameter; the number of operations may change.
+
+    **Arguments:**
+
+    - `problem`: stays as it is.
+    - `generator`: of the random numbers.
+
+    **Returns:** a problem of the same sentences with a random order of solution.
+
+    **Source:** Ye et al. (2024), arXiv 2408.16293.
+    """
+    dependency = problem.dependency
+    quantities = dependency.structure.quantities
+    for query in generator.sample(quantities, len(quantities)):
+        order = _random_order(dependency, query, generator)
+        ops = sum(map(dependency.ops, order))
+        if ops <= len(ascii_letters):  # a constant always is
+            break
+    return FullProblem(dependency, order, "".join(generator.sample(ascii_letters, ops)), problem.layout)
+
+
+def _random_order(dependency: Dependency, query: Quantity, generator: random.Random) -> tuple[Quantity, ...]:
+    """All that a parameter needs, and itself: next comes any of those whose needs are met."""
+    waiting = ordered(dependency.needs, (query,))
+    order: list[Quantity] = []
+    while waiting:
+        done = set(order)
+        order.append(generator.choice([q for q in waiting if done.issuperset(dependency.needs[q])]))
+        waiting.remove(order[-1])
+    return tuple(order)
+
+
+def solution_hash(problem: FullProblem) -> int:
+    """The bin of a problem's template, 0 to 22: of training below 16, of tests from 16.
+
+    It is that of the solution without names, numbers and the choice of symbols, so that no problem of one split is solved
+    like one of the other.
+
+    **Source:** Ye et al. (2024), arXiv 2407.20311.
+    """
+    return _bin(problem.dependency, problem.order)
+
+
+def split_of(problem: FullProblem) -> Split:
+    """Whether a problem may be trained on, or is for tests only."""
+    return _split_of(problem.dependency, problem.order)
+
+
+def _split_of(dependency: Dependency, order: Sequence[Quantity]) -> Split:
+    return "train" if _bin(dependency, order) < TRAIN_BINS else "test"
+
+
+def _bin(dependency: Dependency, order: Sequence[Quantity]) -> int:
+    return int.from_bytes(hashlib.sha256(sketch(dependency, order).encode()).digest()) % BINS

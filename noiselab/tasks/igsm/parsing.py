@@ -1,0 +1,135 @@
+"""Reading solutions of full iGSM: sentences, and the equations in each."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .formula import MODULUS, apply
+from .text import BACK, spell, words
+
+LETTER, NUMBER = re.compile("[A-Za-z]"), re.compile("0|[1-9][0-9]{0,8}")
+SIGNS = frozenset("+-*")
+
+
+class Wrong(Exception):
+    """What is wrong with a step: the kind of `Verdict`, and a sentence."""
+
+    def __init__(self, kind: str, why: str):
+        super().__init__(why)
+        self.kind, self.why = kind, why
+
+
+class Equation(NamedTuple):
+    """A line of a step, as `R = W + B = 13 + 7 = 20`.
+
+    **Arguments:**
+
+    - `symbol`: what it finds.
+    - `operands`, `signs`: how, in letters, and numbers of the problem.
+    - `numbers`: the same in numbers.
+    - `result`: the value.
+    """
+
+    symbol: str
+    operands: tuple[str, ...]
+    signs: tuple[str, ...]
+    numbers: tuple[int, ...]
+    result: int
+
+
+def split_steps(solution: Sequence[str]) -> tuple[list[tuple[str, ...]], int]:
+    """The sentences that stay, each with its full stop if it has one, and the number of those taken back."""
+    sentences: list[list[str]] = [[]]
+    for word in words(solution if isinstance(solution, str) else " ".join(solution)):
+        sentences[-1].append(word)
+        if word == ".":
+            sentences.append([])
+    if not sentences[-1]:
+        sentences.pop()
+    kept = [tuple(sentence) for sentence in sentences if BACK not in sentence]
+    return kept, len(sentences) - len(kept)
+
+
+def parse_head(step: Sequence[str]) -> tuple[str, str, str]:
+    """Whose what a step defines, and as which symbol.
+
+    **Raises:** `Wrong` if it does not begin with "Define A's B as g".
+    """
+    head = step[: next((place for place, word in enumerate(step) if word in (";", ".")), len(step))]
+    if len(head) < 6 or head[0] != "Define" or head[-2] != "as" or "'s" not in head[2:-3]:
+        raise Wrong("parse", f'a step must begin with "Define A\'s B as g;"; got {spell(head[:12])!r}')
+    middle = head.index("'s")
+    symbol = head[-1]
+    if not LETTER.fullmatch(symbol):
+        raise Wrong("parse", f"a symbol must be a single letter; got {symbol!r}")
+    return " ".join(head[1:middle]), " ".join(head[middle + 1 : -2]), symbol
+
+
+def parse_equations(step: Sequence[str], symbol: str) -> tuple[Equation, ...]:
+    """The lines of a step, of which the last finds its symbol.
+
+    **Raises:** `Wrong` if a line has another form.
+    """
+    if step[-1] != ".":
+        raise Wrong("parse", "the step does not end with a full stop")
+    lines: list[list[str]] = []
+    line: list[str] = []
+    for word in step[step.index(";") + 1 : -1] if ";" in step else ():
+        if word == ";":
+            lines.append(line)
+            line = []
+        else:
+            line.append(word)
+    lines.append(line)
+    *before, last = lines
+    if last[:3] != ["so", symbol, "="]:
+        raise Wrong("parse", f"the last line of the step must begin with 'so {symbol} ='; got {spell(last[:6])!r}")
+    return tuple(map(_parse_equation, (*before, last[1:])))
+
+
+def _parse_equation(line: list[str]) -> Equation:
+    sides: list[list[str]] = [[]]
+    for word in line:
+        if word == "=":
+            sides.append([])
+        else:
+            sides[-1].append(word)
+    (symbol, *more), *right = sides if sides[0] else [[""], *sides[1:]]
+    if more or not LETTER.fullmatch(symbol) or not right:
+        raise Wrong("parse", f"a line must be an equation for a single letter; got {spell(line[:12])!r}")
+    operands, signs = _parse_expression(right[0], line)
+    # A number is itself, a letter is followed by its value, and an expression by the same in numbers and by its value.
+    expected = 3 if signs else 2 if LETTER.fullmatch(operands[0]) else 1
+    if len(right) != expected:
+        raise Wrong("parse", f"there must be {expected} sides after '{symbol} ='; got {spell(line[:24])!r}")
+    numbers, number_signs = _parse_expression(right[1] if signs else right[-1], line)
+    results, none = _parse_expression(right[-1], line)
+    if signs != number_signs or none or not all(map(NUMBER.fullmatch, (*numbers, *results))):
+        raise Wrong(
+            "parse", f"letters must be followed by as many numbers, and by the result; got {spell(line[:24])!r}"
+        )
+    return Equation(symbol, operands, signs, tuple(map(int, numbers)), int(results[0]))
+
+
+def _parse_expression(side: list[str], line: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The operands and the signs between them."""
+    operands, signs = tuple(side[::2]), tuple(side[1::2])
+    letters = all(LETTER.fullmatch(operand) or NUMBER.fullmatch(operand) for operand in operands)
+    if len(side) % 2 == 0 or not letters or not SIGNS.issuperset(signs):
+        raise Wrong("parse", f"operands must be letters or numbers, with + - * between them; got {spell(line[:24])!r}")
+    return operands, signs
+
+
+def calculate(numbers: Sequence[int], signs: Sequence[str]) -> int:
+    """Products first, then from left to right."""
+    terms, rest = [numbers[0]], []
+    for sign, number in zip(signs, numbers[1:], strict=True):
+        if sign == "*":
+            terms[-1] = apply("*", terms[-1], number)
+        else:
+            terms.append(number)
+            rest.append(sign)
+    value = terms[0] % MODULUS
+    for sign, term in zip(rest, terms[1:], strict=True):
+        value = apply(sign, value, term)
+    return value

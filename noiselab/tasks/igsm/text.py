@@ -1,0 +1,139 @@
+"""Full iGSM in English: sentences of the problem, the question, steps of the solution, mistakes; and their words."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from .dependency import Dependency
+from .formula import Definition, Formula, Operation, apply
+from .structure import ABSTRACT, Quantity, Structure
+
+BACK = "BACK"
+"""The word that takes back a step."""
+
+_WORD = re.compile(r"'s(?![A-Za-z])|[A-Za-z]+|[0-9]+|[^\sA-Za-z0-9]")
+_NAME = re.compile(r"[A-Za-z]{2,}(?: [A-Za-z]{2,})*")
+_RESERVED = frozenset(("Define", "as", "so", BACK))
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text: runs of letters or of digits, "'s", and each other sign.
+
+    **Example:**
+
+    ```python
+    from noiselab.tasks.igsm.text import words
+
+    assert words("Define Zoo's Otter as g; so g = 17.") == tuple("Define Zoo 's Otter as g ; so g = 17 .".split())
+    ```
+    """
+    return tuple(_WORD.findall(text))
+
+
+def spell(parts: Iterable[str]) -> str:
+    """The readable text of words; `words` gives the words back."""
+    return re.sub(r" (?=[.,;?]|'s\b)", "", " ".join(parts))
+
+
+def check_names(structure: Structure) -> None:
+    """Nothing, if all names can be read in a sentence.
+
+    **Raises:** `ValueError` for a name that is not made of words of two letters or more, or has one of the solution's.
+    """
+    for name in (*structure.categories, *(item for layer in structure.items for item in layer)):
+        if not _NAME.fullmatch(name) or not _RESERVED.isdisjoint(name.split()):
+            raise ValueError(
+                f"names must be words of two or more letters, but {sorted(_RESERVED)}; got {name!r} among the names"
+            )
+
+
+def possessive(structure: Structure, quantity: Quantity) -> str:
+    """The name of a parameter in a sentence."""
+    return "{}'s {}".format(*structure.name(quantity))
+
+
+def sentence(structure: Structure, quantity: Quantity, definition: Definition) -> str:
+    """The sentence of the problem that defines a parameter."""
+    each = [f"each {possessive(structure, operand)}" for operand in definition.operands]
+    if len(each) > 2:
+        rest = f"the sum of {', '.join(each[:-1])}, and {each[-1]}"
+    elif len(each) == 2:
+        rest = f"the {'difference' if definition.difference else 'sum'} of {each[0]} and {each[1]}"
+    else:
+        rest = "".join(each)
+    start = "" if definition.number is None else str(definition.number)
+    if start and rest:
+        start += " times as much as " if definition.factor else " more than "
+    return f"The number of each {possessive(structure, quantity)} equals {start}{rest}."
+
+
+def question(structure: Structure, quantity: Quantity) -> str:
+    """The sentence that asks for a parameter."""
+    owner, thing = structure.name(quantity)
+    return f"How many {thing} does {owner} have?"
+
+
+def mistake(structure: Structure, quantity: Quantity) -> str:
+    """A step that begins to find a parameter, and takes it back.
+
+    **Source:** Ye et al. (2024), arXiv 2408.16293.
+    """
+    return f"Define {possessive(structure, quantity)} as {BACK}."
+
+
+def solution(dependency: Dependency, order: Sequence[Quantity], letters: Iterable[str]) -> tuple[str, ...]:
+    """The steps of a solution, in which each line has at most one operation.
+
+    **Arguments:**
+
+    - `dependency`: what each parameter is.
+    - `order`: the parameters, each after all that it needs.
+    - `letters`: symbols for them and for what is between, as many as there are operations, without repetition.
+
+    **Returns:** a sentence for each parameter.
+
+    **Source:** Ye et al. (2024), arXiv 2407.20311.
+    """
+    writer = _Writer(letters)
+    return tuple(writer.step(possessive(dependency.structure, q), q, dependency.formula(q)) for q in order)
+
+
+def sketch(dependency: Dependency, order: Sequence[Quantity]) -> str:
+    """The solution without names, numbers and the choice of symbols: what problems of one template have in common."""
+    ops = sum(dependency.ops(quantity) for quantity in order)
+    writer = _Writer((f"x{i}" for i in range(ops)), numbers=False)
+    return " ".join(writer.step("Inter" if q.kind == ABSTRACT else "Inst", q, dependency.formula(q)) for q in order)
+
+
+class _Writer:
+    """Writes steps one after another, and remembers the symbol and the value of each parameter."""
+
+    def __init__(self, letters: Iterable[str], *, numbers: bool = True):
+        self.fresh, self.numbers = iter(letters), numbers
+        self.cited: dict[Quantity, tuple[str, int]] = {}
+
+    def step(self, name: str, quantity: Quantity, formula: Formula) -> str:
+        symbol = next(self.fresh)
+        lines: list[str] = []
+        equation, value = self._equation(formula, lines)
+        self.cited[quantity] = symbol, value
+        return "; ".join((f"Define {name} as {symbol}", *lines, f"so {symbol} = {equation}."))
+
+    def _equation(self, formula: Formula, lines: list[str]) -> tuple[str, int]:
+        """The right side of the line that finds a formula, and the value; lines before it go to `lines`."""
+        if not isinstance(formula, Operation):
+            symbol, value = self._operand(formula, lines)
+            return (f"{symbol} = {value}" if isinstance(formula, Quantity) else symbol), value
+        (left, a), (right, b) = self._operand(formula.left, lines), self._operand(formula.right, lines)
+        value = apply(formula.sign, a, b)
+        return f"{left} {formula.sign} {right} = {a} {formula.sign} {b} = {value}", value
+
+    def _operand(self, formula: Formula, lines: list[str]) -> tuple[str, int]:
+        if isinstance(formula, Operation):
+            equation, value = self._equation(formula, lines)
+            symbol = next(self.fresh)
+            lines.append(f"{symbol} = {equation}")
+            return symbol, value
+        if isinstance(formula, Quantity):
+            return self.cited[formula]
+        value = formula if self.numbers else 0
+        return str(value), value

@@ -1,0 +1,136 @@
+"""The loss of autoregressive models that take things back."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ..autoregressive import EditProcess, Semantics, Tree
+from .losses import Batch, real_tokens
+from .noise import Place, row_generators
+
+Mistakes = Literal["scored", "unscored", "unmarked"]
+"""What is learned of wrong tokens: to write them too; only to take them back; or nothing, there being no backspaces."""
+
+
+@dataclass(frozen=True)
+class EditLoss:
+    r"""-log p(z) of streams that are drawn anew at every step, per token of the text; a `Loss` for the `Trainer`.
+
+    With the entropy of the streams added it is the edit ELBO, as long as wrong tokens are "scored".
+
+    **Arguments:**
+
+    - `edits`: the noise. It sees the real tokens of each row.
+    - `start`: the token before each text.
+    - `semantics`: "visible", one causal pass over the stream; "erasing", one pass over its tree.
+    - `deep`: for erasing, whether a backspace may follow a backspace; as in `BackspaceSampler`, which must agree.
+    - `mistakes`: "scored", "unscored": no loss on wrong tokens; "unmarked": wrong tokens stay in the text, without loss and
+      without backspaces, a control that has the noise alone.
+
+    **Raises:** `ValueError` for unmarked mistakes that are erased, for they are never gone.
+
+    **Example:**
+
+    ```python
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from noiselab.autoregressive import RandomTokenBackspace, UniformTokens
+    from noiselab.training import EditLoss, Place
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    network = LlamaForCausalLM(LlamaConfig(vocab_size=11, **sizes))
+    edits = RandomTokenBackspace(vocab_size=11, backspace=10, rate=0.1, wrong=UniformTokens(10))
+    loss = EditLoss(edits, start=0, semantics="erasing", deep=False)
+    loss(network, {"input_ids": torch.randint(10, (2, 6))}, place=Place(step=0)).backward()
+    ```
+
+    **Source:** loss on wrong tokens or not: Ye et al. (2024), arXiv 2408.16293, section 4.
+    """
+
+    edits: EditProcess
+    start: int
+    semantics: Semantics = "visible"
+    deep: bool = True
+    mistakes: Mistakes = "scored"
+
+    def __post_init__(self) -> None:
+        if self.mistakes == "unmarked" and self.semantics == "erasing":
+            raise ValueError("unmarked mistakes stay in the text: they need the visible semantics; got 'erasing'")
+
+    def __call__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        *,
+        place: Place,
+        tokens: Tensor | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss of one batch; arguments as for `noised_loss`."""
+        ids, real = batch["input_ids"].long(), real_tokens(batch)
+        random = row_generators(place, len(ids), torch.device("cpu"))
+        texts = [row[some].cpu() for row, some in zip(ids, real, strict=True)]
+        streams = [self.edits.corrupt(x, generator=g) for x, g in zip(texts, random, strict=True)]
+        count = real.sum() * (place.accumulation * place.world) if tokens is None else tokens
+        found = self._visible(streams) if self.semantics == "visible" else self._erasing(streams)
+        inputs, rows, labels, banned, weights = (part.to(ids.device) for part in found[:5])
+        extra = {name: part.to(ids.device) for name, part in found[5].items()}
+        with torch.autocast(ids.device.type, dtype=autocast, enabled=autocast is not None):
+            output: Any = model(input_ids=inputs, **extra)
+        logits = (output if isinstance(output, Tensor) else output.logits).flatten(0, 1)[rows].float()
+        if banned.any():
+            forbidden = torch.zeros_like(logits, dtype=torch.bool)
+            forbidden[:, self.edits.backspace] = banned
+            logits = logits.masked_fill(forbidden, -torch.inf)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        return torch.where(weights, losses, 0).sum() * (place.world / count)
+
+    def _visible(self, streams: list[Tensor]) -> "_Parts":
+        entries, weights, banned = [], [], []
+        for z in streams:
+            tree = self.edits.tree(z)
+            kept = z != self.edits.backspace if self.mistakes == "unmarked" else torch.ones_like(z, dtype=torch.bool)
+            entries.append(z[kept])
+            weights.append(self._weights(tree)[kept])
+            banned.append(self._banned(tree)[kept])
+        width = max(map(len, entries))
+        inputs, rows = torch.full((len(entries), width), self.start), []
+        for row, z in enumerate(entries):
+            inputs[row, 1 : len(z)] = z[:-1]
+            rows.append(row * width + torch.arange(len(z)))
+        return inputs, torch.cat(rows), torch.cat(entries), torch.cat(banned), torch.cat(weights), {}
+
+    def _erasing(self, streams: list[Tensor]) -> "_Parts":
+        trees = [self.edits.tree(z) for z in streams]
+        width = max(len(tree.tokens) for tree in trees)
+        inputs, rows, banned, weights = torch.full((len(trees), width), self.start), [], [], []
+        mask = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1, 1)
+        positions = torch.zeros(len(trees), width, dtype=torch.long)
+        for row, tree in enumerate(trees):
+            size = len(tree.tokens)
+            inputs[row, 1:size] = tree.tokens[1:]
+            mask[row, 0, :size, :size] = tree.ancestors
+            positions[row, :size] = tree.depths
+            rows.append(row * width + tree.nodes)
+            banned.append(self._banned(tree))
+            weights.append(self._weights(tree))
+        seen = {"attention_mask": mask, "position_ids": positions}
+        return inputs, torch.cat(rows), torch.cat(streams), torch.cat(banned), torch.cat(weights), seen
+
+    def _weights(self, tree: Tree) -> Bool[Tensor, " stream"]:
+        """Which entries are learned."""
+        return torch.ones_like(tree.wrong) if self.mistakes == "scored" else ~tree.wrong
+
+    def _banned(self, tree: Tree) -> Bool[Tensor, " stream"]:
+        """Where a backspace is impossible."""
+        nothing = tree.nodes == 0
+        return nothing if self.deep else nothing | tree.again
+
+
+_Parts: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]
+"""What the network reads; of each scored entry its row, its label, whether a backspace is impossible there, and whether it
+counts; and what else the network is told."""
