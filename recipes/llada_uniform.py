@@ -23,6 +23,7 @@ import tyro
 import noiselab as nl
 from noiselab.data import pack
 from noiselab.denoisers.one_by_one import OneByOne
+from noiselab.evaluation import detection
 from noiselab.evaluation.correction_study import interval
 from noiselab.files import write_json
 from noiselab.pipeline import DiffusionPipeline
@@ -127,15 +128,6 @@ def one(
         "net": after.net_gain / max(1, after.wrong_before),
         "evaluations": denoiser.sequences / len(truth),
     }
-
-
-def detection(score: torch.Tensor, wrong: torch.Tensor) -> tuple[float, float]:
-    """The area under the ROC curve (ties count half), and the share of wrong tokens found at 5 % false alarms."""
-    bad, good = score[wrong].flatten().cpu(), score[~wrong].flatten().cpu().sort().values
-    below, not_above = torch.searchsorted(good, bad), torch.searchsorted(good, bad, right=True)
-    area = (below + not_above).double().mean().item() / (2 * len(good))
-    threshold = good[min(len(good) - 1, math.ceil(0.95 * len(good)) - 1)]
-    return area, (bad > threshold).double().mean().item()
 
 
 HEAD = [

@@ -3,6 +3,7 @@
 from .bound import Bound, validation_bound
 from .correction import Correction, self_accuracy, self_correction
 from .correction_grid import GridRow, correction_grid, correction_grid_table
+from .forced_errors import Damage, Detection, Suspicion, by_backspace, by_denoiser, by_surprise, damage, detection
 from .judge import Judgement, distinct, generative_perplexity, text_perplexity, token_entropy
 from .known_world import Measures, World, WorldResult, known_world, study, train_in_world
 from .text import token_bytes
@@ -10,13 +11,21 @@ from .text import token_bytes
 __all__ = [
     "Bound",
     "Correction",
+    "Damage",
+    "Detection",
     "GridRow",
     "Judgement",
     "Measures",
+    "Suspicion",
     "World",
     "WorldResult",
+    "by_backspace",
+    "by_denoiser",
+    "by_surprise",
     "correction_grid",
     "correction_grid_table",
+    "damage",
+    "detection",
     "distinct",
     "generative_perplexity",
     "known_world",
