@@ -5,11 +5,13 @@ from .decoding import BackspaceSampler, Written
 from .edits import EditProcess
 from .likelihood import Semantics, committed_law, edit_bound, erasing_log_probability, stream_log_probability
 from .memory import KeysAndValues, Memory, Rereading
+from .regret import Detector, RetryUponRegret
 from .streams import Reach, Tree, tree_of
 from .wrong_tokens import LaterTokens, ModelTokens, UniformTokens, UnigramTokens, Without, WrongTokens
 
 __all__ = [
     "BackspaceSampler",
+    "Detector",
     "EditProcess",
     "KeysAndValues",
     "LaterTokens",
@@ -19,6 +21,7 @@ __all__ = [
     "RandomTokenBackspace",
     "Reach",
     "Rereading",
+    "RetryUponRegret",
     "Semantics",
     "StepBackspace",
     "Tree",

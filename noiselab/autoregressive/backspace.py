@@ -55,7 +55,6 @@ class RandomMistakes(EditProcess):
         # Of one uniform number: K >= k if u <= p^k.
         u = 1 - uniforms(len(x), generator=generator, device=x.device)
         counts = (u.log() / math.log(self.rate)).long() if self.rate > 0 else torch.zeros_like(x)
-        counts = torch.where(sizes > 0, counts, 0)
         whole = sizes + self.backspaces(sizes)
         ends = (counts * whole + 1).cumsum(0) - 1
         z = torch.full((int(ends[-1]) + 1 if len(x) else 0,), self.backspace, dtype=x.dtype, device=x.device)

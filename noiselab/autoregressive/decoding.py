@@ -26,6 +26,7 @@ class Written:
       of the stream.
     - `evaluations`: how many entries the network read for each text, those of the prompt counted as one.
     - `stopped`: whether each text came to its end; false where the limit on entries was met before.
+    - `spent`: whether each text has used up its budget of backspaces.
     """
 
     texts: list[Tensor]
@@ -33,6 +34,7 @@ class Written:
     revisions: list[Revision]
     evaluations: list[int]
     stopped: list[bool]
+    spent: list[bool]
 
 
 @dataclass
@@ -47,6 +49,7 @@ class _Row:
     stream: list[int] = field(default_factory=list)
     replaced: dict[int, int] = field(default_factory=dict)
     again: bool = False
+    retrying: bool = False  # what was erased has not been written again to the end of its step
     backspaces: int = 0
     evaluations: int = 0
     done: bool = False
@@ -172,6 +175,7 @@ class BackspaceSampler:
             revisions,
             [row.evaluations for row in rows],
             [row.stopped for row in rows],
+            [self.budget is not None and row.backspaces >= self.budget for row in rows],
         )
 
     def _read(self, memory: Memory, rows: list[_Row], pending: list[list[int]], device: torch.device) -> None:
@@ -215,8 +219,16 @@ class BackspaceSampler:
                 revisions.append(Revision(row.number, where, len(row.stream), old, entry, "backspace"))
             row.text.append(entry)
             row.tabu.append(set())
+            if self._regrets(row):
+                row.stream.append(backspace)
+                self._take_back(memory, place, row, unread=1)
+                continue
             row.done = row.stopped = entry == self.end
             return None if row.done else entry
+
+    def _regrets(self, row: _Row) -> bool:
+        """Whether someone else takes back what the model has just written."""
+        return False
 
     def _decide(self, row: _Row, generator: Randomness) -> int:
         logits, backspace = row.logits[-1].clone(), self.edits.backspace
@@ -230,15 +242,21 @@ class BackspaceSampler:
             without = logits.clone()
             without[list(row.tabu[-1])] = -torch.inf
             logits = without if without.max() > -torch.inf else logits
-        if self.temperature == 0:
+        temperature = self._temperature(row)
+        if temperature == 0:
             return int(logits.argmax())
         mine: Generator | None = generator[row.number] if isinstance(generator, Sequence) else generator
-        law = (logits / self.temperature).softmax(-1)
+        law = (logits / temperature).softmax(-1)
         return int(choose(law, uniforms(1, generator=mine)[0]))
 
-    def _take_back(self, memory: Memory, place: int, row: _Row) -> None:
+    def _temperature(self, row: _Row) -> float:
+        """Of the next decision."""
+        return self.temperature
+
+    def _take_back(self, memory: Memory, place: int, row: _Row, unread: int = 0) -> None:
+        """Shorten a text whose last `unread` tokens the network has not read yet."""
         row.backspaces += 1
-        row.again = True
+        row.again = row.retrying = True
         left = max(row.first, self.edits.reach(row.text))
         for where in range(left, len(row.text)):
             row.replaced.setdefault(where, row.text[where])
@@ -247,5 +265,5 @@ class BackspaceSampler:
         row.tabu[-1].add(row.text[left])
         del row.text[left:]
         if self.semantics == "erasing":
-            row.logits = row.logits[: len(row.logits) - taken]
-            memory.forget(place, taken)
+            row.logits = row.logits[: len(row.logits) - (taken - unread)]
+            memory.forget(place, taken - unread)

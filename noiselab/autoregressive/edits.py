@@ -27,7 +27,7 @@ class EditProcess(ABC):
 
     **Raises:** `ValueError` if the backspace is no token of the stream.
 
-    **Source:** the noise: Ye et al. (2024), arXiv 2408.16293, section 4; the bound: `docs/theory.md`.
+    **Source:** the noise: Ye et al. (2024), arXiv 2408.16293, section 4; the bound is Jensen's inequality.
     """
 
     def __init__(self, vocab_size: int, backspace: int) -> None:

@@ -6,7 +6,20 @@ from test_recipes import SMALL, load, texts  # noqa: F401
 
 def test_the_whole_comparison(tmp_path, texts, capsys):  # noqa: F811
     recipe = load("backspace")
-    few = ["--seeds", "2", "--samples", "6", "--streams", "2", "--share", "0.3", "--only", "plain", "erasing", "visible, model"]
+    few = [
+        "--seeds",
+        "2",
+        "--samples",
+        "6",
+        "--streams",
+        "2",
+        "--share",
+        "0.3",
+        "--only",
+        "plain",
+        "erasing",
+        "visible, model",
+    ]
     arguments = ["demo", *SMALL, *texts, *few, "--output", str(tmp_path / "run")]
     rows = recipe.main(arguments)
     assert [(row["arm"], row["backspaces"]) for row in rows] == [

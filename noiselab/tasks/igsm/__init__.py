@@ -1,0 +1,42 @@
+"""iGSM: problems of many parameters that need one another, drawn at random, each step of whose solution can be checked.
+
+The levels "logic", "nano" and "micro" are small (`draw_small`), "med" and "hard" are those of the papers (`draw_problem`).
+`ProblemMistakes` puts mistakes that are taken back into solutions, for models that learn to correct themselves.
+
+**Source:** Ye et al. (2024), arXiv 2407.20311 and 2408.16293.
+"""
+
+from .dependency import Dependency
+from .formula import Definition
+from .full import FullProblem, Layout, Level, Split, draw_problem, reask, solution_hash, split_of
+from .mistakes import MistakeKind, ProblemMistakes
+from .problem import Parameter, Problem, Verdict
+from .small import SmallProblem, draw_small
+from .small_text import Rule, SmallLevel
+from .structure import Quantity, Structure
+from .words import Words
+
+__all__ = [
+    "Definition",
+    "Dependency",
+    "FullProblem",
+    "Layout",
+    "Level",
+    "MistakeKind",
+    "Parameter",
+    "Problem",
+    "ProblemMistakes",
+    "Quantity",
+    "Rule",
+    "SmallLevel",
+    "SmallProblem",
+    "Split",
+    "Structure",
+    "Verdict",
+    "Words",
+    "draw_problem",
+    "draw_small",
+    "reask",
+    "solution_hash",
+    "split_of",
+]

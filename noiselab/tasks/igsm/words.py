@@ -1,0 +1,94 @@
+"""The words of iGSM as tokens."""
+
+from collections.abc import Iterable, Sequence
+from string import ascii_letters
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from .formula import MODULUS
+from .full import Level
+from .names import CHAINS, POOLS
+from .small_text import FULL_STOP, SmallLevel, small_words
+from .text import BACK
+
+PADDING, START, END = "<padding>", "<start>", "<end>"
+
+
+class Words:
+    """The closed vocabulary of a level: a token for each word of its problems and solutions, and four more.
+
+    **Arguments:**
+
+    - `level`: "logic", "nano", "micro", or "med" and "hard" of full iGSM, which have the same words.
+    - `modulus`: of the values of "nano" and "micro", at least 2; `None` is 5. The other levels have their own.
+
+    The tokens are those of `entries` by their places. `padding`, `start` and `end` are for rows of tokens, `back` takes back
+    a step, and `full_stop` ends one.
+
+    **Raises:** `ValueError` for another level, or a modulus that it can not have.
+
+    **Example:**
+
+    ```python
+    from noiselab.tasks.igsm import Words
+
+    words = Words("nano")
+    ids = words.encode("D cat as dog = 4 .".split())
+    assert words.decode(ids) == ("D", "cat", "as", "dog", "=", "4", ".") and ids[-1] == words.full_stop
+    ```
+    """
+
+    padding, start, end, back, full_stop = range(5)
+
+    def __init__(self, level: Level | SmallLevel = "nano", *, modulus: int | None = None) -> None:
+        self.level, self.modulus = level, modulus
+        if level == "med" or level == "hard":
+            if modulus is not None:
+                raise ValueError(f"modulus must be None for {level!r}, which has {MODULUS}; got {modulus}")
+            words = _full_words()
+        else:
+            words = small_words(level, modulus)
+        self.entries: tuple[str, ...] = (PADDING, START, END, BACK, *words)
+        self._ids = {word: token for token, word in enumerate(self.entries)}
+
+    @property
+    def size(self) -> int:
+        """The number of tokens."""
+        return len(self.entries)
+
+    def encode(self, words: Iterable[str]) -> Int[Tensor, " length"]:
+        """The tokens of words.
+
+        **Raises:** `ValueError` for a word that the level does not have.
+        """
+        try:
+            return torch.tensor([self._ids[word] for word in words], dtype=torch.long)
+        except KeyError as error:
+            raise ValueError(f"words must be those of {self!r}; got {error.args[0]!r}") from None
+
+    def decode(self, ids: Int[Tensor, " length"] | Sequence[int]) -> tuple[str, ...]:
+        """The words of tokens; padding, start and end are written too, in angle brackets.
+
+        **Raises:** `ValueError` for tokens that are none.
+        """
+        tokens = ids.tolist() if isinstance(ids, Tensor) else ids
+        if wrong := [token for token in tokens if not 0 <= token < self.size]:
+            raise ValueError(f"tokens must lie in [0, {self.size}); got {wrong[0]}")
+        return tuple(self.entries[token] for token in tokens)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __repr__(self) -> str:
+        return f"Words({self.level!r}{'' if self.modulus is None else f', modulus={self.modulus}'})"
+
+
+def _full_words() -> tuple[str, ...]:
+    """All words of full iGSM, the full stop first."""
+    first = [word for pool in POOLS.values() for word in pool.split()]
+    last = [word for chain in CHAINS for category, lists in chain.items() for word in (category, *lists)]
+    said = "The number of each 's equals more than times as much the sum difference and How many does have".split()
+    signs = [*", ; ? = + - *".split(), "Define", "as", "so", *ascii_letters, *map(str, range(MODULUS))]
+    return tuple(dict.fromkeys((FULL_STOP, *signs, *said, *first, *last)))
