@@ -1,65 +1,221 @@
-"""Mistakes in solutions: their laws, their pools, their number."""
+"""Laws of mistakes in solutions: they are of the right pools, as many as is said, and nothing is left of them."""
 
+import math
 import random
+from itertools import permutations, product
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from noiselab.tasks.igsm import ProblemMistakes, Words, draw_small
+from noiselab.tasks.igsm import ProblemMistakes, Rule, SmallProblem, Words, draw_problem, draw_small
 from noiselab.testing import check_edits
 
-# ram = 3 ; pig = toad ; elk = 2 * ram ; cat = elk + lynx ; ant = 3 ; seal = toad + pig ; lynx = ram ; toad = elk + lynx
-PROBLEM, WORDS = draw_small(random.Random(3), level="nano", ops=4), Words("nano")
-X = WORDS.encode(PROBLEM.answer)
-KINDS = ["retry", "weak", "miss", "filler"]
+SEEDS = st.integers(0, 2**32)
+KINDS = ("retry", "weak", "miss", "filler")
+WORDS = Words("nano")
+WRITTEN = SmallProblem(
+    "nano",
+    (
+        ("gnu", Rule(("fox", "dog"))),
+        ("ant", Rule(("elk", "bee"))),
+        ("bee", Rule((), 4)),
+        ("dog", Rule(("bee", "cat"))),
+        ("fox", Rule((), 2)),
+        ("elk", Rule(("dog",))),
+        ("cat", Rule(("bee",), 3)),
+    ),
+    ("bee", "cat", "dog", "elk", "ant"),
+)
+X = WORDS.encode(WRITTEN.answer)
+POOLS = {
+    "retry": ("cat dog elk ant gnu", "dog elk ant gnu", "elk ant gnu", "ant gnu", "gnu"),
+    "weak": ("cat dog elk ant", "dog elk ant", "elk ant", "ant", ""),
+    "miss": ("cat dog elk ant fox gnu", "dog elk ant fox gnu", "elk ant fox gnu", "ant fox gnu", "fox gnu"),
+    "filler": ("", "bee", "bee cat", "bee cat dog", "bee cat dog elk"),
+}
 
 
-def generator(seed=0):
+def random_of(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def begun(z: torch.Tensor) -> list[list[str]]:
+    """The parameters of the mistakes before each step, read off the words."""
+    found: list[list[str]] = [[]]
+    text = WORDS.decode(z)
+    for at, word in enumerate(text):
+        if word == "BACK":
+            assert text[at - 3] == "D" and text[at - 1] == "as"
+            found[-1].append(text[at - 2])
+        elif word == ".":
+            found.append([])
+    return found[:-1]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rate", [0, 0.3])
-def test_laws(kind, rate):
+def test_pools_of_a_written_problem(kind):
+    mistakes = ProblemMistakes(WRITTEN, WORDS, 0.5, kind=kind)
+    assert [set(mistakes.pool(place)) for place in range(5)] == [set(pool.split()) for pool in POOLS[kind]]
+    seen: list[set[str]] = [set() for _ in range(5)]
+    for seed in range(60):
+        for place, names in enumerate(begun(mistakes.corrupt(X, generator=random_of(seed)))):
+            assert len(set(names)) == len(names), "without replacement"
+            seen[place].update(names)
+    assert seen == [set(pool.split()) for pool in POOLS[kind]]
+
+
+def test_weak_mistakes_may_contain_the_step_itself():
+    mistakes = ProblemMistakes(WRITTEN, WORDS, 0.5, kind="weak", self_contain=True)
+    assert [set(mistakes.pool(place)) for place in range(5)] == [set(WRITTEN.order[place:]) for place in range(5)]
+    check_edits(mistakes, [X])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mistakes_obey_the_laws_of_edits(kind):
     with_end = torch.cat([X, torch.tensor([WORDS.end])])
-    check_edits(ProblemMistakes(PROBLEM, WORDS, rate, kind=kind), [with_end])
+    check_edits(ProblemMistakes(WRITTEN, WORDS, 0.4, kind=kind), [X, with_end])
 
 
-def test_pools_by_hand():
-    """Solved in the order ram, elk, lynx, toad."""
-    pools = {kind: ProblemMistakes(PROBLEM, WORDS, 0.5, kind=kind).pool for kind in KINDS}
-    assert set(pools["retry"](0)) == {"pig", "elk", "cat", "seal", "lynx", "toad"}
-    assert set(pools["retry"](2)) == {"pig", "cat", "seal", "toad"}
-    assert set(pools["weak"](0)) == {"elk", "lynx", "toad"} and pools["weak"](3) == ()
-    assert set(pools["miss"](1)) == {"pig", "cat", "ant", "seal", "lynx", "toad"}
-    assert pools["filler"](0) == () and set(pools["filler"](2)) == {"ram", "elk"}
-    contained = ProblemMistakes(PROBLEM, WORDS, 0.5, kind="weak", self_contain=True)
-    assert set(contained.pool(3)) == {"toad"}
+@settings(max_examples=25)
+@given(
+    seed=SEEDS,
+    level=st.sampled_from(["logic", "nano", "micro"]),
+    kind=st.sampled_from(KINDS),
+    rate=st.floats(0, 0.95),
+)
+def test_streams_are_right_solutions_with_retries(seed: int, level, kind, rate: float):
+    problem, words = draw_small(random.Random(seed), level=level), Words(level)
+    mistakes = ProblemMistakes(problem, words, rate, kind=kind)
+    x = words.encode(problem.answer)
+    z = mistakes.corrupt(x, generator=random_of(seed))
+    assert torch.equal(mistakes.clean(z), x) and mistakes.log_probability(z, x) > -math.inf
+    verdict = problem.check(words.decode(z))
+    assert verdict.right and verdict.retries == int((z == words.back).sum())
+    wrong = words.decode(z[mistakes.wrong(z)])
+    assert wrong[::3] == ("D",) * verdict.retries and wrong[2::3] == ("as",) * verdict.retries
+
+
+@settings(max_examples=60)
+@given(pieces=st.lists(st.sampled_from([*WRITTEN.answer, "BACK", "BACK", ".", "D gnu as BACK"]), max_size=30))
+def test_the_checker_reads_a_stream_as_what_it_comes_to(pieces: list[str]):
+    mistakes = ProblemMistakes(WRITTEN, WORDS, 0.5)
+    z = WORDS.encode(" ".join(pieces).split())
+    clean, found = WRITTEN.check(WORDS.decode(mistakes.clean(z))), WRITTEN.check(WORDS.decode(z))
+    assert (found.step, found.kind, found.parameters) == (clean.step, clean.kind, clean.parameters)
+    assert clean.retries == 0 and found.retries == int((z == WORDS.back).sum())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_number_of_mistakes_is_that_of_the_formula(kind):
-    rate, n = 0.5, 400
-    process = ProblemMistakes(PROBLEM, WORDS, rate, kind=kind)
-    counts = [int((process.corrupt(X, generator=generator(seed)) == WORDS.back).sum()) for seed in range(n)]
-    mean = sum(rate**k for place in range(4) for k in range(1, len(process.pool(place)) + 1))
-    counts = torch.tensor(counts, dtype=torch.float64)
-    assert abs(counts.mean() - mean) < 4 * counts.std() / n**0.5
+def test_probabilities_of_all_streams_sum_to_one_and_have_the_stated_length(kind):
+    problem = SmallProblem(
+        "micro",
+        (("ant", Rule(("bee",))), ("bee", Rule(("cat",))), ("cat", Rule((), 1)), ("dog", Rule(("ant", "cat")))),
+        ("cat", "bee", "ant"),
+    )
+    words = Words("micro")
+    x = words.encode(problem.answer)
+    mistakes = ProblemMistakes(problem, words, 0.6, kind=kind)
+    before = [
+        [some for k in range(len(pool) + 1) for some in permutations(pool, k)] for pool in map(mistakes.pool, range(3))
+    ]
+    total = mean = 0.0
+    for choice in product(*before):
+        said: list[str] = []
+        for place, some in enumerate(choice):
+            said += [word for parameter in some for word in problem.mistake(parameter)]
+            said += problem.step(place)
+        z = words.encode(said)
+        q = mistakes.log_probability(z, x).exp().item()
+        total, mean = total + q, mean + q * len(z)
+    assert total == pytest.approx(1) and mean == pytest.approx(mistakes.expected_length(x))
 
 
-@pytest.mark.parametrize("kind", ["retry", "weak", "miss"])
-def test_solutions_with_mistakes_are_right(kind):
-    for seed in range(20):
-        problem = draw_small(random.Random(seed), level="nano")
-        process = ProblemMistakes(problem, WORDS, 0.5, kind=kind)
-        z = process.corrupt(WORDS.encode(problem.answer), generator=generator(seed))
-        verdict = problem.check(WORDS.decode(z))
-        assert verdict.right and verdict.retries == int((z == WORDS.back).sum())
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_mean_number_of_mistakes_is_that_of_the_closed_form(kind):
+    rate, draws, generator = 0.5, 800, random_of(0)
+    mistakes = ProblemMistakes(WRITTEN, WORDS, rate, kind=kind)
+    counts = torch.tensor(
+        [list(map(len, begun(mistakes.corrupt(X, generator=generator)))) for _ in range(draws)], dtype=torch.float64
+    )
+    for place, pool in enumerate(POOLS[kind]):
+        stated = sum(rate**k for k in range(1, len(pool.split()) + 1))
+        error = counts[:, place].std().item() / draws**0.5
+        assert abs(counts[:, place].mean().item() - stated) <= 4 * error
+    stated = len(X) + 4 * sum(sum(rate**k for k in range(1, len(pool.split()) + 1)) for pool in POOLS[kind])
+    assert mistakes.expected_length(X) == pytest.approx(stated)
 
 
-def test_what_does_not_fit_is_refused():
-    for wrong in ({"rate": 1.0}, {"rate": -0.1}, {"rate": 0.1, "kind": "retry", "self_contain": True}):
-        with pytest.raises(ValueError, match=r"rate|self_contain"):
-            ProblemMistakes(PROBLEM, WORDS, **wrong)
-    with pytest.raises(ValueError, match="solution of the problem"):
-        ProblemMistakes(PROBLEM, WORDS, 0.1).corrupt(X[:-1])
+def test_probability_of_a_written_stream():
+    mistakes = ProblemMistakes(WRITTEN, WORDS, 0.2, kind="filler")
+    steps = [" ".join(WRITTEN.step(place)) for place in range(5)]
+
+    def of(text: str) -> float:
+        return mistakes.log_probability(WORDS.encode(text.split()), X).exp().item()
+
+    # Pools of 0, 1, 2, 3, 4; none is left after the first mistake, one of three and one of two are drawn before step 3.
+    text = f"{steps[0]} D bee as BACK {steps[1]} {steps[2]} D dog as BACK D bee as BACK {steps[3]} {steps[4]}"
+    assert of(text) == pytest.approx(0.2 * 0.8 * (0.2 / 3 * 0.2 / 2 * 0.8) * 0.8)
+    for never in (
+        text.replace("D dog as BACK", "D bee as BACK"),
+        text.replace("D dog as BACK", "D elk as BACK"),
+        text.replace("D dog as BACK", "D dog BACK"),
+        f"D gnu as BACK {text}",
+        f"{text} D bee as BACK",
+        steps[0],
+        "",
+    ):
+        assert of(never) == 0
+
+
+def test_no_mistakes_without_a_rate():
+    mistakes = ProblemMistakes(WRITTEN, WORDS, 0)
+    z = mistakes.corrupt(X, generator=random_of(0))
+    assert torch.equal(z, X) and mistakes.log_probability(z, X) == 0 and mistakes.expected_length(X) == len(X)
+    assert mistakes.log_probability(torch.cat([WORDS.encode(WRITTEN.mistake("gnu")), X]), X) == -math.inf
+
+
+def test_streams_hang_on_the_generator_alone():
+    mistakes = ProblemMistakes(WRITTEN, WORDS, 0.7)
+    first, again = (mistakes.corrupt(X.int(), generator=random_of(5)) for _ in range(2))
+    assert torch.equal(first, again) and first.dtype == torch.int32
+    assert not torch.equal(first, mistakes.corrupt(X.int(), generator=random_of(6)))
+
+
+def test_only_the_solution_of_its_problem_is_a_text():
+    mistakes = ProblemMistakes(WRITTEN, WORDS, 0.5)
+    end = torch.tensor([WORDS.end])
+    for x in (X[:-1], X[:0], torch.cat([X, end, end]), X.flip(0), torch.cat([end, X])):
+        for wrong in (mistakes.corrupt, mistakes.expected_length):
+            with pytest.raises(ValueError, match="x must be the solution"):
+                wrong(x)
+        assert mistakes.log_probability(X, x) == -math.inf
+    with pytest.raises(ValueError, match="backspace"):
+        mistakes.corrupt(mistakes.corrupt(X, generator=random_of(0)))
+
+
+def test_arguments_are_checked(unchecked):
+    for rate in (-0.1, 1, 1.5):
+        with pytest.raises(ValueError, match="rate must lie"):
+            ProblemMistakes(WRITTEN, WORDS, rate)
+    with pytest.raises(ValueError, match="kind must be"):
+        ProblemMistakes(WRITTEN, WORDS, 0.5, kind="strong")
+    with pytest.raises(ValueError, match="self_contain"):
+        ProblemMistakes(WRITTEN, WORDS, 0.5, self_contain=True)
+    with pytest.raises(ValueError, match="words must be those"):
+        ProblemMistakes(WRITTEN, Words("logic"), 0.5)
+    assert repr(ProblemMistakes(WRITTEN, WORDS, 0.5)) == "ProblemMistakes(of 5 steps, Words('nano'), 0.5, kind='retry')"
+
+
+@settings(max_examples=12)
+@given(seed=SEEDS, kind=st.sampled_from(KINDS))
+def test_solutions_of_full_problems_take_mistakes_too(seed: int, kind):
+    problem, words = draw_problem(random.Random(seed), ops=5), Words("med")
+    mistakes = ProblemMistakes(problem, words, 0.5, kind=kind)
+    words.encode((*problem.question, *(word for p in problem.needs for word in problem.mistake(p))))
+    x = words.encode(problem.answer)
+    z = mistakes.corrupt(x, generator=random_of(seed))
+    assert torch.equal(mistakes.clean(z), x) and mistakes.log_probability(z, x) > -math.inf
+    assert problem.check(words.decode(mistakes.clean(z))).right
+    assert set(words.decode(z)) <= {*problem.answer, "BACK", *(w for p in problem.needs for w in problem.mistake(p))}

@@ -44,24 +44,25 @@ def check(
     """
     steps, retries = split_steps(solution.split() if isinstance(solution, str) else solution)
     known: dict[str, None] = {}
-    fault, place = None, None
-    head: tuple[str, ...] = ()
-    for place, words in enumerate(steps):  # noqa: B007, it is read behind the loop
+    fault: _Fault | None = None
+    named: tuple[str, ...] = ()
+    for words in steps:
         fault = _fault(words, rules, values, modulus, known)
         if fault is not None:
-            # The parameter is known as soon as it is named, even if the step is wrong.
-            head = (words[1],) if len(words) > 3 and words[::2][:2] == ["D", "as"] and words[1] in rules else ()
+            named = _named(words, rules)
             break
         known[words[1]] = None
-    else:
-        if place is None:
-            fault = _Fault("empty", "the solution has no steps")
-        elif (last := next(reversed(known))) != order[-1]:
-            fault = _Fault("answer", f"the last step finds {last}, and {order[-1]} is asked for")
+    place = len(known)
+    if not steps:
+        fault = _Fault("empty", "the solution has no steps")
+    elif fault is None and (last := next(reversed(known))) != order[-1]:
+        fault = _Fault("answer", f"the last step finds {last}, and {order[-1]} is asked for")
+        place -= 1
     unnecessary = len(known.keys() - set(order))
     if fault is None:
         return Verdict(True, retries=retries, unnecessary=unnecessary, parameters=tuple(known))
-    return Verdict(False, place, fault.kind, fault.why, retries, unnecessary, (*known, *head))
+    step = place if steps else None
+    return Verdict(False, step, fault.kind, fault.why, retries, unnecessary, (*known, *named))
 
 
 def split_steps(words: Sequence[str]) -> tuple[list[list[str]], int]:
@@ -82,6 +83,14 @@ def split_steps(words: Sequence[str]) -> tuple[list[list[str]], int]:
         if word == FULL_STOP:
             steps.append([])
     return steps if steps[-1] else steps[:-1], retries
+
+
+def _named(words: list[str], rules: Mapping[str, Rule]) -> tuple[str, ...]:
+    """The parameter of a wrong step, if it comes so far."""
+    match words:
+        case ["D", name, "as", *_] if name in rules:
+            return (name,)
+    return ()
 
 
 def _fault(
