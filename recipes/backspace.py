@@ -143,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
             plain = trained("plain", ARMS["plain"], options, folder, train, size, start, None)
         network = plain if name == "plain" else trained(name, arm, options, folder, train, size, start, plain)
         assert network is not None
-        rows += evaluated(name, arm, network, judge, held_out, support, train, options, size, start)
+        edits = noise(arm, size, start, train, plain)
+        rows += evaluated(name, arm, network, edits, judge, held_out, support, options, size, start)
         write_json(folder / "table.json", {"rows": rows, "bits_per_byte": per_byte})
     if options.gidd:
         rows.append(diffusion(options, folder, held_out, support, judge, start))
@@ -223,16 +224,16 @@ def evaluated(
     name: str,
     arm: Arm,
     network: Any,
+    edits: RandomTokenBackspace,
     judge: Any,
     x: torch.Tensor,
     support: torch.Tensor,
-    train: Any,
     options: Backspace,
     size: int,
     start: int,
 ) -> list[dict[str, Any]]:
     """The rows of an arm: as it was trained and, if it has backspaces, without them."""
-    edits = noise(arm, size, start, train, network)
+    x = x.to(network.device)
     silent = RandomTokenBackspace(size + 1, size, 0.0, UniformTokens(size))
     marked = arm.rate > 0 and arm.mistakes != "unmarked"
     found = []

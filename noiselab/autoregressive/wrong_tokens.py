@@ -197,8 +197,9 @@ class ModelTokens(WrongTokens):
     def mass(self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
         """The model's prediction after the right tokens before each place."""
         before = torch.cat([x.new_tensor([self.start]), x[:-1]])
-        output: Any = self.network(input_ids=before[None])
-        logits = (output if isinstance(output, Tensor) else output.logits)[0, places, : self.support]
+        device = next(iter(self.network.parameters()), x).device
+        output: Any = self.network(input_ids=before[None].to(device))
+        logits = (output if isinstance(output, Tensor) else output.logits)[0].to(x.device)[places, : self.support]
         return (logits.double() / self.temperature).softmax(-1)
 
     def possible(self, x: Int[Tensor, " length"]) -> Bool[Tensor, " length"]:
