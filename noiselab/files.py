@@ -19,17 +19,29 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that `path` holds either its old content or all of the new one, whatever happens meanwhile."""
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends: either the old content or all of the new one.
+
+    **Arguments:**
+
+    - `path`: the file to create, or to replace.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(text)
+        yield temporary
         flush(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     flush(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that `path` holds either its old content or all of the new one, whatever happens meanwhile."""
+    with new_file(path) as temporary:
+        temporary.write_text(text)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

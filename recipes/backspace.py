@@ -42,10 +42,10 @@ from noiselab.evaluation import (
     token_bytes,
     validation_bound,
 )
-from noiselab.evaluation.correction_study import interval
+from noiselab.evaluation.intervals import interval
 from noiselab.files import write_json
 from noiselab.pipeline import DiffusionPipeline
-from noiselab.training import EditLoss, Trainer, real_tokens
+from noiselab.training import EditLoss, Trainer, real_tokens, small_llama, trained_once
 from noiselab.training.options import (
     arguments_of,
     as_yaml,
@@ -179,45 +179,37 @@ def trained(
 ) -> transformers.LlamaForCausalLM:
     """The network of an arm: that of an earlier run, or trained now."""
     run = replace(options.run, output=folder / name.replace(", ", "_").replace(" ", "_"))
-    done = run.output / "final"
-    weights = done / "ema" if options.optimization.ema is not None else done
-    if not weights.is_dir():
+    optimization = options.optimization
+    settings = {**numbers_of(options), "arm": asdict(arm)}
+
+    def build() -> Trainer:
         print(f"\n{name}: {as_yaml(arm).strip()}".replace("\n", ", "), flush=True)
-        optimization = options.optimization
         transformers.set_seed(optimization.seed)
-        model = transformers.LlamaForCausalLM(
-            transformers.LlamaConfig(
-                vocab_size=size + 1,
-                hidden_size=options.width,
-                intermediate_size=4 * options.width * 2 // 3 // 8 * 8,
-                num_hidden_layers=options.layers,
-                num_attention_heads=options.heads,
-                max_position_embeddings=16 * options.data.length,
-                attention_dropout=options.dropout,
-                bos_token_id=start,
-                eos_token_id=start,
-                use_cache=False,
-            )
+        network = small_llama(
+            size + 1,
+            layers=options.layers,
+            width=options.width,
+            heads=options.heads,
+            length=16 * options.data.length,
+            start=start,
+            dropout=options.dropout,
         )
         edits = noise(arm, size, start, train, plain)
-        loss = EditLoss(edits, start, semantics=arm.semantics, deep=False, mistakes=arm.mistakes)
-        trainer = Trainer(
-            model,
+        return Trainer(
+            network,
             arguments_of(optimization, replace(run, evaluate_every=0)),
             train_dataset=train,
-            loss=loss,
+            loss=EditLoss(edits, start, semantics=arm.semantics, deep=False, mistakes=arm.mistakes),
             count=real_tokens,
             autocast=autocast_of(optimization),
             ema=optimization.ema,
             optimizer=optimization.optimizer,
             decay_all=optimization.decay_all,
-            settings={**numbers_of(options), "arm": asdict(arm)},
+            settings=settings,
         )
-        trainer.train(resume_from_checkpoint=None if run.resume == "never" else run.resume)
-        trainer.save_final(done, settings={**numbers_of(options), "arm": asdict(arm)})
-    network = transformers.LlamaForCausalLM.from_pretrained(weights).eval()
-    use_cpu = options.run.cpu or not torch.accelerator.is_available()
-    return network if use_cpu else network.to(torch.accelerator.current_accelerator())
+
+    averaged = optimization.ema is not None
+    return trained_once(run.output, build, averaged=averaged, resume=run.resume, cpu=run.cpu, settings=settings)
 
 
 def evaluated(

@@ -24,7 +24,7 @@ import noiselab as nl
 from noiselab.data import pack
 from noiselab.denoisers.one_by_one import OneByOne
 from noiselab.evaluation import detection
-from noiselab.evaluation.correction_study import interval
+from noiselab.evaluation.intervals import interval
 from noiselab.files import write_json
 from noiselab.pipeline import DiffusionPipeline
 from noiselab.training.options import Data, run_recipe

@@ -2,9 +2,11 @@
 
 from .backspace import RandomMistakes, RandomTokenBackspace, StepBackspace
 from .decoding import BackspaceSampler, Written
+from .detectors import by_backspace_probability, by_denoiser_confidence, by_entropy, by_improbability, by_probe
 from .edits import EditProcess
 from .likelihood import Semantics, committed_law, edit_bound, erasing_log_probability, stream_log_probability
 from .memory import KeysAndValues, Memory, Rereading
+from .probes import Probe
 from .regret import Detector, RetryUponRegret
 from .streams import Reach, Tree, tree_of
 from .wrong_tokens import LaterTokens, ModelTokens, UniformTokens, UnigramTokens, Without, WrongTokens
@@ -17,6 +19,7 @@ __all__ = [
     "LaterTokens",
     "Memory",
     "ModelTokens",
+    "Probe",
     "RandomMistakes",
     "RandomTokenBackspace",
     "Reach",
@@ -30,6 +33,11 @@ __all__ = [
     "Without",
     "Written",
     "WrongTokens",
+    "by_backspace_probability",
+    "by_denoiser_confidence",
+    "by_entropy",
+    "by_improbability",
+    "by_probe",
     "committed_law",
     "edit_bound",
     "erasing_log_probability",

@@ -17,7 +17,7 @@ from ..denoisers import Denoiser, Support, Temperature
 from ..process import InterpolatingProcess
 from ..samplers import AncestralSampler, SelfCorrection
 from .bound import evaluating
-from .correction_study import Interval, interval
+from .intervals import Interval, interval
 from .judge import Judgement, generative_perplexity
 
 BEFORE, JUMP, CORRECTED, AGAIN, COOLER = "before", "one jump", "self-correction", "jump, then self-correction", "cooler"

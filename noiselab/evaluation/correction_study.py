@@ -4,7 +4,6 @@ Samples of few steps contradict themselves, and a published sampler also leaves 
 same samples; its gain is taken sample set by sample set, so that what is common to before and after cancels.
 """  # noqa: E501
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from ..denoisers.base import Transform
 from ..process import InterpolatingProcess
 from ..samplers import AncestralSampler, SelfCorrection
 from ..samplers.gibbs import GibbsCorrector
+from .intervals import Interval, interval
 from .sampler_bench import Meter
 from .sampler_worlds import SampleMeasures, SamplerWorld
 
@@ -49,17 +49,6 @@ class Believer(Transform):
         """One-hot of the token itself where it is believed."""
         copied = torch.full_like(logits, -torch.inf).scatter(-1, z[:, None], 0.0)
         return torch.where(self.believed[z][:, None], copied, logits)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over seeds and the half-width of its 95 % confidence interval (Student's t)."""
-
-    mean: float
-    half: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.4f} ± {self.half:.4f}"
 
 
 @dataclass(frozen=True)
@@ -224,28 +213,6 @@ def _row(process: str, treatment: str, after: list[_Outcome], found: list[dict[s
         pairs=interval([a.pairs for a, _ in both]),
         changed=interval([a.changed for a in after]),
     )
-
-
-def interval(values: list[float]) -> Interval:
-    """The mean of independent values, at least two, and its 95 % confidence interval."""
-    x = torch.tensor(values, dtype=torch.float64)
-    return Interval(x.mean().item(), _student(len(x) - 1) * x.std().item() / len(x) ** 0.5)
-
-
-def _student(freedom: int) -> float:
-    """The 97.5 % point of Student's t: two freedoms or one in closed form, more by Fisher and Cornish's series (to 1e-3)."""
-    if freedom == 1:
-        return math.tan(0.475 * math.pi)
-    if freedom == 2:
-        return 0.95 * math.sqrt(2 / (1 - 0.95**2))
-    z = 1.959963984540054
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / freedom**k for k, term in enumerate(terms, 1))
 
 
 def correction_table(rows: Iterable[CorrectionRow]) -> str:

@@ -22,7 +22,8 @@ from ..process import NoiseProcess
 from .noise import Place, row_generators, step_times
 
 Batch = Mapping[str, Tensor]
-"""`input_ids` [batch, length], and `attention_mask` of that shape (1 for real tokens), if not all tokens are real."""
+"""`input_ids` [batch, length]; of that shape `attention_mask` (1 for real tokens), if not all tokens are real, and `scored`
+(1 for tokens that the model is to learn), if not all real ones are: the others are given."""
 
 
 @runtime_checkable
@@ -40,10 +41,17 @@ def real_tokens(batch: Batch) -> Bool[Tensor, "batch length"]:
     return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
 
+def noised_tokens(batch: Batch) -> Bool[Tensor, "batch length"]:
+    """Where a diffusion model is scored: real tokens that are `scored`. The others stay as they are."""
+    real = real_tokens(batch)
+    return real & batch["scored"].bool() if "scored" in batch else real
+
+
 def predicted_tokens(batch: Batch) -> Bool[Tensor, "batch scored"]:
-    """Where a causal model is scored: real tokens that follow a real token (so the first one is not)."""
+    """Where a causal model is scored: real tokens that follow a real token (so the first one is not), and are `scored`."""
     mask = real_tokens(batch)
-    return mask[:, 1:] & mask[:, :-1]
+    counted = mask[:, 1:] & mask[:, :-1]
+    return counted & batch["scored"][:, 1:].bool() if "scored" in batch else counted
 
 
 def share(losses: Tensor, counted: Tensor, place: Place, tokens: Tensor | None) -> Float[Tensor, ""]:
@@ -84,7 +92,8 @@ def noised_loss(
 ) -> Float[Tensor, ""]:
     r"""The diffusion loss of a batch: times, noise, network, weighted bound, mean over real tokens.
 
-    Padding is neither noised nor scored, and the network is told where it is.
+    Padding is neither noised nor scored, and the network is told where it is. Tokens that are real, but not `scored`, are
+    neither too: a prompt, at the time of the others.
 
     **Arguments:**
 
@@ -94,7 +103,7 @@ def noised_loss(
     - `place`: where the batch stands in the run; it determines every random number. The global generator is not used.
     - `time_range`: the times, within (0, 1), are spread evenly over it. The mean is over this range: it is not scaled by
       its length.
-    - `tokens`: number of real tokens in the optimizer step, over all micro-steps and processes. By default all batches
+    - `tokens`: number of `noised_tokens` in the optimizer step, over all micro-steps and processes. By default all batches
       of the step are taken to have as many as this one.
     - `autocast`: dtype to run the network in, for example `torch.bfloat16`; the bound is computed in at least float32.
     - `call`: how logits are had from the model, `call_network` or `call_denoiser`.
@@ -119,16 +128,17 @@ def noised_loss(
     ```
     """
     ids, real, device = batch["input_ids"].long(), real_tokens(batch), batch["input_ids"].device
+    noised = noised_tokens(batch)
     t = step_times(place, len(ids), *time_range, device)
     generators = row_generators(place, len(ids), device)
     # A padding token may be one that the process never makes.  Before the bound it becomes a token that it does make,
     # which keeps values and gradients finite; its loss is dropped.
     x = torch.where(real, ids, filler(process, device))
     with torch.no_grad():
-        z = torch.where(real, process.corrupt(x, t, generator=generators), x)
+        z = torch.where(noised, process.corrupt(x, t, generator=generators), x)
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         logits = call(model, torch.where(real, z, ids), t, batch.get("attention_mask"))
-    return share(objective_loss(process, logits, x, z, t, objective, predicts=predicts), real, place, tokens)
+    return share(objective_loss(process, logits, x, z, t, objective, predicts=predicts), noised, place, tokens)
 
 
 def filler(process: NoiseProcess, device: torch.device) -> Int[Tensor, ""]:
@@ -152,6 +162,7 @@ def causal_loss(
 
     **Returns:** a scalar in nats per token.
     """
+    batch = _without_padding_of_all(batch)
     ids, counted = batch["input_ids"].long(), predicted_tokens(batch)
     extra = {"attention_mask": batch["attention_mask"]} if "attention_mask" in batch else {}
     with torch.autocast(ids.device.type, dtype=autocast, enabled=autocast is not None):
@@ -159,3 +170,12 @@ def causal_loss(
     logits = (output if isinstance(output, Tensor) else output.logits)[:, :-1]
     losses = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
     return share(losses.view(counted.shape), counted, place, tokens)
+
+
+def _without_padding_of_all(batch: Batch) -> Batch:
+    """A batch up to the last real token of its longest row."""
+    if "attention_mask" not in batch:
+        return batch
+    used = real_tokens(batch).any(0).nonzero()
+    width = int(used[-1]) + 1 if len(used) else 1
+    return {name: part[:, :width] for name, part in batch.items()}

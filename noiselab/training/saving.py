@@ -22,6 +22,7 @@ from ..files import new_folder, write_json
 from .checkpoints import SETTINGS, check_settings, checkpoints, damage, last_intact, seal
 from .checks import NonFiniteLoss
 from .ema import EMA_FILE, Average
+from .finetuning import is_adapted, merged
 from .processes import barrier, broadcast
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class Saving(Base):
         """Write the finished model: what `from_pretrained` loads, complete or not at all.
 
         The folder holds the trained weights, the tokenizer and `settings.json`; its subfolder `ema` the averaged
-        weights, in the same form, if there is an average.
+        weights, in the same form, if there is an average. A network from `with_lora` is written as `merged` has it.
 
         **Arguments:**
 
@@ -178,10 +179,10 @@ class Saving(Base):
         if self.is_world_process_zero():
             model = self.network
             with new_folder(folder) as temporary:
-                write_weights(model, temporary)
+                write_weights(merged(model) if is_adapted(model) else model, temporary)
                 if self.average is not None:
                     with self.average.applied():
-                        write_weights(model, temporary / "ema")
+                        write_weights(merged(model) if is_adapted(model) else model, temporary / "ema")
                 for place in [temporary, temporary / "ema"]:
                     for part in (*([] if tokenizer is None else [tokenizer]), *parts):
                         if place.exists():

@@ -32,7 +32,7 @@ LAYERS = [
     "pipeline",
     "commands",
 ]
-HEAVY = {"transformers", "datasets", "tokenizers", "accelerate", "matplotlib", "tyro", "yaml", "jinja2"}
+HEAVY = {"transformers", "datasets", "tokenizers", "accelerate", "matplotlib", "tyro", "yaml", "jinja2", "peft"}
 SHELL = LAYERS.index("data")
 NETWORKS = {"dit.py", "huggingface.py", "masked_lm.py", "masked_lm_files.py"}
 

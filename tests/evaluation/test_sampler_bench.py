@@ -7,7 +7,8 @@ import torch
 
 import noiselab as nl
 from noiselab.denoisers.perturbed import Perturbed
-from noiselab.evaluation.correction_study import Believer, correction_study, correction_table, interval
+from noiselab.evaluation.correction_study import Believer, correction_study, correction_table
+from noiselab.evaluation.intervals import interval
 from noiselab.evaluation.sampler_bench import Meter, bench
 from noiselab.evaluation.sampler_catalogue import OnGrid, ThenCorrect, catalogue
 from noiselab.evaluation.sampler_figures import plot, table

@@ -6,7 +6,9 @@ The levels "logic", "nano" and "micro" are small (`draw_small`), "med" and "hard
 **Source:** Ye et al. (2024), arXiv 2407.20311 and 2408.16293.
 """
 
+from .can_next import CanNext, can_next_examples, can_next_row
 from .dependency import Dependency
+from .detectors import by_can_next, ends_of_steps, perfect
 from .formula import Definition
 from .full import FullProblem, Layout, Level, Split, draw_problem, reask, solution_hash, split_of
 from .mistakes import MistakeKind, ProblemMistakes
@@ -17,6 +19,7 @@ from .structure import Quantity, Structure
 from .words import Words
 
 __all__ = [
+    "CanNext",
     "Definition",
     "Dependency",
     "FullProblem",
@@ -34,8 +37,13 @@ __all__ = [
     "Structure",
     "Verdict",
     "Words",
+    "by_can_next",
+    "can_next_examples",
+    "can_next_row",
     "draw_problem",
     "draw_small",
+    "ends_of_steps",
+    "perfect",
     "reask",
     "solution_hash",
     "split_of",

@@ -1,0 +1,127 @@
+"""What training on mistakes that are taken back is worth: problems solved, with mistakes of each kind and rate, or without.
+
+    python recipes/learn_from_mistakes.py demo                       # two CPU cores; see docs/autoregressive.md for the time
+    python recipes/learn_from_mistakes.py demo --only "error-free" "retry 0.5" --seeds 1 2 3
+    python recipes/learn_from_mistakes.py medium                     # on a GPU
+    python recipes/learn_from_mistakes.py demo --help                # all fields
+
+Every arm is the same Llama, trained on as many tokens; so one with mistakes sees fewer problems. All are compared on the same
+problems, some of which have more operations than any of training. Arms that are finished are not trained anew. The
+table is printed, and written to OUTPUT/table.json with all verdicts, and its plot to OUTPUT/accuracy.png.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import transformers
+from problem_models import ARMS, PRESETS, cells_of, filled, gidd, trained
+
+from noiselab.evaluation import Interval, accuracy, interval, paired_difference, solve
+from noiselab.files import new_file, write_json
+from noiselab.tasks.igsm import Words
+from noiselab.training.options import command_line, run_recipe
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Train what is not trained yet, evaluate, and write the table; returns its rows."""
+    options = command_line(PRESETS, arguments)
+    unknown = sorted(set(options.only) - set(ARMS))
+    if unknown or not options.only or not options.seeds:
+        raise ValueError(
+            f"only must be among {list(ARMS)}, and there must be seeds; got {unknown or options.only}, {options.seeds}"
+        )
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    words = Words(options.level)
+    cells = cells_of(options)
+    rows: list[dict[str, Any]] = []
+    reference: dict[int, dict[str, list[bool]]] = {}
+    diffusion = ("GIDD+", "GIDD+ corrected") if options.gidd else ()
+    for name in dict.fromkeys(("error-free", *options.only, *diffusion)):
+        for seed in options.seeds:
+            network = gidd(seed, options, words) if name in diffusion else trained(name, seed, options, words)
+            row: dict[str, Any] = {"arm": name, "seed": seed, "cells": {}}
+            for cell, problems in cells.items():
+                if name in diffusion:
+                    verdicts = filled(network, problems, name == "GIDD+ corrected", options, words)
+                else:
+                    verdicts = solve(network, problems, words, most=options.length)
+                right = [verdict.right for verdict in verdicts]
+                found = accuracy(verdicts)
+                row["cells"][cell] = {**found._asdict(), "verdicts": right}
+                reference.setdefault(seed, {}).setdefault(cell, right)
+                row["cells"][cell]["gain"] = asdict(paired_difference(right, reference[seed][cell]))
+            rows.append(row)
+            print(
+                f"{name}, seed {seed}: " + ", ".join(f"{c} {r['right']:.1%}" for c, r in row["cells"].items()),
+                flush=True,
+            )
+            write_json(options.run.output / "table.json", {"rows": rows})
+    print("\n" + table(rows))
+    plot(rows, options.run.output / "accuracy.png")
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown table: means over seeds; with several, their 95 % intervals, else those of the problems."""
+    cells = list(rows[0]["cells"])
+    hardest = cells[-1]
+    lines = [
+        f"| arm | {' | '.join(cells)} | gain at {hardest} | retries, as in training | retries, {hardest} | unnecessary steps |",
+        f"| --- | {' | '.join(['---:'] * (len(cells) + 4))} |",
+    ]
+    for name in dict.fromkeys(row["arm"] for row in rows):
+        own = [row["cells"] for row in rows if row["arm"] == name]
+        shares = [spread([cell[c]["right"] for cell in own], own[0][c]) for c in cells]
+        gains = [cell[hardest]["gain"] for cell in own]
+        gain = interval([g["mean"] for g in gains]) if len(gains) > 1 else Interval(**gains[0])
+        retries = [sum(cell[c]["retries"] for cell in own) / len(own) for c in (cells[0], hardest)]
+        spare = sum(cell[hardest]["unnecessary"] for cell in own) / len(own)
+        said = [
+            *shares,
+            f"{100 * gain.mean:+.1f} ± {100 * gain.half:.1f}",
+            *(f"{r:.2f}" for r in retries),
+            f"{spare:.2f}",
+        ]
+        lines.append(f"| {name} | {' | '.join(said)} |")
+    return "\n".join(lines)
+
+
+def spread(shares: list[float], only: dict[str, Any]) -> str:
+    """A share in per cent, with its interval."""
+    if len(shares) > 1:
+        found = interval(shares)
+        return f"{100 * found.mean:.1f} ± {100 * found.half:.1f}"
+    return f"{100 * only['right']:.1f} ({100 * only['low']:.1f} to {100 * only['high']:.1f})"
+
+
+def plot(rows: list[dict[str, Any]], file: Path) -> None:
+    """Accuracy against operations, a line for each arm."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    cells = list(rows[0]["cells"])
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for number, name in enumerate(dict.fromkeys(row["arm"] for row in rows)):
+        own = [row["cells"] for row in rows if row["arm"] == name]
+        shares = [[100 * cell[c]["right"] for cell in own] for c in cells]
+        means = [sum(share) / len(share) for share in shares]
+        style = "-" if number < 10 else "--"
+        (line,) = axes.plot(cells, means, style, marker="o", markersize=4, label=name)
+        if len(own) > 1:
+            axes.fill_between(
+                cells, [min(s) for s in shares], [max(s) for s in shares], alpha=0.12, color=line.get_color()
+            )
+    axes.set(ylabel="right solutions, per cent", ylim=(0, 102))
+    axes.legend(fontsize=8, loc="lower left")
+    axes.grid(alpha=0.3)
+    with new_file(file) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+
+
+if __name__ == "__main__":
+    run_recipe(main)

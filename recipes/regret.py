@@ -1,0 +1,270 @@
+"""What going back upon regret is worth to a model that never saw a mistake: who detects errors, and how many problems are then solved.
+
+    python recipes/learn_from_mistakes.py demo --only "error-free" "retry 0.5"     # the models; trained here if they are missing
+    python recipes/regret.py demo
+    python recipes/regret.py demo --help                                           # all fields
+
+A model writes its likeliest words; a step that a detector thinks wrong is erased and drawn again, a bounded number of times. Probes are trained
+on the frozen model to say whether a parameter can be found next. The tables are printed, and written to OUTPUT/regret.json, the
+plot to OUTPUT/regret.png.
+"""  # noqa: E501
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import problem_models
+import torch
+import transformers
+from learn_from_mistakes import spread
+from problem_models import ProblemModels, cells_of, draw, trained
+
+from noiselab.autoregressive import Detector, Probe, RetryUponRegret, by_entropy, by_improbability
+from noiselab.evaluation import (
+    Interval,
+    accuracy,
+    interval,
+    paired_difference,
+    prompt_of,
+    solve,
+    verdicts_of,
+    wilson,
+    written_solutions,
+)
+from noiselab.files import new_file, write_json
+from noiselab.tasks.igsm import Problem, Verdict, Words, by_can_next, can_next_examples, ends_of_steps, perfect
+from noiselab.training import CanNextStream, Trainer, labelled, load_probe, probe_loss, save_probe
+from noiselab.training.options import arguments_of, command_line, run_recipe
+
+PROBES = {"probe": (8, 0), "probe with attention": (32, 2)}
+"""Ranks of the updates of the embedding, and of queries and values: the published versions 1 and 2."""
+
+
+@dataclass(frozen=True)
+class Regret(ProblemModels):
+    """Detectors of errors, and what is won by them. The other fields are those of the models."""
+
+    probe_steps: int = 2_000
+    """optimizer steps of a probe"""
+    probe_learning_rate: float = 2e-3
+    """of a probe"""
+    retries: tuple[int, ...] = (1, 3, 10, 50)
+    """erased steps of a text at most, with a perfect detector; the others have 10"""
+    beams: tuple[int, ...] = (4, 16)
+    """beams of the searches that are compared"""
+    hard: int = 8
+    """operations of the problems that are solved"""
+    taught: str = "retry 0.5"
+    """the arm of the model that was trained on mistakes, for comparison"""
+    sure: float = 0.5
+    """how sure a detector must be"""
+
+
+PRESETS = {
+    name: (text, Regret(**{key: getattr(options, key) for key in options.__dataclass_fields__}))
+    for name, (text, options) in problem_models.PRESETS.items()
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Train what is not trained yet, evaluate, and write the tables; returns the rows of the second."""
+    options = command_line(PRESETS, arguments)
+    if not options.seeds or options.probe_steps < 1 or min(options.retries, default=1) < 1:
+        raise ValueError(
+            "there must be seeds, probe_steps and retries be positive; "
+            f"got {options.seeds}, {options.probe_steps} and {options.retries}"
+        )
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    words = Words(options.level)
+    problems = list(cells_of(replace(options, ops=(options.hard,))).values())[1]
+    seen: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    for seed in options.seeds:
+        plain = trained("error-free", seed, options, words)
+        solutions = written_solutions(plain, problems, words, most=options.length)
+        greedy = verdicts_of(solutions, problems, words)
+        solved = {"greedy": greedy}
+        for beams in options.beams:
+            solved[f"{beams} beams"] = solve(plain, problems, words, beams=beams, most=options.length, batch=64)
+        detectors: dict[str, Detector] = {}
+        for name, ranks in PROBES.items():
+            probe = probed(name, ranks, plain, seed, options, words)
+            detectors[name] = by_can_next(probe, words)
+            found = how_well(detectors[name], problems, solutions, greedy, words)
+            seen.append({"seed": seed, "probe": name, **found})
+        detectors["improbability"] = by_improbability(plain, boundary=ends_of_steps(words), start=words.start)
+        detectors["entropy"] = by_entropy(plain, boundary=ends_of_steps(words), start=words.start)
+        detectors["always"] = lambda text: 1.0
+        for name, detector in detectors.items():
+            solved[f"regret, {name}"] = regretted(plain, detector, 10, problems, options, words)
+        for retries in options.retries:
+            name = f"regret, perfect, at most {retries}"
+            solved[name] = regretted(plain, perfect(problems, words), retries, problems, options, words)
+        taught = trained(options.taught, seed, options, words)
+        solved[f"trained on {options.taught}, greedy"] = solve(taught, problems, words, most=options.length)
+        right = [verdict.right for verdict in greedy]
+        for name, verdicts in solved.items():
+            mine = [verdict.right for verdict in verdicts]
+            summary = accuracy(verdicts)
+            gain = asdict(paired_difference(mine, right))
+            rows.append({"decoding": name, "seed": seed, **summary._asdict(), "gain": gain})
+            print(f"{name}, seed {seed}: {summary.right:.1%}", flush=True)
+        write_json(options.run.output / "regret.json", {"detection": seen, "rows": rows, "hard": options.hard})
+    print("\n" + table_of_probes(seen) + "\n\n" + table(rows, options.hard))
+    plot(rows, options.run.output / "regret.png")
+    return rows
+
+
+def probed(name: str, ranks: tuple[int, int], network: Any, seed: int, options: Regret, words: Words) -> Probe:
+    """A probe: that of an earlier run, or trained now."""
+    folder = options.run.output / f"seed_{seed}" / name.replace(" ", "_")
+    file = folder / "probe.safetensors"
+    if file.is_file():
+        return load_probe(network, file).eval()
+    transformers.set_seed(seed)
+    probe = Probe(network, *ranks)
+    print(f"\n{name}, seed {seed}: {probe.trained_size:,} numbers are trained", flush=True)
+    optimization = replace(
+        options.optimization,
+        steps=options.probe_steps,
+        learning_rate=options.probe_learning_rate,
+        weight_decay=0.01,
+        warmup=min(options.optimization.warmup, options.probe_steps // 10),
+        optimizer="adamw",
+        seed=seed,
+    )
+    rows = CanNextStream(
+        partial(draw, options, None, "train"),
+        words,
+        options.length,
+        batch=optimization.micro_batch,
+        balanced=True,
+        seed=seed,
+    )
+    run = replace(options.run, output=folder / "run", resume="never", save_every=10 * options.probe_steps)
+    trainer = Trainer(
+        probe, arguments_of(optimization, run, save_strategy="no"), train_dataset=rows, loss=probe_loss, count=labelled
+    )
+    trainer.train(None)
+    save_probe(probe, file)
+    return probe.eval()
+
+
+def how_well(
+    detector: Detector,
+    problems: Sequence[Problem],
+    solutions: Sequence[torch.Tensor],
+    verdicts: Sequence[Verdict],
+    words: Words,
+) -> dict[str, Any]:
+    """How often a detector is right: about steps begun for any parameter, and about the first wrong steps of the model.
+
+    Those are the ones for a parameter that could not be found yet.
+    """
+    generator = random.Random("examples")
+    right, count = 0, 0
+    for problem in problems:
+        examples = can_next_examples(problem, words, generator, 4)
+        for row, label in zip(examples.rows, examples.labels.tolist(), strict=True):
+            right += (detector(row[1:]) < 0.5) == label
+            count += 1
+    errors, caught = 0, 0
+    not_ready = perfect(problems, words, errors="not ready")
+    for problem, solution, verdict in zip(problems, solutions, verdicts, strict=True):
+        if verdict.step is None:
+            continue
+        ends = (solution == words.full_stop).nonzero()[:, 0]
+        if verdict.step >= len(ends):
+            continue
+        text = torch.cat([words.encode(problem.question), solution[: int(ends[verdict.step]) + 1]])
+        if not_ready(text):
+            caught += detector(text) > 0.5
+            errors += 1
+    found: dict[str, Any] = {"right": right / count, "of": count, "own_errors": errors}
+    return found | ({"caught": caught / errors, "caught_interval": wilson(caught, errors)} if errors else {})
+
+
+def regretted(
+    network: Any, detector: Detector, retries: int, problems: Sequence[Problem], options: Regret, words: Words
+) -> list[Verdict]:
+    """Verdicts on solutions whose steps were erased and drawn again when the detector said so."""
+    sampler = RetryUponRegret(
+        network,
+        detector,
+        vocab_size=words.size,
+        boundary=[words.full_stop],
+        start=words.start,
+        threshold=options.sure,
+        retries=retries,
+        temperature=0,
+    )
+    prompts = [prompt_of(problem, words)[1:] for problem in problems]
+    solutions = []
+    for first in range(0, len(prompts), 250):
+        part = prompts[first : first + 250]
+        random_numbers = torch.Generator().manual_seed(first)
+        length = max(map(len, part)) + options.length
+        written = sampler.sample(part, length=length, end=words.end, generator=random_numbers)
+        for prompt, text in zip(part, written.texts, strict=True):
+            solution = text[len(prompt) :]
+            solutions.append(solution[:-1] if len(solution) and solution[-1] == words.end else solution)
+    return verdicts_of(solutions, problems, words)
+
+
+def table_of_probes(seen: list[dict[str, Any]]) -> str:
+    """How often the probes are right, as a Markdown table."""
+    lines = [
+        "| probe | seed | any parameter, right | of | the model's own errors, caught | of |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in seen:
+        caught = ""
+        if "caught" in row:
+            low, high = row["caught_interval"]
+            caught = f"{row['caught']:.1%} ({low:.1%} to {high:.1%})"
+        lines.append(
+            f"| {row['probe']} | {row['seed']} | {row['right']:.2%} | {row['of']} | {caught} | {row['own_errors']} |"
+        )
+    return "\n".join(lines)
+
+
+def table(rows: list[dict[str, Any]], hard: int) -> str:
+    """What each way of decoding solves, as a Markdown table."""
+    lines = [
+        f"| decoding | right, {hard} operations | more than greedy, points |",
+        "| --- | ---: | ---: |",
+    ]
+    for name in dict.fromkeys(row["decoding"] for row in rows):
+        own = [row for row in rows if row["decoding"] == name]
+        gains = [row["gain"]["mean"] for row in own]
+        gain = interval(gains) if len(own) > 1 else Interval(**own[0]["gain"])
+        shares = spread([row["right"] for row in own], own[0])
+        lines.append(f"| {name} | {shares} | {100 * gain.mean:+.1f} ± {100 * gain.half:.1f} |")
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict[str, Any]], file: Path) -> None:
+    """What each way of decoding solves, as bars."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(row["decoding"] for row in rows))[::-1]
+    shares = [[100 * row["right"] for row in rows if row["decoding"] == name] for name in names]
+    figure = Figure(figsize=(8, 0.35 * len(names) + 1), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.barh(names, [sum(share) / len(share) for share in shares], color="#4878a8")
+    for place, share in enumerate(shares):
+        axes.plot(share, [place] * len(share), "k.", markersize=4)
+    axes.set(xlabel="right solutions, per cent", xlim=(0, 100))
+    axes.grid(axis="x", alpha=0.3)
+    with new_file(file) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+
+
+if __name__ == "__main__":
+    run_recipe(main)

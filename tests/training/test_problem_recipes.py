@@ -1,0 +1,57 @@
+"""The recipes of problems with mistakes, from training to tables, with networks that are too small to solve any."""
+
+import json
+
+import pytest
+from test_recipes import load
+
+from noiselab.training import ProblemStream
+
+TINY = [
+    *("demo", "--cpu", "True", "--steps", "3", "--warmup", "1", "--batch", "4", "--micro-batch", "4", "--layers", "1"),
+    *("--width", "16", "--heads", "2", "--length", "200", "--problems", "5", "--log-every", "1", "--seeds", "1", "2"),
+]
+
+
+def test_learning_from_mistakes_and_regret(tmp_path, capsys, monkeypatch):
+    mean_length = ProblemStream.mean_length
+    monkeypatch.setattr(ProblemStream, "mean_length", lambda self: mean_length(self, rows=60))
+    folder = tmp_path / "run"
+    recipe = load("learn_from_mistakes")
+    arms = ["--only", "error-free", "LoRA 4, retry 0.5"]
+    arguments = [*TINY, *arms, "--ops", "3", "--gidd-length", "90", "--block", "30", "--output", str(folder)]
+    rows = recipe.main(arguments)
+    names = ["error-free", "LoRA 4, retry 0.5", "GIDD+", "GIDD+ corrected"]
+    assert [(row["arm"], row["seed"]) for row in rows] == [(name, seed) for name in names for seed in (1, 2)]
+    for row in rows:
+        reference = next(r for r in rows if r["arm"] == "error-free" and r["seed"] == row["seed"])
+        assert list(row["cells"]) == ["as in training", "3 operations"]
+        for cell, found in row["cells"].items():
+            assert len(found["verdicts"]) == 5 and found["right"] == sum(found["verdicts"]) / 5
+            assert found["gain"]["mean"] == pytest.approx(found["right"] - reference["cells"][cell]["right"])
+    printed = capsys.readouterr().out
+    # As many tokens for all: with one mistake a step in the mean there are fewer problems.
+    assert "error-free, seed 1: 3 steps" in printed and "LoRA 4, retry 0.5, seed 1: 2 steps" in printed
+    assert json.loads((folder / "table.json").read_text())["rows"] == rows
+    assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+    assert recipe.main(arguments) == rows  # what is trained is found again
+    assert "steps of" not in capsys.readouterr().out
+
+    recipe = load("regret")
+    few = ["--hard", "3", "--probe-steps", "2", "--beams", "2", "--retries", "1", "2", "--taught", "LoRA 4, retry 0.5"]
+    rows = recipe.main([*TINY, *few, "--output", str(folder)])
+    printed = capsys.readouterr().out
+    assert "error-free, seed" not in printed and "probe, seed 1: 4" in printed
+    assert {row["decoding"] for row in rows} == {
+        "greedy",
+        "2 beams",
+        *(f"regret, {d}" for d in ("probe", "probe with attention", "improbability", "entropy", "always")),
+        *(f"regret, perfect, at most {n}" for n in (1, 2)),
+        "trained on LoRA 4, retry 0.5, greedy",
+    }
+    content = json.loads((folder / "regret.json").read_text())
+    assert content["rows"] == rows and all(0 <= row["right"] <= 1 for row in content["detection"])
+    assert (folder / "regret.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="only must be among"):
+        load("learn_from_mistakes").main([*TINY, "--only", "nobody", "--output", str(folder)])
