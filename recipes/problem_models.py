@@ -110,7 +110,11 @@ class ProblemModels:
     """optimizer steps of GIDD+; those of the others if not given"""
     problems: int = 1000
     """in each column of the table"""
-    ops: tuple[int, ...] = (6, 7, 8, 9, 10)
+    most: int = 8
+    """operations of small problems of training: the smaller of two numbers up to this one, each as likely, as published"""
+    parameters: int | None = 11
+    """of the small problems of further columns"""
+    ops: tuple[int, ...] = (8, 9, 10, 11)
     """operations of the problems of further columns; the first is of problems like those of training"""
 
 
@@ -174,10 +178,16 @@ PRESETS = {
 
 
 def draw(options: ProblemModels, ops: int | None, split: Split, generator: random.Random) -> Problem:
-    """A random problem of any level."""
-    what: Any = {"level": options.level, "layout": options.layout, "ops": ops}
+    """A random problem of any level; like those of training where `ops` is `None`."""
+    what: Any = {"level": options.level, "layout": options.layout}
     what["split"] = split if options.new_templates else None
-    return draw_problem(generator, **what) if options.level in ("med", "hard") else draw_small(generator, **what)
+    if options.level in ("med", "hard"):
+        return draw_problem(generator, ops=ops, **what)
+    if ops is not None:
+        return draw_small(generator, ops=ops, parameters=options.parameters, **what)
+    # Were the longest solutions frequent, a model would learn that they end there.
+    ops = min(generator.randint(1, options.most), generator.randint(1, options.most))
+    return draw_small(generator, ops=ops, **what)
 
 
 def cells_of(options: ProblemModels) -> dict[str, list[Problem]]:

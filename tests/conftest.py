@@ -5,8 +5,11 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import datasets  # noqa: F401
 import pytest
 import torch
+import transformers.modeling_utils
+import transformers.trainer  # noqa: F401
 from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -20,9 +20,7 @@ from ..tasks.igsm import Problem, Words, can_next_examples
 from .checks import fingerprint
 from .losses import Batch, share
 from .noise import Place, key
-
-POOL = 64
-"""Batches that are drawn together, so that each can have rows of much the same length."""
+from .problems import TRIES, alike, padded
 
 
 def labelled(batch: Batch) -> Bool[Tensor, " ..."]:
@@ -123,28 +121,22 @@ class CanNextStream(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Rows without end: `input_ids`, `attention_mask` and `label`."""
         generator = random.Random(key("probe", self.seed))
-        rows = self._rows(generator)
-        while True:
-            pool = sorted((next(rows) for _ in range(POOL * self.batch)), key=lambda row: len(row[0]))
-            batches = [pool[first : first + self.batch] for first in range(0, len(pool), self.batch)]
-            generator.shuffle(batches)
-            for tokens, label in (row for rows_of in batches for row in rows_of):
-                padding = (0, self.length - len(tokens))
-                yield {
-                    "input_ids": F.pad(tokens, padding, value=self.words.padding),
-                    "attention_mask": F.pad(torch.ones_like(tokens), padding),
-                    "label": label.long(),
-                }
+        for tokens, label in alike(self._rows(generator), self.batch, generator, length=lambda row: len(row[0])):
+            yield {
+                "input_ids": padded(tokens, self.length, self.words.padding),
+                "attention_mask": padded(torch.ones_like(tokens), self.length),
+                "label": label.long(),
+            }
 
     def _rows(self, generator: random.Random) -> Iterator[tuple[Tensor, Tensor]]:
         misses = 0
-        while misses < 1000:
+        while misses < TRIES:
             found = can_next_examples(self.draw(generator), self.words, generator, self.each, balanced=self.balanced)
             for tokens, label in zip(found.rows, found.labels, strict=True):
                 misses = 0 if len(tokens) <= self.length else misses + 1
                 if not misses:
                     yield tokens, label
-        raise ValueError(f"rows must fit the length, {self.length}; got none that does in 1000 draws")
+        raise ValueError(f"rows must fit the length, {self.length}; got none that does in {TRIES} draws")
 
 
 def save_probe(probe: Probe, file: str | Path) -> None:
