@@ -9,7 +9,7 @@ Every arm is the same Llama on the same number of clean tokens; its noise differ
 are printed, and written to OUTPUT/table.json.
 """  # noqa: E501
 
-import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,29 +20,18 @@ import gidd_plus
 import torch
 import transformers
 from autoregressive import Autoregressive
+from backspace_measures import Measures, Model, Rows, plot, tables
 
 from noiselab.autoregressive import (
-    BackspaceSampler,
     LaterTokens,
     ModelTokens,
     RandomTokenBackspace,
     UniformTokens,
     UnigramTokens,
     WrongTokens,
-    edit_bound,
 )
 from noiselab.data import vocabulary_size
-from noiselab.evaluation import (
-    by_backspace,
-    by_denoiser,
-    by_surprise,
-    damage,
-    detection,
-    generative_perplexity,
-    token_bytes,
-    validation_bound,
-)
-from noiselab.evaluation.intervals import interval
+from noiselab.evaluation import token_bytes
 from noiselab.files import write_json
 from noiselab.pipeline import DiffusionPipeline
 from noiselab.training import EditLoss, Trainer, real_tokens, small_llama, trained_once
@@ -91,8 +80,8 @@ class Backspace(Autoregressive):
 
     only: tuple[str, ...] = tuple(ARMS)
     """arms to train"""
-    gidd: bool = True
-    """train GIDD+ on the same text too"""
+    gidd: tuple[int, ...] = (1, 4)
+    """train GIDD+ on the same text too, for this many times the steps"""
     judge_steps: int | None = None
     """optimizer steps of the judge, a plain model of twice the layers; twice as many as the arms' if not given"""
     seeds: int = 3
@@ -112,8 +101,8 @@ PRESETS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Train what is not trained yet, evaluate, and write the table; returns its rows."""
+def main(arguments: Sequence[str] | None = None) -> Rows:
+    """Train what is not trained yet, evaluate, and write tables and plot; returns the rows of the tables."""
     options = command_line(PRESETS, arguments)
     unknown = sorted(set(options.only) - set(ARMS))
     if unknown or options.seeds < 2:
@@ -122,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         )
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    preset = (arguments or sys.argv[1:])[0]
     folder = options.run.output
     options = replace(options, run=replace(options.run, output=folder / "plain"))
     tokenizer, train, validation = load_data(options.data, folder / "tokenizer", options.optimization.seed)
@@ -129,28 +119,48 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     size = vocabulary_size(tokenizer)
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     held_out = validation.tokens[validation.real == validation.length].long()
+    if len(held_out) < (options.seeds + 1) * options.samples:
+        raise ValueError(
+            f"{options.seeds} sets of {options.samples} texts, and one for thresholds, must be held out; got {len(held_out)}"
+        )
     ordinary = (set(range(size)) - set(tokenizer.all_special_ids)) | {start}
-    support = torch.tensor(sorted(ordinary | set(held_out.flatten().tolist())))
     sizes = token_bytes(tokenizer)
-    per_byte = held_out.numel() / sizes[held_out].sum().item() / math.log(2)
-
     judge = trained("judge", Arm(0.0), judges(options), folder, train, size, start, None)
-    rows: list[dict[str, Any]] = []
+    measures = Measures(
+        judge,
+        held_out,
+        torch.tensor(sorted(ordinary | set(held_out.flatten().tolist()))),
+        start,
+        size,
+        per_byte=held_out.numel() / sizes[held_out].sum().item(),
+        seeds=options.seeds,
+        samples=options.samples,
+        share=options.share,
+        streams=options.streams,
+    )
+
+    found = Rows([], [], {})
+
+    def evaluated(model: Model) -> None:
+        nonlocal found
+        found += measures.rows(model)
+        write_json(folder / "table.json", asdict(found))
+
     plain = None
     for name in options.only:
         arm = ARMS[name]
         if plain is None and (name == "plain" or arm.wrong == "model"):
             plain = trained("plain", ARMS["plain"], options, folder, train, size, start, None)
         network = plain if name == "plain" else trained(name, arm, options, folder, train, size, start, plain)
-        assert network is not None
         edits = noise(arm, size, start, train, plain)
-        rows += evaluated(name, arm, network, edits, judge, held_out, support, options, size, start)
-        write_json(folder / "table.json", {"rows": rows, "bits_per_byte": per_byte})
-    if options.gidd:
-        rows.append(diffusion(options, folder, held_out, support, judge, start))
-        write_json(folder / "table.json", {"rows": rows, "bits_per_byte": per_byte})
-    print("\n" + table(rows, per_byte))
-    return rows
+        marked = arm.rate > 0 and arm.mistakes != "unmarked"
+        for banned in (False, True) if marked else (True,):
+            evaluated(Model(name, network, arm.semantics, None if banned else edits))
+    for times in options.gidd:
+        evaluated(Model(f"GIDD+, {times} × the tokens", diffusion(preset, times, options, folder)))
+    print("\n" + tables(found))
+    plot(found, folder / "backspace.png")
+    return found
 
 
 def judges(options: Backspace) -> Backspace:
@@ -212,151 +222,32 @@ def trained(
     return trained_once(run.output, build, averaged=averaged, resume=run.resume, cpu=run.cpu, settings=settings)
 
 
-def evaluated(
-    name: str,
-    arm: Arm,
-    network: Any,
-    edits: RandomTokenBackspace,
-    judge: Any,
-    x: torch.Tensor,
-    support: torch.Tensor,
-    options: Backspace,
-    size: int,
-    start: int,
-) -> list[dict[str, Any]]:
-    """The rows of an arm: as it was trained and, if it has backspaces, without them."""
-    x = x.to(network.device)
-    silent = RandomTokenBackspace(size + 1, size, 0.0, UniformTokens(size))
-    marked = arm.rate > 0 and arm.mistakes != "unmarked"
-    found = []
-    for banned in (False, True) if marked else (True,):
-        bias = -math.inf if banned else 0.0
-        asked = Banned(network, size) if banned else network
-        process = silent if banned else edits
-        bound = edit_bound(
-            asked,
-            process,
-            list(x[: options.seeds * options.samples]),
-            start=start,
-            semantics=arm.semantics,
-            deep=False,
-            samples=1 if banned else options.streams,
-            generator=torch.Generator().manual_seed(0),
-        )
-        nats = bound / x.shape[1]
-        row: dict[str, Any] = {"arm": name, "backspaces": "no" if banned else "yes", "exact": banned}
-        row |= {"nats": nats.mean().item(), "error": (nats.std() / len(nats) ** 0.5).item()}
-        sampler = BackspaceSampler(
-            network, process, start=start, semantics=arm.semantics, deep=False, bias=bias, budget=4 * x.shape[1]
-        )
-        measures = []
-        for seed in range(options.seeds):
-            random = torch.Generator().manual_seed(seed)
-            written = sampler.sample(options.samples, length=x.shape[1], generator=random)
-            judged = generative_perplexity(judge, torch.stack(written.texts), start=start)
-            part = x[seed * options.samples : (seed + 1) * options.samples]
-            harm = damage(part, support, options.share, generator=random)
-            suspicion = by_surprise(asked, start=start) if banned else by_backspace(network, size, start=start)
-            seen = detection(suspicion(harm.tokens), harm.wrong)
-            measures.append(
-                {
-                    "judge": judged.nats,
-                    "entropy": judged.entropy,
-                    "distinct": judged.distinct[1],
-                    "taken_back": sum(int((z == size).sum()) for z in written.streams) / options.samples,
-                    "evaluations": sum(written.evaluations) / sum(map(len, written.texts)),
-                    "area": seen.area,
-                    "recall": seen.recall,
-                }
-            )
-        row |= {key: asdict(interval([m[key] for m in measures])) for key in measures[0]}
-        found.append(row)
-    return found
-
-
-class Banned(torch.nn.Module):
-    """A network without its backspace."""
-
-    def __init__(self, network: Any, backspace: int) -> None:
-        super().__init__()
-        self.network, self.backspace = network, backspace
-
-    def forward(self, **inputs: Any) -> torch.Tensor:
-        """Logits, minus infinity for the backspace."""
-        logits = self.network(**inputs).logits.clone()
-        logits[..., self.backspace] = -torch.inf
-        return logits
-
-
-def diffusion(
-    options: Backspace, folder: Path, x: torch.Tensor, support: torch.Tensor, judge: Any, start: int
-) -> dict[str, Any]:
-    """GIDD+ with uniform noise on the same tokens."""
+def diffusion(preset: str, times: int, options: Backspace, folder: Path) -> DiffusionPipeline:
+    """GIDD+ with uniform noise on the same text: that of an earlier run, or trained now."""
     o = options.optimization
-    gidd_plus.main(
-        [
-            *("demo", "--corpus", options.data.corpus, "--tokenizer", str(folder / "tokenizer")),
-            *("--vocab-size", str(options.data.vocab_size), "--validation", str(options.data.validation)),
-            *("--length", str(x.shape[1]), "--steps", str(o.steps), "--batch", str(o.batch)),
-            *("--micro-batch", str(o.micro_batch), "--layers", str(options.layers), "--width", str(options.width)),
-            *("--heads", str(options.heads), "--warmup", str(o.warmup), "--output", str(folder / "gidd")),
-            *("--cpu", str(options.run.cpu), "--evaluate-every", "0", "--p-uniform", "0.2"),
-        ]
-    )
-    pipe = DiffusionPipeline.from_pretrained(folder / "gidd" / "final" / "ema")
-    part = x[: options.seeds * options.samples]
-    bound = validation_bound(
-        pipe.process, pipe.denoiser, part, repeats=8, batch_size=16, generator=torch.Generator().manual_seed(0)
-    )
-    row: dict[str, Any] = {"arm": "GIDD+, p_uniform 0.2", "backspaces": "", "exact": False}
-    row |= {"nats": bound.nelbo, "error": bound.error}
-    measures = []
-    for seed in range(options.seeds):
-        random = torch.Generator().manual_seed(seed)
-        texts = pipe.generate(options.samples, x.shape[1], length=x.shape[1], generator=random, show_progress=False)
-        tokens = torch.tensor([text.tokens for text in texts])
-        judged = generative_perplexity(judge, tokens, start=start)
-        piece = x[seed * options.samples : (seed + 1) * options.samples]
-        harm = damage(piece, support, options.share, generator=random)
-        seen = detection(by_denoiser(pipe.denoiser)(harm.tokens), harm.wrong)
-        measures.append(
-            {
-                "judge": judged.nats,
-                "entropy": judged.entropy,
-                "distinct": judged.distinct[1],
-                "evaluations": 1.0,
-                "area": seen.area,
-                "recall": seen.recall,
-            }
+    output = folder / f"gidd_{times}"
+    weights = output / "final" / "ema"
+    if not weights.is_dir():
+        gidd_plus.main(
+            [
+                *(preset, "--corpus", options.data.corpus, "--tokenizer", str(folder / "tokenizer")),
+                *("--vocab-size", str(options.data.vocab_size), "--validation", str(options.data.validation)),
+                *("--length", str(options.data.length), "--steps", str(times * o.steps), "--batch", str(o.batch)),
+                *("--micro-batch", str(o.micro_batch), "--layers", str(options.layers)),
+                *("--width", str(options.width), "--heads", str(options.heads), "--warmup", str(o.warmup)),
+                *(
+                    "--output",
+                    str(output),
+                    "--cpu",
+                    str(options.run.cpu),
+                    "--evaluate-every",
+                    "0",
+                    "--p-uniform",
+                    "0.2",
+                ),
+            ]
         )
-    return row | {key: asdict(interval([m[key] for m in measures])) for key in measures[0]}
-
-
-COLUMNS = {
-    "judge": "judge, nats per token",
-    "entropy": "entropy",
-    "distinct": "distinct 2-grams",
-    "taken_back": "taken back per text",
-    "evaluations": "evaluations per token",
-    "area": "area under ROC",
-    "recall": "found at 5 % false alarms",
-}
-
-
-def table(rows: list[dict[str, Any]], per_byte: float) -> str:
-    """The rows as a Markdown table."""
-    lines = [
-        f"| arm | backspaces | nats per token | bits per byte | {' | '.join(COLUMNS.values())} |",
-        f"| --- | --- | ---: | ---: | {' | '.join(['---:'] * len(COLUMNS))} |",
-    ]
-    for row in rows:
-        sign = "" if row["exact"] else "≤ "
-        cells = [row["arm"], row["backspaces"], f"{sign}{row['nats']:.3f} ± {1.96 * row['error']:.3f}"]
-        cells.append(f"{sign}{row['nats'] * per_byte:.3f}")
-        for key in COLUMNS:
-            cells.append(f"{row[key]['mean']:.3f} ± {row[key]['half']:.3f}" if key in row else "")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return DiffusionPipeline.from_pretrained(weights)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from ..categorical import uniforms
 from .edits import EditProcess
-from .streams import one_token
+from .streams import last_boundary
 from .wrong_tokens import Without, WrongTokens
 
 
@@ -200,10 +200,7 @@ class StepBackspace(RandomMistakes):
 
     def reach(self, text: list[int]) -> int:
         """Up to the last boundary; if that is the last token, a backspace takes back the step that it ends."""
-        left = one_token(text)
-        while left and text[left - 1] not in self.boundary:
-            left -= 1
-        return left
+        return last_boundary(text, self.boundary)
 
     def __repr__(self) -> str:
         what = f"{self.rate}, {self.wrong_tokens}, boundary={self.boundary}, size={self.size}"

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Collection
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..denoisers import Denoiser
+from ..denoisers.outputs import logits_of
 from .regret import Detector
 
 
@@ -212,8 +212,8 @@ def _started(text: Tensor, start: int, network: nn.Module) -> Int[Tensor, "1 len
 def _laws(network: nn.Module, text: Tensor, start: int) -> Float[Tensor, "read state"]:
     """Log-probabilities of the token behind the start and behind each token, float64."""
     with torch.no_grad():
-        output: Any = network(input_ids=_started(text, start, network))
-    return (output if isinstance(output, Tensor) else output.logits)[0].double().log_softmax(-1).cpu()
+        logits = logits_of(network(input_ids=_started(text, start, network)))
+    return logits[0].double().log_softmax(-1).cpu()
 
 
 def _one_minus_least(law: Float[Tensor, "step state"], step: Int[Tensor, " step"]) -> float:

@@ -6,12 +6,13 @@ token and the next entry is no backspace.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from ..denoisers.outputs import logits_of
 from .edits import EditProcess
 from .streams import Tree
 
@@ -168,8 +169,8 @@ def erasing_log_probability(
             mask[length + 1 :, : length + 1] = below[leaves]  # a leaf sees the text before its place
             mask.diagonal().fill_(True)
             positions = torch.cat([torch.arange(length + 1, device=x.device), leaves + 1])
-            output: Any = network(input_ids=nodes[None], attention_mask=mask[None, None], position_ids=positions[None])
-            logits = (output if isinstance(output, Tensor) else output.logits)[0].double()
+            output = network(input_ids=nodes[None], attention_mask=mask[None, None], position_ids=positions[None])
+            logits = logits_of(output)[0].double()
             tokens = torch.cat([logits[:, :support], logits[:, backspace, None]], -1)
             erased = tokens[length + 1 :].log_softmax(-1)[:, -1].view(len(places), support)
             if ends:
@@ -182,13 +183,13 @@ def erasing_log_probability(
 def _rows(network: nn.Module, z: Tensor, tree: Tree, start: int, semantics: Semantics) -> Tensor:
     """Logits after each entry of the stream, the start first; or at each node of its tree."""
     if semantics == "visible":
-        output: Any = network(input_ids=torch.cat([z.new_tensor([start]), z])[None])
+        output = network(input_ids=torch.cat([z.new_tensor([start]), z])[None])
     else:
         tokens = torch.where(tree.tokens < 0, start, tree.tokens)
         output = network(
             input_ids=tokens[None], attention_mask=tree.ancestors[None, None], position_ids=tree.depths[None]
         )
-    return (output if isinstance(output, Tensor) else output.logits)[0]
+    return logits_of(output)[0]
 
 
 def _without(logits: Tensor, where: Tensor, token: int) -> Tensor:

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..denoisers.outputs import logits_of
+
 
 @runtime_checkable
 class Memory(Protocol):
@@ -16,6 +18,16 @@ class Memory(Protocol):
         self, tokens: Int[Tensor, "row new"], positions: Int[Tensor, "row new"], real: Bool[Tensor, "row new"]
     ) -> Float[Tensor, "row state"]:
         """The logits after the last of new entries. Where `real` is false there is none."""
+        ...
+
+    def read_last(
+        self,
+        tokens: Int[Tensor, "row new"],
+        positions: Int[Tensor, "row new"],
+        real: Bool[Tensor, "row new"],
+        count: int,
+    ) -> Float[Tensor, "row {count} state"]:
+        """The logits after each of the last `count` columns; where `real` is false they say nothing."""
         ...
 
     def forget(self, row: int, count: int) -> None:
@@ -44,11 +56,21 @@ class KeysAndValues:
         self.network, self.cache = network, DynamicCache(config=network.config)
         self.seen: Tensor | None = None
 
-    @torch.no_grad()
     def read(
         self, tokens: Int[Tensor, "row new"], positions: Int[Tensor, "row new"], real: Bool[Tensor, "row new"]
     ) -> Float[Tensor, "row state"]:
         """The logits after the last of new entries."""
+        return self.read_last(tokens, positions, real, 1)[:, -1]
+
+    @torch.no_grad()
+    def read_last(
+        self,
+        tokens: Int[Tensor, "row new"],
+        positions: Int[Tensor, "row new"],
+        real: Bool[Tensor, "row new"],
+        count: int,
+    ) -> Float[Tensor, "row {count} state"]:
+        """The logits after each of the last `count` columns."""
         self.seen = real if self.seen is None else torch.cat([self.seen, real], -1)
         output: Any = self.network(
             input_ids=tokens,
@@ -56,9 +78,9 @@ class KeysAndValues:
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=count,
         )
-        return output.logits[:, -1]
+        return logits_of(output)[:, -count:]
 
     def forget(self, row: int, count: int) -> None:
         """Drop the last real entries of a row."""
@@ -93,15 +115,26 @@ class Rereading:
         self.network = network
         self.rows: list[Tensor] | None = None
 
-    @torch.no_grad()
     def read(
         self, tokens: Int[Tensor, "row new"], positions: Int[Tensor, "row new"], real: Bool[Tensor, "row new"]
     ) -> Float[Tensor, "row state"]:
         """The logits after the last of new entries."""
+        return self.read_last(tokens, positions, real, 1)[:, -1]
+
+    @torch.no_grad()
+    def read_last(
+        self,
+        tokens: Int[Tensor, "row new"],
+        positions: Int[Tensor, "row new"],
+        real: Bool[Tensor, "row new"],
+        count: int,
+    ) -> Float[Tensor, "row {count} state"]:
+        """The logits after each of the last `count` columns."""
         before = [tokens.new_empty(0)] * len(tokens) if self.rows is None else self.rows
         self.rows = [torch.cat([old, new[some]]) for old, new, some in zip(before, tokens, real, strict=True)]
-        outputs: list[Any] = [self.network(input_ids=row[None]) for row in self.rows]
-        return torch.cat([(out if isinstance(out, Tensor) else out.logits)[:, -1] for out in outputs])
+        found = [logits_of(self.network(input_ids=row[None]))[0, -count:] for row in self.rows]
+        # Rows are real at their end: what is missing is missing on the left.
+        return torch.stack([nn.functional.pad(logits, (0, 0, count - len(logits), 0)) for logits in found])
 
     def forget(self, row: int, count: int) -> None:
         """Drop the last entries of a row."""

@@ -1,25 +1,25 @@
 """Going back when someone says that a step was wrong."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .backspace import StepBackspace
-from .decoding import BackspaceSampler, _Row
-from .wrong_tokens import UniformTokens
+from .streams import last_boundary
+from .writing import Row, Writer
 
 Detector: TypeAlias = Callable[[Int[Tensor, " length"]], float]
 """How sure someone is, in [0, 1], that the last step of a text is wrong. The text ends with the end of that step."""
 
 
-class RetryUponRegret(BackspaceSampler):
+class RetryUponRegret(Writer):
     """Writes step by step with a plain model; a step that a detector thinks wrong is erased, and written again.
 
     After `retries` erased steps a text is written as it comes (`Written.spent`), so that a detector that always fires does
-    no more harm than that.
+    no more harm than that. Of a prompt whose last tokens may be taken back (`kept`) the detector is asked too, where it ends
+    with a step; nothing is erased beyond its `kept` tokens.
 
     **Arguments:**
 
@@ -72,13 +72,14 @@ class RetryUponRegret(BackspaceSampler):
                 "threshold must lie in [0, 1), retries and retry_temperature not be negative; "
                 f"got {threshold}, {retries}, {retry_temperature}"
             )
-        erase = StepBackspace(vocab_size + 1, vocab_size, 0, UniformTokens(vocab_size), boundary=boundary, size=1)
+        if not boundary:
+            raise ValueError(f"boundary must have tokens; got {boundary}")
         super().__init__(
-            Plain(network),
-            erase,
+            network,
+            vocab_size=vocab_size,
+            backspace=vocab_size,
             start=start,
             semantics="erasing",
-            bias=-torch.inf,
             budget=retries,
             temperature=temperature,
             edit=edit,
@@ -87,32 +88,26 @@ class RetryUponRegret(BackspaceSampler):
         self.detector, self.boundary, self.threshold = detector, frozenset(boundary), threshold
         self.retry_temperature = float(retry_temperature)
 
-    def _regrets(self, row: _Row) -> bool:
+    def reach(self, text: list[int]) -> int:
+        """Up to the last boundary; if that is the last token, the step that it ends is erased."""
+        return last_boundary(text, self.boundary)
+
+    def check(self, prompt: Int[Tensor, " _"]) -> None:
+        """Whether a prompt is of tokens of the model.
+
+        **Raises:** `ValueError` if not.
+        """
+        if len(prompt) and not 0 <= int(prompt.min()) <= int(prompt.max()) < self.vocab_size:
+            came = f"{int(prompt.min())} to {int(prompt.max())}"
+            raise ValueError(f"tokens must lie in [0, {self.vocab_size}); got {came}")
+
+    def regrets(self, row: Row) -> bool:
+        """Whether the detector is sure that the step that has just ended is wrong."""
         if row.text[-1] not in self.boundary:
             return False
-        spent = self.budget is not None and row.backspaces >= self.budget
-        regrets = not spent and self.detector(torch.tensor(row.text)) > self.threshold
-        row.retrying = regrets
-        return regrets
+        row.retrying = not self.spent(row) and self.detector(torch.tensor(row.text)) > self.threshold
+        return row.retrying
 
-    def _temperature(self, row: _Row) -> float:
+    def temperature_of(self, row: Row) -> float:
+        """That of retries until the erased step has been written again."""
         return self.retry_temperature if row.retrying else self.temperature
-
-
-class Plain(nn.Module):
-    """A network with one token more, which is never written."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.config: Any = getattr(network, "config", None)
-
-    def forward(self, **inputs: Any) -> Any:
-        """The network's answer, with a logit of minus infinity behind the others."""
-        output: Any = self.network(**inputs)
-        logits = output if isinstance(output, Tensor) else output.logits
-        logits = nn.functional.pad(logits, (0, 1), value=-torch.inf)
-        if isinstance(output, Tensor):
-            return logits
-        output.logits = logits
-        return output

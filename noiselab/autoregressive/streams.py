@@ -1,6 +1,6 @@
 """Streams: tokens and backspaces as they were written, and the text that is left of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,6 +15,14 @@ Reach: TypeAlias = Callable[[list[int]], int]
 def one_token(text: list[int]) -> int:
     """A backspace takes back the last token."""
     return len(text) - 1
+
+
+def last_boundary(text: list[int], boundary: Collection[int]) -> int:
+    """A backspace takes back what comes behind the last boundary; if that is the last token, the step that it ends."""
+    left = one_token(text)
+    while left and text[left - 1] not in boundary:
+        left -= 1
+    return left
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,14 +5,16 @@ A wrong token is never the right one: every law here leaves out $x_i$ and shares
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from ..categorical import choose, uniforms
+from ..denoisers.outputs import logits_of
+
+CHUNK = 128  # places at once: few enough for rows of the size of a large vocabulary
 
 
 class WrongTokens(ABC):
@@ -21,6 +23,12 @@ class WrongTokens(ABC):
     A law is written in one method, `mass`; the others are shortcuts where rows of the size of the vocabulary cost too
     much. `possible` says where there is a wrong token at all.
     """
+
+    least: int = 0
+    """So many tokens have mass in every place of any text, or more; shortens `possible`."""
+
+    chunk: int | None = CHUNK
+    """Places at once; None for all of them, where each call costs as much as one for all places."""
 
     @abstractmethod
     def mass(self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
@@ -32,29 +40,56 @@ class WrongTokens(ABC):
         - `places`: where in it.
         """
 
+    def candidates(
+        self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]
+    ) -> tuple[Int[Tensor, " candidate"], Float[Tensor, "place candidate"]]:
+        """What may stand in the places, as a list that is shorter than the vocabulary if it can be.
+
+        **Arguments:**
+
+        - `x`, `places`: as for `mass`.
+
+        **Returns:** tokens in rising order, of which one may come several times, and their masses in each place; those of
+        one token together are its `mass`.
+        """
+        mass = self.mass(x, places)
+        return torch.arange(mass.shape[-1], device=x.device), mass
+
     def possible(self, x: Int[Tensor, " length"]) -> Bool[Tensor, " length"]:
         """Where there is a wrong token to write."""
-        return self._wrong(x, torch.arange(len(x), device=x.device)).sum(-1) > 0
+        if self.least > 1:  # one of them may be the right one
+            return torch.ones_like(x, dtype=torch.bool)
+        found = [(mass > 0).any(-1) for _, mass in self._wrong(x, torch.arange(len(x), device=x.device))]
+        return torch.cat([torch.empty(0, dtype=torch.bool, device=x.device), *found])
 
     def draw(
         self, x: Int[Tensor, " length"], places: Int[Tensor, " place"], *, generator: Generator | None = None
     ) -> Int[Tensor, " place"]:
         """A wrong token for each place, where one is possible."""
-        return choose(self._wrong(x, places), uniforms(len(places), generator=generator, device=x.device))
+        u = uniforms(len(places), generator=generator, device=x.device)
+        found, first = [torch.empty(0, dtype=torch.long, device=x.device)], 0
+        for tokens, mass in self._wrong(x, places):
+            found.append(tokens[choose(mass, u[first : first + len(mass)])])
+            first += len(mass)
+        return torch.cat(found)
 
     def log_probability(
         self, x: Int[Tensor, " length"], places: Int[Tensor, " place"], tokens: Int[Tensor, " place"]
     ) -> Float[Tensor, " place"]:
-        """Log nu of tokens in places, float64; minus infinity for the right token."""
-        mass = self._wrong(x, places)
-        inside = (tokens >= 0) & (tokens < mass.shape[-1])
-        chosen = mass.gather(-1, torch.where(inside, tokens, 0)[:, None])[:, 0]
-        return torch.where(inside, chosen, 0).log() - mass.sum(-1).log()
+        """Log nu of tokens in places, float64; minus infinity for the right token, and where none is possible."""
+        found, first = [torch.empty(0, dtype=torch.float64, device=x.device)], 0
+        for candidates, mass in self._wrong(x, places):
+            these = tokens[first : first + len(mass)]
+            chosen = mass.masked_fill(candidates != these[:, None], 0).sum(-1)
+            found.append(torch.where(chosen > 0, chosen.log() - mass.sum(-1).log(), -math.inf))
+            first += len(mass)
+        return torch.cat(found)
 
-    def _wrong(self, x: Tensor, places: Tensor) -> Tensor:
-        mass = self.mass(x, places).double()
-        right = torch.arange(mass.shape[-1], device=x.device) == x[places, None]
-        return mass.masked_fill(right, 0)
+    def _wrong(self, x: Tensor, places: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Candidates and their masses without the right tokens, for some places after the others."""
+        for some in places.split(self.chunk or max(1, len(places))) if len(places) else ():
+            tokens, mass = self.candidates(x, some)
+            yield tokens, mass.double().masked_fill(tokens == x[some, None], 0)
 
 
 class Without(WrongTokens):
@@ -68,12 +103,21 @@ class Without(WrongTokens):
 
     def __init__(self, wrong: WrongTokens, tokens: Sequence[int]) -> None:
         self.wrong, self.tokens = wrong, tuple(tokens)
+        self.least, self.chunk = wrong.least - len(set(self.tokens)), wrong.chunk
 
     def mass(self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
         """The mass of the law, and nothing on the tokens left out."""
         mass = self.wrong.mass(x, places)
         out = [token for token in self.tokens if token < mass.shape[-1]]
         return mass.index_fill(-1, torch.tensor(out, dtype=torch.long, device=mass.device), 0)
+
+    def candidates(
+        self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]
+    ) -> tuple[Int[Tensor, " candidate"], Float[Tensor, "place candidate"]]:
+        """Those of the law, without mass on the tokens left out."""
+        tokens, mass = self.wrong.candidates(x, places)
+        out = torch.tensor(self.tokens, dtype=torch.long, device=tokens.device)
+        return tokens, mass.masked_fill(torch.isin(tokens, out), 0)
 
     def __repr__(self) -> str:
         return f"Without({self.wrong}, {self.tokens})"
@@ -90,22 +134,19 @@ class UniformTokens(WrongTokens):
     def __init__(self, support: int) -> None:
         if support < 2:
             raise ValueError(f"wrong tokens need at least 2 tokens; got {support}")
-        self.support = support
+        self.support = self.least = support
 
     def mass(self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
         """Ones."""
         return torch.ones(len(places), self.support, dtype=torch.float64, device=x.device)
-
-    def possible(self, x: Int[Tensor, " length"]) -> Bool[Tensor, " length"]:
-        """Everywhere."""
-        return torch.ones_like(x, dtype=torch.bool)
 
     def draw(
         self, x: Int[Tensor, " length"], places: Int[Tensor, " place"], *, generator: Generator | None = None
     ) -> Int[Tensor, " place"]:
         """One of the others."""
         u = uniforms(len(places), generator=generator, device=x.device)
-        drawn = (u * (self.support - 1)).long().clamp(max=self.support - 2)
+        others = self._others(x[places])
+        drawn = torch.minimum((u * others).long(), others - 1)
         return drawn + (drawn >= x[places]).long()
 
     def log_probability(
@@ -113,8 +154,11 @@ class UniformTokens(WrongTokens):
     ) -> Float[Tensor, " place"]:
         """Minus the logarithm of the number of other tokens."""
         allowed = (tokens != x[places]) & (tokens >= 0) & (tokens < self.support)
-        found = torch.full(tokens.shape, -math.log(self.support - 1), dtype=torch.float64, device=x.device)
-        return found.masked_fill(~allowed, -math.inf)
+        return -self._others(x[places]).double().log().masked_fill(~allowed, math.inf)
+
+    def _others(self, right: Tensor) -> Tensor:
+        """How many tokens are wrong; all, where the right one is not of the support, as the end of a step may be."""
+        return self.support - (right < self.support).long()
 
     def __repr__(self) -> str:
         return f"UniformTokens({self.support})"
@@ -135,14 +179,11 @@ class UnigramTokens(WrongTokens):
                 f"got a sum of {float(frequencies.sum()):.4g} and {int((frequencies > 0).sum())} positive"
             )
         self.frequencies = frequencies.double() / frequencies.double().sum()
+        self.least = int((self.frequencies > 0).sum())
 
     def mass(self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
         """The frequencies, in every place."""
         return self.frequencies.to(x.device).expand(len(places), -1)
-
-    def possible(self, x: Int[Tensor, " length"]) -> Bool[Tensor, " length"]:
-        """Everywhere."""
-        return torch.ones_like(x, dtype=torch.bool)
 
     def __repr__(self) -> str:
         return f"UnigramTokens({len(self.frequencies)})"
@@ -168,10 +209,20 @@ class LaterTokens(WrongTokens):
 
     def mass(self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
         """How often each token stands in the later places."""
-        ahead = torch.arange(len(x), device=x.device) - places[:, None]
-        later = (ahead > 0) & (ahead <= (len(x) if self.within is None else self.within))
         counts = torch.zeros(len(places), self.support, dtype=torch.float64, device=x.device)
-        return counts.scatter_add(-1, x.expand(len(places), -1), later.double())
+        return counts.scatter_add(-1, x.expand(len(places), -1), self._later(x, places).double())
+
+    def candidates(
+        self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]
+    ) -> tuple[Int[Tensor, " candidate"], Float[Tensor, "place candidate"]]:
+        """The tokens of the text, once for each place where they stand; of mass 1 if it comes later."""
+        tokens, order = x.sort()
+        return tokens, self._later(x, places)[:, order].double()
+
+    def _later(self, x: Tensor, places: Tensor) -> Tensor:
+        """Which places of the text come later, and near enough."""
+        ahead = torch.arange(len(x), device=x.device) - places[:, None]
+        return (ahead > 0) & (ahead <= (len(x) if self.within is None else self.within))
 
     def __repr__(self) -> str:
         return f"LaterTokens({self.support}{'' if self.within is None else f', within={self.within}'})"
@@ -188,6 +239,8 @@ class ModelTokens(WrongTokens):
     - `temperature`: of its prediction, positive.
     """
 
+    chunk = None
+
     def __init__(self, network: nn.Module, support: int, start: int, temperature: float | int = 1.0) -> None:
         if temperature <= 0:
             raise ValueError(f"temperature must be positive; got {temperature}")
@@ -198,8 +251,7 @@ class ModelTokens(WrongTokens):
         """The model's prediction after the right tokens before each place."""
         before = torch.cat([x.new_tensor([self.start]), x[:-1]])
         device = next(iter(self.network.parameters()), x).device
-        output: Any = self.network(input_ids=before[None].to(device))
-        logits = (output if isinstance(output, Tensor) else output.logits)[0].to(x.device)[places, : self.support]
+        logits = logits_of(self.network(input_ids=before[None].to(device)))[0].to(x.device)[places, : self.support]
         return (logits.double() / self.temperature).softmax(-1)
 
     def possible(self, x: Int[Tensor, " length"]) -> Bool[Tensor, " length"]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..parametrization import Prediction
 from .base import ProjectedDenoiser
 from .dit import ROTARY_BASE, DiT, DiTConfig
+from .outputs import logits_of
 
 
 def load_dit(name: str | Path, dtype: torch.dtype | None = None, revision: str = "main") -> DiT:
@@ -129,8 +130,7 @@ class TransformersDenoiser(ProjectedDenoiser):
         real = real_tokens(z, self.attention_mask, self.padding)
         options = {} if real is None else {"attention_mask": real}
         call: Any = self.model.hidden if self.splits else self.model
-        states = call(z, t.float(), **options)
-        return states if isinstance(states, Tensor) else states.logits
+        return logits_of(call(z, t.float(), **options))
 
     def project(self, hidden: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows state"]:
         """Logits of hidden states."""

@@ -1,50 +1,92 @@
-"""Evaluation: the bound on held-out data, judged samples, self-correction before and after, the exactly known world."""
+"""Evaluation: the bound on held-out data, judged samples, self-correction before and after, forced errors, the known world."""
 
 from .bound import Bound, validation_bound
 from .correction import Correction, self_accuracy, self_correction
 from .correction_grid import GridRow, correction_grid, correction_grid_table
-from .forced_errors import Damage, Detection, Suspicion, by_backspace, by_denoiser, by_surprise, damage, detection
+from .forced_error_study import ForcedErrorRow, forced_error_row, forced_error_table
+from .forced_errors import (
+    Damage,
+    Detection,
+    Suspicion,
+    by_backspace,
+    by_denoiser,
+    by_surprise,
+    damage,
+    detection,
+    other_tokens,
+    threshold_at,
+)
 from .intervals import Interval, interval, paired_difference, wilson
-from .judge import Judgement, distinct, generative_perplexity, text_perplexity, token_entropy
+from .judge import Judgement, distinct, generative_perplexity, text_perplexity, token_entropy, token_nats
 from .known_world import Measures, World, WorldResult, known_world, study, train_in_world
 from .problem_solving import Accuracy, accuracy, filled_solutions, prompt_of, solve, verdicts_of, written_solutions
+from .proofreading import by_proofreading, by_surprise_proofreading
+from .recovery import (
+    Continuation,
+    Recovery,
+    continued_by_infilling,
+    continued_with_backspaces,
+    recovery,
+    recovery_table,
+)
+from .repair import Repair, Revised, Reviser, by_guess, by_self_correction, repair
 from .text import token_bytes
 
 __all__ = [
     "Accuracy",
     "Bound",
+    "Continuation",
     "Correction",
     "Damage",
     "Detection",
+    "ForcedErrorRow",
     "GridRow",
     "Interval",
     "Judgement",
     "Measures",
+    "Recovery",
+    "Repair",
+    "Revised",
+    "Reviser",
     "Suspicion",
     "World",
     "WorldResult",
     "accuracy",
     "by_backspace",
     "by_denoiser",
+    "by_guess",
+    "by_proofreading",
+    "by_self_correction",
     "by_surprise",
+    "by_surprise_proofreading",
+    "continued_by_infilling",
+    "continued_with_backspaces",
     "correction_grid",
     "correction_grid_table",
     "damage",
     "detection",
     "distinct",
     "filled_solutions",
+    "forced_error_row",
+    "forced_error_table",
     "generative_perplexity",
     "interval",
     "known_world",
+    "other_tokens",
     "paired_difference",
     "prompt_of",
+    "recovery",
+    "recovery_table",
+    "repair",
     "self_accuracy",
     "self_correction",
     "solve",
     "study",
     "text_perplexity",
+    "threshold_at",
     "token_bytes",
     "token_entropy",
+    "token_nats",
     "train_in_world",
     "validation_bound",
     "verdicts_of",

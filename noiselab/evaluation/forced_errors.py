@@ -1,8 +1,7 @@
 """Wrong tokens that are known to be wrong: who finds them, and at what price in false alarms."""
 
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,7 +9,8 @@ from torch import Generator, Tensor, nn
 
 from ..categorical import uniforms
 from ..denoisers import Denoiser
-from .bound import evaluating
+from ..denoisers.outputs import logits_of
+from .bound import device_of, evaluating
 
 Suspicion: TypeAlias = Callable[[Int[Tensor, "sequence length"]], Float[Tensor, "sequence length"]]
 """How wrong each token of some sequences seems; only the order of the numbers matters."""
@@ -58,15 +58,32 @@ def damage(
     assert torch.equal(damaged.tokens != 0, damaged.wrong) and 10 < damaged.wrong.sum() < 80
     ```
     """
-    if not 0 < share < 1 or len(support) < 2:
-        raise ValueError(f"share must lie in (0, 1), support have two tokens or more; got {share} and {len(support)}")
-    place = torch.searchsorted(support, x).clamp(max=len(support) - 1)
+    if not 0 < share < 1:
+        raise ValueError(f"share must lie in (0, 1); got {share}")
+    u = uniforms(*x.shape, 2, generator=generator, device=x.device)
+    wrong = u[..., 0] < share
+    return Damage(torch.where(wrong, other_tokens(x, support, u[..., 1]), x), x, wrong)
+
+
+def other_tokens(
+    x: Int[Tensor, "*batch"], support: Int[Tensor, " token"], u: Float[Tensor, "*batch"]
+) -> Int[Tensor, "*batch"]:
+    """In the place of each token another one of the support, any of them alike.
+
+    **Arguments:**
+
+    - `x`, `support`: as for `damage`.
+    - `u`: uniform numbers in [0, 1), one for each token.
+
+    **Raises:** `ValueError` for tokens that are not in the support, or a support of less than two.
+    """
+    if len(support) < 2:
+        raise ValueError(f"support must have two tokens or more; got {len(support)}")
+    place = torch.searchsorted(support, x.contiguous()).clamp(max=len(support) - 1)
     if not torch.equal(support[place], x):
         raise ValueError("the tokens must all be in the support; got others")
-    u = uniforms(*x.shape, 2, generator=generator, device=x.device)
-    steps = 1 + (u[..., 1] * (len(support) - 1)).long().clamp(max=len(support) - 2)
-    wrong = u[..., 0] < share
-    return Damage(torch.where(wrong, support[(place + steps) % len(support)], x), x, wrong)
+    steps = 1 + (u * (len(support) - 1)).long().clamp(max=len(support) - 2)
+    return support[(place + steps) % len(support)]
 
 
 class Detection(NamedTuple):
@@ -102,12 +119,45 @@ def detection(score: Float[Tensor, "*batch"], wrong: Bool[Tensor, "*batch"]) -> 
         raise ValueError(f"there must be wrong tokens and right ones; got {len(bad)} and {len(good)}")
     below, not_above = torch.searchsorted(good, bad), torch.searchsorted(good, bad, right=True)
     area = (below + not_above).double().mean().item() / (2 * len(good))
-    threshold = good[min(len(good) - 1, math.ceil(0.95 * len(good)) - 1)]
-    return Detection(area, (bad > threshold).double().mean().item())
+    return Detection(area, (bad > threshold_at(score, wrong)).double().mean().item())
+
+
+def threshold_at(
+    score: Float[Tensor, "*batch"], wrong: Bool[Tensor, "*batch"], false_alarms: float | int = 0.05
+) -> float:
+    """The threshold above which a score has a given share of right tokens, at most.
+
+    Choose it on other texts than those that are evaluated: on the same ones the share would hold by construction.
+
+    **Arguments:**
+
+    - `score`: high for tokens that seem wrong, as of `by_backspace` or `by_surprise`.
+    - `wrong`: which tokens are wrong; they are not looked at.
+    - `false_alarms`: the share, in [0, 1).
+
+    **Returns:** the smallest score of a right token that will do. Of ties, all stay below.
+
+    **Raises:** `ValueError` for a share out of range, or if no token is right.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.evaluation import threshold_at
+
+    score = torch.arange(100.0)
+    threshold = threshold_at(score, score > 95, false_alarms=0.25)
+    assert (score[:96] > threshold).double().mean() == 0.25
+    ```
+    """
+    good = score[~wrong].flatten().double().cpu().sort().values
+    if not 0 <= false_alarms < 1 or not len(good):
+        raise ValueError(f"false_alarms must lie in [0, 1), tokens be right; got {false_alarms} and {len(good)}")
+    return good[len(good) - 1 - int(false_alarms * len(good) + 1e-9)].item()
 
 
 def by_backspace(network: nn.Module, backspace: int, *, start: int) -> Suspicion:
-    """How likely a model that takes back is to do so just after each token; it has read what comes before.
+    """How probably a model that takes back does so just after each token; it has read what comes before.
 
     **Arguments:**
 
@@ -116,24 +166,31 @@ def by_backspace(network: nn.Module, backspace: int, *, start: int) -> Suspicion
     """
 
     def suspicion(z: Tensor) -> Tensor:
-        return _logits(network, z, start)[:, 1:].log_softmax(-1)[..., backspace]
+        return _logits(network, z, start)[:, 1:].softmax(-1)[..., backspace].to(z.device)
 
     return suspicion
 
 
-def by_surprise(network: nn.Module, *, start: int) -> Suspicion:
+def by_surprise(network: nn.Module, *, start: int, backspace: int | None = None) -> Suspicion:
     """How improbable each token is to an autoregressive model: the baseline that needs no training on mistakes.
 
-    **Arguments:** as for `by_backspace`.
+    **Arguments:**
+
+    - `network`, `start`: as for `by_backspace`.
+    - `backspace`: a token of the model that texts do not contain, if it has one. It has no probability then.
     """
 
     def suspicion(z: Tensor) -> Tensor:
-        return -_logits(network, z, start)[:, :-1].log_softmax(-1).gather(-1, z[..., None])[..., 0]
+        logits = _logits(network, z, start)[:, :-1]
+        if backspace is not None:
+            logits = logits.index_fill(-1, torch.tensor(backspace, device=logits.device), -torch.inf)
+        law = logits.log_softmax(-1)
+        return -law.gather(-1, z.to(law.device)[..., None])[..., 0].to(z.device)
 
     return suspicion
 
 
-def by_denoiser(denoiser: Denoiser, time: float = 0.01) -> Suspicion:
+def by_denoiser(denoiser: Denoiser, time: float | int = 0.01) -> Suspicion:
     """How improbable each token is to a denoiser that sees all the others.
 
     **Arguments:**
@@ -143,14 +200,16 @@ def by_denoiser(denoiser: Denoiser, time: float = 0.01) -> Suspicion:
     """
 
     def suspicion(z: Tensor) -> Tensor:
-        t = torch.full((len(z),), time, dtype=torch.float64, device=z.device)
+        seen = z.to(device_of(denoiser))
+        t = torch.full((len(z),), time, dtype=torch.float64, device=seen.device)
         with torch.no_grad(), evaluating(denoiser):
-            return -denoiser(z, t).double().log_softmax(-1).gather(-1, z[..., None])[..., 0]
+            law = denoiser(seen, t).double().log_softmax(-1)
+        return -law.gather(-1, seen[..., None])[..., 0].to(z.device)
 
     return suspicion
 
 
 def _logits(network: nn.Module, z: Tensor, start: int) -> Tensor:
+    rows = torch.cat([torch.full_like(z[:, :1], start), z], 1).to(device_of(network))
     with torch.no_grad(), evaluating(network):
-        output: Any = network(input_ids=torch.cat([torch.full_like(z[:, :1], start), z], 1))
-    return (output if isinstance(output, Tensor) else output.logits).double()
+        return logits_of(network(input_ids=rows)).double()

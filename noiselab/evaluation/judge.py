@@ -7,13 +7,14 @@ n-grams of the same samples.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..denoisers.outputs import logits_of
 from .bound import device_of, evaluating, mean_and_error
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _judge(judge: nn.Module, texts: list[list[int]], start: int | None, batch_si
     with torch.no_grad(), evaluating(judge):
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
-            total[chosen] = _surprise(judge, [rows[i] for i in chosen], device_of(judge))
+            total[chosen] = _surprise(judge, [rows[i] for i in chosen], device_of(judge)).sum(-1)
     nats, error = mean_and_error(total, scored)
     perplexity = math.exp(nats) if nats < 700 else math.inf
     return Judgement(
@@ -148,8 +149,28 @@ def _judge(judge: nn.Module, texts: list[list[int]], start: int | None, batch_si
     )
 
 
-def _surprise(judge: nn.Module, rows: list[list[int]], device: torch.device) -> Float[Tensor, " batch"]:
-    """-log p of each row given its first token. Padding stands on the right, where a causal model does not look."""
+def token_nats(
+    judge: nn.Module, samples: Int[Tensor, "sample length"], *, start: int, batch_size: int = 16
+) -> Float[Tensor, "sample length"]:
+    """-log p of each token under a causal model, given those before it.
+
+    **Arguments:**
+
+    - `judge`, `samples`, `batch_size`: as for `generative_perplexity`; all tokens are real.
+    - `start`: the token before each sample.
+
+    **Returns:** nats, float64, on the CPU.
+    """
+    rows = [[start, *row] for row in samples.tolist()]
+    found = [torch.empty(0, samples.shape[1], dtype=torch.float64)]
+    with torch.no_grad(), evaluating(judge):
+        for first in range(0, len(rows), batch_size):
+            found.append(_surprise(judge, rows[first : first + batch_size], device_of(judge)))
+    return torch.cat(found)
+
+
+def _surprise(judge: nn.Module, rows: list[list[int]], device: torch.device) -> Float[Tensor, "batch tokens"]:
+    """-log p of all tokens but the first of each row, 0 for padding: on the right, where a causal model does not look."""
     length = max(map(len, rows))
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     real = torch.zeros(len(rows), length, dtype=torch.bool)
@@ -160,11 +181,10 @@ def _surprise(judge: nn.Module, rows: list[list[int]], device: torch.device) -> 
     largest = getattr(getattr(judge, "config", None), "vocab_size", None)
     if largest is not None and int(ids.max()) >= largest:
         raise ValueError(f"samples must lie in the judge's vocabulary of {largest} tokens; got {int(ids.max())}")
-    output: Any = judge(input_ids=ids, attention_mask=real.long())
-    logits = (output if isinstance(output, Tensor) else output.logits)[:, :-1]
+    logits = logits_of(judge(input_ids=ids, attention_mask=real.long()))[:, :-1]
     losses = F.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none")
     # The target decides: a token counts if it is real itself (the token before it then is, with padding on the right).
-    return torch.where(real[:, 1:], losses, 0).sum(-1, dtype=torch.float64).cpu()
+    return torch.where(real[:, 1:], losses, 0).cpu().double()
 
 
 def token_entropy(texts: Sequence[Sequence[int]]) -> float:

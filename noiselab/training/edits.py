@@ -1,7 +1,7 @@
 """The loss of autoregressive models that take things back."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..autoregressive import EditProcess, Semantics, Tree
+from ..denoisers.outputs import logits_of
 from .losses import Batch, real_tokens
 from .noise import Place, row_generators
 
@@ -80,8 +81,8 @@ class EditLoss:
         inputs, rows, labels, banned, weights = (part.to(ids.device) for part in found[:5])
         extra = {name: part.to(ids.device) for name, part in found[5].items()}
         with torch.autocast(ids.device.type, dtype=autocast, enabled=autocast is not None):
-            output: Any = model(input_ids=inputs, **extra)
-        logits = (output if isinstance(output, Tensor) else output.logits).flatten(0, 1)[rows].float()
+            logits = logits_of(model(input_ids=inputs, **extra))
+        logits = logits.flatten(0, 1)[rows].float()
         if banned.any():
             forbidden = torch.zeros_like(logits, dtype=torch.bool)
             forbidden[:, self.edits.backspace] = banned

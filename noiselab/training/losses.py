@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..denoisers.outputs import logits_of
 from ..objectives import Objective, objective_loss
 from ..parametrization import Prediction
 from ..process import NoiseProcess
@@ -66,8 +67,7 @@ def call_network(
 ) -> Float[Tensor, "batch length state"]:
     """Logits of a network with the signature of `noiselab.denoisers.dit.DiT`."""
     extra = {} if mask is None else {"attention_mask": mask}
-    output = model(input_ids=z, timesteps=t.float(), **extra)
-    return output if isinstance(output, Tensor) else output.logits
+    return logits_of(model(input_ids=z, timesteps=t.float(), **extra))
 
 
 def call_denoiser(
@@ -166,8 +166,7 @@ def causal_loss(
     ids, counted = batch["input_ids"].long(), predicted_tokens(batch)
     extra = {"attention_mask": batch["attention_mask"]} if "attention_mask" in batch else {}
     with torch.autocast(ids.device.type, dtype=autocast, enabled=autocast is not None):
-        output = model(input_ids=ids, **extra)
-    logits = (output if isinstance(output, Tensor) else output.logits)[:, :-1]
+        logits = logits_of(model(input_ids=ids, **extra))[:, :-1]
     losses = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
     return share(losses.view(counted.shape), counted, place, tokens)
 

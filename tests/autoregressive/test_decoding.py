@@ -7,6 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from noiselab.autoregressive import (
     BackspaceSampler,
     RandomTokenBackspace,
+    Rereading,
     StepBackspace,
     UniformTokens,
     erasing_log_probability,
@@ -98,6 +99,127 @@ def test_cached_equals_reread_and_batched_equals_alone(llama, semantics, deep, k
         assert torch.equal(text[: len(prompt)], prompt)  # a prompt is never taken back
         if kind == "tokens":
             assert torch.equal(KINDS[kind].clean(torch.cat([prompt, stream])), text)
+
+
+def generator_after(seed, decisions):
+    generator = torch.Generator().manual_seed(seed)
+    torch.rand(decisions, generator=generator, dtype=torch.float64)
+    return generator
+
+
+def goes_on_as_if_it_had_written_the_prompt(sampler, begin, written, mark, tries=16, **settings):
+    """Cut streams before their first erasure: from there the same random numbers must give the same rest.
+
+    Returns how often the first thing that was done to the prompt was to take back of it.
+    """
+    prompts, kept, whole, random = [], [], [], []
+    for seed in range(tries):
+        one = sampler.sample([begin], generator=generators(seed), **settings)
+        stream = one.streams[0].tolist()
+        if stream[:written].count(mark) or len(stream) <= written:
+            continue
+        prompts.append(torch.cat([begin, one.streams[0][:written]]))
+        kept.append(len(begin))
+        whole.append(one)
+        random.append(generator_after(seed, written))
+    assert len(prompts) > 3
+    rest = sampler.sample(prompts, kept=kept, generator=random, **settings)
+    for number, one in enumerate(whole):
+        assert torch.equal(rest.streams[number], one.streams[0][written:])
+        assert torch.equal(rest.texts[number], one.texts[0])
+        assert rest.stopped[number] == one.stopped[0] and rest.spent[number] == one.spent[0]
+        assert [revision[1:2] + revision[3:] for revision in rest.revisions if revision.sequence == number] == [
+            revision[1:2] + revision[3:] for revision in one.revisions
+        ]
+    return sum(stream[:1].tolist() == [mark] for stream in rest.streams)
+
+
+@pytest.mark.parametrize("semantics", ["visible", "erasing"])
+@pytest.mark.parametrize("deep", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_may_be_taken_back_of_a_prompt_is_as_if_written(semantics, deep, kind):
+    network = Table(9, seed=3, shy=-0.5)
+    sampler = BackspaceSampler(
+        network, KINDS[kind], start=0, semantics=semantics, deep=deep, cache=False, tabu=True, budget=8
+    )
+    begin = torch.tensor([1, 5])
+    assert goes_on_as_if_it_had_written_the_prompt(sampler, begin, 3, 8, length=8, most=30) > 0
+
+
+@pytest.mark.parametrize("semantics", ["visible", "erasing"])
+def test_a_prompt_of_which_all_may_be_taken_back_has_the_law_of_streams_that_begin_so(semantics):
+    network, first = Table(4, seed=2, shy=1.0), 0
+    law = torch.zeros(9, dtype=torch.float64)
+    for z, text in streams(2, 8):
+        if z[0] == first:
+            log_p = stream_log_probability(network, EDITS, torch.tensor(z), start=START, semantics=semantics)
+            law[3 * text[0] + text[1]] += log_p.exp()
+    law = law / law.sum()
+    sampler = BackspaceSampler(network, EDITS, start=START, semantics=semantics, cache=False)
+    written = sampler.sample([torch.tensor([first])] * 800, length=2, kept=0, generator=generators(0)[0])
+    counts = torch.bincount(torch.stack(written.texts) @ torch.tensor([3, 1]), minlength=9).double()
+    assert law[3:].sum() > 0.05  # it is taken back often enough to be missed
+    assert all(written.stopped) and chi_square(counts, law) > 1e-3
+
+
+@pytest.mark.parametrize("semantics", ["visible", "erasing"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_cached_equals_reread_where_prompts_may_be_taken_back(llama, semantics, kind):
+    settings = {"start": 0, "semantics": semantics, "bias": 3.0}
+    cached = BackspaceSampler(llama, KINDS[kind], **settings)
+    reread = BackspaceSampler(llama, KINDS[kind], cache=False, **settings)
+    prompts = [torch.tensor([1, 7, 2, 5]), *PROMPTS[1:]]
+    kept = [1, 0, 0, 2]
+    one, two = (
+        sampler.sample(prompts, length=12, most=60, kept=kept, generator=generators(0, 1, 2, 3))
+        for sampler in (cached, reread)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one.streams, two.streams, strict=True))
+    assert one.revisions == two.revisions and one.evaluations == two.evaluations
+    assert any(revision.position < len(prompts[revision.sequence]) for revision in one.revisions)
+    for number, (prompt, some, text) in enumerate(zip(prompts, kept, one.texts, strict=True)):
+        assert torch.equal(text[:some], prompt[:some])
+        alone = cached.sample([prompt], length=12, most=60, kept=some, generator=generators(number))
+        assert torch.equal(alone.streams[0], one.streams[number])
+        assert alone.evaluations[0] == one.evaluations[number]
+        if kind == "tokens":
+            assert torch.equal(KINDS[kind].clean(torch.cat([prompt, one.streams[number]])), text)
+        # The prompt is one, and then each token that was written; its own tokens are not read again.
+        backspaces = int((one.streams[number] == 8).sum())
+        read = len(one.streams[number]) - (backspaces if semantics == "erasing" else 0)
+        assert not one.stopped[number] or one.evaluations[number] == 1 + read
+
+
+@pytest.mark.parametrize("semantics", ["visible", "erasing"])
+def test_positions_are_those_of_what_is_read(semantics, monkeypatch):
+    """Networks that know only distances, as a Llama, would not tell."""
+    reads = []
+
+    class Watched(Rereading):
+        def read_last(self, tokens, positions, real, count):
+            found = super().read_last(tokens, positions, real, count)
+            for row, some, here in zip(self.rows, real, positions, strict=True):
+                assert here[some].tolist() == list(range(len(row)))[-int(some.sum()) :]
+                reads.append(len(row))
+            return found
+
+    monkeypatch.setattr("noiselab.autoregressive.writing.Rereading", Watched)
+    sampler = BackspaceSampler(Table(9, seed=3), KINDS["tokens"], start=0, semantics=semantics, cache=False, bias=1.0)
+    sampler.sample(PROMPTS, length=6, most=20, kept=[1, 0, 0, 2], generator=generators(0, 1, 2, 3))
+    assert len(reads) > 12
+
+
+def test_kept_must_lie_in_the_prompt(llama):
+    sampler = BackspaceSampler(llama, KINDS["tokens"], start=0)
+    prompts = [torch.tensor([1, 2, 3]), torch.tensor([4])]
+    for wrong in (-1, 2, [1], [3, 2], [1, 1, 1], [-1, 0]):
+        with pytest.raises(ValueError, match="kept must lie"):
+            sampler.sample(prompts, length=8, kept=wrong)
+    with pytest.raises(ValueError, match="kept must lie"):
+        sampler.sample(2, length=8, kept=1)
+    whole = sampler.sample(prompts, length=8, kept=[3, 1], generator=generators(0, 1))
+    default = sampler.sample(prompts, length=8, generator=generators(0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(whole.streams, default.streams, strict=True))
 
 
 def test_evaluations_are_what_the_network_reads(llama):

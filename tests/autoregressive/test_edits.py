@@ -12,6 +12,7 @@ from noiselab.autoregressive import (
     UniformTokens,
     UnigramTokens,
     Without,
+    WrongTokens,
     tree_of,
 )
 from noiselab.testing import check_edits
@@ -24,6 +25,7 @@ WRONG = {
     "later within": LaterTokens(4, within=1),
     "model": ModelTokens(Table(5, seed=1), 4, start=0),
     "without": Without(UniformTokens(4), [1]),
+    "later without": Without(LaterTokens(4, within=3), [1, 3]),
 }
 PROCESSES = {
     **{f"token, {name}": RandomTokenBackspace(5, BACK, 0.3, wrong) for name, wrong in WRONG.items()},
@@ -88,6 +90,66 @@ def test_wrong_tokens_have_their_law(name):
         share = torch.bincount(drawn, minlength=4) / n
         assert ((share - law).abs() <= 4.5 * (law * (1 - law) / n).sqrt() + 1e-9).all()
     assert (wrong.log_probability(x, places, torch.full_like(places, 4)) == -torch.inf).all()
+
+
+SHORTCUTS = {
+    **WRONG,
+    "uniform, more tokens": UniformTokens(3),  # texts with tokens that are never drawn, as the end of a step
+    "two unigrams": UnigramTokens(torch.tensor([0.0, 0.7, 0.0, 0.3])),
+    "nothing left": Without(UniformTokens(4), [0, 1, 3]),
+    "unigram without": Without(UnigramTokens(torch.tensor([0.5, 0.3, 0.2, 0.0])), [0]),
+    "model without": Without(ModelTokens(Table(5, seed=1), 4, start=0), [2, 9]),
+    "without twice": Without(Without(LaterTokens(4), [0]), [0, 2]),
+}
+
+
+@pytest.mark.parametrize("name", SHORTCUTS)
+@pytest.mark.parametrize("chunk", [7, None])
+def test_shortcuts_of_wrong_tokens_are_their_definition(name, chunk, monkeypatch):
+    wrong, n = SHORTCUTS[name], 40
+    monkeypatch.setattr(wrong, "chunk", chunk)
+
+    def grid(count, *, generator, device):  # in place of random numbers: one draw from each part of [0, 1)
+        return (torch.arange(count, dtype=torch.float64) % n + 0.5) / n
+
+    monkeypatch.setattr("noiselab.autoregressive.wrong_tokens.uniforms", grid)
+    for text in ([0, 2, 1, 2, 2, 0], [3, 3, 3], [1, 1, 3, 0, 1, 3, 3, 2], [2], []):
+        x = torch.tensor(text, dtype=torch.long)
+        mass = wrong.mass(x, torch.arange(len(x))).double().clone()
+        for place, right in enumerate(text):
+            mass[place, right:][:1] = 0
+        possible = wrong.possible(x)
+        assert torch.equal(possible, mass.sum(-1) > 0)
+        places = possible.nonzero()[:, 0]
+        law = mass[places] / mass[places].sum(-1, keepdim=True)
+        law = torch.nn.functional.pad(law, (0, 6 - law.shape[1]))  # tokens outside are impossible
+        where, what = places.repeat_interleave(6), torch.arange(6).repeat(len(places))
+        found = wrong.log_probability(x, where, what).view(len(places), 6)
+        torch.testing.assert_close(found.exp(), law, rtol=1e-12, atol=0)
+        drawn = wrong.draw(x, places.repeat_interleave(n)).view(len(places), n)
+        shares = torch.nn.functional.one_hot(drawn, 6).sum(1) / n
+        assert (shares - law).abs().max() <= 1 / n + 1e-12 if len(places) else not drawn.numel()
+        assert not (shares[law == 0]).any()
+        nowhere = (~possible).nonzero()[:, 0]
+        assert (wrong.log_probability(x, nowhere, (x[nowhere] + 1) % 4) == -torch.inf).all()
+
+
+def test_every_kind_of_wrong_tokens_is_compared_with_its_definition():
+    kinds, left = set(), [WrongTokens]
+    while left:
+        left += (more := left.pop().__subclasses__())
+        kinds.update(kind for kind in more if kind.__module__.startswith("noiselab."))
+    assert kinds == {type(wrong) for wrong in SHORTCUTS.values()}
+
+
+def test_later_tokens_need_no_rows_of_the_size_of_the_vocabulary(monkeypatch):
+    monkeypatch.delattr(LaterTokens, "mass")
+    monkeypatch.setattr(LaterTokens, "__abstractmethods__", frozenset())
+    x = torch.arange(1000) % 7
+    for wrong in (LaterTokens(10**12, within=5), Without(LaterTokens(10**12), [3, 4])):
+        places = wrong.possible(x).nonzero()[:, 0]
+        tokens = wrong.draw(x, places, generator=torch.Generator().manual_seed(0))
+        assert wrong.log_probability(x, places, tokens).isfinite().all() and len(places) > 900
 
 
 def test_later_tokens_come_later():

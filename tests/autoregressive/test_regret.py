@@ -1,7 +1,7 @@
 import pytest
 import torch
 from networks import Table
-from test_decoding import chi_square, generators, llama  # noqa: F401
+from test_decoding import chi_square, generators, goes_on_as_if_it_had_written_the_prompt, llama  # noqa: F401
 
 from noiselab.autoregressive import BackspaceSampler, RandomTokenBackspace, RetryUponRegret, UniformTokens
 
@@ -84,6 +84,54 @@ def test_cached_equals_reread_and_batched_equals_alone(llama):  # noqa: F811
         assert torch.equal(one.texts[seed][: len(prompt)], prompt)
 
 
+def test_what_may_be_taken_back_of_a_prompt_is_as_if_written():
+    """Its last step among it: where the prompt ends with a boundary the detector is asked before anything is written."""
+    network, begin = Table(9, seed=3), torch.tensor([1, 7, 5])
+    hates = lambda text: float(sum(text.tolist()) % 2)  # noqa: E731
+    settings = {"retries": 6, "cache": False, "temperature": 0.9, "retry_temperature": 1.3}
+    for boundary in ([7, 3, 1, 4], [2, 3]):
+        sampler = RetryUponRegret(network, hates, vocab_size=9, boundary=boundary, start=0, **settings)
+        for written in (1, 3):
+            erased = goes_on_as_if_it_had_written_the_prompt(sampler, begin, written, 9, tries=30, length=10)
+            assert erased > 0 or len(boundary) == 2
+
+
+def test_a_prompt_is_erased_to_its_last_boundary_but_no_further_than_is_kept(llama):  # noqa: F811
+    asked = []
+
+    def hates_the_first(text):
+        asked.append(text.tolist())
+        return float(len(asked) == 1)
+
+    often = 4.0 * torch.nn.functional.one_hot(torch.tensor(7), 9)  # so that steps end
+    settings = {"vocab_size": 9, "boundary": [7], "start": 0, "retries": 5, "edit": lambda logits: logits + often}
+    for prompt, kept, left in (([1, 7, 2, 3], 0, 2), ([1, 7, 2, 3], 3, 3), ([1, 2], 0, 0), ([1, 7, 2, 7], 1, 2)):
+        for cache in (True, False):
+            asked.clear()
+            sampler = RetryUponRegret(llama, hates_the_first, cache=cache, **settings)
+            written = sampler.sample([torch.tensor(prompt)], length=40, kept=kept, generator=generators(1))
+            where = written.streams[0].tolist().index(9)
+            assert asked[0] == prompt + written.streams[0][:where].tolist()
+            assert min(revision.position for revision in written.revisions) == left
+            assert written.texts[0][:left].tolist() == prompt[:left]
+            assert (where == 0) == (prompt[-1] == 7)  # a prompt that ends with a step is judged as it is
+
+
+def test_cached_equals_reread_where_prompts_may_be_taken_back(llama):  # noqa: F811
+    hates = lambda text: float(sum(text.tolist()) % 3 == 0)  # noqa: E731
+    settings = {"vocab_size": 9, "boundary": [7, 3], "start": 0, "retries": 5}
+    prompts = [torch.tensor([1, 7, 2, 5]), torch.tensor([4]), torch.tensor([6, 2, 3, 5, 7])]
+    one, two = (
+        RetryUponRegret(llama, hates, cache=cache, **settings).sample(
+            prompts, length=16, kept=[0, 1, 2], generator=generators(0, 1, 2)
+        )
+        for cache in (True, False)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one.streams, two.streams, strict=True))
+    assert one.revisions == two.revisions and one.evaluations == two.evaluations
+    assert any(revision.position < len(prompts[revision.sequence]) for revision in one.revisions)
+
+
 def test_greedy_tries_again_at_the_temperature_of_retries(llama):  # noqa: F811
     """A greedy model would write the same step again."""
     settings = {"vocab_size": 9, "start": 0, "temperature": 0, "retries": 40}
@@ -102,3 +150,8 @@ def test_what_does_not_fit_is_refused(llama):  # noqa: F811
     for wrong in ({"threshold": 1.0}, {"retries": -1}, {"retry_temperature": -1.0}):
         with pytest.raises(ValueError, match="threshold"):
             sampler_of(llama, lambda text: 0.0, **wrong)
+    with pytest.raises(ValueError, match="boundary must have tokens"):
+        RetryUponRegret(llama, lambda text: 0.0, vocab_size=9, boundary=[], start=0)
+    for prompt in ([1, 4], [-1]):  # 4 stands for an erasure
+        with pytest.raises(ValueError, match=r"lie in \[0, 4\)"):
+            sampler_of(llama, lambda text: 0.0).sample([torch.tensor(prompt)], length=4)

@@ -1,39 +1,9 @@
 import pytest
 import torch
+from readers import INITIAL, TRANSITION, Chain, data
 
 import noiselab as nl
-from noiselab.evaluation import by_backspace, by_denoiser, by_surprise, damage, detection
-
-INITIAL = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
-TRANSITION = torch.tensor(
-    [[0.94, 0.02, 0.02, 0.02], [0.02, 0.02, 0.94, 0.02], [0.02, 0.94, 0.02, 0.02], [0.3, 0.3, 0.3, 0.1]],
-    dtype=torch.float64,
-)
-
-
-class Chain(torch.nn.Module):
-    """A causal model of the chain that takes a token back as often as Bayes says it was uniform noise of rate p."""
-
-    def __init__(self, rate):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, input_ids):
-        before = torch.where(input_ids == 5, 0, input_ids)
-        law = torch.where((input_ids == 5)[..., None], INITIAL, TRANSITION[before])  # of what comes next
-        nu = (1 - law) / 3  # any other token, averaged over the right one: sum_x P(x) [v != x] / 3
-        mixed = (1 - self.rate) * law + self.rate * nu
-        # The row at a token says whether it is taken back, by the law of the row before.
-        back = torch.zeros(input_ids.shape, dtype=torch.float64)
-        at = mixed[:, :-1].gather(-1, before[:, 1:, None])[..., 0]
-        back[:, 1:] = self.rate * nu[:, :-1].gather(-1, before[:, 1:, None])[..., 0] / at
-        return torch.cat([mixed * (1 - back[..., None]), back[..., None]], -1).log()
-
-
-def data(n=400, length=24):
-    process = nl.masked(vocab_size=5, mask_id=4)
-    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
-    return oracle.sample(n, length, generator=torch.Generator().manual_seed(0))
+from noiselab.evaluation import by_backspace, by_denoiser, by_surprise, damage, detection, threshold_at
 
 
 def test_the_area_is_the_share_of_pairs_in_the_right_order():
@@ -46,6 +16,18 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order():
     assert detection(-score, wrong).area == pytest.approx(1 - by_hand, abs=1e-12)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 0.999])
+def test_no_lower_threshold_has_as_few_false_alarms(share):
+    random = torch.Generator().manual_seed(0)
+    score = torch.randint(40, (2, 100), generator=random).double()  # with ties
+    wrong = torch.rand(2, 100, generator=random) < 0.3
+    good = score[~wrong]
+    threshold = threshold_at(score, wrong, share)
+    assert (good > threshold).double().mean() <= share and (good >= threshold).double().mean() > share
+    if share == 0.05:
+        assert detection(score, wrong).recall == (score[wrong] > threshold).double().mean()
+
+
 def test_a_detector_without_knowledge_is_worth_nothing():
     random = torch.Generator().manual_seed(0)
     found = detection(torch.rand(20_000, generator=random), torch.rand(20_000, generator=random) < 0.2)
@@ -55,10 +37,9 @@ def test_a_detector_without_knowledge_is_worth_nothing():
 def test_backspaces_of_the_bayes_optimum_order_tokens_as_their_surprise_does():
     """b = p nu / ((1 - p) P + p nu) falls with P when nu does not depend on the token: both detect alike."""
     harm = damage(data(), torch.arange(4), 0.1, generator=torch.Generator().manual_seed(1))
-    model = Chain(0.1)
     back, surprise = (
         detection(way(harm.tokens).mul(1e6).round(), harm.wrong)  # equal ones are ties
-        for way in (by_backspace(model, 4, start=5), by_surprise(_plain(model), start=5))
+        for way in (by_backspace(Chain(0.1), 4, start=5), by_surprise(Chain(0.1, backspaces=False), start=5))
     )
     assert back.area == pytest.approx(surprise.area, abs=1e-9) and back.area > 0.9
 
@@ -88,18 +69,11 @@ def test_what_does_not_fit_is_refused():
             damage(torch.zeros(1, 4, dtype=torch.long), torch.arange(3), share)
     with pytest.raises(ValueError, match="in the support"):
         damage(torch.full((1, 4), 9), torch.arange(3), 0.5)
+    with pytest.raises(ValueError, match="support must have"):
+        damage(torch.zeros(1, 4, dtype=torch.long), torch.arange(1), 0.5)
+    with pytest.raises(ValueError, match="false_alarms"):
+        threshold_at(torch.zeros(3), torch.zeros(3, dtype=torch.bool), 1.0)
+    with pytest.raises(ValueError, match="tokens be right"):
+        threshold_at(torch.zeros(3), torch.ones(3, dtype=torch.bool))
     with pytest.raises(ValueError, match="wrong tokens and right ones"):
         detection(torch.zeros(3), torch.ones(3, dtype=torch.bool))
-
-
-def _plain(model):
-    return Function(lambda input_ids: model(input_ids)[..., :4])
-
-
-class Function(torch.nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, input_ids):
-        return self.function(input_ids)

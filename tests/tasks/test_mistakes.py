@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from written import WRITTEN
 
 from noiselab.tasks.igsm import ProblemMistakes, Rule, SmallProblem, Words, draw_problem, draw_small
 from noiselab.testing import check_edits
@@ -15,19 +16,6 @@ from noiselab.testing import check_edits
 SEEDS = st.integers(0, 2**32)
 KINDS = ("retry", "weak", "miss", "filler")
 WORDS = Words("nano")
-WRITTEN = SmallProblem(
-    "nano",
-    (
-        ("gnu", Rule(("fox", "dog"))),
-        ("ant", Rule(("elk", "bee"))),
-        ("bee", Rule((), 4)),
-        ("dog", Rule(("bee", "cat"))),
-        ("fox", Rule((), 2)),
-        ("elk", Rule(("dog",))),
-        ("cat", Rule(("bee",), 3)),
-    ),
-    ("bee", "cat", "dog", "elk", "ant"),
-)
 X = WORDS.encode(WRITTEN.answer)
 POOLS = {
     "retry": ("cat dog elk ant gnu", "dog elk ant gnu", "elk ant gnu", "ant gnu", "gnu"),

@@ -6,39 +6,35 @@ from test_recipes import SMALL, load, texts  # noqa: F401
 
 def test_the_whole_comparison(tmp_path, texts, capsys):  # noqa: F811
     recipe = load("backspace")
-    few = [
-        "--seeds",
-        "2",
-        "--samples",
-        "6",
-        "--streams",
-        "2",
-        "--share",
-        "0.3",
-        "--only",
-        "plain",
-        "erasing",
-        "visible, model",
+    few = ["--seeds", "3", "--samples", "2", "--streams", "2", "--share", "0.3", "--gidd", "1"]
+    arms = ["--only", "plain", "erasing", "visible, model"]
+    arguments = ["demo", *SMALL, *texts, *few, *arms, "--output", str(tmp_path / "run")]
+    found = recipe.main(arguments)
+    models = [
+        *("plain, without backspaces", "erasing, with backspaces", "erasing, without backspaces"),
+        *("visible, model, with backspaces", "visible, model, without backspaces", "GIDD+, 1 × the tokens"),
     ]
-    arguments = ["demo", *SMALL, *texts, *few, "--output", str(tmp_path / "run")]
-    rows = recipe.main(arguments)
-    assert [(row["arm"], row["backspaces"]) for row in rows] == [
-        ("plain", "no"),
-        ("erasing", "yes"),
-        ("erasing", "no"),
-        ("visible, model", "yes"),
-        ("visible, model", "no"),
-        ("GIDD+, p_uniform 0.2", ""),
-    ]
-    for row in rows:
-        assert 0 < row["nats"] < 8 and 0 <= row["area"]["mean"] <= 1
+    assert [row["model"] for row in found.texts] == models
+    for row in found.texts:
+        assert 0 < row["nats"] < 8
         # Without a backspace nothing is taken back; a text costs one evaluation for each token, and one to let it stand.
-        if row["backspaces"] == "no":
+        if "without" in row["model"]:
             assert row["taken_back"]["mean"] == 0
             assert row["evaluations"]["mean"] == pytest.approx(1 + 1 / 16)
-    assert any(row["backspaces"] == "yes" and row["taken_back"]["mean"] > 0 for row in rows)
+    assert any("with backspaces" in row["model"] and row["taken_back"]["mean"] > 0 for row in found.texts)
+    diffusion = [f"{models[-1]}, {way}" for way in ("best guess", "self-correction")]
+    assert [row.model for row in found.forced_errors] == [*models[:-1], *diffusion]
+    for row in found.forced_errors:
+        assert 0 <= row.area.mean <= 1 and row.fixed.mean + row.changed_wrongly.mean <= 1
+    assert list(found.recovery) == [*models, f"{models[-1]}, self-correction"]
+    for rows in found.recovery.values():
+        assert [row.errors for row in rows] == [0, 1, 2, 4] and rows[0].cost.mean == 0
+    # Only who may take back can mend the end of a prompt.
+    assert all(row.fixed.mean == 0 for row in found.recovery["erasing, without backspaces"])
     printed = capsys.readouterr().out
-    assert "| plain | no |" in printed and "| GIDD+, p_uniform 0.2 |" in printed
-    assert json.loads((tmp_path / "run" / "table.json").read_text())["rows"] == rows
+    assert all(printed.count(f"| {model} |") >= 2 for model in models[:-1])
+    written = json.loads((tmp_path / "run" / "table.json").read_text())
+    assert written["texts"] == found.texts and len(written["forced_errors"]) == len(found.forced_errors)
+    assert (tmp_path / "run" / "backspace.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="only must be among"):
         recipe.main([*arguments[:-2], "--only", "nobody", "--output", str(tmp_path / "run")])

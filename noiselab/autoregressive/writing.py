@@ -1,0 +1,323 @@
+"""Writing token by token, when tokens can be taken back: what all writers share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+
+from ..categorical import Randomness, choose, uniforms
+from ..samplers.revisions import Revision
+from .likelihood import Semantics
+from .memory import KeysAndValues, Memory, Rereading
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """What was written, and how.
+
+    **Arguments:**
+
+    - `texts`: what stands at the end, the prompt among it.
+    - `streams`: all that was written behind each prompt, backspaces too. An erasure that no model wrote, that of
+      `RetryUponRegret`, stands there as the token behind those of the model.
+    - `revisions`: each token that was taken back, with the one that was then written in its place; step counts the entries
+      of the stream.
+    - `evaluations`: how many entries the network read for each text, those of the prompt counted as one.
+    - `stopped`: whether each text came to its end; false where the limit on entries was met before.
+    - `spent`: whether each text has used up its budget of backspaces.
+    """
+
+    texts: list[Tensor]
+    streams: list[Tensor]
+    revisions: list[Revision]
+    evaluations: list[int]
+    stopped: list[bool]
+    spent: list[bool]
+
+
+@dataclass
+class Row:
+    """One text while it is written.
+
+    **Arguments:**
+
+    - `number`: which text of the batch it is.
+    - `text`: what stands now; `prompt`: how many tokens it began with; `kept`: how many can not be taken back.
+    - `logits`: after the first `kept` tokens and after each longer text up to this one; for the visible semantics after all
+      that was read, alone.
+    - `tabu`: what was taken back behind the first `kept` tokens and behind each longer text.
+    - `stream`: what was written.
+    - `replaced`: tokens that were taken back and whose place is empty still.
+    - `again`: whether the last entry took something back.
+    - `retrying`: whether something was taken back and its step is not finished again.
+    - `backspaces`, `evaluations`: how many so far.
+    - `done`: whether nothing more is written; `stopped`: because the text came to its end.
+    """
+
+    number: int
+    text: list[int]
+    prompt: int
+    kept: int
+    logits: list[Tensor] = field(default_factory=list)
+    tabu: list[set[int]] = field(default_factory=list)
+    stream: list[int] = field(default_factory=list)
+    replaced: dict[int, int] = field(default_factory=dict)
+    again: bool = False
+    retrying: bool = False
+    backspaces: int = 0
+    evaluations: int = 0
+    done: bool = False
+    stopped: bool = False
+
+
+@dataclass
+class _Task:
+    """What is the same for all texts of a call."""
+
+    memory: Memory
+    generator: Randomness
+    length: int
+    end: int | None
+    most: int
+    revisions: list[Revision]
+
+
+class Writer(ABC):
+    """Writes some texts at once, each token by token, and takes some of them back.
+
+    A writer says in `reach` how much is taken back, and in `check` which prompts it takes. Who takes back is said in
+    `adjusted`, the model itself with the token `backspace`, or in `regrets`, someone else.
+
+    **Arguments:**
+
+    - `network`: a causal model of transformers; without `cache` any that is called with `input_ids`.
+    - `vocab_size`: how many tokens can be written; logits behind them are left out.
+    - `backspace`: what stands in the stream where something was taken back. If it is below `vocab_size`, the model itself
+      can write it.
+    - `start`: the token before each text.
+    - `semantics`, `budget`, `tabu`, `temperature`, `edit`, `cache`: as for `BackspaceSampler`.
+
+    **Raises:** `ValueError` for settings out of range.
+
+    **Example:**
+
+    ```python
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from noiselab.autoregressive import Writer
+
+    class NoSeven(Writer):  # begins again when it reads a 7
+        def reach(self, text):
+            return 0
+
+        def check(self, prompt):
+            pass
+
+        def regrets(self, row):
+            return row.text[-1] == 7
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    network = LlamaForCausalLM(LlamaConfig(vocab_size=10, **sizes)).eval()
+    writer = NoSeven(network, vocab_size=10, backspace=10, start=0, semantics="erasing")
+    written = writer.sample(2, length=5, most=1000, generator=torch.Generator().manual_seed(0))
+    assert not any(7 in text for text in written.texts)
+    ```
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        vocab_size: int,
+        backspace: int,
+        start: int,
+        semantics: Semantics = "visible",
+        budget: int | None = None,
+        tabu: bool = False,
+        temperature: float | int = 1.0,
+        edit: Callable[[Float[Tensor, " state"]], Float[Tensor, " state"]] | None = None,
+        cache: bool = True,
+    ) -> None:
+        if semantics not in ("visible", "erasing"):
+            raise ValueError(f"semantics must be 'visible' or 'erasing'; got {semantics!r}")
+        if not temperature >= 0 or (budget is not None and budget < 0):
+            raise ValueError(f"temperature and budget must not be negative; got {temperature} and {budget}")
+        self.network, self.vocab_size, self.backspace, self.start = network, vocab_size, backspace, start
+        self.semantics, self.budget, self.tabu, self.temperature = semantics, budget, tabu, float(temperature)
+        self.edit, self.cache = edit, cache
+
+    @abstractmethod
+    def reach(self, text: list[int]) -> int:
+        """How many tokens of a text, which is not empty, are left when something is taken back."""
+
+    @abstractmethod
+    def check(self, prompt: Int[Tensor, " _"]) -> None:
+        """Whether a text may begin so.
+
+        **Raises:** `ValueError` if not.
+        """
+
+    def adjusted(self, row: Row, logits: Float[Tensor, " state"]) -> Float[Tensor, " state"]:
+        """The logits of the next entry, from those of the network, which may be edited in place."""
+        return logits
+
+    def regrets(self, row: Row) -> bool:
+        """Whether someone else takes back what was just written."""
+        return False
+
+    def temperature_of(self, row: Row) -> float:
+        """Of the next decision."""
+        return self.temperature
+
+    def spent(self, row: Row) -> bool:
+        """Whether nothing more may be taken back of a text."""
+        return self.budget is not None and row.backspaces >= self.budget
+
+    def sample(
+        self,
+        prompts: int | Sequence[Int[Tensor, " _"]],
+        *,
+        length: int,
+        end: int | None = None,
+        most: int | None = None,
+        kept: int | Sequence[int] | None = None,
+        generator: Randomness = None,
+    ) -> Written:
+        """Write texts.
+
+        **Arguments:**
+
+        - `prompts`: how many texts, or what each begins with; prompts may differ in length.
+        - `length`: tokens of a text, its prompt among them, at most.
+        - `end`: a token that ends a text when it is written.
+        - `most`: entries of a stream at most, ten times `length` by default; a text that is not done then stands as it is.
+        - `kept`: how many tokens of each prompt can not be taken back, one number for all or one for each; the whole prompt
+          by default. The tokens behind them are treated as if they had just been written.
+        - `generator`: all randomness; one for each text gives it the same tokens alone as in any batch.
+
+        **Raises:** `ValueError` for prompts as long as `length`, or with the backspace; for `kept` below 0, or beyond the
+        end of a prompt.
+        """
+        starts = [torch.empty(0, dtype=torch.long)] * prompts if isinstance(prompts, int) else list(prompts)
+        if not starts or max(map(len, starts)) >= length:
+            raise ValueError(f"there must be prompts, all shorter than {length} tokens; got {[len(p) for p in starts]}")
+        for prompt in starts:
+            self.check(prompt)
+        rows = [
+            Row(number, prompt.tolist(), len(prompt), some, tabu=[set() for _ in range(len(prompt) - some + 1)])
+            for number, (prompt, some) in enumerate(zip(starts, _kept(starts, kept), strict=True))
+        ]
+        memory: Memory = KeysAndValues(self.network) if self.cache else Rereading(self.network)
+        task = _Task(memory, generator, length, end, 10 * length if most is None else most, [])
+        active, pending = rows, [[self.start, *row.text] for row in rows]
+        while active:
+            self._read(memory, active, pending)
+            entries = [self._write(task, place, row) for place, row in enumerate(active)]
+            left = [place for place, row in enumerate(active) if not row.done]
+            if len(left) < len(active) and left:
+                memory.keep(left)
+            active = [active[place] for place in left]
+            pending = [[entry] for entry in (entries[place] for place in left) if entry is not None]
+        return Written(
+            [torch.tensor(row.text, dtype=torch.long) for row in rows],
+            [torch.tensor(row.stream, dtype=torch.long) for row in rows],
+            task.revisions,
+            [row.evaluations for row in rows],
+            [row.stopped for row in rows],
+            [self.spent(row) for row in rows],
+        )
+
+    def _read(self, memory: Memory, rows: list[Row], pending: list[list[int]]) -> None:
+        """The network reads one entry of each row, or the prompts."""
+        width, erasing = max(map(len, pending)), self.semantics == "erasing"
+        tokens = torch.zeros(len(rows), width, dtype=torch.long)
+        positions, real = torch.zeros_like(tokens), torch.zeros_like(tokens, dtype=torch.bool)
+        wanted = []
+        for place, (row, new) in enumerate(zip(rows, pending, strict=True)):
+            tokens[place, width - len(new) :] = torch.tensor(new)
+            real[place, width - len(new) :] = True
+            last = len(row.text) if erasing else row.prompt + len(row.stream)
+            positions[place, width - len(new) :] = torch.arange(last - len(new) + 1, last + 1)
+            # When tokens of the prompt are erased, the model goes on from the shorter text.
+            wanted.append(len(row.text) - row.kept + 1 - len(row.logits) if erasing else 1)
+        device = next(iter(self.network.parameters()), torch.empty(0)).device
+        logits = memory.read_last(tokens.to(device), positions.to(device), real.to(device), max(wanted))
+        for row, found, count in zip(rows, logits[..., : self.vocab_size].cpu(), wanted, strict=True):
+            row.logits = [*row.logits, *found[-count:]] if erasing else [found[-1]]
+            row.evaluations += 1
+
+    def _write(self, task: _Task, place: int, row: Row) -> int | None:
+        """Write until the network has something to read, or the text is done."""
+        while True:
+            if len(row.stream) >= task.most:
+                row.done = True
+                return None
+            if not row.stream and len(row.text) > row.kept and self.regrets(row):
+                self._take_back(task.memory, place, row)
+                continue
+            entry = self._decide(row, task.generator)
+            if entry == self.backspace:
+                self._take_back(task.memory, place, row)
+                if self.semantics == "visible":
+                    return entry
+                continue
+            if len(row.text) == task.length:
+                row.done = row.stopped = True  # full, and it may stand
+                return None
+            row.stream.append(entry)
+            where, row.again = len(row.text), False
+            if where in row.replaced:
+                old = row.replaced.pop(where)
+                task.revisions.append(Revision(row.number, where, len(row.stream), old, entry, "backspace"))
+            row.text.append(entry)
+            row.tabu.append(set())
+            if self.regrets(row):
+                self._take_back(task.memory, place, row, unread=1)
+                continue
+            row.done = row.stopped = entry == task.end
+            return None if row.done else entry
+
+    def _decide(self, row: Row, generator: Randomness) -> int:
+        logits = self.adjusted(row, row.logits[-1].to(torch.float64, copy=True))
+        if self.edit is not None:
+            logits = self.edit(logits)
+        if self.tabu and row.tabu[-1]:
+            without = logits.clone()
+            without[list(row.tabu[-1])] = -torch.inf
+            logits = without if without.max() > -torch.inf else logits
+        temperature = self.temperature_of(row)
+        if temperature == 0:
+            return int(logits.argmax())
+        mine: Generator | None = generator[row.number] if isinstance(generator, Sequence) else generator
+        law = (logits / temperature).softmax(-1)
+        return int(choose(law, uniforms(1, generator=mine)[0]))
+
+    def _take_back(self, memory: Memory, place: int, row: Row, unread: int = 0) -> None:
+        """Shorten a text whose last `unread` tokens the network has not read yet."""
+        row.stream.append(self.backspace)
+        row.backspaces += 1
+        row.again = row.retrying = True
+        left = max(row.kept, self.reach(row.text))
+        for where in range(left, len(row.text)):
+            row.replaced.setdefault(where, row.text[where])
+        taken = len(row.text) - left
+        row.tabu = row.tabu[: len(row.tabu) - taken]
+        row.tabu[-1].add(row.text[left])
+        del row.text[left:]
+        if self.semantics == "erasing":
+            row.logits = row.logits[: len(row.logits) - (taken - unread)]
+            memory.forget(place, taken - unread)
+
+
+def _kept(prompts: Sequence[Tensor], kept: int | Sequence[int] | None) -> list[int]:
+    """How many tokens of each prompt can not be taken back."""
+    lengths = [len(prompt) for prompt in prompts]
+    if kept is None:
+        return lengths
+    each = [kept] * len(lengths) if isinstance(kept, int) else list(kept)
+    if len(each) != len(lengths) or any(not 0 <= some <= length for some, length in zip(each, lengths, strict=True)):
+        raise ValueError(f"kept must lie between 0 and the length of each prompt, {lengths}; got {kept}")
+    return each
