@@ -1,5 +1,8 @@
 """Processes and exactly known data that several tests share."""
 
+import copy
+import functools
+
 import torch
 from hypothesis import strategies as st
 
@@ -50,7 +53,17 @@ class Learned(nl.Schedule):
         return t ** self.power.exp()
 
 
-PROCESSES = {
+def copies(made):
+    """Makes each process once and hands out copies: checking that it is one, as it is made, takes longer than a copy."""
+
+    def copies_of(make):
+        once = functools.cache(make)
+        return lambda: copy.deepcopy(once())
+
+    return {name: copies_of(make) for name, make in made.items()}
+
+
+_MADE = {
     "masked": lambda: nl.masked(vocab_size=V, mask_id=V - 1),
     "gidd": lambda: nl.gidd(vocab_size=V, mask_id=V - 1, p_uniform=0.1),
     "gidd, gamma 2": lambda: nl.gidd(vocab_size=V, mask_id=1, p_uniform=0.2, gamma=2.0),
@@ -66,6 +79,7 @@ PROCESSES = {
     "stranger": Stranger,
     "fixed row": FixedRow,
 }
+PROCESSES = copies(_MADE)
 
 
 @st.composite

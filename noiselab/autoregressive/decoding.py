@@ -98,8 +98,8 @@ class BackspaceSampler(Writer):
         self.edits.check(prompt)
 
     def adjusted(self, row: Row, logits: Float[Tensor, " state"]) -> Float[Tensor, " state"]:
-        """With the bias, and without a backspace where there may be none."""
+        """With the bias, and without a second backspace where each token is looked at once."""
         logits[self.backspace] += self.bias
-        if len(row.text) == row.kept or self.spent(row) or (row.again and not self.deep):
+        if row.again and not self.deep:
             logits[self.backspace] = -torch.inf
         return logits

@@ -89,7 +89,8 @@ class Writer(ABC):
     """Writes some texts at once, each token by token, and takes some of them back.
 
     A writer says in `reach` how much is taken back, and in `check` which prompts it takes. Who takes back is said in
-    `adjusted`, the model itself with the token `backspace`, or in `regrets`, someone else.
+    `adjusted`, the model itself with the token `backspace`, or in `regrets`, someone else. A subclass with these methods is
+    a further way to take things back; nothing is taken back beyond `kept` and `budget`, whatever they say.
 
     **Arguments:**
 
@@ -100,7 +101,8 @@ class Writer(ABC):
     - `start`: the token before each text.
     - `semantics`, `budget`, `tabu`, `temperature`, `edit`, `cache`: as for `BackspaceSampler`.
 
-    **Raises:** `ValueError` for settings out of range.
+    **Raises:** `ValueError` for settings out of range, or `regrets` with the visible semantics: what someone else takes back
+    no model has written, and it can not stay before its eyes.
 
     **Example:**
 
@@ -145,6 +147,8 @@ class Writer(ABC):
             raise ValueError(f"semantics must be 'visible' or 'erasing'; got {semantics!r}")
         if not temperature >= 0 or (budget is not None and budget < 0):
             raise ValueError(f"temperature and budget must not be negative; got {temperature} and {budget}")
+        if semantics == "visible" and type(self).regrets is not Writer.regrets:
+            raise ValueError("a writer with regrets needs the erasing semantics; got 'visible'")
         self.network, self.vocab_size, self.backspace, self.start = network, vocab_size, backspace, start
         self.semantics, self.budget, self.tabu, self.temperature = semantics, budget, tabu, float(temperature)
         self.edit, self.cache = edit, cache
@@ -161,11 +165,14 @@ class Writer(ABC):
         """
 
     def adjusted(self, row: Row, logits: Float[Tensor, " state"]) -> Float[Tensor, " state"]:
-        """The logits of the next entry, from those of the network, which may be edited in place."""
+        """The logits of the next entry, from those of the network, which may be edited in place.
+
+        Where nothing can be taken back, a backspace is impossible whatever its logit.
+        """
         return logits
 
     def regrets(self, row: Row) -> bool:
-        """Whether someone else takes back what was just written."""
+        """Whether someone else takes back what was just written; asked, but not heard, where the budget is spent."""
         return False
 
     def temperature_of(self, row: Row) -> float:
@@ -255,7 +262,7 @@ class Writer(ABC):
             if len(row.stream) >= task.most:
                 row.done = True
                 return None
-            if not row.stream and len(row.text) > row.kept and self.regrets(row):
+            if not row.stream and len(row.text) > row.kept and self.regrets(row) and not self.spent(row):
                 self._take_back(task.memory, place, row)
                 continue
             entry = self._decide(row, task.generator)
@@ -274,7 +281,7 @@ class Writer(ABC):
                 task.revisions.append(Revision(row.number, where, len(row.stream), old, entry, "backspace"))
             row.text.append(entry)
             row.tabu.append(set())
-            if self.regrets(row):
+            if self.regrets(row) and not self.spent(row):
                 self._take_back(task.memory, place, row, unread=1)
                 continue
             row.done = row.stopped = entry == task.end
@@ -282,6 +289,9 @@ class Writer(ABC):
 
     def _decide(self, row: Row, generator: Randomness) -> int:
         logits = self.adjusted(row, row.logits[-1].to(torch.float64, copy=True))
+        if self.backspace < len(logits) and (len(row.text) == row.kept or self.spent(row)):
+            logits = logits.clone()  # what a subclass returned may be its own
+            logits[self.backspace] = -torch.inf
         if self.edit is not None:
             logits = self.edit(logits)
         if self.tabu and row.tabu[-1]:

@@ -3,7 +3,7 @@
 import abc
 import math
 from collections.abc import Callable
-from typing import TypeAlias, overload
+from typing import TypeAlias, no_type_check, overload
 
 import torch
 from jaxtyping import Float
@@ -59,6 +59,17 @@ class Schedule(nn.Module, abc.ABC):
         `MonotoneNetwork` know their complements to full relative precision, and so does what is composed of them.
         """
         return 1 - self.forward(t)
+
+    # What an expression asks of its parts. The same numbers, but the library's own nodes give them without a check of
+    # shapes at every level: the whole expression was checked where it was entered. What users write stays checked.
+
+    @no_type_check
+    def _value(self, t: Tensor) -> Tensor:
+        return self(t)
+
+    @no_type_check
+    def _complement(self, t: Tensor) -> Tensor:
+        return self.complement(t)
 
     def log_snr(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         r"""The log signal-to-noise ratio $\log\frac{w}{1-w}$, for a schedule that is a signal weight in (0, 1)."""
@@ -143,6 +154,14 @@ class Time(Schedule):
         """The times unchanged."""
         return t
 
+    @no_type_check
+    def _value(self, t: Tensor) -> Tensor:
+        return t
+
+    @no_type_check
+    def _complement(self, t: Tensor) -> Tensor:
+        return 1 - t
+
     def _by(self, clock: Schedule) -> Schedule:
         return clock
 
@@ -170,6 +189,14 @@ class Constant(Schedule):
     def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """The number, in the shape of `t`."""
         return torch.full_like(t, self.value)
+
+    @no_type_check
+    def _value(self, t: Tensor) -> Tensor:
+        return torch.full_like(t, self.value)
+
+    @no_type_check
+    def _complement(self, t: Tensor) -> Tensor:
+        return 1 - torch.full_like(t, self.value)
 
     def _by(self, clock: Schedule) -> Schedule:
         return self
@@ -226,6 +253,20 @@ _OPERATIONS: dict[str, tuple[Callable[..., Tensor], int]] = {
     "/": (torch.div, 2),
     "**": (torch.pow, 4),
 }
+# The same with a number on either side. Forward-mode derivatives of `torch.mul` and its like take a number for a tensor of
+# slope zero, and to find the shape of its products PyTorch asks implementations in Python: most of the time of a rate.
+_WITH_NUMBER: dict[str, Callable[..., Tensor]] = {
+    "+": torch.ops.aten.add.Scalar,
+    "-": torch.ops.aten.sub.Scalar,
+    "*": torch.ops.aten.mul.Scalar,
+    "/": torch.ops.aten.div.Scalar,
+    "**": torch.pow,
+}
+_FROM_NUMBER: dict[str, Callable[..., Tensor]] = {
+    "+": torch.ops.aten.add.Scalar,
+    "-": torch.rsub,
+    "*": torch.ops.aten.mul.Scalar,
+}
 _MINUS, _ATOM = 3, 9  # precedence of a minus sign in front, and of what needs no brackets
 
 
@@ -248,26 +289,37 @@ class _Operation(Schedule):
         self.left, self.right, self.sign = as_schedule(left), as_schedule(right), sign
 
     def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        if self._from_one:
-            return self.right.complement(t)
-        # A constant power or factor stays a number: the derivative of pow with respect to the power is not wanted.
-        right = self.right.value if isinstance(self.right, Constant) else self.right(t)
-        left = torch.full_like(t, self.left.value) if isinstance(self.left, Constant) else self.left(t)
-        return _OPERATIONS[self.sign][0](left, right)
+        return self._value(t)
 
     def complement(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        return self._complement(t)
+
+    @no_type_check
+    def _value(self, t: Tensor) -> Tensor:
         if self._from_one:
-            return self.right(t)
+            return self.right._complement(t)
+        # A constant power or factor stays a number: the derivative of pow with respect to the power is not wanted.
+        if isinstance(self.right, Constant):
+            return _WITH_NUMBER[self.sign](self.left._value(t), self.right.value)
+        if isinstance(self.left, Constant) and self.sign in _FROM_NUMBER:
+            return _FROM_NUMBER[self.sign](self.right._value(t), self.left.value)
+        return _OPERATIONS[self.sign][0](self.left._value(t), self.right._value(t))
+
+    @no_type_check
+    def _complement(self, t: Tensor) -> Tensor:
+        if self._from_one:
+            return self.right._value(t)
         if self.sign == "*":  # 1 - ab = (1 - a) + a (1 - b)
-            return self.left.complement(t) + self.left(t) * self.right.complement(t)
+            return self.left._complement(t) + self.left._value(t) * self.right._complement(t)
         if self.sign == "**" and isinstance(self.right, Constant) and self.right.value > 0:
             # 1 - a^p = -expm1(p log1p(-(1 - a))), where a is near 1; clamped so that the other branch stays finite.
-            near, power = self.left.complement(t), self.right.value
+            near, power = self.left._complement(t), self.right.value
             precise = -torch.expm1(power * torch.log1p(-near.clamp(max=0.5)))
-            return torch.where(near.abs() < 0.5, precise, 1 - self.left(t) ** power)
-        return super().complement(t)
+            return torch.where(near.abs() < 0.5, precise, 1 - self.left._value(t) ** power)
+        return 1 - self._value(t)
 
     @property
+    @no_type_check
     def _from_one(self) -> bool:
         return self.sign == "-" and isinstance(self.left, Constant) and self.left.value == 1
 
@@ -287,7 +339,15 @@ class _Negative(Schedule):
         self.inner = inner
 
     def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        return -self.inner(t)
+        return self._value(t)
+
+    @no_type_check
+    def _value(self, t: Tensor) -> Tensor:
+        return -self.inner._value(t)
+
+    @no_type_check
+    def _complement(self, t: Tensor) -> Tensor:
+        return 1 - self._value(t)
 
     def _by(self, clock: Schedule) -> Schedule:
         return _Negative(self.inner(clock))
@@ -304,10 +364,18 @@ class _ByClock(Schedule):
         self.inner, self.clock = inner, clock
 
     def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        return self.inner(self.clock(t))
+        return self._value(t)
 
     def complement(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        return self.inner.complement(self.clock(t))
+        return self._complement(t)
+
+    @no_type_check
+    def _value(self, t: Tensor) -> Tensor:
+        return self.inner._value(self.clock._value(t))
+
+    @no_type_check
+    def _complement(self, t: Tensor) -> Tensor:
+        return self.inner._complement(self.clock._value(t))
 
     def _by(self, clock: Schedule) -> Schedule:
         return _ByClock(self.inner, self.clock(clock))
@@ -325,7 +393,15 @@ class _Inverse(Schedule):
         require_within(inner, value(torch.linspace(0, 1, 65, dtype=torch.float64)).detach())
 
     def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        return implicit(self.inner, self.value(t), self.value.complement(t))
+        return self._value(t)
+
+    @no_type_check
+    def _value(self, t: Tensor) -> Tensor:
+        return implicit(self.inner, self.value._value(t), self.value._complement(t))
+
+    @no_type_check
+    def _complement(self, t: Tensor) -> Tensor:
+        return 1 - self._value(t)
 
     def _by(self, clock: Schedule) -> Schedule:
         return _Inverse(self.inner, self.value(clock))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import no_type_check
 
 import torch
 from jaxtyping import Float
@@ -68,17 +69,25 @@ class _Elementary(Schedule):
         self.name, self.inner = name, as_schedule(inner)
 
     def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        return _FUNCTIONS[self.name](self.inner(t))
+        return self._value(t)
 
     def complement(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        inner = self.inner(t)
+        return self._complement(t)
+
+    @no_type_check
+    def _value(self, t: Tensor) -> Tensor:
+        return _FUNCTIONS[self.name](self.inner._value(t))
+
+    @no_type_check
+    def _complement(self, t: Tensor) -> Tensor:
+        inner = self.inner._value(t)
         value = _FUNCTIONS[self.name](inner)
         if self.name not in _COMPLEMENTS:
             return 1 - value
         return torch.where(value > 0.5, _COMPLEMENTS[self.name](inner), 1 - value)
 
     def log_snr(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        return self.inner(t) if self.name == "sigmoid" else super().log_snr(t)
+        return self.inner._value(t) if self.name == "sigmoid" else super().log_snr(t)
 
     def _by(self, clock: Schedule) -> Schedule:
         return _Elementary(self.name, self.inner(clock))

@@ -1,6 +1,6 @@
 """Inverting a monotone function of time: nested intervals, and derivatives by the implicit function theorem."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, no_type_check
 
 import torch
 from torch import Tensor
@@ -67,5 +67,6 @@ def implicit(schedule: "Schedule", value: Tensor, complement: Tensor) -> Tensor:
     return root
 
 
+@no_type_check
 def _side(schedule: "Schedule", upper: Tensor, t: Tensor) -> Tensor:
-    return torch.where(upper, schedule.complement(t), schedule(t))
+    return torch.where(upper, schedule._complement(t), schedule._value(t))

@@ -71,6 +71,7 @@ def test_a_text_that_does_not_care_costs_where_it_begins():
         for k, (prompt, kept) in zip((0, 1, 2, 4), prompts, strict=True):
             assert torch.equal(prompt != half[:, :N], (torch.arange(N) >= N - k).expand(len(half), N)) and kept == N - 4
         assert torch.equal(prompts[1][0][:, -1], prompts[3][0][:, -1]), "one error is among four"
+        assert set(((prompts[3][0] - half[:, :N]) % 4)[:, N - 4 :].flatten().tolist()) == {1, 2, 3}, "any other token"
 
 
 def test_a_chain_that_goes_on_from_a_wrong_token_pays_given_the_truth():

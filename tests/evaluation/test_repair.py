@@ -171,7 +171,7 @@ def test_nothing_changes_at_the_highest_threshold():
 
 @pytest.mark.parametrize("tabu", [True, False])
 def test_what_is_written_has_the_law_of_the_model(tabu):
-    z = torch.full((1500, 1), 1)
+    z = torch.full((500, 1), 1)
     reviser = by_proofreading(
         Chain(0.1),
         BACK,

@@ -1,7 +1,7 @@
 """Processes over two or three data tokens and chains of them: everything can be enumerated."""
 
 import torch
-from worlds import row
+from worlds import copies, row
 
 import noiselab as nl
 from noiselab import t
@@ -33,29 +33,31 @@ class Pairs(nl.TokenDependentProcess):
 
 
 BETAS = row(0.1, 0.3, 0.5, 1.0)
-SMALL = {
-    "masked": lambda: nl.masked(vocab_size=V, mask_id=MASK),
-    "masked, cosine": lambda: nl.Interpolation(
-        nl.Function(lambda t: torch.cos(torch.pi * t / 2)),
-        {nl.Absorbing(MASK, V): nl.Function(lambda t: 1 - torch.cos(torch.pi * t / 2))},
-    ),
-    "gidd 0.1": lambda: nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.1),
-    "gidd 0.5": lambda: nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.5),
-    "gidd, gamma 2": lambda: nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.2, gamma=2.0),
-    "gidd v1.0.0": lambda: nl.gidd_v1_0(vocab_size=V, mask_id=MASK, p_uniform=0.2),
-    "log-SNR hybrid": lambda: nl.log_snr_hybrid(vocab_size=V, mask_id=MASK, shift=1),
-    "uniform": lambda: nl.uniform(vocab_size=V),
-    "unigram": lambda: nl.unigram(row(0.6, 0.3, 0.1)),
-    "mask and unigram": lambda: nl.Interpolation(
-        1 - t, {nl.Absorbing(MASK, V): t, nl.Unigram(row(0.7, 0.3, 0)): t * t}
-    ),
-    "chain": lambda: nl.d3pm(nl.Uniform(V), BETAS),
-    "turning": Turning,
-    "token-dependent": lambda: Pairs(torch.arange(V) != MASK),
-    "token rates": lambda: nl.processes.TokenRates(row(0.7, 2.0, 1.0), mask_id=MASK),
-    "coarse masked": lambda: nl.processes.Coarse(torch.tensor([2, 2, 2, 3]), mask_id=3),
-    "neighbours": lambda: nl.processes.Neighbours(torch.tensor([[1], [0], [2]]), torch.ones(V, 1), mask_id=MASK),
-}
+SMALL = copies(
+    {
+        "masked": lambda: nl.masked(vocab_size=V, mask_id=MASK),
+        "masked, cosine": lambda: nl.Interpolation(
+            nl.Function(lambda t: torch.cos(torch.pi * t / 2)),
+            {nl.Absorbing(MASK, V): nl.Function(lambda t: 1 - torch.cos(torch.pi * t / 2))},
+        ),
+        "gidd 0.1": lambda: nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.1),
+        "gidd 0.5": lambda: nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.5),
+        "gidd, gamma 2": lambda: nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.2, gamma=2.0),
+        "gidd v1.0.0": lambda: nl.gidd_v1_0(vocab_size=V, mask_id=MASK, p_uniform=0.2),
+        "log-SNR hybrid": lambda: nl.log_snr_hybrid(vocab_size=V, mask_id=MASK, shift=1),
+        "uniform": lambda: nl.uniform(vocab_size=V),
+        "unigram": lambda: nl.unigram(row(0.6, 0.3, 0.1)),
+        "mask and unigram": lambda: nl.Interpolation(
+            1 - t, {nl.Absorbing(MASK, V): t, nl.Unigram(row(0.7, 0.3, 0)): t * t}
+        ),
+        "chain": lambda: nl.d3pm(nl.Uniform(V), BETAS),
+        "turning": Turning,
+        "token-dependent": lambda: Pairs(torch.arange(V) != MASK),
+        "token rates": lambda: nl.processes.TokenRates(row(0.7, 2.0, 1.0), mask_id=MASK),
+        "coarse masked": lambda: nl.processes.Coarse(torch.tensor([2, 2, 2, 3]), mask_id=3),
+        "neighbours": lambda: nl.processes.Neighbours(torch.tensor([[1], [0], [2]]), torch.ones(V, 1), mask_id=MASK),
+    }
+)
 # A little noise at t = 0 and signal at t = 1: the bound is above the entropy by what they cost
 LEAKY = "log-SNR hybrid"
 

@@ -1,16 +1,19 @@
 """A small world in which the law of whole sequences is tested."""
 
 import torch
+from worlds import copies
 
 import noiselab as nl
 
 INITIAL = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 TRANSITION = torch.tensor([[0.8, 0.15, 0.05], [0.1, 0.8, 0.1], [0.3, 0.1, 0.6]], dtype=torch.float64)
-NOISES = {
-    "masked": lambda: nl.masked(vocab_size=4, mask_id=3),
-    "gidd": lambda: nl.gidd(vocab_size=4, mask_id=3, p_uniform=0.2),
-    "uniform": lambda: nl.uniform(vocab_size=3),
-}
+NOISES = copies(
+    {
+        "masked": lambda: nl.masked(vocab_size=4, mask_id=3),
+        "gidd": lambda: nl.gidd(vocab_size=4, mask_id=3, p_uniform=0.2),
+        "uniform": lambda: nl.uniform(vocab_size=3),
+    }
+)
 
 
 def generator(seed=0):
