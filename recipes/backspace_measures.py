@@ -271,8 +271,14 @@ def plain(value: dict[str, float] | None) -> str:
     return "" if value is None else f"{value['mean']:.3f} ± {value['half']:.3f}"
 
 
+def arm_of(name: str) -> str:
+    """The arm of a model, which has one color with backspaces and without."""
+    return name.removesuffix(", with backspaces").removesuffix(", without backspaces")
+
+
 def plot(found: Rows, file: Path) -> None:
     """Samples: nats against entropy. Forced errors: wrong tokens made right against right ones made wrong."""
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -282,9 +288,10 @@ def plot(found: Rows, file: Path) -> None:
     points = [(row["model"], Interval(**row["entropy"]), Interval(**row["judge"])) for row in found.texts]
     repairs = [(row.model, row.harmed, row.fixed) for row in found.forced_errors]
     for axes, part in ((samples, points), (errors, repairs)):
-        for number, (name, x, y) in enumerate(part):
+        arms = list(dict.fromkeys(arm_of(name) for name, _, _ in part))
+        for name, x, y in part:
             marker = "o" if "with backspaces" in name else "s" if "GIDD" in name else "x"
-            color = f"C{number % 10}"
+            color = colormaps["tab20"](arms.index(arm_of(name)) % 20)
             axes.errorbar(x.mean, y.mean, xerr=x.half, yerr=y.half, fmt=marker, color=color, elinewidth=0.5, label=name)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6)
