@@ -62,7 +62,8 @@ def wrong_slope_of_the_signal(patch):
 
 def wrong_schedule(patch):
     """Every clock is a little slow in between. (One that is slow by a factor would leave a linear masking's loss as it is.)"""
-    for schedule, name in ((Time, "forward"), (Steps, "forward"), (TokenRates, "masked_share")):
+    clocks = [(Time, name) for name in ("forward", "_value", "_complement")]
+    for schedule, name in (*clocks, (Steps, "forward"), (TokenRates, "masked_share")):
         method = getattr(schedule, name)
         patch.setattr(schedule, name, lambda self, t, method=method: method(self, t - SLIP * t * (1 - t)))
 

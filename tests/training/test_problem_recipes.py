@@ -8,7 +8,7 @@ from test_recipes import load
 from noiselab.training import ProblemStream
 
 TINY = [
-    *("demo", "--cpu", "True", "--steps", "3", "--warmup", "1", "--batch", "4", "--micro-batch", "4", "--layers", "1"),
+    *("demo", "--cpu", "True", "--steps", "6", "--warmup", "1", "--batch", "4", "--micro-batch", "4", "--layers", "1"),
     *("--width", "16", "--heads", "2", "--length", "200", "--problems", "5", "--log-every", "1", "--seeds", "1", "2"),
 ]
 
@@ -31,7 +31,7 @@ def test_learning_from_mistakes_and_regret(tmp_path, capsys, monkeypatch):
             assert found["gain"]["mean"] == pytest.approx(found["right"] - reference["cells"][cell]["right"])
     printed = capsys.readouterr().out
     # As many tokens for all: with one mistake a step in the mean there are fewer problems.
-    assert "error-free, seed 1: 3 steps" in printed and "LoRA 4, retry 0.5, seed 1: 2 steps" in printed
+    assert "error-free, seed 1: 6 steps" in printed and "LoRA 4, retry 0.5, seed 1: 5 steps" in printed
     assert json.loads((folder / "table.json").read_text())["rows"] == rows
     assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
