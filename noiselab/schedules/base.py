@@ -156,11 +156,11 @@ class Time(Schedule):
 
     @no_type_check
     def _value(self, t: Tensor) -> Tensor:
-        return t
+        return t if type(self) is Time else super()._value(t)
 
     @no_type_check
     def _complement(self, t: Tensor) -> Tensor:
-        return 1 - t
+        return 1 - t if type(self) is Time else super()._complement(t)
 
     def _by(self, clock: Schedule) -> Schedule:
         return clock
@@ -192,11 +192,11 @@ class Constant(Schedule):
 
     @no_type_check
     def _value(self, t: Tensor) -> Tensor:
-        return torch.full_like(t, self.value)
+        return torch.full_like(t, self.value) if type(self) is Constant else super()._value(t)
 
     @no_type_check
     def _complement(self, t: Tensor) -> Tensor:
-        return 1 - torch.full_like(t, self.value)
+        return 1 - torch.full_like(t, self.value) if type(self) is Constant else super()._complement(t)
 
     def _by(self, clock: Schedule) -> Schedule:
         return self

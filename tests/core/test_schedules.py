@@ -349,3 +349,13 @@ def test_learned_schedules_are_saved_and_restored():
     other = nl.Interpolation(S.MonotoneNetwork(4), {nl.Absorbing(4, 5): S.LearnedConstant(1) * t})
     other.load_state_dict(process.state_dict())
     assert torch.equal(other.alpha(TIMES), process.alpha(TIMES))
+
+
+def test_a_clock_of_ones_own_counts_inside_expressions():
+    class Late(nl.schedules.Time):
+        def forward(self, t):
+            return t**2
+
+    x = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    torch.testing.assert_close((1 - 0.5 * Late())(x), 1 - 0.5 * x**2)
+    torch.testing.assert_close((1 - Late())(x), 1 - x**2)
