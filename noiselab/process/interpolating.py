@@ -4,7 +4,6 @@ $$q_t(z \mid x) = \alpha_t\, 1[z = x] + b_t(z), \qquad b_t = (1 - \alpha_t)\, \p
 """
 
 import abc
-from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -171,16 +170,13 @@ class InterpolatingProcess(NoiseProcess):
 
         **Returns:** jumps per unit of time; negative where `alpha` and `mixing` are no Markov process.
         """
-        t, still = lift(t, z), self._still_parts()
+        t = lift(t, z)
 
         def signal_and_noise(t: Tensor) -> tuple[Tensor, Tensor]:
-            noise = self.noise(t)
-            return self.alpha(t).double(), noise.at(z) if still is None else noise.weights
+            return self.alpha(t).double(), self.noise(t).at(z)
 
         values, slopes, *_ = torch.func.jvp(signal_and_noise, (t,), (torch.ones_like(t),))
         (alpha, noise), (alpha_slope, noise_slope) = values, slopes
-        if still is not None:
-            noise, noise_slope = (Mass(weights, still, t).at(z) for weights in (noise, noise_slope))
         return noise_slope - alpha_slope / alpha * noise
 
     def elbo_weight(
@@ -217,10 +213,6 @@ class InterpolatingProcess(NoiseProcess):
         at_z = torch.zeros_like(x_hat, dtype=torch.float64).scatter(-1, z[..., None], 1)
         joint = (fresh[..., None] + keep[..., None] * at_z) * self.marginal(x_hat, s)
         return joint / joint.sum(-1, keepdim=True)
-
-    def _still_parts(self) -> Sequence[Mixing] | None:
-        """The parts of `noise` if they are the same at every time, so that only weights have a slope; `None` if unknown."""
-        return None
 
     def validate(self, times: int = 64) -> None:
         """Check that this is a Markov process from data to noise, at `times` points of `domain`, dense at its ends.

@@ -1,13 +1,13 @@
 """Processes composed of a signal and weighted noises."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import no_type_check
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..mixing import Absorbing, Mass, Mixing, Uniform, Unigram
+from ..mixing import Absorbing, Mass, Mixing
 from ..mixing.base import check_weights, same_size
 from ..schedules import ScheduleLike, as_schedule
 from .interpolating import InterpolatingProcess
@@ -113,12 +113,6 @@ class Interpolation(InterpolatingProcess):
     @no_type_check
     def _mixings(self) -> tuple[Mixing, ...]:
         return tuple(mixing for mixing in self.mixings if isinstance(mixing, Mixing))
-
-    def _still_parts(self) -> Sequence[Mixing] | None:
-        # Of these very classes: a subclass may move its mass, or answer with another noise.
-        parts = self._mixings()
-        known = type(self) is Interpolation and all(type(part) in (Absorbing, Uniform, Unigram) for part in parts)
-        return parts if known else None
 
     @no_type_check
     def _shares(self, t: Tensor) -> Tensor:

@@ -281,18 +281,31 @@ def _show(part: Schedule, outside: int, bracket_equal: bool = False) -> str:
     return f"({part})" if inside < outside or (bracket_equal and inside == outside) else f"{part}"
 
 
-class _Operation(Schedule):
+class Node(Schedule):
+    """A schedule made of others by this library: `_value`, and `_complement` where there is a precise one."""
+
+    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The weight at the times `t`."""
+        return self._value(t)
+
+    def complement(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """What is left to one."""
+        return self._complement(t)
+
+    @abc.abstractmethod
+    def _value(self, t: Tensor) -> Tensor: ...
+
+    @no_type_check
+    def _complement(self, t: Tensor) -> Tensor:
+        return 1 - self._value(t)
+
+
+class _Operation(Node):
     """Two schedules joined by an arithmetic sign."""
 
     def __init__(self, left: ScheduleLike, right: ScheduleLike, sign: str):
         super().__init__()
         self.left, self.right, self.sign = as_schedule(left), as_schedule(right), sign
-
-    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        return self._value(t)
-
-    def complement(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        return self._complement(t)
 
     @no_type_check
     def _value(self, t: Tensor) -> Tensor:
@@ -331,23 +344,16 @@ class _Operation(Schedule):
         return f"{_show(self.left, own, self.sign == '**')} {self.sign} {_show(self.right, own, True)}"
 
 
-class _Negative(Schedule):
+class _Negative(Node):
     """A schedule with a minus sign."""
 
     def __init__(self, inner: Schedule):
         super().__init__()
         self.inner = inner
 
-    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        return self._value(t)
-
     @no_type_check
     def _value(self, t: Tensor) -> Tensor:
         return -self.inner._value(t)
-
-    @no_type_check
-    def _complement(self, t: Tensor) -> Tensor:
-        return 1 - self._value(t)
 
     def _by(self, clock: Schedule) -> Schedule:
         return _Negative(self.inner(clock))
@@ -356,18 +362,12 @@ class _Negative(Schedule):
         return f"-{_show(self.inner, _MINUS)}"
 
 
-class _ByClock(Schedule):
+class _ByClock(Node):
     """A schedule that is no expression, at the times of another."""
 
     def __init__(self, inner: Schedule, clock: Schedule):
         super().__init__()
         self.inner, self.clock = inner, clock
-
-    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        return self._value(t)
-
-    def complement(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        return self._complement(t)
 
     @no_type_check
     def _value(self, t: Tensor) -> Tensor:
@@ -384,7 +384,7 @@ class _ByClock(Schedule):
         return f"{self.inner.name if isinstance(self.inner, Function) else self.inner}({self.clock})"
 
 
-class _Inverse(Schedule):
+class _Inverse(Node):
     """The clock by which one schedule becomes another."""
 
     def __init__(self, inner: Schedule, value: Schedule):
@@ -392,16 +392,9 @@ class _Inverse(Schedule):
         self.inner, self.value = inner, value
         require_within(inner, value(torch.linspace(0, 1, 65, dtype=torch.float64)).detach())
 
-    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        return self._value(t)
-
     @no_type_check
     def _value(self, t: Tensor) -> Tensor:
         return implicit(self.inner, self.value._value(t), self.value._complement(t))
-
-    @no_type_check
-    def _complement(self, t: Tensor) -> Tensor:
-        return 1 - self._value(t)
 
     def _by(self, clock: Schedule) -> Schedule:
         return _Inverse(self.inner, self.value(clock))

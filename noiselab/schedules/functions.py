@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .base import Constant, Schedule, ScheduleLike, as_schedule
+from .base import Constant, Node, Schedule, ScheduleLike, as_schedule
 
 pi = Constant(math.pi, "pi")
 """The number as a schedule, so that `pi / 2 * t` prints as it is written."""
@@ -61,18 +61,12 @@ _COMPLEMENTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class _Elementary(Schedule):
+class _Elementary(Node):
     """A function of torch's, by its name, of a schedule."""
 
     def __init__(self, name: str, inner: ScheduleLike):
         super().__init__()
         self.name, self.inner = name, as_schedule(inner)
-
-    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        return self._value(t)
-
-    def complement(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        return self._complement(t)
 
     @no_type_check
     def _value(self, t: Tensor) -> Tensor:

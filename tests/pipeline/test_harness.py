@@ -11,7 +11,7 @@ import noiselab as nl
 from noiselab.data import character_tokenizer
 from noiselab.pipeline import DiffusionPipeline, ModelSettings
 
-pytest.importorskip("lm_eval")
+pytest.importorskip("lm_eval", reason="optional: pip install noiselab[harness]; continuous integration has it")
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the harness and what it imports
 
 FIRST, LENGTH = 3, 12  # ids of "a", "b", "c" after the special tokens
