@@ -2,7 +2,7 @@
 
     python recipes/learn_from_mistakes.py demo                       # two CPU cores; see docs/autoregressive.md for the time
     python recipes/learn_from_mistakes.py demo --only "error-free" "retry 0.5" --seeds 1 2 3
-    python recipes/learn_from_mistakes.py medium                     # on a GPU
+    python recipes/learn_from_mistakes.py medium --parallel 14       # on a GPU
     python recipes/learn_from_mistakes.py demo --help                # all fields
 
 Every arm is the same Llama, trained on as many tokens; so one with mistakes sees fewer problems. All are compared on the same
@@ -15,12 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import transformers
-from problem_models import ARMS, PRESETS, cells_of, filled, gidd, trained
+from problem_measures import DIFFUSION, measured
+from problem_models import ARMS, PRESETS
 
-from noiselab.evaluation import Interval, accuracy, interval, paired_difference, solve
+from noiselab.evaluation import Interval, interval, paired_difference
 from noiselab.files import new_file, write_json
-from noiselab.tasks.igsm import Words
 from noiselab.training.options import command_line, run_recipe
 
 
@@ -32,33 +31,20 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         raise ValueError(
             f"only must be among {list(ARMS)}, and there must be seeds; got {unknown or options.only}, {options.seeds}"
         )
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    words = Words(options.level)
-    cells = cells_of(options)
-    rows: list[dict[str, Any]] = []
+    if options.parallel < 1:
+        raise ValueError(f"parallel must be at least 1; got {options.parallel}")
     reference: dict[int, dict[str, list[bool]]] = {}
-    diffusion = ("GIDD+", "GIDD+ corrected") if options.gidd else ()
-    for name in dict.fromkeys(("error-free", *options.only, *diffusion)):
-        for seed in options.seeds:
-            network = gidd(seed, options, words) if name in diffusion else trained(name, seed, options, words)
-            row: dict[str, Any] = {"arm": name, "seed": seed, "cells": {}}
-            for cell, problems in cells.items():
-                if name in diffusion:
-                    verdicts = filled(network, problems, name == "GIDD+ corrected", options, words)
-                else:
-                    verdicts = solve(network, problems, words, most=options.length)
-                right = [verdict.right for verdict in verdicts]
-                found = accuracy(verdicts)
-                row["cells"][cell] = {**found._asdict(), "verdicts": right}
-                reference.setdefault(seed, {}).setdefault(cell, right)
-                row["cells"][cell]["gain"] = asdict(paired_difference(right, reference[seed][cell]))
-            rows.append(row)
-            print(
-                f"{name}, seed {seed}: " + ", ".join(f"{c} {r['right']:.1%}" for c, r in row["cells"].items()),
-                flush=True,
+    rows: list[dict[str, Any]] = []
+    for row in measured(options, dict.fromkeys(("error-free", *options.only, *(DIFFUSION if options.gidd else ())))):
+        for cell, found in row["cells"].items():
+            right = found["verdicts"]
+            found["gain"] = asdict(
+                paired_difference(right, reference.setdefault(row["seed"], {}).setdefault(cell, right))
             )
-            write_json(options.run.output / "table.json", {"rows": rows})
+        rows.append(row)
+        shares = ", ".join(f"{cell} {found['right']:.1%}" for cell, found in row["cells"].items())
+        print(f"{row['arm']}, seed {row['seed']}: {shares}", flush=True)
+        write_json(options.run.output / "table.json", {"rows": rows})
     print("\n" + table(rows))
     plot(rows, options.run.output / "accuracy.png")
     return rows

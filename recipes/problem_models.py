@@ -100,6 +100,8 @@ class ProblemModels:
     """arms to train"""
     seeds: tuple[int, ...] = (1,)
     """of weights, problems and mistakes: one run of each arm for each"""
+    parallel: int = 1
+    """networks that are trained and measured at once, each in a process of its own, which writes OUTPUT/seed_*/*.log"""
     gidd: bool = True
     """train GIDD+ on the same problems too, with a block of fixed length for the solution"""
     block: int = 64
@@ -203,7 +205,7 @@ def cells_of(options: ProblemModels) -> dict[str, list[Problem]]:
 def trained(name: str, seed: int, options: ProblemModels, words: Words) -> Any:
     """The network of an arm: that of an earlier run, or trained now."""
     arm = ARMS[name]
-    folder = options.run.output / f"seed_{seed}" / name.replace(",", "").replace(" ", "_")
+    folder = options.run.output / f"seed_{seed}" / folder_of(name)
 
     def stream(arm: Arm) -> ProblemStream:
         mistakes = partial(mistakes_of, words, arm) if arm.rate else None
@@ -258,6 +260,11 @@ def trained(name: str, seed: int, options: ProblemModels, words: Words) -> Any:
         cpu=options.run.cpu,
         settings={**numbers_of(options), "arm": asdict(arm)},
     )
+
+
+def folder_of(name: str) -> str:
+    """The name of an arm as that of a folder."""
+    return name.replace(",", "").replace(" ", "_")
 
 
 def gidd(seed: int, options: ProblemModels, words: Words) -> DiT:

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from ..denoisers.dit import ZeroLinear
 
+TOGETHER = 2**24
+"""Numbers in matrices whose orthogonal factors are found in one go: small ones take less time so, large ones only memory."""
+
 
 class Muon(torch.optim.Muon):
     """`torch.optim.Muon` with float32 arithmetic on a CPU, and steps of the size of AdamW's."""
@@ -23,29 +26,42 @@ class Muon(torch.optim.Muon):
         """One step; weights without a gradient stay."""
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                if "momentum_buffer" not in self.state[p]:
-                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                mean = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-                p.mul_(1 - lr * group["weight_decay"])
-                p.sub_(orthogonal(p.grad.lerp(mean, momentum)), alpha=lr * 0.2 * max(p.shape) ** 0.5)
+            for weights in alike(p for p in group["params"] if p.grad is not None):
+                for p in weights:
+                    if "momentum_buffer" not in self.state[p]:
+                        self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                means = [self.state[p]["momentum_buffer"] for p in weights]
+                gradients = [p.grad for p in weights if p.grad is not None]
+                torch._foreach_lerp_(means, gradients, 1 - momentum)
+                updates = orthogonal(torch.stack(torch._foreach_lerp(gradients, means, momentum)))
+                torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
+                torch._foreach_sub_(weights, updates.mul_(lr * 0.2 * max(updates.shape[1:]) ** 0.5).unbind())
 
 
-def orthogonal(matrix: Float[Tensor, "rows columns"], steps: int = 5) -> Float[Tensor, "rows columns"]:
-    """Bring the singular values of a matrix near 1 (0.7 to 1.2), by a Newton-Schulz iteration.
+def alike(weights: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Weights in sets of one shape, dtype and device, of at most `TOGETHER` numbers unless it is one weight."""
+    sets: dict[tuple[object, ...], list[list[Tensor]]] = {}
+    for p in weights:
+        found = sets.setdefault((p.shape, p.dtype, p.device), [[]])
+        if found[-1] and (len(found[-1]) + 1) * p.numel() > TOGETHER:
+            found.append([])
+        found[-1].append(p)
+    return [part for found in sets.values() for part in found]
+
+
+def orthogonal(matrices: Float[Tensor, "*batch rows columns"], steps: int = 5) -> Float[Tensor, "*batch rows columns"]:
+    """Bring the singular values of matrices near 1 (0.7 to 1.2), by a Newton-Schulz iteration.
 
     The coefficients make small singular values grow fastest and let the others waver around 1.
     """
-    x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
-    wide = x.shape[0] <= x.shape[1]
-    x = x if wide else x.T
-    x = x / (x.norm() + 1e-7)
+    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    wide = x.shape[-2] <= x.shape[-1]
+    x = (x if wide else x.mT).reshape(-1, min(x.shape[-2:]), max(x.shape[-2:]))
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     for _ in range(steps):
-        square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-    return (x if wide else x.T).to(matrix)
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return (x if wide else x.mT).reshape(matrices.shape).to(matrices)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):

@@ -97,18 +97,16 @@ class ProblemStream(IterableDataset):
         for _ in range(TRIES):
             problem = self.draw(problems)
             z = words.encode(problem.answer)
-            wrong = torch.zeros_like(z, dtype=torch.bool)
-            if self.mistakes is not None:
-                edits = self.mistakes(problem)
+            edits = None if self.mistakes is None else self.mistakes(problem)
+            if edits is not None:
                 z = edits.corrupt(z, generator=noise)
-                wrong = edits.wrong(z)
             question = words.encode(problem.question)
             tokens = torch.cat([torch.tensor([words.start]), question, z, torch.tensor([words.end])])
             if len(tokens) <= self.length:
                 scored = torch.ones_like(tokens, dtype=torch.bool)
                 scored[: 1 + len(question)] = self.score_questions
-                if not self.score_mistakes:
-                    scored[1 + len(question) : -1] &= ~wrong
+                if edits is not None and not self.score_mistakes:
+                    scored[1 + len(question) : -1] &= ~edits.wrong(z)
                 return tokens, scored
         raise ValueError(f"rows must fit the length, {self.length}; got none that does in {TRIES} draws")
 

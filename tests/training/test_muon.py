@@ -52,6 +52,29 @@ def test_matrices_move_as_torch_moves_them():
         assert (a - b).norm() < 0.03 * (b - start).norm()
 
 
+@pytest.mark.parametrize("together", [1, 2 * 6 * 4, 2**24])
+def test_matrices_move_together_as_they_do_alone(monkeypatch, together):
+    monkeypatch.setattr("noiselab.training.muon.TOGETHER", together)
+    torch.manual_seed(0)
+    shapes = [(6, 4), (4, 6), (6, 4), (6, 4), (5, 5)]
+    start = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    moved = []
+    for optimizers in (1, len(start)):  # one for all, or each with its own
+        weights = copy.deepcopy(start)
+        groups = [weights] if optimizers == 1 else [[p] for p in weights]
+        muons = [MuonWithAdamW([{"params": g, "orthogonal": True}], lr=0.1, weight_decay=0.1) for g in groups]
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(3):
+            for p in weights:
+                p.grad = torch.randn(p.shape, generator=generator)
+            weights[2].grad = None
+            for muon in muons:
+                muon.step()
+        moved.append(weights)
+    for place, (a, b) in enumerate(zip(*moved, strict=True)):
+        assert (a - b).abs().max() < 1e-6 and torch.equal(a, start[place]) == (place == 2)
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (8, 32), (32, 8)])
 def test_the_orthogonal_factor(shape):
     """The singular vectors stay, the singular values come near 1."""

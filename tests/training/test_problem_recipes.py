@@ -21,7 +21,7 @@ def test_learning_from_mistakes_and_regret(tmp_path, capsys, monkeypatch):
     arms = ["--only", "error-free", "LoRA 4, retry 0.5"]
     arguments = [*TINY, *arms, "--ops", "3", "--gidd-length", "90", "--block", "30", "--output", str(folder)]
     rows = recipe.main(arguments)
-    names = ["error-free", "LoRA 4, retry 0.5", "GIDD+", "GIDD+ corrected"]
+    names = ["error-free", "GIDD+", "LoRA 4, retry 0.5", "GIDD+ corrected"]
     assert [(row["arm"], row["seed"]) for row in rows] == [(name, seed) for name in names for seed in (1, 2)]
     for row in rows:
         reference = next(r for r in rows if r["arm"] == "error-free" and r["seed"] == row["seed"])
@@ -37,6 +37,9 @@ def test_learning_from_mistakes_and_regret(tmp_path, capsys, monkeypatch):
 
     assert recipe.main(arguments) == rows  # what is trained is found again
     assert "steps of" not in capsys.readouterr().out
+    beside = recipe.main([*arguments, "--only", "error-free", "--gidd", "False", "--parallel", "2"])
+    assert beside == rows[:2] and (folder / "seed_2" / "error-free.log").is_file()
+    capsys.readouterr()
 
     recipe = load("regret")
     few = ["--hard", "3", "--probe-steps", "2", "--beams", "2", "--retries", "1", "2", "--taught", "LoRA 4, retry 0.5"]
@@ -53,5 +56,7 @@ def test_learning_from_mistakes_and_regret(tmp_path, capsys, monkeypatch):
     content = json.loads((folder / "regret.json").read_text())
     assert content["rows"] == rows and all(0 <= row["right"] <= 1 for row in content["detection"])
     assert (folder / "regret.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="parallel must be at least 1"):
+        load("learn_from_mistakes").main([*TINY, "--parallel", "0", "--output", str(folder)])
     with pytest.raises(ValueError, match="only must be among"):
         load("learn_from_mistakes").main([*TINY, "--only", "nobody", "--output", str(folder)])

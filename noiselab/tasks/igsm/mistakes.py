@@ -79,7 +79,7 @@ class ProblemMistakes(EditProcess):
             raise ValueError(f"self_contain must be False unless kind is 'weak'; got {kind!r}")
         self.problem, self.words, self.rate = problem, words, float(rate)
         self.kind, self.self_contain = kind, self_contain
-        self._steps = [words.encode(problem.step(place)).tolist() for place in range(len(problem.order))]
+        self._steps = [words.ids(problem.step(place)) for place in range(len(problem.order))]
         self._answer = [token for step in self._steps for token in step]
         pools = [self.pool(place) for place in range(len(problem.order))]
         written = {parameter: self._mistake(parameter) for parameter in {p for pool in pools for p in pool}}
@@ -100,7 +100,7 @@ class ProblemMistakes(EditProcess):
 
     def _mistake(self, parameter: Hashable) -> list[int]:
         said = self.problem.mistake(parameter)
-        return self.words.encode(said[: said.index(BACK) + 1]).tolist()
+        return self.words.ids(said[: said.index(BACK) + 1])
 
     def corrupt(self, x: Int[Tensor, " length"], *, generator: Generator | None = None) -> Int[Tensor, " stream"]:
         """Draw a stream that comes to the solution.
