@@ -78,3 +78,24 @@ def test_what_someone_else_takes_back_can_not_be_visible():
         NoSeven(Table(10), vocab_size=10, backspace=10, start=0, semantics="visible")
     with pytest.raises(ValueError, match="regrets needs the erasing semantics"):
         NoSeven(Table(10), vocab_size=10, backspace=10, start=0)
+
+
+@pytest.mark.parametrize("budget", [0, 1, 3])
+def test_a_prompt_is_not_taken_back_beyond_the_budget(budget):
+    class Discontented(Bare):
+        def reach(self, text):
+            return 0
+
+        def regrets(self, row):
+            return True
+
+    settings = {"vocab_size": 10, "backspace": 10, "start": 0, "semantics": "erasing", "cache": False}
+    written = Discontented(Table(10, seed=3), budget=budget, **settings).sample(
+        PROMPTS[:1], length=5, kept=1, generator=generators(0)
+    )
+    (text,), (stream,) = written.texts, written.streams
+    assert text[0] == 1 and len(text) == 5
+    if budget == 0:
+        assert text[:3].tolist() == [1, 2, 3] and stream.tolist() == text[3:].tolist()
+    else:  # first what is not kept of the prompt, then every token as it comes
+        assert (stream == 10).tolist() == [True, *[False, True] * (budget - 1), *[False] * 4]
