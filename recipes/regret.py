@@ -20,12 +20,22 @@ import problem_models
 import torch
 import transformers
 from learn_from_mistakes import spread
-from problem_models import ProblemModels, cells_of, draw, trained
+from problem_models import ProblemModels, cells_of, draw, gidd, trained
 
-from noiselab.autoregressive import Detector, Probe, RetryUponRegret, by_entropy, by_improbability
+from noiselab.autoregressive import (
+    Detector,
+    Probe,
+    RetryUponRegret,
+    by_backspace_probability,
+    by_denoiser_confidence,
+    by_entropy,
+    by_improbability,
+)
+from noiselab.denoisers.huggingface import TransformersDenoiser
 from noiselab.evaluation import (
     Interval,
     accuracy,
+    detection,
     interval,
     paired_difference,
     prompt_of,
@@ -58,7 +68,7 @@ class Regret(ProblemModels):
     hard: int = 8
     """operations of the problems that are solved"""
     taught: str = "retry 0.5"
-    """the arm of the model that was trained on mistakes, for comparison"""
+    """the arm of the model that was trained on mistakes, for comparison, and as a detector"""
     sure: float = 0.5
     """how sure a detector must be"""
 
@@ -90,21 +100,17 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         solved = {"greedy": greedy}
         for beams in options.beams:
             solved[f"{beams} beams"] = solve(plain, problems, words, beams=beams, most=options.length, batch=64)
-        detectors: dict[str, Detector] = {}
-        for name, ranks in PROBES.items():
-            probe = probed(name, ranks, plain, seed, options, words)
-            detectors[name] = by_can_next(probe, words)
-            found = how_well(detectors[name], problems, solutions, greedy, words)
-            seen.append({"seed": seed, "probe": name, **found})
-        detectors["improbability"] = by_improbability(plain, boundary=ends_of_steps(words), start=words.start)
-        detectors["entropy"] = by_entropy(plain, boundary=ends_of_steps(words), start=words.start)
+        taught = trained(options.taught, seed, options, words)
+        detectors = detectors_of(plain, taught, seed, options, words)
+        for name, detector in detectors.items():
+            found = how_well(detector, name in PROBES, problems, solutions, greedy, options, words)
+            seen.append({"detector": name, "seed": seed, **found})
         detectors["always"] = lambda text: 1.0
         for name, detector in detectors.items():
             solved[f"regret, {name}"] = regretted(plain, detector, 10, problems, options, words)
         for retries in options.retries:
             name = f"regret, perfect, at most {retries}"
             solved[name] = regretted(plain, perfect(problems, words), retries, problems, options, words)
-        taught = trained(options.taught, seed, options, words)
         solved[f"trained on {options.taught}, greedy"] = solve(taught, problems, words, most=options.length)
         right = [verdict.right for verdict in greedy]
         for name, verdicts in solved.items():
@@ -114,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
             rows.append({"decoding": name, "seed": seed, **summary._asdict(), "gain": gain})
             print(f"{name}, seed {seed}: {summary.right:.1%}", flush=True)
         write_json(options.run.output / "regret.json", {"detection": seen, "rows": rows, "hard": options.hard})
-    print("\n" + table_of_probes(seen) + "\n\n" + table(rows, options.hard))
+    print("\n" + table_of_detectors(seen) + "\n\n" + table(rows, options.hard))
     plot(rows, options.run.output / "regret.png")
     return rows
 
@@ -154,38 +160,63 @@ def probed(name: str, ranks: tuple[int, int], network: Any, seed: int, options: 
     return probe.eval()
 
 
+def detectors_of(plain: Any, taught: Any, seed: int, options: Regret, words: Words) -> dict[str, Detector]:
+    """All detectors: probes of the model, its own doubts, and two other models."""
+    found: dict[str, Detector] = {}
+    for name, ranks in PROBES.items():
+        found[name] = by_can_next(probed(name, ranks, plain, seed, options, words), words)
+    found["improbability"] = by_improbability(plain, boundary=ends_of_steps(words), start=words.start)
+    found["entropy"] = by_entropy(plain, boundary=ends_of_steps(words), start=words.start)
+    found[f"backspaces of {options.taught}"] = by_backspace_probability(taught, words.back, start=words.start)
+    if options.gidd:
+        # A block that has been filled up to here; what is behind is noise, as in the middle of sampling.
+        confidence = by_denoiser_confidence(
+            TransformersDenoiser(gidd(seed, options, words)),
+            length=options.gidd_length,
+            filler=words.size,
+            boundary=ends_of_steps(words),
+            time=0.5,
+        )
+        found["GIDD+"] = lambda text: (
+            # What is longer than its rows it says nothing about.
+            confidence(torch.cat([text.new_tensor([words.start]), text])) if len(text) < options.gidd_length else 0.0
+        )
+    return found
+
+
 def how_well(
     detector: Detector,
+    probe: bool,
     problems: Sequence[Problem],
     solutions: Sequence[torch.Tensor],
     verdicts: Sequence[Verdict],
+    options: Regret,
     words: Words,
 ) -> dict[str, Any]:
-    """How often a detector is right: about steps begun for any parameter, and about the first wrong steps of the model.
-
-    Those are the ones for a parameter that could not be found yet.
-    """
-    generator = random.Random("examples")
-    right, count = 0, 0
-    for problem in problems:
-        examples = can_next_examples(problem, words, generator, 4)
-        for row, label in zip(examples.rows, examples.labels.tolist(), strict=True):
-            right += (detector(row[1:]) < 0.5) == label
-            count += 1
-    errors, caught = 0, 0
-    not_ready = perfect(problems, words, errors="not ready")
+    """How often a detector is right about the model's own steps, up to the first wrong one; a probe also about others."""
+    scores, wrong = [], []
     for problem, solution, verdict in zip(problems, solutions, verdicts, strict=True):
-        if verdict.step is None:
-            continue
-        ends = (solution == words.full_stop).nonzero()[:, 0]
-        if verdict.step >= len(ends):
-            continue
-        text = torch.cat([words.encode(problem.question), solution[: int(ends[verdict.step]) + 1]])
-        if not_ready(text):
-            caught += detector(text) > 0.5
-            errors += 1
-    found: dict[str, Any] = {"right": right / count, "of": count, "own_errors": errors}
-    return found | ({"caught": caught / errors, "caught_interval": wilson(caught, errors)} if errors else {})
+        ends = (solution == words.full_stop).nonzero()[:, 0].tolist()
+        last = len(ends) if verdict.step is None else verdict.step + 1
+        for step, end in enumerate(ends[:last]):
+            scores.append(detector(torch.cat([words.encode(problem.question), solution[: end + 1]])))
+            wrong.append(step == verdict.step)
+    found: dict[str, Any] = {"steps": len(wrong), "errors": sum(wrong)}
+    if 0 < sum(wrong) < len(wrong):
+        score, is_wrong = torch.tensor(scores, dtype=torch.float64), torch.tensor(wrong)
+        found |= detection(score, is_wrong)._asdict()
+        found["caught"] = wilson(int((score[is_wrong] > options.sure).sum()), sum(wrong))
+        found["alarms"] = (score[~is_wrong] > options.sure).double().mean().item()
+    if probe:
+        generator = random.Random("examples")
+        examples = [can_next_examples(problem, words, generator, 4) for problem in problems]
+        right = [
+            (detector(row[1:]) < 0.5) == label
+            for some in examples
+            for row, label in zip(some.rows, some.labels.tolist(), strict=True)
+        ]
+        found["right"] = sum(right) / len(right)
+    return found
 
 
 def regretted(
@@ -215,20 +246,21 @@ def regretted(
     return verdicts_of(solutions, problems, words)
 
 
-def table_of_probes(seen: list[dict[str, Any]]) -> str:
-    """How often the probes are right, as a Markdown table."""
+def table_of_detectors(seen: list[dict[str, Any]]) -> str:
+    """How often detectors are right, as a Markdown table."""
     lines = [
-        "| probe | seed | any parameter, right | of | the model's own errors, caught | of |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| detector | seed | right about any parameter | area | found at 5 % false alarms | caught when sure | alarms then "
+        "| errors | steps |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in seen:
-        caught = ""
-        if "caught" in row:
-            low, high = row["caught_interval"]
-            caught = f"{row['caught']:.1%} ({low:.1%} to {high:.1%})"
-        lines.append(
-            f"| {row['probe']} | {row['seed']} | {row['right']:.2%} | {row['of']} | {caught} | {row['own_errors']} |"
-        )
+        said = [f"{row['right']:.2%}" if "right" in row else ""]
+        if "area" in row:
+            low, high = row["caught"]
+            said += [f"{row['area']:.3f}", f"{row['recall']:.1%}", f"{low:.1%} to {high:.1%}", f"{row['alarms']:.1%}"]
+        else:
+            said += [""] * 4
+        lines.append(f"| {row['detector']} | {row['seed']} | {' | '.join(said)} | {row['errors']} | {row['steps']} |")
     return "\n".join(lines)
 
 

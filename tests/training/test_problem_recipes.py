@@ -1,10 +1,12 @@
 """The recipes of problems with mistakes, from training to tables, with networks that are too small to solve any."""
 
 import json
+import random
 
 import pytest
 from test_recipes import load
 
+from noiselab.tasks.igsm import Words, draw_small, perfect
 from noiselab.training import ProblemStream
 
 TINY = [
@@ -42,7 +44,23 @@ def test_learning_from_mistakes_and_regret(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
 
     recipe = load("regret")
-    few = ["--hard", "3", "--probe-steps", "2", "--beams", "2", "--retries", "1", "2", "--taught", "LoRA 4, retry 0.5"]
+    few = [
+        "--hard",
+        "3",
+        "--gidd-length",
+        "90",
+        "--block",
+        "30",
+        "--probe-steps",
+        "2",
+        "--beams",
+        "2",
+        "--retries",
+        "1",
+        "2",
+        "--taught",
+        "LoRA 4, retry 0.5",
+    ]
     rows = recipe.main([*TINY, *few, "--output", str(folder)])
     printed = capsys.readouterr().out
     assert "error-free, seed" not in printed and "probe, seed 1: 4" in printed
@@ -50,13 +68,36 @@ def test_learning_from_mistakes_and_regret(tmp_path, capsys, monkeypatch):
         "greedy",
         "2 beams",
         *(f"regret, {d}" for d in ("probe", "probe with attention", "improbability", "entropy", "always")),
+        *(f"regret, {d}" for d in ("backspaces of LoRA 4, retry 0.5", "GIDD+")),
         *(f"regret, perfect, at most {n}" for n in (1, 2)),
         "trained on LoRA 4, retry 0.5, greedy",
     }
     content = json.loads((folder / "regret.json").read_text())
-    assert content["rows"] == rows and all(0 <= row["right"] <= 1 for row in content["detection"])
+    assert content["rows"] == rows and all(0 <= row.get("right", 0) <= 1 for row in content["detection"])
     assert (folder / "regret.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="parallel must be at least 1"):
         load("learn_from_mistakes").main([*TINY, "--parallel", "0", "--output", str(folder)])
     with pytest.raises(ValueError, match="only must be among"):
         load("learn_from_mistakes").main([*TINY, "--only", "nobody", "--output", str(folder)])
+
+
+def test_how_well_detectors_know_the_models_own_steps():
+    recipe, words = load("regret"), Words("logic")
+    problems = [draw_small(random.Random(seed), level="logic", ops=4) for seed in range(10)]
+    solutions = [words.encode(problem.answer) for problem in problems]
+    for number in (2, 5):  # the last step comes second: it can not be found yet
+        problem = problems[number]
+        solutions[number] = words.encode([*problem.step(0), *problem.step(3), *problem.step(1)])
+    verdicts = [problem.check(words.decode(s)) for problem, s in zip(problems, solutions, strict=True)]
+    assert [verdict.step for verdict in verdicts] == [1 if number in (2, 5) else None for number in range(10)]
+    options = recipe.PRESETS["demo"][1]
+
+    def found(detector):
+        return recipe.how_well(detector, False, problems, solutions, verdicts, options, words)
+
+    right = found(perfect(problems, words))
+    assert (right["steps"], right["errors"], right["area"], right["alarms"]) == (8 * 4 + 2 * 2, 2, 1.0, 0.0)
+    assert right["recall"] == 1.0 and right["caught"][1] > 0.99
+    assert found(lambda text: 1.0)["area"] == 0.5 and found(lambda text: 1.0)["alarms"] == 1.0
+    known = perfect(problems, words)
+    assert found(lambda text: 1 - known(text))["area"] == 0.0
