@@ -190,7 +190,9 @@ def trained(
     """The network of an arm: that of an earlier run, or trained now."""
     run = replace(options.run, output=folder / name.replace(", ", "_").replace(" ", "_"))
     optimization = options.optimization
-    settings = {**numbers_of(options), "arm": asdict(arm)}
+    # Not which other arms there are, nor what is measured in the end: a resumed run need not share that.
+    own = Autoregressive(**{name: getattr(options, name) for name in Autoregressive.__dataclass_fields__})
+    settings = {**numbers_of(own), "arm": asdict(arm)}
 
     def build() -> Trainer:
         print(f"\n{name}: {as_yaml(arm).strip()}".replace("\n", ", "), flush=True)

@@ -2,7 +2,7 @@
 
     python recipes/learn_from_mistakes.py demo                       # two CPU cores; see docs/autoregressive.md for the time
     python recipes/learn_from_mistakes.py demo --only "error-free" "retry 0.5" --seeds 1 2 3
-    python recipes/learn_from_mistakes.py medium --parallel 14       # on a GPU
+    python recipes/learn_from_mistakes.py medium --parallel 16       # on a GPU, all at once
     python recipes/learn_from_mistakes.py demo --help                # all fields
 
 Every arm is the same Llama, trained on as many tokens; so one with mistakes sees fewer problems. All are compared on the same

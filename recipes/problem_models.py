@@ -27,7 +27,7 @@ from noiselab.training import (
     trained_once,
     with_lora,
 )
-from noiselab.training.options import Optimization, Run, arguments_of, autocast_of, numbers_of
+from noiselab.training.options import Optimization, Run, arguments_of, autocast_of
 
 P_UNIFORM = 0.2
 
@@ -63,9 +63,11 @@ ARMS = {
     "weak 0.1": Arm(0.1, "weak"),
     "weak 0.2": Arm(0.2, "weak"),
     "weak 0.5": Arm(0.5, "weak"),
+    "weak 0.2 unscored": Arm(0.2, "weak", scored=False),
     "weak 0.2 as released": Arm(0.2, "weak", self_contain=True),
     "miss 0.2": Arm(0.2, "miss"),
     "filler 0.5": Arm(0.5, "filler"),
+    "filler 0.5 unscored": Arm(0.5, "filler", scored=False),
     "error-free, twice the tokens": Arm(tokens=2.0),
     "continued, retry 0.5": Arm(0.5, begin="error-free"),
     "LoRA 4, retry 0.5": Arm(0.5, begin="error-free", rank=4),
@@ -137,14 +139,11 @@ PRESETS = {
         ProblemModels(CPU, Run(Path("runs/mistakes_demo"), log_every=100, evaluate_every=0, save_every=1_000)),
     ),
     "medium": (
-        "minutes for each arm on a GPU: 8 layers of width 384, problems with values",
+        "6 minutes for each arm on a GPU, 16 of them at once: 8 layers of width 128, three seeds",
         ProblemModels(
-            replace(CPU, steps=20_000, batch=128, micro_batch=128, learning_rate=2e-3, precision="bfloat16"),
-            Run(Path("runs/mistakes_medium"), log_every=200, evaluate_every=0, save_every=5_000),
-            level="nano",
-            layers=8,
-            width=384,
-            heads=6,
+            replace(CPU, steps=5_500, batch=64, micro_batch=64),
+            Run(Path("runs/mistakes_medium"), log_every=100, evaluate_every=0, save_every=5_000, workers=1),
+            width=128,
             seeds=(1, 2, 3),
         ),
     ),
@@ -249,7 +248,7 @@ def trained(name: str, seed: int, options: ProblemModels, words: Words) -> Any:
             autocast=autocast_of(optimization),
             ema=optimization.ema,
             optimizer="adamw" if arm.rank else optimization.optimizer,
-            settings={**numbers_of(options), "arm": asdict(arm)},
+            settings=settings_of(options, arm),
         )
 
     return trained_once(
@@ -258,7 +257,7 @@ def trained(name: str, seed: int, options: ProblemModels, words: Words) -> Any:
         averaged=options.optimization.ema is not None,
         resume=options.run.resume,
         cpu=options.run.cpu,
-        settings={**numbers_of(options), "arm": asdict(arm)},
+        settings=settings_of(options, arm),
     )
 
 
@@ -300,7 +299,7 @@ def gidd(seed: int, options: ProblemModels, words: Words) -> DiT:
             autocast=autocast_of(o),
             ema=o.ema,
             optimizer=o.optimizer,
-            settings=numbers_of(options),
+            settings=settings_of(options, None),
         )
 
     return trained_once(
@@ -343,6 +342,17 @@ def filled(
         verdicts += verdicts_of(solutions, part, words)
     left = iter(verdicts)
     return [next(left) if fits else Verdict(False, kind="too long") for fits in fit]
+
+
+def settings_of(options: ProblemModels, arm: Arm | None) -> dict[str, Any]:
+    """What a resumed run of an arm, or of GIDD+, must share; not which others there are, nor what is measured in the end."""
+    names = "level layout new_templates length layers width heads score_questions most".split()
+    names += [] if arm is not None else ["block", "gidd_length"]
+    found = {name: getattr(options, name) for name in ("optimization", *names)}
+    return {
+        "options": {**found, "optimization": asdict(options.optimization)},
+        "arm": None if arm is None else asdict(arm),
+    }
 
 
 def mistakes_of(words: Words, arm: Arm, problem: Problem) -> ProblemMistakes:

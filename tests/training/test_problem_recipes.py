@@ -1,5 +1,6 @@
 """The recipes of problems with mistakes, from training to tables, with networks that are too small to solve any."""
 
+import dataclasses
 import json
 import random
 
@@ -79,6 +80,20 @@ def test_learning_from_mistakes_and_regret(tmp_path, capsys, monkeypatch):
         load("learn_from_mistakes").main([*TINY, "--parallel", "0", "--output", str(folder)])
     with pytest.raises(ValueError, match="only must be among"):
         load("learn_from_mistakes").main([*TINY, "--only", "nobody", "--output", str(folder)])
+
+
+def test_a_resumed_run_may_belong_to_another_table_but_not_to_another_model():
+    recipe = load("problem_models")
+    demo, arm = recipe.PRESETS["demo"][1], recipe.ARMS["retry 0.5"]
+    others = dataclasses.replace(
+        demo, only=("error-free",), seeds=(7,), problems=3, ops=(4,), parameters=None, parallel=9
+    )
+    assert recipe.settings_of(others, arm) == recipe.settings_of(demo, arm)
+    assert recipe.settings_of(others, None) == recipe.settings_of(demo, None)
+    for change in ({"layers": 3}, {"most": 5}, {"optimization": dataclasses.replace(demo.optimization, steps=7)}):
+        assert recipe.settings_of(dataclasses.replace(demo, **change), arm) != recipe.settings_of(demo, arm)
+    assert recipe.settings_of(demo, recipe.ARMS["retry 0.5 unscored"]) != recipe.settings_of(demo, arm)
+    json.dumps(recipe.settings_of(demo, arm))
 
 
 def test_how_well_detectors_know_the_models_own_steps():
