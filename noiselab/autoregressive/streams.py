@@ -76,10 +76,13 @@ class Tree:
     @property
     def ancestors(self) -> Bool[Tensor, "node node"]:
         """Whether the second node may be seen from the first: it is the same, or comes before it in its text."""
-        seen = torch.eye(len(self.tokens), dtype=torch.bool)
-        for node, parent in enumerate(self.parents.tolist()[1:], 1):
-            seen[node] |= seen[parent]
-        return seen.to(self.tokens.device)
+        seen = torch.eye(len(self.tokens), dtype=torch.bool, device=self.tokens.device)
+        above = self.parents.clamp(min=0)  # the root stands above itself
+        # First each node and its parent, then those and what is above the uppermost of them, twice as far each time.
+        for _ in range(int(self.depths.max()).bit_length()):
+            seen = seen | seen[above]
+            above = above[above]
+        return seen
 
 
 def tree_of(z: Int[Tensor, " stream"], backspace: int, reach: Reach = one_token) -> Tree:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from ..categorical import Randomness, choose, uniforms
 from ..samplers.revisions import Revision
@@ -222,7 +222,7 @@ class Writer(ABC):
         active, pending = rows, [[self.start, *row.text] for row in rows]
         while active:
             self._read(memory, active, pending)
-            entries = [self._write(task, place, row) for place, row in enumerate(active)]
+            entries = self._write(task, active)
             left = [place for place, row in enumerate(active) if not row.done]
             if len(left) < len(active) and left:
                 memory.keep(left)
@@ -240,70 +240,95 @@ class Writer(ABC):
     def _read(self, memory: Memory, rows: list[Row], pending: list[list[int]]) -> None:
         """The network reads one entry of each row, or the prompts."""
         width, erasing = max(map(len, pending)), self.semantics == "erasing"
-        tokens = torch.zeros(len(rows), width, dtype=torch.long)
-        positions, real = torch.zeros_like(tokens), torch.zeros_like(tokens, dtype=torch.bool)
-        wanted = []
-        for place, (row, new) in enumerate(zip(rows, pending, strict=True)):
-            tokens[place, width - len(new) :] = torch.tensor(new)
-            real[place, width - len(new) :] = True
-            last = len(row.text) if erasing else row.prompt + len(row.stream)
-            positions[place, width - len(new) :] = torch.arange(last - len(new) + 1, last + 1)
+        tokens, positions, lengths, wanted = [], [], [], []
+        for row, new in zip(rows, pending, strict=True):
+            last, missing = len(row.text) if erasing else row.prompt + len(row.stream), width - len(new)
+            tokens.append([0] * missing + new)
+            positions.append([0] * missing + list(range(last - len(new) + 1, last + 1)))
+            lengths.append(len(new))
             # When tokens of the prompt are erased, the model goes on from the shorter text.
             wanted.append(len(row.text) - row.kept + 1 - len(row.logits) if erasing else 1)
         device = next(iter(self.network.parameters()), torch.empty(0)).device
-        logits = memory.read_last(tokens.to(device), positions.to(device), real.to(device), max(wanted))
+        read, places = torch.tensor([tokens, positions], device=device)
+        real = torch.arange(width, 0, -1, device=device) <= torch.tensor(lengths, device=device)[:, None]
+        logits = memory.read_last(read, places, real, max(wanted))
         for row, found, count in zip(rows, logits[..., : self.vocab_size].cpu(), wanted, strict=True):
             row.logits = [*row.logits, *found[-count:]] if erasing else [found[-1]]
             row.evaluations += 1
 
-    def _write(self, task: _Task, place: int, row: Row) -> int | None:
-        """Write until the network has something to read, or the text is done."""
-        while True:
-            if len(row.stream) >= task.most:
-                row.done = True
-                return None
-            if not row.stream and len(row.text) > row.kept and self.regrets(row) and not self.spent(row):
-                self._take_back(task.memory, place, row)
-                continue
-            entry = self._decide(row, task.generator)
-            if entry == self.backspace:
-                self._take_back(task.memory, place, row)
-                if self.semantics == "visible":
-                    return entry
-                continue
-            if len(row.text) == task.length:
-                row.done = row.stopped = True  # full, and it may stand
-                return None
-            row.stream.append(entry)
-            where, row.again = len(row.text), False
-            if where in row.replaced:
-                old = row.replaced.pop(where)
-                task.revisions.append(Revision(row.number, where, len(row.stream), old, entry, "backspace"))
-            row.text.append(entry)
-            row.tabu.append(set())
-            if self.regrets(row) and not self.spent(row):
-                self._take_back(task.memory, place, row, unread=1)
-                continue
-            row.done = row.stopped = entry == task.end
-            return None if row.done else entry
+    def _write(self, task: _Task, rows: list[Row]) -> list[int | None]:
+        """Write until the network has something to read of each text, or the text is done."""
+        entries: list[int | None] = [None] * len(rows)
+        open_ = list(range(len(rows)))
+        while open_:
+            open_ = [place for place in open_ if self._goes_on(task, place, rows[place])]
+            chosen = self._decide([rows[place] for place in open_], task.generator)
+            left = []
+            for place, entry in zip(open_, chosen, strict=True):
+                if not self._enter(task, place, rows[place], entry):
+                    left.append(place)
+                elif not rows[place].done:
+                    entries[place] = entry
+            open_ = left
+        return entries
 
-    def _decide(self, row: Row, generator: Randomness) -> int:
-        logits = self.adjusted(row, row.logits[-1].to(torch.float64, copy=True))
-        if self.backspace < len(logits) and (len(row.text) == row.kept or self.spent(row)):
-            logits = logits.clone()  # what a subclass returned may be its own
-            logits[self.backspace] = -torch.inf
-        if self.edit is not None:
-            logits = self.edit(logits)
-        if self.tabu and row.tabu[-1]:
-            without = logits.clone()
-            without[list(row.tabu[-1])] = -torch.inf
-            logits = without if without.max() > -torch.inf else logits
-        temperature = self.temperature_of(row)
-        if temperature == 0:
-            return int(logits.argmax())
-        mine: Generator | None = generator[row.number] if isinstance(generator, Sequence) else generator
-        law = (logits / temperature).softmax(-1)
-        return int(choose(law, uniforms(1, generator=mine)[0]))
+    def _goes_on(self, task: _Task, place: int, row: Row) -> bool:
+        """Whether there is room in the stream; first of all the end of a prompt may be taken back."""
+        fresh = not row.stream and len(row.stream) < task.most
+        if fresh and len(row.text) > row.kept and self.regrets(row) and not self.spent(row):
+            self._take_back(task.memory, place, row)
+        row.done = len(row.stream) >= task.most
+        return not row.done
+
+    def _enter(self, task: _Task, place: int, row: Row, entry: int) -> bool:
+        """Add what was decided; returns whether it is the network's turn, or the text is done."""
+        if entry == self.backspace:
+            self._take_back(task.memory, place, row)
+            return self.semantics == "visible"
+        if len(row.text) == task.length:
+            row.done = row.stopped = True  # full, and it may stand
+            return True
+        row.stream.append(entry)
+        where, row.again = len(row.text), False
+        if where in row.replaced:
+            old = row.replaced.pop(where)
+            task.revisions.append(Revision(row.number, where, len(row.stream), old, entry, "backspace"))
+        row.text.append(entry)
+        row.tabu.append(set())
+        if self.regrets(row) and not self.spent(row):
+            self._take_back(task.memory, place, row, unread=1)
+            return False
+        row.done = row.stopped = entry == task.end
+        return True
+
+    def _decide(self, rows: list[Row], generator: Randomness) -> list[int]:
+        """The next entry of each text."""
+        if not rows:
+            return []
+        # A copy, which may be edited.
+        logits = torch.stack([row.logits[-1] for row in rows]).to(torch.float64)
+        for row, mine in zip(rows, logits, strict=True):
+            _put(mine, self.adjusted(row, mine))
+            if self.backspace < len(mine) and (len(row.text) == row.kept or self.spent(row)):
+                mine[self.backspace] = -torch.inf
+            if self.edit is not None:
+                _put(mine, self.edit(mine))
+            if self.tabu and row.tabu[-1]:
+                without = mine.clone()
+                without[list(row.tabu[-1])] = -torch.inf
+                if without.max() > -torch.inf:
+                    mine.copy_(without)
+        temperatures = [self.temperature_of(row) for row in rows]
+        entries: list[int] = logits.argmax(-1).tolist()
+        if drawn := [place for place, temperature in enumerate(temperatures) if temperature > 0]:
+            mine = generator
+            if isinstance(generator, Sequence):
+                mine = [generator[rows[place].number] for place in drawn]
+            laws = (logits[drawn] / torch.tensor([temperatures[place] for place in drawn])[:, None]).softmax(-1)
+            chosen = choose(laws, uniforms(len(drawn), generator=mine)).tolist()
+            for place, entry in zip(drawn, chosen, strict=True):
+                entries[place] = entry
+        return entries
 
     def _take_back(self, memory: Memory, place: int, row: Row, unread: int = 0) -> None:
         """Shorten a text whose last `unread` tokens the network has not read yet."""
@@ -320,6 +345,12 @@ class Writer(ABC):
         if self.semantics == "erasing":
             row.logits = row.logits[: len(row.logits) - (taken - unread)]
             memory.forget(place, taken - unread)
+
+
+def _put(here: Tensor, logits: Tensor) -> None:
+    """Take edited logits, which may be the same ones."""
+    if logits is not here:
+        here.copy_(logits)
 
 
 def _kept(prompts: Sequence[Tensor], kept: int | Sequence[int] | None) -> list[int]:
