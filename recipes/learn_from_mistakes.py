@@ -1,6 +1,6 @@
 """What training on mistakes that are taken back is worth: problems solved, with mistakes of each kind and rate, or without.
 
-    python recipes/learn_from_mistakes.py demo                       # two CPU cores; see docs/autoregressive.md for the time
+    python recipes/learn_from_mistakes.py demo                       # one CPU core: 20 minutes for each arm
     python recipes/learn_from_mistakes.py demo --only "error-free" "retry 0.5" --seeds 1 2 3
     python recipes/learn_from_mistakes.py medium --parallel 16       # on a GPU, all at once
     python recipes/learn_from_mistakes.py demo --help                # all fields

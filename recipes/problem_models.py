@@ -69,6 +69,8 @@ ARMS = {
     "filler 0.5": Arm(0.5, "filler"),
     "filler 0.5 unscored": Arm(0.5, "filler", scored=False),
     "error-free, twice the tokens": Arm(tokens=2.0),
+    "continued, error-free": Arm(begin="error-free"),
+    "continued, retry 0.5 unscored": Arm(0.5, scored=False, begin="error-free"),
     "continued, retry 0.5": Arm(0.5, begin="error-free"),
     "LoRA 4, retry 0.5": Arm(0.5, begin="error-free", rank=4),
     "LoRA 32, retry 0.5": Arm(0.5, begin="error-free", rank=32),
