@@ -167,7 +167,9 @@ def detectors_of(plain: Any, taught: Any, seed: int, options: Regret, words: Wor
         found[name] = by_can_next(probed(name, ranks, plain, seed, options, words), words)
     found["improbability"] = by_improbability(plain, boundary=ends_of_steps(words), start=words.start)
     found["entropy"] = by_entropy(plain, boundary=ends_of_steps(words), start=words.start)
-    found[f"backspaces of {options.taught}"] = by_backspace_probability(taught, words.back, start=words.start)
+    found[f"backspaces of {options.taught}"] = by_backspace_probability(
+        taught, words.back, start=words.start, boundary=ends_of_steps(words), stop=int(words.encode(["as"]))
+    )
     if options.gidd:
         # A block that has been filled up to here; what is behind is noise, as in the middle of sampling.
         confidence = by_denoiser_confidence(

@@ -56,11 +56,10 @@ def by_probe(probe: nn.Module, *, boundary: Collection[int], stop: int, start: i
     ends = _ends(boundary)
 
     def detector(text: Tensor) -> float:
-        begin = last_step(text, ends)
-        found = (text[begin:] == stop).nonzero()
-        if not len(found):
+        read = _up_to(text, last_step(text, ends), stop)
+        if read is None:
             return 1.0
-        row = _started(text[: begin + int(found[0]) + 1], start, probe)
+        row = _started(read, start, probe)
         with torch.no_grad():
             return float((-probe(input_ids=row).double()).sigmoid())
 
@@ -116,20 +115,29 @@ def by_improbability(network: nn.Module, *, boundary: Collection[int], start: in
     return detector
 
 
-def by_backspace_probability(network: nn.Module, backspace: int, *, start: int) -> Detector:
+def by_backspace_probability(
+    network: nn.Module, backspace: int, *, start: int, boundary: Collection[int] = (), stop: int | None = None
+) -> Detector:
     """How probably a model that takes back does so just after the last step.
 
-    It reads the text as it stands, in which nothing was taken back.
+    It reads the text as it stands, in which nothing was taken back. A model that was trained to take back steps that have
+    hardly begun does so behind their `stop`, and never at their end.
 
     **Arguments:**
 
     - `network`: a causal model that was trained on streams, called with `input_ids`; set it to `eval` before.
     - `backspace`: its token that takes back.
     - `start`: the token before each text.
+    - `boundary`, `stop`: as for `by_probe`, to read the last step up to there; not given, it is read to its end.
+
+    **Raises:** `ValueError` if `stop` is given without `boundary`.
     """
+    if stop is not None:
+        _ends(boundary)
 
     def detector(text: Tensor) -> float:
-        return float(_laws(network, text, start)[-1, backspace].exp())
+        read = text if stop is None else _up_to(text, last_step(text, boundary), stop)
+        return 1.0 if read is None else float(_laws(network, read, start)[-1, backspace].exp())
 
     return detector
 
@@ -201,6 +209,12 @@ def _ends(boundary: Collection[int]) -> frozenset[int]:
     if not boundary:
         raise ValueError("boundary must have tokens; got none")
     return frozenset(boundary)
+
+
+def _up_to(text: Tensor, begin: int, stop: int) -> Tensor | None:
+    """A text up to the first `stop` of the step that begins there, if it has one."""
+    found = (text[begin:] == stop).nonzero()
+    return text[: begin + int(found[0]) + 1] if len(found) else None
 
 
 def _started(text: Tensor, start: int, network: nn.Module) -> Int[Tensor, "1 length"]:
