@@ -274,8 +274,8 @@ class Writer(ABC):
 
     def _goes_on(self, task: _Task, place: int, row: Row) -> bool:
         """Whether there is room in the stream; first of all the end of a prompt may be taken back."""
-        fresh = not row.stream and len(row.stream) < task.most
-        if fresh and len(row.text) > row.kept and self.regrets(row) and not self.spent(row):
+        untouched = not row.stream and len(row.text) > row.kept and task.most > 0
+        if untouched and self.regrets(row) and not self.spent(row):
             self._take_back(task.memory, place, row)
         row.done = len(row.stream) >= task.most
         return not row.done
