@@ -67,7 +67,7 @@ def choose(mass: Float[Tensor, "*batch state"], u: Float[Tensor, "*batch"]) -> I
     """
     *batch, states = mass.shape
     if states <= 4 * BLOCK:
-        return _invert(mass, u)[0]
+        return _search(mass, u)[2][..., 0]
     # Block sums first, then one block: the same law as a single long cumulative sum, in one pass over the row.
     whole = states // BLOCK * BLOCK
     sums = mass[..., :whole].reshape(*batch, -1, BLOCK).sum(-1, dtype=torch.float64)
@@ -75,16 +75,21 @@ def choose(mass: Float[Tensor, "*batch state"], u: Float[Tensor, "*batch"]) -> I
     block, rest = _invert(sums, u)
     index = block[..., None] * BLOCK + torch.arange(BLOCK, device=mass.device)
     inside = torch.where(index < states, mass.gather(-1, index.clamp(max=states - 1)), 0)
-    return (block * BLOCK + _invert(inside, rest)[0]).clamp(max=states - 1)
+    return (block * BLOCK + _search(inside, rest)[2][..., 0]).clamp(max=states - 1)
 
 
 def _invert(mass: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """The index where the cumulative mass passes u * total, and how far inside that entry it does, in [0, 1)."""
+    cumulative, target, index = _search(mass, u)
+    width = mass.gather(-1, index).double()
+    inside = (target - cumulative.gather(-1, index) + width) / width
+    return index[..., 0], inside[..., 0].nan_to_num().clamp(0, 1 - 2**-53)
+
+
+def _search(mass: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The cumulative mass, u * total, and the index where the one passes the other."""
     cumulative = mass.cumsum(-1, dtype=torch.float64)
     total = cumulative[..., -1:]
     # Rounding must not push the target up to the total, behind which there is no token.
     target = torch.minimum(u[..., None].double() * total, torch.nextafter(total, torch.zeros_like(total)))
-    index = torch.searchsorted(cumulative, target, right=True).clamp(max=mass.shape[-1] - 1)
-    width = mass.gather(-1, index).double()
-    inside = (target - cumulative.gather(-1, index) + width) / width
-    return index[..., 0], inside[..., 0].nan_to_num().clamp(0, 1 - 2**-53)
+    return cumulative, target, torch.searchsorted(cumulative, target, right=True).clamp(max=mass.shape[-1] - 1)

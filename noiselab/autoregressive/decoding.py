@@ -97,9 +97,10 @@ class BackspaceSampler(Writer):
         """
         self.edits.check(prompt)
 
-    def adjusted(self, row: Row, logits: Float[Tensor, " state"]) -> Float[Tensor, " state"]:
+    def adjusted(self, rows: list[Row], logits: Float[Tensor, "row state"]) -> Float[Tensor, "row state"]:
         """With the bias, and without a second backspace where each token is looked at once."""
-        logits[self.backspace] += self.bias
-        if row.again and not self.deep:
-            logits[self.backspace] = -torch.inf
+        if self.bias:
+            logits[:, self.backspace] += self.bias
+        if not self.deep and (again := [place for place, row in enumerate(rows) if row.again]):
+            logits[again, self.backspace] = -torch.inf
         return logits

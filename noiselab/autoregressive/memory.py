@@ -74,13 +74,21 @@ class KeysAndValues:
         self.seen = real if self.seen is None else torch.cat([self.seen, real], -1)
         output: Any = self.network(
             input_ids=tokens,
-            attention_mask=self.seen.long(),
+            attention_mask=self._mask(tokens.shape[1]),
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=count,
         )
         return logits_of(output)[:, -count:]
+
+    def _mask(self, new: int) -> Tensor:
+        """What may be attended to: of one new entry all that is seen, which spares the network working it out."""
+        assert self.seen is not None
+        everywhere = not any(getattr(layer, "is_sliding", True) for layer in self.cache.layers)
+        if new == 1 and everywhere and self.network.config._attn_implementation == "sdpa":
+            return self.seen[:, None, None]
+        return self.seen.long()
 
     def forget(self, row: int, count: int) -> None:
         """Drop the last real entries of a row."""

@@ -164,8 +164,8 @@ class Writer(ABC):
         **Raises:** `ValueError` if not.
         """
 
-    def adjusted(self, row: Row, logits: Float[Tensor, " state"]) -> Float[Tensor, " state"]:
-        """The logits of the next entry, from those of the network, which may be edited in place.
+    def adjusted(self, rows: list[Row], logits: Float[Tensor, "row state"]) -> Float[Tensor, "row state"]:
+        """The logits of the next entries, from those of the network, which may be edited in place.
 
         Where nothing can be taken back, a backspace is impossible whatever its logit.
         """
@@ -252,7 +252,9 @@ class Writer(ABC):
         read, places = torch.tensor([tokens, positions], device=device)
         real = torch.arange(width, 0, -1, device=device) <= torch.tensor(lengths, device=device)[:, None]
         logits = memory.read_last(read, places, real, max(wanted))
-        for row, found, count in zip(rows, logits[..., : self.vocab_size].cpu(), wanted, strict=True):
+        columns = logits[..., : self.vocab_size].cpu().unbind(1)
+        each = zip(*(column.unbind(0) for column in columns), strict=True)
+        for row, found, count in zip(rows, each, wanted, strict=True):
             row.logits = [*row.logits, *found[-count:]] if erasing else [found[-1]]
             row.evaluations += 1
 
@@ -306,29 +308,29 @@ class Writer(ABC):
         if not rows:
             return []
         # A copy, which may be edited.
-        logits = torch.stack([row.logits[-1] for row in rows]).to(torch.float64)
-        for row, mine in zip(rows, logits, strict=True):
-            _put(mine, self.adjusted(row, mine))
-            if self.backspace < len(mine) and (len(row.text) == row.kept or self.spent(row)):
-                mine[self.backspace] = -torch.inf
-            if self.edit is not None:
-                _put(mine, self.edit(mine))
+        read = torch.stack([row.logits[-1] for row in rows]).to(torch.float64)
+        adjusted = self.adjusted(rows, read)
+        logits = read if adjusted is read else adjusted.clone()
+        barred = [place for place, row in enumerate(rows) if len(row.text) == row.kept or self.spent(row)]
+        if barred and self.backspace < logits.shape[-1]:
+            logits[barred, self.backspace] = -torch.inf
+        for row, mine in zip(rows, logits.unbind(0), strict=True):
+            if self.edit is not None and (edited := self.edit(mine)) is not mine:
+                mine.copy_(edited)
             if self.tabu and row.tabu[-1]:
                 without = mine.clone()
                 without[list(row.tabu[-1])] = -torch.inf
                 if without.max() > -torch.inf:
                     mine.copy_(without)
-        temperatures = [self.temperature_of(row) for row in rows]
-        entries: list[int] = logits.argmax(-1).tolist()
-        if drawn := [place for place, temperature in enumerate(temperatures) if temperature > 0]:
-            mine = generator
-            if isinstance(generator, Sequence):
-                mine = [generator[rows[place].number] for place in drawn]
-            laws = (logits[drawn] / torch.tensor([temperatures[place] for place in drawn])[:, None]).softmax(-1)
-            chosen = choose(laws, uniforms(len(drawn), generator=mine)).tolist()
-            for place, entry in zip(drawn, chosen, strict=True):
-                entries[place] = entry
-        return entries
+        temperatures = torch.tensor([self.temperature_of(row) for row in rows])
+        drawn = temperatures > 0
+        if not drawn.any():
+            return logits.argmax(-1).tolist()
+        if isinstance(generator, Sequence):
+            generator = [generator[row.number] for row, some in zip(rows, drawn.tolist(), strict=True) if some]
+        laws = (logits[drawn] / temperatures[drawn][:, None]).softmax(-1)
+        chosen = choose(laws, uniforms(len(laws), generator=generator))
+        return chosen.tolist() if drawn.all() else logits.argmax(-1).masked_scatter(drawn, chosen).tolist()
 
     def _take_back(self, memory: Memory, place: int, row: Row, unread: int = 0) -> None:
         """Shorten a text whose last `unread` tokens the network has not read yet."""
@@ -345,12 +347,6 @@ class Writer(ABC):
         if self.semantics == "erasing":
             row.logits = row.logits[: len(row.logits) - (taken - unread)]
             memory.forget(place, taken - unread)
-
-
-def _put(here: Tensor, logits: Tensor) -> None:
-    """Take edited logits, which may be the same ones."""
-    if logits is not here:
-        here.copy_(logits)
 
 
 def _kept(prompts: Sequence[Tensor], kept: int | Sequence[int] | None) -> list[int]:

@@ -62,10 +62,10 @@ def test_nothing_is_taken_back_beyond_the_budget_and_what_is_kept():
 
 def test_logits_that_a_writer_holds_are_not_edited():
     class Fixed(Bare):
-        law = torch.zeros(9, dtype=torch.float64)
+        law = torch.zeros(2, 9, dtype=torch.float64)
 
-        def adjusted(self, row, logits):
-            return self.law
+        def adjusted(self, rows, logits):
+            return self.law[: len(rows)]
 
     Fixed(Table(9, seed=3), vocab_size=9, backspace=8, start=0, cache=False).sample(
         2, length=4, generator=generators(0, 1)
