@@ -206,7 +206,7 @@ class Writer(ABC):
         - `generator`: all randomness; one for each text gives it the same tokens alone as in any batch.
 
         **Raises:** `ValueError` for prompts as long as `length`, or with the backspace; for `kept` below 0, or beyond the
-        end of a prompt.
+        end of a prompt; for a network whose logits are NaN.
         """
         starts = [torch.empty(0, dtype=torch.long)] * prompts if isinstance(prompts, int) else list(prompts)
         if not starts or max(map(len, starts)) >= length:
@@ -309,6 +309,9 @@ class Writer(ABC):
             return []
         # A copy, which may be edited.
         read = torch.stack([row.logits[-1] for row in rows]).to(torch.float64)
+        if not (possible := read.amax(-1) > -torch.inf).all():
+            where = rows[possible.tolist().index(False)]
+            raise ValueError(f"the network gave no number among the logits behind text {where.number}, {where.text}")
         adjusted = self.adjusted(rows, read)
         logits = read if adjusted is read else adjusted.clone()
         barred = [place for place, row in enumerate(rows) if len(row.text) == row.kept or self.spent(row)]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from networks import Table
 from test_likelihood import BACK, EDITS, START, streams
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from noiselab.autoregressive import (
     BackspaceSampler,
@@ -99,6 +99,37 @@ def test_cached_equals_reread_and_batched_equals_alone(llama, semantics, deep, k
         assert torch.equal(text[: len(prompt)], prompt)  # a prompt is never taken back
         if kind == "tokens":
             assert torch.equal(KINDS[kind].clean(torch.cat([prompt, stream])), text)
+
+
+@pytest.mark.parametrize("which", ["eager", "window"])
+def test_cached_equals_reread_whatever_may_be_attended_to(which):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    network = LlamaForCausalLM(LlamaConfig(vocab_size=9, initializer_range=0.4, attn_implementation="eager", **sizes))
+    if which == "window":
+        wide = {"sliding_window": 5, "num_key_value_heads": 2}
+        network = MistralForCausalLM(MistralConfig(vocab_size=9, initializer_range=0.4, **wide, **sizes)).double()
+    network = network.eval()
+    settings = {"start": 0, "semantics": "visible" if which == "window" else "erasing", "bias": 3.0}
+    one, two = (
+        BackspaceSampler(network, KINDS["tokens"], cache=cache, **settings).sample(
+            PROMPTS, length=12, most=60, generator=generators(0, 1, 2, 3)
+        )
+        for cache in (True, False)
+    )
+    assert sum(int((z == 8).sum()) for z in one.streams) > 4
+    for a, b in zip(one.streams, two.streams, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_logits_that_are_no_numbers_are_refused():
+    class Broken(Table):
+        def forward(self, input_ids):
+            return torch.full((*input_ids.shape, 9), torch.nan)
+
+    sampler = BackspaceSampler(Broken(9, seed=3), KINDS["tokens"], start=0, cache=False)
+    with pytest.raises(ValueError, match="no number among the logits behind text 0"):
+        sampler.sample(2, length=4)
 
 
 def generator_after(seed, decisions):
