@@ -1,0 +1,127 @@
+"""Does a transformer learn gradient descent on a ranking of answers, in context? Errors of its answers, and of what it needs.
+
+    python recipes/in_context_alignment.py demo                      # two CPU cores: an hour and a half with --parallel 2
+    python recipes/in_context_alignment.py demo --only transformer --seeds 1 --steps 300
+    python recipes/in_context_alignment.py published --parallel 8    # on a GPU: the published sizes
+    python recipes/in_context_alignment.py demo --help               # all fields
+
+A context is a question, answers to it and their rewards; the model says a better answer. Trained on the ranking of the answers
+it has seen, it is compared with gradient descent on that ranking, with the mean of the answers, the best of them by reward, and
+the line through them, all on the same contexts, in which a share of the rewards is told wrong. Each arm differs from the first
+in one thing: attention without softmax, no feed-forward layer, heads at one width, layers; all are causal. The error is one
+minus the cosine of what is said and the best answer. Runs that are finished are not repeated. Tables are printed, and written
+to OUTPUT/table.json, the plot to OUTPUT/errors.png.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alignment_measures import NOISES, PRESETS, Alignment, baselines, last, measured
+from alignment_models import arms_of
+
+from noiselab.evaluation import interval
+from noiselab.files import new_file, write_json
+from noiselab.training.options import command_line, run_recipe
+
+PUBLISHED = {0.0: 0.297, 0.25: 0.399, 0.5: 0.624, 0.75: 0.837, 1.0: 1.083}
+"""Of a transformer of 20 layers and 3 heads, after 15 answers on a line: from the output of the released notebook."""
+PUBLISHED_DESCENT = {0.0: 0.288, 0.25: 0.332, 0.5: 0.440, 0.75: 0.663, 1.0: 1.047}
+"""Of gradient descent, 256 contexts."""
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Train what is not trained yet, compare, and write tables and plots; returns what is in table.json."""
+    options = command_line(PRESETS, arguments)
+    arms = arms_of(options.shape)
+    if unknown := sorted(set(options.only) - set(arms)):
+        raise ValueError(f"only must be among {list(arms)}; got {unknown}")
+    if not options.only or not options.seeds or not options.laws or options.answers < 4 or options.parallel < 1:
+        raise ValueError(
+            "there must be arms, seeds, laws, 4 answers and one run at once; got "
+            f"{options.only}, {options.seeds}, {options.laws}, {options.answers}, {options.parallel}"
+        )
+    jobs = [
+        (law, name, seed)
+        for law in options.laws
+        for name in (options.only if law == "line" else options.only[:1])
+        for seed in options.seeds
+    ]
+    rows = []
+    for row in measured(options, jobs):
+        rows.append(row)
+        said = ", ".join(f"{noise} {row['errors'][noise][-1]:.3f}" for noise in row["errors"])
+        print(f"{row['law']}, {row['arm']}, seed {row['seed']}: {said}  ({row['seconds']:.0f} s)", flush=True)
+    found = {"rows": rows, "baselines": {law: baselines(options, law) for law in options.laws}}
+    write_json(options.output / "table.json", found)
+    for law in options.laws:
+        print(
+            f"\nAnswers {'on a line' if law == 'line' else 'scattered about a line'}, error after {last(options)} of them\n"
+        )
+        print(table(options, law, rows, found["baselines"][law]))
+    plot_errors(rows, found["baselines"], options.output / "errors.png")
+    return found
+
+
+def table(options: Alignment, law: str, rows: list[dict[str, Any]], simple: dict[str, dict[str, list[float]]]) -> str:
+    """Errors after the last answer, a column for each share of wrong rewards; with several seeds, their 95 % intervals."""
+    lines = [
+        f"| {'rewards told wrong'} | {' | '.join(f'{noise:.0%}' for noise in NOISES)} |",
+        f"| --- | {' | '.join(['---:'] * len(NOISES))} |",
+    ]
+    for name in dict.fromkeys(row["arm"] for row in rows if row["law"] == law):
+        own = [row["errors"] for row in rows if row["law"] == law and row["arm"] == name]
+        cells = []
+        for noise in NOISES:
+            values = [errors[str(noise)][-1] for errors in own]
+            found = interval(values) if len(values) > 1 else None
+            cells.append(f"{found.mean:.3f} ± {found.half:.3f}" if found else f"{values[0]:.3f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for name, errors in simple.items():
+        lines.append(f"| *{name}* | {' | '.join(f'{errors[str(noise)][-1]:.3f}' for noise in NOISES)} |")
+    if law == "line" and last(options) == 15:
+        published = {"published, 20 layers": PUBLISHED, "published, gradient descent": PUBLISHED_DESCENT}
+        for name, known in published.items():
+            lines.append(f"| *{name}* | {' | '.join(f'{known[noise]:.3f}' for noise in NOISES)} |")
+    return "\n".join(lines)
+
+
+def plot_errors(rows: list[dict[str, Any]], simple: dict[str, dict[str, dict[str, list[float]]]], file: Path) -> None:
+    """Error against answers read: the first arm and gradient descent by share of wrong rewards; arms and baselines."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    laws = list(simple)
+    figure = Figure(figsize=(11, 4 * len(laws)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(laws), 2, squeeze=False)
+    for (left, right), law in zip(grid, laws, strict=True):
+        arms = dict.fromkeys(row["arm"] for row in rows if row["law"] == law)
+        first = next(iter(arms))
+        for number, noise in enumerate(NOISES):
+            curve = mean_curve(rows, law, first, noise)
+            at = range(2, 2 + len(curve))
+            left.plot(at, curve, color=f"C{number}", label=f"{noise:.0%} wrong")
+            left.plot(at, simple[law]["gradient descent"][str(noise)], "--", color=f"C{number}")
+        left.set(title=f"{law}: {first} (solid), gradient descent (dashed)", ylabel="error", xlabel="answers read")
+        for name in arms:
+            curve = mean_curve(rows, law, name, 0.0)
+            right.plot(range(2, 2 + len(curve)), curve, label=name)
+        for number, (name, errors) in enumerate(simple[law].items()):
+            right.plot(range(2, 2 + len(curve)), errors["0.0"], "--", color=f"C{number + 6}", label=name)
+        right.set(title=f"{law}: all rewards right", xlabel="answers read", ylim=(-0.02, 1.02))
+        for axes in (left, right):
+            axes.legend(fontsize=7, ncols=2)
+            axes.grid(alpha=0.3)
+    with new_file(file) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+
+
+def mean_curve(rows: list[dict[str, Any]], law: str, name: str, noise: float) -> list[float]:
+    """The mean over seeds, after each number of answers."""
+    curves = [row["errors"][str(noise)] for row in rows if row["law"] == law and row["arm"] == name]
+    return [sum(values) / len(values) for values in zip(*curves, strict=True)]
+
+
+if __name__ == "__main__":
+    run_recipe(main)
