@@ -63,7 +63,10 @@ class Alignment:
 
 
 PRESETS = {
-    "demo": ("for two CPU cores", Alignment(Shape(layers=4))),
+    "demo": (
+        "for two CPU cores: three to five minutes a run",
+        Alignment(Shape(layers=4, width=48), batch=128, steps=2_000, learning_rate=2e-3),
+    ),
     "published": (
         "the published sizes, for a GPU",
         Alignment(
@@ -104,7 +107,8 @@ def row_of(options: Alignment, job: tuple[str, str, int]) -> dict[str, Any]:
     """The errors of one trained network: those of an earlier run, or trained now."""
     law, name, seed = job
     file = options.output / f"{law}, {name}, seed {seed}.json"
-    settings = json.loads(json.dumps(asdict(replace(options, only=(), seeds=(), laws=(), parallel=1)), default=str))
+    same = replace(options, only=(), seeds=(), laws=(), parallel=1, output=Path())
+    settings = json.loads(json.dumps(asdict(same), default=str))
     if file.exists():
         kept = json.loads(file.read_text())
         if kept["settings"] != settings:

@@ -1,5 +1,16 @@
 """Evaluation: the bound on held-out data, judged samples, self-correction before and after, forced errors, the known world."""
 
+from .answers import (
+    AnswerScores,
+    Bias,
+    BiasedQuestion,
+    BiasScores,
+    RightShare,
+    answer_scores,
+    bias_scores,
+    correction_law,
+    fixed_point,
+)
 from .bound import Bound, validation_bound
 from .correction import Correction, self_accuracy, self_correction
 from .correction_grid import GridRow, correction_grid, correction_grid_table
@@ -29,11 +40,17 @@ from .recovery import (
     recovery,
     recovery_table,
 )
+from .refusals import REFUSALS, load_prompts, refusal_rate
 from .repair import Repair, Revised, Reviser, by_guess, by_self_correction, repair
 from .text import token_bytes
 
 __all__ = [
+    "REFUSALS",
     "Accuracy",
+    "AnswerScores",
+    "Bias",
+    "BiasScores",
+    "BiasedQuestion",
     "Bound",
     "Continuation",
     "Correction",
@@ -48,10 +65,13 @@ __all__ = [
     "Repair",
     "Revised",
     "Reviser",
+    "RightShare",
     "Suspicion",
     "World",
     "WorldResult",
     "accuracy",
+    "answer_scores",
+    "bias_scores",
     "by_backspace",
     "by_denoiser",
     "by_guess",
@@ -63,20 +83,24 @@ __all__ = [
     "continued_with_backspaces",
     "correction_grid",
     "correction_grid_table",
+    "correction_law",
     "damage",
     "detection",
     "distinct",
     "filled_solutions",
+    "fixed_point",
     "forced_error_row",
     "forced_error_table",
     "generative_perplexity",
     "interval",
     "known_world",
+    "load_prompts",
     "other_tokens",
     "paired_difference",
     "prompt_of",
     "recovery",
     "recovery_table",
+    "refusal_rate",
     "repair",
     "self_accuracy",
     "self_correction",

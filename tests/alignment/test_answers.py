@@ -46,7 +46,9 @@ def test_answers_scatter_the_less_the_higher_their_reward():
     ranked = ScatteredAnswers(5, spread=0.5).draw(20_000, 3, generator=generator())
     on_line = AnswersOnALine(5).draw(20_000, 3, generator=generator())
     assert torch.equal(ranked.best, on_line.best) and torch.equal(ranked.rewards, on_line.rewards)
-    away = (ranked.y - on_line.y) / (0.5 * (1 - ranked.rewards.float())[..., None] * ranked.x.norm(dim=-1)[:, None, None])
+    away = (ranked.y - on_line.y) / (
+        0.5 * (1 - ranked.rewards.float())[..., None] * ranked.x.norm(dim=-1)[:, None, None]
+    )
     assert away.std().item() == pytest.approx(1, abs=0.01) and away.mean().abs() < 0.01
     none = ScatteredAnswers(5, spread=0).draw(50, 3, generator=generator())
     assert torch.allclose(none.y, AnswersOnALine(5).draw(50, 3, generator=generator()).y, atol=1e-5)

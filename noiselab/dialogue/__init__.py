@@ -1,0 +1,31 @@
+"""Chat models that check their own answers: conversations that grow, checks, and Check-as-Context."""
+
+from .chat import Chat, Message
+from .check_as_context import CheckAsContext, Corrected, choices_of, revisions_of
+from .checks import (
+    Check,
+    GroundTruthReview,
+    Said,
+    categories_of_bias,
+    chain_of_thought,
+    natural_language,
+    right_or_wrong,
+)
+from .conversations import Conversations
+
+__all__ = [
+    "Chat",
+    "Check",
+    "CheckAsContext",
+    "Conversations",
+    "Corrected",
+    "GroundTruthReview",
+    "Message",
+    "Said",
+    "categories_of_bias",
+    "chain_of_thought",
+    "choices_of",
+    "natural_language",
+    "revisions_of",
+    "right_or_wrong",
+]

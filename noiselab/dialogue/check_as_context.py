@@ -1,0 +1,282 @@
+"""Check-as-Context: an answer, a check of it, the question again, and all of it stays in the context."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..categorical import Randomness
+from ..samplers.revisions import Revision, revisions
+from .chat import Chat, Message
+from .checks import Check, GroundTruthReview
+from .conversations import Conversations
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A question, and all answers to it.
+
+    **Arguments:**
+
+    - `question`: what was asked.
+    - `answers`: the first one, and that of each round; what they had to begin with is part of them.
+    - `reviews`, `verdicts`: of each answer but the last; the verdicts as the check reads them, None where it can not tell,
+      or as they were told.
+    - `messages`: the conversation.
+    - `entries_read`: how many entries the network read in all; with a cache each token of the conversation once, up to the
+      last that was decided.
+    - `evaluations`: how many times the network was asked.
+    """
+
+    question: str
+    answers: tuple[str, ...]
+    reviews: tuple[str, ...]
+    verdicts: tuple[bool | None, ...]
+    messages: tuple[Message, ...]
+    entries_read: int
+    evaluations: int
+
+
+class CheckAsContext:
+    r"""Lets a chat model answer, check its answer, and answer again with the check before its eyes.
+
+    $$y_0 \sim p(\cdot \mid Q), \quad r_t \sim p(\cdot \mid c_{t-1}, y_{t-1}, \text{check}), \quad
+    c_t = (c_{t-1}, y_{t-1}, \text{check}, r_t, Q'), \quad y_t \sim p(\cdot \mid c_t), \quad c_0 = Q$$
+
+    If a told review is right with probability $c$, and the model keeps an answer that is found right and moves to one of
+    the $k - 1$ others otherwise, the accuracy $a$ becomes $c a + c (1 - a) / (k - 1)$ in a round.
+
+    **Arguments:**
+
+    - `chat`: the model.
+    - `check`: what is asked about an answer, and how the question is asked again.
+    - `rounds`: how often an answer is checked; 0 is the plain model.
+    - `answer_prefix`: what each answer begins with.
+    - `answer_tokens`: of an answer at most, those of `answer_prefix` not counted; at least 1.
+    - `review`: what is told in place of a review by the model.
+    - `temperature`: of answers and reviews; 0 takes the likeliest tokens.
+    - `cache`: whether keys and values of what was read are kept, so that each token is read once.
+    - `limit`: tokens of a conversation at most; what the network has positions for by default.
+
+    **Raises:** `ValueError` for settings out of range.
+
+    **Source:** Wang et al. (2024), arXiv 2405.18634, section 5.
+
+    **Example:**
+
+    ```python
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from noiselab.data import character_tokenizer
+    from noiselab.dialogue import Chat, CheckAsContext, right_or_wrong
+
+    check = right_or_wrong(tokens=3, review_prefix="It is")
+    tokenizer = character_tokenizer(["user: assistant: 1 or 2?\n", check.ask, check.again])
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    network = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).eval()
+    template = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content }}{{ eos_token if m.role == 'assistant' else '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    sampler = CheckAsContext(Chat(network, tokenizer, template=template), check, rounds=2, answer_tokens=2)
+    (corrected,) = sampler.answer(["1 or 2?"])
+    assert len(corrected.answers) == 3 and len(corrected.reviews) == 2
+    assert [message["role"] for message in corrected.messages] == ["user", "assistant"] * 5
+    ```
+    """
+
+    def __init__(
+        self,
+        chat: Chat,
+        check: Check,
+        *,
+        rounds: int,
+        answer_prefix: str = "",
+        answer_tokens: int = 10,
+        review: GroundTruthReview | None = None,
+        temperature: float | int = 0.0,
+        cache: bool = True,
+        limit: int | None = None,
+    ) -> None:
+        if rounds < 0 or answer_tokens < 1:
+            raise ValueError(
+                f"rounds must not be negative, answer_tokens be positive; got {rounds} and {answer_tokens}"
+            )
+        if not temperature >= 0 or (limit is not None and limit < 1):
+            raise ValueError(f"temperature must not be negative, limit be positive; got {temperature} and {limit}")
+        self.chat, self.check, self.rounds, self.review = chat, check, rounds, review
+        self.answer_prefix, self.answer_tokens = answer_prefix, answer_tokens
+        self.temperature, self.cache = float(temperature), cache
+        self.limit = chat.limit if limit is None else limit
+
+    def longest(self, question: str) -> int:
+        """How many tokens the conversation about a question can come to, when every answer and review is as long as it may.
+
+        Answers and reviews are counted as the tokens that are written; a tokenizer that makes more of their text than was
+        written can exceed it, which is said when it happens.
+
+        **Arguments:**
+
+        - `question`: as it will be asked.
+        """
+        word = "x"  # some templates leave out a message without words
+        answer, told = self.answer_prefix or word, self.check.review_prefix or word
+        filled = (self.rounds if answer is word else 0) + (self.rounds if told is word else 0)
+        written = (self.rounds + 1) * self.answer_tokens
+        if self.review is None:
+            written += self.rounds * self.check.tokens
+        else:
+            filled -= self.rounds if told is word else 0
+            told = max(self.review.told, key=lambda sentence: len(self.chat.encode(sentence)))
+        quoted = self.rounds * self.check.quotes
+        messages = [{"role": "user", "content": question}]
+        for _ in range(self.rounds):
+            messages += [
+                {"role": "assistant", "content": answer},
+                {"role": "user", "content": self.check.asked(question, self.answer_prefix)},
+                {"role": "assistant", "content": told},
+                {"role": "user", "content": self.check.asked_again(question, self.answer_prefix)},
+            ]
+        fixed = len(self.chat.tokens(messages, start=self.answer_prefix)) - filled * len(self.chat.encode(word))
+        return fixed + written + quoted * self.answer_tokens
+
+    def answer(self, questions: Sequence[str], *, generator: Randomness = None) -> list[Corrected]:
+        """Answer questions, each in its own conversation, all at once.
+
+        **Arguments:**
+
+        - `questions`: what the user says first.
+        - `generator`: all randomness; one for each question gives it the same answers alone as beside any others.
+
+        **Returns:** what became of each question, in order.
+
+        **Raises:** `ValueError` if there are no questions, or one is empty; before anything is read, if a conversation may
+        become longer than `limit`; if the number of generators is not that of the questions.
+        """
+        self._check(questions, generator)
+        talks = Conversations(self.chat, len(questions), cache=self.cache, limit=self.limit)
+        for number, question in enumerate(questions):
+            talks.say(number, "user", question)
+        answers, reviews, verdicts = [self._answer(talks, generator)], [], []
+        for _ in range(self.rounds):
+            asked = list(zip(questions, answers[-1], strict=True))
+            for number, (question, answer) in enumerate(asked):
+                talks.say(number, "user", self.check.asked(question, answer))
+            found = self._reviewed(talks, answers[-1], generator)
+            for number, (question, answer) in enumerate(asked):
+                talks.say(number, "user", self.check.asked_again(question, answer))
+            reviews.append([review for review, _ in found])
+            verdicts.append([verdict for _, verdict in found])
+            answers.append(self._answer(talks, generator))
+        return [
+            Corrected(
+                question,
+                tuple(each[number] for each in answers),
+                tuple(each[number] for each in reviews),
+                tuple(each[number] for each in verdicts),
+                tuple(talks.messages[number]),
+                talks.entries_read[number],
+                talks.evaluations[number],
+            )
+            for number, question in enumerate(questions)
+        ]
+
+    def _answer(self, talks: Conversations, generator: Randomness) -> list[str]:
+        """One answer in each conversation."""
+        return talks.write(
+            start=self.answer_prefix,
+            tokens=self.answer_tokens,
+            temperature=self.temperature,
+            generator=generator,
+        )
+
+    def _reviewed(
+        self, talks: Conversations, answers: list[str], generator: Randomness
+    ) -> list[tuple[str, bool | None]]:
+        """One review in each conversation, by the model or told, and its verdict."""
+        if self.review is not None:
+            told: list[tuple[str, bool | None]] = [*self.review.tell(answers, generator=generator)]
+            for number, (sentence, _) in enumerate(told):
+                talks.say(number, "assistant", sentence)
+            return told
+        written = talks.write(
+            start=self.check.review_prefix,
+            tokens=self.check.tokens,
+            temperature=self.temperature,
+            generator=generator,
+        )
+        return [(review, self.check.verdict(review)) for review in written]
+
+    def _check(self, questions: Sequence[str], generator: Randomness) -> None:
+        """Whether questions can be answered."""
+        if isinstance(questions, str) or not len(questions):
+            raise ValueError(f"questions must be a list of at least one question; got {questions!r}")
+        if isinstance(generator, Sequence) and len(generator) != len(questions):
+            raise ValueError(f"one generator for each of {len(questions)} questions is needed; got {len(generator)}")
+        for number, question in enumerate(questions):
+            if not question.strip():
+                raise ValueError(f"questions must not be empty; got {question!r} as question {number}")
+            if self.limit is not None and (longest := self.longest(question)) > self.limit:
+                said = question if len(question) <= 60 else f"{question[:57]}..."
+                raise ValueError(
+                    f"a conversation can have {self.limit} tokens; with {self.rounds} rounds question {number}, {said!r}, "
+                    f"can come to {longest}"
+                )
+
+
+def choices_of(corrected: Sequence[Corrected], read: Callable[[int, str], int | None]) -> Int[Tensor, "question round"]:
+    """Which option each answer chose, -1 where it can not be told.
+
+    **Arguments:**
+
+    - `corrected`: of one call, so that all have as many answers.
+    - `read`: from the number of a question and the text of an answer to the option, counted from 0; None if undecidable.
+
+    **Raises:** `ValueError` if there are none, if their numbers of answers differ, or an option is negative.
+
+    **Example:**
+
+    ```python
+    from noiselab.dialogue import Corrected, choices_of
+
+    corrected = Corrected("(a) or (b)?", ("(b)", "Who knows", "(a)"), ("wrong", "wrong"), (False, False), (), 0, 0)
+    read = lambda number, answer: {"(a)": 0, "(b)": 1}.get(answer)
+    assert choices_of([corrected], read).tolist() == [[1, -1, 0]]
+    ```
+    """
+    counts = {len(each.answers) for each in corrected}
+    if len(counts) != 1:
+        raise ValueError(f"there must be questions, all with as many answers; got {sorted(counts)} answers")
+    found = [[read(number, answer) for answer in each.answers] for number, each in enumerate(corrected)]
+    if any(choice is not None and choice < 0 for row in found for choice in row):
+        raise ValueError(f"options are counted from 0, None is for undecidable answers; got {found}")
+    return torch.tensor([[-1 if choice is None else choice for choice in row] for row in found])
+
+
+def revisions_of(
+    corrected: Sequence[Corrected], read: Callable[[int, str], int | None], kind: str = "check-as-context"
+) -> list[Revision]:
+    """Each change of mind, as the revision of a sequence of one token: the option, -1 where it can not be told.
+
+    **Arguments:**
+
+    - `corrected`, `read`: as for `choices_of`.
+    - `kind`: the label of these changes.
+
+    **Returns:** revisions, sorted by the round in which they happened: `sequence` is the question, `step` the round.
+
+    **Raises:** `ValueError` as for `choices_of`.
+
+    **Example:**
+
+    ```python
+    from noiselab.dialogue import Corrected, revisions_of
+
+    corrected = Corrected("(a) or (b)?", ("(b)", "(b)", "(a)"), ("right", "wrong"), (True, False), (), 0, 0)
+    read = lambda number, answer: {"(a)": 0, "(b)": 1}.get(answer)
+    assert revisions_of([corrected], read) == [(0, 0, 2, 1, 0, "check-as-context")]
+    ```
+    """
+    first, *others = choices_of(corrected, read).split(1, -1)
+    return revisions(first, others, kind)

@@ -1,0 +1,220 @@
+"""Does a model that checks its own answers give better ones? By how good the check is, its kind, and how often it is made.
+
+    python recipes/check_as_context.py demo                          # trains three small chat models on two CPU cores
+    python recipes/check_as_context.py demo --bbq FOLDER             # and lets one answer BBQ's questions, from its jsonl files
+    python recipes/check_as_context.py chat --model NAME --bbq FOLDER    # any chat model of transformers; a GPU is advised
+    python recipes/check_as_context.py demo --help                   # all fields
+
+The answer, a check of it and the question again: all stays in the context. Reviews are told, and right as often as one likes; or
+they are the model's own, of three kinds. The accuracies are compared with the law a' = c a + c (1 - a) / 2 for three options,
+a checker that is right with probability c, and a model that follows it. Tables are printed, and written to OUTPUT/checks.json, the
+plot to OUTPUT/checks.png; answers to BBQ go to OUTPUT/bbq.json, and their plot to OUTPUT/bbq.png.
+"""  # noqa: E501
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import transformers
+from check_measures import CHECKERS, CheckOptions, bbq_rows, own_reviews, told_reviews
+from check_models import CheckModel, trained
+
+from noiselab.dialogue import Chat
+from noiselab.evaluation import correction_law, interval
+from noiselab.files import new_file, write_json
+from noiselab.training.options import Optimization, Run, command_line, run_recipe
+
+CPU = Optimization(steps=2_000, batch=32, micro_batch=32, learning_rate=2e-3, warmup=100, weight_decay=0.01)
+RUN = Run(Path("runs/check_as_context"), log_every=100, evaluate_every=0, save_every=500)
+PRESETS = {
+    "demo": ("small models, trained here on two CPU cores", CheckOptions(CheckModel(optimization=CPU, run=RUN))),
+    "chat": (
+        "a chat model of transformers, named by --model",
+        CheckOptions(CheckModel(optimization=CPU, run=RUN), seeds=(1,), rounds=2, temperature=0.0),
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Train what is not trained yet, let all answer and check, and write tables and plots; returns what is in checks.json."""
+    options = command_line(PRESETS, arguments)
+    if not options.seeds or options.questions < 2 or options.rounds < 1:
+        raise ValueError(
+            "there must be seeds, two questions and a round at least; got "
+            f"{options.seeds}, {options.questions}, {options.rounds}"
+        )
+    transformers.logging.set_verbosity_error()
+    output = options.train.run.output
+    found: dict[str, Any] = {"told": [], "own": []}
+    for number, (seed, chat) in enumerate(chats(options)):
+        found["told"] += told_reviews(chat, options, seed)
+        found["own"] += own_reviews(chat, options, seed)
+        write_json(output / "checks.json", found)
+        if options.bbq is not None and number == 0:
+            rows = bbq_rows(chat, options)
+            write_json(output / "bbq.json", rows)
+            print(f"\nBBQ, {len(rows['answers'])} questions\n\n{bbq_table(rows)}\n")
+            plot_bbq(rows, output / "bbq.png")
+    print(f"\nTold reviews\n\n{told_table(found['told'])}\n\nThe model's own reviews\n\n{own_table(found['own'])}")
+    plot(found, output / "checks.png")
+    return found
+
+
+def chats(options: CheckOptions) -> Any:
+    """The models: that which was named, or one for each seed, trained if there is none."""
+    if options.model is not None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        network = AutoModelForCausalLM.from_pretrained(options.model, dtype="auto", device_map="auto")
+        yield 0, Chat(network.eval(), AutoTokenizer.from_pretrained(options.model))
+        return
+    for seed in options.seeds:
+        run = replace(options.train.run, output=options.train.run.output / f"seed_{seed}")
+        model = replace(options.train, optimization=replace(options.train.optimization, seed=seed), run=run)
+        network, tokenizer = trained(model)
+        yield seed, Chat(network, tokenizer)
+
+
+def _spread(values: list[float], low: float = float("nan"), high: float = float("nan")) -> str:
+    if len(values) > 1:
+        found = interval(values)
+        return f"{100 * found.mean:.1f} ± {100 * found.half:.1f}"
+    return f"{100 * values[0]:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def told_table(rows: list[dict[str, Any]]) -> str:
+    """Accuracies by how often the told review is right, per cent; what the law says in brackets."""
+    rounds = len(rows[0]["rounds"]) - 1
+    lines = [
+        f"| reviews right | first answer | {' | '.join(f'round {n}' for n in range(1, rounds + 1))} | reviews followed |",
+        f"| --- | {' | '.join(['---:'] * (rounds + 2))} |",
+    ]
+    for checker in dict.fromkeys(row["checker"] for row in rows):
+        own = [row for row in rows if row["checker"] == checker]
+        law = correction_law(sum(row["rounds"][0]["right"] for row in own) / len(own), checker, 3, rounds)
+        cells = [
+            _spread([row["rounds"][n]["right"] for row in own], own[0]["rounds"][n]["low"], own[0]["rounds"][n]["high"])
+            + (f" [{100 * law[n]:.1f}]" if n else "")
+            for n in range(rounds + 1)
+        ]
+        followed = _spread([row["followed"] for row in own]) if len(own) > 1 else f"{100 * own[0]['followed']:.1f}"
+        lines.append(f"| {100 * checker:.0f} % | {' | '.join(cells)} | {followed} |")
+    return "\n".join(lines)
+
+
+def own_table(rows: list[dict[str, Any]]) -> str:
+    """Accuracies by the kind of check, per cent."""
+    rounds = len(rows[0]["rounds"]) - 1
+    heads = ["reviews right", "no verdict", "first answer", *(f"round {n}" for n in range(1, rounds + 1))]
+    heads += ["wrong → right", "right → wrong"]
+    lines = [f"| check | {' | '.join(heads)} |", f"| --- | {' | '.join(['---:'] * len(heads))} |"]
+    for name in dict.fromkeys(row["check"] for row in rows):
+        own = [row for row in rows if row["check"] == name]
+        cells = [
+            _spread(
+                [row["self_check"]["right"] for row in own], own[0]["self_check"]["low"], own[0]["self_check"]["high"]
+            )
+        ]
+        cells.append(
+            f"{100 * sum(row['self_check']['untold'] / row['self_check']['of'] for row in own) / len(own):.1f}"
+        )
+        cells += [
+            _spread([row["rounds"][n]["right"] for row in own], own[0]["rounds"][n]["low"], own[0]["rounds"][n]["high"])
+            for n in range(rounds + 1)
+        ]
+        for change in ("wrong_to_right", "right_to_wrong"):
+            cells.append(f"{100 * sum(row[change] / row['questions'] for row in own) / len(own):.1f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def bbq_table(rows: dict[str, Any]) -> str:
+    """Accuracy before and after, bias and what could not be read, of each category."""
+    heads = ["questions", "first right", "last right", "undecidable", "wrong → right", "right → wrong"]
+    heads += ["reviews right", "bias, first", "bias, last"]
+    lines = [f"| category | {' | '.join(heads)} |", f"| --- | {' | '.join(['---:'] * len(heads))} |"]
+    for name, row in rows["categories"].items():
+        cells = [str(row["questions"]), *(f"{100 * row[key]:.1f}" for key in ("first", "last", "undecidable"))]
+        cells += [str(row["wrong_to_right"]), str(row["right_to_wrong"]), f"{100 * row['check']:.1f}"]
+        cells += [f"{row['bias_first']:+.3f}", f"{row['bias_last']:+.3f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(found: dict[str, Any], file: Path) -> None:
+    """Accuracy against the checker's; against rounds; and what a round gains against how often its reviews are right."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, middle, right = figure.subplots(1, 3)
+    told, own = found["told"], found["own"]
+    start = sum(row["rounds"][0]["right"] for row in told) / len(told)
+    rounds = len(told[0]["rounds"]) - 1
+    fine = [n / 100 for n in range(101)]
+    for n in range(1, rounds + 1):
+        left.plot(fine, [float(correction_law(start, c, 3, rounds)[n]) for c in fine], f"C{n}", label=f"law, round {n}")
+        left.plot(
+            [row["checker"] for row in told], [row["rounds"][n]["right"] for row in told], "o", color=f"C{n}", ms=4
+        )
+    left.axhline(start, color="grey", ls=":", label="first answers")
+    left.set(xlabel="how often told reviews are right", ylabel="right answers", title="told reviews: law and measured")
+    for number, checker in enumerate(CHECKERS[::2]):
+        mine = [row["rounds"] for row in told if row["checker"] == checker]
+        middle.plot(
+            [_mean(mine, n) for n in range(rounds + 1)], "o", color=f"C{number}", label=f"told, {checker:.0%} right"
+        )
+        middle.plot(correction_law(start, checker, 3, rounds).tolist(), color=f"C{number}")
+    for number, name in enumerate(dict.fromkeys(row["check"] for row in own)):
+        mine = [row["rounds"] for row in own if row["check"] == name]
+        middle.plot([_mean(mine, n) for n in range(rounds + 1)], "s--", color=f"C{number + 5}", label=f"own, {name}")
+    middle.set(xlabel="rounds", title="more rounds", xticks=range(rounds + 1))
+    right.plot(fine, [float(correction_law(start, c, 3, 1)[1]) - start for c in fine], "k-", lw=1, label="law")
+    gains = [row["rounds"][1]["right"] - row["rounds"][0]["right"] for row in told]
+    right.plot([row["checker"] for row in told], gains, "o", ms=4, label="told")
+    for number, name in enumerate(dict.fromkeys(row["check"] for row in own)):
+        mine = [row for row in own if row["check"] == name]
+        at = [row["first_check"] for row in mine]
+        right.plot(
+            at,
+            [row["rounds"][1]["right"] - row["rounds"][0]["right"] for row in mine],
+            "s",
+            color=f"C{number + 5}",
+            label=name,
+        )
+    right.axhline(0, color="grey", lw=0.5)
+    right.set(xlabel="how often reviews are right", ylabel="gain of one round", title="gain and self-check")
+    for axes in (left, middle, right):
+        axes.legend(fontsize=7)
+        axes.grid(alpha=0.3)
+    with new_file(file) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+
+
+def plot_bbq(rows: dict[str, Any], file: Path) -> None:
+    """What checks gain in each category, against how often reviews are right there."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, row in rows["categories"].items():
+        if name != "all":
+            axes.plot(row["check"], row["last"] - row["first"], "o")
+            axes.annotate(name, (row["check"], row["last"] - row["first"]), fontsize=7)
+    axes.axhline(0, color="grey", lw=0.5)
+    axes.set(xlabel="share of reviews that are right", ylabel="right answers, last less first")
+    axes.grid(alpha=0.3)
+    with new_file(file) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+
+
+def _mean(rows: list[list[dict[str, Any]]], n: int) -> float:
+    return sum(row[n]["right"] for row in rows) / len(rows)
+
+
+if __name__ == "__main__":
+    run_recipe(main)
