@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from check_measures import CHECKERS, CheckOptions, bbq_rows, own_reviews, told_reviews
+from check_measures import CHECKERS, CheckOptions, bbq_rows, finite, own_reviews, told_reviews
 from check_models import CheckModel, trained
 
 from noiselab.dialogue import Chat
@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     for number, (seed, chat) in enumerate(chats(options)):
         found["told"] += told_reviews(chat, options, seed)
         found["own"] += own_reviews(chat, options, seed)
-        write_json(output / "checks.json", found)
+        write_json(output / "checks.json", finite(found))
         if options.bbq is not None and number == 0:
             rows = bbq_rows(chat, options)
-            write_json(output / "bbq.json", rows)
+            write_json(output / "bbq.json", finite(rows))
             print(f"\nBBQ, {len(rows['answers'])} questions\n\n{bbq_table(rows)}\n")
             plot_bbq(rows, output / "bbq.png")
     print(f"\nTold reviews\n\n{told_table(found['told'])}\n\nThe model's own reviews\n\n{own_table(found['own'])}")

@@ -1,5 +1,6 @@
 """Questions, answers, checks and answers again, and what became of them, for `check_as_context.py`."""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -186,3 +187,12 @@ def _plain(scores: AnswerScores) -> dict[str, Any]:
         "wrong_to_right": scores.total.wrong_to_right,
         "right_to_wrong": scores.total.right_to_wrong,
     }
+
+
+def finite(content: Any) -> Any:
+    """For a file: JSON has no word for what is not a number."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
