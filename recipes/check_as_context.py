@@ -25,7 +25,9 @@ from noiselab.evaluation import correction_law, interval
 from noiselab.files import new_file, write_json
 from noiselab.training.options import Optimization, Run, command_line, run_recipe
 
-CPU = Optimization(steps=2_000, batch=32, micro_batch=32, learning_rate=2e-3, warmup=100, weight_decay=0.01)
+CPU = Optimization(
+    steps=5_000, batch=32, micro_batch=32, learning_rate=5e-3, warmup=100, weight_decay=0.01, optimizer="muon"
+)
 RUN = Run(Path("runs/check_as_context"), log_every=100, evaluate_every=0, save_every=500)
 PRESETS = {
     "demo": ("small models, trained here on two CPU cores", CheckOptions(CheckModel(optimization=CPU, run=RUN))),

@@ -25,7 +25,7 @@ from noiselab.training.options import Optimization, Run, arguments_of, autocast_
 from noiselab.training.problems import alike, padded
 
 PREFIX = "the answer is"
-LESSON = "show all boxes ."
+LESSONS = ("show all boxes .", "be sure .")
 AGAIN = "answer again . {question}"
 VERDICTS = ("my previous answer is right", "my previous answer is wrong")
 CHECKS: dict[str, Check] = {
@@ -60,10 +60,10 @@ class CheckModel:
     """of the residual stream"""
     heads: int = 4
     """of attention"""
-    skill: float = 0.5
+    skill: float = 0.6
     """how often the simulated speaker's first answer is right"""
     lessons: float = 0.5
-    """share of dialogues in which the speaker is asked to show what all boxes hold, and does"""
+    """share of dialogues in which the speaker is asked to show what all boxes hold, or to be sure, and is right"""
     trained_rounds: int = 2
     """of checks in a dialogue, at most"""
     optimization: Optimization = field(default_factory=lambda: Optimization(batch=32, micro_batch=32, steps=3_000))
@@ -74,7 +74,7 @@ class CheckModel:
 
 def words() -> transformers.PreTrainedTokenizerFast:
     """A tokenizer of whole words, with a chat template; words that are not of the task are unknown."""
-    texts = [PREFIX, LESSON, AGAIN.replace("{question}", ""), *VERDICTS, *(check.ask for check in CHECKS.values())]
+    texts = [PREFIX, *LESSONS, AGAIN.replace("{question}", ""), *VERDICTS, *(check.ask for check in CHECKS.values())]
     texts += [*THINGS, *letters(3), draw_boxes(random.Random(0)).text]
     texts += [reviewed(kind, draw_boxes(random.Random(0)), 0) for kind in CHECKS]
     known = ["<pad>", "<unknown>", "<start>", "<user>", "<assistant>", "<end>"]
@@ -125,10 +125,12 @@ def dialogue(options: CheckModel, generator: random.Random) -> list[dict[str, st
     """What a speaker says who knows the answer at times, tells the truth about it, and follows what is said."""
     question = draw_boxes(generator)
     if generator.random() < options.lessons:
-        # Facts that are surely right teach what noisy answers alone would take long to teach.
-        order = generator.sample(range(3), 3)
-        shown = " , ".join(replace(question, label=box).where(box) for box in order)
-        return [{"role": "user", "content": f"{question.text} {LESSON}"}, {"role": "assistant", "content": shown}]
+        # Answers that are surely right teach what noisy ones alone would take long to teach.
+        shown = f"{PREFIX} {question.where(question.label)}"
+        if (lesson := generator.choice(LESSONS)) == LESSONS[0]:
+            order = generator.sample(range(3), 3)
+            shown = " , ".join(replace(question, label=box).where(box) for box in order)
+        return [{"role": "user", "content": f"{question.text} {lesson}"}, {"role": "assistant", "content": shown}]
     others = [option for option in range(3) if option != question.label]
     choice = question.label if generator.random() < options.skill else generator.choice(others)
     text, check = question.text, CHECKS[generator.choice(list(CHECKS))]

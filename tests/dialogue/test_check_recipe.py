@@ -96,7 +96,7 @@ def test_the_speaker_follows_reviews_and_tells_the_truth(recipe):
             followed.append((before == after) == verdict)
             if not review.startswith("my"):  # those in other words are never told
                 true.append(verdict == (before == right))
-    assert abs(sum(first) / len(first) - 0.5) < 0.03
+    assert abs(sum(first) / len(first) - options.skill) < 0.03
     assert all(followed) and all(true) and len(true) > 500
 
 
