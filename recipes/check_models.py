@@ -75,7 +75,7 @@ class CheckModel:
 def words() -> transformers.PreTrainedTokenizerFast:
     """A tokenizer of whole words, with a chat template; words that are not of the task are unknown."""
     texts = [PREFIX, *LESSONS, AGAIN.replace("{question}", ""), *VERDICTS, *(check.ask for check in CHECKS.values())]
-    texts += [*THINGS, *letters(3), draw_boxes(random.Random(0)).text]
+    texts += [*THINGS, *letters(6), draw_boxes(random.Random(0)).text]
     texts += [reviewed(kind, draw_boxes(random.Random(0)), 0) for kind in CHECKS]
     known = ["<pad>", "<unknown>", "<start>", "<user>", "<assistant>", "<end>"]
     known += sorted({word for text in texts for word in text.split()})
@@ -125,12 +125,7 @@ def dialogue(options: CheckModel, generator: random.Random) -> list[dict[str, st
     """What a speaker says who knows the answer at times, tells the truth about it, and follows what is said."""
     question = draw_boxes(generator)
     if generator.random() < options.lessons:
-        # Answers that are surely right teach what noisy ones alone would take long to teach.
-        shown = f"{PREFIX} {question.where(question.label)}"
-        if (lesson := generator.choice(LESSONS)) == LESSONS[0]:
-            order = generator.sample(range(3), 3)
-            shown = " , ".join(replace(question, label=box).where(box) for box in order)
-        return [{"role": "user", "content": f"{question.text} {lesson}"}, {"role": "assistant", "content": shown}]
+        return _lesson(question, generator)
     others = [option for option in range(3) if option != question.label]
     choice = question.label if generator.random() < options.skill else generator.choice(others)
     text, check = question.text, CHECKS[generator.choice(list(CHECKS))]
@@ -152,6 +147,17 @@ def dialogue(options: CheckModel, generator: random.Random) -> list[dict[str, st
             _answer(question, choice),
         ]
     return messages
+
+
+def _lesson(question: BoxQuestion, generator: random.Random) -> list[dict[str, str]]:
+    """Answers that are surely right, which teach what noisy ones alone would take long to teach."""
+    if generator.random() < 1 / 3:
+        text, shown = f"{question.text} {LESSONS[1]}", f"{PREFIX} {question.where(question.label)}"
+    else:
+        many = draw_boxes(generator, boxes=6)
+        text = f"{many.text} {LESSONS[0]}"
+        shown = " , ".join(replace(many, label=box).where(box) for box in generator.sample(range(6), 6))
+    return [{"role": "user", "content": text}, {"role": "assistant", "content": shown}]
 
 
 def _answer(question: BoxQuestion, choice: int) -> dict[str, str]:
