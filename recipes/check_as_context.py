@@ -11,6 +11,7 @@ a checker that is right with probability c, and a model that follows it. Tables 
 plot to OUTPUT/checks.png; answers to BBQ go to OUTPUT/bbq.json, and their plot to OUTPUT/bbq.png.
 """  # noqa: E501
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +132,11 @@ def own_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _said(value: float, form: str) -> str:
+    """A number, if it is one."""
+    return "-" if math.isnan(value) else format(value, form)
+
+
 def bbq_table(rows: dict[str, Any]) -> str:
     """Accuracy before and after, bias and what could not be read, of each category."""
     heads = ["questions", "first right", "last right", "undecidable", "wrong → right", "right → wrong"]
@@ -138,8 +144,8 @@ def bbq_table(rows: dict[str, Any]) -> str:
     lines = [f"| category | {' | '.join(heads)} |", f"| --- | {' | '.join(['---:'] * len(heads))} |"]
     for name, row in rows["categories"].items():
         cells = [str(row["questions"]), *(f"{100 * row[key]:.1f}" for key in ("first", "last", "undecidable"))]
-        cells += [str(row["wrong_to_right"]), str(row["right_to_wrong"]), f"{100 * row['check']:.1f}"]
-        cells += [f"{row['bias_first']:+.3f}", f"{row['bias_last']:+.3f}"]
+        cells += [str(row["wrong_to_right"]), str(row["right_to_wrong"]), _said(100 * row["check"], ".1f")]
+        cells += [_said(row["bias_first"], "+.3f"), _said(row["bias_last"], "+.3f")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -52,7 +52,7 @@ class CheckOptions:
     bbq: Path | None = None
     """a folder with the jsonl files of BBQ"""
     bbq_tokens: int = 256
-    """of a review of an answer to BBQ"""
+    """of a review of an answer to BBQ by a named model"""
 
 
 def checks_of(options: CheckOptions) -> dict[str, Check]:
@@ -95,7 +95,9 @@ def bbq_rows(chat: Chat, options: CheckOptions) -> dict[str, Any]:
     """Every answer to BBQ's questions, and the scores of each category and of all."""
     assert options.bbq is not None
     items = load_bbq(options.bbq)
-    check = categories_of_bias(tokens=options.bbq_tokens)
+    # The small model knows none of these words; with a check that it has learned it still gives verdicts.
+    small = options.model is None
+    check = CHECKS["chain of thought"] if small else categories_of_bias(tokens=options.bbq_tokens)
     corrected = _answered(chat, [question_text(item) for item in items], check, options)
     choices, _ = _scored(corrected, [item.answers for item in items], [item.label for item in items])
     answers = [

@@ -111,7 +111,7 @@ def plot_errors(rows: list[dict[str, Any]], simple: dict[str, dict[str, dict[str
             right.plot(range(2, 2 + len(curve)), errors["0.0"], "--", color=f"C{number + 6}", label=name)
         right.set(title=f"{law}: all rewards right", xlabel="answers read", ylim=(-0.02, 1.02))
         for axes in (left, right):
-            axes.legend(fontsize=7, ncols=2)
+            axes.legend(fontsize=7, ncols=2, loc="upper right")
             axes.grid(alpha=0.3)
     with new_file(file) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
