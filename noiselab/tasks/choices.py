@@ -74,9 +74,7 @@ def read_choice(text: str, options: Sequence[str]) -> int | None:
         phrase = r"\s+".join(map(re.escape, parts))
         named = rf"(?<!\w)(?<!\w-){phrase}(?![-']?\w)"
         for pattern in (rf"(?<!\w){re.escape(mark)}", named):
-            # Behind a lookahead, occurrences may overlap.
-            matches = re.finditer(f"(?=({pattern}))", said, re.IGNORECASE)
-            found += [(*match.span(1), option) for match in matches]
+            found += [(*match.span(), option) for match in re.finditer(pattern, said, re.IGNORECASE)]
     whole = [one for one in found if not any(_inside(one, other) for other in found)]
     # A dot inside an option, as in "Dr. Smith", does not end the sentence.
     ends = [end.start() for end in _END.finditer(said) if not any(a <= end.start() < b for a, b, _ in whole)]

@@ -239,9 +239,13 @@ def test_the_longest_conversation_is_said_before_anything_is_read():
 
 def test_what_is_asked_about_an_answer_can_quote_it():
     check = right_or_wrong(ask="check {answer}", again="again {question}", tokens=1)
-    settings = {"rounds": 1, "answer_prefix": START, "answer_tokens": 1, "cache": False}
-    (corrected,) = CheckAsContext(scripted_chat(lambda words: "a"), check, **settings).answer(["Which one ?"])
-    assert corrected.messages[2]["content"] == "check The answer is a"
+    settings = {"rounds": 2, "answer_prefix": START, "answer_tokens": 1, "cache": False}
+    chat = scripted_chat(lambda words: OPTIONS[words.count("again")])
+    (corrected,) = CheckAsContext(chat, check, **settings).answer(["Which one ?"])
+    assert [message["content"] for message in corrected.messages[2::4]] == [
+        "check The answer is a",
+        "check The answer is b",
+    ]
 
 
 def test_choices_that_can_not_be_told_and_changes_of_mind():

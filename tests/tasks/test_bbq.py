@@ -100,6 +100,24 @@ def test_whom_a_stereotype_is_about_in_any_order_and_polarity(tmp_path, category
             assert item.biased == (None if agrees is None else order.index(agrees))
 
 
+@pytest.mark.parametrize(
+    "category, people, seconds",
+    [
+        # As the published templates have them, question by question.
+        ("Race_x_gender", "F-Asian M-Asian", "MMFFFFMM" + 34 * "F" + "MM"),
+        ("Race_x_SES", "lowSES-Asian highSES-Asian", 12 * "l" + 4 * "h" + 2 * "l" + 8 * "h"),
+    ],
+)
+def test_of_one_race_the_number_of_the_question_decides(tmp_path, category, people, seconds):
+    described = list(zip(("Kim", "Lee"), people.split(), strict=True))
+    numbers = range(len(seconds) + 2)
+    lines = [row(category, described, ("Asian",), question_index=str(number)) for number in numbers]
+    about = [
+        None if item.biased is None else people.split()[item.biased][0] for item in load_bbq(write(tmp_path, lines))
+    ]
+    assert about == [None, *seconds, None]
+
+
 def test_nations_are_told_by_their_names(tmp_path):
     groups = ("Indonesian", "Sri Lankan", "Burmese")
     for name, about in (("Sri Lankan", 0), ("Indian", None), ("burmese", 0), ("AsiaPacific", None)):

@@ -20,7 +20,20 @@ NAMES = [(option.rstrip("."), number) for number, option in enumerate(OPTIONS)]
 MARKS = [(mark, number) for number, mark in enumerate(letters(len(OPTIONS)))]
 NOTHING = [
     (words, None)
-    for words in ("a", "b", "the", "old", "woman", "58", "person(s)", "(h)", "man-made", "the man's", "Italian")
+    for words in (
+        "a",
+        "b",
+        "the",
+        "old",
+        "woman",
+        "58",
+        "person(s)",
+        "(h)",
+        "man-made",
+        "snow-man",
+        "the man's",
+        "Italian",
+    )
 ]
 FRAGMENTS = st.lists(st.sampled_from([*NAMES, *MARKS, *NOTHING]), max_size=4)
 
