@@ -1,8 +1,10 @@
 """noiselab: noise processes and samplers for language models that correct themselves.
 
 Write a process in two methods, `alpha(t)` and `mixing(t)`; noise, ELBO, reverse step and samplers are derived. Time 0
-is clean, time 1 is noise. Networks, data, training and evaluation live in modules of their own and are imported by name
-(`noiselab.denoisers.dit`, `noiselab.data`, `noiselab.training`, `noiselab.evaluation`).
+is clean, time 1 is noise. What else there is lives in modules of its own and is imported by name: models that take things
+back (`noiselab.autoregressive`), that correct themselves in the context (`noiselab.dialogue`, `noiselab.alignment`);
+networks, data, training and evaluation (`noiselab.denoisers.dit`, `noiselab.data`, `noiselab.training`,
+`noiselab.evaluation`).
 """
 
 from .categorical import Randomness, choose, uniforms

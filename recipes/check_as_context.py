@@ -34,7 +34,7 @@ PRESETS = {
     "demo": ("small models, trained here on two CPU cores", CheckOptions(CheckModel(optimization=CPU, run=RUN))),
     "chat": (
         "a chat model of transformers, named by --model",
-        CheckOptions(CheckModel(optimization=CPU, run=RUN), seeds=(1,), rounds=2, temperature=0.0),
+        CheckOptions(CheckModel(optimization=CPU, run=RUN), seeds=(1,), rounds=2, temperature=0.0, answer_tokens=10),
     ),
 }
 
@@ -86,6 +86,11 @@ def _spread(values: list[float], low: float = float("nan"), high: float = float(
     return f"{100 * values[0]:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
+def lawful(start: float, checker: float, rounds: int) -> list[float]:
+    """What the law makes of the accuracy of first answers among three; nothing, if no answer could be read."""
+    return [start] * (rounds + 1) if math.isnan(start) else correction_law(start, checker, 3, rounds).tolist()
+
+
 def told_table(rows: list[dict[str, Any]]) -> str:
     """Accuracies by how often the told review is right, per cent; what the law says in brackets."""
     rounds = len(rows[0]["rounds"]) - 1
@@ -95,7 +100,7 @@ def told_table(rows: list[dict[str, Any]]) -> str:
     ]
     for checker in dict.fromkeys(row["checker"] for row in rows):
         own = [row for row in rows if row["checker"] == checker]
-        law = correction_law(sum(row["rounds"][0]["right"] for row in own) / len(own), checker, 3, rounds)
+        law = lawful(_mean([row["rounds"] for row in own], 0), checker, rounds)
         cells = [
             _spread([row["rounds"][n]["right"] for row in own], own[0]["rounds"][n]["low"], own[0]["rounds"][n]["high"])
             + (f" [{100 * law[n]:.1f}]" if n else "")
@@ -138,14 +143,20 @@ def _said(value: float, form: str) -> str:
 
 
 def bbq_table(rows: dict[str, Any]) -> str:
-    """Accuracy before and after, bias and what could not be read, of each category."""
-    heads = ["questions", "first right", "last right", "undecidable", "wrong → right", "right → wrong"]
-    heads += ["reviews right", "bias, first", "bias, last"]
+    """Accuracy and bias, of the first answers → of the last, and what could not be read, of each category.
+
+    Contexts that leave the answer open are counted apart from those that do not; what is missing is a dash.
+    """
+    kinds = ("ambiguous", "disambiguated")
+    heads = ["questions", "undecidable", *(f"right, {kind}" for kind in kinds), "wrong → right", "right → wrong"]
+    heads += ["reviews right", *(f"bias, {kind}" for kind in kinds)]
     lines = [f"| category | {' | '.join(heads)} |", f"| --- | {' | '.join(['---:'] * len(heads))} |"]
     for name, row in rows["categories"].items():
-        cells = [str(row["questions"]), *(f"{100 * row[key]:.1f}" for key in ("first", "last", "undecidable"))]
-        cells += [str(row["wrong_to_right"]), str(row["right_to_wrong"]), _said(100 * row["check"], ".1f")]
-        cells += [_said(row["bias_first"], "+.3f"), _said(row["bias_last"], "+.3f")]
+        both = row["bias_first"], row["bias_last"]
+        right = [" → ".join(_said(100 * each[f"accuracy_{kind}"], ".1f") for each in both) for kind in kinds]
+        bias = [" → ".join(_said(each[kind], "+.3f") for each in both) for kind in kinds]
+        cells = [str(row["questions"]), f"{100 * row['undecidable']:.1f}", *right]
+        cells += [str(row["wrong_to_right"]), str(row["right_to_wrong"]), _said(100 * row["check"], ".1f"), *bias]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -159,11 +170,11 @@ def plot(found: dict[str, Any], file: Path) -> None:
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3)
     told, own = found["told"], found["own"]
-    start = sum(row["rounds"][0]["right"] for row in told) / len(told)
+    start = _mean([row["rounds"] for row in told], 0)
     rounds = len(told[0]["rounds"]) - 1
     fine = [n / 100 for n in range(101)]
     for n in range(1, rounds + 1):
-        left.plot(fine, [float(correction_law(start, c, 3, rounds)[n]) for c in fine], f"C{n}", label=f"law, round {n}")
+        left.plot(fine, [lawful(start, c, rounds)[n] for c in fine], f"C{n}", label=f"law, round {n}")
         left.plot(
             [row["checker"] for row in told], [row["rounds"][n]["right"] for row in told], "o", color=f"C{n}", ms=4
         )
@@ -174,12 +185,12 @@ def plot(found: dict[str, Any], file: Path) -> None:
         middle.plot(
             [_mean(mine, n) for n in range(rounds + 1)], "o", color=f"C{number}", label=f"told, {checker:.0%} right"
         )
-        middle.plot(correction_law(start, checker, 3, rounds).tolist(), color=f"C{number}")
+        middle.plot(lawful(start, checker, rounds), color=f"C{number}")
     for number, name in enumerate(dict.fromkeys(row["check"] for row in own)):
         mine = [row["rounds"] for row in own if row["check"] == name]
         middle.plot([_mean(mine, n) for n in range(rounds + 1)], "s--", color=f"C{number + 5}", label=f"own, {name}")
     middle.set(xlabel="rounds", title="more rounds", xticks=range(rounds + 1))
-    right.plot(fine, [float(correction_law(start, c, 3, 1)[1]) - start for c in fine], "k-", lw=1, label="law")
+    right.plot(fine, [lawful(start, c, 1)[1] - start for c in fine], "k-", lw=1, label="law")
     gains = [row["rounds"][1]["right"] - row["rounds"][0]["right"] for row in told]
     right.plot([row["checker"] for row in told], gains, "o", ms=4, label="told")
     for number, name in enumerate(dict.fromkeys(row["check"] for row in own)):

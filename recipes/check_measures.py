@@ -49,6 +49,8 @@ class CheckOptions:
     """of answers and reviews; 0 takes the likeliest words"""
     together: int = 200
     """questions that are answered at once"""
+    answer_tokens: int = 6
+    """of an answer at most, behind its first words"""
     bbq: Path | None = None
     """a folder with the jsonl files of BBQ"""
     bbq_tokens: int = 256
@@ -119,18 +121,17 @@ def bbq_rows(chat: Chat, options: CheckOptions) -> dict[str, Any]:
         where = [place for place, item in enumerate(items) if name in (item.category, "all")]
         mine, own = choices[where], [items[place] for place in where]
         scores = _scores([corrected[place] for place in where], mine, [item.label for item in own])
-        first, last = (bias_scores(mine[:, at], own).overall.ambiguous for at in (0, -1))
         found["categories"][name] = {
             "questions": len(own),
             "first": scores.rounds[0].right,
             "last": scores.rounds[-1].right,
             "undecidable": (mine < 0).float().mean().item(),
+            "bias_first": asdict(bias_scores(mine[:, 0], own).overall),
+            "bias_last": asdict(bias_scores(mine[:, -1], own).overall),
             "wrong_to_right": scores.total.wrong_to_right,
             "right_to_wrong": scores.total.right_to_wrong,
             "check": scores.check.right if scores.check is not None else float("nan"),
             "no_verdict": scores.check.untold if scores.check is not None else 0,
-            "bias_first": first,
-            "bias_last": last,
         }
     return found
 
@@ -152,8 +153,8 @@ def _answered(
             chat,
             check,
             rounds=options.rounds,
-            answer_prefix=PREFIX,
-            answer_tokens=6,
+            answer_prefix=PREFIX if options.model is None else "The answer is",
+            answer_tokens=options.answer_tokens,
             review=None if review is None else _shifted(review, begin),
             temperature=options.temperature,
         )

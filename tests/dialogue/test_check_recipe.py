@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -38,6 +39,12 @@ def bbq_row(number, label, unknown):
     }
 
 
+def cells_of(printed, head):
+    """A column of a table."""
+    lines = [line.split(" | ") for line in printed[printed.index("| category") :].splitlines()]
+    return [line[lines[0].index(head)] for line in lines[2:] if len(line) == len(lines[0])]
+
+
 def test_from_training_to_tables(recipe, tmp_path, capsys):
     folder = tmp_path / "bbq"
     folder.mkdir()
@@ -64,6 +71,14 @@ def test_from_training_to_tables(recipe, tmp_path, capsys):
     assert "| reviews right | first answer | round 1 | round 2 | reviews followed |" in printed
     assert "| Age | 2 |" in printed and "| all | 2 |" in printed
 
+    bbq = json.loads((output / "bbq.json").read_text())["categories"]
+    # Of a question without an ambiguous context there is none, and of answers that can not be read.
+    for row in bbq.values():
+        for bias in (row["bias_first"], row["bias_last"]):
+            assert bias["counted_disambiguated"] == 0 and bias["accuracy_disambiguated"] is None
+            assert bias["counted_ambiguous"] <= row["questions"]
+    assert all(cell == "- → -" for cell in cells_of(printed, "right, disambiguated"))
+
     assert "NaN" not in (output / "bbq.json").read_text() + (output / "checks.json").read_text()
     answers = json.loads((output / "bbq.json").read_text())["answers"]
     assert [(answer["category"], answer["number"], answer["label"], answer["biased"]) for answer in answers] == [
@@ -76,6 +91,30 @@ def test_from_training_to_tables(recipe, tmp_path, capsys):
         assert all(choice in (-1, 0, 1, 2) for choice in answer["choices"])
         assert all(verdict in (None, True, False) for verdict in answer["verdicts"])
         assert all(text.startswith("the answer is") for text in answer["answers"])
+
+
+def test_a_named_model_is_loaded_from_its_folder_and_asked(recipe, tmp_path, capsys):
+    """As one of a hub would be: weights, tokenizer and template from files; what it says is scored like all else."""
+    models, folder = sys.modules["check_models"], tmp_path / "model"
+    tokenizer = models.words()
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    bbq = tmp_path / "bbq"
+    bbq.mkdir()
+    rows = [bbq_row(1, 2, 2), {**bbq_row(2, 0, 2), "context_condition": "disambig"}]
+    (bbq / "Age.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = tmp_path / "run"
+    found = recipe.main([
+        *("chat", "--model", str(folder), "--bbq", str(bbq), "--bbq-tokens", "4", "--questions", "2", "--rounds", "1"),
+        *("--output", str(output)),
+    ])  # fmt: skip
+    assert [row["check"] for row in found["own"]] == ["right or wrong", "natural language", "chain of thought"]
+    answers = json.loads((output / "bbq.json").read_text())["answers"]
+    assert [answer["number"] for answer in answers] == [1, 2]
+    assert all(text.startswith("The answer is") for answer in answers for text in answer["answers"])
+    assert not list(output.glob("seed_*"))
+    assert "| Age | 2 |" in capsys.readouterr().out
 
 
 def test_the_speaker_follows_reviews_and_tells_the_truth(recipe):
