@@ -62,7 +62,7 @@ class CheckAsContext:
 
     **Raises:** `ValueError` for settings out of range.
 
-    **Source:** Wang et al. (2024), arXiv 2405.18634, section 5.
+    **Source:** Wang et al. (2024), arXiv 2405.18634.
 
     **Example:**
 

@@ -255,7 +255,7 @@ class GroundTruthReview:
 
     **Raises:** `ValueError` for noise out of range, or an empty sentence.
 
-    **Source:** Wang et al. (2024), arXiv 2405.18634, section 5: corrections with a critic of known accuracy.
+    **Source:** Wang et al. (2024), arXiv 2405.18634: corrections with a critic of known accuracy.
 
     **Example:**
 

@@ -292,7 +292,7 @@ def correction_law(accuracy: float | int, checker: float | int, options: int, ro
 
     **Raises:** `ValueError` for numbers out of range.
 
-    **Source:** derived; the setting is that of Wang et al. (2024), arXiv 2405.18634, section 5.
+    **Source:** derived; the setting is that of Wang et al. (2024), arXiv 2405.18634.
 
     **Example:**
 
