@@ -162,7 +162,11 @@ def bbq_table(rows: dict[str, Any]) -> str:
 
 
 def plot(found: dict[str, Any], file: Path) -> None:
-    """Accuracy against the checker's; against rounds; and what a round gains against how often its reviews are right."""
+    """Accuracy against the checker's; against rounds; and what a round gains against how often its reviews are right.
+
+    Points are means over the seeds, bars their range. The law is linear in the accuracy of the first answers, so that its
+    mean is the law of their mean.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -175,9 +179,8 @@ def plot(found: dict[str, Any], file: Path) -> None:
     fine = [n / 100 for n in range(101)]
     for n in range(1, rounds + 1):
         left.plot(fine, [lawful(start, c, rounds)[n] for c in fine], f"C{n}", label=f"law, round {n}")
-        left.plot(
-            [row["checker"] for row in told], [row["rounds"][n]["right"] for row in told], "o", color=f"C{n}", ms=4
-        )
+        for checker in CHECKERS:
+            _point(left, checker, [row["rounds"][n]["right"] for row in told if row["checker"] == checker], f"C{n}")
     left.axhline(start, color="grey", ls=":", label="first answers")
     left.set(xlabel="how often told reviews are right", ylabel="right answers", title="told reviews: law and measured")
     for number, checker in enumerate(CHECKERS[::2]):
@@ -189,24 +192,19 @@ def plot(found: dict[str, Any], file: Path) -> None:
     for number, name in enumerate(dict.fromkeys(row["check"] for row in own)):
         mine = [row["rounds"] for row in own if row["check"] == name]
         middle.plot([_mean(mine, n) for n in range(rounds + 1)], "s--", color=f"C{number + 5}", label=f"own, {name}")
-    middle.set(xlabel="rounds", title="more rounds", xticks=range(rounds + 1))
+    middle.set(xlabel="rounds", title="more rounds", xticks=range(rounds + 1), ylim=(0, 1.25))
     right.plot(fine, [lawful(start, c, 1)[1] - start for c in fine], "k-", lw=1, label="law")
-    gains = [row["rounds"][1]["right"] - row["rounds"][0]["right"] for row in told]
-    right.plot([row["checker"] for row in told], gains, "o", ms=4, label="told")
+    for checker in CHECKERS:
+        mine = [row for row in told if row["checker"] == checker]
+        _point(right, checker, [_gain(row) for row in mine], "C0", label="told" if checker == CHECKERS[0] else None)
     for number, name in enumerate(dict.fromkeys(row["check"] for row in own)):
         mine = [row for row in own if row["check"] == name]
-        at = [row["first_check"] for row in mine]
-        right.plot(
-            at,
-            [row["rounds"][1]["right"] - row["rounds"][0]["right"] for row in mine],
-            "s",
-            color=f"C{number + 5}",
-            label=name,
-        )
+        at = sum(row["first_check"] for row in mine) / len(mine)
+        _point(right, at, [_gain(row) for row in mine], f"C{number + 5}", marker="s", label=name)
     right.axhline(0, color="grey", lw=0.5)
     right.set(xlabel="how often reviews are right", ylabel="gain of one round", title="gain and self-check")
     for axes in (left, middle, right):
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, ncols=2 if axes is middle else 1, loc="upper left")
         axes.grid(alpha=0.3)
     with new_file(file) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
@@ -229,6 +227,18 @@ def plot_bbq(rows: dict[str, Any], file: Path) -> None:
     axes.grid(alpha=0.3)
     with new_file(file) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
+
+
+def _point(
+    axes: Any, at: float, values: list[float], colour: str, *, marker: str = "o", label: str | None = None
+) -> None:
+    mean = sum(values) / len(values)
+    ends = [[mean - min(values)], [max(values) - mean]]
+    axes.errorbar(at, mean, ends, marker=marker, ms=4, ls="", lw=1, color=colour, label=label)
+
+
+def _gain(row: dict[str, Any]) -> float:
+    return row["rounds"][1]["right"] - row["rounds"][0]["right"]
 
 
 def _mean(rows: list[list[dict[str, Any]]], n: int) -> float:
