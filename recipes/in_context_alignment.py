@@ -104,14 +104,15 @@ def plot_errors(rows: list[dict[str, Any]], simple: dict[str, dict[str, dict[str
             left.plot(at, curve, color=f"C{number}", label=f"{noise:.0%} wrong")
             left.plot(at, simple[law]["gradient descent"][str(noise)], "--", color=f"C{number}")
         left.set(title=f"{law}: {first} (solid), gradient descent (dashed)", ylabel="error", xlabel="answers read")
+        left.set_ylim(0, 1.3)
         for name in arms:
             curve = mean_curve(rows, law, name, 0.0)
             right.plot(range(2, 2 + len(curve)), curve, label=name)
-        for number, (name, errors) in enumerate(simple[law].items()):
-            right.plot(range(2, 2 + len(curve)), errors["0.0"], "--", color=f"C{number + 6}", label=name)
+        for style, (name, errors) in zip(("--", ":", "-.", (0, (1, 4))), simple[law].items(), strict=True):
+            right.plot(range(2, 2 + len(curve)), errors["0.0"], color="black", ls=style, lw=1, label=name)
         right.set(title=f"{law}: all rewards right", xlabel="answers read", ylim=(-0.02, 1.02))
         for axes in (left, right):
-            axes.legend(fontsize=7, ncols=2, loc="upper right")
+            axes.legend(fontsize=7, ncols=3, loc="upper right")
             axes.grid(alpha=0.3)
     with new_file(file) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
