@@ -124,7 +124,7 @@ def test_what_is_refused():
     tied = torch.tensor([[0.1, 0.2, 0.3], [0.5, 0.2, 0.5]])
     with pytest.raises(ValueError, match=r"must differ, unless ties='in order'; got 0.5 twice in row \[1\]"):
         plackett_luce(scores, tied)
-    with pytest.raises(ValueError, match="got 0.2 twice$"):
+    with pytest.raises(ValueError, match=r"got 0.2 twice$"):
         plackett_luce(scores[0], torch.tensor([0.1, 0.2, 0.2]))
     with pytest.raises(ValueError, match="twice in row"):
         plackett_luce_pull(scores, tied)
