@@ -159,8 +159,8 @@ def _ranking(rewards: Tensor, real: Tensor | None, ties: Ties) -> tuple[Tensor, 
     same = (ranked[..., 1:] == ranked[..., :-1]) & there[..., 1:] & there[..., :-1]
     if ties == "refuse" and same.any():
         *row, rank = same.nonzero()[0].tolist()
-        where = f" in row {row}" if row else ""
+        place = f" in row {row}" if row else ""
         raise ValueError(
-            f"the rewards of a row must differ, unless ties='in order'; got {ranked[*row, rank].item():g} twice{where}"
+            f"the rewards of a row must differ, unless ties='in order'; got {ranked[*row, rank].item():g} twice{place}"
         )
     return order, there
