@@ -76,8 +76,8 @@ def test_simple_answers():
     assert torch.allclose(line_end(y, rewards, reward=0.7)[0], slopes[0] + 0.7 * slopes[1], atol=1e-5)
 
 
-def test_published_errors_of_gradient_descent():
-    """Those of 256 contexts, after 15 answers; their own errors are up to 0.036 (one standard error, at a share of 0.75)."""
+def test_replicated_errors_of_gradient_descent():
+    """Those of a replication of the released code, of 256 contexts after 15 answers; their own errors are up to 0.036 (one standard error, at a share of 0.75)."""
     known = {0.0: 0.288, 0.25: 0.332, 0.5: 0.440, 0.75: 0.663, 1.0: 1.047}
     for noise, published in known.items():
         ranked = AnswersOnALine().draw(4096, 15, noise=noise, generator=generator(1))
@@ -90,12 +90,12 @@ def test_published_errors_of_gradient_descent():
             assert found.mean().item() == pytest.approx(published, abs=0.02), noise
 
 
-def test_published_errors_of_what_needs_no_training():
+def test_replicated_errors_of_what_needs_no_training():
     for count, mean, best in ((2, 0.384, 0.231), (5, 0.354, 0.060), (15, 0.326, 0.007)):
         ranked = AnswersOnALine().draw(20_000, count, generator=generator(3))
         for said, published in ((mean_answer(ranked.y), mean), (best_answer(ranked.y, ranked.rewards), best)):
             found = error(said, ranked.best)
-            # Published for 256 contexts.
+            # Replicated on 256 contexts.
             assert abs(found.mean() - published) < 2 * found.std() / 16
 
 
