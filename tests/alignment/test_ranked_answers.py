@@ -77,7 +77,7 @@ def test_simple_answers():
 
 
 def test_replicated_errors_of_gradient_descent():
-    """Those of a replication of the released code, of 256 contexts after 15 answers; their own errors are up to 0.036 (one standard error, at a share of 0.75)."""
+    """A replication of the released code, 256 contexts after 15 answers; its own standard errors are up to 0.038."""
     known = {0.0: 0.288, 0.25: 0.332, 0.5: 0.440, 0.75: 0.663, 1.0: 1.047}
     for noise, published in known.items():
         ranked = AnswersOnALine().draw(4096, 15, noise=noise, generator=generator(1))
