@@ -17,7 +17,7 @@ from measure import in_turns, peak_memory
 import noiselab as nl
 from noiselab.elbo.tokens import outside
 from noiselab.samplers.ancestral import plan
-from noiselab.samplers.moves import DRAWS, finish
+from noiselab.samplers.three_way import DRAWS, finish
 
 V, BATCH, LENGTH, WIDTH = 50_258, 2, 256, 768
 MASK = V - 1
@@ -38,7 +38,7 @@ def frequencies(power: float = 1.0) -> torch.Tensor:
 def near() -> torch.Tensor:
     """A neighbour row, among the first 4,096 tokens so that it is made in seconds."""
     embeddings = torch.randn(V, 64, generator=generator())
-    return nl.neighbour_row(embeddings, neighbours=16, support=torch.arange(V) < 4096)
+    return nl.mixing.neighbour_row(embeddings, neighbours=16, support=torch.arange(V) < 4096)
 
 
 def process_of(kind: str) -> nl.InterpolatingProcess:
@@ -140,14 +140,19 @@ def dense_step():
 def three_way_step():
     process, logits, _, z, _ = world()
     s, t = reverse_times()
-    moves = plan(process, z, s, t, nl.uniforms(BATCH, LENGTH, DRAWS, generator=generator()))
+    moves = plan(process, z, s, t, nl.categorical.uniforms(BATCH, LENGTH, DRAWS, generator=generator()))
     return finish(moves, logits[moves.rows], outside(process))
 
 
 def rows_read():
     process, _, _, z, _ = world()
     s, t = reverse_times()
-    return plan(process, z, s, t, nl.uniforms(BATCH, LENGTH, DRAWS, generator=generator())).rows.double().mean().item()
+    return (
+        plan(process, z, s, t, nl.categorical.uniforms(BATCH, LENGTH, DRAWS, generator=generator()))
+        .rows.double()
+        .mean()
+        .item()
+    )
 
 
 @functools.cache
@@ -176,7 +181,7 @@ def project_and_lose(loss, dense=False):
 def fused():
     process, _, x, z, t = world()
     hidden, weight = (v.detach().requires_grad_() for v in projection())
-    nl.nelbo_fused(process, hidden, weight, None, x, z, t, torch.full((BATCH, LENGTH), 1 / ROWS))[0].backward()
+    nl.elbo.nelbo_fused(process, hidden, weight, None, x, z, t, torch.full((BATCH, LENGTH), 1 / ROWS))[0].backward()
     return hidden.grad, weight.grad
 
 

@@ -21,7 +21,7 @@ LENGTH, STEPS = 128, 32
 def write(folder: Path) -> None:
     """The published small network with random weights, and a tokenizer of as many tokens, as a saved pipeline."""
     from noiselab.data import train_tokenizer
-    from noiselab.denoisers.dit import DiT, DiTConfig
+    from noiselab.networks.dit import DiT, DiTConfig
     from noiselab.pipeline import DiffusionPipeline, ModelSettings
 
     words = train_tokenizer([" ".join(map(str, range(2000)))], vocab_size=1000)
@@ -38,7 +38,7 @@ def write(folder: Path) -> None:
 
 def loading(folder: str) -> Callable[[], object]:
     """Loads the network; the tokenizer's files and libraries are no part of the figure."""
-    from noiselab.denoisers.dit import DiT, DiTConfig
+    from noiselab.networks.dit import DiT, DiTConfig
     from noiselab.pipeline.loading import load_model
 
     def piece() -> object:

@@ -18,15 +18,15 @@ import matplotlib as mpl
 import torch
 
 import noiselab as nl
-from noiselab.denoisers.cache import DualCache, PrefixCache
-from noiselab.denoisers.huggingface import TransformersDenoiser
+from noiselab.bench.catalogue import catalogue
+from noiselab.bench.correction_study import CopyObserved, correction_study, correction_table
+from noiselab.bench.figures import plot, table
+from noiselab.bench.known_world import train_in_world
+from noiselab.bench.runner import Row, bench
+from noiselab.bench.worlds import SamplerWorld
 from noiselab.denoisers.perturbed import Perturbed
-from noiselab.evaluation.correction_study import Believer, correction_study, correction_table
-from noiselab.evaluation.known_world import train_in_world
-from noiselab.evaluation.sampler_bench import Row, bench
-from noiselab.evaluation.sampler_catalogue import catalogue
-from noiselab.evaluation.sampler_figures import plot, table
-from noiselab.evaluation.sampler_worlds import SamplerWorld
+from noiselab.networks.block_cache import DualCache, PrefixCache
+from noiselab.networks.huggingface import TransformersDenoiser
 
 FOLDER = Path(__file__).parents[1] / "docs" / "assets" / "samplers"
 # What draws each token once, and what draws tokens anew; "ancestral" is drawn beside both.
@@ -63,7 +63,7 @@ def wrong_by(scale: float, world: SamplerWorld) -> Callable[[nl.InterpolatingPro
 
     def make(process: nl.InterpolatingProcess) -> nl.Denoiser:
         generator = torch.Generator().manual_seed(0)
-        return Believer(
+        return CopyObserved(
             Perturbed(world.oracle(process), scale, vocab_size=process.vocab_size, generator=generator), process
         )
 
@@ -164,7 +164,7 @@ def caches(world: SamplerWorld, training_steps: int, steps: Sequence[int], seque
     }
     rows = []
     for method, denoiser in kept.items():
-        sampler = nl.BlockSampler(nl.AncestralSampler(process, denoiser), 4)
+        sampler = nl.samplers.BlockSampler(nl.AncestralSampler(process, denoiser), 4)
         for n in steps:
             denoiser.evaluated = 0
             x = sampler.sample((sequences, world.length), steps=n, generator=torch.Generator().manual_seed(0))

@@ -14,11 +14,11 @@ from core import report
 from measure import in_turns
 
 import noiselab as nl
-from noiselab.denoisers.dit import DiT, DiTConfig
-from noiselab.denoisers.huggingface import TransformersDenoiser
 from noiselab.elbo.tokens import outside
+from noiselab.networks.dit import DiT, DiTConfig
+from noiselab.networks.huggingface import TransformersDenoiser
 from noiselab.samplers.ancestral import plan
-from noiselab.samplers.moves import DRAWS, finish
+from noiselab.samplers.three_way import DRAWS, finish
 
 V, LENGTH = 50_258, 512
 MASK = V - 1
@@ -75,7 +75,7 @@ class Always(nl.AncestralSampler):
     """As samplers are usually written: the network is asked about all tokens at every step."""
 
     def step(self, z, t, s, *, generator=None):
-        u = nl.uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
+        u = nl.categorical.uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
         plan_ = plan(self.process, z, s, t, u)
         logits = self.denoiser(z, t)
         return finish(plan_, logits[plan_.rows], outside(self.process)) if plan_.rows.any() else plan_.z
@@ -97,15 +97,15 @@ def steps_of(process: nl.InterpolatingProcess, name: str, answers: nl.Denoiser) 
     z = process.corrupt(x, t, generator=generator(1))
     predictors: dict[str, nl.Sampler] = {
         "ancestral": nl.AncestralSampler(process, answers),
-        "Euler": nl.EulerSampler(process, answers),
-        "tau-leaping": nl.TauLeapingSampler(process, answers),
-        "remasking, cap": nl.RemaskingSampler(process, answers, amount=0.02),
-        "path planning": nl.PathPlanningSampler(process, answers),
+        "Euler": nl.samplers.EulerSampler(process, answers),
+        "tau-leaping": nl.samplers.TauLeapingSampler(process, answers),
+        "remasking, cap": nl.samplers.RemaskingSampler(process, answers, amount=0.02),
+        "path planning": nl.samplers.PathPlanningSampler(process, answers),
     }
     if name != "hybrid":
-        predictors["deterministic"] = nl.DeterministicSampler(process, answers)
+        predictors["deterministic"] = nl.samplers.DeterministicSampler(process, answers)
     if name == "masked":
-        predictors["confidence"] = nl.ConfidenceSampler(process, answers)
+        predictors["confidence"] = nl.samplers.ConfidenceSampler(process, answers)
     pieces: dict[str, Callable[[], object]] = {
         kind: lambda sampler=sampler: sampler.step(z, t, s, generator=generator(2))
         for kind, sampler in predictors.items()
@@ -163,8 +163,8 @@ def rows_only(steps: int) -> int:
         f"\n  {steps} steps, 128 tokens: {time['rows']:.1f} s; all rows where any moves {time['all']:.1f} s, at every "
         f"step {time['always']:.1f} s; {same:.1%} equal tokens"
     )
-    counting = nl.Counting(small)
-    nl.FirstHittingSampler(process, counting).sample((1, 128), steps=1, generator=generator())
+    counting = nl.denoisers.CallCounter(small)
+    nl.samplers.FirstHittingSampler(process, counting).sample((1, 128), steps=1, generator=generator())
     return report(
         "masked sampling",
         [
@@ -180,7 +180,7 @@ def batched(rounds: int) -> int:
     """Self-correction of sixteen sequences together and alone; the network's answers are sharp, so that they converge."""
     small = network(2, 256, 64)
     process = nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.1)
-    counting = nl.Counting(nl.Temperature(small, 0.05))
+    counting = nl.denoisers.CallCounter(nl.Temperature(small, 0.05))
     correction = nl.SelfCorrection(counting, support=process.support, patience=4)
     z = torch.randint(0, MASK, (16, 64), generator=generator())
 

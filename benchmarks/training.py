@@ -16,7 +16,7 @@ import transformers
 
 import noiselab as nl
 from noiselab.data import TokenBlocks
-from noiselab.denoisers.dit import DiT, DiTConfig
+from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.training import Trainer, training_arguments
 
 V, LENGTH, BATCH, STEPS, LIMIT = 1024, 128, 32, 40, 1.1
@@ -32,7 +32,7 @@ class Alternate(transformers.TrainerCallback):
         self.x = torch.randint(V - 1, (BATCH, LENGTH), generator=generator)
         self.t = nl.stratified_times(BATCH, low=1e-4, high=1 - 1e-4, generator=generator)
         self.z = PROCESS.corrupt(self.x, self.t, generator=generator)
-        self.weight = nl.Dynamic.gidd(vocab_size=V, p_uniform=0.2)(PROCESS, self.x, self.z, self.t)
+        self.weight = nl.objectives.Dynamic.gidd(vocab_size=V, p_uniform=0.2)(PROCESS, self.x, self.z, self.t)
 
     def on_step_end(self, args, state, control, **kwargs):
         now = time.perf_counter()
@@ -68,7 +68,7 @@ def main() -> int:
             use_cpu=True,
             save_steps=10_000,
         )
-        objective = nl.Dynamic.gidd(vocab_size=V, p_uniform=0.2)
+        objective = nl.objectives.Dynamic.gidd(vocab_size=V, p_uniform=0.2)
         Trainer(
             model, args, train_dataset=blocks, process=PROCESS, objective=objective, ema=0.99, callbacks=[watch]
         ).train()

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import noiselab as nl
 from noiselab import schedules
 from noiselab.processes import Coarse, Neighbours, TokenRates
-from noiselab.samplers.traces import Trace
+from noiselab.tracing.trace import Trace
 
 FOLDER = Path(__file__).parent / "assets" / "families"
 CLEAN, MASK, OTHERS = "#3f51b5", "#9e9e9e", ["#ff9800", "#ffb74d", "#ffcc80", "#ffe0b2", "#fff3e0"]
@@ -67,7 +67,7 @@ def blocks() -> Figure:
     figure, axis = plt.subplots(figsize=(5.6, 2.3), layout="constrained")
     progress = torch.linspace(0.005, 2.995, 300)  # in blocks; within each, t falls
     shifts = (progress.floor() + 1 - progress.frac()) / 3
-    times = torch.stack([nl.block_times(1, 12, 4, shift=shift)[0][0] for shift in shifts])
+    times = torch.stack([nl.times.block_times(1, 12, 4, shift=shift)[0][0] for shift in shifts])
     image = axis.imshow(
         times.T.numpy(), aspect="auto", cmap="Greys", interpolation="nearest", vmin=0, vmax=1, extent=(0, 3, 12.5, 0.5)
     )
@@ -81,7 +81,7 @@ def learned() -> Figure:
     torch.manual_seed(0)
     figure, axis = plt.subplots(figsize=(5.6, 2.3), layout="constrained")
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
-    axis.plot(t, nl.MonotoneNetwork(8)(t).detach(), color=CLEAN, label="MonotoneNetwork")
+    axis.plot(t, nl.schedules.MonotoneNetwork(8)(t).detach(), color=CLEAN, label="MonotoneNetwork")
     for name, other, style in (
         ("linear", schedules.linear(), "--"),
         ("cosine", schedules.cosine(), ":"),
@@ -124,12 +124,12 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "masking": lambda: nl.plot_process(nl.masked(vocab_size=3, mask_id=2)),
     "uniform": lambda: nl.plot_process(nl.uniform(vocab_size=4)),
     "hybrid": lambda: nl.plot_process(nl.gidd(vocab_size=5, mask_id=4, p_uniform=0.2)),
-    "log_snr": lambda: nl.plot_process(nl.log_snr_hybrid(vocab_size=5, mask_id=4, shift=2)),
+    "log_snr": lambda: nl.plot_process(nl.processes.log_snr_hybrid(vocab_size=5, mask_id=4, shift=2)),
     "unigram": lambda: nl.plot_process(
         nl.unigram(torch.tensor([0.1, 0.5, 0.25, 0.15])), names=["the token (10 %)", "50 %", "25 %", "15 %"]
     ),
     "score": lambda: fates(nl.uniform(vocab_size=4, signal=schedules.geometric())),
-    "discrete": lambda: fates(nl.d3pm(nl.Uniform(4), nl.cosine_betas(12))),
+    "discrete": lambda: fates(nl.processes.d3pm(nl.Uniform(4), nl.processes.cosine_betas(12))),
     "token_rates": two_rates,
     "coarse": lambda: fates(Coarse(torch.tensor([2, 2, 2, 3]), mask_id=3), mask=3, names={2: "its class"}),
     "neighbours": lambda: fates(

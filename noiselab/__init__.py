@@ -1,290 +1,96 @@
 """noiselab: noise processes and samplers for language models that correct themselves.
 
 Write a process in two methods, `alpha(t)` and `mixing(t)`; noise, ELBO, reverse step and samplers are derived. Time 0
-is clean, time 1 is noise. What else there is lives in modules of its own and is imported by name: models that take things
-back (`noiselab.autoregressive`), that correct themselves in the context (`noiselab.dialogue`, `noiselab.alignment`);
-networks, data, training and evaluation (`noiselab.denoisers.dit`, `noiselab.data`, `noiselab.training`,
-`noiselab.evaluation`).
+is clean, time 1 is noise. The top level has what the first hour needs; everything else is in its module:
+`nl.samplers`, `nl.correctors`, `nl.denoisers`, `nl.likelihood`, and so on. Modules that need transformers are imported
+by name (`noiselab.networks`, `noiselab.data`, `noiselab.training`, `noiselab.evaluation`).
 """
 
-from .categorical import Randomness, choose, uniforms
-from .denoisers import (
-    AskedOnly,
-    ClassifierFreeGuidance,
-    ClassifierGuidance,
-    Counting,
-    Denoiser,
-    LeaveOneOut,
-    MarkovOracle,
-    MinP,
-    Perturbed,
-    Posterior,
-    ProjectedDenoiser,
-    Score,
-    Support,
-    Suppress,
-    Temperature,
-    TopK,
-    TopP,
-    Transform,
-    by_enumeration,
-    first_order,
-)
-from .elbo import (
-    nelbo,
-    nelbo_by_token,
-    nelbo_dense,
-    nelbo_fused,
-    prior_kl,
-    reconstruction,
-    score_entropy,
-    step_kl,
-    step_kl_dense,
-)
-from .likelihood import (
-    BoundTerms,
-    Estimate,
-    average,
-    continuous_bound,
-    discrete_bound,
-    every_sequence,
-    expected_bound,
-    expected_discrete_bound,
-    importance_bound,
-    learned_nelbo,
-    model_law,
-    path_log_weight,
-    process_quadrature,
-)
-from .mixing import (
-    Absorbing,
-    Blend,
-    Mass,
-    Mixing,
-    Uniform,
-    Unigram,
-    nearest_neighbours,
-    neighbour_row,
-    support_without,
-)
-from .objectives import (
-    Clipped,
-    Dynamic,
-    DynamicV11,
-    any_order_loss,
-    cross_entropy,
-    mask_exactly,
-    mean_over_tokens,
-    objective_loss,
-)
-from .parametrization import to_leave_one_out, to_posterior, to_score
-from .plotting import plot_process
-from .process import ChangeOfTime, InterpolatingProcess, Interpolation, NoiseProcess, TokenDependentProcess
-from .processes import (
-    absorbing_betas,
-    cosine_betas,
-    d3pm,
-    gidd,
-    gidd_v1_0,
-    log_snr_hybrid,
-    mask_and_unigram,
-    masked,
-    uniform,
-    unigram,
-)
-from .samplers import (
-    AncestralSampler,
-    BlockSampler,
-    Change,
-    ConfidenceSampler,
-    Corrector,
-    DeterministicSampler,
-    DFMCorrector,
-    EarlyStopping,
-    EndToken,
-    EntropyBoundedSampler,
-    EulerSampler,
-    FirstHittingSampler,
-    ForwardBackwardCorrector,
-    GibbsCorrector,
-    GillespieSampler,
-    Infilling,
-    Outcome,
-    PathPlanningSampler,
-    PredictorCorrector,
-    Prompted,
-    RemaskingCorrector,
-    RemaskingSampler,
-    Revision,
-    Sampler,
-    SelfCorrection,
-    Stage,
-    Tally,
-    TauLeapingSampler,
-    Trace,
-    WrappedSampler,
-    adaptive_grid,
-    cosine_grid,
-    even_grid,
-    lengths,
-    log_snr_grid,
-    outcome,
-    power_grid,
+from typing import TYPE_CHECKING, Any
+
+from . import (  # noqa: F401 - the modules that users reach as `nl.samplers` and so on
+    correctors,
+    denoisers,
+    elbo,
+    likelihood,
+    mixing,
+    objectives,
+    parametrization,
+    process,
+    processes,
     revisions,
-    signal_grid,
-    trace,
+    samplers,
+    schedules,
+    times,
+    tracing,
 )
-from .schedules import Constant, Function, MonotoneNetwork, Schedule, Time, t
-from .times import (
-    block_times,
-    importance_times,
-    path_times,
-    quadrature,
-    sine_clock,
-    stratified_times,
-    token_times,
-    uniform_times,
-)
-from .tracing import plot_trace, write_trace
+from .correctors import Corrector, GibbsCorrector, PredictorCorrector, SelfCorrection
+from .denoisers import ClassifierFreeGuidance, Denoiser, MarkovOracle, Temperature, TopP, Transform
+from .elbo import nelbo
+from .likelihood import continuous_bound, discrete_bound
+from .mixing import Absorbing, Blend, Mixing, Uniform, Unigram
+from .plotting import plot_process
+from .process import InterpolatingProcess, Interpolation, NoiseProcess, TokenDependentProcess
+from .processes import gidd, masked, uniform, unigram
+from .revisions import Revision
+from .samplers import AncestralSampler, Infilling, Sampler, WrappedSampler
+from .schedules import Schedule, t
+from .times import stratified_times
+from .tracing import Trace, plot_trace, trace
+
+if TYPE_CHECKING:
+    from .pipeline import GiddPipeline, Pipeline
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Absorbing",
     "AncestralSampler",
-    "AskedOnly",
     "Blend",
-    "BlockSampler",
-    "BoundTerms",
-    "Change",
-    "ChangeOfTime",
     "ClassifierFreeGuidance",
-    "ClassifierGuidance",
-    "Clipped",
-    "ConfidenceSampler",
-    "Constant",
     "Corrector",
-    "Counting",
-    "DFMCorrector",
     "Denoiser",
-    "DeterministicSampler",
-    "Dynamic",
-    "DynamicV11",
-    "EarlyStopping",
-    "EndToken",
-    "EntropyBoundedSampler",
-    "Estimate",
-    "EulerSampler",
-    "FirstHittingSampler",
-    "ForwardBackwardCorrector",
-    "Function",
     "GibbsCorrector",
-    "GillespieSampler",
+    "GiddPipeline",
     "Infilling",
     "InterpolatingProcess",
     "Interpolation",
-    "LeaveOneOut",
     "MarkovOracle",
-    "Mass",
-    "MinP",
     "Mixing",
-    "MonotoneNetwork",
     "NoiseProcess",
-    "Outcome",
-    "PathPlanningSampler",
-    "Perturbed",
-    "Posterior",
+    "Pipeline",
     "PredictorCorrector",
-    "ProjectedDenoiser",
-    "Prompted",
-    "Randomness",
-    "RemaskingCorrector",
-    "RemaskingSampler",
     "Revision",
     "Sampler",
     "Schedule",
-    "Score",
     "SelfCorrection",
-    "Stage",
-    "Support",
-    "Suppress",
-    "Tally",
-    "TauLeapingSampler",
     "Temperature",
-    "Time",
     "TokenDependentProcess",
-    "TopK",
     "TopP",
     "Trace",
     "Transform",
     "Uniform",
     "Unigram",
     "WrappedSampler",
-    "absorbing_betas",
-    "adaptive_grid",
-    "any_order_loss",
-    "average",
-    "block_times",
-    "by_enumeration",
-    "choose",
     "continuous_bound",
-    "cosine_betas",
-    "cosine_grid",
-    "cross_entropy",
-    "d3pm",
     "discrete_bound",
-    "even_grid",
-    "every_sequence",
-    "expected_bound",
-    "expected_discrete_bound",
-    "first_order",
     "gidd",
-    "gidd_v1_0",
-    "importance_bound",
-    "importance_times",
-    "learned_nelbo",
-    "lengths",
-    "log_snr_grid",
-    "log_snr_hybrid",
-    "mask_and_unigram",
-    "mask_exactly",
     "masked",
-    "mean_over_tokens",
-    "model_law",
-    "nearest_neighbours",
-    "neighbour_row",
     "nelbo",
-    "nelbo_by_token",
-    "nelbo_dense",
-    "nelbo_fused",
-    "objective_loss",
-    "outcome",
-    "path_log_weight",
-    "path_times",
     "plot_process",
     "plot_trace",
-    "power_grid",
-    "prior_kl",
-    "process_quadrature",
-    "quadrature",
-    "reconstruction",
-    "revisions",
-    "score_entropy",
-    "signal_grid",
-    "sine_clock",
-    "step_kl",
-    "step_kl_dense",
     "stratified_times",
-    "support_without",
     "t",
-    "to_leave_one_out",
-    "to_posterior",
-    "to_score",
-    "token_times",
     "trace",
     "uniform",
-    "uniform_times",
-    "uniforms",
     "unigram",
-    "write_trace",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Pipelines need transformers, which takes seconds to import: they are loaded when asked for.
+    if name in ("GiddPipeline", "Pipeline"):
+        from . import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module 'noiselab' has no attribute {name!r}")

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from .typing import Elementwise, ElementwiseProbs
+
 Randomness: TypeAlias = Generator | Sequence[Generator] | None
 """One generator for the whole batch, one for each sequence of the batch, or torch's global one."""
 
@@ -43,7 +45,7 @@ def uniforms(
     return torch.rand((batch, *rest), generator=generator, dtype=torch.float64, device=home).to(device or home)
 
 
-def choose(mass: Float[Tensor, "*batch state"], u: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
+def choose(mass: ElementwiseProbs, u: Elementwise) -> Int[Tensor, "*batch"]:
     r"""The token that a uniform number selects: the first whose cumulative mass exceeds $u \sum_v m_v$.
 
     **Arguments:**

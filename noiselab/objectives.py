@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from .categorical import Randomness, uniforms
@@ -16,18 +16,14 @@ from .elbo import nelbo
 from .elbo.score import score_entropy
 from .elbo.tokens import check_shapes, noise_on_data
 from .parametrization import Prediction, to_leave_one_out, to_posterior
-from .process import InterpolatingProcess, NoiseProcess, lift
+from .process import InterpolatingProcess, NoiseProcess, as_token_times
+from .typing import Logits, PerToken, Scalar, Selection, Times, Tokens
 
 Objective: TypeAlias = Callable[[InterpolatingProcess, Tensor, Tensor, Tensor], Tensor]
 """(process, x, z, t) -> the weight of each token's divergence KL + IS, float64 [batch, length]."""
 
 
-def elbo(
-    process: InterpolatingProcess,
-    x: Int[Tensor, "batch length"],
-    z: Int[Tensor, "batch length"],
-    t: Float[Tensor, "..."],
-) -> Float[Tensor, "batch length"]:
+def elbo(process: InterpolatingProcess, x: Tokens, z: Tokens, t: Times) -> PerToken:
     r"""The weight of the plain negative ELBO, $w_t(z, x) = r_t(z) / q_t(z \mid x)$."""
     return process.elbo_weight(x, z, t)
 
@@ -86,7 +82,7 @@ class Dynamic:
 
     def __call__(self, process: InterpolatingProcess, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """The weight of each token."""
-        exponent = -self.gamma / 2 * self.snr(process, lift(t, z))
+        exponent = -self.gamma / 2 * self.snr(process, as_token_times(t, z))
         clean = self.scale * exponent.exp().expand(z.shape)
         noisy = torch.where(process.data_tokens(z.device)[z], 1.0, 2.0).to(clean)
         return torch.where(z == x, clean, noisy).clamp(max=self.max_weight)
@@ -117,12 +113,7 @@ class DynamicV11(Dynamic):
         return -torch.sigmoid(-t)
 
 
-def low_variance(
-    process: InterpolatingProcess,
-    x: Int[Tensor, "batch length"],
-    z: Int[Tensor, "batch length"],
-    t: Float[Tensor, "..."],
-) -> Float[Tensor, "batch length"]:
+def low_variance(process: InterpolatingProcess, x: Tokens, z: Tokens, t: Times) -> PerToken:
     r"""For masking: the plain cross-entropy at masked tokens, $-\log \hat x_x$ without the bound's $1/t$.
 
     There $KL + IS = -\alpha_t \log \hat x_x$ at a mask, so that the weight is $1/\alpha_t$ at masks and 0 elsewhere. The
@@ -139,14 +130,14 @@ def low_variance(
 
 def objective_loss(
     process: NoiseProcess,
-    outputs: Float[Tensor, "batch length state"],
-    x: Int[Tensor, "batch length"],
-    z: Int[Tensor, "batch length"],
-    t: Float[Tensor, "..."],
+    outputs: Logits,
+    x: Tokens,
+    z: Tokens,
+    t: Times,
     objective: Objective = elbo,
     *,
     predicts: Prediction = "leave_one_out",
-) -> Float[Tensor, "batch length"]:
+) -> PerToken:
     r"""The loss of each token: its objective's weight times $KL + IS$ (see `nelbo`), for a network of any prediction.
 
     With the plain `elbo` this is the bound of the reverse process that the prediction stands for. For posterior logits it
@@ -176,14 +167,8 @@ def objective_loss(
 
 
 def cross_entropy(
-    process: NoiseProcess,
-    outputs: Float[Tensor, "batch length state"],
-    x: Int[Tensor, "batch length"],
-    z: Int[Tensor, "batch length"],
-    t: Float[Tensor, "..."],
-    *,
-    predicts: Prediction = "posterior",
-) -> Float[Tensor, "batch length"]:
+    process: NoiseProcess, outputs: Logits, x: Tokens, z: Tokens, t: Times, *, predicts: Prediction = "posterior"
+) -> PerToken:
     r"""The cross-entropy of each noisy token, $-\log p(x_i \mid z)$, in nats.
 
     Its minimiser is the posterior, for every process and at every time: a network that is trained so on its bare outputs
@@ -207,7 +192,7 @@ def cross_entropy(
 
     process = nl.uniform(vocab_size=3)
     x, z, t = torch.tensor([[0, 1]]), torch.tensor([[0, 2]]), torch.tensor([0.5])
-    loss = nl.cross_entropy(process, torch.zeros(1, 2, 3), x, z, t)
+    loss = nl.objectives.cross_entropy(process, torch.zeros(1, 2, 3), x, z, t)
     assert torch.allclose(loss, torch.tensor(3.0).log())
     ```
     """
@@ -221,12 +206,12 @@ def cross_entropy(
 
 def mask_exactly(
     process: InterpolatingProcess,
-    x: Int[Tensor, "batch length"],
+    x: Tokens,
     counts: Int[Tensor, " batch"],
     *,
-    attention_mask: Bool[Tensor, "batch length"] | Int[Tensor, "batch length"] | None = None,
+    attention_mask: Selection | Tokens | None = None,
     generator: Randomness = None,
-) -> Int[Tensor, "batch length"]:
+) -> Tokens:
     """Mask exactly so many tokens of each sequence, every set of that size as likely as any other.
 
     **Arguments:**
@@ -251,12 +236,12 @@ def mask_exactly(
 
 def any_order_loss(
     process: InterpolatingProcess,
-    logits: Float[Tensor, "batch length state"],
-    x: Int[Tensor, "batch length"],
-    z: Int[Tensor, "batch length"],
+    logits: Logits,
+    x: Tokens,
+    z: Tokens,
     *,
-    attention_mask: Bool[Tensor, "batch length"] | Int[Tensor, "batch length"] | None = None,
-) -> Float[Tensor, "batch length"]:
+    attention_mask: Selection | Tokens | None = None,
+) -> PerToken:
     r"""The masked bound with an exact number of masks: $(L / k)\,(-\log \hat x_x)$ at each of k masked tokens of L.
 
     For k uniform on 1..L and a uniform choice of the k tokens, its mean is that of `nelbo` over uniform times, and so
@@ -283,8 +268,8 @@ def any_order_loss(
     process = nl.masked(vocab_size=3, mask_id=2)
     x = torch.tensor([[0, 1, 1, 0]])
     counts = 1 + (nl.stratified_times(len(x)) * x.shape[1]).long()
-    z = nl.mask_exactly(process, x, counts)
-    loss = nl.any_order_loss(process, torch.zeros(1, 4, 3), x, z)
+    z = nl.objectives.mask_exactly(process, x, counts)
+    loss = nl.objectives.any_order_loss(process, torch.zeros(1, 4, 3), x, z)
     assert torch.allclose(loss.sum(), 4 * torch.tensor(2.0).log())  # whatever the count
     ```
     """
@@ -303,7 +288,7 @@ def _by_rows(
     convert: Callable[..., Tensor], process: NoiseProcess, outputs: Tensor, z: Tensor, t: Tensor, predicts: Prediction
 ) -> Tensor:
     """A conversion of all tokens of a batch, unchecked: an impossible z is the caller's error."""
-    times = lift(t, z).expand(z.shape).flatten()
+    times = as_token_times(t, z).expand(z.shape).flatten()
     rows = convert(process, outputs.flatten(0, 1), z.flatten(), times, predicts=predicts, check=False)
     return rows.view_as(outputs)
 
@@ -315,10 +300,7 @@ def _require_masking(process: NoiseProcess, z: Tensor, t: Tensor) -> None:
         )
 
 
-def mean_over_tokens(
-    loss: Float[Tensor, "batch length"],
-    attention_mask: Bool[Tensor, "batch length"] | Int[Tensor, "batch length"] | None,
-) -> Float[Tensor, ""]:
+def mean_over_tokens(loss: PerToken, attention_mask: Selection | Tokens | None) -> Scalar:
     """The mean over real tokens (padding does not count), or over all without a mask.
 
     **Arguments:**

@@ -14,10 +14,10 @@ and posterior differ in a single logit, by $\log(1 + \alpha / b(z_i))$.
 from typing import Literal, TypeAlias, get_args
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from .process import InterpolatingProcess, NoiseProcess
+from .typing import PerRow, RowLogits, RowTokens
 
 Prediction: TypeAlias = Literal["leave_one_out", "posterior", "score"]
 """What a denoiser says it predicts: logits of either law, or the logarithms of the scores."""
@@ -25,13 +25,13 @@ Prediction: TypeAlias = Literal["leave_one_out", "posterior", "score"]
 
 def to_leave_one_out(
     process: NoiseProcess,
-    outputs: Float[Tensor, "rows state"],
-    z: Int[Tensor, " rows"],
-    t: Float[Tensor, " rows"],
+    outputs: RowLogits,
+    z: RowTokens,
+    t: PerRow,
     *,
     predicts: Prediction = "posterior",
     check: bool = True,
-) -> Float[Tensor, "rows state"]:
+) -> RowLogits:
     r"""Leave-one-out logits from posterior logits or log-scores, per token.
 
     $$\hat x_v \propto \frac{p(x_i = v \mid z)}{q_t(z_i \mid v)}, \qquad
@@ -68,13 +68,13 @@ def to_leave_one_out(
 
 def to_posterior(
     process: NoiseProcess,
-    outputs: Float[Tensor, "rows state"],
-    z: Int[Tensor, " rows"],
-    t: Float[Tensor, " rows"],
+    outputs: RowLogits,
+    z: RowTokens,
+    t: PerRow,
     *,
     predicts: Prediction = "leave_one_out",
     check: bool = True,
-) -> Float[Tensor, "rows state"]:
+) -> RowLogits:
     r"""Posterior logits from leave-one-out logits or log-scores, per token.
 
     $$p(x_i = v \mid z) \propto \hat x_v\; q_t(z_i \mid v)$$
@@ -101,13 +101,13 @@ def to_posterior(
 
 def to_score(
     process: NoiseProcess,
-    outputs: Float[Tensor, "rows state"],
-    z: Int[Tensor, " rows"],
-    t: Float[Tensor, " rows"],
+    outputs: RowLogits,
+    z: RowTokens,
+    t: PerRow,
     *,
     predicts: Prediction = "leave_one_out",
     check: bool = True,
-) -> Float[Tensor, "rows state"]:
+) -> RowLogits:
     r"""Log-scores from leave-one-out or posterior logits, per token: $\log s_y$ for every token y, masks included.
 
     $$s_y = \frac{q_t(y \mid \hat x)}{q_t(z_i \mid \hat x)} = \frac{p_t(z^{i \to y})}{p_t(z)}, \qquad s_{z_i} = 1$$
@@ -129,7 +129,7 @@ def to_score(
 
     process = nl.masked(vocab_size=3, mask_id=2)
     x_hat, z, t = torch.tensor([[0.9, 0.1, 0.0]]), torch.tensor([2]), torch.tensor([0.25])
-    scores = nl.to_score(process, x_hat.log(), z, t).exp()
+    scores = nl.parametrization.to_score(process, x_hat.log(), z, t).exp()
     assert torch.allclose(scores, torch.tensor([[2.7, 0.3, 1.0]]))  # alpha x_hat / (1 - alpha); 1 for z itself
     ```
     """

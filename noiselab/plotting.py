@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from .process import InterpolatingProcess, NoiseProcess, TokenDependentProcess
+from .typing import Grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +73,7 @@ def plot_process(
     if points < 2:
         raise ValueError(f"points must be at least 2; got {points}")
     low, high = process.domain
-    u = torch.linspace(0.002, 0.998, points, dtype=torch.float64, device=process._home())
+    u = torch.linspace(0.002, 0.998, points, dtype=torch.float64, device=process.device)
     t = low + (high - low) * torch.sin(torch.pi * u / 2) ** 2
     whole = isinstance(process, InterpolatingProcess)
     figure = Figure(figsize=(8, 6 if whole else 3.6), layout="constrained")
@@ -96,9 +96,7 @@ def plot_process(
     return figure
 
 
-def _groups(
-    process: NoiseProcess, x: int, names: Sequence[str] | None, t: Tensor
-) -> tuple[Float[Tensor, " grid"], Float[Tensor, " grid"], list[Group]]:
+def _groups(process: NoiseProcess, x: int, names: Sequence[str] | None, t: Tensor) -> tuple[Grid, Grid, list[Group]]:
     """How probably x is untouched, how probably it is itself by noise, and what else it is; all on the CPU."""
     xs = torch.full((len(t), 1), x, device=t.device)
     if isinstance(process, InterpolatingProcess):

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from .schedules import ScheduleLike, as_schedule
+from .typing import PerSequence, PerToken, Scalar
 
 CELLS = 4096  # of the piecewise constant density that `importance_times` draws from
 
@@ -24,13 +25,13 @@ CELLS = 4096  # of the piecewise constant density that `importance_times` draws 
 def stratified_times(
     count: int,
     *,
-    shift: float | int | Float[Tensor, ""] | None = None,
+    shift: float | int | Scalar | None = None,
     first: int = 0,
     total: int | None = None,
     low: float | int = 0.0,
     high: float | int = 1.0,
     generator: Generator | None = None,
-) -> Float[Tensor, " batch"]:
+) -> PerSequence:
     r"""Low-discrepancy times: $t_i = low + (high - low)\,((u + i / n) \bmod 1)$, one in each of n equal intervals.
 
     **Arguments:**
@@ -64,7 +65,7 @@ def uniform_times(
     low: float | int = 0.0,
     high: float | int = 1.0,
     generator: Generator | None = None,
-) -> Float[Tensor, " batch"]:
+) -> PerSequence:
     r"""Independent uniform times in [low, high).
 
     **Arguments:**
@@ -86,12 +87,12 @@ def importance_times(
     *,
     low: float | int = 0.0,
     high: float | int = 1.0,
-    shift: float | int | Float[Tensor, ""] | None = None,
+    shift: float | int | Scalar | None = None,
     first: int = 0,
     total: int | None = None,
     cells: int = CELLS,
     generator: Generator | None = None,
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+) -> tuple[PerSequence, PerSequence]:
     r"""Stratified times from any positive density p, with weights 1 / p(t): the mean of weight * f(t) is the integral of f.
 
     The density is replaced by one that is constant on each of `cells` intervals, and both times and weights are made of
@@ -119,7 +120,7 @@ def importance_times(
     import torch
     import noiselab as nl
 
-    t, weight = nl.importance_times(1000, nl.t**-0.5, generator=torch.Generator().manual_seed(0))
+    t, weight = nl.times.importance_times(1000, nl.t**-0.5, generator=torch.Generator().manual_seed(0))
     # The integral of 1 / sqrt(t) is 2, here nearly without variance.
     assert torch.isclose((weight * t**-0.5).mean(), torch.tensor(2.0).double(), atol=0.01)
     ```
@@ -135,11 +136,11 @@ def token_times(
     share: float | int = 1.0,
     low: float | int = 0.0,
     high: float | int = 1.0,
-    shift: float | int | Float[Tensor, ""] | None = None,
+    shift: float | int | Scalar | None = None,
     first: int = 0,
     total: int | None = None,
     generator: Generator | None = None,
-) -> Float[Tensor, "batch length"]:
+) -> PerToken:
     r"""Independent uniform times for each token (diffusion forcing), for a share of the sequences.
 
     A training distribution, and **no bound**: independent times lie on no path from noise to data, and the mean of
@@ -177,11 +178,11 @@ def block_times(
     density: ScheduleLike = 1,
     low: float | int = 0.0,
     high: float | int = 1.0,
-    shift: float | int | Float[Tensor, ""] | None = None,
+    shift: float | int | Scalar | None = None,
     first: int = 0,
     total: int | None = None,
     generator: Generator | None = None,
-) -> tuple[Float[Tensor, "batch length"], Float[Tensor, "batch length"]]:
+) -> tuple[PerToken, PerToken]:
     r"""Times of blocks that are generated one after another: one block in progress, earlier ones clean, later ones noise.
 
     One block of each sequence is active, at a time in [low, high]; blocks before it stand at `low`, those behind it at
@@ -207,7 +208,7 @@ def block_times(
     ```python
     import noiselab as nl
 
-    t, weight = nl.block_times(1, 6, 2, shift=0.5)  # the middle of the second of three blocks
+    t, weight = nl.times.block_times(1, 6, 2, shift=0.5)  # the middle of the second of three blocks
     assert t.tolist() == [[0, 0, 0.5, 0.5, 1, 1]] and weight.tolist() == [[0, 0, 3, 3, 0, 0]]
     ```
     """
@@ -223,9 +224,7 @@ def block_times(
     return time, torch.where(order == active, blocks * weight, 0)
 
 
-def path_times(
-    tau: Float[Tensor, " batch"], path: Callable[[Tensor], Tensor]
-) -> tuple[Float[Tensor, "batch length"], Float[Tensor, "batch length"]]:
+def path_times(tau: PerSequence, path: Callable[[Tensor], Tensor]) -> tuple[PerToken, PerToken]:
     r"""Every token on a clock of its own: times $t_i(\tau)$ with the weights $dt_i / d\tau$.
 
     Where every clock runs from the lower to the upper end of the time range, the mean over uniform $\tau$ of
@@ -248,7 +247,7 @@ def path_times(
     import noiselab as nl
 
     powers = torch.tensor([1.0, 2.0])
-    t, weight = nl.path_times(torch.tensor([0.5]), lambda tau: tau**powers)
+    t, weight = nl.times.path_times(torch.tensor([0.5]), lambda tau: tau**powers)
     assert t.tolist() == [[0.5, 0.25]] and weight.tolist() == [[1, 1]]
     ```
     """
@@ -311,7 +310,7 @@ def quadrature(
     import torch
     import noiselab as nl
 
-    t, weight = nl.quadrature(16)
+    t, weight = nl.times.quadrature(16)
     assert torch.isclose((weight * (t * (1 - t)) ** -0.5).sum(), torch.tensor(torch.pi).double())
     ```
     """

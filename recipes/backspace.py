@@ -35,14 +35,7 @@ from noiselab.evaluation import token_bytes
 from noiselab.files import write_json
 from noiselab.pipeline import DiffusionPipeline
 from noiselab.training import EditLoss, Trainer, real_tokens, small_llama, trained_once
-from noiselab.training.options import (
-    arguments_of,
-    as_yaml,
-    autocast_of,
-    command_line,
-    numbers_of,
-    run_recipe,
-)
+from noiselab.training.options import arguments_of, as_yaml, autocast_of, command_line, numbers_of, run_recipe
 from noiselab.training.texts import load_data
 
 

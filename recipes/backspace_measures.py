@@ -182,7 +182,7 @@ class Measures:
         correction = nl.SelfCorrection(pipe.denoiser, process=pipe.process, support=pipe.support)
 
         def write(generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-            counting = nl.Counting(pipe.denoiser)
+            counting = nl.denoisers.CallCounter(pipe.denoiser)
             x = nl.AncestralSampler(pipe.process, counting).sample(
                 (self.samples, self.length), steps=self.length, generator=generator
             )

@@ -23,15 +23,9 @@ import transformers
 import tyro
 
 import noiselab as nl
+from noiselab.bench import known_world
 from noiselab.data import token_support
-from noiselab.denoisers.huggingface import TransformersDenoiser, load_dit
-from noiselab.evaluation import (
-    generative_perplexity,
-    known_world,
-    self_correction,
-    token_bytes,
-    validation_bound,
-)
+from noiselab.evaluation import generative_perplexity, self_correction, token_bytes, validation_bound
 from noiselab.evaluation.report import (
     Curves,
     changes,
@@ -43,6 +37,7 @@ from noiselab.evaluation.report import (
     write_report,
 )
 from noiselab.files import write_json
+from noiselab.networks.huggingface import TransformersDenoiser, load_dit
 from noiselab.training.options import run_recipe
 
 STEPS = {"diffusion": 3_600, "judge": 1_000}  # 4.3 and 1.1 minutes on two quiet cores
@@ -123,7 +118,7 @@ def main(options: Options) -> Path:
         print(f"      autoregressive: {rival.nats:.3f} nats per token, {bits[1]:.3f} bits per byte")
 
     with part(4, f"Generating {count} texts in {8 if smoke else options.sampling_steps} steps"):
-        sampler = nl.AncestralSampler(process, nl.Support(denoiser, support))
+        sampler = nl.AncestralSampler(process, nl.denoisers.Support(denoiser, support))
         times = torch.linspace(1, 0, (8 if smoke else options.sampling_steps) + 1, dtype=torch.float64)
         start = process.prior(count, held_out.length, generator=generator)
         states = [start, *sampler.walk(start, times, generator=generator)]

@@ -21,7 +21,7 @@ import transformers
 
 import noiselab as nl
 from noiselab.data import vocabulary_size
-from noiselab.denoisers.dit import Block, DiT, DiTConfig
+from noiselab.networks.dit import Block, DiT, DiTConfig
 from noiselab.objectives import elbo
 from noiselab.pipeline import ModelSettings
 from noiselab.training import Trainer
@@ -167,9 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
     about = ModelSettings({"family": "gidd", **noise, "mask_id": tokenizer.mask_token_id})
     process = about.process()
     objective = {
-        "dynamic": nl.Dynamic.gidd(**noise, max_weight=options.max_weight),
-        "dynamic_v11": nl.DynamicV11.gidd(**noise, max_weight=options.max_weight),
-        "clipped": nl.Clipped(options.max_weight),
+        "dynamic": nl.objectives.Dynamic.gidd(**noise, max_weight=options.max_weight),
+        "dynamic_v11": nl.objectives.DynamicV11.gidd(**noise, max_weight=options.max_weight),
+        "clipped": nl.objectives.Clipped(options.max_weight),
         "elbo": elbo,
     }[options.weights]
 

@@ -72,8 +72,8 @@ def main(options: Options) -> list[dict[str, Any]]:
     for name, pipe in pipes.items():
         x = sequences(pipe, options)
         mask = pipe.settings.noise["mask_id"]
-        ways = {"as it is": nl.Counting(pipe.denoiser)}
-        ways["one by one"] = nl.Counting(OneByOne(pipe.denoiser, mask, options.passes))
+        ways = {"as it is": nl.denoisers.CallCounter(pipe.denoiser)}
+        ways["one by one"] = nl.denoisers.CallCounter(OneByOne(pipe.denoiser, mask, options.passes))
         for share in options.shares:
             for way, denoiser in ways.items():
                 found = [one(pipe, denoiser, x, share, seed, options) for seed in range(options.seeds)]
@@ -99,7 +99,12 @@ def sequences(pipe: DiffusionPipeline, options: Options) -> torch.Tensor:
 
 
 def one(
-    pipe: DiffusionPipeline, denoiser: nl.Counting, x: torch.Tensor, share: float, seed: int, options: Options
+    pipe: DiffusionPipeline,
+    denoiser: nl.denoisers.CallCounter,
+    x: torch.Tensor,
+    share: float,
+    seed: int,
+    options: Options,
 ) -> dict[str, float]:
     """Detection and correction for one set of sequences."""
     truth = x[seed * options.sequences : (seed + 1) * options.sequences]
@@ -118,7 +123,7 @@ def one(
         )
         denoiser.reset()
         repaired = correction.correct(damaged, steps=max(4, math.ceil(1.5 * share * truth.shape[1])), generator=random)
-    after = nl.outcome(damaged, repaired, truth)
+    after = nl.revisions.outcome(damaged, repaired, truth)
     area, recall = detection(1 - believed, wrong)
     return {
         "area": area,

@@ -20,7 +20,7 @@ from typing import Any
 import transformers
 
 from noiselab.data import vocabulary_size
-from noiselab.denoisers.dit import DiT, DiTConfig
+from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.pipeline import ModelSettings
 from noiselab.processes import process_from
 from noiselab.training import Trainer

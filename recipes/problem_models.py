@@ -12,9 +12,9 @@ import transformers
 from gidd_plus import open_gates
 
 import noiselab as nl
-from noiselab.denoisers.dit import DiT, DiTConfig
-from noiselab.denoisers.huggingface import TransformersDenoiser
 from noiselab.evaluation import filled_solutions, verdicts_of
+from noiselab.networks.dit import DiT, DiTConfig
+from noiselab.networks.huggingface import TransformersDenoiser
 from noiselab.tasks.igsm import MistakeKind, Problem, ProblemMistakes, Split, Verdict, Words, draw_problem, draw_small
 from noiselab.training import (
     ProblemBlocks,
@@ -296,7 +296,7 @@ def gidd(seed: int, options: ProblemModels, words: Words) -> DiT:
                 partial(draw, options, None, "train"), words, options.gidd_length, block=options.block, seed=seed
             ),
             process=noise(words),
-            objective=nl.Dynamic.gidd(vocab_size=words.size + 1, p_uniform=P_UNIFORM),
+            objective=nl.objectives.Dynamic.gidd(vocab_size=words.size + 1, p_uniform=P_UNIFORM),
             count=noised_tokens,
             autocast=autocast_of(o),
             ema=o.ema,

@@ -31,7 +31,6 @@ from noiselab.autoregressive import (
     by_entropy,
     by_improbability,
 )
-from noiselab.denoisers.huggingface import TransformersDenoiser
 from noiselab.evaluation import (
     Interval,
     accuracy,
@@ -45,6 +44,7 @@ from noiselab.evaluation import (
     written_solutions,
 )
 from noiselab.files import new_file, write_json
+from noiselab.networks.huggingface import TransformersDenoiser
 from noiselab.tasks.igsm import Problem, Verdict, Words, by_can_next, can_next_examples, ends_of_steps, perfect
 from noiselab.training import CanNextStream, Trainer, labelled, load_probe, probe_loss, save_probe
 from noiselab.training.options import arguments_of, command_line, run_recipe

@@ -123,7 +123,7 @@ def md4_steps() -> Pairs:
         z = process.corrupt(x, t, generator=torch.Generator().manual_seed(seed))
         paper = published.md4_steps(theirs, MASK, steps)
         yield from values_and_gradients(
-            lambda leaf, x=x, z=z, t=t, process=process: nl.step_kl(process, leaf, x, z, t - 1 / steps, t),
+            lambda leaf, x=x, z=z, t=t, process=process: nl.elbo.step_kl(process, leaf, x, z, t - 1 / steps, t),
             lambda leaf, x=x, z=z, t=t, process=process, paper=paper: paper(normalised(process, leaf), x, z, t),
             logits,
         )
@@ -157,7 +157,7 @@ def sedd(kind: str, free: bool) -> Callable[[], Pairs]:
             if free:
                 scores, x, z, t = draw(process, seed)
                 yield from values_and_gradients(
-                    lambda leaf, x=x, z=z, t=t, process=process: nl.score_entropy(process, leaf, x, z, t),
+                    lambda leaf, x=x, z=z, t=t, process=process: nl.elbo.score_entropy(process, leaf, x, z, t),
                     lambda leaf, x=x, z=z, t=t, paper=paper: paper(leaf, x, z, t),
                     scores,
                 )
@@ -180,13 +180,13 @@ def gidd() -> Pairs:
 
 def gidd_v1_0() -> Pairs:
     for seed, (share, gamma) in enumerate([(0.1, 1.0), (0.2, 1.0), (0.4, 1.7)]):
-        process = nl.gidd_v1_0(vocab_size=V, mask_id=MASK, p_uniform=share, gamma=gamma)
+        process = nl.processes.gidd_v1_0(vocab_size=V, mask_id=MASK, p_uniform=share, gamma=gamma)
         yield from bound(process, published.gidd_v1_0(share, gamma, MASK, V), seed)
 
 
 def log_snr() -> Pairs:
     for seed, (scale, shift) in enumerate([(1.0, 0.0), (1.0, -2.0), (1.0, 2.0), (0.5, 1.0), (-1.0, 0.0)]):
-        process = nl.log_snr_hybrid(vocab_size=V, mask_id=MASK, scale=scale, shift=shift)
+        process = nl.processes.log_snr_hybrid(vocab_size=V, mask_id=MASK, scale=scale, shift=shift)
         yield from bound(process, published.log_snr(scale, shift, MASK, V), seed)
 
 
@@ -201,7 +201,7 @@ def unigram() -> Pairs:
 
 def mask_and_unigram() -> Pairs:
     for seed, (share, gamma) in enumerate([(0.1, 1.0), (0.4, 2.0)]):
-        process = nl.mask_and_unigram(FREQUENCIES, mask_id=MASK, p_unigram=share, gamma=gamma)
+        process = nl.processes.mask_and_unigram(FREQUENCIES, mask_id=MASK, p_unigram=share, gamma=gamma)
         matrices = published.hybrid_matrices(share, gamma, MASK, FREQUENCIES)
         yield from bound(process, published.jump_process(matrices), seed)
 
@@ -224,7 +224,7 @@ def neighbours() -> Pairs:
 
 def chain(noise, row: Tensor, betas: Tensor, own_betas: Tensor, states: int) -> Pairs:
     """The whole bound of a chain in T steps: ours from `prior_kl` and `step_kl`, theirs from matrices."""
-    process, steps = nl.d3pm(noise, betas), len(betas)
+    process, steps = nl.processes.d3pm(noise, betas), len(betas)
     data = process.data_tokens().nonzero()[:, 0]
     table = torch.randn(steps, states, states, dtype=torch.float64, generator=torch.Generator().manual_seed(steps))
     matrices = published.replacing(own_betas, row)
@@ -238,8 +238,8 @@ def chain(noise, row: Tensor, betas: Tensor, own_betas: Tensor, states: int) -> 
             chance = process.probability(clean, z, time[1:])
             # An impossible noisy token has chance 0 and a divergence that is no number.
             noisy = torch.where(chance > 0, z, process.marginal(clean, time[1:]).argmax(-1))
-            nats = nl.step_kl(process, leaf, clean, noisy, time[:-1], time[1:])
-            prior = nl.prior_kl(process, x.view(1, 1), time[-1:])[0, 0]
+            nats = nl.elbo.step_kl(process, leaf, clean, noisy, time[:-1], time[1:])
+            prior = nl.elbo.prior_kl(process, x.view(1, 1), time[-1:])[0, 0]
             bounds.append(prior + torch.where(chance > 0, chance * nats, 0).sum())
         return torch.stack(bounds)
 
@@ -248,7 +248,7 @@ def chain(noise, row: Tensor, betas: Tensor, own_betas: Tensor, states: int) -> 
         return torch.stack([published.d3pm(matrices, row, log_x, int(x)) for x in data])
 
     yield from values_and_gradients(ours, theirs, table)
-    yield nl.expected_discrete_bound(process, Table(table), data[:, None], time.flip(0)).total, theirs(table)
+    yield nl.likelihood.expected_discrete_bound(process, Table(table), data[:, None], time.flip(0)).total, theirs(table)
 
 
 class Table(nl.Denoiser):
@@ -268,14 +268,16 @@ def d3pm_absorbing() -> Pairs:
     for steps in (1, 5):
         betas = torch.tensor([1 / (steps - k + 1) for k in range(1, steps + 1)], dtype=torch.float64)
         row = torch.tensor([0, 0, 0, 1], dtype=torch.float64)
-        yield from chain(nl.Absorbing(3, 4), row, nl.absorbing_betas(steps), betas, 4)
+        yield from chain(nl.Absorbing(3, 4), row, nl.processes.absorbing_betas(steps), betas, 4)
 
 
 def d3pm_uniform() -> Pairs:
     steps = 6
     signal = [math.cos((k / steps + 0.008) / 1.008 * math.pi / 2) for k in range(steps + 1)]
     betas = torch.tensor([min(1 - signal[k + 1] / signal[k], 0.999) for k in range(steps)], dtype=torch.float64)
-    yield from chain(nl.Uniform(4), torch.full((4,), 0.25, dtype=torch.float64), nl.cosine_betas(steps), betas, 4)
+    yield from chain(
+        nl.Uniform(4), torch.full((4,), 0.25, dtype=torch.float64), nl.processes.cosine_betas(steps), betas, 4
+    )
 
 
 def digress() -> Pairs:
@@ -287,7 +289,7 @@ def blocks() -> Pairs:
     process = nl.masked(vocab_size=V, mask_id=MASK)
     for size in (1, 2, 3):
         logits, x, _, _ = draw(process, size)
-        t, weight = nl.block_times(*x.shape, size, generator=torch.Generator().manual_seed(size))
+        t, weight = nl.times.block_times(*x.shape, size, generator=torch.Generator().manual_seed(size))
         z = process.corrupt(x, t, generator=torch.Generator().manual_seed(size))
         paper = published.bd3lm(MASK, size)
 

@@ -53,7 +53,7 @@ def wrong_slope_of_the_signal(patch):
     rate = nl.InterpolatingProcess.rate
 
     def slipped(self, z, t):
-        time = nl.process.lift(t, z)
+        time = nl.process.as_token_times(t, z)
         alpha, slope = torch.func.jvp(lambda t: self.alpha(t).double(), (time,), (torch.ones_like(time),))
         return rate(self, z, t) - SLIP * slope / alpha * self.noise(time).at(z)
 
@@ -95,7 +95,7 @@ def test_gidd_of_any_share_and_gamma(share, gamma, seed):
 @settings(max_examples=8)
 @given(scale=st.floats(-1, 1), shift=st.floats(-4, 4), seed=st.integers(0, 99))
 def test_log_snr_of_any_scale_and_shift(scale, shift, seed):
-    process = nl.log_snr_hybrid(vocab_size=V, mask_id=MASK, scale=scale, shift=shift)
+    process = nl.processes.log_snr_hybrid(vocab_size=V, mask_id=MASK, scale=scale, shift=shift)
     for pair in equalities.bound(process, published.log_snr(scale, shift, MASK, V), seed):
         assert equalities.relative_error(*pair) < 1e-9
 
@@ -117,9 +117,9 @@ def test_the_condition_on_the_scale_is_that_of_a_markov_process(scale, shift):
     assert (steepest <= 1) == (falling >= -1e-16)
     if steepest > 1:
         with pytest.raises(ValueError, match="Markov process"):
-            nl.log_snr_hybrid(vocab_size=3, mask_id=2, scale=scale, shift=shift)
+            nl.processes.log_snr_hybrid(vocab_size=3, mask_id=2, scale=scale, shift=shift)
     else:
-        nl.log_snr_hybrid(vocab_size=3, mask_id=2, scale=scale, shift=shift)
+        nl.processes.log_snr_hybrid(vocab_size=3, mask_id=2, scale=scale, shift=shift)
 
 
 def test_a_scale_that_is_refused_would_be_no_process():
@@ -133,25 +133,27 @@ def test_a_scale_that_is_refused_would_be_no_process():
 
 def test_shifts_as_released_are_pure_noises():
     time = torch.linspace(0, 1, 9, dtype=torch.float64)
-    words, masks = (nl.log_snr_hybrid(vocab_size=5, mask_id=4, shift=shift).mixing(time) for shift in (1000, -1000))
+    words, masks = (
+        nl.processes.log_snr_hybrid(vocab_size=5, mask_id=4, shift=shift).mixing(time) for shift in (1000, -1000)
+    )
     torch.testing.assert_close(words, torch.tensor([0.25, 0.25, 0.25, 0.25, 0]).double().expand(9, -1))
     torch.testing.assert_close(masks, torch.tensor([0, 0, 0, 0, 1]).double().expand(9, -1))
 
 
 @pytest.mark.parametrize("shift", [0, 1000])
 def test_the_log_snr_bound_needs_its_ends_and_is_tight_with_them(shift):
-    process = nl.log_snr_hybrid(vocab_size=5, mask_id=4, shift=shift)
-    oracle, x = nl.MarkovOracle(INITIAL, TRANSITION, process), nl.every_sequence(4, 2)
+    process = nl.processes.log_snr_hybrid(vocab_size=5, mask_id=4, shift=shift)
+    oracle, x = nl.MarkovOracle(INITIAL, TRANSITION, process), nl.likelihood.every_sequence(4, 2)
     law, entropy = oracle.log_prob(x).exp(), oracle.entropy(2)
-    terms = [term @ law for term in nl.expected_bound(process, oracle, x, nodes=96)]
+    terms = [term @ law for term in nl.likelihood.expected_bound(process, oracle, x, nodes=96)]
     assert terms[0] < entropy - 1e-3
     assert entropy < sum(terms) < entropy + 2e-4
 
 
 def test_the_first_release_ends_where_its_signal_does():
-    check_process(nl.gidd_v1_0(vocab_size=5, mask_id=4, p_uniform=0.2), BOUND_LAWS)
+    check_process(nl.processes.gidd_v1_0(vocab_size=5, mask_id=4, p_uniform=0.2), BOUND_LAWS)
     for share, gamma in ((0.1, 1.0), (0.5, 0.7), (0.9, 2.0)):
-        process = nl.gidd_v1_0(vocab_size=5, mask_id=4, p_uniform=share, gamma=gamma)
+        process = nl.processes.gidd_v1_0(vocab_size=5, mask_id=4, p_uniform=share, gamma=gamma)
         end = torch.tensor([process.domain[1]], dtype=torch.float64)
         assert 0 <= process.alpha(end).item() < 1e-6
         assert process.signal(end + 1e-6).item() < 0
@@ -160,7 +162,7 @@ def test_the_first_release_ends_where_its_signal_does():
 def test_a_chain_has_the_laws_of_its_steps_on_the_grid_and_linear_signal_between():
     betas = torch.tensor([0.1, 0.3, 0.5, 1.0], dtype=torch.float64)
     row = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-    process = nl.d3pm(nl.Unigram(row), betas)
+    process = nl.processes.d3pm(nl.Unigram(row), betas)
     steps, time = published.replacing(betas, row), torch.arange(5, dtype=torch.float64) / 4
     x = torch.arange(3).expand(5, -1)
     law = torch.stack(
@@ -174,7 +176,7 @@ def test_a_chain_has_the_laws_of_its_steps_on_the_grid_and_linear_signal_between
 @pytest.mark.parametrize("steps", [1, 3, 20])
 def test_absorbing_betas_are_masked_on_a_grid(steps):
     time = torch.arange(steps + 1, dtype=torch.float64) / steps
-    chain = nl.d3pm(nl.Absorbing(4, 5), nl.absorbing_betas(steps))
+    chain = nl.processes.d3pm(nl.Absorbing(4, 5), nl.processes.absorbing_betas(steps))
     torch.testing.assert_close(chain.alpha(time), nl.masked(vocab_size=5, mask_id=4).alpha(time))
 
 
@@ -190,24 +192,39 @@ FREQUENCIES = torch.tensor([0.5, 0.3, 0.2, 0.0])
         (lambda: nl.masked(vocab_size=4, mask_id=3, signal=nl.t), "alpha must be 1 at t = 0"),
         (lambda: nl.gidd(vocab_size=4, mask_id=3, p_uniform=1), r"p_uniform must lie in \[0, 1\); got 1"),
         (lambda: nl.gidd(vocab_size=4, mask_id=3, p_uniform=0.1, gamma=3), r"gamma must lie in \(0, 2\]; got 3"),
-        (lambda: nl.gidd_v1_0(vocab_size=4, mask_id=3, p_uniform=0), r"p_uniform must lie in \(0, 1\); got 0"),
-        (lambda: nl.gidd_v1_0(vocab_size=4, mask_id=3, p_uniform=0.1, gamma=0), "gamma must be positive; got 0"),
         (
-            lambda: nl.log_snr_hybrid(vocab_size=4, mask_id=3, log_snr=(1, 9)),
+            lambda: nl.processes.gidd_v1_0(vocab_size=4, mask_id=3, p_uniform=0),
+            r"p_uniform must lie in \(0, 1\); got 0",
+        ),
+        (
+            lambda: nl.processes.gidd_v1_0(vocab_size=4, mask_id=3, p_uniform=0.1, gamma=0),
+            "gamma must be positive; got 0",
+        ),
+        (
+            lambda: nl.processes.log_snr_hybrid(vocab_size=4, mask_id=3, log_snr=(1, 9)),
             "log_snr must be a negative and a positive",
         ),
-        (lambda: nl.log_snr_hybrid(vocab_size=4, mask_id=3, log_snr=(-9, 5)), "alpha must be 1 at t = 0"),
-        (lambda: nl.log_snr_hybrid(vocab_size=4, mask_id=3, log_snr=(-5, 9)), "alpha must fall to 0 at t = 1"),
-        (lambda: nl.unigram(FREQUENCIES / 2), "row must be a distribution"),
-        (lambda: nl.mask_and_unigram(FREQUENCIES, mask_id=0, p_unigram=0.1), "the mask must have frequency 0; got 0.5"),
+        (lambda: nl.processes.log_snr_hybrid(vocab_size=4, mask_id=3, log_snr=(-9, 5)), "alpha must be 1 at t = 0"),
         (
-            lambda: nl.mask_and_unigram(FREQUENCIES, mask_id=3, p_unigram=1.5),
+            lambda: nl.processes.log_snr_hybrid(vocab_size=4, mask_id=3, log_snr=(-5, 9)),
+            "alpha must fall to 0 at t = 1",
+        ),
+        (lambda: nl.unigram(FREQUENCIES / 2), "row must be a distribution"),
+        (
+            lambda: nl.processes.mask_and_unigram(FREQUENCIES, mask_id=0, p_unigram=0.1),
+            "the mask must have frequency 0; got 0.5",
+        ),
+        (
+            lambda: nl.processes.mask_and_unigram(FREQUENCIES, mask_id=3, p_unigram=1.5),
             r"p_unigram must lie in \[0, 1\); got 1.5",
         ),
-        (lambda: nl.d3pm(nl.Uniform(4), torch.tensor([0.5, 1, 0.5])), "of which only the last may be 1; got 0.5 to 1"),
-        (lambda: nl.d3pm(nl.Uniform(4), torch.tensor([0.5, 0.0])), "betas must lie in"),
-        (lambda: nl.d3pm(nl.Uniform(4), torch.zeros(0)), "got none"),
-        (lambda: nl.d3pm(nl.Uniform(4), torch.tensor([0.5, 0.5])), "alpha must fall to 0 at t = 1"),
+        (
+            lambda: nl.processes.d3pm(nl.Uniform(4), torch.tensor([0.5, 1, 0.5])),
+            "of which only the last may be 1; got 0.5 to 1",
+        ),
+        (lambda: nl.processes.d3pm(nl.Uniform(4), torch.tensor([0.5, 0.0])), "betas must lie in"),
+        (lambda: nl.processes.d3pm(nl.Uniform(4), torch.zeros(0)), "got none"),
+        (lambda: nl.processes.d3pm(nl.Uniform(4), torch.tensor([0.5, 0.5])), "alpha must fall to 0 at t = 1"),
     ],
 )
 def test_what_is_refused(make, message):

@@ -66,7 +66,7 @@ def test_gidd(gidd, p_uniform):
     assert scale(gradient[possible], gidd[key + "grad_logits.none"][possible]) < limit
     if p_uniform:
         attended = gidd["attention_mask"]
-        assert error(nl.mean_over_tokens(value, attended), gidd[key + "elbo_mean"]) < limit
+        assert error(nl.objectives.mean_over_tokens(value, attended), gidd[key + "elbo_mean"]) < limit
         x_hat = gidd["logits"].index_fill(-1, torch.tensor(MASK), -torch.inf).softmax(-1)
         assert error(process.posterior(z, x_hat, gidd["s"].double(), time), gidd[key + "posterior"]) < limit
 
@@ -77,8 +77,8 @@ def test_objectives_of_release_v1_1(gidd, p_uniform, name):
     process, key = nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=p_uniform), f"gidd.pu{p_uniform}.gamma1.0."
     objective = {
         "none": objectives.elbo,
-        "clip": nl.Clipped(2.0),
-        "dynamic": nl.DynamicV11.gidd(vocab_size=V, p_uniform=p_uniform),
+        "clip": nl.objectives.Clipped(2.0),
+        "dynamic": nl.objectives.DynamicV11.gidd(vocab_size=V, p_uniform=p_uniform),
     }[name]
     weight = objective(process, gidd["x"], gidd["z_t"], gidd["t"].double())
     assert error(weight, gidd[f"{key}loss_weight.{name}"]) < 1e-9
@@ -93,7 +93,7 @@ def test_objectives_of_release_v1_1(gidd, p_uniform, name):
 def test_gidd_as_first_released(v1_0, gidd, p_uniform):
     """Release v1.0.0's process: signal 1 - t - c, mask t, and c on each of the other tokens."""
     key = f"v1.0.pu{p_uniform}.gamma1.0."
-    process = nl.gidd_v1_0(vocab_size=V, mask_id=MASK, p_uniform=p_uniform)
+    process = nl.processes.gidd_v1_0(vocab_size=V, mask_id=MASK, p_uniform=p_uniform)
     x, z, time = gidd["x"], gidd["z_t"], gidd["t"].double()
     assert time.max() < process.domain[1]
     assert error(process.alpha(time), v1_0[key + "alpha"].flatten()) < 1e-9
@@ -105,7 +105,7 @@ def test_gidd_as_first_released(v1_0, gidd, p_uniform):
     value, _ = value_and_gradient(process, gidd)
     assert error(value, v1_0[key + "elbo"]) < 1e-9
     scale = 1 / (1 + (1 - p_uniform) / p_uniform * V / 2)
-    weight = nl.Dynamic(scale)(process, x, z, time)
+    weight = nl.objectives.Dynamic(scale)(process, x, z, time)
     assert error(weight, v1_0[key + "loss_weight.dynamic"]) < 1e-9
 
 

@@ -67,10 +67,12 @@ _MADE = {
     "masked": lambda: nl.masked(vocab_size=V, mask_id=V - 1),
     "gidd": lambda: nl.gidd(vocab_size=V, mask_id=V - 1, p_uniform=0.1),
     "gidd, gamma 2": lambda: nl.gidd(vocab_size=V, mask_id=1, p_uniform=0.2, gamma=2.0),
-    "log-SNR hybrid": lambda: nl.log_snr_hybrid(vocab_size=V, mask_id=V - 1, shift=1),
+    "log-SNR hybrid": lambda: nl.processes.log_snr_hybrid(vocab_size=V, mask_id=V - 1, shift=1),
     "uniform": lambda: nl.uniform(vocab_size=V),
     "uniform on words": lambda: nl.uniform(vocab_size=V, special=[V - 1], signal=nl.schedules.cosine()),
-    "chain": lambda: nl.d3pm(nl.Unigram(row(0.4, 0.3, 0.2, 0.1, 0)), nl.cosine_betas(7), support=DATA),
+    "chain": lambda: nl.processes.d3pm(
+        nl.Unigram(row(0.4, 0.3, 0.2, 0.1, 0)), nl.processes.cosine_betas(7), support=DATA
+    ),
     "mask and unigram": lambda: nl.Interpolation(
         1 - t, {nl.Absorbing(V - 1, V): t, nl.Unigram(row(0.4, 0.3, 0.2, 0.1, 0)): t * t}
     ),

@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..typing import Elementwise
 from .rewards import negative_squared_error
 
 Ties = Literal["refuse", "in order"]
 
 
-def bradley_terry(better: Float[Tensor, "*batch"], worse: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+def bradley_terry(better: Elementwise, worse: Elementwise) -> Elementwise:
     r"""The loss of two answers of which one was preferred, $-\log \sigma(s_w - s_l)$.
 
     **Arguments:**
@@ -44,7 +45,7 @@ def plackett_luce(
     *,
     real: Bool[Tensor, "*batch answer"] | None = None,
     ties: Ties = "refuse",
-) -> Float[Tensor, "*batch"]:
+) -> Elementwise:
     r"""The loss of the ranking by rewards.
 
     $$-\log P(\tau) = \sum_i \Bigl(\log \sum_{j \ge i} \exp s_{\tau(j)} - s_{\tau(i)}\Bigr)$$

@@ -5,10 +5,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Generator, Tensor
 
 from ..categorical import uniforms
+from ..typing import Scalar, TokenSequence
 from .edits import EditProcess
 from .streams import last_boundary
 from .wrong_tokens import Without, WrongTokens
@@ -38,17 +39,17 @@ class RandomMistakes(EditProcess):
         self.rate, self.wrong_tokens = float(rate), wrong
 
     @abstractmethod
-    def sizes(self, x: Int[Tensor, " length"]) -> Int[Tensor, " length"]:
+    def sizes(self, x: TokenSequence) -> TokenSequence:
         """How many wrong tokens a mistake before each token has; 0 where there is none.
 
         A mistake before token i stands in the places i, i + 1, ... of the text; none reaches beyond its end.
         """
 
     @abstractmethod
-    def backspaces(self, sizes: Int[Tensor, " length"]) -> Int[Tensor, " length"]:
+    def backspaces(self, sizes: TokenSequence) -> TokenSequence:
         """How many backspaces take back mistakes of these sizes."""
 
-    def corrupt(self, x: Int[Tensor, " length"], *, generator: Generator | None = None) -> Int[Tensor, " stream"]:
+    def corrupt(self, x: TokenSequence, *, generator: Generator | None = None) -> Int[Tensor, " stream"]:
         """Draw a stream that comes to `x`."""
         self.check(x)
         sizes = self.sizes(x)
@@ -68,7 +69,7 @@ class RandomMistakes(EditProcess):
         z[first[token] + inside] = self.wrong_tokens.draw(x, mistake[token] + inside, generator=generator).to(x.dtype)
         return z
 
-    def log_probability(self, z: Int[Tensor, " stream"], x: Int[Tensor, " length"]) -> Float[Tensor, ""]:
+    def log_probability(self, z: Int[Tensor, " stream"], x: TokenSequence) -> Scalar:
         """Log q(z | x). A stream is read in one way only, since a wrong token is never the right one."""
         self.check(x)
         nothing = torch.full((), -math.inf, dtype=torch.float64, device=x.device)
@@ -96,7 +97,7 @@ class RandomMistakes(EditProcess):
         log_rate = mistakes * math.log(self.rate) if self.rate > 0 else (-math.inf if mistakes else 0.0)
         return log_wrong + log_rate + int((sizes > 0).sum()) * math.log1p(-self.rate)
 
-    def expected_length(self, x: Int[Tensor, " length"]) -> float:
+    def expected_length(self, x: TokenSequence) -> float:
         """The length of `x`, and p / (1 - p) mistakes at each place that has them."""
         sizes = self.sizes(x)
         return len(x) + self.rate / (1 - self.rate) * int((sizes + self.backspaces(sizes)).sum())
@@ -135,11 +136,11 @@ class RandomTokenBackspace(RandomMistakes):
             raise ValueError(f"span must be at least 1 token; got {span}")
         self.span = span
 
-    def sizes(self, x: Int[Tensor, " length"]) -> Int[Tensor, " length"]:
+    def sizes(self, x: TokenSequence) -> TokenSequence:
         """`span` tokens, or as many as have a wrong token before the text ends."""
         return _runs(self.wrong_tokens.possible(x), self.span)
 
-    def backspaces(self, sizes: Int[Tensor, " length"]) -> Int[Tensor, " length"]:
+    def backspaces(self, sizes: TokenSequence) -> TokenSequence:
         """One for each wrong token."""
         return sizes
 
@@ -188,13 +189,13 @@ class StepBackspace(RandomMistakes):
         super().__init__(vocab_size, backspace, rate, Without(wrong, boundary))
         self.boundary, self.size = tuple(boundary), size
 
-    def sizes(self, x: Int[Tensor, " length"]) -> Int[Tensor, " length"]:
+    def sizes(self, x: TokenSequence) -> TokenSequence:
         """`size` tokens at the beginning of a step."""
         ends = torch.isin(x, torch.tensor(self.boundary, device=x.device))
         starts = torch.cat([ends.new_ones(min(1, len(x))), ends[:-1]])
         return torch.where(starts, _runs(self.wrong_tokens.possible(x), self.size), 0)
 
-    def backspaces(self, sizes: Int[Tensor, " length"]) -> Int[Tensor, " length"]:
+    def backspaces(self, sizes: TokenSequence) -> TokenSequence:
         """One."""
         return (sizes > 0).long()
 
@@ -207,7 +208,7 @@ class StepBackspace(RandomMistakes):
         return f"StepBackspace({self.vocab_size}, {self.backspace}, {what})"
 
 
-def _runs(possible: Bool[Tensor, " length"], most: int) -> Int[Tensor, " length"]:
+def _runs(possible: Bool[Tensor, " length"], most: int) -> TokenSequence:
     """How many places from each one on are possible, up to `most`."""
     run, reached = torch.zeros_like(possible, dtype=torch.long), possible
     for _ in range(min(most, len(possible))):

@@ -8,11 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..denoisers import Denoiser
-from ..denoisers.outputs import logits_of
+from ..networks.outputs import logits_of
+from ..typing import TokenSequence
 from .regret import Detector
 
 
-def last_step(text: Int[Tensor, " length"], boundary: Collection[int]) -> int:
+def last_step(text: TokenSequence, boundary: Collection[int]) -> int:
     """Where the last step of a text begins: behind the last token of `boundary`, but that of the text's end.
 
     **Raises:** `ValueError` for a text without tokens.

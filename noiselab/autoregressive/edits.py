@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Generator, Tensor
 
+from ..typing import Scalar, TokenSequence
 from .streams import Tree, one_token, tree_of
 
 
@@ -36,7 +37,7 @@ class EditProcess(ABC):
         self.vocab_size, self.backspace = vocab_size, backspace
 
     @abstractmethod
-    def corrupt(self, x: Int[Tensor, " length"], *, generator: Generator | None = None) -> Int[Tensor, " stream"]:
+    def corrupt(self, x: TokenSequence, *, generator: Generator | None = None) -> Int[Tensor, " stream"]:
         """Draw a stream that comes to a text.
 
         **Arguments:**
@@ -46,11 +47,11 @@ class EditProcess(ABC):
         """
 
     @abstractmethod
-    def log_probability(self, z: Int[Tensor, " stream"], x: Int[Tensor, " length"]) -> Float[Tensor, ""]:
+    def log_probability(self, z: Int[Tensor, " stream"], x: TokenSequence) -> Scalar:
         """Log q(z | x) in nats, float64; minus infinity for streams that are never drawn for `x`."""
 
     @abstractmethod
-    def expected_length(self, x: Int[Tensor, " length"]) -> float:
+    def expected_length(self, x: TokenSequence) -> float:
         """The mean length of a stream that comes to `x`."""
 
     def reach(self, text: list[int]) -> int:
@@ -61,7 +62,7 @@ class EditProcess(ABC):
         """A stream as a tree."""
         return tree_of(z, self.backspace, self.reach)
 
-    def clean(self, z: Int[Tensor, " stream"]) -> Int[Tensor, " length"]:
+    def clean(self, z: Int[Tensor, " stream"]) -> TokenSequence:
         """The text that a stream comes to. Backspaces on an empty text do nothing."""
         return self.tree(z).text
 
@@ -69,7 +70,7 @@ class EditProcess(ABC):
         """Which entries of a stream are tokens that are taken back later."""
         return self.tree(z).wrong
 
-    def check(self, x: Int[Tensor, " length"]) -> None:
+    def check(self, x: TokenSequence) -> None:
         """Whether there can be mistakes in a text.
 
         **Raises:** `ValueError` for a text with a backspace, or tokens that are none.

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
-from ..denoisers.outputs import logits_of
+from ..networks.outputs import logits_of
+from ..typing import ElementwiseProbs, Scalar, TokenSequence
 from .edits import EditProcess
 from .streams import Tree
 
@@ -29,7 +30,7 @@ def stream_log_probability(
     semantics: Semantics = "visible",
     deep: bool = True,
     ends: bool = False,
-) -> Float[Tensor, ""]:
+) -> Scalar:
     r"""Log p(z) in nats: that a model writes a stream, and then lets the text stand.
 
     Nothing can be taken back of an empty text: there the backspace has no probability.
@@ -111,9 +112,7 @@ def edit_bound(
     return -torch.stack(found) if found else torch.empty(0, dtype=torch.float64)
 
 
-def committed_law(
-    log_proposal: Float[Tensor, "*batch state"], log_erased: Float[Tensor, "*batch state"]
-) -> Float[Tensor, "*batch state"]:
+def committed_law(log_proposal: ElementwiseProbs, log_erased: ElementwiseProbs) -> ElementwiseProbs:
     r"""The law of the token that stays, where a token is proposed, looked at once, and kept or erased for another.
 
     $$\log P(v) = \log \pi(v) + \log (1 - b(v)) - \log \sum_w \pi(w) (1 - b(w))$$
@@ -135,14 +134,14 @@ def committed_law(
 
 def erasing_log_probability(
     network: nn.Module,
-    x: Int[Tensor, " length"],
+    x: TokenSequence,
     *,
     support: int,
     backspace: int,
     start: int,
     ends: bool = False,
     chunk: int = 64,
-) -> Float[Tensor, ""]:
+) -> Scalar:
     """Log p(x), exactly, of an erasing model that looks at each token once (`deep=False`).
 
     Every token that could stand in each place is looked at, `support` times the length of the text: for small

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..typing import Tokens
+
 ATTENTION = ("q_proj", "v_proj")
 """The projections that the low-rank update of attention is for."""
 
@@ -73,10 +75,7 @@ class Probe(nn.Module):
         return self
 
     def forward(
-        self,
-        input_ids: Int[Tensor, "batch length"],
-        attention_mask: Int[Tensor, "batch length"] | None = None,
-        places: Int[Tensor, "batch ..."] | None = None,
+        self, input_ids: Tokens, attention_mask: Tokens | None = None, places: Int[Tensor, "batch ..."] | None = None
     ) -> Float[Tensor, "batch ..."]:
         """Logits of "yes".
 

@@ -4,20 +4,21 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
+from ..typing import TokenProbs, TokenSequence
+from .backtracking import BacktrackingDecoder, Row
 from .streams import last_boundary
-from .writing import Row, Writer
 
-Detector: TypeAlias = Callable[[Int[Tensor, " length"]], float]
+Detector: TypeAlias = Callable[[TokenSequence], float]
 """How sure someone is, in [0, 1], that the last step of a text is wrong. The text ends with the end of that step."""
 
 
-class RetryUponRegret(Writer):
+class RetryUponRegret(BacktrackingDecoder):
     """Writes step by step with a plain model; a step that a detector thinks wrong is erased, and written again.
 
-    After `retries` erased steps a text is written as it comes (`Written.spent`), so that a detector that always fires does
+    After `retries` erased steps a text is written as it comes (`Generation.spent`), so that a detector that always fires does
     no more harm than that. Of a prompt whose last tokens may be taken back (`kept`) the detector is asked too, where it ends
     with a step; nothing is erased beyond its `kept` tokens.
 
@@ -25,7 +26,7 @@ class RetryUponRegret(Writer):
 
     - `network`: a causal model of transformers; without `cache` any that is called with `input_ids`.
     - `detector`: asked at the end of each step.
-    - `vocab_size`: of the model's tokens; one more, `vocab_size`, stands for an erasure in `Written.streams`.
+    - `vocab_size`: of the model's tokens; one more, `vocab_size`, stands for an erasure in `Generation.streams`.
     - `boundary`: the tokens that end a step.
     - `start`: the token before each text.
     - `threshold`: how sure the detector must be, in [0, 1).
@@ -64,7 +65,7 @@ class RetryUponRegret(Writer):
         retries: int = 10,
         temperature: float | int = 1.0,
         retry_temperature: float | int = 1.0,
-        edit: Callable[[Float[Tensor, " state"]], Float[Tensor, " state"]] | None = None,
+        edit: Callable[[TokenProbs], TokenProbs] | None = None,
         cache: bool = True,
     ) -> None:
         if not 0 <= threshold < 1 or retries < 0 or not retry_temperature >= 0:

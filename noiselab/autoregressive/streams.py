@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from ..typing import TokenSequence
+
 Reach: TypeAlias = Callable[[list[int]], int]
 """How many tokens of a text, which is not empty, a backspace leaves."""
 
@@ -53,7 +55,7 @@ class Tree:
     void: int
 
     @property
-    def path(self) -> Int[Tensor, " length"]:
+    def path(self) -> TokenSequence:
         """The nodes of what is left, first token first."""
         node, found, parents = self.end, [], self.parents.tolist()
         while node:
@@ -62,7 +64,7 @@ class Tree:
         return torch.tensor(found[::-1], dtype=torch.long, device=self.tokens.device)
 
     @property
-    def text(self) -> Int[Tensor, " length"]:
+    def text(self) -> TokenSequence:
         """What is left."""
         return self.tokens[self.path]
 

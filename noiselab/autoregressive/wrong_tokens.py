@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from ..categorical import choose, uniforms
-from ..denoisers.outputs import logits_of
+from ..networks.outputs import logits_of
+from ..typing import TokenProbs, TokenSequence
 
 CHUNK = 128  # places at once: few enough for rows of the size of a large vocabulary
 
@@ -31,7 +32,7 @@ class WrongTokens(ABC):
     """Places at once; None for all of them, where each call costs as much as one for all places."""
 
     @abstractmethod
-    def mass(self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
+    def mass(self, x: TokenSequence, places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
         """How likely each token is in each place, up to a factor and with the right token still among them.
 
         **Arguments:**
@@ -41,7 +42,7 @@ class WrongTokens(ABC):
         """
 
     def candidates(
-        self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]
+        self, x: TokenSequence, places: Int[Tensor, " place"]
     ) -> tuple[Int[Tensor, " candidate"], Float[Tensor, "place candidate"]]:
         """What may stand in the places, as a list that is shorter than the vocabulary if it can be.
 
@@ -55,7 +56,7 @@ class WrongTokens(ABC):
         mass = self.mass(x, places)
         return torch.arange(mass.shape[-1], device=x.device), mass
 
-    def possible(self, x: Int[Tensor, " length"]) -> Bool[Tensor, " length"]:
+    def possible(self, x: TokenSequence) -> Bool[Tensor, " length"]:
         """Where there is a wrong token to write."""
         if self.least > 1:  # one of them may be the right one
             return torch.ones_like(x, dtype=torch.bool)
@@ -63,7 +64,7 @@ class WrongTokens(ABC):
         return torch.cat([torch.empty(0, dtype=torch.bool, device=x.device), *found])
 
     def draw(
-        self, x: Int[Tensor, " length"], places: Int[Tensor, " place"], *, generator: Generator | None = None
+        self, x: TokenSequence, places: Int[Tensor, " place"], *, generator: Generator | None = None
     ) -> Int[Tensor, " place"]:
         """A wrong token for each place, where one is possible."""
         u = uniforms(len(places), generator=generator, device=x.device)
@@ -74,7 +75,7 @@ class WrongTokens(ABC):
         return torch.cat(found)
 
     def log_probability(
-        self, x: Int[Tensor, " length"], places: Int[Tensor, " place"], tokens: Int[Tensor, " place"]
+        self, x: TokenSequence, places: Int[Tensor, " place"], tokens: Int[Tensor, " place"]
     ) -> Float[Tensor, " place"]:
         """Log nu of tokens in places, float64; minus infinity for the right token, and where none is possible."""
         found, first = [torch.empty(0, dtype=torch.float64, device=x.device)], 0
@@ -105,14 +106,14 @@ class Without(WrongTokens):
         self.wrong, self.tokens = wrong, tuple(tokens)
         self.least, self.chunk = wrong.least - len(set(self.tokens)), wrong.chunk
 
-    def mass(self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
+    def mass(self, x: TokenSequence, places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
         """The mass of the law, and nothing on the tokens left out."""
         mass = self.wrong.mass(x, places)
         out = [token for token in self.tokens if token < mass.shape[-1]]
         return mass.index_fill(-1, torch.tensor(out, dtype=torch.long, device=mass.device), 0)
 
     def candidates(
-        self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]
+        self, x: TokenSequence, places: Int[Tensor, " place"]
     ) -> tuple[Int[Tensor, " candidate"], Float[Tensor, "place candidate"]]:
         """Those of the law, without mass on the tokens left out."""
         tokens, mass = self.wrong.candidates(x, places)
@@ -136,12 +137,12 @@ class UniformTokens(WrongTokens):
             raise ValueError(f"wrong tokens need at least 2 tokens; got {support}")
         self.support = self.least = support
 
-    def mass(self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
+    def mass(self, x: TokenSequence, places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
         """Ones."""
         return torch.ones(len(places), self.support, dtype=torch.float64, device=x.device)
 
     def draw(
-        self, x: Int[Tensor, " length"], places: Int[Tensor, " place"], *, generator: Generator | None = None
+        self, x: TokenSequence, places: Int[Tensor, " place"], *, generator: Generator | None = None
     ) -> Int[Tensor, " place"]:
         """One of the others."""
         u = uniforms(len(places), generator=generator, device=x.device)
@@ -150,7 +151,7 @@ class UniformTokens(WrongTokens):
         return drawn + (drawn >= x[places]).long()
 
     def log_probability(
-        self, x: Int[Tensor, " length"], places: Int[Tensor, " place"], tokens: Int[Tensor, " place"]
+        self, x: TokenSequence, places: Int[Tensor, " place"], tokens: Int[Tensor, " place"]
     ) -> Float[Tensor, " place"]:
         """Minus the logarithm of the number of other tokens."""
         allowed = (tokens != x[places]) & (tokens >= 0) & (tokens < self.support)
@@ -172,7 +173,7 @@ class UnigramTokens(WrongTokens):
     - `frequencies`: $f$, not negative, of sum 1; at least two positive.
     """
 
-    def __init__(self, frequencies: Float[Tensor, " state"]) -> None:
+    def __init__(self, frequencies: TokenProbs) -> None:
         if (frequencies < 0).any() or int((frequencies > 0).sum()) < 2 or abs(float(frequencies.sum()) - 1) > 1e-4:
             raise ValueError(
                 "frequencies must not be negative, two or more positive, their sum 1; "
@@ -181,7 +182,7 @@ class UnigramTokens(WrongTokens):
         self.frequencies = frequencies.double() / frequencies.double().sum()
         self.least = int((self.frequencies > 0).sum())
 
-    def mass(self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
+    def mass(self, x: TokenSequence, places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
         """The frequencies, in every place."""
         return self.frequencies.to(x.device).expand(len(places), -1)
 
@@ -207,13 +208,13 @@ class LaterTokens(WrongTokens):
             raise ValueError(f"within must be a positive number of places; got {within}")
         self.support, self.within = support, within
 
-    def mass(self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
+    def mass(self, x: TokenSequence, places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
         """How often each token stands in the later places."""
         counts = torch.zeros(len(places), self.support, dtype=torch.float64, device=x.device)
         return counts.scatter_add(-1, x.expand(len(places), -1), self._later(x, places).double())
 
     def candidates(
-        self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]
+        self, x: TokenSequence, places: Int[Tensor, " place"]
     ) -> tuple[Int[Tensor, " candidate"], Float[Tensor, "place candidate"]]:
         """The tokens of the text, once for each place where they stand; of mass 1 if it comes later."""
         tokens, order = x.sort()
@@ -247,14 +248,14 @@ class ModelTokens(WrongTokens):
         self.network, self.support, self.start, self.temperature = network, support, start, float(temperature)
 
     @torch.no_grad()
-    def mass(self, x: Int[Tensor, " length"], places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
+    def mass(self, x: TokenSequence, places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
         """The model's prediction after the right tokens before each place."""
         before = torch.cat([x.new_tensor([self.start]), x[:-1]])
         device = next(iter(self.network.parameters()), x).device
         logits = logits_of(self.network(input_ids=before[None].to(device)))[0].to(x.device)[places, : self.support]
         return (logits.double() / self.temperature).softmax(-1)
 
-    def possible(self, x: Int[Tensor, " length"]) -> Bool[Tensor, " length"]:
+    def possible(self, x: TokenSequence) -> Bool[Tensor, " length"]:
         """Everywhere."""
         return torch.ones_like(x, dtype=torch.bool)
 

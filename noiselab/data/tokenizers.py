@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
+from ..typing import TokenSet
 from .corpus import fingerprint
 
 if TYPE_CHECKING:
@@ -162,7 +161,7 @@ def vocabulary_size(tokenizer: "transformers.PreTrainedTokenizerBase") -> int:
     return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
 
 
-def token_support(tokenizer: "transformers.PreTrainedTokenizerBase") -> Bool[Tensor, " state"]:
+def token_support(tokenizer: "transformers.PreTrainedTokenizerBase") -> TokenSet:
     """Return which tokens data can consist of: all but special tokens, and the end-of-text token.
 
     Ids that stand for no token are excluded too. This is the `support` of a process over the tokenizer's ids.

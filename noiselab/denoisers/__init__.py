@@ -1,19 +1,19 @@
 """Denoisers: the interface, wrappers that change a prediction, the exact oracle; networks in their own modules."""
 
-from .asked import AskedOnly
+from .active_only import ActiveOnly
 from .base import Denoiser, ProjectedDenoiser, Transform, select
+from .call_counter import CallCounter
 from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out
-from .counting import Counting
 from .guidance import ClassifierFreeGuidance, ClassifierGuidance, by_enumeration, first_order
 from .oracle import MarkovOracle
 from .perturbed import Perturbed
 from .transforms import MinP, Support, Suppress, Temperature, TopK, TopP
 
 __all__ = [
-    "AskedOnly",
+    "ActiveOnly",
+    "CallCounter",
     "ClassifierFreeGuidance",
     "ClassifierGuidance",
-    "Counting",
     "Denoiser",
     "LeaveOneOut",
     "MarkovOracle",

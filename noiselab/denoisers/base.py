@@ -4,11 +4,12 @@ import abc
 import inspect
 from typing import Any
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..parametrization import Prediction
-from ..process import lift
+from ..process import as_token_times
+from ..typing import Logits, PerRow, RowLogits, RowTokens, Selection, Times, Tokens
 
 
 class Denoiser(nn.Module, abc.ABC):
@@ -46,9 +47,7 @@ class Denoiser(nn.Module, abc.ABC):
         super().__init_subclass__(**kwargs)
         cls._takes_rows = "rows" in inspect.signature(cls.forward).parameters
 
-    def __call__(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "... state"]:
+    def __call__(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Logits of all tokens, or of the selected rows. Times may also come lifted, [batch, 1]."""
         if t.shape == (len(z), 1) and z.shape[1] > 1:
             t = t[:, 0]  # `forward` is promised one for each sequence or one for each token
@@ -57,9 +56,7 @@ class Denoiser(nn.Module, abc.ABC):
         return super().__call__(z, t, rows) if self._takes_rows else select(super().__call__(z, t), rows)
 
     @abc.abstractmethod
-    def forward(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "... state"]:
+    def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Logits of the clean tokens.
 
         **Arguments:**
@@ -72,7 +69,7 @@ class Denoiser(nn.Module, abc.ABC):
         """
 
 
-def select(logits: Float[Tensor, "batch length state"], rows: Tensor | None) -> Float[Tensor, "... state"]:
+def select(logits: Logits, rows: Tensor | None) -> Float[Tensor, "... state"]:
     """The logits of the selected tokens, for denoisers that cannot save the work of the others."""
     return logits if rows is None else logits[rows]
 
@@ -85,16 +82,14 @@ class ProjectedDenoiser(Denoiser):
     """
 
     @abc.abstractmethod
-    def hidden(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch length width"]:
+    def hidden(self, z: Tokens, t: Times) -> Float[Tensor, "batch length width"]:
         """The last hidden states, ready for the projection."""
 
     @abc.abstractmethod
     def project(self, hidden: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows state"]:
         """Logits from hidden states, row by row."""
 
-    def forward(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "... state"]:
+    def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Logits of the selected rows, projecting no others."""
         return self.project(select(self.hidden(z, t), rows))
 
@@ -124,16 +119,12 @@ class Transform(Denoiser):
         self.inner, self.predicts = inner, inner.predicts
 
     @abc.abstractmethod
-    def edit(
-        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
-    ) -> Float[Tensor, "rows state"]:
+    def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """New logits for each token, from its logits, its noisy value and its time (float64)."""
 
-    def forward(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "... state"]:
+    def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """The inner denoiser's logits, edited."""
-        logits, times = self.inner(z, t, rows), lift(t, z).expand(z.shape)
+        logits, times = self.inner(z, t, rows), as_token_times(t, z).expand(z.shape)
         if rows is not None:
             return self.edit(logits, z[rows], times[rows])
         return self.edit(logits.flatten(0, 1), z.flatten(), times.flatten()).view_as(logits)

@@ -2,11 +2,12 @@
 
 from typing import get_args
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..parametrization import Prediction, require_solvable, to_leave_one_out, to_posterior, to_score
 from ..process import NoiseProcess
+from ..typing import PerRow, RowLogits, RowTokens, Selection, Times, Tokens
 from .base import Denoiser, Transform
 
 NO_SIGNAL = 1e-4  # how near the end of time scores are asked for the clean token
@@ -22,17 +23,13 @@ class _Conversion(Transform):
         super().__init__(inner)
         self.process, self.predicts = process, self.target
 
-    def forward(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "... state"]:
+    def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """The inner denoiser's outputs, converted."""
         if self.inner.predicts == "score" and self.target != "score":
             t = t.clamp(max=self.process.domain[1] - NO_SIGNAL)
         return super().forward(z, t, rows)
 
-    def edit(
-        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
-    ) -> Float[Tensor, "rows state"]:
+    def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """The outputs of the other prediction, or the same where nothing is to be converted."""
         # Unchecked: the check would be one wait for the GPU at each step.
         return _CONVERT[self.target](self.process, logits, z, t, predicts=self.inner.predicts, check=False)

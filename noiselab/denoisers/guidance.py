@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..process import NoiseProcess, lift
+from ..process import NoiseProcess, as_token_times
 from ..schedules import Schedule, ScheduleLike, as_schedule
+from ..typing import Selection, Times, Tokens
 from .base import Denoiser, in_a_line
 
 LogLikelihoods: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -75,9 +76,7 @@ class ClassifierFreeGuidance(Denoiser):
         self.conditional, self.unconditional, self.predicts = conditional, unconditional, conditional.predicts
         self.weight = _finite(weight)
 
-    def forward(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "... state"]:
+    def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Log-probabilities of both, combined; at least float32."""
         c, u = _log_probs(self.conditional(z, t, rows)), _log_probs(self.unconditional(z, t, rows))
         if c.shape != u.shape:
@@ -127,9 +126,9 @@ class ClassifierGuidance(Denoiser):
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
 
     def ends_in_0(z, t):
-        return nl.Posterior(oracle, process)(z, t)[:, -1].log_softmax(-1)[:, 0]
+        return nl.denoisers.Posterior(oracle, process)(z, t)[:, -1].log_softmax(-1)[:, 0]
 
-    guided = nl.ClassifierGuidance(oracle, nl.by_enumeration(ends_in_0, process))
+    guided = nl.denoisers.ClassifierGuidance(oracle, nl.denoisers.by_enumeration(ends_in_0, process))
     x = nl.AncestralSampler(process, guided).sample((20, 6), steps=8)
     assert (x[:, -1] == 0).all()
     ```
@@ -141,9 +140,7 @@ class ClassifierGuidance(Denoiser):
         self.inner, self.predicts, self.log_likelihoods = inner, inner.predicts, log_likelihoods
         self.weight = _finite(weight, least=0.0)
 
-    def forward(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "... state"]:
+    def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Logits plus weighted log-likelihoods; at least float32."""
         logits = self.inner(z, t, rows)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -184,7 +181,7 @@ def by_enumeration(
         raise ValueError(f"at_once must be at least 1; got {at_once}")
 
     def enumerated(z: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
-        tokens, time = process.data_tokens(z.device).nonzero()[:, 0], lift(t, z).expand(z.shape)
+        tokens, time = process.data_tokens(z.device).nonzero()[:, 0], as_token_times(t, z).expand(z.shape)
         wanted = torch.ones_like(z, dtype=torch.bool) if rows is None else rows
         sequence, position = wanted.nonzero(as_tuple=True)
         fit = time.new_full((len(sequence), process.vocab_size), -torch.inf)
@@ -244,7 +241,7 @@ def _log_probs(logits: Tensor) -> Tensor:
 
 def _weights(weight: Schedule, z: Tensor, t: Tensor, rows: Tensor | None) -> Tensor:
     """The weight at the time of each token, as a column."""
-    w = weight(lift(t, z)).expand(z.shape)
+    w = weight(as_token_times(t, z)).expand(z.shape)
     return (w if rows is None else w[rows])[..., None]
 
 

@@ -1,9 +1,10 @@
 """Leave-one-out predictions of a network that knows masks alone: each token is masked while it is asked about."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from ..typing import Selection, Times, Tokens
 from .base import Denoiser
 
 
@@ -49,9 +50,7 @@ class OneByOne(Denoiser):
             raise ValueError("inner must predict tokens; got a denoiser that predicts scores")
         self.inner, self.mask_id, self.passes = inner, mask_id, passes
 
-    def forward(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "... state"]:
+    def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Logits of each token, or of the selected ones, with it masked."""
         wanted = torch.ones_like(z, dtype=torch.bool) if rows is None else rows
         place = torch.arange(z.shape[1], device=z.device)

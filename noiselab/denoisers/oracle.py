@@ -1,12 +1,13 @@
 """Exact answers for data from a Markov chain: a denoiser without a network or training."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..exact import Exact
-from ..process import NoiseProcess, lift
+from ..process import NoiseProcess, as_token_times
+from ..typing import PerSequence, Selection, Times, Tokens
 from .base import Denoiser, select
 
 
@@ -45,10 +46,7 @@ class MarkovOracle(Exact, Denoiser):
     tokens: Tensor
 
     def __init__(
-        self,
-        initial: Float[Tensor, " chain"],
-        transition: Float[Tensor, "chain chain"],
-        process: NoiseProcess,
+        self, initial: Float[Tensor, " chain"], transition: Float[Tensor, "chain chain"], process: NoiseProcess
     ):
         super().__init__()
         if transition.shape != (len(initial), len(initial)):
@@ -66,11 +64,9 @@ class MarkovOracle(Exact, Denoiser):
         self.register_buffer("transition", laws[1:])
         self.register_buffer("tokens", _tokens(len(initial), process).to(laws.device))
 
-    def forward(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "... state"]:
+    def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Exact leave-one-out log-probabilities, float64; -inf for tokens that are no states of the chain."""
-        t = lift(t, z)
+        t = as_token_times(t, z)
         like = self.process.likelihood(z, t)[..., self.tokens]  # q_t(z_i | v) for each state v
         length = z.shape[1]
         ahead = [self.initial.expand(len(z), -1)]  # p(x_i, z_{<i}), rescaled
@@ -83,7 +79,7 @@ class MarkovOracle(Exact, Denoiser):
         logits[..., self.tokens] = _rescale(law).log()
         return select(logits, rows)
 
-    def sample(self, batch: int, length: int, *, generator: Randomness = None) -> Int[Tensor, "batch length"]:
+    def sample(self, batch: int, length: int, *, generator: Randomness = None) -> Tokens:
         """Sequences of the chain."""
         u = uniforms(batch, length, generator=generator, device=self.initial.device)
         state = choose(self.initial.expand(batch, -1), u[:, 0])
@@ -93,7 +89,7 @@ class MarkovOracle(Exact, Denoiser):
             states.append(state)
         return self.tokens[torch.stack(states, 1)]
 
-    def log_prob(self, x: Int[Tensor, "batch length"]) -> Float[Tensor, " batch"]:
+    def log_prob(self, x: Tokens) -> PerSequence:
         """The exact log-probability of sequences, in nats; -inf if a token is no state or a step is forbidden."""
         states = torch.zeros_like(x)
         known = torch.zeros_like(x, dtype=torch.bool)

@@ -1,9 +1,10 @@
 """A denoiser that is wrong by a known amount: what samplers do with a network's mistakes, without a network."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Generator, Tensor
 
+from ..typing import Selection, Times, Tokens
 from .base import Denoiser, in_a_line
 
 
@@ -36,7 +37,7 @@ class Perturbed(Denoiser):
 
     process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
-    wrong = nl.Perturbed(oracle, 0.5, vocab_size=3, generator=torch.Generator().manual_seed(0))
+    wrong = nl.denoisers.Perturbed(oracle, 0.5, vocab_size=3, generator=torch.Generator().manual_seed(0))
     z, t = torch.tensor([[0, 2, 1, 1]]), torch.tensor([0.4])
     assert torch.equal(wrong(z, t), wrong(z, t)) and not torch.allclose(wrong(z, t)[..., :2], oracle(z, t)[..., :2])
     ```
@@ -64,16 +65,12 @@ class Perturbed(Denoiser):
         shape = (2 * width, vocab_size + 1, vocab_size)
         self.register_buffer("tables", torch.randn(shape, generator=generator, dtype=torch.float64))
 
-    def forward(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], rows: Bool[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "... state"]:
+    def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """The inner denoiser's logits with the error."""
         logits = self.inner(z, t, rows)
         return logits + self.scale * self.error(z, rows).to(logits.dtype)
 
-    def error(
-        self, z: Int[Tensor, "batch length"], rows: Bool[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "... state"]:
+    def error(self, z: Tokens, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """The error g, before it is scaled.
 
         **Arguments:** as for a call.

@@ -7,9 +7,10 @@ probable token stays, so that no row is left without mass.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
+from ..typing import PerRow, RowLogits, RowTokens, TokenSet
 from .base import Denoiser, Transform
 from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out
 
@@ -41,9 +42,7 @@ class Temperature(Transform):
             raise ValueError(f"temperature must be positive; got {temperature}")
         self.temperature = temperature
 
-    def edit(
-        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
-    ) -> Float[Tensor, "rows state"]:
+    def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """Logits / temperature; at least float32, for half precision has no room for what a low temperature makes."""
         return logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
 
@@ -72,7 +71,7 @@ class TopK(Transform):
     process = nl.masked(vocab_size=4, mask_id=3)
     law = torch.tensor([0.5, 0.25, 0.25])
     oracle = nl.MarkovOracle(law, torch.eye(3), process)
-    x_hat = nl.TopK(oracle, 2)(torch.tensor([[3]]), torch.ones(1)).softmax(-1)
+    x_hat = nl.denoisers.TopK(oracle, 2)(torch.tensor([[3]]), torch.ones(1)).softmax(-1)
     assert torch.allclose(x_hat[0, 0, :3], law.double())  # equal tokens stay together
     ```
     """
@@ -83,9 +82,7 @@ class TopK(Transform):
             raise ValueError(f"k must be at least 1; got {k}")
         self.k = k
 
-    def edit(
-        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
-    ) -> Float[Tensor, "rows state"]:
+    def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """Less probable tokens than the k-th get no mass."""
         if self.k >= logits.shape[-1]:
             return logits
@@ -113,9 +110,7 @@ class TopP(Transform):
             raise ValueError(f"p must lie in (0, 1]; got {p}")
         self.p = p
 
-    def edit(
-        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
-    ) -> Float[Tensor, "rows state"]:
+    def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """Tokens behind the crossing one get no mass."""
         if self.p == 1:
             return logits
@@ -150,9 +145,7 @@ class MinP(Transform):
         self.log_p = torch.tensor(p, dtype=torch.float64).log().item()
         self.p = p
 
-    def edit(
-        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
-    ) -> Float[Tensor, "rows state"]:
+    def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """The others get no mass."""
         # In half precision the threshold itself would be rounded.
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -173,15 +166,13 @@ class Support(Transform):
 
     support: Tensor
 
-    def __init__(self, inner: Denoiser, support: Bool[Tensor, " state"]):
+    def __init__(self, inner: Denoiser, support: TokenSet):
         super().__init__(inner)
         if not support.any():
             raise ValueError("support must hold at least one token; got none")
         self.register_buffer("support", support)
 
-    def edit(
-        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
-    ) -> Float[Tensor, "rows state"]:
+    def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """The others get no mass."""
         return logits.masked_fill(~self.support, -torch.inf)
 
@@ -209,7 +200,7 @@ class Suppress(Transform):
 
     process = nl.masked(vocab_size=4, mask_id=3)
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.3, 0.2]), torch.eye(3), process)
-    x_hat = nl.Suppress(oracle, [1])(torch.tensor([[3]]), torch.ones(1)).softmax(-1)
+    x_hat = nl.denoisers.Suppress(oracle, [1])(torch.tensor([[3]]), torch.ones(1)).softmax(-1)
     assert torch.allclose(x_hat[0, 0, :3], torch.tensor([5 / 7, 0, 2 / 7]).double())
     ```
     """
@@ -225,9 +216,7 @@ class Suppress(Transform):
         self.count, self.largest = len(every), max(every, default=-1)
         self.register_buffer("tokens", torch.tensor(every, dtype=torch.long))
 
-    def edit(
-        self, logits: Float[Tensor, "rows state"], z: Int[Tensor, " rows"], t: Float[Tensor, " rows"]
-    ) -> Float[Tensor, "rows state"]:
+    def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """These get no mass."""
         states = logits.shape[-1]
         if self.largest >= states or self.count == states:

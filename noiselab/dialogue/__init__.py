@@ -5,7 +5,7 @@ from .check_as_context import CheckAsContext, Corrected, choices_of, revisions_o
 from .checks import (
     Check,
     GroundTruthReview,
-    Said,
+    KeywordVerdict,
     categories_of_bias,
     chain_of_thought,
     natural_language,
@@ -20,8 +20,8 @@ __all__ = [
     "Conversations",
     "Corrected",
     "GroundTruthReview",
+    "KeywordVerdict",
     "Message",
-    "Said",
     "categories_of_bias",
     "chain_of_thought",
     "choices_of",

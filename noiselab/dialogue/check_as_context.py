@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..categorical import Randomness
-from ..samplers.revisions import Revision, revisions
+from ..revisions import Revision, revisions
 from .chat import Chat, Message
 from .checks import Check, GroundTruthReview
 from .conversations import Conversations

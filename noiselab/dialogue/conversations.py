@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..autoregressive.memory import KeysAndValues, Memory, Rereading
+from ..autoregressive.kv_cache import DecoderCache, KVCache, NoCache
 from ..categorical import Randomness, choose, uniforms
 from .chat import OPENING, Chat, Message
 
@@ -56,7 +56,7 @@ class Conversations:
         self.chat, self.limit = chat, chat.limit if limit is None else limit
         # A window counts the columns of a cache, those in which a row waited too.
         self._windowed = cache and any(
-            getattr(layer, "is_sliding", False) for layer in KeysAndValues(chat.network).cache.layers
+            getattr(layer, "is_sliding", False) for layer in KVCache(chat.network).cache.layers
         )
         alone = self._windowed or not cache
         self._cache = cache
@@ -128,8 +128,8 @@ class Conversations:
             self.say(number, "assistant", text)
         return texts
 
-    def _new_memory(self) -> Memory:
-        return KeysAndValues(self.chat.network) if self._cache else Rereading(self.chat.network)
+    def _new_memory(self) -> DecoderCache:
+        return KVCache(self.chat.network) if self._cache else NoCache(self.chat.network)
 
     def _unread(self, number: int, tokens: list[int]) -> list[int]:
         """What is not in memory yet; what stands there and does not belong to it is forgotten."""

@@ -1,28 +1,28 @@
 """The integrand of the negative ELBO, by the fastest path that is right for the process."""
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..process import InterpolatingProcess, NoiseProcess, TokenDependentProcess
+from ..typing import Logits, PerToken, Times, Tokens
 from .by_token import nelbo_by_token
 from .definition import nelbo_dense
 from .streaming import CHUNK_BYTES, stream
-from .tokens import NoiseOnData, Tokens, check_shapes, noise_on_data, outside, scalars
+from .tokens import NoiseOnData, TokenTerms, check_shapes, noise_on_data, outside, scalars
 from .traced import traced
 
 
 def nelbo(
     process: NoiseProcess,
-    logits: Float[Tensor, "batch length state"],
-    x: Int[Tensor, "batch length"],
-    z: Int[Tensor, "batch length"],
-    t: Float[Tensor, "..."],
+    logits: Logits,
+    x: Tokens,
+    z: Tokens,
+    t: Times,
     *,
-    weight: Float[Tensor, "batch length"] | None = None,
+    weight: PerToken | None = None,
     chunk_bytes: int = CHUNK_BYTES,
-) -> Float[Tensor, "batch length"]:
+) -> PerToken:
     r"""The integrand of the negative ELBO at time t, for each token, in nats per unit of time.
 
     $$w_t(z, x)\,\big( KL(q_t(\cdot \mid x)\,\|\,q_t(\cdot \mid \hat x)) + IS(q_t(z \mid x), q_t(z \mid \hat x)) \big),
@@ -81,7 +81,7 @@ def nelbo(
 class _Nelbo(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, logits: Tensor, tokens: Tokens, noise: NoiseOnData | None, off: Tensor | None, chunk_bytes: int
+        ctx, logits: Tensor, tokens: TokenTerms, noise: NoiseOnData | None, off: Tensor | None, chunk_bytes: int
     ) -> Tensor:
         flat = logits.flatten(0, -2)
         ctx.grad = torch.empty_like(flat) if ctx.needs_input_grad[0] else None

@@ -8,19 +8,14 @@ Where no rate depends on where a jump starts, it collapses to KL + IS (`definiti
 """
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from ..process import InterpolatingProcess, TokenDependentProcess
+from ..typing import Logits, PerToken, Times, Tokens
 
 
 def nelbo_by_token(
-    process: InterpolatingProcess | TokenDependentProcess,
-    logits: Float[Tensor, "batch length state"],
-    x: Int[Tensor, "batch length"],
-    z: Int[Tensor, "batch length"],
-    t: Float[Tensor, "..."],
-) -> Float[Tensor, "batch length"]:
+    process: InterpolatingProcess | TokenDependentProcess, logits: Logits, x: Tokens, z: Tokens, t: Times
+) -> PerToken:
     """The integrand of the negative ELBO as a sum over all jumps, nats per unit of time for each token.
 
     The definition for every process, and what `nelbo` does for a `TokenDependentProcess`. Dense and differentiable in

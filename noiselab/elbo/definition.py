@@ -1,21 +1,14 @@
 """The bound as it is defined: dense and differentiable in everything."""
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from ..process import InterpolatingProcess
+from ..typing import Elementwise, ElementwiseProbs, Logits, PerToken, Times, Tokens
 
 
 def nelbo_dense(
-    process: InterpolatingProcess,
-    logits: Float[Tensor, "batch length state"],
-    x: Int[Tensor, "batch length"],
-    z: Int[Tensor, "batch length"],
-    t: Float[Tensor, "..."],
-    *,
-    weight: Float[Tensor, "batch length"] | None = None,
-) -> Float[Tensor, "batch length"]:
+    process: InterpolatingProcess, logits: Logits, x: Tokens, z: Tokens, t: Times, *, weight: PerToken | None = None
+) -> PerToken:
     """The integrand of the negative ELBO, nats per unit of time for each token, written out.
 
     The oracle that the fast path is tested against, and what learned processes are trained with: gradients reach the
@@ -37,7 +30,7 @@ def nelbo_dense(
     return (w * (kl_divergence(q, p) + rho - rho.log() - 1)).to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def kl_divergence(q: Float[Tensor, "*batch state"], p: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch"]:
+def kl_divergence(q: ElementwiseProbs, p: ElementwiseProbs) -> Elementwise:
     r"""$KL(q\,\|\,p)$ over the last axis, with a finite gradient where q is 0: that of a probability that stays 0.
 
     (The slope of q log q is infinite there, and a parameter that cannot move q would get 0 times infinity.)

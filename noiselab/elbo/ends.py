@@ -3,21 +3,15 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..process import InterpolatingProcess, NoiseProcess, lift
+from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..process.base import NO_SIGNAL
+from ..typing import Logits, PerToken, Times, Tokens
 from .definition import kl_divergence
 
 
-def reconstruction(
-    process: NoiseProcess,
-    logits: Float[Tensor, "batch length state"],
-    x: Int[Tensor, "batch length"],
-    z: Int[Tensor, "batch length"],
-    t: Float[Tensor, "..."],
-) -> Float[Tensor, "batch length"]:
+def reconstruction(process: NoiseProcess, logits: Logits, x: Tokens, z: Tokens, t: Times) -> PerToken:
     r"""$-\log p(x \mid z_t)$: what the jump from the lowest time t straight to clean tokens costs, in nats per token.
 
     $$p(x \mid z) = q_t(z \mid x)\, \hat x_x / q_t(z \mid \hat x)$$
@@ -32,13 +26,11 @@ def reconstruction(
     """
     x_hat = predicted(process, logits)
     nats = x_hat.marginal(z, t) - process.probability(x, z, t).log() - x_hat.at(x)
-    certain = process.reveals(z, t)
+    certain = process.is_clean(z, t)
     return torch.where(certain, 0, nats).to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def prior_kl(
-    process: NoiseProcess, x: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
-) -> Float[Tensor, "batch length"]:
+def prior_kl(process: NoiseProcess, x: Tokens, t: Times) -> PerToken:
     r"""$KL(q_t(\cdot \mid x)\,\|\,\bar q_t)$: what starting from pure noise at the upper time t costs, in nats per token.
 
     Pure noise, $\bar q_t = \alpha_t / |S| + b_t$ on the support S and $b_t$ off it, is the law of the noisy token for x
@@ -50,7 +42,7 @@ def prior_kl(
     - `x`: clean tokens.
     - `t`: the upper end of the time range.
     """
-    t = lift(t, x)
+    t = as_token_times(t, x)
     if not isinstance(process, InterpolatingProcess):
         return kl_divergence(process.marginal(x, t), _pure_noise(process, x, t))
     alpha, noise, data = process.alpha(t).double(), process.noise(t), process.data_tokens(x.device)
@@ -69,11 +61,9 @@ def _missing(b: Tensor, left: Tensor) -> Tensor:
     return torch.where(some, b * torch.log1p(left / torch.where(some, b, 1)), 0)
 
 
-def prior_log_prob(
-    process: NoiseProcess, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
-) -> Float[Tensor, "batch length"]:
+def prior_log_prob(process: NoiseProcess, z: Tokens, t: Times) -> PerToken:
     r"""The log-probability of tokens under pure noise at the upper time t, $\log \bar q_t(z)$: that of `prior_kl`."""
-    t = lift(t, z)
+    t = as_token_times(t, z)
     if not isinstance(process, InterpolatingProcess):
         return _pure_noise(process, z, t).expand(*z.shape, -1).gather(-1, z[..., None])[..., 0].log()
     alpha, data = process.alpha(t).double(), process.data_tokens(z.device)
@@ -93,13 +83,13 @@ class Predicted(NamedTuple):
     logits: Tensor  # -inf off the data
     log_sum: Tensor
 
-    def at(self, x: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
+    def at(self, x: Tokens) -> PerToken:
         r"""$\log \hat x_x$ for the tokens x."""
         return self.logits.gather(-1, x[..., None])[..., 0].double() - self.log_sum
 
-    def marginal(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch length"]:
+    def marginal(self, z: Tokens, t: Times) -> PerToken:
         r"""$\log q_t(z \mid \hat x)$ for the tokens z."""
-        t = lift(t, z)
+        t = as_token_times(t, z)
         if not isinstance(self.process, InterpolatingProcess):
             log_u = self.logits.double() - self.log_sum[..., None]
             like = self.process.likelihood(z, t)
@@ -116,7 +106,7 @@ class Predicted(NamedTuple):
         return torch.where(alone, torch.where(gone, -torch.inf, signal), torch.where(gone, no_signal, both))
 
 
-def predicted(process: NoiseProcess, logits: Float[Tensor, "batch length state"]) -> Predicted:
+def predicted(process: NoiseProcess, logits: Logits) -> Predicted:
     """The log-probabilities that logits stand for; tokens outside the support are ignored."""
     if process.support is not None:
         logits = logits.masked_fill(~process.support, -torch.inf)

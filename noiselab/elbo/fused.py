@@ -1,28 +1,29 @@
 """The bound fused with the output projection, so that the logits are never held."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..process import InterpolatingProcess
+from ..typing import PerToken, Scalar, Times, TokenProbs, Tokens
 from .streaming import spans, stream
-from .tokens import NoiseOnData, Tokens, check_shapes, noise_on_data, outside, scalars
+from .tokens import NoiseOnData, TokenTerms, check_shapes, noise_on_data, outside, scalars
 
 
 def nelbo_fused(
     process: InterpolatingProcess,
     hidden: Float[Tensor, "batch length width"],
     projection: Float[Tensor, "state width"],
-    bias: Float[Tensor, " state"] | None,
-    x: Int[Tensor, "batch length"],
-    z: Int[Tensor, "batch length"],
-    t: Float[Tensor, "..."],
-    scale: Float[Tensor, "batch length"],
+    bias: TokenProbs | None,
+    x: Tokens,
+    z: Tokens,
+    t: Times,
+    scale: PerToken,
     *,
-    weight: Float[Tensor, "batch length"] | None = None,
+    weight: PerToken | None = None,
     rows: int = 256,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "batch length"]]:
+) -> tuple[Scalar, PerToken]:
     r"""$\sum_i scale_i\, nelbo_i$ for logits = hidden projection^T + bias, block by block of tokens.
 
     The gradients of the hidden states, the projection and the bias are made in the forward pass, hence the scale of
@@ -56,7 +57,7 @@ class _FusedNelbo(torch.autograd.Function):
         hidden: Tensor,
         projection: Tensor,
         bias: Tensor | None,
-        tokens: Tokens,
+        tokens: TokenTerms,
         noise: NoiseOnData | None,
         off: Tensor | None,
         scale: Tensor,

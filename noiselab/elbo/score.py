@@ -9,25 +9,25 @@ scalar correction.
 """
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..process import InterpolatingProcess, NoiseProcess, TokenDependentProcess
+from ..typing import Logits, PerToken, Times, Tokens
 from .streaming import CHUNK_BYTES
 from .tokens import check_shapes
 
 
 def score_entropy(
     process: NoiseProcess,
-    log_scores: Float[Tensor, "batch length state"],
-    x: Int[Tensor, "batch length"],
-    z: Int[Tensor, "batch length"],
-    t: Float[Tensor, "..."],
+    log_scores: Logits,
+    x: Tokens,
+    z: Tokens,
+    t: Times,
     *,
-    weight: Float[Tensor, "batch length"] | None = None,
+    weight: PerToken | None = None,
     chunk_bytes: int = CHUNK_BYTES,
-) -> Float[Tensor, "batch length"]:
+) -> PerToken:
     r"""The denoising score entropy at time t, for each token, in nats per unit of time.
 
     $$\sum_{y \ne z} R_t(y, z) \Big[ s_y - \rho_y \log s_y + K(\rho_y) \Big], \qquad
@@ -62,8 +62,8 @@ def score_entropy(
     process = nl.uniform(vocab_size=3)
     x, z, t = torch.tensor([[0, 1]]), torch.tensor([[0, 2]]), torch.tensor([0.5])
     logits = torch.randn(1, 2, 3, dtype=torch.float64)
-    scores = nl.to_score(process, logits[0], z[0], t.expand(2))[None]
-    torch.testing.assert_close(nl.score_entropy(process, scores, x, z, t), nl.nelbo(process, logits, x, z, t))
+    scores = nl.parametrization.to_score(process, logits[0], z[0], t.expand(2))[None]
+    torch.testing.assert_close(nl.elbo.score_entropy(process, scores, x, z, t), nl.nelbo(process, logits, x, z, t))
     ```
     """
     if log_scores.shape[-1] != process.vocab_size:
@@ -76,14 +76,8 @@ def score_entropy(
 
 
 def score_entropy_dense(
-    process: NoiseProcess,
-    log_scores: Float[Tensor, "batch length state"],
-    x: Int[Tensor, "batch length"],
-    z: Int[Tensor, "batch length"],
-    t: Float[Tensor, "..."],
-    *,
-    weight: Float[Tensor, "batch length"] | None = None,
-) -> Float[Tensor, "batch length"]:
+    process: NoiseProcess, log_scores: Logits, x: Tokens, z: Tokens, t: Times, *, weight: PerToken | None = None
+) -> PerToken:
     """The score entropy as it is defined, for any process: dense and differentiable in everything.
 
     **Arguments:** and **Raises:** as for `score_entropy`.

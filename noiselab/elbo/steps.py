@@ -14,28 +14,21 @@ so that the streaming pass of `nelbo` serves here too.
 """
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..process import InterpolatingProcess, NoiseProcess, lift
+from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..typing import Logits, PerToken, Times, Tokens
 from .bound import _Nelbo
 from .definition import kl_divergence
 from .ends import predicted
 from .streaming import CHUNK_BYTES
-from .tokens import Tokens, check_shapes, noise_on_data, outside
+from .tokens import TokenTerms, check_shapes, noise_on_data, outside
 from .traced import traced
 
 
 def step_kl(
-    process: NoiseProcess,
-    logits: Float[Tensor, "batch length state"],
-    x: Int[Tensor, "batch length"],
-    z: Int[Tensor, "batch length"],
-    s: Float[Tensor, "..."],
-    t: Float[Tensor, "..."],
-    *,
-    chunk_bytes: int = CHUNK_BYTES,
-) -> Float[Tensor, "batch length"]:
+    process: NoiseProcess, logits: Logits, x: Tokens, z: Tokens, s: Times, t: Times, *, chunk_bytes: int = CHUNK_BYTES
+) -> PerToken:
     r"""$KL(q(z_s \mid z_t, x)\,\|\,q(z_s \mid z_t, \hat x))$: what one reverse step from t to s < t costs, in nats per token.
 
     Added up over the steps of a grid, each with its own $z \sim q_t(\cdot \mid x)$, together with the end terms, it bounds
@@ -66,7 +59,7 @@ def step_kl(
 
     process = nl.masked(vocab_size=3, mask_id=2)
     x, z, s, t = torch.tensor([[0]]), torch.tensor([[2]]), torch.tensor([0.4]), torch.tensor([0.5])
-    loss = nl.step_kl(process, torch.zeros(1, 1, 3), x, z, s, t)
+    loss = nl.elbo.step_kl(process, torch.zeros(1, 1, 3), x, z, s, t)
     assert torch.isclose(loss, torch.tensor(2.0).log() * 0.1 / 0.5)  # unmasked in this step with probability 0.1 / 0.5
     ```
     """
@@ -78,7 +71,7 @@ def step_kl(
         return step_kl_dense(process, logits, x, z, s, t)
     s, t, still = _apart(process, z, s, t)
     x_hat = predicted(process, logits)
-    keep, fresh = process.jump(z, s, t)
+    keep, fresh = process.transition(z, s, t)
     q_s, q_t = process.probability(x, z, s), process.probability(x, z, t)
     log_p_s, log_p_t = x_hat.marginal(z, s), x_hat.marginal(z, t)
     stays = keep * q_s / q_t
@@ -88,18 +81,11 @@ def step_kl(
     nats = fresh / q_t * wide + stays * log_s + log_p_t - q_t.log()
     rebuilt = log_p_t - q_t.log() - x_hat.at(x)  # the divergence from x, certain at s
     nats = torch.where(process.noise(s).total() > 0, nats, rebuilt)
-    nothing = process.reveals(z, t) | still
+    nothing = process.is_clean(z, t) | still
     return torch.where(nothing, 0, nats).to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def step_kl_dense(
-    process: NoiseProcess,
-    logits: Float[Tensor, "batch length state"],
-    x: Int[Tensor, "batch length"],
-    z: Int[Tensor, "batch length"],
-    s: Float[Tensor, "..."],
-    t: Float[Tensor, "..."],
-) -> Float[Tensor, "batch length"]:
+def step_kl_dense(process: NoiseProcess, logits: Logits, x: Tokens, z: Tokens, s: Times, t: Times) -> PerToken:
     """The divergence of one reverse step from the posteriors as they stand: dense, for any process.
 
     The oracle that `step_kl` is tested against; differentiable in everything.
@@ -109,7 +95,7 @@ def step_kl_dense(
     if process.support is not None:
         logits = logits.masked_fill(~process.support, -torch.inf)
     s, t, still = _apart(process, z, s, t)
-    nothing = process.reveals(z, t) | still
+    nothing = process.is_clean(z, t) | still
     one_hot = torch.nn.functional.one_hot(x.long(), process.vocab_size).double()
     # The posterior of a prediction that cannot have become z is 0/0.
     x_hat = torch.where(nothing[..., None], one_hot, logits.double().softmax(-1))
@@ -122,7 +108,7 @@ def _apart(process: NoiseProcess, z: Tensor, s: Tensor, t: Tensor) -> tuple[Tens
 
     At t = 1 what is left of a signal of 0 would be 0/0, and its gradient too.
     """
-    s, t = lift(s, z), lift(t, z)
+    s, t = as_token_times(s, z), as_token_times(t, z)
     still = s == t
     return torch.where(still, (process.domain[0] + t) / 2, s), t, still
 
@@ -137,7 +123,7 @@ def _divergence(
     # A noisy token that is neither x nor a data token: of the same probability under x and x_hat.
     other, off = (x + 1) % process.vocab_size, torch.zeros_like(x, dtype=torch.bool)
     columns = (x, other, a, b_x, one, one, data[x], off)
-    tokens = Tokens(*(v.expand(x.shape).reshape(-1) for v in columns))
+    tokens = TokenTerms(*(v.expand(x.shape).reshape(-1) for v in columns))
     if torch.compiler.is_compiling():
         return traced(process, logits, tokens, z, s)
     return _Nelbo.apply(logits, tokens, noise_on_data(process, z, s), outside(process), chunk_bytes)

@@ -10,14 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .tokens import NoiseOnData, Tokens
+from .tokens import NoiseOnData, TokenTerms
 
 CHUNK_BYTES = 1 << 22  # of one work buffer: smaller ones cost more in small operations than their better caching saves
 
 
 def stream(
     logits: Tensor,
-    tokens: Tokens,
+    tokens: TokenTerms,
     noise: NoiseOnData | None,
     off: Tensor | None,
     grad: Tensor | None,
@@ -51,7 +51,7 @@ def spans(n: int, step: int) -> Iterator[tuple[int, int]]:
 
 def _chunk(
     logits: Tensor,
-    tokens: Tokens,
+    tokens: TokenTerms,
     noise: NoiseOnData | None,
     off: Tensor | None,
     e: Tensor,
@@ -136,7 +136,7 @@ def _sum_log1p(s: Tensor, v: Tensor) -> Tensor:
     return v.add_(q).log1p_().sum(-1).double() + tail.log1p().sum(-1).double()
 
 
-def _gradient(logits: Tensor, tokens: Tokens, lse: Tensor, a: Tensor, sums: _Sums, e: Tensor, v: Tensor) -> None:
+def _gradient(logits: Tensor, tokens: TokenTerms, lse: Tensor, a: Tensor, sums: _Sums, e: Tensor, v: Tensor) -> None:
     """W (H u - b h - a h_x e_x - (rho - 1) h_z e_z) into `e`."""
     at_x, at_z = tokens.corners(logits, lse)
 

@@ -16,7 +16,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..mixing import Mass, Mixing
+from ..mixing import Mixing, NoiseMass
 from ..process import InterpolatingProcess
 
 # A token without noise: its terms vanish, and nothing divides by zero. Large enough for the product of two ratios
@@ -24,7 +24,7 @@ from ..process import InterpolatingProcess
 SMALLEST = 1e-18
 
 
-class Tokens(NamedTuple):
+class TokenTerms(NamedTuple):
     """Per-token scalars, as rows [n] in row-major order of [batch, length]."""
 
     x: Tensor
@@ -36,9 +36,9 @@ class Tokens(NamedTuple):
     x_is_data: Tensor  # elsewhere x_hat of x is zero
     z_is_data: Tensor
 
-    def rows(self, i: int, j: int) -> "Tokens":
+    def rows(self, i: int, j: int) -> "TokenTerms":
         """Rows i to j."""
-        return Tokens(*(v[i:j] for v in self))
+        return TokenTerms(*(v[i:j] for v in self))
 
     def value(self, logits: Tensor, lse: Tensor, kl_sum: Tensor) -> Tensor:
         """The bound's integrand from the logits' logsumexp over the data and sum_S b log1p(a u / b)."""
@@ -150,14 +150,14 @@ def check_shapes(rows: Tensor, x: Tensor, z: Tensor, *more: Tensor | None) -> No
         raise ValueError(f"all must have one [batch, length]; got {', '.join(map(str, shapes))}")
 
 
-def scalars(process: InterpolatingProcess, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None) -> Tokens:
+def scalars(process: InterpolatingProcess, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None) -> TokenTerms:
     """The scalars of every token."""
     t = process.interior(t, z)
     a, noise = process.alpha(t).double(), process.noise(t)
     b_x, b_z = noise.at(x), noise.at(z)
     w = process.rate(z, t) / (a * (x == z) + b_z) if weight is None else weight.double()
     data = process.data_tokens(z.device)
-    return Tokens(*(v.expand(z.shape).reshape(-1) for v in (x, z, a, b_x, b_z, w, data[x], data[z])))
+    return TokenTerms(*(v.expand(z.shape).reshape(-1) for v in (x, z, a, b_x, b_z, w, data[x], data[z])))
 
 
 def noise_on_data(process: InterpolatingProcess, z: Tensor, t: Tensor) -> NoiseOnData | None:
@@ -190,7 +190,7 @@ def noise_on_data(process: InterpolatingProcess, z: Tensor, t: Tensor) -> NoiseO
     )
 
 
-def _profiles(mass: Mass, support: Tensor) -> Iterator[tuple[Tensor, Mixing, float | Tensor | None]]:
+def _profiles(mass: NoiseMass, support: Tensor) -> Iterator[tuple[Tensor, Mixing, float | Tensor | None]]:
     """Weight, mixing and profile of the parts of a measure; those that move are taken apart where they can be."""
     for weight, part in zip(mass.weights.unbind(-1), mass.parts, strict=True):
         profile = part.profile(support)

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from ..process import InterpolatingProcess
-from .tokens import Tokens
+from .tokens import TokenTerms
 
 
-def traced(process: InterpolatingProcess, logits: Tensor, tokens: Tokens, z: Tensor, t: Tensor) -> Tensor:
+def traced(process: InterpolatingProcess, logits: Tensor, tokens: TokenTerms, z: Tensor, t: Tensor) -> Tensor:
     """The integrand [batch, length], from the scalars of the tokens: no buffers, no branches on values."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
     data = process.data_tokens(logits.device)

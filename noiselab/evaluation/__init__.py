@@ -29,7 +29,6 @@ from .forced_errors import (
 )
 from .intervals import Interval, interval, paired_difference, wilson
 from .judge import Judgement, distinct, generative_perplexity, text_perplexity, token_entropy, token_nats
-from .known_world import Measures, World, WorldResult, known_world, study, train_in_world
 from .problem_solving import Accuracy, accuracy, filled_solutions, prompt_of, solve, verdicts_of, written_solutions
 from .proofreading import by_proofreading, by_surprise_proofreading
 from .recovery import (
@@ -60,15 +59,12 @@ __all__ = [
     "GridRow",
     "Interval",
     "Judgement",
-    "Measures",
     "Recovery",
     "Repair",
     "Revised",
     "Reviser",
     "RightShare",
     "Suspicion",
-    "World",
-    "WorldResult",
     "accuracy",
     "answer_scores",
     "bias_scores",
@@ -93,7 +89,6 @@ __all__ = [
     "forced_error_table",
     "generative_perplexity",
     "interval",
-    "known_world",
     "load_prompts",
     "other_tokens",
     "paired_difference",
@@ -105,13 +100,11 @@ __all__ = [
     "self_accuracy",
     "self_correction",
     "solve",
-    "study",
     "text_perplexity",
     "threshold_at",
     "token_bytes",
     "token_entropy",
     "token_nats",
-    "train_in_world",
     "validation_bound",
     "verdicts_of",
     "wilson",

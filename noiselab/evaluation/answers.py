@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..samplers.revisions import Outcome, Revision, outcome, revisions
+from ..revisions import Outcome, Revision, outcome, revisions
 from .intervals import wilson
 
 

@@ -12,18 +12,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..denoisers.base import Denoiser
-from ..denoisers.huggingface import TransformersDenoiser
 from ..likelihood import continuous_bound, discrete_bound
 from ..likelihood.bounds import BoundTerms
 from ..likelihood.nodes import process_quadrature
 from ..likelihood.ranges import falling, time_range
+from ..networks.huggingface import TransformersDenoiser
 from ..process import NoiseProcess
 from ..times import sine_clock, stratified_times
+from ..typing import Grid, Selection, Tokens
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def validation_bound(
     low: float | int | None = None,
     high: float | int | None = None,
     nodes: int | None = None,
-    steps: int | Float[Tensor, " grid"] | None = None,
+    steps: int | Grid | None = None,
     repeats: int = 1,
     batch_size: int = 32,
     generator: Generator | None = None,
@@ -161,9 +162,7 @@ def validation_bound(
     return Bound(mean, error, diffusion, rebuilt, prior, tokens, count, low, high, each.sum(0), sizes)
 
 
-def _grid(
-    process: NoiseProcess, steps: int | Float[Tensor, " grid"], low: float | int | None, high: float | int | None
-) -> Float[Tensor, " grid"]:
+def _grid(process: NoiseProcess, steps: int | Grid, low: float | int | None, high: float | int | None) -> Grid:
     """The times of the steps, checked."""
     if isinstance(steps, Tensor):
         if low is not None or high is not None:
@@ -199,10 +198,8 @@ def mean_and_error(nats: Float[Tensor, " sequence"], lengths: Int[Tensor, " sequ
 
 
 def batches(
-    data: Dataset[Mapping[str, Tensor]] | Int[Tensor, "sequence length"],
-    size: int,
-    device: torch.device | str,
-) -> Iterator[tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]]:
+    data: Dataset[Mapping[str, Tensor]] | Int[Tensor, "sequence length"], size: int, device: torch.device | str
+) -> Iterator[tuple[Tokens, Selection]]:
     """Tokens and where they are real, batch by batch, in order, the last one as short as it is."""
     if isinstance(data, Tensor):
         for x in data.split(size):
@@ -219,7 +216,7 @@ def _collate(items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
 
 
-def masked_to(denoiser: Denoiser, real: Bool[Tensor, "batch length"]) -> Denoiser:
+def masked_to(denoiser: Denoiser, real: Selection) -> Denoiser:
     """The denoiser with the attention mask of a batch, where there is padding and it can take one."""
     if type(denoiser) is not TransformersDenoiser or denoiser.attention_mask is not None or bool(real.all()):
         return denoiser

@@ -3,11 +3,13 @@
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from ..categorical import Randomness
-from ..samplers import Revision, SelfCorrection, revisions
+from ..correctors import SelfCorrection
+from ..revisions import Revision, revisions
+from ..typing import TokenSet
 from .bound import evaluating
 from .judge import Judgement, generative_perplexity
 
@@ -83,7 +85,7 @@ def self_accuracy(correction: SelfCorrection, z: Int[Tensor, "sample length"]) -
     times = torch.full(z.shape[:1], correction.time, dtype=torch.float64, device=z.device)
     with torch.no_grad():
         logits = correction.denoiser(z, times)
-    support: Bool[Tensor, " state"] | None = correction.support
+    support: TokenSet | None = correction.support
     if support is not None:
         logits = logits.masked_fill(~support.to(z.device), -torch.inf)
     return (logits.argmax(-1) == z).double().mean().item()

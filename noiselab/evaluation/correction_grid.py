@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Generator, Tensor, nn
 
+from ..correctors import SelfCorrection
 from ..denoisers import Denoiser, Support, Temperature
 from ..process import InterpolatingProcess
-from ..samplers import AncestralSampler, SelfCorrection
+from ..samplers import AncestralSampler
+from ..typing import Tokens
 from .bound import evaluating
 from .intervals import Interval, interval
 from .judge import Judgement, generative_perplexity
@@ -165,7 +166,7 @@ class _Set:
         self.random = Generator().manual_seed(seed)
         self.samples = self.drawn(denoiser)
 
-    def drawn(self, denoiser: Denoiser) -> Int[Tensor, "batch length"]:
+    def drawn(self, denoiser: Denoiser) -> Tokens:
         """Samples, with the noise of the last time, but for masks."""
         sampler, last = AncestralSampler(self.process, denoiser), self.end == self.process.domain[0]
         z = sampler.sample(self.shape, times=self.times, clean=last, generator=self.random)

@@ -9,7 +9,8 @@ from torch import Generator, Tensor, nn
 
 from ..categorical import uniforms
 from ..denoisers import Denoiser
-from ..denoisers.outputs import logits_of
+from ..networks.outputs import logits_of
+from ..typing import Elementwise
 from .bound import device_of, evaluating
 
 Suspicion: TypeAlias = Callable[[Int[Tensor, "sequence length"]], Float[Tensor, "sequence length"]]
@@ -65,9 +66,7 @@ def damage(
     return Damage(torch.where(wrong, other_tokens(x, support, u[..., 1]), x), x, wrong)
 
 
-def other_tokens(
-    x: Int[Tensor, "*batch"], support: Int[Tensor, " token"], u: Float[Tensor, "*batch"]
-) -> Int[Tensor, "*batch"]:
+def other_tokens(x: Int[Tensor, "*batch"], support: Int[Tensor, " token"], u: Elementwise) -> Int[Tensor, "*batch"]:
     """In the place of each token another one of the support, any of them alike.
 
     **Arguments:**
@@ -99,7 +98,7 @@ class Detection(NamedTuple):
     recall: float
 
 
-def detection(score: Float[Tensor, "*batch"], wrong: Bool[Tensor, "*batch"]) -> Detection:
+def detection(score: Elementwise, wrong: Bool[Tensor, "*batch"]) -> Detection:
     """Detection by a score that is high for tokens that seem wrong.
 
     **Raises:** `ValueError` unless there are both wrong and right tokens.
@@ -122,9 +121,7 @@ def detection(score: Float[Tensor, "*batch"], wrong: Bool[Tensor, "*batch"]) -> 
     return Detection(area, (bad > threshold_at(score, wrong)).double().mean().item())
 
 
-def threshold_at(
-    score: Float[Tensor, "*batch"], wrong: Bool[Tensor, "*batch"], false_alarms: float | int = 0.05
-) -> float:
+def threshold_at(score: Elementwise, wrong: Bool[Tensor, "*batch"], false_alarms: float | int = 0.05) -> float:
     """The threshold above which a score has a given share of right tokens, at most.
 
     Choose it on other texts than those that are evaluated: on the same ones the share would hold by construction.

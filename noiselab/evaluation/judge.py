@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..denoisers.outputs import logits_of
+from ..networks.outputs import logits_of
 from .bound import device_of, evaluating, mean_and_error
 
 if TYPE_CHECKING:

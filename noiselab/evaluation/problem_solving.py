@@ -7,13 +7,15 @@ import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
 
-from ..samplers import Infilling, Sampler, SelfCorrection
+from ..correctors import SelfCorrection
+from ..samplers import Infilling, Sampler
 from ..tasks.igsm import Problem, Verdict, Words
+from ..typing import TokenSequence
 from .bound import evaluating
 from .intervals import wilson
 
 
-def prompt_of(problem: Problem, words: Words) -> Int[Tensor, " length"]:
+def prompt_of(problem: Problem, words: Words) -> TokenSequence:
     """The tokens of a question behind the start: what `ProblemStream` puts before a solution."""
     return torch.cat([torch.tensor([words.start]), words.encode(problem.question)])
 

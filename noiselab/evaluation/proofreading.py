@@ -4,11 +4,11 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..autoregressive import KeysAndValues, Memory, Rereading, Semantics
+from ..autoregressive import DecoderCache, KVCache, NoCache, Semantics
 from ..categorical import Randomness, choose, uniforms
+from ..typing import TokenProbs
 from .bound import device_of, evaluating
 from .repair import Revised, Reviser
 
@@ -23,7 +23,7 @@ class _Next(NamedTuple):
 _Walk: TypeAlias = Generator[_Next, Tensor, list[int]]
 """One text while it is read: says what comes next, is told the law of what may follow, returns the text in the end."""
 
-_Other: TypeAlias = Callable[[Float[Tensor, " state"], int], int]
+_Other: TypeAlias = Callable[[TokenProbs, int], int]
 """Another token, from the log-probabilities in its place and the token that was there."""
 
 
@@ -184,7 +184,7 @@ def _reviser(
         with evaluating(network):
             for first in range(0, len(z), batch_size):
                 given = z[first : first + batch_size].tolist()
-                memory: Memory = KeysAndValues(network) if cache else Rereading(network)
+                memory: DecoderCache = KVCache(network) if cache else NoCache(network)
                 walks = [walk(text, other(first + row)) for row, text in enumerate(given)]
                 found, read = _read_through(memory, walks, device_of(network))
                 texts, reads = texts + found, reads + read
@@ -193,7 +193,7 @@ def _reviser(
     return revise
 
 
-def _read_through(memory: Memory, walks: list[_Walk], device: torch.device) -> tuple[list[list[int]], int]:
+def _read_through(memory: DecoderCache, walks: list[_Walk], device: torch.device) -> tuple[list[list[int]], int]:
     """Walk through texts side by side, one entry of each at a time: the texts in the end, and how many entries were read.
 
     A walk that takes back needs more entries than its neighbours, so that each is in a place of its own.

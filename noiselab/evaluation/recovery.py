@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Int
 from torch import Generator, Tensor, nn
 
-from ..autoregressive.writing import Writer
-from ..samplers import Infilling, Sampler, SelfCorrection
+from ..autoregressive.backtracking import BacktrackingDecoder
+from ..correctors import SelfCorrection
+from ..samplers import Infilling, Sampler
 from .bound import evaluating
 from .forced_errors import other_tokens
 from .intervals import Interval, interval
@@ -171,7 +172,7 @@ def _judged(judge: nn.Module, texts: Tensor, truth: Tensor, k: int, start: int, 
     return own, clean, (texts[:, last] == truth[:, last]).double().mean().item() if k else 0.0
 
 
-def continued_with_backspaces(sampler: Writer) -> Continuation:
+def continued_with_backspaces(sampler: BacktrackingDecoder) -> Continuation:
     """A `BackspaceSampler` or `RetryUponRegret` that may take back the ends of prompts.
 
     With `bias=-torch.inf` the sampler is the plain model, which can not. With `deep=False` it can take back no more than the

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from ..categorical import Randomness
-from ..denoisers import Counting, Denoiser
-from ..samplers import SelfCorrection
+from ..correctors import SelfCorrection
+from ..denoisers import CallCounter, Denoiser
+from ..typing import TokenSet
 from .bound import device_of, evaluating
 from .forced_errors import Damage
 
@@ -131,7 +132,7 @@ def by_self_correction(
         raise ValueError(f"steps and batch_size must be positive; got {steps} and {batch_size}")
 
     def revise(z: Tensor) -> Revised:
-        asked, counted = Counting(correction.denoiser), copy.copy(correction)
+        asked, counted = CallCounter(correction.denoiser), copy.copy(correction)
         counted.denoiser = asked
         parts = []
         with evaluating(correction.denoiser):
@@ -146,11 +147,7 @@ def by_self_correction(
 
 
 def by_guess(
-    denoiser: Denoiser,
-    *,
-    threshold: float | int,
-    time: float | int = 0.01,
-    support: Bool[Tensor, " state"] | None = None,
+    denoiser: Denoiser, *, threshold: float | int, time: float | int = 0.01, support: TokenSet | None = None
 ) -> Reviser:
     """Each token that seems too improbable to a denoiser gives way to the denoiser's best guess, all of them at once.
 

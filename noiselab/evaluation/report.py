@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..bench.known_world import World, WorldResult
 from ..files import write_text
 from ..mixing import Absorbing, Uniform, Unigram
 from ..process import InterpolatingProcess
-from .known_world import World, WorldResult
+from ..typing import TokenSequence
 
 if TYPE_CHECKING:
     import transformers
@@ -96,7 +97,7 @@ def visible(text: str) -> str:
 
 
 def token_grid(
-    states: Sequence[tuple[float, Int[Tensor, " length"]]],
+    states: Sequence[tuple[float, TokenSequence]],
     tokenizer: "transformers.PreTrainedTokenizerBase",
     mask_id: int | None,
     *,
@@ -127,7 +128,7 @@ def token_grid(
 
 
 def changes(
-    before: Int[Tensor, " length"], after: Int[Tensor, " length"], tokenizer: "transformers.PreTrainedTokenizerBase"
+    before: TokenSequence, after: TokenSequence, tokenizer: "transformers.PreTrainedTokenizerBase"
 ) -> list[Piece]:
     """A text before and after correction as pieces to be marked; neighbouring changes are one removal, one insertion."""
     pieces: list[Piece] = []

@@ -9,15 +9,16 @@ import itertools
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from ..denoisers import Denoiser, as_leave_one_out
 from ..elbo import nelbo, prior_kl, reconstruction
 from ..elbo.steps import step_kl
 from ..process import NoiseProcess
-from ..process.base import EDGE
+from ..process.base import TIME_EPS
 from ..times import sine_clock, stratified_times
+from ..typing import Grid, PerSequence, Selection, Tokens
 from .nodes import process_quadrature
 from .ranges import falling, require_range, time_range
 
@@ -32,16 +33,16 @@ class BoundTerms(NamedTuple):
     - `prior`: for starting from pure noise at the upper end.
     """
 
-    diffusion: Float[Tensor, " batch"]
-    reconstruction: Float[Tensor, " batch"]
-    prior: Float[Tensor, " batch"]
+    diffusion: PerSequence
+    reconstruction: PerSequence
+    prior: PerSequence
 
     @property
-    def total(self) -> Float[Tensor, " batch"]:
+    def total(self) -> PerSequence:
         """The bound: all three."""
         return self.diffusion + self.reconstruction + self.prior
 
-    def mean(self, weights: Float[Tensor, " batch"] | None = None) -> "BoundTerms":
+    def mean(self, weights: PerSequence | None = None) -> "BoundTerms":
         """Each term averaged over the sequences, as a batch of one.
 
         **Arguments:**
@@ -56,13 +57,13 @@ class BoundTerms(NamedTuple):
 def continuous_bound(
     process: NoiseProcess,
     denoiser: Denoiser,
-    x: Int[Tensor, "batch length"],
+    x: Tokens,
     *,
     times: tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch ..."]] | None = None,
     nodes: int | tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]] | None = None,
     low: float | int | None = None,
     high: float | int | None = None,
-    real: Bool[Tensor, "batch length"] | None = None,
+    real: Selection | None = None,
     generator: Generator | None = None,
 ) -> BoundTerms:
     r"""Estimate the continuous-time bound of each sequence.
@@ -112,7 +113,7 @@ def continuous_bound(
     ```
     """
     low, high = time_range(process, low, high)
-    low = max(low, process.domain[0] + EDGE)
+    low = max(low, process.domain[0] + TIME_EPS)
     if times is not None and nodes is not None:
         raise ValueError("either times or nodes may be given; got both")
     scene = Scene(process, denoiser, x, real, generator)
@@ -132,11 +133,11 @@ def continuous_bound(
 def discrete_bound(
     process: NoiseProcess,
     denoiser: Denoiser,
-    x: Int[Tensor, "batch length"],
-    times: Float[Tensor, " grid"],
+    x: Tokens,
+    times: Grid,
     *,
-    pick: Float[Tensor, " batch"] | None = None,
-    real: Bool[Tensor, "batch length"] | None = None,
+    pick: PerSequence | None = None,
+    real: Selection | None = None,
     generator: Generator | None = None,
 ) -> BoundTerms:
     r"""Estimate the bound on $-\log p(x)$ of the sampler that takes these steps, for each sequence.
@@ -199,8 +200,8 @@ class Scene:
         self,
         process: NoiseProcess,
         denoiser: Denoiser,
-        x: Int[Tensor, "batch length"],
-        real: Bool[Tensor, "batch length"] | None = None,
+        x: Tokens,
+        real: Selection | None = None,
         generator: Generator | None = None,
     ):
         self.process, self.denoiser = process, as_leave_one_out(denoiser, process)
@@ -245,7 +246,7 @@ class Scene:
         """One draw of the reconstruction; without the network where every token is seen to be clean."""
         t = self.full(low)
         z = self.draw(t)
-        certain = self.process.reveals(z, t)
+        certain = self.process.is_clean(z, t)
         if bool((certain if self.real is None else certain | ~self.real).all()):
             return torch.zeros_like(t)
         return self.sum(reconstruction(self.process, self.predict(z, t), self.x, z, t).double())
@@ -257,7 +258,7 @@ class Scene:
     def clean_at(self, t: float) -> bool:
         """Whether no noise is left at a time: tokens are themselves, and can have come from no others."""
         time = self.full(t)
-        certain = (self.process.probability(self.x, self.x, time) == 1) & self.process.reveals(self.x, time)
+        certain = (self.process.probability(self.x, self.x, time) == 1) & self.process.is_clean(self.x, time)
         return bool(certain.all())
 
     def full(self, t: float) -> Tensor:

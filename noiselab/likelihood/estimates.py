@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..typing import Times
+
 
 class Estimate(NamedTuple):
     """A mean with its standard error; prints as both, and formats each with the given format.
@@ -22,7 +24,7 @@ class Estimate(NamedTuple):
     ```python
     import noiselab as nl
 
-    assert f"{nl.Estimate(1.2345, 0.0061):.2f}" == "1.23 +- 0.01"
+    assert f"{nl.likelihood.Estimate(1.2345, 0.0061):.2f}" == "1.23 +- 0.01"
     ```
     """
 
@@ -54,7 +56,7 @@ def estimate(replicates: Float[Tensor, " replicates"]) -> Estimate:
     return Estimate(values.mean().item(), (values.std() / len(values) ** 0.5).item())
 
 
-def average(draw: Callable[[], Float[Tensor, "..."]], repeats: int) -> Estimate:
+def average(draw: Callable[[], Times], repeats: int) -> Estimate:
     """Repeat an estimate, and state the error by how much the repeats differ.
 
     Within one estimate times may be stratified, z shared, values paired: then its values are not independent, and their
@@ -75,7 +77,7 @@ def average(draw: Callable[[], Float[Tensor, "..."]], repeats: int) -> Estimate:
 
     generator = torch.Generator().manual_seed(0)
     # The integral of t^2. Stratified times: the error is far below that of independent ones.
-    found = nl.average(lambda: nl.stratified_times(100, generator=generator) ** 2, 20)
+    found = nl.likelihood.average(lambda: nl.stratified_times(100, generator=generator) ** 2, 20)
     assert abs(found.distance(1 / 3)) < 3 and found.error < 0.001
     ```
     """

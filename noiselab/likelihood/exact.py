@@ -16,7 +16,8 @@ from ..elbo import nelbo, reconstruction
 from ..elbo.ends import prior_log_prob
 from ..elbo.steps import step_kl
 from ..process import NoiseProcess
-from ..process.base import EDGE
+from ..process.base import TIME_EPS
+from ..typing import Grid, PerSequence, Tokens
 from .bounds import BoundTerms, Scene
 from .nodes import process_quadrature
 from .ranges import falling, time_range
@@ -25,7 +26,7 @@ LARGEST = 1 << 16  # sequences that are enumerated at most
 AT_ONCE = 1 << 23  # entries of the largest tensor
 
 
-def every_sequence(tokens: int | Int[Tensor, " chain"], length: int) -> Int[Tensor, "batch length"]:
+def every_sequence(tokens: int | Int[Tensor, " chain"], length: int) -> Tokens:
     """All sequences of the given tokens, in lexical order.
 
     **Arguments:**
@@ -44,7 +45,7 @@ def every_sequence(tokens: int | Int[Tensor, " chain"], length: int) -> Int[Tens
 def expected_bound(
     process: NoiseProcess,
     denoiser: Denoiser,
-    x: Int[Tensor, "batch length"],
+    x: Tokens,
     *,
     times: tuple[Float[Tensor, "nodes ..."], Float[Tensor, "nodes ..."]] | None = None,
     nodes: int = 64,
@@ -80,13 +81,13 @@ def expected_bound(
 
     process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
-    x = nl.every_sequence(2, 3)
-    bound = nl.expected_bound(process, oracle, x).mean(oracle.log_prob(x).exp()).total
+    x = nl.likelihood.every_sequence(2, 3)
+    bound = nl.likelihood.expected_bound(process, oracle, x).mean(oracle.log_prob(x).exp()).total
     assert abs(bound.item() - oracle.entropy(3)) < 1e-4
     ```
     """
     low, high = time_range(process, max(low, process.domain[0]), high)
-    low = max(low, process.domain[0] + EDGE)
+    low = max(low, process.domain[0] + TIME_EPS)
     t, weight = process_quadrature(process, nodes, low=low, high=high) if times is None else times
     every = _Every(process, denoiser, x)
     diffusion, scene = every.expect(nelbo, t.double(), weight.double()), Scene(process, denoiser, x)
@@ -94,9 +95,7 @@ def expected_bound(
 
 
 @torch.no_grad()
-def expected_discrete_bound(
-    process: NoiseProcess, denoiser: Denoiser, x: Int[Tensor, "batch length"], times: Float[Tensor, " grid"]
-) -> BoundTerms:
+def expected_discrete_bound(process: NoiseProcess, denoiser: Denoiser, x: Tokens, times: Grid) -> BoundTerms:
     r"""The discrete-time bound of each sequence without Monte-Carlo error: what `discrete_bound` has as its mean.
 
     **Arguments:**
@@ -123,9 +122,7 @@ def expected_discrete_bound(
 
 
 @torch.no_grad()
-def model_law(
-    process: NoiseProcess, denoiser: Denoiser, length: int, times: Float[Tensor, " grid"]
-) -> Float[Tensor, " sequences"]:
+def model_law(process: NoiseProcess, denoiser: Denoiser, length: int, times: Grid) -> Float[Tensor, " sequences"]:
     r"""The exact law of what `AncestralSampler` draws with these steps, over all $V^L$ sequences.
 
     It starts from pure noise at the first of `times`, multiplies dense transition matrices, and ends with the sampler's jump to
@@ -148,7 +145,7 @@ def model_law(
 
     process = nl.masked(vocab_size=3, mask_id=2)
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), process)
-    law = nl.model_law(process, oracle, 2, torch.tensor([1.0, 0.0])).view(3, 3)
+    law = nl.likelihood.model_law(process, oracle, 2, torch.tensor([1.0, 0.0])).view(3, 3)
     assert torch.allclose(law[:2, :2], torch.tensor(0.25).double())  # one step: the two equal tokens differ half of the time
     ```
     """
@@ -167,7 +164,7 @@ def _moved(process: NoiseProcess, denoiser: Denoiser, z: Tensor, law: Tensor, t:
     for part in reached.split(max(1, AT_ONCE // len(z))):
         zs = z[part]
         now = t.expand(len(zs))
-        stays = process.reveals(zs, now)
+        stays = process.is_clean(zs, now)
         if s is None and bool(stays.all()):
             new[part] += law[part]
             continue
@@ -205,7 +202,7 @@ class _Every:
 
     def expect(
         self, value: Callable[..., Tensor], t: Tensor, weight: Tensor | None = None, *more: Tensor
-    ) -> Float[Tensor, " batch"]:
+    ) -> PerSequence:
         """The mean of sum_i weight_i value(process, logits, x, z, t, *more)_i over z from q_t(. | x), for every x.
 
         Summed over `t`, [nodes] or [nodes, length], with as many weights and other numbers. The terms of a position
@@ -247,7 +244,7 @@ class _Every:
             total = total + torch.where(self.x == token, terms, 0).sum(-1)
         return total
 
-    def rebuilt(self, low: float) -> Float[Tensor, " batch"]:
+    def rebuilt(self, low: float) -> PerSequence:
         """The reconstruction at the lower end."""
         return self.expect(reconstruction, torch.tensor([low], dtype=torch.float64))
 

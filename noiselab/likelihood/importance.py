@@ -12,13 +12,13 @@ bound in discrete time.
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from ..categorical import choose, uniforms
 from ..denoisers import Denoiser
 from ..elbo.ends import Predicted, predicted, prior_log_prob
-from ..process import InterpolatingProcess, NoiseProcess, lift
+from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..typing import Grid, PerSequence, Selection, Times, Tokens
 from .bounds import Scene
 from .ranges import falling
 
@@ -26,13 +26,13 @@ from .ranges import falling
 def importance_bound(
     process: NoiseProcess,
     denoiser: Denoiser,
-    x: Int[Tensor, "batch length"],
-    times: Float[Tensor, " grid"],
+    x: Tokens,
+    times: Grid,
     *,
     draws: int,
-    real: Bool[Tensor, "batch length"] | None = None,
+    real: Selection | None = None,
     generator: Generator | None = None,
-) -> Float[Tensor, " batch"]:
+) -> PerSequence:
     r"""Estimate $-\log \frac 1K \sum_k w_k$ from K noise paths of each sequence.
 
     Its mean bounds $-\log p(x)$ of the sampler that takes these steps. For K = 1 it is the bound in discrete time, it falls
@@ -60,7 +60,7 @@ def importance_bound(
     process = nl.masked(vocab_size=3, mask_id=2)
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), process)
     x, times = torch.tensor([[0, 0]]).expand(500, -1), torch.tensor([1.0, 0.5, 0.0])
-    loose, tight = (nl.importance_bound(process, oracle, x, times, draws=k).mean() for k in (1, 16))
+    loose, tight = (nl.likelihood.importance_bound(process, oracle, x, times, draws=k).mean() for k in (1, 16))
     # The two equal tokens come in one step, independently, with probability 1/2.
     assert torch.tensor(8 / 3).log() < tight + 0.05 < loose
     ```
@@ -74,12 +74,12 @@ def importance_bound(
 def path_log_weight(
     process: NoiseProcess,
     denoiser: Denoiser,
-    x: Int[Tensor, "batch length"],
-    times: Float[Tensor, " grid"],
+    x: Tokens,
+    times: Grid,
     *,
-    real: Bool[Tensor, "batch length"] | None = None,
+    real: Selection | None = None,
     generator: Generator | None = None,
-) -> Float[Tensor, " batch"]:
+) -> PerSequence:
     r"""The log-weight $\log w$ of one noise path drawn for each sequence; the mean of $w$ is $p(x)$ of the sampler.
 
     **Arguments:** as for `importance_bound`.
@@ -96,7 +96,7 @@ def path_log_weight(
     for s in map(scene.full, grid[1:].tolist()):
         x_hat = predicted(process, scene.predict(z, t))
         earlier = step_back(process, scene.x, z, s, t, generator=generator)
-        certain = process.reveals(z, t)  # stays for sure, whatever the prediction
+        certain = process.is_clean(z, t)  # stays for sure, whatever the prediction
         logs = logs + torch.where(
             certain, 0, _ratio(process, x_hat, scene.x, earlier, s) - _ratio(process, x_hat, scene.x, z, t)
         )
@@ -104,19 +104,13 @@ def path_log_weight(
     if rebuild:
         x_hat = predicted(process, scene.predict(z, t))
         jump = x_hat.at(scene.x) - _ratio(process, x_hat, scene.x, z, t)
-        logs = logs + torch.where(process.reveals(z, t), 0, jump)
+        logs = logs + torch.where(process.is_clean(z, t), 0, jump)
     return scene.sum(logs)
 
 
 def step_back(
-    process: NoiseProcess,
-    x: Int[Tensor, "batch length"],
-    z: Int[Tensor, "batch length"],
-    s: Float[Tensor, "..."],
-    t: Float[Tensor, "..."],
-    *,
-    generator: Generator | None = None,
-) -> Int[Tensor, "batch length"]:
+    process: NoiseProcess, x: Tokens, z: Tokens, s: Times, t: Times, *, generator: Generator | None = None
+) -> Tokens:
     r"""Tokens at the earlier time s, drawn from the true reverse transition $q(z_s \mid z_t, x)$.
 
     For an `InterpolatingProcess` it is a choice between staying, x and the noise at s, and nothing dense is built.
@@ -130,8 +124,8 @@ def step_back(
     if not isinstance(process, InterpolatingProcess):
         one_hot = torch.nn.functional.one_hot(x.long(), process.vocab_size).double()
         return choose(process.posterior(z, one_hot, s, t), u[..., 0])
-    s, t = lift(s, z), lift(t, z)
-    keep, fresh = process.jump(z, s, t)
+    s, t = as_token_times(s, z), as_token_times(t, z)
+    keep, fresh = process.transition(z, s, t)
     a_s, b_s = process.alpha(s).double(), process.noise(s)
     stay = (keep * process.probability(x, z, s)).expand(z.shape)
     clean, noise = ((fresh * part).expand(z.shape) for part in (a_s, b_s.total()))

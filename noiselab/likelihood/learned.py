@@ -3,23 +3,17 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from ..categorical import Randomness
 from ..denoisers import Denoiser, as_leave_one_out
 from ..elbo import nelbo
 from ..process import NoiseProcess
+from ..typing import PerSequence, Times, Tokens
 
 
 def learned_nelbo(
-    process: NoiseProcess,
-    denoiser: Denoiser,
-    x: Int[Tensor, "batch length"],
-    t: Float[Tensor, "..."],
-    *,
-    generator: Randomness = None,
-) -> Float[Tensor, " batch"]:
+    process: NoiseProcess, denoiser: Denoiser, x: Tokens, t: Times, *, generator: Randomness = None
+) -> PerSequence:
     r"""The bound's integrand for each sequence, with an unbiased gradient also for the parameters of the process.
 
     With f(z) the sum of `nelbo` over the tokens and two draws $z, z' \sim q_t(\cdot \mid x)$, the value is
@@ -57,7 +51,7 @@ def learned_nelbo(
     process = nl.Interpolation(1 - t, {nl.Absorbing(2, 3): t, nl.Uniform(3): share * t})
     denoiser = nl.MarkovOracle(torch.tensor([0.9, 0.1]), torch.full((2, 2), 0.5), process)
     x = torch.tensor([[0, 1, 1]])
-    nl.learned_nelbo(process, denoiser, x, torch.tensor([0.3])).mean().backward()
+    nl.likelihood.learned_nelbo(process, denoiser, x, torch.tensor([0.3])).mean().backward()
     assert share.log_value.grad is not None
     ```
     """
@@ -71,11 +65,8 @@ def learned_nelbo(
 
 
 def leave_one_out_surrogate(
-    first: Float[Tensor, " batch"],
-    second: Float[Tensor, " batch"],
-    log_first: Float[Tensor, " batch"],
-    log_second: Float[Tensor, " batch"],
-) -> Float[Tensor, " batch"]:
+    first: PerSequence, second: PerSequence, log_first: PerSequence, log_second: PerSequence
+) -> PerSequence:
     """The mean of two losses, whose gradient also moves the law that they were drawn from.
 
     **Arguments:**

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..process import ChangeOfTime, InterpolatingProcess, NoiseProcess, TokenDependentProcess
-from ..process.base import EDGE
+from ..process.base import TIME_EPS
 from ..processes.discrete import Steps
 from ..times import gauss_legendre
 from .ranges import time_range
@@ -57,7 +57,7 @@ def process_quadrature(
     import noiselab as nl
 
     steep = nl.uniform(vocab_size=3, signal=nl.schedules.from_log_snr(100 - 200 * nl.t))
-    t, weight = nl.process_quadrature(steep, 32)
+    t, weight = nl.likelihood.process_quadrature(steep, 32)
     fall = torch.autograd.functional.jvp(steep.alpha, t, torch.ones_like(t))[1]
     assert torch.isclose((weight * fall).sum(), torch.tensor(-1.0).double(), atol=1e-4)
     ```
@@ -65,7 +65,7 @@ def process_quadrature(
     if nodes < 1:
         raise ValueError(f"at least one node is needed; got {nodes}")
     low, high = time_range(process, max(low, process.domain[0]), high)
-    low, high = max(low, process.domain[0] + EDGE), min(high, process.domain[1] - EDGE)
+    low, high = max(low, process.domain[0] + TIME_EPS), min(high, process.domain[1] - TIME_EPS)
     clock = _Clock(process, low, high)
     corners = torch.tensor([t for t in _corners(process) if low < t < high], dtype=torch.float64)
     edges = torch.tensor([0.0, 1.0], dtype=torch.float64)
@@ -81,7 +81,7 @@ class _Clock:
 
     def __init__(self, process: NoiseProcess, low: float, high: float):
         self.process, self.low, self.span = process, low, high - low
-        self.home = process._home()
+        self.home = process.device
         self.share = SHARE if isinstance(process, InterpolatingProcess) else SHARE_DEPENDENT
         start, stop = self._signal(torch.tensor([low, high], dtype=torch.float64))[1].tolist()
         self.start, self.turn = start, stop - start
@@ -148,7 +148,7 @@ def _pieces(edges: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
 def _corners(process: NoiseProcess) -> list[float]:
     """The times at which a chain turns from one step to the next."""
     if isinstance(process, ChangeOfTime):
-        inner = torch.tensor(_corners(process.process), dtype=torch.float64, device=process._home())
+        inner = torch.tensor(_corners(process.process), dtype=torch.float64, device=process.device)
         return process.clock.inverse(inner).tolist() if len(inner) else []
     lengths = {len(module.values) - 1 for module in process.modules() if isinstance(module, Steps)}
     return sorted({k / steps for steps in lengths for k in range(1, steps)})

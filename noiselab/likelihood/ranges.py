@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..process import NoiseProcess
+from ..typing import Grid
 
 LOW = 1e-4  # lower end of the time range where nothing else is asked for
 
@@ -23,7 +24,7 @@ def time_range(
     return start, stop
 
 
-def falling(process: NoiseProcess, times: Float[Tensor, " grid"]) -> Float[Tensor, " grid"]:
+def falling(process: NoiseProcess, times: Grid) -> Grid:
     """A grid of times, checked, float64.
 
     **Raises:** `ValueError` unless it falls within the domain of the process.

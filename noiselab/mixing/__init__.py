@@ -1,6 +1,6 @@
 """What replaces destroyed tokens: distributions over the vocabulary, and weighted sums of them kept factored."""
 
-from .base import HostCopy, Mass, Mixing
+from .base import HostCopy, Mixing, NoiseMass
 from .blend import Blend
 from .fixed import Absorbing, Uniform, Unigram, support_without
 from .neighbours import nearest_neighbours, neighbour_row
@@ -9,8 +9,8 @@ __all__ = [
     "Absorbing",
     "Blend",
     "HostCopy",
-    "Mass",
     "Mixing",
+    "NoiseMass",
     "Uniform",
     "Unigram",
     "nearest_neighbours",

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..categorical import choose
 from ..exact import Exact
+from ..typing import Elementwise, ElementwiseProbs, PerToken, TokenProbs, Tokens, TokenSet, TokenTimes
 
 ROUNDING = 1e-7  # how far below 0 a weight may lie, as a share of the largest: cosines in float32 do
 
@@ -45,28 +46,28 @@ class Mixing(Exact, abc.ABC):
     vocab_size: int
     support: Tensor | None
 
-    def __init__(self, support: Bool[Tensor, " state"] | None = None):
+    def __init__(self, support: TokenSet | None = None):
         super().__init__()
         self.register_buffer("support", None if support is None else support.clone())
 
     # Write this one.
 
     @abc.abstractmethod
-    def probs(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
+    def probs(self, t: Elementwise) -> ElementwiseProbs:
         """The distribution at the times `t`: non-negative, each row sums to 1."""
 
     # Derived from it; may be overridden for speed only.
 
-    def at(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Float[Tensor, "batch ..."]:
+    def at(self, z: Tokens, t: TokenTimes) -> Float[Tensor, "batch ..."]:
         """The probability of the tokens `z`, of a shape that broadcasts with `z`."""
         p = self.probs(t)
         return p.expand(*z.shape, -1).gather(-1, z[..., None])[..., 0]
 
-    def choose(self, u: Float[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Int[Tensor, "batch length"]:
+    def choose(self, u: PerToken, t: TokenTimes) -> Tokens:
         """The tokens that the uniform numbers `u` select."""
         return choose(self.probs(t).expand(*u.shape, -1), u)
 
-    def profile(self, support: Bool[Tensor, " state"]) -> float | Float[Tensor, " state"] | None:
+    def profile(self, support: TokenSet) -> float | TokenProbs | None:
         """`probs` as the data tokens see it, in its smallest form; this alone decides how dense the bound is.
 
         **Arguments:**
@@ -79,7 +80,7 @@ class Mixing(Exact, abc.ABC):
         """
         return None
 
-    def factors(self, t: Float[Tensor, "batch time"]) -> "Mass | None":
+    def factors(self, t: TokenTimes) -> "NoiseMass | None":
         """`probs` as a weighted sum of mixings that move less; `None` if it is none.
 
         What has no small `profile` is asked for its factors, so that a blend of fixed rows never becomes dense.
@@ -87,7 +88,7 @@ class Mixing(Exact, abc.ABC):
         return None
 
 
-class Mass(NamedTuple):
+class NoiseMass(NamedTuple):
     """A measure over tokens for each [batch, 1 or length] entry, kept factored: the sum of weights[..., k] * parts[k].
 
     Nothing of size [batch, length, state] is built unless `dense` is asked for.

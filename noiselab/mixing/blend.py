@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from itertools import chain
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..categorical import _invert
 from ..schedules import Constant, ScheduleLike, as_schedule
-from .base import Mass, Mixing, check_weights, same_size
+from ..typing import Elementwise, ElementwiseProbs, PerToken, TokenProbs, Tokens, TokenSet, TokenTimes
+from .base import Mixing, NoiseMass, check_weights, same_size
 from .fixed import check_support
 
-EDGE = 1e-12  # how near the ends of time a limit is taken
+TIME_EPS = 1e-12  # how near the ends of time a limit is taken
 
 
 class Blend(Mixing):
@@ -45,7 +46,7 @@ class Blend(Mixing):
     ```
     """
 
-    def __init__(self, parts: Mapping[Mixing, ScheduleLike], *, support: Bool[Tensor, " state"] | None = None):
+    def __init__(self, parts: Mapping[Mixing, ScheduleLike], *, support: TokenSet | None = None):
         super().__init__(support)
         self.vocab_size = same_size(parts, "parts")
         if support is not None:
@@ -54,24 +55,24 @@ class Blend(Mixing):
         self.weights = nn.ModuleList(as_schedule(weight) for weight in parts.values())
         self.validate()
 
-    def shares(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch parts"]:
+    def shares(self, t: Elementwise) -> Float[Tensor, "*batch parts"]:
         """The weights, normalised; at the ends of time their limits."""
         weights = self._weights(t)
         return weights / weights.sum(-1, keepdim=True)
 
-    def factors(self, t: Float[Tensor, "batch time"]) -> Mass:
+    def factors(self, t: TokenTimes) -> NoiseMass:
         """The parts and their shares."""
-        return Mass(self.shares(t), self._mixings(), t)
+        return NoiseMass(self.shares(t), self._mixings(), t)
 
-    def probs(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
+    def probs(self, t: Elementwise) -> ElementwiseProbs:
         """The weighted sum of the parts' rows."""
-        return Mass(self.shares(t), self._mixings(), t).dense()
+        return NoiseMass(self.shares(t), self._mixings(), t).dense()
 
-    def at(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Float[Tensor, "batch ..."]:
+    def at(self, z: Tokens, t: TokenTimes) -> Float[Tensor, "batch ..."]:
         """The weighted sum of the parts' probabilities."""
         return self.factors(t).at(z)
 
-    def choose(self, u: Float[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Int[Tensor, "batch length"]:
+    def choose(self, u: PerToken, t: TokenTimes) -> Tokens:
         """By inverse CDF over the parts; how far `u` lies inside a part's share then selects the token."""
         part, inside = _invert(self.shares(t).expand(*u.shape, -1), u)
         first, *others = self._mixings()
@@ -80,7 +81,7 @@ class Blend(Mixing):
             z = torch.where(part == k, mixing.choose(inside, t), z)
         return z
 
-    def profile(self, support: Bool[Tensor, " state"]) -> float | Float[Tensor, " state"] | None:
+    def profile(self, support: TokenSet) -> float | TokenProbs | None:
         """What all parts agree on, or the blend of their profiles if the weights are numbers; else it moves."""
         profiles = [part.profile(support) for part in self._mixings()]
         if len(profiles) == 1:
@@ -112,7 +113,7 @@ class Blend(Mixing):
 
     def _written(self, t: Tensor) -> Tensor:
         """The weights as given, which rounding may have made negative."""
-        inside = t.clamp(EDGE, 1 - EDGE)
+        inside = t.clamp(TIME_EPS, 1 - TIME_EPS)
         return torch.stack([weight(inside) for weight in self.weights], -1)
 
     def _mixings(self) -> tuple[Mixing, ...]:

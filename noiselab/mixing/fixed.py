@@ -4,15 +4,16 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
+from ..typing import Elementwise, ElementwiseProbs, PerToken, TokenProbs, Tokens, TokenSet, TokenTimes
 from .base import HostCopy, Mixing
 
 GATHERED = 1 << 16  # token ids counted at once
 
 
-def support_without(vocab_size: int, ids: int | Iterable[int] | Int[Tensor, "..."]) -> Bool[Tensor, " state"]:
+def support_without(vocab_size: int, ids: int | Iterable[int] | Int[Tensor, "..."]) -> TokenSet:
     """All tokens but some: the support of data, or of noise, without special tokens.
 
     **Arguments:**
@@ -27,7 +28,7 @@ def support_without(vocab_size: int, ids: int | Iterable[int] | Int[Tensor, "...
     ```python
     import noiselab as nl
 
-    assert nl.support_without(5, [0, 4]).tolist() == [False, True, True, True, False]
+    assert nl.mixing.support_without(5, [0, 4]).tolist() == [False, True, True, True, False]
     ```
     """
     several = ids.flatten().tolist() if isinstance(ids, Tensor) else [ids] if isinstance(ids, int) else list(ids)
@@ -60,19 +61,19 @@ class Absorbing(Mixing):
             raise ValueError(f"the absorbing token must lie in [0, {vocab_size}); got {token}")
         self.token, self.vocab_size = token, vocab_size
 
-    def probs(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
+    def probs(self, t: Elementwise) -> ElementwiseProbs:
         """One-hot at every time."""
         return (torch.arange(self.vocab_size, device=t.device) == self.token).to(t).expand(*t.shape, -1)
 
-    def at(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Float[Tensor, "batch ..."]:
+    def at(self, z: Tokens, t: TokenTimes) -> Float[Tensor, "batch ..."]:
         """1 on the token, 0 elsewhere."""
         return (z == self.token).to(t)
 
-    def choose(self, u: Float[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Int[Tensor, "batch length"]:
+    def choose(self, u: PerToken, t: TokenTimes) -> Tokens:
         """Always the token."""
         return torch.full_like(u, self.token, dtype=torch.long)
 
-    def profile(self, support: Bool[Tensor, " state"]) -> float | Float[Tensor, " state"] | None:
+    def profile(self, support: TokenSet) -> float | TokenProbs | None:
         """0, unless data may contain the token; then a row."""
         return (torch.arange(self.vocab_size) == self.token).double() if support[self.token] else 0.0
 
@@ -94,7 +95,7 @@ class Uniform(Mixing):
     on: Tensor
     members: Tensor
 
-    def __init__(self, tokens: int | Bool[Tensor, " state"]):
+    def __init__(self, tokens: int | TokenSet):
         super().__init__()
         if not isinstance(tokens, int | Tensor):
             raise ValueError(f"tokens must be a number or Bool of shape [state]; got {tokens!r}; see Uniform.without")
@@ -115,19 +116,19 @@ class Uniform(Mixing):
         """Uniform over all tokens but some; arguments and errors are those of `support_without`."""
         return cls(support_without(vocab_size, ids))
 
-    def probs(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
+    def probs(self, t: Elementwise) -> ElementwiseProbs:
         """1 / count on the set."""
         return (self.on.to(t) / self.count).expand(*t.shape, -1)
 
-    def at(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Float[Tensor, "batch ..."]:
+    def at(self, z: Tokens, t: TokenTimes) -> Float[Tensor, "batch ..."]:
         """1 / count on the set, 0 elsewhere."""
         return self.on[z].to(t) / self.count
 
-    def choose(self, u: Float[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Int[Tensor, "batch length"]:
+    def choose(self, u: PerToken, t: TokenTimes) -> Tokens:
         """The member that `u` falls on."""
         return self.members[(u * self.count).long()]
 
-    def profile(self, support: Bool[Tensor, " state"]) -> float | Float[Tensor, " state"] | None:
+    def profile(self, support: TokenSet) -> float | TokenProbs | None:
         """A number where all data tokens belong to the set, or none does; else a row."""
         inside = self._host.of(self.on)[support]
         if inside.all():
@@ -154,7 +155,7 @@ class Unigram(Mixing):
     row: Tensor
     cumulative: Tensor
 
-    def __init__(self, row: Float[Tensor, " state"], *, support: Bool[Tensor, " state"] | None = None):
+    def __init__(self, row: TokenProbs, *, support: TokenSet | None = None):
         super().__init__(support)
         if not isinstance(row, Tensor) or row.dim() != 1:
             came = f"shape {list(row.shape)}" if isinstance(row, Tensor) else f"a {type(row).__name__}"
@@ -182,11 +183,7 @@ class Unigram(Mixing):
 
     @classmethod
     def from_counts(
-        cls,
-        counts: Real[Tensor, " state"],
-        *,
-        smoothing: float | int = 0.0,
-        support: Bool[Tensor, " state"] | None = None,
+        cls, counts: Real[Tensor, " state"], *, smoothing: float | int = 0.0, support: TokenSet | None = None
     ) -> "Unigram":
         r"""The frequencies of tokens that were counted.
 
@@ -207,7 +204,7 @@ class Unigram(Mixing):
         import noiselab as nl
 
         counts = torch.tensor([90, 6, 3, 0, 50])
-        words = nl.Unigram.from_counts(counts, smoothing=1, support=nl.support_without(5, [4]))
+        words = nl.Unigram.from_counts(counts, smoothing=1, support=nl.mixing.support_without(5, [4]))
         assert torch.allclose(words.row, torch.tensor([91, 7, 4, 1, 0]).double() / 103)
         ```
         """
@@ -231,7 +228,7 @@ class Unigram(Mixing):
         vocab_size: int,
         *,
         smoothing: float | int = 0.0,
-        support: Bool[Tensor, " state"] | None = None,
+        support: TokenSet | None = None,
     ) -> "Unigram":
         """The frequencies of the tokens of a corpus.
 
@@ -250,7 +247,7 @@ class Unigram(Mixing):
         import noiselab as nl
 
         texts = [[0, 1, 0, 3], [2, 0, 3]]  # 3 ends a text
-        words = nl.Unigram.from_tokens(texts, vocab_size=4, support=nl.support_without(4, 3))
+        words = nl.Unigram.from_tokens(texts, vocab_size=4, support=nl.mixing.support_without(4, 3))
         assert words.row.tolist() == [0.6, 0.2, 0.2, 0.0]
         ```
         """
@@ -262,19 +259,19 @@ class Unigram(Mixing):
             counts += piece.bincount(minlength=vocab_size).cpu()
         return cls.from_counts(counts, smoothing=smoothing, support=support)
 
-    def probs(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
+    def probs(self, t: Elementwise) -> ElementwiseProbs:
         """The row, at every time."""
         return self.row.to(t).expand(*t.shape, -1)
 
-    def at(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Float[Tensor, "batch ..."]:
+    def at(self, z: Tokens, t: TokenTimes) -> Float[Tensor, "batch ..."]:
         """The row's entries."""
         return self.row.to(t)[z]
 
-    def choose(self, u: Float[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Int[Tensor, "batch length"]:
+    def choose(self, u: PerToken, t: TokenTimes) -> Tokens:
         """By inverse CDF, with the cumulative sums made once."""
         return torch.searchsorted(self.cumulative, u.contiguous(), right=True).clamp(max=self.vocab_size - 1)
 
-    def profile(self, support: Bool[Tensor, " state"]) -> float | Float[Tensor, " state"] | None:
+    def profile(self, support: TokenSet) -> float | TokenProbs | None:
         """The row."""
         return self.row
 

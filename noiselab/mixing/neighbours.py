@@ -1,16 +1,17 @@
 """Noise from embeddings: tokens that lie near each other."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..typing import TokenProbs, TokenSet
 from .fixed import check_support
 
 SIMILARITIES_AT_ONCE = 1 << 24  # entries [rows, state] held: 64 MiB
 
 
 def nearest_neighbours(
-    embeddings: Float[Tensor, "state width"], k: int, support: Bool[Tensor, " state"] | None = None
+    embeddings: Float[Tensor, "state width"], k: int, support: TokenSet | None = None
 ) -> tuple[Int[Tensor, "state k"], Float[Tensor, "state k"]]:
     r"""The k tokens most similar to each token, by the cosine of their embeddings; never the token itself.
 
@@ -34,7 +35,7 @@ def nearest_neighbours(
 
     ```python
     import torch
-    from noiselab import nearest_neighbours
+    from noiselab.mixing import nearest_neighbours
 
     index, cosine = nearest_neighbours(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), k=1)
     assert index[:, 0].tolist() == [1, 0, 1]
@@ -74,10 +75,10 @@ def neighbour_row(
     embeddings: Float[Tensor, "state width"],
     *,
     neighbours: int,
-    frequencies: Float[Tensor, " state"] | None = None,
-    support: Bool[Tensor, " state"] | None = None,
+    frequencies: TokenProbs | None = None,
+    support: TokenSet | None = None,
     temperature: float | int = 0.1,
-) -> Float[Tensor, " state"]:
+) -> TokenProbs:
     r"""Where tokens go that move to one of their neighbours: a fixed distribution, for `Unigram`.
 
     $$\pi(z) = \sum_x f_x\, \frac{e^{\cos(x, z) / \tau}\, 1[z \in N_k(x)]}{\sum_{y \in N_k(x)} e^{\cos(x, y) / \tau}}$$
@@ -104,8 +105,8 @@ def neighbour_row(
     import noiselab as nl
 
     embeddings = torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
-    words = nl.support_without(6, 5)
-    row = nl.neighbour_row(embeddings, neighbours=2, support=words)
+    words = nl.mixing.support_without(6, 5)
+    row = nl.mixing.neighbour_row(embeddings, neighbours=2, support=words)
     process = nl.Interpolation(1 - nl.t, {nl.Absorbing(5, 6): nl.t, nl.Unigram(row, support=words): 0.2 * nl.t})
     ```
     """

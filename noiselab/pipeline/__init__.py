@@ -3,12 +3,12 @@
 from .base import Pipeline
 from .causal import AutoregressivePipeline
 from .diffusion import DiffusionPipeline, GiddPipeline
-from .settings import Generation, ModelSettings
+from .settings import GenerationSettings, ModelSettings
 
 __all__ = [
     "AutoregressivePipeline",
     "DiffusionPipeline",
-    "Generation",
+    "GenerationSettings",
     "GiddPipeline",
     "ModelSettings",
     "Pipeline",

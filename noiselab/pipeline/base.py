@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..data.tokenizers import Encoder
-from ..denoisers.masked_lm import MaskedLanguageModel
 from ..files import new_folder, write_text
+from ..networks.masked_lm import MaskedLanguageModel
 from .card import model_card
 from .loading import check_tokenizer, load_model
-from .settings import Generation, ModelSettings
+from .settings import GenerationSettings, ModelSettings
 
 Self = TypeVar("Self", bound="Pipeline")
 
@@ -137,7 +137,7 @@ class Pipeline(nn.Module, abc.ABC):
         """The longest sequence, in tokens."""
 
     @property
-    def generation(self) -> Generation:
+    def generation(self) -> GenerationSettings:
         """How it is sampled where a call does not say otherwise."""
         return self.settings.generation
 

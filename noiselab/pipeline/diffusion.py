@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from ..categorical import Randomness
+from ..correctors import SelfCorrection
 from ..data import token_support, vocabulary_size
 from ..data.tokenizers import Encoder
 from ..denoisers import Denoiser, Support
-from ..denoisers.dit import DiT
-from ..denoisers.huggingface import TransformersDenoiser
-from ..denoisers.masked_lm import MaskedLanguageModel
+from ..networks.dit import DiT
+from ..networks.huggingface import TransformersDenoiser
+from ..networks.masked_lm import MaskedLanguageModel
 from ..process import InterpolatingProcess, NoiseProcess
-from ..samplers import Sampler, SelfCorrection
+from ..samplers import Sampler
 from .base import Pipeline
 from .drawing import SamplerLike, Truncation, chosen_sampler, correct, draw
 from .original import is_original, original_noise
@@ -41,7 +42,7 @@ class DiffusionPipeline(Pipeline):
     ```python
     import torch
     from noiselab.data import train_tokenizer, vocabulary_size
-    from noiselab.denoisers.dit import DiT, DiTConfig
+    from noiselab.networks.dit import DiT, DiTConfig
     from noiselab.pipeline import DiffusionPipeline, ModelSettings
 
     tokenizer = train_tokenizer(["the cat sat on the mat"] * 10, vocab_size=280)
@@ -141,7 +142,7 @@ class DiffusionPipeline(Pipeline):
         - `prompts`: what the texts begin with.
         - `length`: tokens of a text; the whole context by default.
         - `sampler`: any of the library's or your own, made with `pipe.process` and `pipe.denoiser`, or a function of these two
-          that makes it, such as `nl.TauLeapingSampler`; ancestral by default.
+          that makes it, such as `nl.samplers.TauLeapingSampler`; ancestral by default.
         - `temperature`, `top_k`, `top_p`, `min_p`: of the prediction; `pipe.generation` has the defaults.
         - `as_released`: the steps of dvruette/gidd: its first lies a step below t = 1, and it stops at its margin `t_eps` with
           the noise of that time left in the text.

@@ -4,15 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..categorical import Randomness, uniforms
+from ..correctors import SelfCorrection
 from ..denoisers import Denoiser, MinP, Temperature, TopK, TopP
 from ..process import NoiseProcess
-from ..samplers import AncestralSampler, Infilling, Sampler, SelfCorrection
-from .settings import Generation
+from ..samplers import AncestralSampler, Infilling, Sampler
+from ..typing import Grid, Selection, Tokens
+from .settings import GenerationSettings
 
 SamplerLike: TypeAlias = Sampler | Callable[[NoiseProcess, Denoiser], Sampler]
 """A sampler, or what makes one of a process and a denoiser, such as its class."""
@@ -28,7 +28,11 @@ class Truncation(NamedTuple):
 
 
 def chosen_sampler(
-    process: NoiseProcess, denoiser: Denoiser, sampler: SamplerLike | None, asked: Truncation, defaults: Generation
+    process: NoiseProcess,
+    denoiser: Denoiser,
+    sampler: SamplerLike | None,
+    asked: Truncation,
+    defaults: GenerationSettings,
 ) -> Sampler:
     """The sampler that was asked for, ancestral by default, around the prediction that was asked for.
 
@@ -62,16 +66,16 @@ def chosen_sampler(
 
 
 def draw(
-    tokens: Int[Tensor, "batch length"],
-    known: Bool[Tensor, "batch length"],
+    tokens: Tokens,
+    known: Selection,
     sampler: Sampler,
-    times: Float[Tensor, " grid"],
+    times: Grid,
     *,
     batch_size: int = 16,
     clean: bool = True,
     generator: Randomness = None,
     show_progress: bool = False,
-) -> Int[Tensor, "batch length"]:
+) -> Tokens:
     """Sequences around the tokens that are known, on the CPU.
 
     **Arguments:**
@@ -101,8 +105,8 @@ def draw(
 
 def correct(
     correction: SelfCorrection,
-    tokens: Int[Tensor, "batch length"],
-    rows: Bool[Tensor, "batch length"] | None,
+    tokens: Tokens,
+    rows: Selection | None,
     *,
     steps: int,
     stop: bool = True,
@@ -110,7 +114,7 @@ def correct(
     generator: Randomness = None,
     show_progress: bool = False,
     device: torch.device | str | None = None,
-) -> Int[Tensor, "batch length"]:
+) -> Tokens:
     """Sequences after self-correction, on the CPU.
 
     **Arguments:**

@@ -8,9 +8,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ..data import load_tokenizer, token_support, vocabulary_size
-from ..denoisers.huggingface import load_dit
-from ..denoisers.masked_lm import CAUSAL, MaskedLanguageModel
-from ..denoisers.masked_lm_files import load_masked_lm
+from ..networks.huggingface import load_dit
+from ..networks.masked_lm import CAUSAL, MaskedLanguageModel
+from ..networks.masked_lm_files import load_masked_lm
 from .original import is_original, load_original
 
 Kind = Literal["dit", "masked", "autoregressive"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from ..data import load_tokenizer, vocabulary_size
-from ..denoisers.dit import DiT, DiTConfig
+from ..networks.dit import DiT, DiTConfig
 
 CONFIG, WEIGHTS = "config.yaml", "model.pt"
 ROUND = 128  # newer ones have a vocabulary that is rounded up to this

@@ -17,7 +17,7 @@ FILE = "noiselab.json"
 
 
 @dataclass(frozen=True)
-class Generation:
+class GenerationSettings:
     """How a model is sampled where a call does not say otherwise.
 
     **Arguments:**
@@ -58,7 +58,7 @@ class ModelSettings:
 
     noise: Mapping[str, Any] | None = None
     predicts: Prediction = "leave_one_out"
-    generation: Generation = field(default_factory=Generation)
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
 
     def __post_init__(self) -> None:
         if self.predicts not in get_args(Prediction):
@@ -94,7 +94,7 @@ class ModelSettings:
             return None
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            generation = Generation(**content.pop("generation", {}))
+            generation = GenerationSettings(**content.pop("generation", {}))
             return cls(**content, generation=generation)
         except (TypeError, AttributeError, ValueError) as error:
             names = [f.name for f in fields(cls)]

@@ -1,9 +1,16 @@
 """Noise processes: the interface of all, those written in two methods, and those composed of weighted noises."""
 
-from .base import NoiseProcess, lift
+from .base import NoiseProcess, as_token_times
 from .change_of_time import ChangeOfTime
 from .interpolating import InterpolatingProcess
 from .interpolation import Interpolation
 from .token_dependent import TokenDependentProcess
 
-__all__ = ["ChangeOfTime", "InterpolatingProcess", "Interpolation", "NoiseProcess", "TokenDependentProcess", "lift"]
+__all__ = [
+    "ChangeOfTime",
+    "InterpolatingProcess",
+    "Interpolation",
+    "NoiseProcess",
+    "TokenDependentProcess",
+    "as_token_times",
+]

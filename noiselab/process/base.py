@@ -4,18 +4,19 @@ import abc
 from itertools import chain
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ..categorical import Randomness
 from ..exact import Exact
 from ..mixing import HostCopy
+from ..typing import Elementwise, PerToken, Probs, Selection, Times, Tokens, TokenSet, TokenTimes
 
 NO_SIGNAL = 1e-15  # the rounding of a signal that ends at 0: cos(pi / 2) is 6e-17
-EDGE = 1e-12  # how near the ends of time rates and limits are taken
+TIME_EPS = 1e-12  # how near the ends of time rates and limits are taken
 
 
-def lift(t: Float[Tensor, "..."], z: Shaped[Tensor, "batch length"]) -> Float[Tensor, "batch time"]:
+def as_token_times(t: Times, z: Shaped[Tensor, "batch length"]) -> TokenTimes:
     """Time as float64 [batch, 1 or length], the form that `alpha` and `mixing` always meet.
 
     **Arguments:**
@@ -53,20 +54,20 @@ class NoiseProcess(Exact, abc.ABC):
     """The times at which the process is used; `validate` looks at no others."""
     _vocab_size: int | None = None
 
-    def __init__(self, support: Bool[Tensor, " state"] | None = None):
+    def __init__(self, support: TokenSet | None = None):
         super().__init__()
         self.register_buffer("support", None if support is None else support.clone())
         self._host = HostCopy()
 
     @abc.abstractmethod
-    def mixing(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "..."]:
+    def mixing(self, t: Elementwise) -> Float[Tensor, "..."]:
         """What replaces a destroyed token; the last axis is that of the tokens."""
 
     @property
     def vocab_size(self) -> int:
         """The number of tokens, read off `mixing` unless the subclass has set it."""
         if self._vocab_size is None:
-            middle = torch.full((1, 1), sum(self.domain) / 2, dtype=torch.float64, device=self._home())
+            middle = torch.full((1, 1), sum(self.domain) / 2, dtype=torch.float64, device=self.device)
             try:
                 self._vocab_size = self.mixing(middle).shape[-1]
             except (AttributeError, RecursionError) as error:
@@ -81,9 +82,7 @@ class NoiseProcess(Exact, abc.ABC):
     # The law, in the four forms that it is needed in.
 
     @abc.abstractmethod
-    def marginal(
-        self, x: Int[Tensor, "batch length"] | Float[Tensor, "batch length state"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length state"]:
+    def marginal(self, x: Tokens | Probs, t: Times) -> Probs:
         r"""The law of the noisy token, $q_t(\cdot \mid x)$, or its mean over a distribution x, dense.
 
         **Arguments:**
@@ -92,37 +91,25 @@ class NoiseProcess(Exact, abc.ABC):
         """
 
     @abc.abstractmethod
-    def likelihood(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length state"]:
+    def likelihood(self, z: Tokens, t: Times) -> Probs:
         r"""How probable the noisy token is, $q_t(z \mid v)$, for each clean token v, dense."""
 
     @abc.abstractmethod
-    def probability(
-        self, x: Int[Tensor, "batch length"], z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length"]:
+    def probability(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
         r"""The number $q_t(z \mid x)$ for each token."""
 
     @abc.abstractmethod
-    def corrupt(
-        self, x: Int[Tensor, "batch length"], t: Float[Tensor, "..."], *, generator: Randomness = None
-    ) -> Int[Tensor, "batch length"]:
+    def corrupt(self, x: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
         """Noisy tokens drawn from `marginal`."""
 
     @abc.abstractmethod
     def prior(
         self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None
-    ) -> Int[Tensor, "batch length"]:
+    ) -> Tokens:
         """Pure noise: tokens as they are at the upper end of `domain`, t = 1, for clean ones uniform on the support."""
 
     @abc.abstractmethod
-    def posterior(
-        self,
-        z: Int[Tensor, "batch length"],
-        x_hat: Float[Tensor, "batch length state"],
-        s: Float[Tensor, "..."],
-        t: Float[Tensor, "..."],
-    ) -> Float[Tensor, "batch length state"]:
+    def posterior(self, z: Tokens, x_hat: Probs, s: Times, t: Times) -> Probs:
         r"""The reverse transition from t to s < t, dense: $q(z_s \mid z_t, \hat x) \propto q_{t|s}(z_t \mid z_s)\, q_s(z_s \mid \hat x)$.
 
         **Arguments:**
@@ -135,7 +122,7 @@ class NoiseProcess(Exact, abc.ABC):
         """  # noqa: E501
 
     @abc.abstractmethod
-    def reveals(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Bool[Tensor, "batch length"]:
+    def is_clean(self, z: Tokens, t: Times) -> Selection:
         """Where z can have come from itself only, so that the clean token is z."""
 
     @abc.abstractmethod
@@ -147,20 +134,21 @@ class NoiseProcess(Exact, abc.ABC):
 
     # Tokens and times.
 
-    def data_tokens(self, device: torch.device | str | None = None) -> Bool[Tensor, " state"]:
+    def data_tokens(self, device: torch.device | str | None = None) -> TokenSet:
         """The support as a tensor, also where it is `None`."""
         return torch.ones(self.vocab_size, dtype=torch.bool, device=device) if self.support is None else self.support
 
-    def host_support(self) -> Bool[Tensor, " state"]:
+    def host_support(self) -> TokenSet:
         """A copy of the support that can be read without stalling a GPU."""
         return torch.ones(self.vocab_size, dtype=torch.bool) if self.support is None else self._host.of(self.support)
 
-    def interior(self, t: Float[Tensor, "..."], z: Int[Tensor, "batch length"]) -> Float[Tensor, "batch time"]:
+    def interior(self, t: Times, z: Tokens) -> TokenTimes:
         """Lifted times, kept 1e-12 off the ends of the domain, where rates may be infinite."""
         low, high = self.domain
-        return lift(t, z).clamp(low + EDGE, high - EDGE)
+        return as_token_times(t, z).clamp(low + TIME_EPS, high - TIME_EPS)
 
-    def _home(self) -> torch.device:
+    @property
+    def device(self) -> torch.device:
         """Where its tensors live."""
         return next(chain(self.buffers(), self.parameters()), torch.empty(0)).device
 

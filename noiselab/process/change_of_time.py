@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from ..mixing import Mass, Mixing
+from ..mixing import Mixing, NoiseMass
 from ..schedules import Schedule, ScheduleLike, as_schedule
-from .base import EDGE
+from ..typing import Elementwise, ElementwiseProbs, PerToken, TokenProbs, Tokens, TokenSet, TokenTimes
+from .base import TIME_EPS
 from .interpolating import InterpolatingProcess
 from .validation import interior_times
 
@@ -27,7 +28,7 @@ class ChangeOfTime(InterpolatingProcess):
 
     - `process`: factored or written in two methods.
     - `clock`: $g$, rising in [0, 1] from (at most) the lower end of the process's `domain` to (at least) its upper end.
-      The clock by which a process gets the signal `beta` is `nl.Function(process.alpha).inverse(beta)`.
+      The clock by which a process gets the signal `beta` is `nl.schedules.Function(process.alpha).inverse(beta)`.
 
     **Raises:** `ValueError` for a clock that does not rise throughout or leaves out part of the domain, or whose process
     is none (`validate`): a clock may not jump.
@@ -42,7 +43,7 @@ class ChangeOfTime(InterpolatingProcess):
     import noiselab as nl
     from noiselab import t
 
-    slow = nl.ChangeOfTime(nl.gidd(vocab_size=5, mask_id=4, p_uniform=0.1), t**2)
+    slow = nl.process.ChangeOfTime(nl.gidd(vocab_size=5, mask_id=4, p_uniform=0.1), t**2)
     half = torch.tensor([0.5], dtype=torch.float64)
     assert torch.isclose(slow.alpha(half), slow.process.alpha(half**2))
     assert repr(slow).endswith(", t ** 2)")
@@ -55,24 +56,24 @@ class ChangeOfTime(InterpolatingProcess):
         super().__init__(process.support)
         self.process, self.clock = process, as_schedule(clock)
         self.vocab_size = process.vocab_size
-        self.domain = _inverse_image(process.domain, self.clock, process._home())
+        self.domain = _inverse_image(process.domain, self.clock, process.device)
         self.validate()
 
-    def inner_time(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def inner_time(self, t: Elementwise) -> Elementwise:
         """The time g(t) of the inner process."""
         low, high = self.process.domain
         # A clock that is flat towards its end shows the end too early, by rounding, and there rates are infinite.
-        return torch.where(t < self.domain[1], self.clock(t).clamp(low, high - EDGE), high)
+        return torch.where(t < self.domain[1], self.clock(t).clamp(low, high - TIME_EPS), high)
 
-    def alpha(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def alpha(self, t: Elementwise) -> Elementwise:
         """The signal at the inner time."""
         return self.process.alpha(self.inner_time(t))
 
-    def mixing(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "..."]:
+    def mixing(self, t: Elementwise) -> Float[Tensor, "..."]:
         """The mixing at the inner time."""
         return self.process.mixing(self.inner_time(t))
 
-    def noise(self, t: Float[Tensor, "batch time"]) -> Mass:
+    def noise(self, t: TokenTimes) -> NoiseMass:
         """The noise at the inner time, factored as there."""
         inner_time = self.inner_time(t)
         return _reclocked(self.process.noise(inner_time), t, inner_time, self.inner_time)
@@ -88,19 +89,19 @@ class _Reclocked(Mixing):
         super().__init__()
         self.part, self.known, self.clock = part, (t, inner_time), clock
 
-    def probs(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
+    def probs(self, t: Elementwise) -> ElementwiseProbs:
         return self.part.probs(self._inner(t))
 
-    def at(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Float[Tensor, "batch ..."]:
+    def at(self, z: Tokens, t: TokenTimes) -> Float[Tensor, "batch ..."]:
         return self.part.at(z, self._inner(t))
 
-    def choose(self, u: Float[Tensor, "batch length"], t: Float[Tensor, "batch time"]) -> Int[Tensor, "batch length"]:
+    def choose(self, u: PerToken, t: TokenTimes) -> Tokens:
         return self.part.choose(u, self._inner(t))
 
-    def profile(self, support: Bool[Tensor, " state"]) -> float | Float[Tensor, " state"] | None:
+    def profile(self, support: TokenSet) -> float | TokenProbs | None:
         return self.part.profile(support)
 
-    def factors(self, t: Float[Tensor, "batch time"]) -> Mass | None:
+    def factors(self, t: TokenTimes) -> NoiseMass | None:
         inner_time = self._inner(t)
         inner = self.part.factors(inner_time) if isinstance(self.part, Mixing) else None
         return inner and _reclocked(inner, t, inner_time, self.clock)
@@ -113,8 +114,8 @@ class _Reclocked(Mixing):
         return f"{self.part}"
 
 
-def _reclocked(inner: Mass, t: Tensor, inner_time: Tensor, clock: Callable[[Tensor], Tensor]) -> Mass:
-    return Mass(inner.weights, [_Reclocked(part, t, inner_time, clock) for part in inner.parts], t)
+def _reclocked(inner: NoiseMass, t: Tensor, inner_time: Tensor, clock: Callable[[Tensor], Tensor]) -> NoiseMass:
+    return NoiseMass(inner.weights, [_Reclocked(part, t, inner_time, clock) for part in inner.parts], t)
 
 
 @torch.no_grad()

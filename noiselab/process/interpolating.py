@@ -7,12 +7,13 @@ import abc
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..categorical import Randomness, choose, uniforms
-from ..mixing import Mass, Mixing
-from .base import EDGE, NO_SIGNAL, NoiseProcess, lift
+from ..mixing import Mixing, NoiseMass
+from ..typing import Elementwise, PerToken, Probs, Selection, Times, Tokens, TokenTimes
+from .base import NO_SIGNAL, TIME_EPS, NoiseProcess, as_token_times
 from .validation import require_markov
 
 
@@ -51,26 +52,24 @@ class InterpolatingProcess(NoiseProcess):
     # Write these two, elementwise: t is float64 and may have any shape.
 
     @abc.abstractmethod
-    def alpha(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def alpha(self, t: Elementwise) -> Elementwise:
         """The signal: the probability that a token is untouched. Falls from 1 at t = 0 to 0 at t = 1."""
 
     @abc.abstractmethod
-    def mixing(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "..."]:
+    def mixing(self, t: Elementwise) -> Float[Tensor, "..."]:
         """What replaces a destroyed token: a distribution for each time, [*t.shape, state], or one row for all times."""
 
     # Derived from them.
 
-    def noise(self, t: Float[Tensor, "batch time"]) -> Mass:
+    def noise(self, t: TokenTimes) -> NoiseMass:
         r"""The noise $b_t = (1 - \alpha_t) \pi_t$ at lifted times, as weights on parts.
 
         The only method that a factored process replaces (`Interpolation` does). Replace it as well where 1 - alpha
         loses its digits: where alpha rounds to 1, a subtraction finds no noise.
         """
-        return Mass((1 - self.alpha(t).double())[..., None], (cast(Mixing, _Written(self)),), t)
+        return NoiseMass((1 - self.alpha(t).double())[..., None], (cast(Mixing, _Written(self)),), t)
 
-    def marginal(
-        self, x: Int[Tensor, "batch length"] | Float[Tensor, "batch length state"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length state"]:
+    def marginal(self, x: Tokens | Probs, t: Times) -> Probs:
         r"""The law of the noisy token, $q_t(\cdot \mid x) = \alpha_t x + b_t$, dense.
 
         **Arguments:**
@@ -79,39 +78,33 @@ class InterpolatingProcess(NoiseProcess):
         """
         if not x.is_floating_point():
             x = nn.functional.one_hot(x.long(), self.vocab_size).double()
-        t = lift(t, x[..., 0])
+        t = as_token_times(t, x[..., 0])
         return self.alpha(t)[..., None] * x + self.noise(t).dense()
 
-    def likelihood(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length state"]:
+    def likelihood(self, z: Tokens, t: Times) -> Probs:
         r"""How probable the noisy token is, $q_t(z \mid v) = \alpha_t 1[v = z] + b_t(z)$, for each clean token v, dense."""
-        t = lift(t, z)
+        t = as_token_times(t, z)
         same = z[..., None] == torch.arange(self.vocab_size, device=z.device)
         return self.alpha(t).double()[..., None] * same + self.noise(t).at(z)[..., None]
 
-    def probability(
-        self, x: Int[Tensor, "batch length"], z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length"]:
+    def probability(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
         r"""The number $q_t(z \mid x) = \alpha_t 1[z = x] + b_t(z)$ for each token; nothing dense."""
-        t = lift(t, z)
+        t = as_token_times(t, z)
         return self.alpha(t).double() * (x == z) + self.noise(t).at(z)
 
-    def corrupt(
-        self, x: Int[Tensor, "batch length"], t: Float[Tensor, "..."], *, generator: Randomness = None
-    ) -> Int[Tensor, "batch length"]:
+    def corrupt(self, x: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
         """Noisy tokens drawn from `marginal`, three uniform numbers a token, nothing dense."""
-        t, u = lift(t, x), uniforms(*x.shape, 3, generator=generator, device=x.device)
+        t, u = as_token_times(t, x), uniforms(*x.shape, 3, generator=generator, device=x.device)
         return torch.where(u[..., 0] < self.alpha(t), x, self.noise(t).choose(u[..., 1], u[..., 2]))
 
     def prior(
         self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None
-    ) -> Int[Tensor, "batch length"]:
+    ) -> Tokens:
         """Pure noise: tokens drawn from the mixing at the upper end of `domain`, t = 1.
 
         What signal may be left there is that of data tokens of equal probability.
         """
-        u = uniforms(batch, length, 2, generator=generator, device=device or self._home())
+        u = uniforms(batch, length, 2, generator=generator, device=device or self.device)
         end = torch.full_like(u[:, :1, 0], self.domain[1])
         z, alpha = self.noise(end).choose(u[..., 0], u[..., 1]), self.alpha(end)
         if not (alpha.abs() >= NO_SIGNAL).any():
@@ -119,27 +112,18 @@ class InterpolatingProcess(NoiseProcess):
         u, data = uniforms(batch, length, 2, generator=generator, device=u.device), self.data_tokens(u.device).nonzero()
         return torch.where(u[..., 0] < alpha, data[(u[..., 1] * len(data)).long(), 0], z)
 
-    def jump(
-        self, z: Int[Tensor, "batch length"], s: Float[Tensor, "..."], t: Float[Tensor, "..."]
-    ) -> tuple[Float[Tensor, "batch time"], Float[Tensor, "batch ..."]]:
+    def transition(self, z: Tokens, s: Times, t: Times) -> tuple[TokenTimes, Float[Tensor, "batch ..."]]:
         r"""The forward transition from s to t > s: $q_{t|s}(z_t \mid z_s) = \alpha_{t|s} 1[z_t = z_s] + b_{t|s}(z_t)$.
 
         **Returns:** $\alpha_{t|s} = \alpha_t / \alpha_s$ and, for the tokens `z`,
         $b_{t|s}(z) = b_t(z) - \alpha_{t|s} b_s(z)$.
         """
-        s, t = lift(s, z), lift(t, z)
+        s, t = as_token_times(s, z), as_token_times(t, z)
         keep = self.alpha(t) / self.alpha(s)
         # A difference of two nearly equal masses: rounding must not make it negative.
         return keep, (self.noise(t).at(z) - keep * self.noise(s).at(z)).clamp(min=0)
 
-    def renoise(
-        self,
-        z: Int[Tensor, "batch length"],
-        s: Float[Tensor, "..."],
-        t: Float[Tensor, "..."],
-        *,
-        generator: Randomness = None,
-    ) -> Int[Tensor, "batch length"]:
+    def renoise(self, z: Tokens, s: Times, t: Times, *, generator: Randomness = None) -> Tokens:
         r"""Tokens at t, drawn from the forward transition $q_{t|s}(\cdot \mid z_s)$; two uniform numbers a token.
 
         **Arguments:**
@@ -147,7 +131,7 @@ class InterpolatingProcess(NoiseProcess):
         - `z`: tokens at s.
         - `s`, `t`: s < t; a token with s = t stays as it is.
         """
-        s, t = lift(s, z), lift(t, z)
+        s, t = as_token_times(s, z), as_token_times(t, z)
         u = uniforms(*z.shape, 2, generator=generator, device=z.device)
         # Alpha is 0 at t = 1, also where it is so at s.
         keep = torch.where(s == t, 1, self.alpha(t) / self.alpha(s)).nan_to_num(0).expand(z.shape)
@@ -159,7 +143,7 @@ class InterpolatingProcess(NoiseProcess):
         fresh = (self.noise(t).dense() - keep[rows][:, None, None] * self.noise(s).dense()).clamp(min=0)
         return z.masked_scatter(rows, choose(fresh[:, 0], u[..., 1][rows]))
 
-    def rate(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch ..."]:
+    def rate(self, z: Tokens, t: Times) -> Float[Tensor, "batch ..."]:
         r"""How fast any other token jumps to z: $r_t(z) = b_t'(z) - (\alpha_t'/\alpha_t)\, b_t(z)$.
 
         It does not depend on the token left behind. Derivatives come from forward-mode automatic differentiation.
@@ -170,7 +154,7 @@ class InterpolatingProcess(NoiseProcess):
 
         **Returns:** jumps per unit of time; negative where `alpha` and `mixing` are no Markov process.
         """
-        t = lift(t, z)
+        t = as_token_times(t, z)
 
         def signal_and_noise(t: Tensor) -> tuple[Tensor, Tensor]:
             return self.alpha(t).double(), self.noise(t).at(z)
@@ -179,24 +163,16 @@ class InterpolatingProcess(NoiseProcess):
         (alpha, noise), (alpha_slope, noise_slope) = values, slopes
         return noise_slope - alpha_slope / alpha * noise
 
-    def elbo_weight(
-        self, x: Int[Tensor, "batch length"], z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length"]:
+    def elbo_weight(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
         r"""The weight of a token in the ELBO, $w_t(z, x) = r_t(z) / q_t(z \mid x)$, per unit of time."""
         t = self.interior(t, z)
         return self.rate(z, t) / self.probability(x, z, t)
 
-    def reveals(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Bool[Tensor, "batch length"]:
+    def is_clean(self, z: Tokens, t: Times) -> Selection:
         """Where noise cannot have produced z, so that the clean token is z itself."""
-        return (self.noise(lift(t, z)).at(z) == 0).expand(z.shape)
+        return (self.noise(as_token_times(t, z)).at(z) == 0).expand(z.shape)
 
-    def posterior(
-        self,
-        z: Int[Tensor, "batch length"],
-        x_hat: Float[Tensor, "batch length state"],
-        s: Float[Tensor, "..."],
-        t: Float[Tensor, "..."],
-    ) -> Float[Tensor, "batch length state"]:
+    def posterior(self, z: Tokens, x_hat: Probs, s: Times, t: Times) -> Probs:
         r"""The reverse transition from t to s < t, dense: $q(z_s \mid z_t, \hat x) \propto q_{t|s}(z_t \mid z_s)\, q_s(z_s \mid \hat x)$.
 
         The definition. Samplers draw from it without building it (`samplers/ancestral.py`).
@@ -209,7 +185,7 @@ class InterpolatingProcess(NoiseProcess):
 
         **Returns:** a distribution at each position; not a number where z is impossible.
         """  # noqa: E501
-        keep, fresh = self.jump(z, s, t)
+        keep, fresh = self.transition(z, s, t)
         at_z = torch.zeros_like(x_hat, dtype=torch.float64).scatter(-1, z[..., None], 1)
         joint = (fresh[..., None] + keep[..., None] * at_z) * self.marginal(x_hat, s)
         return joint / joint.sum(-1, keepdim=True)
@@ -234,7 +210,7 @@ class _Written:
     def probs(self, t: Tensor) -> Tensor:
         # At the very ends a mixing is often 0/0, since there is no noise or no signal: its limit is taken just inside.
         low, high = self.process.domain
-        p = self.process.mixing(t.clamp(low + EDGE, high - EDGE)).to(t.device, torch.float64)
+        p = self.process.mixing(t.clamp(low + TIME_EPS, high - TIME_EPS)).to(t.device, torch.float64)
         return p.expand(*t.shape, -1) if p.dim() == 1 else p
 
     def __repr__(self) -> str:

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import no_type_check
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..mixing import Absorbing, Mass, Mixing
+from ..mixing import Absorbing, Mixing, NoiseMass
 from ..mixing.base import check_weights, same_size
 from ..schedules import ScheduleLike, as_schedule
+from ..typing import Elementwise, ElementwiseProbs, TokenSet, TokenTimes
 from .interpolating import InterpolatingProcess
 from .validation import interior_times
 
@@ -51,7 +52,7 @@ class Interpolation(InterpolatingProcess):
         signal: ScheduleLike,
         noises: Mapping[Mixing, ScheduleLike],
         *,
-        support: Bool[Tensor, " state"] | None = None,
+        support: TokenSet | None = None,
         domain: tuple[float, float] = (0.0, 1.0),
     ):
         super().__init__()
@@ -70,15 +71,15 @@ class Interpolation(InterpolatingProcess):
         self.support = None if support is None else support.clone()
         self.validate()
 
-    def raw_weights(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch parts"]:
+    def raw_weights(self, t: Elementwise) -> Float[Tensor, "*batch parts"]:
         """The weights, the signal's first; what rounding has made negative is 0."""
         return self._written(t).clamp(min=0)
 
-    def alpha(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def alpha(self, t: Elementwise) -> Elementwise:
         """The signal's share of all weights."""
         return self._shares(t)[..., 0]
 
-    def mixing(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
+    def mixing(self, t: Elementwise) -> ElementwiseProbs:
         """The normalised noise, dense; at a time without noise, its limit from the right, or all parts evenly."""
         shares = self._shares(t)[..., 1:]
         # 0/0 where there is no noise yet: there the limit is taken just inside.
@@ -86,11 +87,11 @@ class Interpolation(InterpolatingProcess):
         # No noise for longer, or too little for float64: nothing is replaced, and any distribution is right.
         shares = torch.where(shares.sum(-1, keepdim=True) > 0, shares, 1 / shares.shape[-1])
         # Normalised first: products with shares near the smallest float would round to 0.
-        return Mass(shares / shares.sum(-1, keepdim=True), self._mixings(), t).dense()
+        return NoiseMass(shares / shares.sum(-1, keepdim=True), self._mixings(), t).dense()
 
-    def noise(self, t: Float[Tensor, "batch time"]) -> Mass:
+    def noise(self, t: TokenTimes) -> NoiseMass:
         """The noises' shares of all weights, on their mixings."""
-        return Mass(self._shares(t)[..., 1:], self._mixings(), t)
+        return NoiseMass(self._shares(t)[..., 1:], self._mixings(), t)
 
     def validate(self, times: int = 64) -> None:
         """Check the weights, then what every process must obey.
@@ -98,7 +99,7 @@ class Interpolation(InterpolatingProcess):
         **Raises:** `ValueError` that says what fails and where.
         """
         low, high = self.domain
-        grid = interior_times(self.domain, times).to(self._home())
+        grid = interior_times(self.domain, times).to(self.device)
         t = torch.cat([grid.new_tensor([low]), grid, grid.new_tensor([high])])
         with torch.no_grad():
             check_weights(self._written(t), t, (self.signal, *self.weights))

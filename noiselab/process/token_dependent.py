@@ -9,18 +9,19 @@ Written as matrices $Q_t$ with row x, everything follows by linear algebra:
 
 and the process is a Markov process if and only if no off-diagonal rate is negative. A jump now depends on where it
 starts, so that reverse rates and the bound sum over all tokens: dense, and meant for small vocabularies. A process whose
-matrices have a structure replaces `marginal`, `likelihood`, `jump` and `rate` by what that structure allows
+matrices have a structure replaces `marginal`, `likelihood`, `transition` and `rate` by what that structure allows
 (`noiselab.processes.by_token`).
 """
 
 import abc
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..categorical import Randomness, choose, uniforms
-from .base import EDGE, NoiseProcess, lift
+from ..typing import Elementwise, PerToken, Probs, Selection, Times, TokenProbs, Tokens
+from .base import TIME_EPS, NoiseProcess, as_token_times
 from .validation import interior_times
 
 DENSE = 256  # tokens up to which `validate` looks at whole matrices
@@ -33,7 +34,7 @@ class TokenDependentProcess(NoiseProcess):
     A subclass writes `alpha` and `mixing`; the rest is derived from them. Not every pair is a Markov process, and
     `validate` says where one is not: a single hop to a neighbour, for instance, is none, since a token that has moved
     would have to know that it may not move again. Matrices are inverted in float64, which the signal must allow: where
-    it falls below 1e-12 or so inside the domain, replace `jump` and `rate`, or end the domain there.
+    it falls below 1e-12 or so inside the domain, replace `transition` and `rate`, or end the domain there.
 
     **Arguments:**
 
@@ -69,31 +70,29 @@ class TokenDependentProcess(NoiseProcess):
     # Write these two, elementwise: t is float64 and may have any shape.
 
     @abc.abstractmethod
-    def alpha(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "..."]:
+    def alpha(self, t: Elementwise) -> Float[Tensor, "..."]:
         """The signal: how surely a token is untouched, [*t.shape], or [*t.shape, state] if it depends on the token."""
 
     @abc.abstractmethod
-    def mixing(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state state"]:
+    def mixing(self, t: Elementwise) -> Float[Tensor, "*batch state state"]:
         """What replaces a destroyed token: row x is the distribution that replaces x."""
 
     # Derived from them.
 
-    def signal(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "... state"]:
+    def signal(self, t: Elementwise) -> Float[Tensor, "... state"]:
         """`alpha` with its last axis for the token, of size 1 where it does not depend on it."""
         alpha = self.alpha(t).double()
         return alpha[..., None] if alpha.shape == t.shape else alpha
 
-    def kernel(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state state"]:
+    def kernel(self, t: Elementwise) -> Float[Tensor, "*batch state state"]:
         r"""The matrices $Q_t$: row x is $q_t(\cdot \mid x)$. What a process with matrices of its own may replace."""
         low, high = self.domain
         # At the ends a mixing is often 0/0, since there is no noise or no signal: its limit is taken just inside.
-        pi = self.mixing(t.clamp(low + EDGE, high - EDGE)).double()
+        pi = self.mixing(t.clamp(low + TIME_EPS, high - TIME_EPS)).double()
         signal = self.signal(t)[..., None]
         return signal * torch.eye(pi.shape[-1], dtype=torch.float64, device=t.device) + (1 - signal) * pi
 
-    def marginal(
-        self, x: Int[Tensor, "batch length"] | Float[Tensor, "batch length state"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length state"]:
+    def marginal(self, x: Tokens | Probs, t: Times) -> Probs:
         r"""The law of the noisy token, $q_t(\cdot \mid x) = \sum_v x_v\, q_t(\cdot \mid v)$, dense.
 
         **Arguments:**
@@ -102,49 +101,41 @@ class TokenDependentProcess(NoiseProcess):
         """
         if not x.is_floating_point():
             x = nn.functional.one_hot(x.long(), self.vocab_size)
-        return (x.double()[..., None, :] @ self.kernel(lift(t, x[..., 0])))[..., 0, :]
+        return (x.double()[..., None, :] @ self.kernel(as_token_times(t, x[..., 0])))[..., 0, :]
 
-    def likelihood(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length state"]:
+    def likelihood(self, z: Tokens, t: Times) -> Probs:
         r"""How probable the noisy token is, $q_t(z \mid v)$, for each clean token v: a column of the matrix."""
-        return _columns(self.kernel(lift(t, z)), z)
+        return _columns(self.kernel(as_token_times(t, z)), z)
 
-    def probability(
-        self, x: Int[Tensor, "batch length"], z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length"]:
+    def probability(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
         r"""The number $q_t(z \mid x)$ for each token."""
         return self.likelihood(z, t).gather(-1, x[..., None])[..., 0]
 
-    def corrupt(
-        self, x: Int[Tensor, "batch length"], t: Float[Tensor, "..."], *, generator: Randomness = None
-    ) -> Int[Tensor, "batch length"]:
+    def corrupt(self, x: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
         """Noisy tokens drawn from `marginal`, one uniform number a token."""
         return choose(self.marginal(x, t), uniforms(*x.shape, generator=generator, device=x.device))
 
     def prior(
         self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None
-    ) -> Int[Tensor, "batch length"]:
+    ) -> Tokens:
         """Pure noise: tokens drawn from `prior_law`."""
-        u = uniforms(batch, length, generator=generator, device=device or self._home())
+        u = uniforms(batch, length, generator=generator, device=device or self.device)
         return choose(self.prior_law().to(u.device).expand(batch, length, -1), u)
 
-    def prior_law(self) -> Float[Tensor, " state"]:
+    def prior_law(self) -> TokenProbs:
         """The law of pure noise: the rows of the matrix at the upper end of `domain`, averaged over the data tokens."""
-        data = self.data_tokens(self._home())
+        data = self.data_tokens(self.device)
         x = (data.double() / data.sum()).view(1, 1, -1)
         return self.marginal(x, x.new_tensor([self.domain[1]]))[0, 0]
 
-    def jump(
-        self, z: Int[Tensor, "batch length"], s: Float[Tensor, "..."], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length state"]:
+    def transition(self, z: Tokens, s: Times, t: Times) -> Probs:
         r"""The forward transition from s to t > s, $q_{t|s}(z \mid y)$ for each token y: a column of $Q_s^{-1} Q_t$."""
-        s, t = lift(s, z), lift(t, z)
+        s, t = as_token_times(s, z), as_token_times(t, z)
         matrix = _solve(self.kernel(s), self.kernel(t), s)
         # What rounding has left of a zero would let a revealed token move.
         return _columns(torch.where(matrix.abs() < 1e-13, 0, matrix), z)
 
-    def rate(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch length state"]:
+    def rate(self, z: Tokens, t: Times) -> Probs:
         r"""How fast each *other* token y jumps to z: a column of $R_t = Q_t^{-1} Q_t'$, with 0 at y = z.
 
         Derivatives come from forward-mode automatic differentiation.
@@ -155,18 +146,12 @@ class TokenDependentProcess(NoiseProcess):
 
         **Returns:** jumps per unit of time; negative where `alpha` and `mixing` are no Markov process.
         """
-        t = lift(t, z)
+        t = as_token_times(t, z)
         kernel, slope, *_ = torch.func.jvp(self.kernel, (t,), (torch.ones_like(t),))
         rate = _columns(_solve(kernel, slope, t), z)
         return rate.scatter(-1, z[..., None], 0)
 
-    def posterior(
-        self,
-        z: Int[Tensor, "batch length"],
-        x_hat: Float[Tensor, "batch length state"],
-        s: Float[Tensor, "..."],
-        t: Float[Tensor, "..."],
-    ) -> Float[Tensor, "batch length state"]:
+    def posterior(self, z: Tokens, x_hat: Probs, s: Times, t: Times) -> Probs:
         r"""The reverse transition from t to s < t: $q(z_s \mid z_t, \hat x) \propto q_{t|s}(z_t \mid z_s)\, q_s(z_s \mid \hat x)$.
 
         **Arguments:**
@@ -177,10 +162,10 @@ class TokenDependentProcess(NoiseProcess):
 
         **Returns:** a distribution at each position; not a number where z is impossible.
         """  # noqa: E501
-        joint = self.jump(z, s, t) * self.marginal(x_hat, s)
+        joint = self.transition(z, s, t) * self.marginal(x_hat, s)
         return joint / joint.sum(-1, keepdim=True)
 
-    def reveals(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Bool[Tensor, "batch length"]:
+    def is_clean(self, z: Tokens, t: Times) -> Selection:
         """Where z can have come from itself only, so that the clean token is z."""
         like = self.likelihood(z, t) > 0
         return (like.sum(-1) == 1) & like.gather(-1, z[..., None])[..., 0]
@@ -203,7 +188,7 @@ class TokenDependentProcess(NoiseProcess):
             raise ValueError(
                 f"support must be Bool of shape [{states}] with a token in it; got {support.dtype} {list(support.shape)}"
             )
-        t = interior_times(self.domain, times if states <= DENSE else min(times, PROBES)).to(self._home())
+        t = interior_times(self.domain, times if states <= DENSE else min(times, PROBES)).to(self.device)
         self._check_signal(t)
         if states <= DENSE:
             self._check_rows(t)
@@ -251,7 +236,7 @@ class TokenDependentProcess(NoiseProcess):
 
     def _check_ends(self) -> None:
         low, high = self.domain
-        data = self.data_tokens(self._home()).nonzero()[:, 0]
+        data = self.data_tokens(self.device).nonzero()[:, 0]
         x = data[:: max(1, len(data) // PROBES)][None]
         ends = [self.marginal(x, torch.full((1,), end, dtype=torch.float64, device=x.device))[0] for end in (low, high)]
         kept = ends[0].gather(-1, x[0, :, None])[:, 0]
@@ -275,7 +260,7 @@ def _solve(matrices: Tensor, right: Tensor, t: Tensor) -> Tensor:
     except torch.linalg.LinAlgError as error:
         raise ValueError(
             f"the matrices must be invertible in float64 inside the domain; they are not at a time in [{t.min().item():.9g}, "
-            f"{t.max().item():.9g}], where too little signal is left: end `domain` earlier, or replace `jump` and `rate` "
+            f"{t.max().item():.9g}], where too little signal is left: end `domain` earlier, or replace `transition` and `rate` "
             "by what the structure of the matrices allows"
         ) from error
 

@@ -15,7 +15,7 @@ END_TOLERANCE = 1e-3  # how far alpha may be from 1 and 0 at the ends: SEDD's an
 ROUNDING = 1e-6  # noise of values computed in float32
 SINGLE = 1e-7  # that of one value, as an absolute number
 STEEPEST = 1e4  # per unit of time, over a stretch of 1e-10: beyond it a curve jumps or has infinite slope
-EDGE = 1e-12  # how near the ends of time rates are taken: what changes beyond is in no bound
+TIME_EPS = 1e-12  # how near the ends of time rates are taken: what changes beyond is in no bound
 TOKENS = 8  # whose noise is followed as a curve
 FOLLOWED = 1024  # tokens up to which that is done at all the times that looking for jumps needs
 
@@ -35,7 +35,7 @@ def require_markov(process: "InterpolatingProcess", times: int) -> None:
     if not 0 <= low < high <= 1:
         raise ValueError(f"domain must be two times 0 <= low < high <= 1; got {process.domain}")
     states = process.vocab_size
-    home = process._home()
+    home = process.device
     _check_support(process, states)
     t = interior_times(process.domain, times).to(home)
     ends = torch.tensor([low, high], dtype=torch.float64, device=home)
@@ -78,10 +78,10 @@ def _check_signal(process: "InterpolatingProcess", t: Tensor) -> None:
         raise ValueError(f"alpha must be 1 at t = 0, where tokens are clean; got {alpha[0].item():.6g}")
     if process.domain[1] == 1 and alpha[-1].item() > END_TOLERANCE + 1e-9:
         raise ValueError(f"alpha must fall to 0 at t = 1, where only noise is left; got {alpha[-1].item():.6g}")
-    left = (process.alpha(t[-1:] - EDGE) - alpha[-1:]).item()
+    left = (process.alpha(t[-1:] - TIME_EPS) - alpha[-1:]).item()
     if left > END_TOLERANCE:
         raise ValueError(
-            f"alpha must come down to its end continuously; it still falls by {left:.3g} within {EDGE:g} of "
+            f"alpha must come down to its end continuously; it still falls by {left:.3g} within {TIME_EPS:g} of "
             f"t = {process.domain[1]:g}"
         )
     rise = alpha.diff() > 1e-9
@@ -261,7 +261,7 @@ def _check_slopes(
 
 
 def _check_jumps(process: "InterpolatingProcess", t: Tensor, at_once: int) -> None:
-    """From each time to the next, every token gains noise: what `jump` would otherwise cut off at zero."""
+    """From each time to the next, every token gains noise: what `transition` would otherwise cut off at zero."""
     for start in range(0, len(t) - 1, at_once):
         part = t[start : start + at_once + 1]
         noise = process.noise(part[:, None]).dense()[:, 0]

@@ -5,8 +5,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..categorical import Randomness, uniforms
-from ..process import TokenDependentProcess, lift
+from ..process import TokenDependentProcess, as_token_times
 from ..schedules import ScheduleLike, as_schedule, t
+from ..typing import Elementwise, Probs, Times, Tokens
 
 
 class Coarse(TokenDependentProcess):
@@ -72,15 +73,15 @@ class Coarse(TokenDependentProcess):
         self.fine, self.unmasked = as_schedule(fine), as_schedule(unmasked)
         self.validate()
 
-    def shares(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch two"]:
+    def shares(self, t: Elementwise) -> Float[Tensor, "*batch two"]:
         """The shares of tokens that are still fine, and that are no masks."""
         return torch.stack([self.fine(t), self.unmasked(t)], -1).double()
 
-    def alpha(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def alpha(self, t: Elementwise) -> Elementwise:
         """Neither coarse nor masked."""
         return self.shares(t).prod(-1)
 
-    def mixing(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state state"]:
+    def mixing(self, t: Elementwise) -> Float[Tensor, "*batch state state"]:
         """Row x: its coarse token or the mask."""
         fine, unmasked = self.shares(t)[..., None, None].unbind(-3)
         eye = torch.eye(self.vocab_size, dtype=torch.float64, device=t.device)
@@ -89,42 +90,34 @@ class Coarse(TokenDependentProcess):
 
     # A row has three entries at most: the token, its parent and the mask.
 
-    def marginal(
-        self, x: Int[Tensor, "batch length"] | Float[Tensor, "batch length state"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length state"]:
+    def marginal(self, x: Tokens | Probs, t: Times) -> Probs:
         """The law of the noisy token: x, its coarse token, the mask."""
         if not x.is_floating_point():
             x = nn.functional.one_hot(x.long(), self.vocab_size)
         x = x.double()
-        fine, unmasked = self.shares(lift(t, x[..., 0]))[..., None].unbind(-2)
+        fine, unmasked = self.shares(as_token_times(t, x[..., 0]))[..., None].unbind(-2)
         parents = torch.zeros_like(x).index_add(-1, self.parent, x)
         mask = torch.arange(self.vocab_size, device=x.device) == self.mask_id
         return unmasked * (fine * x + (1 - fine) * parents) + (1 - unmasked) * mask * x.sum(-1, keepdim=True)
 
-    def likelihood(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length state"]:
+    def likelihood(self, z: Tokens, t: Times) -> Probs:
         """How probable the noisy token is, for each clean token."""
-        return self._column(z, self.shares(lift(t, z)))
+        return self._column(z, self.shares(as_token_times(t, z)))
 
-    def corrupt(
-        self, x: Int[Tensor, "batch length"], t: Float[Tensor, "..."], *, generator: Randomness = None
-    ) -> Int[Tensor, "batch length"]:
+    def corrupt(self, x: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
         """Two uniform numbers a token: whether it has turned coarse, and whether it is masked."""
         u = uniforms(*x.shape, 2, generator=generator, device=x.device)
-        fine, unmasked = (u < self.shares(lift(t, x))).unbind(-1)
+        fine, unmasked = (u < self.shares(as_token_times(t, x))).unbind(-1)
         return torch.where(unmasked, torch.where(fine, x, self.parent[x]), self.mask_id)
 
-    def jump(
-        self, z: Int[Tensor, "batch length"], s: Float[Tensor, "..."], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length state"]:
+    def transition(self, z: Tokens, s: Times, t: Times) -> Probs:
         """The forward transition into z, from each token."""
-        before, after = (self.shares(lift(time, z)) for time in (s, t))
+        before, after = (self.shares(as_token_times(time, z)) for time in (s, t))
         return self._column(z, after / before)
 
-    def rate(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch length state"]:
+    def rate(self, z: Tokens, t: Times) -> Probs:
         r"""$-f_t'/f_t$ from a token to its coarse one, $-u_t'/u_t$ from any token to the mask."""
-        t = lift(t, z)
+        t = as_token_times(t, z)
         shares, slopes, *_ = torch.func.jvp(self.shares, (t,), (torch.ones_like(t),))
         to_parent, to_mask = (-slopes / shares)[..., None].unbind(-2)
         rate = to_parent * (self.parent == z[..., None]) + to_mask * (z == self.mask_id)[..., None]

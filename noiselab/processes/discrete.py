@@ -3,13 +3,13 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..exact import Exact
 from ..mixing import Mixing
 from ..process import Interpolation
 from ..schedules import Schedule
+from ..typing import Elementwise, Grid, TokenSet
 
 
 class Steps(Exact, Schedule):
@@ -22,11 +22,11 @@ class Steps(Exact, Schedule):
 
     values: Tensor
 
-    def __init__(self, values: Float[Tensor, " grid"]):
+    def __init__(self, values: Grid):
         super().__init__()
         self.register_buffer("values", values.detach().double().clone())
 
-    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def forward(self, t: Elementwise) -> Elementwise:
         """The value at the times `t`."""
         steps, values = len(self.values) - 1, self.values.to(t.device)
         k = (t * steps).floor().clamp(0, steps - 1).long()
@@ -36,9 +36,7 @@ class Steps(Exact, Schedule):
         return f"Steps({len(self.values) - 1}, {self.values[0].item():g} to {self.values[-1].item():g})"
 
 
-def d3pm(
-    noise: Mixing, betas: Float[Tensor, " grid"], *, support: Bool[Tensor, " state"] | None = None
-) -> Interpolation:
+def d3pm(noise: Mixing, betas: Grid, *, support: TokenSet | None = None) -> Interpolation:
     r"""A Markov chain of T steps, of which step k replaces a token with probability $\beta_k$.
 
     $$q(z_k \mid z_{k-1}) = (1 - \beta_k)\, 1[z_k = z_{k-1}] + \beta_k\, \pi(z_k), \qquad
@@ -65,7 +63,7 @@ def d3pm(
     import torch
     import noiselab as nl
 
-    process = nl.d3pm(nl.Absorbing(4, 5), nl.absorbing_betas(10))
+    process = nl.processes.d3pm(nl.Absorbing(4, 5), nl.processes.absorbing_betas(10))
     time = torch.linspace(0, 1, 11, dtype=torch.float64)
     torch.testing.assert_close(process.alpha(time), 1 - time)  # `masked` on a grid
     ```
@@ -81,7 +79,7 @@ def d3pm(
     return Interpolation(Steps(alpha), {noise: Steps(1 - alpha)}, support=support)
 
 
-def absorbing_betas(steps: int) -> Float[Tensor, " grid"]:
+def absorbing_betas(steps: int) -> Grid:
     r"""$\beta_k = 1 / (T - k + 1)$: the same share of all tokens is destroyed in each of T steps.
 
     **Arguments:**
@@ -95,7 +93,7 @@ def absorbing_betas(steps: int) -> Float[Tensor, " grid"]:
     return 1 / torch.arange(steps, 0, -1, dtype=torch.float64)
 
 
-def cosine_betas(steps: int, offset: float = 0.008, largest: float = 0.999) -> Float[Tensor, " grid"]:
+def cosine_betas(steps: int, offset: float = 0.008, largest: float = 0.999) -> Grid:
     r"""The betas of a signal that falls as a cosine, as D3PM takes them for uniform noise.
 
     $$\beta_k = \min\Big(1 - \frac{g(k/T)}{g((k-1)/T)},\ 0.999\Big), \qquad

@@ -81,7 +81,7 @@ def gidd_v1_0(*, vocab_size: int, mask_id: int, p_uniform: float | int, gamma: f
     ```python
     import noiselab as nl
 
-    process = nl.gidd_v1_0(vocab_size=5, mask_id=4, p_uniform=0.2)
+    process = nl.processes.gidd_v1_0(vocab_size=5, mask_id=4, p_uniform=0.2)
     assert 0.98 < process.domain[1] < 1
     ```
     """

@@ -46,7 +46,7 @@ def log_snr_hybrid(
     ```python
     import noiselab as nl
 
-    process = nl.log_snr_hybrid(vocab_size=5, mask_id=4, shift=2)
+    process = nl.processes.log_snr_hybrid(vocab_size=5, mask_id=4, shift=2)
     assert repr(process.signal) == "sigmoid(9 - 18 * t)"
     ```
     """

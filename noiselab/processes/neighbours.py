@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..process import TokenDependentProcess, lift
+from ..process import TokenDependentProcess, as_token_times
 from ..schedules import ScheduleLike, as_schedule, t
+from ..typing import Elementwise, Probs, Times, Tokens
 
 TAIL = 1e-14  # probability of more hops than are counted
 
@@ -86,16 +87,16 @@ class Neighbours(TokenDependentProcess):
         self.terms = None if any(True for _ in self.hops.parameters()) else _terms(most)
         self.validate()
 
-    def alpha(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def alpha(self, t: Elementwise) -> Elementwise:
         """Neither a hop nor a mask."""
         return self.unmasked(t) * (-self.hops(t)).exp()
 
-    def kernel(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state state"]:
+    def kernel(self, t: Elementwise) -> Float[Tensor, "*batch state state"]:
         """The matrices, by the series applied to the identity."""
         eye = torch.eye(self.vocab_size, dtype=torch.float64, device=t.device).expand(*t.shape, -1, -1)
         return self._law(eye, self.hops(t)[..., None, None], self.unmasked(t)[..., None, None])
 
-    def mixing(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state state"]:
+    def mixing(self, t: Elementwise) -> Float[Tensor, "*batch state state"]:
         """What is left of the matrices without the signal: one hop or more, or the mask."""
         eye = torch.eye(self.vocab_size, dtype=torch.float64, device=t.device).expand(*t.shape, -1, -1)
         unmasked = self.unmasked(t)[..., None, None]
@@ -103,32 +104,26 @@ class Neighbours(TokenDependentProcess):
         noise = hopped + (1 - unmasked) * eye[..., self.mask_id, None, :]
         return noise / noise.sum(-1, keepdim=True)
 
-    def marginal(
-        self, x: Int[Tensor, "batch length"] | Float[Tensor, "batch length state"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length state"]:
+    def marginal(self, x: Tokens | Probs, t: Times) -> Probs:
         """The law of the noisy token: after any number of hops, or masked."""
         if not x.is_floating_point():
             x = nn.functional.one_hot(x.long(), self.vocab_size)
-        t = lift(t, x[..., 0])
+        t = as_token_times(t, x[..., 0])
         return self._law(x.double(), self.hops(t)[..., None], self.unmasked(t)[..., None])
 
-    def likelihood(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length state"]:
+    def likelihood(self, z: Tokens, t: Times) -> Probs:
         """How probable the noisy token is, for each clean token."""
-        t = lift(t, z)
+        t = as_token_times(t, z)
         return self._column(z, self.hops(t), self.unmasked(t))
 
-    def jump(
-        self, z: Int[Tensor, "batch length"], s: Float[Tensor, "..."], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length state"]:
+    def transition(self, z: Tokens, s: Times, t: Times) -> Probs:
         """The forward transition into z, from each token: the hops between the two times."""
-        s, t = lift(s, z), lift(t, z)
+        s, t = as_token_times(s, z), as_token_times(t, z)
         return self._column(z, self.hops(t) - self.hops(s), self.unmasked(t) / self.unmasked(s))
 
-    def rate(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch length state"]:
+    def rate(self, z: Tokens, t: Times) -> Probs:
         r"""$\sigma_t' K(y, z)$ from each other token y, and $-u_t'/u_t$ into the mask."""
-        t = lift(t, z)
+        t = as_token_times(t, z)
         at_z = nn.functional.one_hot(z.long(), self.vocab_size).double()
         hopping = self.hops.derivative(t)[..., None] * self._hop_back(at_z)
         masking = (-self.unmasked.derivative(t) / self.unmasked(t))[..., None] * (z == self.mask_id)[..., None]

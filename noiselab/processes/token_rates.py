@@ -5,7 +5,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..categorical import Randomness, uniforms
-from ..process import TokenDependentProcess, lift
+from ..process import TokenDependentProcess, as_token_times
+from ..typing import Elementwise, ElementwiseProbs, PerToken, Probs, Times, Tokens
 
 
 class TokenRates(TokenDependentProcess):
@@ -70,62 +71,52 @@ class TokenRates(TokenDependentProcess):
         self.register_buffer("classes", classes.clone())
         self.validate()
 
-    def masked_share(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
+    def masked_share(self, t: Elementwise) -> ElementwiseProbs:
         r"""$1 - \alpha_t(v) = t^{w_v}$ for each token v."""
         return t[..., None] ** self.log_powers.exp()[self.classes]
 
-    def alpha(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state"]:
+    def alpha(self, t: Elementwise) -> ElementwiseProbs:
         """The signal of each token."""
         return 1 - self.masked_share(t)
 
-    def mixing(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch state state"]:
+    def mixing(self, t: Elementwise) -> Float[Tensor, "*batch state state"]:
         """Every row is the mask."""
         mask = torch.arange(self.vocab_size, device=t.device) == self.mask_id
         return mask.to(t).expand(*t.shape, self.vocab_size, -1)
 
     # The matrices have entries on the diagonal and in the mask's column only.
 
-    def marginal(
-        self, x: Int[Tensor, "batch length"] | Float[Tensor, "batch length state"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length state"]:
+    def marginal(self, x: Tokens | Probs, t: Times) -> Probs:
         """The law of the noisy token: what is left of x, and the mask."""
         if not x.is_floating_point():
             x = nn.functional.one_hot(x.long(), self.vocab_size)
-        share = self.masked_share(lift(t, x[..., 0]))
+        share = self.masked_share(as_token_times(t, x[..., 0]))
         masked = (x.double() * share).sum(-1, keepdim=True)
         return x * (1 - share) + masked * (torch.arange(self.vocab_size, device=x.device) == self.mask_id)
 
-    def likelihood(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length state"]:
+    def likelihood(self, z: Tokens, t: Times) -> Probs:
         """How probable the noisy token is, for each clean token."""
-        return self._column(z, self.masked_share(lift(t, z)))
+        return self._column(z, self.masked_share(as_token_times(t, z)))
 
-    def probability(
-        self, x: Int[Tensor, "batch length"], z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length"]:
+    def probability(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
         """The probability of z, given x; nothing dense for one time per token."""
-        share = lift(t, z).expand(z.shape) ** self.log_powers.exp()[self.classes[x]]
+        share = as_token_times(t, z).expand(z.shape) ** self.log_powers.exp()[self.classes[x]]
         return (1 - share) * (z == x) + share * (z == self.mask_id)
 
-    def corrupt(
-        self, x: Int[Tensor, "batch length"], t: Float[Tensor, "..."], *, generator: Randomness = None
-    ) -> Int[Tensor, "batch length"]:
+    def corrupt(self, x: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
         """Masks where a uniform number falls below the token's share."""
         u = uniforms(*x.shape, generator=generator, device=x.device)
-        share = lift(t, x) ** self.log_powers.exp()[self.classes[x]]
+        share = as_token_times(t, x) ** self.log_powers.exp()[self.classes[x]]
         return torch.where(u < share, self.mask_id, x)
 
-    def jump(
-        self, z: Int[Tensor, "batch length"], s: Float[Tensor, "..."], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch length state"]:
+    def transition(self, z: Tokens, s: Times, t: Times) -> Probs:
         """The forward transition into z, from each token."""
-        before, after = (self.masked_share(lift(time, z)) for time in (s, t))
+        before, after = (self.masked_share(as_token_times(time, z)) for time in (s, t))
         return self._column(z, (after - before) / (1 - before))
 
-    def rate(self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."]) -> Float[Tensor, "batch length state"]:
+    def rate(self, z: Tokens, t: Times) -> Probs:
         r"""$-\alpha_t'(y) / \alpha_t(y)$ from y into the mask, 0 into any other token."""
-        t = lift(t, z)
+        t = as_token_times(t, z)
         share, slope, *_ = torch.func.jvp(self.masked_share, (t,), (torch.ones_like(t),))
         tokens = torch.arange(self.vocab_size, device=z.device)
         into_mask = (z == self.mask_id)[..., None] & (tokens != self.mask_id)

@@ -1,20 +1,15 @@
 """Noise from the token frequencies of a corpus, alone or beside masks."""
 
-from jaxtyping import Bool, Float
-from torch import Tensor
-
 from ..mixing import Absorbing, Unigram
 from ..process import Interpolation
 from ..schedules import ScheduleLike
+from ..typing import TokenProbs, TokenSet
 from .hybrid import hybrid
 from .signals import LINEAR, rest
 
 
 def unigram(
-    frequencies: Float[Tensor, " state"],
-    *,
-    signal: ScheduleLike = LINEAR,
-    support: Bool[Tensor, " state"] | None = None,
+    frequencies: TokenProbs, *, signal: ScheduleLike = LINEAR, support: TokenSet | None = None
 ) -> Interpolation:
     r"""Noise from a row of frequencies: $q_t(z \mid x) = \alpha_t\, 1[z = x] + (1 - \alpha_t)\, f_z$.
 
@@ -43,7 +38,7 @@ def unigram(
 
 
 def mask_and_unigram(
-    frequencies: Float[Tensor, " state"], *, mask_id: int, p_unigram: float | int, gamma: float | int = 1.0
+    frequencies: TokenProbs, *, mask_id: int, p_unigram: float | int, gamma: float | int = 1.0
 ) -> Interpolation:
     r"""GIDD's hybrid noise (`gidd`) with a row of frequencies in place of uniform tokens.
 
@@ -66,7 +61,7 @@ def mask_and_unigram(
     import torch
     import noiselab as nl
 
-    process = nl.mask_and_unigram(torch.tensor([0.6, 0.4, 0.0]), mask_id=2, p_unigram=0.2)
+    process = nl.processes.mask_and_unigram(torch.tensor([0.6, 0.4, 0.0]), mask_id=2, p_unigram=0.2)
     assert "Unigram(3): 0.5 * (t * (1 - t)) ** 0.5" in repr(process)
     ```
     """

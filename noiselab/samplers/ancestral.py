@@ -11,23 +11,18 @@ $q_t(z_t \mid \hat x)$:
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
-from ..process import InterpolatingProcess, NoiseProcess, lift
+from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..typing import Times, Tokens
 from .base import Sampler
-from .moves import DRAWS, Move, Plan, carry_out, decide
+from .three_way import DRAWS, Move, Plan, carry_out, decide
 
 
-def plan(
-    process: InterpolatingProcess,
-    z: Int[Tensor, "batch length"],
-    s: Float[Tensor, "..."],
-    t: Float[Tensor, "..."],
-    u: Float[Tensor, "batch length draws"],
-) -> Plan:
+def plan(process: InterpolatingProcess, z: Tokens, s: Times, t: Times, u: Float[Tensor, "batch length draws"]) -> Plan:
     """Decide what can be decided without the network.
 
     **Arguments:**
@@ -39,31 +34,23 @@ def plan(
     return decide(reverse_move(process, z, s, t), z, u, process.data_tokens(z.device)[z])
 
 
-def reverse_move(
-    process: InterpolatingProcess, z: Int[Tensor, "batch length"], s: Float[Tensor, "..."], t: Float[Tensor, "..."]
-) -> Move:
+def reverse_move(process: InterpolatingProcess, z: Tokens, s: Times, t: Times) -> Move:
     """The masses of the reverse transition from t to s < t; arguments as for `plan`."""
-    s, t = lift(s, z), lift(t, z)
+    s, t = as_token_times(s, z), as_token_times(t, z)
     a_s, b_s = process.alpha(s).double(), process.noise(s)
-    keep, fresh = process.jump(z, s, t)
+    keep, fresh = process.transition(z, s, t)
     return Move(
         data=fresh * a_s, noise=fresh * (1 - a_s), stay=keep * b_s.at(z), stay_slope=keep * a_s, draw=b_s.choose
     )
 
 
 def dense_step(
-    process: NoiseProcess,
-    denoiser: Denoiser,
-    z: Int[Tensor, "batch length"],
-    s: Float[Tensor, "..."],
-    t: Float[Tensor, "..."],
-    *,
-    generator: Randomness = None,
-) -> Int[Tensor, "batch length"]:
+    process: NoiseProcess, denoiser: Denoiser, z: Tokens, s: Times, t: Times, *, generator: Randomness = None
+) -> Tokens:
     """One reverse transition of any process, drawn from its dense posterior; revealed tokens need no network."""
-    s, t = (lift(time, z).expand(z.shape) for time in (s, t))
+    s, t = (as_token_times(time, z).expand(z.shape) for time in (s, t))
     u = uniforms(*z.shape, generator=generator, device=z.device)
-    rows = ~process.reveals(z, t) & (s < t)
+    rows = ~process.is_clean(z, t) & (s < t)
     if not rows.any():
         return z
     logits = denoiser(z, t, rows)
@@ -99,14 +86,7 @@ class AncestralSampler(Sampler):
 
     converges = True
 
-    def step(
-        self,
-        z: Int[Tensor, "batch length"],
-        t: Float[Tensor, "..."],
-        s: Float[Tensor, "..."],
-        *,
-        generator: Randomness = None,
-    ) -> Int[Tensor, "batch length"]:
+    def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """One reverse transition; the network is not called where no token needs it."""
         if not isinstance(self.process, InterpolatingProcess):
             return dense_step(self.process, self.denoiser, z, s, t, generator=generator)

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import in_a_line
 from ..parametrization import to_posterior
-from ..process import InterpolatingProcess, NoiseProcess, lift
+from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..typing import Grid, Times, Tokens
 
 
 class Stage(NamedTuple):
@@ -62,14 +62,7 @@ class Sampler(abc.ABC):
     # Write this one.
 
     @abc.abstractmethod
-    def step(
-        self,
-        z: Int[Tensor, "batch length"],
-        t: Float[Tensor, "..."],
-        s: Float[Tensor, "..."],
-        *,
-        generator: Randomness = None,
-    ) -> Int[Tensor, "batch length"]:
+    def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """Tokens at the earlier times s, given those at t.
 
         **Arguments:**
@@ -80,35 +73,18 @@ class Sampler(abc.ABC):
 
     # What samplers around samplers replace.
 
-    def stages(
-        self,
-        z: Int[Tensor, "batch length"],
-        t: Float[Tensor, "..."],
-        s: Float[Tensor, "..."],
-        *,
-        generator: Randomness = None,
-    ) -> list[Stage]:
+    def stages(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> list[Stage]:
         """The parts of one step, the last of which ends at s; arguments as for `step`."""
         return [Stage(self.kind, s, self.step(z, t, s, generator=generator))]
 
     def start(
-        self,
-        batch: int,
-        length: int,
-        *,
-        generator: Randomness = None,
-        device: torch.device | str | None = None,
-    ) -> Int[Tensor, "batch length"]:
+        self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None
+    ) -> Tokens:
         """The tokens that `sample` begins with: pure noise."""
         return self.process.prior(batch, length, generator=generator, device=device or self.device)
 
     def path(
-        self,
-        z: Int[Tensor, "batch length"],
-        times: Float[Tensor, " grid"],
-        *,
-        generator: Randomness = None,
-        advance: Advance | None = None,
+        self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
     ) -> Iterator[list[Stage]]:
         """The stages of each step along a grid that has been checked.
 
@@ -128,13 +104,7 @@ class Sampler(abc.ABC):
 
     # Derived from them.
 
-    def walk(
-        self,
-        z: Int[Tensor, "batch length"],
-        times: Float[Tensor, " grid"],
-        *,
-        generator: Randomness = None,
-    ) -> Iterator[Int[Tensor, "batch length"]]:
+    def walk(self, z: Tokens, times: Grid, *, generator: Randomness = None) -> Iterator[Tokens]:
         """The states after each step, from `z` at the first of `times` to the last.
 
         **Arguments:**
@@ -151,7 +121,7 @@ class Sampler(abc.ABC):
             )
         return (stages[-1].z for stages in self.path(z, times.to(z.device), generator=generator))
 
-    def grid(self, steps: int | None = None, times: Float[Tensor, " grid"] | None = None) -> Float[Tensor, " grid"]:
+    def grid(self, steps: int | None = None, times: Grid | None = None) -> Grid:
         """The times of `steps` even steps over the domain, or your own, checked.
 
         **Raises:** `ValueError` unless exactly one of them is given, `steps` is positive, and `times` fall within the domain.
@@ -176,7 +146,7 @@ class Sampler(abc.ABC):
         shape: Sequence[int],
         *,
         steps: int | None = None,
-        times: Float[Tensor, " grid"] | None = None,
+        times: Grid | None = None,
         clean: bool = True,
         generator: Randomness = None,
     ) -> Iterator[list[Stage]]:
@@ -209,10 +179,10 @@ class Sampler(abc.ABC):
         shape: Sequence[int],
         *,
         steps: int | None = None,
-        times: Float[Tensor, " grid"] | None = None,
+        times: Grid | None = None,
         clean: bool = True,
         generator: Randomness = None,
-    ) -> Int[Tensor, "batch length"]:
+    ) -> Tokens:
         """Sequences from pure noise.
 
         Where noise is left at the last time (a grid that ends above 0, a process that does not begin quite clean), the
@@ -236,9 +206,7 @@ class Sampler(abc.ABC):
         return z
 
     @torch.no_grad()
-    def clean(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], *, generator: Randomness = None
-    ) -> Int[Tensor, "batch length"]:
+    def clean(self, z: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
         r"""Clean tokens from noisy ones in one jump: each drawn by itself from $p(x \mid z) \propto \hat x_x\, q_t(z \mid x)$.
 
         What `reconstruction` is the cost of. Tokens that noise cannot have produced stay as they are; if there are no
@@ -248,10 +216,10 @@ class Sampler(abc.ABC):
 
         - `z`: tokens at t.
         """
-        rows = ~self.process.reveals(z, t)
+        rows = ~self.process.is_clean(z, t)
         if not rows.any():
             return z
-        time = lift(t, z).expand(z.shape)
+        time = as_token_times(t, z).expand(z.shape)
         logits = self.denoiser(z, time, rows)
         if self.process.support is not None:
             logits = logits.masked_fill(~self.process.support, -torch.inf)
@@ -283,53 +251,27 @@ class WrappedSampler(Sampler):
         self.inner, self.process, self.denoiser = inner, inner.process, inner.denoiser
         self.kind, self.converges = inner.kind, inner.converges
 
-    def step(
-        self,
-        z: Int[Tensor, "batch length"],
-        t: Float[Tensor, "..."],
-        s: Float[Tensor, "..."],
-        *,
-        generator: Randomness = None,
-    ) -> Int[Tensor, "batch length"]:
+    def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """The last of the stages."""
         return self.stages(z, t, s, generator=generator)[-1].z
 
-    def stages(
-        self,
-        z: Int[Tensor, "batch length"],
-        t: Float[Tensor, "..."],
-        s: Float[Tensor, "..."],
-        *,
-        generator: Randomness = None,
-    ) -> list[Stage]:
+    def stages(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> list[Stage]:
         """Those of the inner sampler."""
         return self.inner.stages(z, t, s, generator=generator)
 
     def start(
-        self,
-        batch: int,
-        length: int,
-        *,
-        generator: Randomness = None,
-        device: torch.device | str | None = None,
-    ) -> Int[Tensor, "batch length"]:
+        self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None
+    ) -> Tokens:
         """That of the inner sampler."""
         return self.inner.start(batch, length, generator=generator, device=device)
 
     def path(
-        self,
-        z: Int[Tensor, "batch length"],
-        times: Float[Tensor, " grid"],
-        *,
-        generator: Randomness = None,
-        advance: Advance | None = None,
+        self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
     ) -> Iterator[list[Stage]]:
         """That of the inner sampler, with these stages."""
         return self.inner.path(z, times, generator=generator, advance=advance or self.stages)
 
-    def clean(
-        self, z: Int[Tensor, "batch length"], t: Float[Tensor, "..."], *, generator: Randomness = None
-    ) -> Int[Tensor, "batch length"]:
+    def clean(self, z: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
         """As the inner sampler does it."""
         return self.inner.clean(z, t, generator=generator)
 

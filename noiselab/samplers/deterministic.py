@@ -7,14 +7,13 @@ linear in x_hat_z (`moves.py`).
 """
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
-from ..process import InterpolatingProcess, NoiseProcess, lift
+from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..typing import Times, Tokens
 from .base import Sampler, require_interpolating
-from .moves import DRAWS, Move, carry_out, decide
+from .three_way import DRAWS, Move, carry_out, decide
 
 
 class DeterministicSampler(Sampler):
@@ -46,7 +45,7 @@ class DeterministicSampler(Sampler):
 
     process = nl.uniform(vocab_size=2)
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
-    x = nl.DeterministicSampler(process, oracle).sample((4, 8), steps=16)
+    x = nl.samplers.DeterministicSampler(process, oracle).sample((4, 8), steps=16)
     ```
     """
 
@@ -67,18 +66,11 @@ class DeterministicSampler(Sampler):
             )
         self.share, self.converges = share, share == 1
 
-    def step(
-        self,
-        z: Int[Tensor, "batch length"],
-        t: Float[Tensor, "..."],
-        s: Float[Tensor, "..."],
-        *,
-        generator: Randomness = None,
-    ) -> Int[Tensor, "batch length"]:
+    def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """One step."""
         process = self.process
         u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
-        s, t = lift(s, z), lift(t, z)
+        s, t = as_token_times(s, z), as_token_times(t, z)
         a_s, b_s, a_t, b_t = process.alpha(s).double(), process.noise(s), process.alpha(t).double(), process.noise(t)
         total = b_t.total()
         stick = torch.minimum(

@@ -20,13 +20,14 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
 from ..elbo.definition import kl_divergence
 from ..process import NoiseProcess
+from ..typing import Grid, Tokens
 
 SHARE = 0.01  # of the new prediction in the old one, so that a truncated one has a finite cost
 AT_ONCE = 1 << 23  # numbers in the largest tensor
@@ -35,8 +36,8 @@ AT_ONCE = 1 << 23  # numbers in the largest tensor
 def outdating(
     process: NoiseProcess,
     denoiser: Denoiser,
-    times: Float[Tensor, " grid"],
-    x: Int[Tensor, "batch length"] | None,
+    times: Grid,
+    x: Tokens | None,
     shape: Sequence[int],
     generator: Randomness,
 ) -> Float[Tensor, " inner"]:
@@ -73,7 +74,7 @@ def _walk(
     for k, (t, s) in enumerate(itertools.pairwise(times)):
         u = uniforms(*z.shape, generator=generator, device=z.device)
         now = t.expand(len(z))
-        rows = ~process.reveals(z, now)
+        rows = ~process.is_clean(z, now)
         if not rows.any():
             break
         logits = denoiser(z, now, rows)

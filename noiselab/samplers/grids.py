@@ -7,12 +7,12 @@ hand them to `sample` as `times`.
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..categorical import Randomness
 from ..denoisers import Denoiser, as_leave_one_out
 from ..process import InterpolatingProcess, NoiseProcess, TokenDependentProcess
+from ..typing import Grid, Tokens
 from .grid_costs import outdating
 
 HALVINGS = 64  # of the range of times: to 5e-20
@@ -21,7 +21,7 @@ NOTHING = 1e-12  # nats a token that are rounding
 WINDOWS = 16  # a cost is averaged over this fraction of the short steps to either side
 
 
-def even_grid(process: NoiseProcess, steps: int) -> Float[Tensor, " grid"]:
+def even_grid(process: NoiseProcess, steps: int) -> Grid:
     """Steps of one length: what samplers do by themselves.
 
     **Arguments:**
@@ -34,7 +34,7 @@ def even_grid(process: NoiseProcess, steps: int) -> Float[Tensor, " grid"]:
     return _over(process, _falling(steps))
 
 
-def power_grid(process: NoiseProcess, steps: int, power: float | int = 2) -> Float[Tensor, " grid"]:
+def power_grid(process: NoiseProcess, steps: int, power: float | int = 2) -> Grid:
     r"""Steps that are even in u for $t = u^p$: finer near data for p > 1.
 
     Where noise goes as the square root of t (`gidd`, gamma = 1), p = 2 makes it go as u.
@@ -52,7 +52,7 @@ def power_grid(process: NoiseProcess, steps: int, power: float | int = 2) -> Flo
     import torch
     import noiselab as nl
 
-    grid = nl.power_grid(nl.gidd(vocab_size=5, mask_id=4, p_uniform=0.1), 4)
+    grid = nl.samplers.power_grid(nl.gidd(vocab_size=5, mask_id=4, p_uniform=0.1), 4)
     assert torch.allclose(grid, torch.tensor([16, 9, 4, 1, 0]).double() / 16)
     ```
     """
@@ -61,7 +61,7 @@ def power_grid(process: NoiseProcess, steps: int, power: float | int = 2) -> Flo
     return _over(process, _falling(steps) ** power)
 
 
-def cosine_grid(process: NoiseProcess, steps: int) -> Float[Tensor, " grid"]:
+def cosine_grid(process: NoiseProcess, steps: int) -> Grid:
     r"""Short steps first and long ones last, $t = \cos(\frac{\pi}{2} (1 - u))$ for even u.
 
     Of masked tokens, few are filled in while little is known.
@@ -73,7 +73,7 @@ def cosine_grid(process: NoiseProcess, steps: int) -> Float[Tensor, " grid"]:
     return _over(process, torch.sin(torch.pi / 2 * _falling(steps)))  # the sine is 0 at 0, exactly
 
 
-def signal_grid(process: NoiseProcess, steps: int) -> Float[Tensor, " grid"]:
+def signal_grid(process: NoiseProcess, steps: int) -> Grid:
     """Equal rises of the signal alpha: in masking, equally many tokens a step, whatever the schedule.
 
     The times are found by halving, for processes written by hand too. Where the signal depends on the token, its mean over
@@ -90,7 +90,7 @@ def signal_grid(process: NoiseProcess, steps: int) -> Float[Tensor, " grid"]:
     import noiselab as nl
 
     process = nl.masked(vocab_size=5, mask_id=4, signal=nl.schedules.cosine())
-    alpha = process.alpha(nl.signal_grid(process, 4))
+    alpha = process.alpha(nl.samplers.signal_grid(process, 4))
     assert torch.allclose(alpha, torch.tensor([0, 1, 2, 3, 4]).double() / 4)
     ```
     """
@@ -99,7 +99,7 @@ def signal_grid(process: NoiseProcess, steps: int) -> Float[Tensor, " grid"]:
     return _inverse(process, lambda t: -_signal(process, t)[0], -(last + (first - last) * u))
 
 
-def log_snr_grid(process: NoiseProcess, steps: int, limit: float | int = 4.0) -> Float[Tensor, " grid"]:
+def log_snr_grid(process: NoiseProcess, steps: int, limit: float | int = 4.0) -> Grid:
     r"""Equal rises of the log signal-to-noise ratio $\lambda = \log \frac{\alpha}{1 - \alpha}$, between -`limit` and `limit`.
 
     At the ends of most processes the ratio is infinite: even rises run between the limits, and the first and the last time
@@ -131,12 +131,12 @@ def adaptive_grid(
     denoiser: Denoiser,
     steps: int,
     *,
-    x: Int[Tensor, "batch length"] | None = None,
+    x: Tokens | None = None,
     length: int | None = None,
     sequences: int = 64,
     resolution: int = 64,
     generator: Randomness = None,
-) -> Float[Tensor, " grid"]:
+) -> Grid:
     r"""Steps that all cost the same, for this network and these data: points in proportion to $\sqrt{c(t)}$.
 
     The cost $c(t)\, h^2$ of a step of length h is what the sampler loses by not asking the network in between: a prediction is
@@ -169,7 +169,7 @@ def adaptive_grid(
 
     process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
-    grid = nl.adaptive_grid(process, oracle, 8, length=6, generator=torch.Generator().manual_seed(0))
+    grid = nl.samplers.adaptive_grid(process, oracle, 8, length=6, generator=torch.Generator().manual_seed(0))
     x = nl.AncestralSampler(process, oracle).sample((4, 6), times=grid)
     ```
     """
@@ -213,7 +213,7 @@ def _over(process: NoiseProcess, u: Tensor) -> Tensor:
 @torch.no_grad()
 def _signal(process: NoiseProcess, t: Tensor) -> tuple[Tensor, Tensor]:
     """The mean signal of the data tokens, and what is left to 1, to full precision where it can be had."""
-    home = process._home()
+    home = process.device
     time = t.to(home)[:, None]
     if isinstance(process, InterpolatingProcess):
         alpha, noise = process.alpha(time).double(), process.noise(time).total()

@@ -1,7 +1,7 @@
 r"""Path planning: every step decides anew which positions are clean, so that revealed tokens may become noise again."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
@@ -9,7 +9,8 @@ from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
 from ..elbo.tokens import outside
 from ..parametrization import to_posterior
-from ..process import InterpolatingProcess, NoiseProcess, lift
+from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..typing import PerRow, PerToken, RowLogits, RowTokens, Selection, Times, Tokens
 from .base import Sampler, require_interpolating
 
 DRAWS = 3  # uniform numbers per position and step: the candidate, and two for a token of the noise
@@ -63,7 +64,7 @@ class PathPlanningSampler(Sampler):
 
     process = nl.masked(vocab_size=3, mask_id=2)
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
-    sampler = nl.PathPlanningSampler(process, oracle, stochasticity=1)
+    sampler = nl.samplers.PathPlanningSampler(process, oracle, stochasticity=1)
     x = sampler.sample((4, 8), steps=16, generator=torch.Generator().manual_seed(0))
     assert (x < 2).all()
     ```
@@ -88,18 +89,11 @@ class PathPlanningSampler(Sampler):
             raise ValueError(f"stochasticity must be finite and not negative; got {stochasticity}")
         self.planner, self.stochasticity, self.draw = planner, stochasticity, draw
 
-    def step(
-        self,
-        z: Int[Tensor, "batch length"],
-        t: Float[Tensor, "..."],
-        s: Float[Tensor, "..."],
-        *,
-        generator: Randomness = None,
-    ) -> Int[Tensor, "batch length"]:
+    def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """Plans anew; the network is not called where all tokens are known and none is to be masked."""
         u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
-        t, s = lift(t, z), lift(s, z)
-        known = self.process.reveals(z, t)
+        t, s = as_token_times(t, z), as_token_times(s, z)
+        known = self.process.is_clean(z, t)
         moving = (s < t) & (~known | self.process.data_tokens(z.device)[z])
         due, left = noise_at(self.process, s, moving)
         judged = moving & (left > 0)[:, None]
@@ -142,7 +136,7 @@ def noise_at(process: InterpolatingProcess, s: Tensor, moving: Tensor) -> tuple[
     return due, ((share * (moving & ~due)).sum(-1) + 0.5 + 1e-9).floor().long()
 
 
-def log_law(logits: Float[Tensor, "rows state"], process: InterpolatingProcess) -> Float[Tensor, "rows state"]:
+def log_law(logits: RowLogits, process: InterpolatingProcess) -> RowLogits:
     """Log-probabilities of data tokens.
 
     What is nearly certain keeps its digits, which a softmax rounds to certain: sharp predictions would tie, and be revealed
@@ -163,22 +157,22 @@ def log_law(logits: Float[Tensor, "rows state"], process: InterpolatingProcess) 
     return law
 
 
-def at(log_probs: Float[Tensor, "rows state"], z: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+def at(log_probs: RowLogits, z: RowTokens) -> PerRow:
     """The log-probability of the token z in each row, float64."""
     return log_probs.gather(-1, z[:, None])[:, 0].double()
 
 
-def pick(log_probs: Float[Tensor, "rows state"], u: Float[Tensor, " rows"], draw: bool) -> Int[Tensor, " rows"]:
+def pick(log_probs: RowLogits, u: PerRow, draw: bool) -> RowTokens:
     """A token of each row: drawn, or the most probable one."""
     return choose(log_probs.exp(), u) if draw else log_probs.argmax(-1)
 
 
-def spread(values: Float[Tensor, " rows"], rows: Bool[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
+def spread(values: PerRow, rows: Selection) -> PerToken:
     """Numbers of rows at their positions, 0 elsewhere."""
     return torch.zeros(rows.shape, dtype=torch.float64, device=rows.device).masked_scatter(rows, values.double())
 
 
-def ranked(score: Float[Tensor, "batch length"], rows: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+def ranked(score: PerToken, rows: Selection) -> Tokens:
     """Positions from the best score to the worst, those outside `rows` last; not-a-number is worst."""
     low = torch.finfo(score.dtype).min
     return (
@@ -186,8 +180,6 @@ def ranked(score: Float[Tensor, "batch length"], rows: Bool[Tensor, "batch lengt
     )
 
 
-def best(
-    score: Float[Tensor, "batch length"], rows: Bool[Tensor, "batch length"], count: Int[Tensor, " batch"]
-) -> Bool[Tensor, "batch length"]:
+def best(score: PerToken, rows: Selection, count: Int[Tensor, " batch"]) -> Selection:
     """The `count` best of `rows` in each sequence; from left to right where scores are equal."""
     return rows & (ranked(score, rows).argsort(-1) < count[:, None])

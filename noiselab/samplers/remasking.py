@@ -10,16 +10,13 @@ With a prediction for x these are three moves again, with masses linear in x_hat
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from ..categorical import Randomness, uniforms
-from ..denoisers import Denoiser, as_leave_one_out
-from ..denoisers.base import in_a_line
-from ..process import InterpolatingProcess, NoiseProcess, lift
+from ..denoisers import Denoiser
+from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..typing import PerToken, Times, Tokens, TokenTimes
 from .base import Sampler, require_interpolating
-from .corrector import Corrector
-from .moves import DRAWS, Move, carry_out, decide
+from .three_way import DRAWS, Move, carry_out, decide
 
 Remasking = Literal["cap", "rescale", "confidence"]
 
@@ -63,7 +60,7 @@ class RemaskingSampler(Sampler):
 
     process = nl.masked(vocab_size=3, mask_id=2)
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
-    x = nl.RemaskingSampler(process, oracle, "cap", amount=0.05).sample((4, 8), steps=64)
+    x = nl.samplers.RemaskingSampler(process, oracle, "cap", amount=0.05).sample((4, 8), steps=64)
     assert (x < 2).all()
     ```
     """  # noqa: E501
@@ -90,25 +87,16 @@ class RemaskingSampler(Sampler):
         self.schedule, self.amount, self.between = schedule, amount, between
         self.converges = amount == 0
 
-    def step(
-        self,
-        z: Int[Tensor, "batch length"],
-        t: Float[Tensor, "..."],
-        s: Float[Tensor, "..."],
-        *,
-        generator: Randomness = None,
-    ) -> Int[Tensor, "batch length"]:
+    def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """One step; for "confidence" all tokens that are no noise are asked about, else only those that may move."""
         process = self.process
         u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
-        s, t = lift(s, z), lift(t, z)
+        s, t = as_token_times(s, z), as_token_times(t, z)
         kappa = self.keeping(z, s, t)
         plan = decide(remasking_move(process, z, s, t, kappa), z, u, process.data_tokens(z.device)[z])
         return carry_out(plan, process, self.denoiser, z, t)
 
-    def keeping(
-        self, z: Int[Tensor, "batch length"], s: Float[Tensor, "batch time"], t: Float[Tensor, "batch time"]
-    ) -> Float[Tensor, "batch length"]:
+    def keeping(self, z: Tokens, s: TokenTimes, t: TokenTimes) -> PerToken:
         r"""The share $\kappa$ of the reverse transition for each token, at lifted times."""
         process = self.process
         a_t = process.alpha(t).double()
@@ -123,12 +111,10 @@ class RemaskingSampler(Sampler):
         kappa = torch.where(active & (noisy > 0), 1 - sigma / torch.where(noisy > 0, noisy, 1), 1)
         return torch.maximum(kappa, self.least(z, s, t))
 
-    def least(
-        self, z: Int[Tensor, "batch length"], s: Float[Tensor, "batch time"], t: Float[Tensor, "batch time"]
-    ) -> Float[Tensor, "batch length"]:
+    def least(self, z: Tokens, s: TokenTimes, t: TokenTimes) -> PerToken:
         r"""The least $\kappa$ that leaves a law: below 0 where the noise can only be the token that is there, or is none."""
         process = self.process
-        keep, fresh = process.jump(z, s, t)
+        keep, fresh = process.transition(z, s, t)
         noise = process.noise(t)
         b, total = noise.at(z).expand(z.shape), noise.total()
         alone = (b >= total * (1 - 1e-12)) & ~process.data_tokens(z.device)[z]
@@ -137,9 +123,7 @@ class RemaskingSampler(Sampler):
         ratio = torch.where(seen, keep / process.alpha(t), (keep + fresh) / torch.where(seen, 1, b))
         return torch.where(alone | seen, -1 / (ratio - 1).clamp(min=1e-12), 0)
 
-    def doubt(
-        self, z: Int[Tensor, "batch length"], s: Float[Tensor, "batch time"], t: Float[Tensor, "batch time"]
-    ) -> Float[Tensor, "batch length"]:
+    def doubt(self, z: Tokens, s: TokenTimes, t: TokenTimes) -> PerToken:
         """Softmax of minus x_hat at the visible tokens of each sequence, 0 at tokens that are noise or do not move."""
         rows = self.process.data_tokens(z.device)[z] & (s < t)
         if not rows.any():
@@ -155,13 +139,7 @@ class RemaskingSampler(Sampler):
         return f"{super().__repr__()[:-1]}, {self.schedule}, amount={self.amount:g})"
 
 
-def remasking_move(
-    process: InterpolatingProcess,
-    z: Int[Tensor, "batch length"],
-    s: Float[Tensor, "..."],
-    t: Float[Tensor, "..."],
-    kappa: Float[Tensor, "batch length"],
-) -> Move:
+def remasking_move(process: InterpolatingProcess, z: Tokens, s: Times, t: Times, kappa: PerToken) -> Move:
     r"""The masses of $\kappa\, q(z_s \mid z_t, \hat x) + (1 - \kappa)\, E\, q_s(z_s \mid x)$, x from the posterior.
 
     They add up to $q_t(z_t \mid \hat x)$ = b_t + a_t x_hat_z:
@@ -173,10 +151,10 @@ def remasking_move(
     For kappa < 0 (noise that is one token of its own), what noise draws and what stays are the same token, and stand
     together.
     """
-    s, t = lift(s, z), lift(t, z)
+    s, t = as_token_times(s, z), as_token_times(t, z)
     a_s, b_s = process.alpha(s).double(), process.noise(s)
     a_t, b_t = process.alpha(t).double(), process.noise(t).at(z)
-    keep, fresh = process.jump(z, s, t)
+    keep, fresh = process.transition(z, s, t)
     noisy, rest = b_s.total(), 1 - kappa
     noise = noisy * (kappa * fresh + rest * b_t)
     stay = kappa * keep * b_s.at(z)
@@ -190,67 +168,3 @@ def remasking_move(
         draw=b_s.choose,
         noise_slope=torch.where(seen, 0, rest * noisy * a_t),
     )
-
-
-class RemaskingCorrector(Corrector):
-    r"""ReMDM's loop: at a time that stands still, each token is drawn anew from $q_t(\cdot \mid x)$ by chance.
-
-    With probability $1 - \kappa = \sigma / (1 - \alpha_t)$ a token is replaced by noise at t of a clean token from its
-    posterior: for masking, a visible token is masked with probability $\sigma$, and as many masks are filled. One token at a
-    time this leaves the law of noisy sequences alone; tokens drawn in the same step do not see each other's change.
-
-    **Arguments:**
-
-    - `process`: one whose noise forgets what it destroys.
-    - `denoiser`: of any parametrisation.
-    - `amount`: $\sigma$ in [0, 1], at most $1 - \alpha_t$.
-
-    **Raises:** `ValueError` for another amount, or token-dependent noise.
-
-    **Source:** Wang et al. (2025), ReMDM, arXiv 2503.00307, section 4 (loop).
-
-    **Example:**
-
-    ```python
-    import torch
-    import noiselab as nl
-
-    process = nl.masked(vocab_size=3, mask_id=2)
-    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
-    loop = nl.RemaskingCorrector(process, oracle, amount=0.05)
-    ancestral = nl.AncestralSampler(process, oracle)
-    sampler = nl.PredictorCorrector(ancestral, loop, when=(0.4, 0.6), repeats=8)
-    assert (sampler.sample((4, 8), steps=16) < 2).all()
-    ```
-    """
-
-    kind = "remask"
-
-    def __init__(self, process: NoiseProcess, denoiser: Denoiser, *, amount: float | int = 0.02):
-        process.validate(16)
-        self.process = require_interpolating(process, type(self).__name__)
-        self.denoiser = as_leave_one_out(denoiser, process)
-        if not 0 <= amount <= 1:
-            raise ValueError(f"amount must lie in [0, 1]; got {amount}")
-        self.amount = amount
-
-    @torch.no_grad()
-    def step(
-        self,
-        z: Int[Tensor, "batch length"],
-        t: Float[Tensor, "..."],
-        *,
-        rows: Bool[Tensor, "batch length"] | None = None,
-        generator: Randomness = None,
-    ) -> Int[Tensor, "batch length"]:
-        """One round over all tokens."""
-        u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
-        t = lift(t, z)
-        noisy = self.process.noise(t).total()
-        kappa = torch.where(noisy > 0, 1 - self.amount / torch.where(noisy > 0, noisy, 1), 1).clamp(0, 1)
-        kappa = kappa.expand(z.shape) if rows is None else torch.where(rows, kappa, 1)
-        plan = decide(remasking_move(self.process, z, t, t, kappa), z, u, self.process.data_tokens(z.device)[z])
-        return carry_out(plan, self.process, self.denoiser, z, t)
-
-    def __repr__(self) -> str:
-        return f"RemaskingCorrector({self.process}, {in_a_line(self.denoiser)}, amount={self.amount:g})"

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TypeAlias, no_type_check, overload
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..typing import Elementwise
 from .solving import implicit, require_within, solve
 
 ScheduleLike: TypeAlias = "Schedule | Callable[[Tensor], Tensor] | float | int"
@@ -44,15 +44,15 @@ class Schedule(nn.Module, abc.ABC):
         return self._by(t) if isinstance(t, Schedule) else super().__call__(t)
 
     @abc.abstractmethod
-    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def forward(self, t: Elementwise) -> Elementwise:
         """The weight at the times `t`, elementwise."""
 
-    def derivative(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def derivative(self, t: Elementwise) -> Elementwise:
         """The slope dw/dt, by forward-mode automatic differentiation."""
         t = t.contiguous()  # jvp refuses expanded tensors
         return torch.func.jvp(self.forward, (t,), (torch.ones_like(t),))[1]
 
-    def complement(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def complement(self, t: Elementwise) -> Elementwise:
         """What is left to one, 1 - w(t): the share of noise beside a signal w.
 
         Written `1 - alpha`. Where alpha rounds to 1 a subtraction finds no noise; powers, `cos`, `exp`, `sigmoid` and
@@ -71,7 +71,7 @@ class Schedule(nn.Module, abc.ABC):
     def _complement(self, t: Tensor) -> Tensor:
         return self.complement(t)
 
-    def log_snr(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def log_snr(self, t: Elementwise) -> Elementwise:
         r"""The log signal-to-noise ratio $\log\frac{w}{1-w}$, for a schedule that is a signal weight in (0, 1)."""
         return self.forward(t).log() - self.complement(t).log()
 
@@ -150,7 +150,7 @@ class Schedule(nn.Module, abc.ABC):
 class Time(Schedule):
     """The time itself, `noiselab.t`: 0 is clean, 1 is noise."""
 
-    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def forward(self, t: Elementwise) -> Elementwise:
         """The times unchanged."""
         return t
 
@@ -186,7 +186,7 @@ class Constant(Schedule):
             raise ValueError(f"a constant schedule must be a finite number; got {value}")
         self.value, self.name = float(value), name
 
-    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def forward(self, t: Elementwise) -> Elementwise:
         """The number, in the shape of `t`."""
         return torch.full_like(t, self.value)
 
@@ -217,7 +217,7 @@ class Function(Schedule):
         super().__init__()
         self.function = function
 
-    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def forward(self, t: Elementwise) -> Elementwise:
         """The function's value."""
         return self.function(t)
 
@@ -284,11 +284,11 @@ def _show(part: Schedule, outside: int, bracket_equal: bool = False) -> str:
 class Node(Schedule):
     """A schedule made of others by this library: `_value`, and `_complement` where there is a precise one."""
 
-    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def forward(self, t: Elementwise) -> Elementwise:
         """The weight at the times `t`."""
         return self._value(t)
 
-    def complement(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def complement(self, t: Elementwise) -> Elementwise:
         """What is left to one."""
         return self._complement(t)
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import no_type_check
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from ..typing import Elementwise
 from .base import Constant, Node, Schedule, ScheduleLike, as_schedule
 
 pi = Constant(math.pi, "pi")
@@ -80,7 +80,7 @@ class _Elementary(Node):
             return 1 - value
         return torch.where(value > 0.5, _COMPLEMENTS[self.name](inner), 1 - value)
 
-    def log_snr(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def log_snr(self, t: Elementwise) -> Elementwise:
         return self.inner._value(t) if self.name == "sigmoid" else super().log_snr(t)
 
     def _by(self, clock: Schedule) -> Schedule:

@@ -3,10 +3,10 @@
 import math
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..exact import Exact
+from ..typing import Elementwise
 from .base import Schedule
 
 STEEPEST = 256.0  # of a step: a learned cliff between two times that are ever looked at would cheat the bound
@@ -42,7 +42,7 @@ class MonotoneNetwork(Exact, Schedule):
     import torch
     import noiselab as nl
 
-    alpha = nl.MonotoneNetwork(8)
+    alpha = nl.schedules.MonotoneNetwork(8)
     process = nl.Interpolation(alpha, {nl.Absorbing(4, 5): 1 - alpha})
     ends = alpha(torch.tensor([0.0, 1.0], dtype=torch.float64))
     assert torch.allclose(ends, torch.tensor([1.0, 0.0], dtype=torch.float64))
@@ -62,11 +62,11 @@ class MonotoneNetwork(Exact, Schedule):
         self.steepness = nn.Parameter(torch.logit(torch.full_like(middles, steepness)))
         self.shares = nn.Parameter(shares.log())
 
-    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def forward(self, t: Elementwise) -> Elementwise:
         """The curve, float64."""
         return self._curve(t, self.rising)
 
-    def complement(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def complement(self, t: Elementwise) -> Elementwise:
         """1 minus the curve, without a subtraction."""
         return self._curve(t, not self.rising)
 
@@ -112,7 +112,7 @@ class LearnedConstant(Exact, Schedule):
             raise ValueError(f"a learned weight must be positive and finite; got {value}")
         self.log_value = nn.Parameter(torch.tensor(math.log(value), dtype=torch.float64))
 
-    def forward(self, t: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def forward(self, t: Elementwise) -> Elementwise:
         """The number, in the shape of `t`."""
         return self.log_value.exp().expand(t.shape)
 

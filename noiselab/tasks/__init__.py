@@ -4,16 +4,7 @@ from . import igsm
 from .bbq import BBQItem, load_bbq, question_text
 from .boxes import BoxQuestion, draw_boxes
 from .choices import letters, read_choice
-from .igsm import (
-    FullProblem,
-    Problem,
-    ProblemMistakes,
-    SmallProblem,
-    Verdict,
-    Words,
-    draw_problem,
-    draw_small,
-)
+from .igsm import FullProblem, Problem, ProblemMistakes, SmallProblem, Verdict, Words, draw_problem, draw_small
 
 __all__ = [
     "BBQItem",

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..autoregressive import EditProcess
+from ..typing import TokenSequence
 
 EditLaw: TypeAlias = Callable[[EditProcess, Tensor], None]
 """A function of the process and a text that raises `AssertionError` in words; its docstring is the law."""
@@ -18,7 +19,7 @@ DRAWS = 200
 ENUMERATED = 1_000  # streams
 
 
-def streams_collapse_to_the_text(edits: EditProcess, x: Int[Tensor, " length"]) -> None:
+def streams_collapse_to_the_text(edits: EditProcess, x: TokenSequence) -> None:
     """What is drawn for a text collapses to it: clean(corrupt(x)) = x, and x itself is left as it is."""
     before = x.clone()
     for z in _draws(edits, x, 50):
@@ -27,7 +28,7 @@ def streams_collapse_to_the_text(edits: EditProcess, x: Int[Tensor, " length"]) 
     assert torch.equal(x, before), f"`corrupt` edits its argument: {before.tolist()} became {x.tolist()}"
 
 
-def draws_are_possible(edits: EditProcess, x: Int[Tensor, " length"]) -> None:
+def draws_are_possible(edits: EditProcess, x: TokenSequence) -> None:
     """What is drawn has a positive probability, and no other text has drawn it."""
     for z in _draws(edits, x, 50):
         log_q = edits.log_probability(z, x)
@@ -37,7 +38,7 @@ def draws_are_possible(edits: EditProcess, x: Int[Tensor, " length"]) -> None:
             assert log_q == -math.inf, f"`log_probability` of {z.tolist()} for {x[:-1].tolist()} is {log_q}"
 
 
-def lengths_have_the_stated_mean(edits: EditProcess, x: Int[Tensor, " length"]) -> None:
+def lengths_have_the_stated_mean(edits: EditProcess, x: TokenSequence) -> None:
     """The mean length of streams is `expected_length`, to four standard errors."""
     lengths = torch.tensor([len(z) for z in _draws(edits, x, DRAWS)], dtype=torch.float64)
     error = lengths.std().item() / DRAWS**0.5
@@ -47,7 +48,7 @@ def lengths_have_the_stated_mean(edits: EditProcess, x: Int[Tensor, " length"]) 
     )
 
 
-def probabilities_are_those_of_all_streams(edits: EditProcess, x: Int[Tensor, " length"]) -> None:
+def probabilities_are_those_of_all_streams(edits: EditProcess, x: TokenSequence) -> None:
     """The streams that come to a text have probabilities that sum to 1, by enumeration, and no others have any.
 
     Streams are as long as can be enumerated; those beyond carry what draws of that length say they do.
@@ -72,7 +73,7 @@ def probabilities_are_those_of_all_streams(edits: EditProcess, x: Int[Tensor, " 
     )
 
 
-def draws_follow_their_probabilities(edits: EditProcess, x: Int[Tensor, " length"]) -> None:
+def draws_follow_their_probabilities(edits: EditProcess, x: TokenSequence) -> None:
     """Each stream is drawn as often as `log_probability` says, to four standard errors and a bit."""
     seen: dict[tuple[int, ...], int] = {}
     for z in _draws(edits, x, DRAWS):

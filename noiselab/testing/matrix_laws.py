@@ -40,24 +40,24 @@ def rates_are_the_slope_of_jump(process: TokenDependentProcess) -> None:
     z = every_token(process, len(t))
     off = ~torch.eye(process.vocab_size, dtype=torch.bool)
     token = torch.arange(process.vocab_size)
-    slope = torch.where(off, process.jump(z, t - h / 2, t + h / 2) / h, 0)
+    slope = torch.where(off, process.transition(z, t - h / 2, t + h / 2) / h, 0)
     places = {"from token": token, "into token": token[:, None], "t": t[:, None, None]}
-    agree("`rate` is not the slope of `jump`", process.rate(z, t), slope, rtol=1e-3, atol=1e-3, **places)
+    agree("`rate` is not the slope of `transition`", process.rate(z, t), slope, rtol=1e-3, atol=1e-3, **places)
 
 
 def revealed_tokens_are_certain(process: TokenDependentProcess) -> None:
-    """Where `reveals` says so, no other clean token can have become z, and the reverse step keeps it."""
+    """Where `is_clean` says so, no other clean token can have become z, and the reverse step keeps it."""
     s, t = times(process, 2)[:, None]
     z = every_token(process, 1)
     x_hat = logits(process, 1, process.vocab_size).softmax(-1)
-    certain = process.reveals(z, t)[0]
+    certain = process.is_clean(z, t)[0]
     data = process.data_tokens().cpu()
     others = torch.where(torch.eye(process.vocab_size, dtype=torch.bool) | ~data, 0, process.likelihood(z, t)[0])
-    agree("`reveals` a token that others may have become", others[certain], torch.zeros(()), atol=0.0,
+    agree("`is_clean` a token that others may have become", others[certain], torch.zeros(()), atol=0.0,
           token=z[0, certain, None], x=z[0], t=t)  # fmt: skip
     kept = process.posterior(z, x_hat, s, t)[0].diagonal()[certain & data]
     agree(
-        "the reverse step moves a token that `reveals` calls certain",
+        "the reverse step moves a token that `is_clean` calls certain",
         kept,
         torch.ones(()),
         token=z[0, certain & data],

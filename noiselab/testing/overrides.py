@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..process import InterpolatingProcess, NoiseProcess, TokenDependentProcess, lift
+from ..process import InterpolatingProcess, NoiseProcess, TokenDependentProcess, as_token_times
 from .tools import Places, agree, logits, pairs, random_times, times
 
 
@@ -96,7 +96,7 @@ def _compare(
             got, want = torch.broadcast_tensors(got, want)
         except RuntimeError as error:
             raise AssertionError(f"{what} in shape: got {list(got.shape)}, want {list(want.shape)}") from error
-        if name == "reveals" and isinstance(process, InterpolatingProcess):
+        if name == "is_clean" and isinstance(process, InterpolatingProcess):
             # Where 1 - alpha has lost all its digits, the definition finds no noise.
             noise = process.noise(question.lifted).at(question.z)
             want = torch.where((noise > 0) & (noise < 1e-12), got, want)
@@ -112,7 +112,7 @@ class Question:
         self.x, self.z = x.repeat(n, 1), z.repeat(n, 1)
         shape = self.z.shape if per_token else self.z.shape[:1]
         self.s, self.t = torch.stack([random_times(process, *shape, seed=k) for k in (1, 2)]).sort(0).values
-        self.lifted = lift(self.t, self.z)
+        self.lifted = as_token_times(self.t, self.z)
         self.x_hat = logits(process, *self.z.shape).softmax(-1)
         self.every = torch.arange(process.vocab_size)
 
@@ -143,8 +143,8 @@ def _noise(p: InterpolatingProcess, q: Question) -> Answers:
 
 
 def _jump(p: InterpolatingProcess, q: Question) -> Answers:
-    keep, fresh = p.jump(q.z, q.s, q.t)
-    s = lift(q.s, q.z)
+    keep, fresh = p.transition(q.z, q.s, q.t)
+    s = as_token_times(q.s, q.z)
     return [(" (the share kept)", keep, {"s": s, "t": q.lifted}), (" (the rest)", fresh, q.at_tokens(s=s))]
 
 
@@ -156,7 +156,7 @@ def _marginal(p: NoiseProcess, q: Question) -> Answers:
 
 
 def _posterior(p: NoiseProcess, q: Question) -> Answers:
-    places = q.dense(z=q.z[..., None], s=lift(q.s, q.z)[..., None])
+    places = q.dense(z=q.z[..., None], s=as_token_times(q.s, q.z)[..., None])
     return [("", p.posterior(q.z, q.x_hat, q.s, q.t), places)]
 
 
@@ -164,7 +164,7 @@ def _column(method: str) -> Ask:
     """What goes into z from each token, [batch, length, state]."""
 
     def ask(p: TokenDependentProcess, q: Question) -> Answers:
-        times = (q.s, q.t) if method == "jump" else (q.t,)
+        times = (q.s, q.t) if method == "transition" else (q.t,)
         places = {"from token": q.every, "into token": q.z[..., None], "t": q.lifted[..., None]}
         return [("", getattr(p, method)(q.z, *times), places)]
 
@@ -182,10 +182,10 @@ DERIVED: dict[str, tuple[str, Ask]] = {
     "marginal": ("alpha x + b", _marginal),
     "likelihood": ("alpha 1[v = z] + b(z)", lambda p, q: [("", p.likelihood(q.z, q.t), q.dense(z=q.z[..., None]))]),
     "probability": ("alpha 1[z = x] + b(z)", lambda p, q: [("", p.probability(q.x, q.z, q.t), q.at_tokens(x=q.x))]),
-    "jump": ("b_t - (alpha_t / alpha_s) b_s", _jump),
+    "transition": ("b_t - (alpha_t / alpha_s) b_s", _jump),
     "rate": ("b' - (alpha' / alpha) b", lambda p, q: [("", p.rate(q.z, q.t), q.at_tokens())]),
     "elbo_weight": ("rate / q(z | x)", lambda p, q: [("", p.elbo_weight(q.x, q.z, q.t), q.at_tokens(x=q.x))]),
-    "reveals": ("b(z) = 0", lambda p, q: [("", p.reveals(q.z, q.t), q.at_tokens())]),
+    "is_clean": ("b(z) = 0", lambda p, q: [("", p.is_clean(q.z, q.t), q.at_tokens())]),
     "posterior": ("Bayes' rule", _posterior),
 }
 """Every derived method: its definition in words, and how to ask for it."""
@@ -199,9 +199,9 @@ DERIVED_OF_MATRICES: dict[str, tuple[str, Ask]] = {
     "marginal": ("x Q", _marginal),
     "likelihood": ("a column of Q", lambda p, q: [("", p.likelihood(q.z, q.t), q.dense(z=q.z[..., None]))]),
     "probability": ("an entry of Q", lambda p, q: [("", p.probability(q.x, q.z, q.t), q.at_tokens(x=q.x))]),
-    "jump": ("a column of Q_s^-1 Q_t", _column("jump")),
+    "transition": ("a column of Q_s^-1 Q_t", _column("transition")),
     "rate": ("a column of Q^-1 Q'", _column("rate")),
-    "reveals": ("q(z | v) = 0 for all other v", lambda p, q: [("", p.reveals(q.z, q.t), q.at_tokens())]),
+    "is_clean": ("q(z | v) = 0 for all other v", lambda p, q: [("", p.is_clean(q.z, q.t), q.at_tokens())]),
     "posterior": ("Bayes' rule", _posterior),
     "prior_law": ("the mean row at the end", lambda p, q: [("", p.prior_law(), {"token": q.every})]),
 }

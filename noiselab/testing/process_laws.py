@@ -64,8 +64,8 @@ def rate_is_the_slope_of_jump(process: InterpolatingProcess) -> None:
     """The rate is the derivative of the jump at equal times."""
     t, h = times(process, 7), 1e-6
     z = every_token(process, len(t))
-    slope = process.jump(z, t - h / 2, t + h / 2)[1] / h
-    what = "`rate` is not the slope of `jump`"
+    slope = process.transition(z, t - h / 2, t + h / 2)[1] / h
+    what = "`rate` is not the slope of `transition`"
     agree(what, process.rate(z, t), slope, rtol=1e-3, atol=1e-4, token=z, t=t[:, None])
 
 

@@ -7,7 +7,7 @@ from ..categorical import uniforms
 from ..elbo.tokens import outside
 from ..process import InterpolatingProcess, NoiseProcess
 from ..samplers.ancestral import plan
-from ..samplers.moves import DRAWS, finish
+from ..samplers.three_way import DRAWS, finish
 from .tools import data_tokens, draws, every_token, frequencies, logits, some, times, tokens, within_errors
 
 
@@ -70,7 +70,7 @@ def revealed_tokens_stay(process: InterpolatingProcess) -> None:
     """Where noise cannot have produced z, the reverse move keeps it."""
     s, t = times(process, 2)[:, None]
     z = every_token(process, 1)
-    certain = process.reveals(z, t)
+    certain = process.is_clean(z, t)
     u = uniforms(1, process.vocab_size, DRAWS, generator=Generator().manual_seed(0))
     moves = plan(process, z, s, t, u)
     moved = certain & (moves.rows | (moves.z != z))

@@ -68,10 +68,10 @@ def kernel(process: NoiseProcess, s: Tensor, t: Tensor) -> Tensor:
     """q(z_t | z_s) as a matrix, rows z_s."""
     z = every_token(process, 1)
     if isinstance(process, InterpolatingProcess):
-        keep, fresh = process.jump(z, s, t)
+        keep, fresh = process.transition(z, s, t)
         return keep * torch.eye(process.vocab_size, dtype=torch.float64) + fresh
     assert isinstance(process, TokenDependentProcess)
-    return process.jump(z, s, t)[0].T
+    return process.transition(z, s, t)[0].T
 
 
 def agree(what: str, got: Tensor, want: Tensor, *, rtol: float = 1e-7, atol: float = 1e-8, **places: Tensor) -> None:

@@ -1,6 +1,15 @@
-"""Traces as pictures: a figure of one sequence, and a page that plays the walk."""
+"""Traces: what a walk did, its summary, a figure and a page."""
 
 from .figure import plot_trace
 from .page import write_trace
+from .summary import ChangeSummary
+from .trace import Change, Trace, trace
 
-__all__ = ["plot_trace", "write_trace"]
+__all__ = [
+    "Change",
+    "ChangeSummary",
+    "Trace",
+    "plot_trace",
+    "trace",
+    "write_trace",
+]

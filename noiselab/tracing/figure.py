@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..samplers.traces import Trace
-from .looks import Decode, colours, no_data, texts
+from .style import Decode, colours, no_data, texts
+from .trace import Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

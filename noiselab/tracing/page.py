@@ -10,9 +10,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..samplers.traces import Trace
-from .looks import Decode, colours, no_data, texts, tokens_of
+from .style import Decode, colours, no_data, texts, tokens_of
 from .template import PAGE
+from .trace import Trace
 
 
 def write_trace(

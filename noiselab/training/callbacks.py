@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 
-class Keeper(TrainerCallback):
+class TrainerHooks(TrainerCallback):
     """Calls the trainer back at the four moments that its overridable methods do not cover."""
 
     def __init__(self, trainer: "Trainer") -> None:

@@ -5,11 +5,12 @@ from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from ..autoregressive import EditProcess, Semantics, Tree
-from ..denoisers.outputs import logits_of
+from ..networks.outputs import logits_of
+from ..typing import Scalar
 from .losses import Batch, real_tokens
 from .noise import Place, row_generators
 
@@ -70,7 +71,7 @@ class EditLoss:
         place: Place,
         tokens: Tensor | None = None,
         autocast: torch.dtype | None = None,
-    ) -> Float[Tensor, ""]:
+    ) -> Scalar:
         """The loss of one batch; arguments as for `noised_loss`."""
         ids, real = batch["input_ids"].long(), real_tokens(batch)
         random = row_generators(place, len(ids), torch.device("cpu"))

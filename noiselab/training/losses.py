@@ -13,13 +13,14 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from ..denoisers.outputs import logits_of
+from ..networks.outputs import logits_of
 from ..objectives import Objective, objective_loss
 from ..parametrization import Prediction
 from ..process import NoiseProcess
+from ..typing import PerSequence, Probs, Scalar, Selection, Tokens
 from .noise import Place, row_generators, step_times
 
 Batch = Mapping[str, Tensor]
@@ -36,13 +37,13 @@ class Loss(Protocol):
         ...
 
 
-def real_tokens(batch: Batch) -> Bool[Tensor, "batch length"]:
+def real_tokens(batch: Batch) -> Selection:
     """Where the tokens are real: all of them, or those with attention mask 1."""
     mask = batch.get("attention_mask")
     return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
 
-def noised_tokens(batch: Batch) -> Bool[Tensor, "batch length"]:
+def noised_tokens(batch: Batch) -> Selection:
     """Where a diffusion model is scored: real tokens that are `scored`. The others stay as they are."""
     real = real_tokens(batch)
     return real & batch["scored"].bool() if "scored" in batch else real
@@ -55,24 +56,20 @@ def predicted_tokens(batch: Batch) -> Bool[Tensor, "batch scored"]:
     return counted & batch["scored"][:, 1:].bool() if "scored" in batch else counted
 
 
-def share(losses: Tensor, counted: Tensor, place: Place, tokens: Tensor | None) -> Float[Tensor, ""]:
+def share(losses: Tensor, counted: Tensor, place: Place, tokens: Tensor | None) -> Scalar:
     """This batch's share in the mean over the counted tokens of its optimizer step."""
     if tokens is None:  # all batches of the step are taken to be alike
         tokens = counted.sum() * (place.accumulation * place.world)
     return torch.where(counted, losses, 0).sum() * (place.world / tokens)
 
 
-def call_network(
-    model: nn.Module, z: Int[Tensor, "batch length"], t: Float[Tensor, " batch"], mask: Tensor | None
-) -> Float[Tensor, "batch length state"]:
-    """Logits of a network with the signature of `noiselab.denoisers.dit.DiT`."""
+def call_network(model: nn.Module, z: Tokens, t: PerSequence, mask: Tensor | None) -> Probs:
+    """Logits of a network with the signature of `noiselab.networks.dit.DiT`."""
     extra = {} if mask is None else {"attention_mask": mask}
     return logits_of(model(input_ids=z, timesteps=t.float(), **extra))
 
 
-def call_denoiser(
-    model: nn.Module, z: Int[Tensor, "batch length"], t: Float[Tensor, " batch"], mask: Tensor | None
-) -> Float[Tensor, "batch length state"]:
+def call_denoiser(model: nn.Module, z: Tokens, t: PerSequence, mask: Tensor | None) -> Probs:
     """Logits of a `noiselab.Denoiser`, which takes no attention mask."""
     return model(z, t)
 
@@ -89,7 +86,7 @@ def noised_loss(
     autocast: torch.dtype | None = None,
     call: Callable[[nn.Module, Tensor, Tensor, Tensor | None], Tensor] = call_network,
     predicts: Prediction = "leave_one_out",
-) -> Float[Tensor, ""]:
+) -> Scalar:
     r"""The diffusion loss of a batch: times, noise, network, weighted bound, mean over real tokens.
 
     Padding is neither noised nor scored, and the network is told where it is. Tokens that are real, but not `scored`, are
@@ -116,7 +113,7 @@ def noised_loss(
     ```python
     import torch
     import noiselab as nl
-    from noiselab.denoisers.dit import DiT, DiTConfig
+    from noiselab.networks.dit import DiT, DiTConfig
     from noiselab.objectives import elbo
     from noiselab.training import Place, noised_loss
 
@@ -149,13 +146,8 @@ def filler(process: NoiseProcess, device: torch.device) -> Int[Tensor, ""]:
 
 
 def causal_loss(
-    model: nn.Module,
-    batch: Batch,
-    *,
-    place: Place,
-    tokens: Tensor | None = None,
-    autocast: torch.dtype | None = None,
-) -> Float[Tensor, ""]:
+    model: nn.Module, batch: Batch, *, place: Place, tokens: Tensor | None = None, autocast: torch.dtype | None = None
+) -> Scalar:
     """The loss of an autoregressive model: -log p(token | those before), mean over real tokens but the first.
 
     **Arguments:** as for `noised_loss`; nothing here is random. `tokens` counts `predicted_tokens`.

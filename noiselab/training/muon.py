@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..denoisers.dit import ZeroLinear
+from ..networks.dit import ZeroLinear
 
 TOGETHER = 2**24
 """Numbers in matrices whose orthogonal factors are found in one go: small ones take less time so, large ones only memory."""

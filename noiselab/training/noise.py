@@ -9,10 +9,10 @@ import hashlib
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator
 
 from ..times import stratified_times
+from ..typing import PerSequence
 
 
 def key(*parts: int | str) -> int:
@@ -56,7 +56,7 @@ def row_generators(place: Place, batch: int, device: torch.device) -> list[Gener
     ]
 
 
-def step_times(place: Place, batch: int, low: float, high: float, device: torch.device) -> Float[Tensor, " batch"]:
+def step_times(place: Place, batch: int, low: float, high: float, device: torch.device) -> PerSequence:
     """Times of `batch` sequences, evenly spread in [low, high) over *all* sequences of the optimizer step.
 
     One falls in each of n equal intervals, n being the number of sequences over all micro-steps and processes.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset
 from ..autoregressive import Probe
 from ..files import new_file
 from ..tasks.igsm import Problem, Words, can_next_examples
+from ..typing import Scalar
 from .checks import fingerprint
 from .losses import Batch, share
 from .noise import Place, key
@@ -29,13 +30,8 @@ def labelled(batch: Batch) -> Bool[Tensor, " ..."]:
 
 
 def probe_loss(
-    model: nn.Module,
-    batch: Batch,
-    *,
-    place: Place,
-    tokens: Tensor | None = None,
-    autocast: torch.dtype | None = None,
-) -> Float[Tensor, ""]:
+    model: nn.Module, batch: Batch, *, place: Place, tokens: Tensor | None = None, autocast: torch.dtype | None = None
+) -> Scalar:
     r"""The loss of a probe: $-\log p(\text{label})$, mean over labels.
 
     **Arguments:**

@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset
 
 from ..autoregressive import EditProcess
 from ..tasks.igsm import Problem, Words
+from ..typing import TokenSequence
 from .noise import key
 
 POOL = 16
@@ -187,6 +188,6 @@ def alike(rows: Iterator[Row], batch: int, generator: random.Random, *, length: 
         yield from (row for rows_of in batches for row in rows_of)
 
 
-def padded(row: Int[Tensor, " row"], length: int, value: int = 0) -> Int[Tensor, " length"]:
+def padded(row: Int[Tensor, " row"], length: int, value: int = 0) -> TokenSequence:
     """A row with as many of a value behind it as fill the length."""
     return torch.nn.functional.pad(row, (0, length - len(row)), value=value)

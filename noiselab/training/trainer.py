@@ -24,7 +24,7 @@ from ..denoisers.base import Denoiser
 from ..objectives import Objective, elbo
 from ..process import NoiseProcess
 from .arguments import check_arguments, numbers
-from .callbacks import Keeper, Progress
+from .callbacks import Progress, TrainerHooks
 from .checks import NonFiniteLoss, check_data, check_evaluation, check_noise, collate, data_settings, fingerprint
 from .ema import EMA_FILE, Average
 from .losses import Batch, Loss, call_denoiser, call_network, noised_loss, real_tokens
@@ -70,7 +70,7 @@ class Trainer(Saving, transformers.Trainer):
     import torch
     import noiselab as nl
     from noiselab.data import TokenBlocks
-    from noiselab.denoisers.dit import DiT, DiTConfig
+    from noiselab.networks.dit import DiT, DiTConfig
     from noiselab.training import Trainer, training_arguments
 
     blocks = TokenBlocks(torch.randint(8, (32, 4)), torch.full((32,), 4), vocab_size=9)
@@ -109,7 +109,7 @@ class Trainer(Saving, transformers.Trainer):
         if ema is not None:
             Average(model, ema)  # its checks, before anything slow
         super().__init__(
-            model, args, collate, train_dataset, eval_dataset, callbacks=[Keeper(self), *(callbacks or [])]
+            model, args, collate, train_dataset, eval_dataset, callbacks=[TrainerHooks(self), *(callbacks or [])]
         )
         if args.fsdp and not self.is_fsdp_enabled:
             raise ValueError(f"FSDP was asked for (fsdp={args.fsdp!r}), but is not available on these devices")

@@ -6,8 +6,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from noiselab.autoregressive import (
     BackspaceSampler,
+    NoCache,
     RandomTokenBackspace,
-    Rereading,
     StepBackspace,
     UniformTokens,
     erasing_log_probability,
@@ -226,7 +226,7 @@ def test_positions_are_those_of_what_is_read(semantics, monkeypatch):
     """Networks that know only distances, as a Llama, would not tell."""
     reads = []
 
-    class Watched(Rereading):
+    class Watched(NoCache):
         def read_last(self, tokens, positions, real, count):
             found = super().read_last(tokens, positions, real, count)
             for row, some, here in zip(self.rows, real, positions, strict=True):
@@ -234,7 +234,7 @@ def test_positions_are_those_of_what_is_read(semantics, monkeypatch):
                 reads.append(len(row))
             return found
 
-    monkeypatch.setattr("noiselab.autoregressive.writing.Rereading", Watched)
+    monkeypatch.setattr("noiselab.autoregressive.backtracking.NoCache", Watched)
     sampler = BackspaceSampler(Table(9, seed=3), KINDS["tokens"], start=0, semantics=semantics, cache=False, bias=1.0)
     sampler.sample(PROMPTS, length=6, most=20, kept=[1, 0, 0, 2], generator=generators(0, 1, 2, 3))
     assert len(reads) > 12

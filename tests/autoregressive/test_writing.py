@@ -5,12 +5,12 @@ import torch
 from networks import Table
 from test_decoding import generators
 
-from noiselab.autoregressive import BackspaceSampler, RandomTokenBackspace, UniformTokens, Writer
+from noiselab.autoregressive import BackspaceSampler, BacktrackingDecoder, RandomTokenBackspace, UniformTokens
 
 PROMPTS = [torch.tensor([1, 2, 3]), torch.tensor([], dtype=torch.long), torch.tensor([4]), torch.tensor([5, 0])]
 
 
-class Bare(Writer):
+class Bare(BacktrackingDecoder):
     def reach(self, text):
         return len(text) - 1
 

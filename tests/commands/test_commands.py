@@ -9,8 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from noiselab.commands.main import COMMANDS, main, run
 from noiselab.data import pack, train_tokenizer, vocabulary_size
-from noiselab.denoisers.dit import DiT, DiTConfig
 from noiselab.evaluation import generative_perplexity, text_perplexity, validation_bound
+from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.pipeline import AutoregressivePipeline, DiffusionPipeline, ModelSettings, Pipeline
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog"] * 10

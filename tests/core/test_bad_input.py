@@ -28,10 +28,10 @@ t = nl.t
         (lambda: nl.Unigram(torch.tensor([1.5, -0.5])), "smallest entry -0.5"),
         (lambda: nl.gidd(vocab_size=V, mask_id=4, p_uniform=1.0), r"p_uniform must lie in \[0, 1\)"),
         (lambda: nl.gidd(vocab_size=V, mask_id=4, p_uniform=0.1, gamma=3), r"gamma must lie in \(0, 2\]"),
-        (lambda: nl.Constant(float("nan")), "finite number; got nan"),
+        (lambda: nl.schedules.Constant(float("nan")), "finite number; got nan"),
         (lambda: nl.MarkovOracle(INITIAL, TRANSITION * 0.9, nl.uniform(vocab_size=V)), "each row of transition"),
         (lambda: nl.MarkovOracle(INITIAL, TRANSITION, nl.uniform(vocab_size=3)), "at most as many states"),
-        (lambda: nl.Clipped(0), "max_weight must be positive"),
+        (lambda: nl.objectives.Clipped(0), "max_weight must be positive"),
     ],
 )
 def test_constructors(make, message):
@@ -46,9 +46,9 @@ def test_constructors(make, message):
         (lambda: nl.Uniform(-3), "at least one token; got none"),
         (lambda: nl.Unigram([0.5, 0.5]), r"row must be a tensor of shape \[state\]; got a list"),
         (lambda: nl.Unigram(torch.full((2, 2), 0.25)), r"row must be a tensor of shape \[state\]; got shape \[2, 2\]"),
-        (lambda: nl.d3pm(nl.Uniform(3), [0.5, 1.0]), r"betas must be a tensor of shape \[T\]; got a list"),
+        (lambda: nl.processes.d3pm(nl.Uniform(3), [0.5, 1.0]), r"betas must be a tensor of shape \[T\]; got a list"),
         (
-            lambda: nl.d3pm(nl.Uniform(3), torch.ones(2, 2)),
+            lambda: nl.processes.d3pm(nl.Uniform(3), torch.ones(2, 2)),
             r"betas must be a tensor of shape \[T\]; got shape \[2, 2\]",
         ),
         (lambda: nl.Interpolation(1 - t, [nl.Uniform(3)]), "noises must be a mapping from mixings .*; got a list"),
@@ -138,6 +138,6 @@ def test_walks_and_bounds():
     for option in ({"temperature": 0.0}, {"time": 1.5}, {"tokens_per_step": 0}, {"patience": -1}):
         with pytest.raises(ValueError, match="temperature be positive"):
             nl.SelfCorrection(sampler.denoiser, **option)
-    for wrap in (lambda d: nl.Temperature(d, 0), lambda d: nl.TopP(d, 0), lambda d: nl.MinP(d, 1.1)):
+    for wrap in (lambda d: nl.Temperature(d, 0), lambda d: nl.TopP(d, 0), lambda d: nl.denoisers.MinP(d, 1.1)):
         with pytest.raises(ValueError, match="got"):
             wrap(sampler.denoiser)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from worlds import DATA, V, row
 
 import noiselab as nl
-from noiselab.process import lift
+from noiselab.process import as_token_times
 from noiselab.testing import PROCESS_LAWS, TOKEN_DEPENDENT_LAWS, Laws, ProcessLaws, agree, check_process
 
 ROW = row(0.4, 0.3, 0.2, 0.1, 0.0)
@@ -143,7 +143,7 @@ class MasksVanish(Outsider):
 
 class FastRate(Outsider):
     def rate(self, z, t):  # forgets that the mixing moves
-        t = lift(t, z)
+        t = as_token_times(t, z)
         return self.noise(t).at(z) / (t * (1 - t))
 
 
@@ -155,7 +155,7 @@ class RateOfOneTimePerSequence(Outsider):
 class FastNoise(Outsider):
     def noise(self, t):
         part = nl.Unigram(row(0.4, 0.3, 0.2, 0.1, 0.0)), nl.Absorbing(4, V)
-        return nl.Mass(torch.stack([t * (1 - t), t], -1), part, t)
+        return nl.mixing.NoiseMass(torch.stack([t * (1 - t), t], -1), part, t)
 
 
 class FastMarginal(Outsider):
@@ -163,7 +163,9 @@ class FastMarginal(Outsider):
         if x.is_floating_point():
             return super().marginal(x, t)
         one_hot = torch.nn.functional.one_hot(x, V)
-        return self.alpha(lift(t, x))[..., None] * one_hot + self.noise(lift(t, x)).dense() * (1 - one_hot)
+        return self.alpha(as_token_times(t, x))[..., None] * one_hot + self.noise(as_token_times(t, x)).dense() * (
+            1 - one_hot
+        )
 
 
 class FastLikelihood(Outsider):
@@ -173,23 +175,23 @@ class FastLikelihood(Outsider):
 
 class FastProbability(Outsider):
     def probability(self, x, z, t):
-        return torch.where(x == z, self.alpha(lift(t, z)), self.noise(lift(t, z)).at(z))
+        return torch.where(x == z, self.alpha(as_token_times(t, z)), self.noise(as_token_times(t, z)).at(z))
 
 
 class FastJump(Outsider):
-    def jump(self, z, s, t):
-        keep, _ = super().jump(z, s, t)
-        return keep, (1 - keep) * self.noise(lift(t, z)).at(z)
+    def transition(self, z, s, t):
+        keep, _ = super().transition(z, s, t)
+        return keep, (1 - keep) * self.noise(as_token_times(t, z)).at(z)
 
 
 class FastWeight(Outsider):
     def elbo_weight(self, x, z, t):
-        t = lift(t, z)
+        t = as_token_times(t, z)
         return torch.where(x == z, 0.0, 1 / t).expand(z.shape)
 
 
 class RevealsWords(Outsider):
-    def reveals(self, z, t):
+    def is_clean(self, z, t):
         return z != V - 1
 
 
@@ -199,7 +201,7 @@ class RevealsNothing(Outsider):
     def mixing(self, t):
         return MASK
 
-    def reveals(self, z, t):
+    def is_clean(self, z, t):
         return torch.zeros_like(z, dtype=torch.bool)
 
 
@@ -223,7 +225,7 @@ class CorruptsTooLate(Outsider):
 
 class CorruptsAtItsOwnWill(Outsider):
     def corrupt(self, x, t, *, generator=None):
-        noisy = torch.rand(x.shape) < lift(t, x)
+        noisy = torch.rand(x.shape) < as_token_times(t, x)
         return torch.where(noisy, torch.multinomial(self.mixing(t), x.shape[1], replacement=True), x)
 
 
@@ -231,7 +233,7 @@ class OneCoin(Outsider):
     def corrupt(self, x, t, *, generator=None):
         u = torch.rand(len(x), 1, generator=generator).double()
         fresh = torch.rand(*x.shape, 2, generator=generator).double()
-        t = lift(t, x)
+        t = as_token_times(t, x)
         return torch.where(u < self.alpha(t), x, self.noise(t).choose(fresh[..., 0], fresh[..., 1]))
 
 
@@ -265,7 +267,7 @@ class FlatProfile(nl.Unigram):
 
 class WrongFactors(nl.Unigram):
     def factors(self, t):
-        return nl.Mass(torch.ones_like(t)[..., None], (nl.Uniform(V),), t)
+        return nl.mixing.NoiseMass(torch.ones_like(t)[..., None], (nl.Uniform(V),), t)
 
 
 class Leaky(nl.Mixing):
@@ -280,7 +282,7 @@ class Leaks(Outsider):
         return torch.full((*t.shape, V), 1 / V, dtype=t.dtype)
 
     def noise(self, t):
-        return nl.Mass(t[..., None], (Leaky(support=DATA),), t)
+        return nl.mixing.NoiseMass(t[..., None], (Leaky(support=DATA),), t)
 
 
 def composed(part):
@@ -332,15 +334,15 @@ MISTAKES = {
     FastMarginal: ("overrides_equal_definitions", r"`FastMarginal.marginal` of tokens .* at x = (\d), token \1, t = 0"),
     FastLikelihood: ("overrides_equal_definitions", r"`FastLikelihood.likelihood` .* at z = \d, token \d, t = 0"),
     FastProbability: ("overrides_equal_definitions", r"`FastProbability.probability` .* at x = (\d), token \1, t = 0"),
-    FastJump: ("overrides_equal_definitions", r"`FastJump.jump` \(the rest\) .* at s = 0\.\d+, token \d, t = 0"),
+    FastJump: ("overrides_equal_definitions", r"`FastJump.transition` \(the rest\) .* at s = 0\.\d+, token \d, t = 0"),
     FastWeight: ("overrides_equal_definitions", r"`FastWeight.elbo_weight` .* at x = \d, token \d, t = 0"),
     RevealsWords: (
         "overrides_equal_definitions",
-        r"`RevealsWords.reveals` .* at token \d, t = .*: got True, want False",
+        r"`RevealsWords.is_clean` .* at token \d, t = .*: got True, want False",
     ),
     RevealsNothing: (
         "overrides_equal_definitions",
-        r"`RevealsNothing.reveals` .* at token \d, t = .*: got False, want True",
+        r"`RevealsNothing.is_clean` .* at token \d, t = .*: got False, want True",
     ),
     SharpPosterior: (
         "overrides_equal_definitions",
@@ -405,7 +407,7 @@ def test_right_processes_of_others_pass(power, turn, low, support, fast):
         def noise(self, t):
             signal, even = self.alpha(t), nl.Uniform(V)
             first = turn * signal * (1 - signal)
-            return nl.Mass(torch.stack([first, 1 - signal - first], -1), (nl.Unigram(ROW), even), t)
+            return nl.mixing.NoiseMass(torch.stack([first, 1 - signal - first], -1), (nl.Unigram(ROW), even), t)
 
         def probability(self, x, z, t):
             return self.marginal(x, t).gather(-1, z[..., None])[..., 0]

@@ -7,7 +7,7 @@ import torch
 from worlds import DATA, PROCESSES, V
 
 import noiselab as nl
-from noiselab.process import lift
+from noiselab.process import as_token_times
 from noiselab.testing import TOKEN_DEPENDENT_LAWS, TokenDependentProcessLaws, check_process
 from noiselab.testing.matrix_laws import equal_rows_are_an_interpolating_process, rows_are_distributions
 
@@ -60,17 +60,17 @@ class RowForColumn(Outsider):
 
 class RateAsIfRowsWereEqual(Outsider):
     def rate(self, z, t):
-        t = lift(t, z)
+        t = as_token_times(t, z)
         return (2 / (1 - t))[..., None] * self.likelihood(z, t) * (torch.arange(V) != z[..., None])
 
 
 class JumpOfTheMarginal(Outsider):
-    def jump(self, z, s, t):
-        return self.likelihood(z, lift(t, z) - lift(s, z))
+    def transition(self, z, s, t):
+        return self.likelihood(z, as_token_times(t, z) - as_token_times(s, z))
 
 
 class RevealsWords(Outsider):
-    def reveals(self, z, t):
+    def is_clean(self, z, t):
         return z != V - 1
 
 
@@ -94,10 +94,13 @@ MISTAKES = {
         "overrides_equal_definitions",
         r"`Rate\w+.rate` .* at from token = \d, into token = \d, t = 0",
     ),
-    JumpOfTheMarginal: ("overrides_equal_definitions", r"`Jump\w+.jump` .* at from token = \d, into token = \d, t = 0"),
+    JumpOfTheMarginal: (
+        "overrides_equal_definitions",
+        r"`Jump\w+.transition` .* at from token = \d, into token = \d, t = 0",
+    ),
     RevealsWords: (
         "overrides_equal_definitions",
-        r"`RevealsWords.reveals` .* at token [0-3], .*: got True, want False",
+        r"`RevealsWords.is_clean` .* at token [0-3], .*: got True, want False",
     ),
     PriorOfWords: ("draws_have_the_marginal_law", r"draws of `prior` at token [04]: "),
     CorruptsTooLate: ("draws_have_the_marginal_law", r"draws of `corrupt` at token \d, x = \d, t = 0"),
@@ -133,7 +136,7 @@ PLANTED = {
         lambda right: lambda self, z, t: right(self, z, t / 2),
         {"rates_are_the_slope_of_jump", "bound_of_matrices_does_not_depend_on_the_clock"},
     ),
-    "jump into other tokens": ("jump", transposed, {"two_jumps_are_one", "rates_are_the_slope_of_jump"}),
+    "jump into other tokens": ("transition", transposed, {"two_jumps_are_one", "rates_are_the_slope_of_jump"}),
     "posterior of the wrong time": (
         "posterior",
         lambda right: lambda self, z, x, s, t: right(self, z, x, s, t + 0.2 * (1 - t)),
@@ -141,11 +144,11 @@ PLANTED = {
     ),
     "probability without the signal": (
         "probability",
-        lambda right: lambda self, x, z, t: right(self, x, z, t) - self.alpha(lift(t, z)) * (x == z),
+        lambda right: lambda self, x, z, t: right(self, x, z, t) - self.alpha(as_token_times(t, z)) * (x == z),
         {"one_law_in_three_forms"},
     ),
     "everything is revealed": (
-        "reveals",
+        "is_clean",
         lambda right: lambda self, z, t: torch.ones_like(z, dtype=torch.bool),
         {"revealed_tokens_are_certain"},
     ),

@@ -52,7 +52,7 @@ def test_moving_a_model_to_low_precision_leaves_its_probabilities_alone(dtype):
     law = torch.rand(50_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     process = nl.Interpolation(1 - t, {nl.Unigram(law / law.sum()): t})
     before = process.mixings[0].row.clone()
-    moved = nl.LeaveOneOut(nl.MarkovOracle(row(1.0), torch.ones(1, 1), process), process).to(dtype)
+    moved = nl.denoisers.LeaveOneOut(nl.MarkovOracle(row(1.0), torch.ones(1, 1), process), process).to(dtype)
     assert torch.equal(process.mixings[0].row, before) and moved.inner.initial.dtype == torch.float64
     x = torch.zeros(1, 100_000, dtype=torch.long)
     z = process.corrupt(x, torch.ones(1), generator=torch.Generator().manual_seed(0))
@@ -75,17 +75,19 @@ def test_a_denoiser_must_be_one_and_say_what_it_predicts(unchecked):
         ValueError, match="predicts must be 'leave_one_out', 'posterior' or 'score'; got 'leave-one-out'"
     ):
         nl.AncestralSampler(process, oracle)
-    assert as_leave_one_out(nl.Posterior(nl.MarkovOracle(INITIAL, TRANSITION, process), process), process).predicts
+    assert as_leave_one_out(
+        nl.denoisers.Posterior(nl.MarkovOracle(INITIAL, TRANSITION, process), process), process
+    ).predicts
 
 
 def test_a_clean_token_that_data_cannot_contain_costs_infinitely_much_on_every_path():
     process = nl.Interpolation(1 - t, {nl.Absorbing(4, 5): t}, support=torch.tensor([True, True, True, False, False]))
     x, z, time = torch.tensor([[3, 0]]), torch.tensor([[4, 4]]), torch.tensor([0.5])
     logits = torch.randn(1, 2, 5, generator=torch.Generator().manual_seed(0))
-    for bound in (nl.nelbo, nl.nelbo_dense):
+    for bound in (nl.nelbo, nl.elbo.nelbo_dense):
         value = bound(process, logits, x, z, time)[0]
         assert value[0].isinf() and value[1].isfinite()
-    assert nl.reconstruction(process, logits, x, z, time)[0, 0].isinf()
+    assert nl.elbo.reconstruction(process, logits, x, z, time)[0, 0].isinf()
 
 
 @pytest.mark.parametrize("name", ["gidd", "learned", "stranger"])
@@ -97,8 +99,8 @@ def test_the_ends_of_time_are_defined_for_every_objective(name):
         z = torch.tensor([[0, 4, 4]])
     logits = torch.randn(1, 3, V, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     bound = nl.nelbo(process, logits, x, z, time)
-    assert bound.isfinite().all() and nl.Clipped(2.0)(process, x, z, time).isfinite().all()
-    assert_close(nl.objective_loss(process, logits, x, z, time), bound)
+    assert bound.isfinite().all() and nl.objectives.Clipped(2.0)(process, x, z, time).isfinite().all()
+    assert_close(nl.objectives.objective_loss(process, logits, x, z, time), bound)
     frozen = copy.deepcopy(process).requires_grad_(False)
     assert_close(nl.nelbo(frozen, logits, x, z, time), bound.detach(), rtol=1e-6, atol=1e-9)
 
@@ -130,7 +132,7 @@ def test_the_fused_gradient_of_a_bfloat16_projection_is_summed_in_float32():
     for dtype in (torch.bfloat16, torch.float64):
         w = weight.to(dtype).clone().requires_grad_()
         scale = torch.full((1, n), 1 / n)
-        nl.nelbo_fused(process, hidden.to(dtype), w, None, x, z, time, scale, rows=16)[0].backward()
+        nl.elbo.nelbo_fused(process, hidden.to(dtype), w, None, x, z, time, scale, rows=16)[0].backward()
         gradients.append(w.grad.double())
     assert (gradients[0] - gradients[1]).norm() < 0.006 * gradients[1].norm()
 
@@ -179,7 +181,7 @@ def test_empty_batches_and_int32_tokens(name):
             assert nl.nelbo(process, torch.zeros(*shape, V), x, x, torch.full(shape[:1], 0.5)).shape == shape
     x = process.data_tokens().nonzero()[:2, 0][None].int()
     time = torch.tensor([0.5])
-    for bound in (nl.nelbo, nl.nelbo_dense):
+    for bound in (nl.nelbo, nl.elbo.nelbo_dense):
         assert bound(process, torch.zeros(1, 2, V), x, x, time).shape == (1, 2)
     assert process.marginal(x, time).shape == (1, 2, V)
 
@@ -225,7 +227,10 @@ def test_small_misunderstandings_are_named():
         (lambda p, x: p.corrupt(x, torch.ones(2), generator=0), "generator must be a torch.Generator"),
         (lambda p, x: nl.discrete_bound(p, None, x, 16), r"times must be a grid, such as torch.linspace\(1, 0, 17\)"),
         (lambda p, x: nl.stratified_times(3, low=0.8, high=0.2), "times must rise from low to high; got 0.8 to 0.2"),
-        (lambda p, x: nl.token_times(3, 2, low=0.8, high=0.2), "times must rise from low to high; got 0.8 to 0.2"),
+        (
+            lambda p, x: nl.times.token_times(3, 2, low=0.8, high=0.2),
+            "times must rise from low to high; got 0.8 to 0.2",
+        ),
     ],
 )
 def test_slips_of_a_first_user_are_named(unchecked, call, message):

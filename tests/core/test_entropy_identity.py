@@ -7,7 +7,7 @@ import torch
 from worlds import INITIAL, PROCESSES, TRANSITION, Stranger, V
 
 import noiselab as nl
-from noiselab.process import lift
+from noiselab.process import as_token_times
 
 LENGTH = 6
 NAMES = ["masked", "gidd", "uniform", "mask and unigram", "stranger"]
@@ -31,7 +31,7 @@ def estimate(process, denoiser, powers=None, sequences=12_000, replicates=20, su
         if powers is not None:
             time, rate = time[:, None] ** powers, powers * time[:, None] ** (powers - 1)
         z = process.corrupt(x, time, generator=generator)
-        logits, lifted, value = denoiser(z, time), lift(time, z), torch.zeros(n, LENGTH, dtype=torch.float64)
+        logits, lifted, value = denoiser(z, time), as_token_times(time, z), torch.zeros(n, LENGTH, dtype=torch.float64)
         with torch.no_grad():
             for token in range(V) if sum_out_z else ():
                 zs = torch.full_like(z, token)
@@ -61,7 +61,7 @@ def test_the_posterior_does_not(name):
     """Fed to the bound, the ordinary posterior is far off, except under masking, where the two agree."""
     process = PROCESSES[name]()
     oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
-    mean, error = estimate(process, nl.Posterior(oracle, process), sum_out_z=False)
+    mean, error = estimate(process, nl.denoisers.Posterior(oracle, process), sum_out_z=False)
     assert (abs(mean - oracle.entropy(LENGTH)) > 5 * error) == (name != "masked")
 
 
@@ -79,7 +79,7 @@ class ForgottenSignal(Stranger):
     """A rate without its second term, (alpha'/alpha) b."""
 
     def rate(self, z, t):
-        t = lift(t, z)
+        t = as_token_times(t, z)
         return torch.func.jvp(lambda t: self.noise(t).at(z), (t,), (torch.ones_like(t),))[1]
 
 

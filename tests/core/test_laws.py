@@ -46,7 +46,7 @@ Process = nl.InterpolatingProcess
 
 
 def wrong_jump(right):
-    return lambda self, z, s, t: (right(self, z, s, t)[0], self.noise(process_module.lift(t, z)).at(z))
+    return lambda self, z, s, t: (right(self, z, s, t)[0], self.noise(process_module.as_token_times(t, z)).at(z))
 
 
 def wrong_plan(index, value):
@@ -58,16 +58,16 @@ def wrong_plan(index, value):
 
 # name: (where, attribute, what takes its place, laws that must turn red)
 MISTAKES = {
-    "keep left out of the jump": (Process, "jump", wrong_jump, {"two_jumps_are_one", "posterior_is_bayes"}),
+    "keep left out of the jump": (Process, "transition", wrong_jump, {"two_jumps_are_one", "posterior_is_bayes"}),
     "jump keeps the later signal": (
         Process,
-        "jump",
-        lambda right: lambda self, z, s, t: (self.alpha(process_module.lift(t, z)), right(self, z, s, t)[1]),
+        "transition",
+        lambda right: lambda self, z, s, t: (self.alpha(process_module.as_token_times(t, z)), right(self, z, s, t)[1]),
         {"two_jumps_are_one", "posterior_is_bayes"},
     ),
     "jump of swapped times": (
         Process,
-        "jump",
+        "transition",
         lambda right: lambda self, z, s, t: tuple(v.abs() for v in right(self, z, t, s)),
         {"two_jumps_are_one"},
     ),
@@ -80,19 +80,19 @@ MISTAKES = {
     "rate forgets the signal's slope": (
         Process,
         "rate",
-        lambda right: lambda self, z, t: right(self, z, t) - self.noise(process_module.lift(t, z)).at(z),
+        lambda right: lambda self, z, t: right(self, z, t) - self.noise(process_module.as_token_times(t, z)).at(z),
         {"rate_is_the_slope_of_jump", "bound_is_tight"},
     ),
     "weight over the noise, without the signal": (
         Process,
         "elbo_weight",
-        lambda right: lambda self, x, z, t: self.rate(z, t) / self.noise(process_module.lift(t, z)).at(z),
+        lambda right: lambda self, x, z, t: self.rate(z, t) / self.noise(process_module.as_token_times(t, z)).at(z),
         {"weight_is_rate_over_marginal"},
     ),
     "probability forgets the signal": (
         Process,
         "probability",
-        lambda right: lambda self, x, z, t: self.noise(process_module.lift(t, z)).at(z).expand(z.shape),
+        lambda right: lambda self, x, z, t: self.noise(process_module.as_token_times(t, z)).at(z).expand(z.shape),
         {"one_law_in_three_forms"},
     ),
     "likelihood of the clean token's noise": (
@@ -137,19 +137,19 @@ MISTAKES = {
         {"revealed_tokens_stay"},
     ),
     "value lower where z = x": (
-        tokens.Tokens,
+        tokens.TokenTerms,
         "value",
         lambda right: lambda self, *a: right(self, *a) - 0.1 * self.w * (self.z == self.x),
         {"bound_equals_definition", "bound_is_tight"},
     ),
     "the sum of the divergence dropped": (
-        tokens.Tokens,
+        tokens.TokenTerms,
         "value",
         lambda right: lambda self, logits, lse, s: right(self, logits, lse, 0 * s),
         {"bound_equals_definition", "bound_is_tight"},
     ),
     "gradient at z forgotten": (
-        tokens.Tokens,
+        tokens.TokenTerms,
         "corners",
         lambda right: lambda self, *a: (right(self, *a)[0], 0 * right(self, *a)[1]),
         {"bound_equals_definition"},

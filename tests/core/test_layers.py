@@ -7,8 +7,10 @@ import noiselab
 
 ROOT = Path(noiselab.__file__).parent
 LAYERS = [
+    "typing",
     "exact",
     "categorical",
+    "files",
     "schedules",
     "mixing",
     "process",
@@ -20,17 +22,20 @@ LAYERS = [
     "denoisers",
     "likelihood",
     "samplers",
+    "correctors",
+    "revisions",
+    "tracing",
+    "networks",
     "autoregressive",
     "alignment",
     "testing",
     "plotting",
-    "tracing",
-    "files",
     "data",
     "tasks",
     "dialogue",
     "training",
     "evaluation",
+    "bench",
     "pipeline",
     "commands",
 ]

@@ -54,7 +54,7 @@ class Network(nl.Denoiser):
 def scene(process, length, time):
     """All z of one x, log q(z | x), and the bound's integrand of each."""
     x = torch.tensor([[0, 1, 1]])[:, :length]
-    z = nl.every_sequence(3, length)
+    z = nl.likelihood.every_sequence(3, length)
     x, time = x.expand(len(z), -1), torch.full((len(z),), time, dtype=torch.float64)
     possible = (process.probability(x, z, time) > 0).all(-1)
     return x[possible], z[possible], time[possible]
@@ -83,7 +83,7 @@ def expected_gradient(process, denoiser, length, time, monkeypatch):
     q = process.probability(x, z, time).prod(-1).detach()
     with monkeypatch.context() as patch:
         patch.setattr(type(process), "corrupt", lambda self, x, t, generator=None: pairs)
-        surrogate = nl.learned_nelbo(process, denoiser, x[first], time[first])
+        surrogate = nl.likelihood.learned_nelbo(process, denoiser, x[first], time[first])
     value = (q * nl.nelbo(process, denoiser(z, time), x, z, time).sum(-1)).sum()
     assert_close((q[first] * q[second] * surrogate).sum(), value)
     return gradients((q[first] * q[second] * surrogate).sum(), process, denoiser)
@@ -138,7 +138,7 @@ def test_that_law_sees_mistakes(mistake, monkeypatch):
 def test_without_parameters_it_is_the_mean_over_two_draws():
     process, denoiser = nl.gidd(vocab_size=3, mask_id=MASK, p_uniform=0.2), Network()
     x, time = torch.tensor([[0, 1], [1, 1]]), torch.tensor([0.3, 0.8])
-    got = nl.learned_nelbo(process, denoiser, x, time, generator=torch.Generator().manual_seed(0))
+    got = nl.likelihood.learned_nelbo(process, denoiser, x, time, generator=torch.Generator().manual_seed(0))
     two = process.corrupt(x.repeat(2, 1), time.repeat(2), generator=torch.Generator().manual_seed(0))
     each = nl.nelbo(process, denoiser(two, time.repeat(2)), x.repeat(2, 1), two, time.repeat(2)).sum(-1)
     assert_close(got, (each[:2] + each[2:]) / 2)
@@ -151,8 +151,11 @@ def test_a_generator_for_each_sequence_makes_batches_what_single_ones_are():
     def generators():
         return [torch.Generator().manual_seed(i) for i in range(3)]
 
-    together = nl.learned_nelbo(process, denoiser, x, time, generator=generators())
-    alone = [nl.learned_nelbo(process, denoiser, x[[i]], time[[i]], generator=[generators()[i]]) for i in range(len(x))]
+    together = nl.likelihood.learned_nelbo(process, denoiser, x, time, generator=generators())
+    alone = [
+        nl.likelihood.learned_nelbo(process, denoiser, x[[i]], time[[i]], generator=[generators()[i]])
+        for i in range(len(x))
+    ]
     assert_close(together, torch.cat(alone))
 
 
@@ -161,19 +164,19 @@ def test_denoisers_of_other_kinds_are_converted():
     oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
     x, time = torch.tensor([[0, 1]]), torch.tensor([0.4])
     values = [
-        nl.learned_nelbo(process, denoiser, x, time, generator=torch.Generator().manual_seed(0))
-        for denoiser in (oracle, nl.Posterior(oracle, process))
+        nl.likelihood.learned_nelbo(process, denoiser, x, time, generator=torch.Generator().manual_seed(0))
+        for denoiser in (oracle, nl.denoisers.Posterior(oracle, process))
     ]
     assert_close(*values)
 
 
-X = nl.every_sequence(2, 2)
+X = nl.likelihood.every_sequence(2, 2)
 
 
 def total(process, denoiser, nodes=40):
     """The bound averaged over the data, by enumeration and quadrature."""
     law = nl.MarkovOracle(INITIAL, TRANSITION, process).log_prob(X).exp().detach()
-    return nl.expected_bound(process, denoiser, X, nodes=nodes).mean(law).total.item()
+    return nl.likelihood.expected_bound(process, denoiser, X, nodes=nodes).mean(law).total.item()
 
 
 def test_for_the_exact_denoiser_the_bound_does_not_depend_on_the_process():
@@ -193,9 +196,9 @@ def learn(process, denoiser, steps, rate):
         for group in optimizer.param_groups:
             group["lr"] = rate * (1 - step / steps)
         x = oracle.sample(128, 2, generator=generator)
-        time, weight = nl.sine_clock(nl.stratified_times(128, generator=generator))
+        time, weight = nl.times.sine_clock(nl.stratified_times(128, generator=generator))
         optimizer.zero_grad()
-        (weight * nl.learned_nelbo(process, denoiser, x, time, generator=generator)).mean().backward()
+        (weight * nl.likelihood.learned_nelbo(process, denoiser, x, time, generator=generator)).mean().backward()
         optimizer.step()
 
 
@@ -255,11 +258,11 @@ ZEROS = {
 }
 LOSSES = {
     "bound": lambda p, logits, x, z, time: nl.nelbo(p, logits, x, z, time),
-    "step": lambda p, logits, x, z, time: nl.step_kl(p, logits, x, z, 0.6 * time, time),
-    "last step": lambda p, logits, x, z, time: nl.step_kl(p, logits, x, z, 0 * time, time),
-    "no step": lambda p, logits, x, z, time: nl.step_kl(p, logits, x, z, time, time),
-    "reconstruction": lambda p, logits, x, z, time: nl.reconstruction(p, logits, x, z, time),
-    "prior": lambda p, logits, x, z, time: nl.prior_kl(p, x, torch.ones_like(time)),
+    "step": lambda p, logits, x, z, time: nl.elbo.step_kl(p, logits, x, z, 0.6 * time, time),
+    "last step": lambda p, logits, x, z, time: nl.elbo.step_kl(p, logits, x, z, 0 * time, time),
+    "no step": lambda p, logits, x, z, time: nl.elbo.step_kl(p, logits, x, z, time, time),
+    "reconstruction": lambda p, logits, x, z, time: nl.elbo.reconstruction(p, logits, x, z, time),
+    "prior": lambda p, logits, x, z, time: nl.elbo.prior_kl(p, x, torch.ones_like(time)),
 }
 
 
@@ -322,7 +325,7 @@ def test_the_bound_of_posterior_logits_has_finite_gradients_for_masking():
     z, time = torch.tensor([[MASK, 1]]), row(0.4)
 
     def loss():
-        return nl.objective_loss(process, logits, x, z, time, predicts="posterior").sum()
+        return nl.objectives.objective_loss(process, logits, x, z, time, predicts="posterior").sum()
 
     loss().backward()
     grads = [p.grad for p in signal.parameters()]

@@ -38,11 +38,11 @@ def every_time():
 # Score entropy.
 
 
-def score_entropy_is_the_bound(process, loss=nl.score_entropy):
+def score_entropy_is_the_bound(process, loss=nl.elbo.score_entropy):
     for t in (every_time(), torch.rand(5, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64)):
         logits, x, z = batch(process, t)
         leaves = [logits.clone().requires_grad_() for _ in range(2)]
-        scores = rows_of(nl.to_score, process, leaves[0], z, t)
+        scores = rows_of(nl.parametrization.to_score, process, leaves[0], z, t)
         values = [loss(process, scores, x, z, t), nl.nelbo(process, leaves[1], x, z, t)]
         assert_close(values[0], values[1], rtol=1e-9, atol=1e-9)
         for value in values:
@@ -92,7 +92,7 @@ def test_free_scores_value_and_gradient_are_those_of_the_definition(name):
     for chosen, chunk_bytes in itertools.product((None, weight), (1, 8 * V * 7, 1 << 22)):
         leaves = [free.clone().requires_grad_() for _ in range(2)]
         values = [
-            nl.score_entropy(process, leaves[0], x, z, t, weight=chosen, chunk_bytes=chunk_bytes),
+            nl.elbo.score_entropy(process, leaves[0], x, z, t, weight=chosen, chunk_bytes=chunk_bytes),
             score_entropy_dense(process, leaves[1], x, z, t, weight=chosen),
         ]
         assert_close(values[0], values[1])
@@ -110,8 +110,8 @@ def test_scores_of_low_precision(name, dtype):
     process, t = PROCESSES[name](), every_time()
     free, x, z = batch(process, t)
     low = free.to(dtype).requires_grad_()
-    exact = nl.score_entropy(process, low.detach().double(), x, z, t)
-    value = nl.score_entropy(process, low, x, z, t)
+    exact = nl.elbo.score_entropy(process, low.detach().double(), x, z, t)
+    value = nl.elbo.score_entropy(process, low, x, z, t)
     assert value.dtype == torch.float32
     assert_close(value.double(), exact, rtol=1e-4, atol=1e-6 * exact.abs().max().item())
     value.sum().backward()
@@ -127,8 +127,8 @@ def test_score_entropy_of_the_published_implementation():
     ):
         x, z, logits = (others[f"{name}.{key}"] for key in ("x", "z_t", "logits"))
         t, want = others["t"].double(), others[f"{name}.sedd_elbo"]
-        scores = rows_of(nl.to_score, process, logits, z, t)
-        error = (nl.score_entropy(process, scores, x, z, t) - want).abs() / want.abs().clamp(min=1e-6 * want.max())
+        scores = rows_of(nl.parametrization.to_score, process, logits, z, t)
+        error = (nl.elbo.score_entropy(process, scores, x, z, t) - want).abs() / want.abs().clamp(min=1e-6 * want.max())
         assert error.max() < 1e-9
 
 
@@ -144,21 +144,21 @@ def test_score_entropy_where_noise_depends_on_the_token_and_where_it_is_learned(
 
     process, t = Confused(torch.arange(V) < 4), torch.tensor([0.2, 0.7])
     logits, x, z = batch(process, t)
-    scores = rows_of(nl.to_score, process, logits, z, t)
+    scores = rows_of(nl.parametrization.to_score, process, logits, z, t)
     bound = nl.nelbo(process, logits, x, z, t)
-    assert_close(nl.score_entropy(process, scores, x, z, t), bound)
-    posterior = rows_of(nl.to_posterior, process, logits, z, t)
+    assert_close(nl.elbo.score_entropy(process, scores, x, z, t), bound)
+    posterior = rows_of(nl.parametrization.to_posterior, process, logits, z, t)
     for outputs, predicts in ((posterior, "posterior"), (scores, "score")):
-        assert_close(nl.objective_loss(process, outputs, x, z, t, predicts=predicts), bound)
+        assert_close(nl.objectives.objective_loss(process, outputs, x, z, t, predicts=predicts), bound)
     with pytest.raises(ValueError, match="weight per token"):
-        nl.score_entropy(process, scores, x, z, t, weight=torch.ones(z.shape))
+        nl.elbo.score_entropy(process, scores, x, z, t, weight=torch.ones(z.shape))
     with pytest.raises(ValueError, match="reweighted objective needs an InterpolatingProcess; got a Confused"):
-        nl.objective_loss(process, logits, x, z, t, nl.Clipped(1))
+        nl.objectives.objective_loss(process, logits, x, z, t, nl.objectives.Clipped(1))
 
     power = Learned()
     learned = nl.Interpolation(1 - nl.t, {nl.Absorbing(V - 1, V): power, nl.Uniform(V): 0.3 * nl.t})
     logits, x, z = batch(learned, t)
-    nl.score_entropy(learned, logits, x, z, t).mean().backward()
+    nl.elbo.score_entropy(learned, logits, x, z, t).mean().backward()
     assert power.power.grad.abs() > 1e-3
 
 
@@ -169,22 +169,24 @@ def test_scores_of_another_shape(unchecked, shape, message):
     process, t = Stranger(), torch.tensor([0.3, 0.6])
     _, x, z = batch(process, t)
     with pytest.raises(ValueError, match=message):
-        nl.score_entropy(process, torch.zeros(shape), x, z, t)
+        nl.elbo.score_entropy(process, torch.zeros(shape), x, z, t)
 
 
 # The same bound from every prediction.
 
 
-@pytest.mark.parametrize("objective", [elbo, nl.Clipped(1.0), nl.Dynamic(0.1)], ids=["elbo", "clipped", "dynamic"])
+@pytest.mark.parametrize(
+    "objective", [elbo, nl.objectives.Clipped(1.0), nl.objectives.Dynamic(0.1)], ids=["elbo", "clipped", "dynamic"]
+)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_objectives_of_every_prediction_agree(name, objective):
     process, t = PROCESSES[name](), torch.linspace(0.05, 0.95, 6)
     logits, x, z = batch(process, t)
-    certain = process.reveals(z, t)
-    want = nl.objective_loss(process, logits, x, z, t, objective)
-    for predicts, convert in (("posterior", nl.to_posterior), ("score", nl.to_score)):
+    certain = process.is_clean(z, t)
+    want = nl.objectives.objective_loss(process, logits, x, z, t, objective)
+    for predicts, convert in (("posterior", nl.parametrization.to_posterior), ("score", nl.parametrization.to_score)):
         outputs = rows_of(convert, process, logits, z, t)
-        got = nl.objective_loss(process, outputs, x, z, t, objective, predicts=predicts)
+        got = nl.objectives.objective_loss(process, outputs, x, z, t, objective, predicts=predicts)
         # A reweighted loss may ask what the posterior of a revealed token has forgotten.
         keep = ~certain if predicts == "posterior" and objective is not elbo else torch.ones_like(certain)
         assert_close(got[keep], want[keep], rtol=1e-7, atol=1e-9)
@@ -195,7 +197,7 @@ def test_the_bound_of_the_marginalised_step_by_its_own_formula(name):
     """Reverse rates averaged over the posterior, r sum_v p(v | z) q(y | v) / q(z | v), in the bound of a jump process."""
     process, t = PROCESSES[name](), torch.linspace(0.05, 0.95, 6)
     logits, x, z = batch(process, t)
-    certain = process.reveals(z, t)
+    certain = process.is_clean(z, t)
     data = process.data_tokens()
     law = logits.masked_fill(~data, -torch.inf).softmax(-1)
     time, one_hot = process.interior(t, z), torch.eye(V, dtype=torch.float64)
@@ -206,7 +208,7 @@ def test_the_bound_of_the_marginalised_step_by_its_own_formula(name):
     true = ratio.gather(-2, x[..., None, None].expand(*x.shape, 1, V))[..., 0, :]
     term = torch.special.xlogy(true, true) - torch.special.xlogy(true, guessed) - true + guessed
     want = process.rate(z, time) * term.scatter(-1, z[..., None], 0).sum(-1)
-    got = nl.objective_loss(process, logits, x, z, t, predicts="posterior")
+    got = nl.objectives.objective_loss(process, logits, x, z, t, predicts="posterior")
     assert_close(got[~certain], want[~certain], rtol=1e-9, atol=1e-9)
     assert (got[certain] == 0).all()
     assert name == "masked" or not torch.allclose(got, nl.nelbo(process, logits, x, z, t))
@@ -232,7 +234,10 @@ class World:
         self.possible = torch.zeros(len(z)).index_add(0, self.rows, self.mass.float()) > 0
         logits = oracle(z[self.possible], t[self.possible])
         self.exact = {"leave_one_out": logits}
-        for predicts, convert in (("posterior", nl.to_posterior), ("score", nl.to_score)):
+        for predicts, convert in (
+            ("posterior", nl.parametrization.to_posterior),
+            ("score", nl.parametrization.to_score),
+        ):
             self.exact[predicts] = rows_of(convert, self.process, logits, z[self.possible], t[self.possible])
 
     def gradient(self, loss, outputs):
@@ -247,7 +252,7 @@ class World:
 
 def bound_of(predicts):
     def loss(process, outputs, x, z, t):
-        return nl.objective_loss(process, outputs, x, z, t, predicts=predicts)
+        return nl.objectives.objective_loss(process, outputs, x, z, t, predicts=predicts)
 
     return loss
 
@@ -255,7 +260,7 @@ def bound_of(predicts):
 LOSSES = {  # which exact answer each loss is minimised by
     "plug-in bound": (bound_of("leave_one_out"), "leave_one_out"),
     "marginalised bound": (bound_of("posterior"), "posterior"),
-    "cross-entropy": (nl.cross_entropy, "posterior"),
+    "cross-entropy": (nl.objectives.cross_entropy, "posterior"),
     "score entropy": (bound_of("score"), "score"),
 }
 
@@ -275,7 +280,7 @@ def test_cross_entropy_of_a_converted_network_trains_what_the_network_predicts()
     world = World("gidd")
 
     def loss(process, outputs, x, z, t):
-        return nl.cross_entropy(process, outputs, x, z, t, predicts="leave_one_out")
+        return nl.objectives.cross_entropy(process, outputs, x, z, t, predicts="leave_one_out")
 
     assert world.gradient(loss, world.exact["leave_one_out"]) < 1e-12
     assert world.gradient(loss, world.exact["posterior"]) > 1e-3
@@ -285,13 +290,13 @@ def test_the_low_variance_loss_is_the_cross_entropy_at_masks_and_has_the_minimis
     process, t = PROCESSES["masked"](), every_time()
     logits, x, z = batch(process, t)
     masked = z == V - 1
-    plain = torch.where(masked, nl.cross_entropy(process, logits, x, z, t), 0)
-    assert_close(nl.objective_loss(process, logits, x, z, t, low_variance), plain, rtol=1e-9, atol=1e-9)
+    plain = torch.where(masked, nl.objectives.cross_entropy(process, logits, x, z, t), 0)
+    assert_close(nl.objectives.objective_loss(process, logits, x, z, t, low_variance), plain, rtol=1e-9, atol=1e-9)
     assert_close(nl.nelbo(process, logits, x, z, t), plain / t[:, None], rtol=1e-9, atol=1e-9)
     world = World("masked")
 
     def loss(process, outputs, x, z, t):
-        return nl.objective_loss(process, outputs, x, z, t, low_variance)
+        return nl.objectives.objective_loss(process, outputs, x, z, t, low_variance)
 
     assert world.gradient(loss, world.exact["leave_one_out"]) < 1e-12
     for name in ("gidd", "uniform", "stranger"):
@@ -317,7 +322,7 @@ def per_subset(seed):
     for k, z in subsets(x):
         logits = torch.randn(1, LENGTH, V, generator=generator, dtype=torch.float64)
         if k:
-            loss = nl.any_order_loss(process, logits, x, z)
+            loss = nl.objectives.any_order_loss(process, logits, x, z)
             assert ((loss > 0) == (z == MASK)).all()
             found.append((k, loss.sum().item() * k / LENGTH))
             at_half = nl.nelbo(process, logits, x, z, torch.tensor([0.5], dtype=torch.float64)).sum().item() / 2
@@ -374,7 +379,7 @@ def test_every_set_of_so_many_tokens_is_as_likely():
     process, n = PROCESSES["masked"](), 24_000
     x = torch.tensor([[0, 2, 1, 3]]).expand(n, -1)
     counts = torch.arange(n) % (LENGTH + 1)
-    z = nl.mask_exactly(process, x, counts, generator=torch.Generator().manual_seed(0))
+    z = nl.objectives.mask_exactly(process, x, counts, generator=torch.Generator().manual_seed(0))
     masked = z == MASK
     assert torch.equal(masked.sum(-1), counts) and torch.equal(z[~masked], x[~masked])
     for k in range(1, LENGTH):
@@ -389,12 +394,12 @@ def test_padding_is_neither_masked_nor_counted():
     process = PROCESSES["masked"]()
     x = torch.tensor([[0, 2, 1, 3, 0, 0], [1, 1, 0, 2, 3, 1]])
     real = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
-    z = nl.mask_exactly(process, x, torch.tensor([4, 2]), attention_mask=real)
+    z = nl.objectives.mask_exactly(process, x, torch.tensor([4, 2]), attention_mask=real)
     assert (z[0, 4:] == 0).all() and (z[0, :4] == MASK).all() and (z[1] == MASK).sum() == 2
     logits = torch.randn(2, 6, V)
-    loss = nl.any_order_loss(process, logits, x, z, attention_mask=real)
-    alone = nl.any_order_loss(process, logits[:1, :4], x[:1, :4], z[:1, :4])
+    loss = nl.objectives.any_order_loss(process, logits, x, z, attention_mask=real)
+    alone = nl.objectives.any_order_loss(process, logits[:1, :4], x[:1, :4], z[:1, :4])
     assert_close(loss[0, :4], alone[0])
     assert (loss[0, 4:] == 0).all()
     with pytest.raises(ValueError, match="noise must be masks only"):
-        nl.mask_exactly(Stranger(), x, torch.tensor([1, 1]))
+        nl.objectives.mask_exactly(Stranger(), x, torch.tensor([1, 1]))

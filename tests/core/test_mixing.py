@@ -126,7 +126,7 @@ def test_low_precision_logits_up_to_the_ends_of_time(name, per_token, dtype):
     time = time.repeat(26, 2).view(26, 26)[:13].T.reshape(13, 26) if per_token else time
     z = process.corrupt(x, time, generator=generator)
     logits = (3 * torch.randn(13, 26, V, generator=generator)).to(dtype).requires_grad_()
-    exact = nl.nelbo_dense(process, logits.detach().double(), x, z, time)
+    exact = nl.elbo.nelbo_dense(process, logits.detach().double(), x, z, time)
     value = nl.nelbo(process, logits, x, z, time)
     value.sum().backward()
     assert logits.grad.isfinite().all()
@@ -215,16 +215,16 @@ def test_a_blend_can_be_learned():
 
 
 def test_special_tokens_are_left_out(unchecked):
-    assert nl.support_without(5, 0).tolist() == [False, True, True, True, True]
-    assert nl.support_without(5, torch.tensor([[4], [0]])).tolist() == [False, True, True, True, False]
+    assert nl.mixing.support_without(5, 0).tolist() == [False, True, True, True, True]
+    assert nl.mixing.support_without(5, torch.tensor([[4], [0]])).tolist() == [False, True, True, True, False]
     assert repr(nl.Uniform.without(5, [4, 4])) == "Uniform(4 of 5)"
     assert_close(nl.Uniform.without(5, {4}).probs(row(0.5)), row(0.25, 0.25, 0.25, 0.25, 0)[None])
     with pytest.raises(ValueError, match=r"must lie in \[0, 5\); got 5"):
         nl.Uniform.without(5, [5])
     with pytest.raises(ValueError, match=r"must be ids; got None"):
-        nl.support_without(5, [0, None])
+        nl.mixing.support_without(5, [0, None])
     with pytest.raises(ValueError, match=r"at least one token must be left; got all 3"):
-        nl.support_without(3, range(3))
+        nl.mixing.support_without(3, range(3))
 
 
 def test_a_row_keeps_its_promise(unchecked):
@@ -297,9 +297,9 @@ def test_neighbours_by_brute_force(at_once, left_out, monkeypatch):
     generator = torch.Generator().manual_seed(len(left_out))
     embeddings = torch.randn(12, 4, dtype=torch.float64, generator=generator)
     frequencies = torch.rand(12, dtype=torch.float64, generator=generator)
-    support = nl.support_without(12, left_out)
+    support = nl.mixing.support_without(12, left_out)
     index, cosine = brute_force(embeddings, 3, support)
-    got = nl.nearest_neighbours(embeddings, 3, support)
+    got = nl.mixing.nearest_neighbours(embeddings, 3, support)
     assert torch.equal(got[0], index)
     assert_close(got[1], cosine)
     want = torch.zeros(12, dtype=torch.float64)
@@ -307,9 +307,9 @@ def test_neighbours_by_brute_force(at_once, left_out, monkeypatch):
         for z, share in zip(index[x], torch.softmax(cosine[x] / 0.3, 0), strict=True):
             want[z] += frequencies[x] / frequencies[support].sum() * share
     arguments = {"neighbours": 3, "support": support, "temperature": 0.3}
-    assert_close(nl.neighbour_row(embeddings, frequencies=frequencies, **arguments), want)
-    even = nl.neighbour_row(embeddings, **arguments)
-    assert_close(even, nl.neighbour_row(embeddings, frequencies=torch.full((12,), 7.0), **arguments))
+    assert_close(nl.mixing.neighbour_row(embeddings, frequencies=frequencies, **arguments), want)
+    even = nl.mixing.neighbour_row(embeddings, **arguments)
+    assert_close(even, nl.mixing.neighbour_row(embeddings, frequencies=torch.full((12,), 7.0), **arguments))
     assert not torch.allclose(even, want)
     nl.Unigram(even, support=support)  # a distribution that keeps to the support
 
@@ -317,24 +317,26 @@ def test_neighbours_by_brute_force(at_once, left_out, monkeypatch):
 def test_hubs_get_more_than_their_share():
     corners = torch.eye(4).repeat_interleave(1, 0)
     embeddings = torch.cat([corners + 0.2, corners.sum(0, keepdim=True)])  # the last is near to all, they are not
-    got = nl.neighbour_row(embeddings, neighbours=1)
+    got = nl.mixing.neighbour_row(embeddings, neighbours=1)
     assert got[-1] == pytest.approx(0.8)
 
 
 def test_neighbours_that_are_none_are_refused(unchecked):
     embeddings = torch.randn(4, 3)
     with pytest.raises(ValueError, match=r"k must lie in \[1, 2\], the other tokens of the support; got 3"):
-        nl.nearest_neighbours(embeddings, 3, nl.support_without(4, 0))
+        nl.mixing.nearest_neighbours(embeddings, 3, nl.mixing.support_without(4, 0))
     with pytest.raises(ValueError, match=r"embeddings must be finite; got .* for token 1"):
-        nl.nearest_neighbours(embeddings.index_fill(0, torch.tensor(1), torch.nan), 1)
+        nl.mixing.nearest_neighbours(embeddings.index_fill(0, torch.tensor(1), torch.nan), 1)
     with pytest.raises(ValueError, match="temperature must be positive and finite; got 0"):
-        nl.neighbour_row(embeddings, neighbours=1, temperature=0)
+        nl.mixing.neighbour_row(embeddings, neighbours=1, temperature=0)
     with pytest.raises(
         ValueError, match="frequencies must be non-negative, and not all zero on the support; got smallest 0"
     ):
-        nl.neighbour_row(embeddings, neighbours=1, frequencies=row(1.0, 0, 0, 0), support=nl.support_without(4, 0))
+        nl.mixing.neighbour_row(
+            embeddings, neighbours=1, frequencies=row(1.0, 0, 0, 0), support=nl.mixing.support_without(4, 0)
+        )
     with pytest.raises(ValueError, match=r"frequencies must have shape \[4\]; got \[3\]"):
-        nl.neighbour_row(embeddings, neighbours=1, frequencies=torch.ones(3))
+        nl.mixing.neighbour_row(embeddings, neighbours=1, frequencies=torch.ones(3))
 
 
 # Planted mistakes.

@@ -102,7 +102,7 @@ def test_learned_processes_get_gradients():
         values.append(nl.nelbo(other, logits, x, z, t).mean().item())
     assert power.power.grad.item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-6)
     with pytest.raises(ValueError, match="learned parameters"):
-        nl.nelbo_fused(process, torch.zeros(2, 40, 3), torch.zeros(V, 3), None, x, z, t, torch.ones(2, 40))
+        nl.elbo.nelbo_fused(process, torch.zeros(2, 40, 3), torch.zeros(V, 3), None, x, z, t, torch.ones(2, 40))
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -113,7 +113,7 @@ def test_reconstruction_is_minus_the_log_posterior_at_zero(name):
     joint = process.likelihood(z, t) * x_hat
     posterior = joint / joint.sum(-1, keepdim=True)
     want = -posterior.gather(-1, x[..., None])[..., 0].log()
-    assert_close(nl.reconstruction(process, logits, x, z, t), want, rtol=1e-6, atol=1e-9)
+    assert_close(nl.elbo.reconstruction(process, logits, x, z, t), want, rtol=1e-6, atol=1e-9)
     if process.alpha(torch.zeros(1, dtype=torch.float64)) == 1:  # some published schedules begin with a little noise
         assert_close(process.posterior(z, x_hat, torch.zeros(2), t), posterior, rtol=1e-6, atol=1e-9)
 
@@ -127,7 +127,7 @@ def test_prior_kl_is_the_divergence_from_pure_noise(name):
         every = process.data_tokens().nonzero()[:, 0][None]
         q, prior = process.marginal(x, t), process.marginal(every, t).mean(1, keepdim=True).expand(-1, x.shape[1], -1)
         want = (torch.special.xlogy(q, q) - torch.special.xlogy(q, prior)).sum(-1)
-        got = nl.prior_kl(process, x, t)
+        got = nl.elbo.prior_kl(process, x, t)
         assert_close(got, want, rtol=1e-7, atol=1e-9)
         assert got.isfinite().all()
         assert (got.abs().max() < 1e-9) == (time == 1 and process.alpha(t).item() < 1e-9)
@@ -156,11 +156,11 @@ def test_parts_made_on_the_fly_are_not_taken_for_each_other(trial):
 
     blends = [nl.Blend({frequencies(): 1 - 0.5 * nl.t, frequencies(): nl.t, frequencies(): 1}) for _ in range(3)]
     inner = nl.Interpolation(1 - nl.t, {blend: nl.t**k for k, blend in enumerate(blends, 1)})
-    process = nl.ChangeOfTime(inner, nl.t**2)
+    process = nl.process.ChangeOfTime(inner, nl.t**2)
     t = torch.tensor([0.2, 0.5, 0.7, 0.9], dtype=torch.float64)
     logits, x, z = batch(process, t, seed=trial)
     assert len(nl.elbo.tokens.noise_on_data(process, z, t).parts) == 9
-    assert_close(nl.nelbo(process, logits, x, z, t), nl.nelbo_dense(process, logits, x, z, t))
+    assert_close(nl.nelbo(process, logits, x, z, t), nl.elbo.nelbo_dense(process, logits, x, z, t))
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -168,7 +168,7 @@ def test_a_step_of_no_length_costs_nothing(name):
     process = PROCESSES[name]()
     t = torch.tensor([process.domain[0], 0.3, process.domain[1]], dtype=torch.float64)
     logits, x, z = batch(process, t)
-    for step in (nl.step_kl, nl.elbo.step_kl_dense):
+    for step in (nl.elbo.step_kl, nl.elbo.step_kl_dense):
         leaf = logits.clone().requires_grad_()
         value = step(process, leaf, x, z, t, t)
         value.sum().backward()

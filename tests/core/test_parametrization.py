@@ -11,7 +11,11 @@ from worlds import INITIAL, PROCESSES, TRANSITION, Stranger, V, processes, row
 import noiselab as nl
 from noiselab import parametrization as par
 
-CONVERT = {"leave_one_out": nl.to_leave_one_out, "posterior": nl.to_posterior, "score": nl.to_score}
+CONVERT = {
+    "leave_one_out": nl.parametrization.to_leave_one_out,
+    "posterior": nl.parametrization.to_posterior,
+    "score": nl.parametrization.to_score,
+}
 EYE = torch.eye(V, dtype=torch.float64)
 
 
@@ -41,15 +45,17 @@ def conversions_are_their_definitions(process):
     like = q.gather(-1, z[:, None, None].expand(-1, V, 1))[..., 0]
     joint = x_hat * like
     law = (x_hat[:, None] @ q)[:, 0]
-    assert_close(nl.to_posterior(process, logits, z, t).softmax(-1), joint / joint.sum(-1, keepdim=True))
-    scores = nl.to_score(process, logits, z, t)
+    assert_close(
+        nl.parametrization.to_posterior(process, logits, z, t).softmax(-1), joint / joint.sum(-1, keepdim=True)
+    )
+    scores = nl.parametrization.to_score(process, logits, z, t)
     assert_close(scores.exp(), law / law.gather(-1, z[:, None]))
     assert (scores.gather(-1, z[:, None]) == 0).all()
 
 
 def conversions_are_undone(process):
     logits, z, t = possible_rows(process)
-    certain = process.reveals(z[:, None], t)[:, 0]
+    certain = process.is_clean(z[:, None], t)[:, 0]
     answers = {name: CONVERT[name](process, logits, z, t, predicts="leave_one_out") for name in CONVERT}
     for have, want in itertools.product(CONVERT, CONVERT):
         got = CONVERT[want](process, answers[have], z, t, predicts=have)
@@ -126,7 +132,7 @@ def every_sequence(process, length=3, time=0.4):
 @pytest.mark.parametrize("name", PROCESSES)
 def test_the_score_is_the_ratio_of_the_probabilities_of_neighbouring_sequences(name):
     oracle, z, t, mass = every_sequence(PROCESSES[name]())
-    scores = nl.Score(oracle, oracle.process)(z, t).exp()
+    scores = nl.denoisers.Score(oracle, oracle.process)(z, t).exp()
     possible = mass > 0
     powers = V ** torch.arange(z.shape[1] - 1, -1, -1)
     for i, y in itertools.product(range(z.shape[1]), range(V)):
@@ -147,15 +153,15 @@ def marginalised_step(process, z, posterior, s, t):
 
 
 def kernel_between(process, s, t):
-    """q(z_t | z_s) [n, z_s, z_t]: from `jump`, checked elsewhere against the two marginals."""
+    """q(z_t | z_s) [n, z_s, z_t]: from `transition`, checked elsewhere against the two marginals."""
     columns = []
     for z in range(V):
-        keep, fresh = process.jump(torch.full((len(t), 1), z), s, t)
+        keep, fresh = process.transition(torch.full((len(t), 1), z), s, t)
         columns.append(keep * (torch.arange(V) == z) + fresh)
     return torch.stack(columns, -1)
 
 
-def one_step_for_all(process, convert=nl.to_posterior):
+def one_step_for_all(process, convert=nl.parametrization.to_posterior):
     logits, z, t = possible_rows(process)
     s = t / 2
     plug_in = process.posterior(z[:, None], logits.softmax(-1)[:, None], s, t)[:, 0]
@@ -188,7 +194,7 @@ def test_the_joint_of_d3pm_is_the_plug_in_step_of_whatever_it_is_given(name):
     process = PROCESSES[name]()
     logits, z, t = possible_rows(process)
     s = t / 2
-    posterior = nl.to_posterior(process, logits, z, t).softmax(-1)
+    posterior = nl.parametrization.to_posterior(process, logits, z, t).softmax(-1)
     jump = kernel_between(process, s, t).gather(-1, z[:, None, None].expand(-1, V, 1))[..., 0]
     joint = (posterior[:, None] @ kernel(process, s))[:, 0] * jump
     joint = joint / joint.sum(-1, keepdim=True)
@@ -203,11 +209,11 @@ def test_low_precision(name, dtype):
     process = PROCESSES[name]()
     logits, z, t = possible_rows(process, dtype)
     exact = logits.double()
-    scores = nl.to_score(process, logits, z, t)
-    assert scores.dtype == torch.float32 and nl.to_posterior(process, logits, z, t).dtype == dtype
-    wide = nl.to_score(process, exact, z, t)
+    scores = nl.parametrization.to_score(process, logits, z, t)
+    assert scores.dtype == torch.float32 and nl.parametrization.to_posterior(process, logits, z, t).dtype == dtype
+    wide = nl.parametrization.to_score(process, exact, z, t)
     assert_close(scores.double(), wide, rtol=1e-5, atol=1e-5)
-    back = nl.to_leave_one_out(process, scores, z, t, predicts="score").softmax(-1).double()
+    back = nl.parametrization.to_leave_one_out(process, scores, z, t, predicts="score").softmax(-1).double()
     assert_close(back, exact.softmax(-1), rtol=1e-3, atol=1e-5)
 
 
@@ -218,9 +224,9 @@ def test_a_wide_vocabulary_in_float32_near_both_ends_of_time():
     z = torch.tensor([7, 20_000, 7])
     logits = 3 * torch.randn(3, 20_001, generator=generator)
     x_hat = logits[:, :-1].double().softmax(-1)
-    scores = nl.to_score(process, logits, z, t)
-    assert_close(scores.double(), nl.to_score(process, logits.double(), z, t), rtol=1e-5, atol=1e-4)
-    back = nl.to_leave_one_out(process, scores, z, t, predicts="score").double().softmax(-1)[:, :-1]
+    scores = nl.parametrization.to_score(process, logits, z, t)
+    assert_close(scores.double(), nl.parametrization.to_score(process, logits.double(), z, t), rtol=1e-5, atol=1e-4)
+    back = nl.parametrization.to_leave_one_out(process, scores, z, t, predicts="score").double().softmax(-1)[:, :-1]
     assert float((back - x_hat).abs().sum(-1)[:2].max()) < 1e-3
     assert (
         float((back - x_hat).abs().sum(-1)[2]) < 0.1
@@ -234,13 +240,13 @@ def test_free_scores_that_no_prediction_has_are_clamped():
     q = torch.stack([row(0.5 * b[0], 0.4, 0.2, 0.1, 0), 0.1 * b, row(0.3, 0.2, 0.1, 0.1, 0.3)])
     q[:2, 4] = 1 - q[:2, :4].sum(-1)
     scores = (q / q.gather(-1, z[:, None])).log()
-    x_hat = nl.to_leave_one_out(process, scores, z, t, predicts="score").softmax(-1)
+    x_hat = nl.parametrization.to_leave_one_out(process, scores, z, t, predicts="score").softmax(-1)
     left = (q - b).clamp(min=0)[:, :4]
     assert_close(x_hat[0, :4], left[0] / left[0].sum())
     assert x_hat[0, 0] == 0 and (x_hat[:, 4] == 0).all()
     assert_close(x_hat[1, :4], row(0.25, 0.25, 0.25, 0.25))  # all below the noise: q itself, here even
     shifted = scores.scatter(-1, z[:, None], 17.0)  # the entry at z is 1 by definition, whatever a network says
-    assert_close(nl.to_leave_one_out(process, shifted, z, t, predicts="score").softmax(-1), x_hat)
+    assert_close(nl.parametrization.to_leave_one_out(process, shifted, z, t, predicts="score").softmax(-1), x_hat)
 
 
 def test_an_impossible_token_is_named_unless_unchecked():
@@ -251,12 +257,14 @@ def test_an_impossible_token_is_named_unless_unchecked():
             convert(process, logits, z, t)
         convert(process, logits, z, t, check=False)
     with pytest.raises(ValueError, match=r"got token 1 at t = 1"):
-        nl.to_posterior(process, logits, torch.tensor([1, 1]), torch.tensor([0.25, 1.0]))
+        nl.parametrization.to_posterior(process, logits, torch.tensor([1, 1]), torch.tensor([0.25, 1.0]))
 
 
 def test_another_name_of_a_prediction_is_refused(unchecked):
     with pytest.raises(ValueError, match="predicts must be one of 'leave_one_out', 'posterior', 'score'; got 'x0'"):
-        nl.to_posterior(Stranger(), torch.zeros(1, V), torch.zeros(1).long(), torch.full((1,), 0.5), predicts="x0")
+        nl.parametrization.to_posterior(
+            Stranger(), torch.zeros(1, V), torch.zeros(1).long(), torch.full((1,), 0.5), predicts="x0"
+        )
 
 
 class Confused(nl.TokenDependentProcess):
@@ -275,9 +283,9 @@ def test_noise_that_depends_on_the_token():
     process = Confused(torch.arange(V) < 4)
     conversions_are_their_definitions(process)
     logits, z, t = possible_rows(process)
-    posterior = nl.to_posterior(process, logits, z, t)
+    posterior = nl.parametrization.to_posterior(process, logits, z, t)
     assert (posterior[z == 0][:, 2:] == -torch.inf).all()  # token 0 cannot have been 2 or 3
-    back = nl.to_leave_one_out(process, posterior, z, t)
+    back = nl.parametrization.to_leave_one_out(process, posterior, z, t)
     like = process.likelihood(z[:, None], t)[:, 0]
     want = logits.softmax(-1) * (like > 0)
     assert_close(back.softmax(-1), want / want.sum(-1, keepdim=True))
@@ -285,7 +293,9 @@ def test_noise_that_depends_on_the_token():
     step = [process.posterior(z[:, None], law.softmax(-1)[:, None], t / 2, t)[:, 0] for law in (logits, back)]
     assert_close(step[1], step[0])
     with pytest.raises(ValueError, match=r"only where noise does not depend on the token .* got a Confused"):
-        nl.to_leave_one_out(process, nl.to_score(process, logits, z, t), z, t, predicts="score")
+        nl.parametrization.to_leave_one_out(
+            process, nl.parametrization.to_score(process, logits, z, t), z, t, predicts="score"
+        )
 
 
 def test_gradients_pass_through():

@@ -88,11 +88,11 @@ def test_signals_obey(law):
 @pytest.mark.parametrize(
     ("law", "mistake"),
     [
-        (slope_is_that_of_the_values, nl.Function(lambda t: 1 - t.detach())),
+        (slope_is_that_of_the_values, nl.schedules.Function(lambda t: 1 - t.detach())),
         (is_a_signal, 1 - t + 0.9 * t * (1 - t) * S.sin(9 * t)),
         (is_a_signal, 0.99 - 0.99 * t),
-        (complement_has_all_digits, nl.Function(lambda t: 1 - t**2)),
-        (inverts, nl.Function(lambda t: torch.where(t < 0.5, 1 - t, 0.9 - t).clamp(min=0))),
+        (complement_has_all_digits, nl.schedules.Function(lambda t: 1 - t**2)),
+        (inverts, nl.schedules.Function(lambda t: torch.where(t < 0.5, 1 - t, 0.9 - t).clamp(min=0))),
     ],
 )
 def test_the_laws_see_mistakes(law, mistake):
@@ -196,8 +196,8 @@ def test_neither_signal_nor_noise_loses_digits_at_a_high_ratio(ratio):
         ((t**2)(1 - t), "(1 - t) ** 2"),
         (S.cosine()(t**2), "cos(pi / 2 * t ** 2)"),
         ((2 * t)(-t), "2 * -t"),
-        (nl.Function(torch.tanh)(1 - t), "tanh(1 - t)"),
-        (nl.Function(torch.tanh)(1 - t)(t**2), "tanh(1 - t ** 2)"),
+        (nl.schedules.Function(torch.tanh)(1 - t), "tanh(1 - t)"),
+        (nl.schedules.Function(torch.tanh)(1 - t)(t**2), "tanh(1 - t ** 2)"),
         (S.MonotoneNetwork(4)(t**2), "MonotoneNetwork(4)(t ** 2)"),
         (S.MonotoneNetwork(4, rising=True), "MonotoneNetwork(4, rising=True)"),
         (S.cosine().inverse(1 - t), "cos(pi / 2 * t).inverse(1 - t)"),
@@ -211,11 +211,13 @@ def test_schedules_print_as_written(schedule, text):
         again = S.as_schedule(eval(text, names))
         assert_close(again(TIMES), schedule(TIMES))
         assert repr(again) == text.replace("(1 - 0.001)", "0.999")  # Python's own arithmetic
-    assert repr(nl.Constant(-2) ** t) == "(-2) ** t"
+    assert repr(nl.schedules.Constant(-2) ** t) == "(-2) ** t"
 
 
 @settings(max_examples=20)
-@given(signals(), st.sampled_from([t**2, S.sin(S.pi / 2 * t), wild(3, 5, rising=True), nl.Function(torch.sqrt)]))
+@given(
+    signals(), st.sampled_from([t**2, S.sin(S.pi / 2 * t), wild(3, 5, rising=True), nl.schedules.Function(torch.sqrt)])
+)
 def test_a_schedule_by_a_clock(schedule, clock):
     both = schedule(clock)
     assert_close(both(TIMES), schedule(clock(TIMES)))
@@ -279,8 +281,8 @@ def test_small_values_are_inverted_by_their_complements():
             lambda: (t * (1 - t)).inverse(TIMES),
             r"rises or falls throughout \[0, 1\] has an inverse; got t \* \(1 - t\)",
         ),
-        (lambda: nl.Constant(0.5).inverse(TIMES), "has an inverse; got 0.5"),
-        (lambda: nl.Function(lambda t: t / 0).inverse(TIMES), r"has an inverse; got f\(t\)"),
+        (lambda: nl.schedules.Constant(0.5).inverse(TIMES), "has an inverse; got 0.5"),
+        (lambda: nl.schedules.Function(lambda t: t / 0).inverse(TIMES), r"has an inverse; got f\(t\)"),
         (lambda: S.log_linear(0.1).inverse(TIMES), r"values in \[0.1, 1\].*got 0.02"),
         (lambda: t.inverse(torch.tensor([0.5, float("nan")])), "got nan"),
         (lambda: S.log_linear(0.1).inverse(1 - t), r"values in \[0.1, 1\]"),

@@ -41,8 +41,8 @@ def test_an_expression_prints_what_it_computes(text):
 def test_slopes_are_derived():
     assert_close((2 * t**3 - 1 / (1 + t)).derivative(TIMES), 6 * TIMES**2 + 1 / (1 + TIMES) ** 2)
     assert_close((1 - t).log_snr(TIMES), ((1 - TIMES) / TIMES).log())
-    assert_close(nl.Function(torch.sin).derivative(TIMES), TIMES.cos())
-    assert repr(nl.Function(torch.sin)) == "sin(t)" and repr(-t) == "-t"
+    assert_close(nl.schedules.Function(torch.sin).derivative(TIMES), TIMES.cos())
+    assert repr(nl.schedules.Function(torch.sin)) == "sin(t)" and repr(-t) == "-t"
 
 
 @given(st.integers(1, 40), st.integers(1, 4), st.floats(0, 1, exclude_max=True))
@@ -61,8 +61,8 @@ def test_stratified_times_fall_one_into_each_interval(count, parts, shift):
 def test_padding_does_not_count_in_the_mean():
     loss = torch.tensor([[1.0, 2.0, 100.0], [3.0, float("nan"), 100.0]])
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
-    assert nl.mean_over_tokens(loss, mask) == 2.0
-    assert nl.mean_over_tokens(loss[:1], None) == pytest.approx(103 / 3)
+    assert nl.objectives.mean_over_tokens(loss, mask) == 2.0
+    assert nl.objectives.mean_over_tokens(loss[:1], None) == pytest.approx(103 / 3)
 
 
 def test_the_dynamic_weight_is_the_elbos_ratio_to_first_order():
@@ -72,12 +72,12 @@ def test_the_dynamic_weight_is_the_elbos_ratio_to_first_order():
     z = torch.tensor([[0, 5, 1000]])
     for time in (0.1, 0.5):
         at = torch.tensor([time])
-        weight = nl.Dynamic.gidd(vocab_size=1001, p_uniform=0.02)(process, x, z, at)[0]
+        weight = nl.objectives.Dynamic.gidd(vocab_size=1001, p_uniform=0.02)(process, x, z, at)[0]
         bound = process.elbo_weight(x, z, at)[0]
         # lambda is (1 - t) / (t + c) where the ELBO has (1 - t) / t: equal up to the share of uniform noise.
         assert weight[0].item() == pytest.approx((bound[0] / bound[1]).item(), rel=0.1)
         assert weight[1] == 1 and weight[2] == 2
-    assert nl.Clipped(0.5)(process, x, z, at).max() == 0.5
+    assert nl.objectives.Clipped(0.5)(process, x, z, at).max() == 0.5
 
 
 def test_objective_loss_is_weight_times_divergence():
@@ -85,8 +85,8 @@ def test_objective_loss_is_weight_times_divergence():
     x, z = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 4, 3]])
     logits = torch.randn(1, 3, V, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     bound, clipped = (
-        nl.objective_loss(process, logits, x, z, at),
-        nl.objective_loss(process, logits, x, z, at, nl.Clipped(1.0)),
+        nl.objectives.objective_loss(process, logits, x, z, at),
+        nl.objectives.objective_loss(process, logits, x, z, at, nl.objectives.Clipped(1.0)),
     )
     weight = process.elbo_weight(x, z, at)
     assert_close(clipped, bound / weight * weight.clamp(max=1))

@@ -121,8 +121,8 @@ def test_a_slope_that_is_not_finite_is_refused():
         S.log_linear(1e-3),
         S.geometric(1e-3, 7),
         S.polynomial(8),
-        S.from_log_snr(nl.Function(lambda t: torch.logit(1 - t))),
-        nl.Function(lambda t: torch.lerp(*torch.linspace(1, 0, 1001).double()[
+        S.from_log_snr(nl.schedules.Function(lambda t: torch.logit(1 - t))),
+        nl.schedules.Function(lambda t: torch.lerp(*torch.linspace(1, 0, 1001).double()[
             torch.stack([(t * 1000).floor(), (t * 1000).floor() + 1]).long().clamp(0, 1000)], t * 1000 % 1)),
     ],
 )  # fmt: skip
@@ -131,13 +131,15 @@ def test_steep_bent_and_coarse_signals_are_accepted(alpha):
 
 
 def test_weights_of_a_composition_are_followed_too():
-    step = nl.Function(lambda t: 0.1 + 0.9 * (t > 0.6))
+    step = nl.schedules.Function(lambda t: 0.1 + 0.9 * (t > 0.6))
     with pytest.raises(ValueError, match=r"must be continuous.* of t = 0.6"):
         nl.Interpolation(1 - t, {nl.Uniform(3): t, nl.Absorbing(2, 3): step * t})
     with pytest.raises(ValueError, match=r"the mass of Absorbing\(2\) must be that of its values"):
-        nl.Interpolation(1 - t, {nl.Uniform(3): t, nl.Absorbing(2, 3): nl.Function(lambda t: 0.1 * t.detach())})
+        nl.Interpolation(
+            1 - t, {nl.Uniform(3): t, nl.Absorbing(2, 3): nl.schedules.Function(lambda t: 0.1 * t.detach())}
+        )
     with pytest.raises(ValueError, match=r"got nan from f\(t\) at t = 0"):
-        nl.Interpolation(1 - t, {nl.Uniform(3): nl.Function(lambda t: t * torch.nan)})
+        nl.Interpolation(1 - t, {nl.Uniform(3): nl.schedules.Function(lambda t: t * torch.nan)})
 
 
 @pytest.mark.parametrize("probs", [lambda t: blended(t.detach()), table])
@@ -171,10 +173,10 @@ def test_a_mixing_of_many_tokens_is_followed_on_those_with_most_mass():
 @pytest.mark.parametrize(
     "alpha",
     [
-        nl.Function(lambda t: (1.25 - 1.25 * t).clamp(max=1)),  # no noise at first
+        nl.schedules.Function(lambda t: (1.25 - 1.25 * t).clamp(max=1)),  # no noise at first
         1 - t**200,
-        nl.Function(lambda t: 1 - (2 * t - 1).clamp(min=0) ** 3),
-        nl.Function(lambda t: torch.cos(torch.pi * t.float() / 2)),  # ends at -4e-8
+        nl.schedules.Function(lambda t: 1 - (2 * t - 1).clamp(min=0) ** 3),
+        nl.schedules.Function(lambda t: torch.cos(torch.pi * t.float() / 2)),  # ends at -4e-8
     ],
 )
 def test_noise_that_begins_late_or_ends_below_zero_by_rounding_is_accepted(alpha):
@@ -193,12 +195,12 @@ def test_noise_that_begins_late_or_ends_below_zero_by_rounding_is_accepted(alpha
 
 def test_weights_that_are_negative_by_more_than_rounding_are_refused():
     for below in (5.6e-17, 4e-8):
-        weight = nl.Function(lambda t, below=below: t * (1 + below) - below)
+        weight = nl.schedules.Function(lambda t, below=below: t * (1 + below) - below)
         process = nl.Interpolation(1 - t, {nl.Uniform(3): t, nl.Absorbing(2, 3): weight})
         assert (process.raw_weights(torch.zeros(1, dtype=torch.float64)) >= 0).all()
         blend = nl.Blend({nl.Uniform(3): 1 - t, nl.Absorbing(2, 3): weight})
         assert (blend.shares(torch.zeros(1, dtype=torch.float64)) >= 0).all()
-    weight = nl.Function(lambda t: t - 1e-6)
+    weight = nl.schedules.Function(lambda t: t - 1e-6)
     for make in (lambda w: nl.Interpolation(1 - t, w), nl.Blend):
         with pytest.raises(ValueError, match="non-negative and finite; got -1e-06"):
             make({nl.Uniform(3): 1, nl.Absorbing(2, 3): weight})

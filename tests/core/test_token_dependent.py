@@ -99,9 +99,9 @@ def test_structured_methods_are_the_definitions(name):
     close(process.marginal(x_hat, time), bare.marginal(x_hat, time))
     close(process.likelihood(z, time), bare.likelihood(z, time))
     close(process.probability(z.flip(1), z, time), bare.probability(z.flip(1), z, time))
-    close(process.jump(z, time, later), bare.jump(z, time, later), rtol=1e-9, atol=1e-9)
+    close(process.transition(z, time, later), bare.transition(z, time, later), rtol=1e-9, atol=1e-9)
     close(process.rate(z, time), bare.rate(z, time), rtol=1e-8, atol=1e-8)
-    close(process.reveals(z, time), bare.reveals(z, time))
+    close(process.is_clean(z, time), bare.is_clean(z, time))
     per_token = time[:, None].expand(3, process.vocab_size).contiguous()
     close(process.rate(z, per_token), process.rate(z, time))
     close(process.likelihood(z, per_token), process.likelihood(z, time))
@@ -114,11 +114,11 @@ def test_it_is_a_markov_process(name):
     z = every_token(process)
     r, s, u = times(0.2), times(0.5), times(0.9)
     # Columns are into z: [from, into] after a transpose.
-    one, two, both = (process.jump(z, *pair)[0].T for pair in ((r, s), (s, u), (r, u)))
+    one, two, both = (process.transition(z, *pair)[0].T for pair in ((r, s), (s, u), (r, u)))
     torch.testing.assert_close(one @ two, both)
     torch.testing.assert_close(both.sum(-1), torch.ones(process.vocab_size, dtype=torch.float64))
     torch.testing.assert_close(process.marginal(z, r)[0] @ one, process.marginal(z, s)[0])
-    slope = process.jump(z, s - 1e-6, s)[0].T / 1e-6
+    slope = process.transition(z, s - 1e-6, s)[0].T / 1e-6
     off = ~torch.eye(process.vocab_size, dtype=torch.bool)
     torch.testing.assert_close(process.rate(z, s)[0].T[off], slope[off], rtol=1e-4, atol=1e-4)
 
@@ -145,7 +145,7 @@ def test_equal_rows_are_an_interpolating_process(name):
     logits = torch.randn(4, 6, inner.vocab_size, dtype=torch.float64, generator=generator)
     close = torch.testing.assert_close
     close(nl.nelbo(process, logits, x, z, time), nl.nelbo(inner, logits, x, z, time), rtol=1e-8, atol=1e-10)
-    close(nl.nelbo_by_token(inner, logits, x, z, time), nl.nelbo(inner, logits, x, z, time), rtol=1e-8, atol=1e-10)
+    close(nl.elbo.nelbo_by_token(inner, logits, x, z, time), nl.nelbo(inner, logits, x, z, time), rtol=1e-8, atol=1e-10)
     x_hat = logits.masked_fill(~inner.data_tokens(), -torch.inf).softmax(-1)
     close(process.posterior(z, x_hat, 0.7 * time, time), inner.posterior(z, x_hat, 0.7 * time, time))
 
@@ -153,7 +153,7 @@ def test_equal_rows_are_an_interpolating_process(name):
 def exact_bound(process, denoiser, law, nodes):
     """The bound of the denoiser on data of the law {x: p}, all z summed out, by quadrature in time."""
     x, p = torch.tensor(list(law)), torch.tensor(list(law.values()), dtype=torch.float64)
-    return (p * nl.expected_bound(process, denoiser, x, nodes=nodes).total).sum().item()
+    return (p * nl.likelihood.expected_bound(process, denoiser, x, nodes=nodes).total).sum().item()
 
 
 class Mistaken(nl.Transform):
@@ -222,12 +222,12 @@ def test_the_bound_of_token_rates_is_the_published_one():
 def test_the_law_of_samples_tends_to_that_of_the_data(name):
     process = DEPENDENT[name]()
     oracle, _ = world(process, 2)
-    x = nl.every_sequence(process.vocab_size, 2)
+    x = nl.likelihood.every_sequence(process.vocab_size, 2)
     data = oracle.log_prob(x).exp()
     gaps = []
     for steps in (2, 8, 32):
         grid = torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2
-        law = nl.model_law(process, oracle, 2, grid)
+        law = nl.likelihood.model_law(process, oracle, 2, grid)
         gaps.append(torch.special.xlogy(data, data / law)[data > 0].sum().item())
     print(name, gaps)
     assert gaps[0] > 2 * gaps[1] > 4 * gaps[2] and gaps[2] < 2e-3
@@ -238,7 +238,7 @@ def test_samples_have_the_law_of_the_model(name):
     process, n = DEPENDENT[name](), 20_000
     oracle, _ = world(process, 2)
     grid = torch.tensor([1.0, 0.5, 0.2, 0.0], dtype=torch.float64)
-    law = nl.model_law(process, oracle, 2, grid)
+    law = nl.likelihood.model_law(process, oracle, 2, grid)
     x = nl.AncestralSampler(process, oracle).sample((n, 2), times=grid, generator=torch.Generator().manual_seed(0))
     assert process.data_tokens()[x].all()
     share = torch.bincount(x[:, 0] * process.vocab_size + x[:, 1], minlength=len(law)) / n
@@ -373,14 +373,16 @@ def test_rates_of_tokens_are_learned_through_the_bound():
 
     def bound():
         with torch.no_grad():
-            return (law * nl.expected_bound(process, Independent(), x, nodes=24, low=0.0).total).sum().item()
+            return (law * nl.likelihood.expected_bound(process, Independent(), x, nodes=24, low=0.0).total).sum().item()
 
     before = bound()
     optimizer = torch.optim.Adam(process.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(0)
     for _ in range(40):
         time = nl.stratified_times(256, low=1e-3, high=1 - 1e-3, generator=generator)
-        nl.learned_nelbo(process, Independent(), x.repeat(64, 1), time, generator=generator).mean().backward()
+        nl.likelihood.learned_nelbo(
+            process, Independent(), x.repeat(64, 1), time, generator=generator
+        ).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     after = bound()
@@ -432,7 +434,7 @@ def test_a_revealed_token_costs_nothing_whatever_the_prediction(name):
     x = process.data_tokens().nonzero()[:2, 0][None]
     logits = torch.zeros(1, 2, process.vocab_size, dtype=torch.float64).scatter(-1, x[..., None], -1e4)
     logits.requires_grad_()
-    certain = process.reveals(x, times(0.5))
+    certain = process.is_clean(x, times(0.5))
     value = nl.nelbo(process, logits, x, x, times(0.5))
     value.sum().backward()
     assert (value[certain] == 0).all() and value.isfinite().all() and logits.grad.isfinite().all()

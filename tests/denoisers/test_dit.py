@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from noiselab.denoisers.dit import DiT, DiTConfig
+from noiselab.networks.dit import DiT, DiTConfig
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "tiny-gidd-hf"
 SMALL = {

@@ -11,7 +11,7 @@ from worlds import INITIAL, PROCESSES, TRANSITION, V
 import noiselab as nl
 from noiselab.denoisers import guidance
 from noiselab.denoisers.guidance import ClassifierFreeGuidance, ClassifierGuidance, by_enumeration, first_order
-from noiselab.process import lift
+from noiselab.process import as_token_times
 from noiselab.processes import TokenRates
 from noiselab.samplers.ancestral import dense_step
 
@@ -63,12 +63,12 @@ def condition(x):
 def conditional_world(process):
     """The oracle, all clean sequences, their law given the condition, and the exact classifier of noisy sequences."""
     oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
-    x = oracle.tokens[nl.every_sequence(4, LENGTH)]
+    x = oracle.tokens[nl.likelihood.every_sequence(4, LENGTH)]
     law = oracle.log_prob(x).exp()
     table = Tabular(process, x, law)
 
     def classifier(z, t):
-        joint = law * table.likelihoods(z, lift(t, z)).prod(1)
+        joint = law * table.likelihoods(z, as_token_times(t, z)).prod(1)
         return (joint[:, condition(x)].sum(-1) / joint.sum(-1)).log()
 
     given = torch.where(condition(x), law, 0) / law[condition(x)].sum()
@@ -76,7 +76,7 @@ def conditional_world(process):
 
 
 def noisy(process, oracle, batch=40, seed=0):
-    t = 0.05 + 0.9 * nl.uniforms(batch, LENGTH, generator=generator(seed))
+    t = 0.05 + 0.9 * nl.categorical.uniforms(batch, LENGTH, generator=generator(seed))
     return process.corrupt(oracle.sample(batch, LENGTH, generator=generator(seed + 1)), t, generator=generator(seed)), t
 
 
@@ -180,7 +180,7 @@ def test_guidance_of_the_transition_depends_on_the_number_of_steps():
                 process.posterior(z, torch.nn.functional.pad(law, (0, V - 4)).expand(n, 1, V), s.expand(n), t.expand(n))
                 for law in laws
             )
-            z = nl.choose(torch.where(c > 0, c**3 / u**2, 0), nl.uniforms(n, 1, generator=g))
+            z = nl.categorical.choose(torch.where(c > 0, c**3 / u**2, 0), nl.categorical.uniforms(n, 1, generator=g))
         assert chi_square(z, want, V) > 6
 
 
@@ -189,10 +189,12 @@ def test_guided_posteriors_are_the_posterior_of_guided_predictions(name):
     process = PROCESSES[name]()
     c, u = (nl.MarkovOracle(INITIAL, rows, process) for rows in (TRANSITION, OTHER))
     z, t = noisy(process, c)
-    wrapped = ClassifierFreeGuidance(nl.Posterior(c, process), nl.Posterior(u, process), 1.5)
+    wrapped = ClassifierFreeGuidance(nl.denoisers.Posterior(c, process), nl.denoisers.Posterior(u, process), 1.5)
     assert wrapped.predicts == "posterior"
-    found, want = (nl.LeaveOneOut(d, process)(z, t).softmax(-1) for d in (wrapped, ClassifierFreeGuidance(c, u, 1.5)))
-    open_ = ~process.reveals(z, t)
+    found, want = (
+        nl.denoisers.LeaveOneOut(d, process)(z, t).softmax(-1) for d in (wrapped, ClassifierFreeGuidance(c, u, 1.5))
+    )
+    open_ = ~process.is_clean(z, t)
     assert_close(found[open_], want[open_], rtol=1e-7, atol=1e-10)
 
 
@@ -221,10 +223,10 @@ def test_the_exact_classifier_makes_the_oracle_of_the_conditioned_world(name):
     # Where the neighbours exclude the condition, nothing is exact. The hybrid is not quite clean at the lower end.
     close = {"atol": 1e-3, "rtol": 0.0} if name == "log-SNR hybrid" else {"atol": 1e-10, "rtol": 1e-7}
     assert_close(found[possible], want[possible], **close)
-    posterior = ClassifierGuidance(nl.Posterior(oracle, process), by_enumeration(classifier, process))
+    posterior = ClassifierGuidance(nl.denoisers.Posterior(oracle, process), by_enumeration(classifier, process))
     assert posterior.predicts == "posterior"
-    open_ = possible[:, None] & ~process.reveals(z, t)
-    assert_close(nl.LeaveOneOut(posterior, process)(z, t).softmax(-1)[open_], want[open_], **close)
+    open_ = possible[:, None] & ~process.is_clean(z, t)
+    assert_close(nl.denoisers.LeaveOneOut(posterior, process)(z, t).softmax(-1)[open_], want[open_], **close)
 
 
 @pytest.mark.parametrize(("name", "exact"), [("masked", True), ("gidd", False), ("uniform", False)])
@@ -247,7 +249,9 @@ def test_the_guided_law_tends_to_that_of_the_condition(name):
     guided = ClassifierGuidance(oracle, by_enumeration(classifier, process))
     some, where, left = given > 0, places(x, V), []
     for steps in (4, 16, 64):
-        law = nl.model_law(process, guided, LENGTH, torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2)[where]
+        law = nl.likelihood.model_law(
+            process, guided, LENGTH, torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2
+        )[where]
         left.append((given[some] * (given[some] / law[some]).log()).sum().item())
     assert left[0] > 3.5 * left[1] and left[1] > 3.5 * left[2] and left[2] < 0.015
 
@@ -324,7 +328,7 @@ def test_selected_rows_are_rows_of_the_whole(name):
     process = PROCESSES[name]()
     oracle, _, _, classifier = conditional_world(process)
     z, t = noisy(process, oracle)
-    other, before, rows = nl.MarkovOracle(INITIAL, OTHER, process), z.clone(), nl.uniforms(*z.shape) < 0.4
+    other, before, rows = nl.MarkovOracle(INITIAL, OTHER, process), z.clone(), nl.categorical.uniforms(*z.shape) < 0.4
     for denoiser in (
         ClassifierFreeGuidance(oracle, other, 2 * nl.t),
         ClassifierGuidance(oracle, by_enumeration(classifier, process), 1 - nl.t),

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from noiselab.denoisers.base import Denoiser, ProjectedDenoiser
-from noiselab.denoisers.dit import DiT, DiTConfig
-from noiselab.denoisers.huggingface import TransformersDenoiser, load_dit
+from noiselab.networks.dit import DiT, DiTConfig
+from noiselab.networks.huggingface import TransformersDenoiser, load_dit
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "tiny-gidd-hf"
 

@@ -34,7 +34,7 @@ from transformers import (
 )
 
 import noiselab as nl
-from noiselab.denoisers.masked_lm import HEADS, MaskedLanguageModel
+from noiselab.networks.masked_lm import HEADS, MaskedLanguageModel
 
 V, LENGTH, PAD = 24, 7, 1
 MASK = V - 1
@@ -410,7 +410,9 @@ def test_what_bert_learns_at_visible_tokens():
             if z[i] != mask:
                 logits[z[i]] -= math.log(1 + states)
                 own = torch.tensor([z[i]])
-                converted = nl.to_leave_one_out(process, posterior.log()[None], own, half)[0].softmax(-1)
+                converted = nl.parametrization.to_leave_one_out(process, posterior.log()[None], own, half)[0].softmax(
+                    -1
+                )
                 torch.testing.assert_close(converted, leave_one_out / leave_one_out.sum())
             torch.testing.assert_close(logits.softmax(-1), leave_one_out / leave_one_out.sum())
 

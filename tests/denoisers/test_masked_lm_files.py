@@ -17,8 +17,8 @@ from transformers import (
 )
 
 import noiselab as nl
-from noiselab.denoisers.masked_lm import MaskedLanguageModel
-from noiselab.denoisers.masked_lm_files import load_masked_lm
+from noiselab.networks.masked_lm import MaskedLanguageModel
+from noiselab.networks.masked_lm_files import load_masked_lm
 
 V, LENGTH, BASE = 24, 7, 5e5
 SIZES = {

@@ -40,7 +40,7 @@ def test_fewer_passes_do_not_see_what_is_masked_with_them():
 
 
 def test_rows_are_the_same_answers_for_less_work():
-    counting = nl.Counting(ORACLE)
+    counting = nl.denoisers.CallCounter(ORACLE)
     denoiser = OneByOne(counting, 3, passes=3)
     rows = torch.zeros_like(X, dtype=torch.bool)
     rows[0, 1] = rows[2, 4] = rows[3, 1] = True

@@ -90,12 +90,12 @@ def test_what_the_error_costs_in_likelihood_grows_as_the_square_too():
     process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
     chain = torch.tensor([[0.9, 0.1], [0.2, 0.8]], dtype=torch.float64)
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), chain, process)
-    x = nl.every_sequence(2, 3)
+    x = nl.likelihood.every_sequence(2, 3)
     law = oracle.log_prob(x).exp()
 
     def price(scale):
         wrong = Perturbed(oracle, scale, vocab_size=3, generator=generator())
-        return (nl.expected_bound(process, wrong, x).mean(law).total - oracle.entropy(3)).item()
+        return (nl.likelihood.expected_bound(process, wrong, x).mean(law).total - oracle.entropy(3)).item()
 
     assert price(0) == pytest.approx(0, abs=1e-4)
     assert price(0.4) / price(0.2) == pytest.approx(4, rel=0.1) and price(0.2) > 1e-3
@@ -104,11 +104,11 @@ def test_what_the_error_costs_in_likelihood_grows_as_the_square_too():
 def test_a_posterior_prediction_may_be_wrong_too_but_no_score():
     """The likelihood of the own token is a factor, so that the error is the same in both parametrisations."""
     process, oracle, wrong, z, t = world()
-    as_posterior = Perturbed(nl.Posterior(oracle, process), 0.5, vocab_size=V, generator=generator())
-    back = nl.LeaveOneOut(as_posterior, process)(z, t).log_softmax(-1)
+    as_posterior = Perturbed(nl.denoisers.Posterior(oracle, process), 0.5, vocab_size=V, generator=generator())
+    back = nl.denoisers.LeaveOneOut(as_posterior, process)(z, t).log_softmax(-1)
     assert torch.allclose(back[..., : V - 1], wrong(z, t).log_softmax(-1)[..., : V - 1])
     with pytest.raises(ValueError, match="scores"):
-        Perturbed(nl.Score(oracle, process), 0.5, vocab_size=V)
+        Perturbed(nl.denoisers.Score(oracle, process), 0.5, vocab_size=V)
     with pytest.raises(ValueError, match="scale must not be negative"):
         Perturbed(oracle, -1, vocab_size=V)
     with pytest.raises(ValueError, match="width must be at least 1"):

@@ -36,13 +36,13 @@ def test_selected_rows_are_rows_of_the_whole(name):
         oracle,
         nl.Temperature(oracle, 0.5),
         nl.TopP(nl.Temperature(oracle, 2), 0.9),
-        nl.MinP(oracle, 0.1),
-        nl.Support(oracle, torch.arange(V) < 3),
+        nl.denoisers.MinP(oracle, 0.1),
+        nl.denoisers.Support(oracle, torch.arange(V) < 3),
         TopK(oracle, 2),
         Suppress(oracle, [1]),
-        nl.Posterior(oracle, process),
-        nl.LeaveOneOut(nl.Posterior(oracle, process), process),
-        nl.Score(oracle, process),
+        nl.denoisers.Posterior(oracle, process),
+        nl.denoisers.LeaveOneOut(nl.denoisers.Posterior(oracle, process), process),
+        nl.denoisers.Score(oracle, process),
     ):
         before = z.clone()
         assert_close(denoiser(z, t, rows), denoiser(z, t)[rows])
@@ -53,22 +53,27 @@ def test_selected_rows_are_rows_of_the_whole(name):
 @pytest.mark.parametrize("name", PROCESSES)
 def test_conversion_is_bayes_rule_and_its_own_inverse(name):
     process, oracle, z, t = oracle_world(name)
-    posterior = nl.Posterior(oracle, process)(z, t).softmax(-1)
+    posterior = nl.denoisers.Posterior(oracle, process)(z, t).softmax(-1)
     time = t.double()[:, None].expand(z.shape)
     one_hot = torch.eye(V, dtype=torch.float64)
     like = torch.stack([process.marginal(one_hot[v].expand(*z.shape, V), time) for v in range(V)], -1)
     like = like.gather(-2, z[..., None, None].expand(*z.shape, 1, V))[..., 0, :]  # q_t(z | v)
     joint = oracle(z, t).softmax(-1) * like
     assert_close(posterior, joint / joint.sum(-1, keepdim=True))
-    back = nl.LeaveOneOut(nl.Posterior(oracle, process), process)(z, t).softmax(-1)
-    certain = process.reveals(z, t)
+    back = nl.denoisers.LeaveOneOut(nl.denoisers.Posterior(oracle, process), process)(z, t).softmax(-1)
+    certain = process.is_clean(z, t)
     assert_close(back[~certain], oracle(z, t).softmax(-1)[~certain])
 
 
 def wrappings(oracle, process):
     """The same oracle, in the dress of every prediction, singly and one over the other."""
-    single = [oracle, nl.Posterior(oracle, process), nl.Score(oracle, process)]
-    return [*single, nl.Posterior(single[2], process), nl.Score(single[2], process), nl.LeaveOneOut(single[2], process)]
+    single = [oracle, nl.denoisers.Posterior(oracle, process), nl.denoisers.Score(oracle, process)]
+    return [
+        *single,
+        nl.denoisers.Posterior(single[2], process),
+        nl.denoisers.Score(single[2], process),
+        nl.denoisers.LeaveOneOut(single[2], process),
+    ]
 
 
 def forget(denoiser):
@@ -89,11 +94,11 @@ def test_samplers_have_one_law_for_every_prediction(name):
         assert sampler.denoiser.predicts == "leave_one_out"
         laws.append(process.posterior(z, sampler.denoiser(z, t).softmax(-1), s, t))
         draws.append(sampler.step(z, t, s, generator=torch.Generator().manual_seed(0)))
-    certain = process.reveals(z, t)
+    certain = process.is_clean(z, t)
     for law, draw in zip(laws[1:], draws[1:], strict=True):
         assert_close(law[~certain], laws[0][~certain], rtol=1e-8, atol=1e-10)
         assert torch.equal(draw, draws[0])
-    wrong = process.posterior(z, forget(nl.Posterior(oracle, process))(z, t).softmax(-1), s, t)
+    wrong = process.posterior(z, forget(nl.denoisers.Posterior(oracle, process))(z, t).softmax(-1), s, t)
     assert ((wrong - laws[0])[~certain].abs().max().item() > 0.02) == (name != "masked")
 
 
@@ -102,20 +107,20 @@ def test_scores_are_solved_just_before_the_end_of_time_where_they_say_nothing(na
     process, oracle, *_ = oracle_world(name)
     z = process.prior(6, 7, generator=torch.Generator().manual_seed(0))
     t = torch.ones(6, dtype=torch.float64)
-    for wrap in (nl.LeaveOneOut, nl.Posterior):
-        law = wrap(nl.Score(oracle, process), process)(z, t).softmax(-1)
+    for wrap in (nl.denoisers.LeaveOneOut, nl.denoisers.Posterior):
+        law = wrap(nl.denoisers.Score(oracle, process), process)(z, t).softmax(-1)
         assert_close(law, wrap(oracle, process)(z, t).softmax(-1), rtol=0, atol=2e-3)
     if name in ("masked", "uniform"):
-        scores, end = nl.Score(oracle, process)(z, t)[0], t[:1].expand(7)
-        at_the_end = nl.to_leave_one_out(process, scores, z[0], end, predicts="score").softmax(-1)
+        scores, end = nl.denoisers.Score(oracle, process)(z, t)[0], t[:1].expand(7)
+        at_the_end = nl.parametrization.to_leave_one_out(process, scores, z[0], end, predicts="score").softmax(-1)
         assert (at_the_end - law[0]).abs().max() > 0.05
 
 
 def test_logits_of_clean_tokens_are_not_scores():
     process, oracle, *_ = oracle_world("gidd")
     with pytest.raises(ValueError, match=r"Temperature changes logits of clean tokens; .* noiselab.LeaveOneOut first"):
-        nl.Temperature(nl.Score(oracle, process), 0.5)
-    nl.Temperature(nl.LeaveOneOut(nl.Score(oracle, process), process), 0.5)
+        nl.Temperature(nl.denoisers.Score(oracle, process), 0.5)
+    nl.Temperature(nl.denoisers.LeaveOneOut(nl.denoisers.Score(oracle, process), process), 0.5)
 
 
 def test_scores_cannot_be_solved_where_noise_depends_on_the_token():
@@ -141,7 +146,7 @@ def test_truncations(entries, p):
     # Enough mass, and not without the least probable token kept (to float32 rounding).
     assert whole[kept].sum() >= p - 1e-5
     assert whole[kept].sum() - whole[kept].min() <= p + 1e-5
-    kept = nl.MinP(Fixed(logits), p)(z, t)[0, 0].isfinite()
+    kept = nl.denoisers.MinP(Fixed(logits), p)(z, t)[0, 0].isfinite()
     assert torch.equal(kept, (whole >= p * whole.max() * (1 - 1e-12))) or (whole / whole.max() - p).abs().min() < 1e-9
 
 
@@ -161,9 +166,9 @@ TRUNCATIONS = {
     "top-p tiny": lambda inner: nl.TopP(inner, 1e-9),
     "top-p": lambda inner: nl.TopP(inner, 0.7),
     "top-p whole": lambda inner: nl.TopP(inner, 1),
-    "min-p whole": lambda inner: nl.MinP(inner, 1),
-    "min-p": lambda inner: nl.MinP(inner, 0.3),
-    "min-p none": lambda inner: nl.MinP(inner, 0),
+    "min-p whole": lambda inner: nl.denoisers.MinP(inner, 1),
+    "min-p": lambda inner: nl.denoisers.MinP(inner, 0.3),
+    "min-p none": lambda inner: nl.denoisers.MinP(inner, 0),
 }
 ROWS = {
     "equal": [0.0] * 6,
@@ -203,7 +208,7 @@ def test_truncations_are_those_of_transformers(seed):
     for p in (0.05, 0.3, 0.9, 0.999):
         for ours, theirs in (
             (nl.TopP(Rows(), p), TopPLogitsWarper(p)),
-            (nl.MinP(Rows(), p), MinPLogitsWarper(p)),
+            (nl.denoisers.MinP(Rows(), p), MinPLogitsWarper(p)),
             (TopK(Rows(), int(200 * p) + 1), TopKLogitsWarper(int(200 * p) + 1)),
             (nl.TopP(TopK(nl.Temperature(Rows(), 0.7), 20), p), chain(p)),
         ):
@@ -236,7 +241,7 @@ def test_suppressed_tokens_get_no_mass_and_one_must_stay():
     for tokens in ([1, 2], (2, 1, 1), torch.tensor([2, 1])):
         law = Suppress(Fixed(logits), tokens)(z, t)[0, 0].softmax(-1)
         assert torch.equal(law[1:3], torch.zeros(2)) and torch.equal(law[::3], want)
-    other = nl.Support(Fixed(logits), torch.tensor([True, False, False, True]))
+    other = nl.denoisers.Support(Fixed(logits), torch.tensor([True, False, False, True]))
     assert torch.equal(other(z, t), Suppress(Fixed(logits), [1, 2])(z, t))
     assert torch.equal(Suppress(Fixed(logits), [])(z, t)[0, 0], logits)
     assert repr(Suppress(Fixed(logits), [2, 1, 1])) == "Suppress(Fixed(), 2 tokens)"
@@ -250,7 +255,7 @@ def test_suppressed_tokens_get_no_mass_and_one_must_stay():
 LAW = torch.tensor([0.5, 0.25, 0.15, 0.1], dtype=torch.float64)
 EDITS = {
     "temperature": (lambda inner: nl.Temperature(inner, 0.5), LAW**2),
-    "min-p": (lambda inner: nl.MinP(inner, 0.25), LAW * torch.tensor([1, 1, 1, 0])),
+    "min-p": (lambda inner: nl.denoisers.MinP(inner, 0.25), LAW * torch.tensor([1, 1, 1, 0])),
     "top-p": (lambda inner: nl.TopP(inner, 0.7), LAW * torch.tensor([1, 1, 0, 0])),
     "top-k": (lambda inner: TopK(inner, 3), LAW * torch.tensor([1, 1, 1, 0])),
     "suppress": (lambda inner: Suppress(inner, [0]), LAW * torch.tensor([0, 1, 1, 1])),
@@ -287,11 +292,11 @@ def test_min_p_on_the_transition_depends_on_the_number_of_steps(steps, published
     for t, s in itertools.pairwise(grid):
         move = process.posterior(z, law.expand(n, 1, 6), s.expand(n), t.expand(n))
         move = torch.where(move < 0.02 * move.amax(-1, keepdim=True), 0, move)
-        z = torch.where(z == 5, nl.choose(move, nl.uniforms(n, 1, generator=g)), z)
+        z = torch.where(z == 5, nl.categorical.choose(move, nl.categorical.uniforms(n, 1, generator=g)), z)
     share = torch.bincount(z[:, 0], minlength=6) / n
     assert_close(share[:3], torch.tensor(published), atol=0.02, rtol=0)
     assert deviation(z, law) > 10
-    x = nl.AncestralSampler(process, nl.MinP(Fixed(law.log()), 0.02)).sample((n, 1), steps=steps, generator=g)
+    x = nl.AncestralSampler(process, nl.denoisers.MinP(Fixed(law.log()), 0.02)).sample((n, 1), steps=steps, generator=g)
     assert deviation(x, law) < 4
 
 
@@ -305,7 +310,7 @@ def test_the_order_of_edits_matters():
     assert_close(after, root * torch.tensor([1, 1, 0, 0]) / root[:2].sum())
 
 
-class Split(nl.ProjectedDenoiser):
+class Split(nl.denoisers.ProjectedDenoiser):
     def __init__(self):
         super().__init__()
         self.embed, self.head, self.projected = torch.nn.Embedding(V, 8), torch.nn.Linear(8, V), 0
@@ -332,7 +337,7 @@ def test_only_selected_rows_are_projected_and_the_loss_can_be_fused():
     nl.nelbo(process, denoiser(z, t), x, z, t).mean().backward()
     want = [p.grad.clone() for p in denoiser.parameters()]
     denoiser.zero_grad()
-    loss, values = nl.nelbo_fused(
+    loss, values = nl.elbo.nelbo_fused(
         process, denoiser.hidden(z, t), denoiser.head.weight, denoiser.head.bias, x, z, t, scale
     )
     loss.backward()

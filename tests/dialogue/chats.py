@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from noiselab.dialogue import Chat, Check, Said
+from noiselab.dialogue import Chat, Check, KeywordVerdict
 
 SPECIAL = ["<pad>", "<bos>", "<end>", "<user>", "<assistant>"]
 WORDS = (
@@ -15,7 +15,7 @@ TEMPLATE = (
     "<bos>{% for m in messages %} <{{ m.role }}> {{ m.content }} <end>{% endfor %}"
     "{% if add_generation_prompt %} <assistant>{% endif %}"
 )
-CHECK = Check("test", "check it", "again {question}", 4, Said(("right",), ("wrong",), "last"), "My answer is")
+CHECK = Check("test", "check it", "again {question}", 4, KeywordVerdict(("right",), ("wrong",), "last"), "My answer is")
 QUESTIONS = ["Which one ?", "a", "Which one ? red green blue red", "b c ?", "one two one two one two one ?"]
 START = "The answer is"
 

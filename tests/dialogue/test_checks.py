@@ -9,7 +9,7 @@ from chats import CHECK, generators
 from noiselab.dialogue import (
     Check,
     GroundTruthReview,
-    Said,
+    KeywordVerdict,
     categories_of_bias,
     chain_of_thought,
     natural_language,
@@ -80,13 +80,13 @@ def test_templates_that_can_not_be_filled_in_are_refused(change, message):
 )
 def test_verdicts_are_read_from_words(review, first, last, same):
     for which, verdict in (("first", first), ("last", last), ("all", same)):
-        assert Said(("right", "correct"), ("wrong", "incorrect"), which)(review) is verdict
+        assert KeywordVerdict(("right", "correct"), ("wrong", "incorrect"), which)(review) is verdict
 
 
 def test_words_of_verdicts_must_be_given():
     for right, wrong in (((), ("no",)), (("yes",), ()), (("yes", ""), ("no",))):
         with pytest.raises(ValueError, match="must be words for right and for wrong"):
-            Said(right, wrong)
+            KeywordVerdict(right, wrong)
 
 
 def test_the_truth_is_told_and_with_noise_the_opposite():

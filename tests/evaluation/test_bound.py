@@ -6,10 +6,10 @@ from worlds import INITIAL, PROCESSES, TRANSITION, V
 
 import noiselab as nl
 from noiselab.data import TokenBlocks
-from noiselab.denoisers.dit import DiT, DiTConfig
-from noiselab.denoisers.huggingface import TransformersDenoiser
 from noiselab.evaluation import bound as module
 from noiselab.evaluation import validation_bound
+from noiselab.networks.dit import DiT, DiTConfig
+from noiselab.networks.huggingface import TransformersDenoiser
 
 LENGTH = 6
 NAMES = ["masked", "gidd", "uniform", "mask and unigram", "stranger"]
@@ -65,7 +65,7 @@ def test_a_posterior_is_converted():
     x = oracle.sample(500, LENGTH, generator=torch.Generator().manual_seed(0))
     both = [
         validation_bound(process, d, x, generator=torch.Generator().manual_seed(1)).nelbo
-        for d in (oracle, nl.Posterior(oracle, process))
+        for d in (oracle, nl.denoisers.Posterior(oracle, process))
     ]
     assert both[0] == pytest.approx(both[1], rel=1e-9)
 
@@ -110,9 +110,9 @@ def test_fixed_nodes_estimate_the_same_bound(name):
 def test_steps_bound_the_sampler_that_takes_them(name, steps):
     process = PROCESSES[name]()
     oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
-    x = nl.every_sequence(oracle.tokens, 2)
+    x = nl.likelihood.every_sequence(oracle.tokens, 2)
     grid = steps if isinstance(steps, torch.Tensor) else torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    want = nl.expected_discrete_bound(process, oracle, x, grid).mean(oracle.log_prob(x).exp())
+    want = nl.likelihood.expected_discrete_bound(process, oracle, x, grid).mean(oracle.log_prob(x).exp())
     generator = torch.Generator().manual_seed(0)
     data = oracle.sample(10_000, 2, generator=generator)
     found = validation_bound(process, oracle, data, steps=steps, batch_size=5000, generator=generator)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import noiselab as nl
+from noiselab.bench.correction_study import CopyObserved
 from noiselab.evaluation import correction_grid, correction_grid_table, generative_perplexity
 from noiselab.evaluation.correction_grid import AGAIN, BEFORE, COOLER, CORRECTED, JUMP, Treated, _Fresh
-from noiselab.evaluation.correction_study import Believer
 from noiselab.evaluation.judge import Judgement
 
 LENGTH, START = 12, torch.tensor([0.4, 0.3, 0.2, 0.1])
@@ -42,7 +42,7 @@ def rows():
 
 def test_rows_are_what_one_would_measure_by_hand(rows):
     process = processes()[0]
-    oracle = nl.Support(nl.MarkovOracle(START, TRANSITION, process), process.support)
+    oracle = nl.denoisers.Support(nl.MarkovOracle(START, TRANSITION, process), process.support)
     gains = []
     for seed in range(3):
         random = torch.Generator().manual_seed(seed)
@@ -75,7 +75,7 @@ def test_fresh_samples_gain_nothing_beyond_their_entropy(rows):
 
 def test_a_network_that_believes_what_it_sees_gains_nothing():
     process = processes()[1]
-    believer = Believer(nl.MarkovOracle(START, TRANSITION, process), process)
+    believer = CopyObserved(nl.MarkovOracle(START, TRANSITION, process), process)
     with pytest.warns(UserWarning, match="never"):
         nl.SelfCorrection(believer, process=process)
     for row in correction_grid(process, believer, Chain(), LENGTH, **SETTINGS):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import noiselab as nl
-from noiselab.evaluation import World, self_correction, study, train_in_world
+from noiselab.bench.known_world import World, study, train_in_world
+from noiselab.evaluation import self_correction
 
 
 def world():
@@ -49,7 +50,7 @@ def test_masking_cannot_question_what_it_sees():
     here = world()
     process = nl.masked(vocab_size=7, mask_id=6)
     x = torch.randint(6, (20, 16), generator=torch.Generator().manual_seed(0))
-    believer = nl.Posterior(train_in_world(here, process, steps=2), process)
+    believer = nl.denoisers.Posterior(train_in_world(here, process, steps=2), process)
     found = self_correction(nl.SelfCorrection(believer), x, generator=torch.Generator().manual_seed(0))
     assert found.changed == 0 and not found.revisions and found.accuracy_before == 1
 

@@ -8,14 +8,9 @@ import pytest
 import torch
 
 import noiselab as nl
+from noiselab.bench import known_world
 from noiselab.data import TokenBlocks, train_tokenizer
-from noiselab.evaluation import (
-    generative_perplexity,
-    known_world,
-    self_correction,
-    token_bytes,
-    validation_bound,
-)
+from noiselab.evaluation import generative_perplexity, self_correction, token_bytes, validation_bound
 from noiselab.evaluation.report import (
     Curves,
     Piece,

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import noiselab as nl
+from noiselab.bench.catalogue import OnGrid, ThenCorrect, catalogue
+from noiselab.bench.correction_study import CopyObserved, correction_study, correction_table
+from noiselab.bench.figures import plot, table
+from noiselab.bench.runner import Meter, bench
+from noiselab.bench.worlds import SamplerWorld
 from noiselab.denoisers.perturbed import Perturbed
-from noiselab.evaluation.correction_study import Believer, correction_study, correction_table
 from noiselab.evaluation.intervals import interval
-from noiselab.evaluation.sampler_bench import Meter, bench
-from noiselab.evaluation.sampler_catalogue import OnGrid, ThenCorrect, catalogue
-from noiselab.evaluation.sampler_figures import plot, table
-from noiselab.evaluation.sampler_worlds import SamplerWorld
 
 WORLD = SamplerWorld.sharp(states=5, length=8)
 
@@ -41,7 +41,7 @@ def test_the_meter_changes_nothing_and_counts(name):
     """Sequences in which no token needs an answer are not asked about, and the tokens are the same."""
     process = WORLD.processes()[name]
     oracle = WORLD.oracle(process)
-    meter, counting = Meter(oracle), nl.Counting(oracle)
+    meter, counting = Meter(oracle), nl.denoisers.CallCounter(oracle)
     a, b = (
         nl.AncestralSampler(process, denoiser).sample((8, 8), steps=24, generator=[generator(k) for k in range(8)])
         for denoiser in (meter, counting)
@@ -188,7 +188,7 @@ def test_a_masked_model_believes_what_it_sees_and_cannot_correct():
 
     def wrong(process):
         noisy = Perturbed(WORLD.oracle(process), 0.3, vocab_size=6, generator=generator())
-        return Believer(noisy, process)
+        return CopyObserved(noisy, process)
 
     processes = {name: WORLD.processes()[name] for name in ("masked", "gidd")}
     rows = correction_study(WORLD, processes, wrong, steps=4, sequences=100, seeds=range(3), sweeps=1)
@@ -210,7 +210,7 @@ def test_a_masked_model_believes_what_it_sees_and_cannot_correct():
 def test_the_believers_masks_are_predicted_as_before():
     process = WORLD.processes()["masked"]
     oracle = WORLD.oracle(process)
-    believer = Believer(oracle, process)
+    believer = CopyObserved(oracle, process)
     z = torch.tensor([[0, 5, 2, 5, 5, 1, 1, 5]])
     t = torch.tensor([0.5])
     logits = believer(z, t)
@@ -218,7 +218,7 @@ def test_the_believers_masks_are_predicted_as_before():
     assert torch.equal(logits[z != 5].argmax(-1), z[z != 5])
     assert torch.equal(logits[z != 5].isfinite().sum(-1), torch.ones(4))
     hybrid = WORLD.processes()["gidd"]
-    assert torch.equal(Believer(WORLD.oracle(hybrid), hybrid)(z, t), WORLD.oracle(hybrid)(z, t))
+    assert torch.equal(CopyObserved(WORLD.oracle(hybrid), hybrid)(z, t), WORLD.oracle(hybrid)(z, t))
 
 
 def test_noise_that_a_sampler_leaves_is_part_of_the_gain():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import noiselab as nl
-from noiselab.evaluation.sampler_worlds import SamplerWorld, chi_square, conditional_entropy, frequencies
+from noiselab.bench.worlds import SamplerWorld, chi_square, conditional_entropy, frequencies
 
 
 def generator(seed=0):
@@ -28,7 +28,7 @@ def test_exact_samples_have_nothing_wrong(make):
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_the_law_of_ngrams_is_that_of_all_sequences(n):
     world = SamplerWorld.tiny()
-    x, law = nl.every_sequence(3, 4), world.law()
+    x, law = nl.likelihood.every_sequence(3, 4), world.law()
     assert law.sum().item() == pytest.approx(1)
     want = sum(p * frequencies(s[None], n, 3) for s, p in zip(x, law, strict=True))
     assert torch.allclose(world.ngrams(n), want)

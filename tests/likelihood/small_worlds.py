@@ -37,20 +37,20 @@ SMALL = copies(
     {
         "masked": lambda: nl.masked(vocab_size=V, mask_id=MASK),
         "masked, cosine": lambda: nl.Interpolation(
-            nl.Function(lambda t: torch.cos(torch.pi * t / 2)),
-            {nl.Absorbing(MASK, V): nl.Function(lambda t: 1 - torch.cos(torch.pi * t / 2))},
+            nl.schedules.Function(lambda t: torch.cos(torch.pi * t / 2)),
+            {nl.Absorbing(MASK, V): nl.schedules.Function(lambda t: 1 - torch.cos(torch.pi * t / 2))},
         ),
         "gidd 0.1": lambda: nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.1),
         "gidd 0.5": lambda: nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.5),
         "gidd, gamma 2": lambda: nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.2, gamma=2.0),
-        "gidd v1.0.0": lambda: nl.gidd_v1_0(vocab_size=V, mask_id=MASK, p_uniform=0.2),
-        "log-SNR hybrid": lambda: nl.log_snr_hybrid(vocab_size=V, mask_id=MASK, shift=1),
+        "gidd v1.0.0": lambda: nl.processes.gidd_v1_0(vocab_size=V, mask_id=MASK, p_uniform=0.2),
+        "log-SNR hybrid": lambda: nl.processes.log_snr_hybrid(vocab_size=V, mask_id=MASK, shift=1),
         "uniform": lambda: nl.uniform(vocab_size=V),
         "unigram": lambda: nl.unigram(row(0.6, 0.3, 0.1)),
         "mask and unigram": lambda: nl.Interpolation(
             1 - t, {nl.Absorbing(MASK, V): t, nl.Unigram(row(0.7, 0.3, 0)): t * t}
         ),
-        "chain": lambda: nl.d3pm(nl.Uniform(V), BETAS),
+        "chain": lambda: nl.processes.d3pm(nl.Uniform(V), BETAS),
         "turning": Turning,
         "token-dependent": lambda: Pairs(torch.arange(V) != MASK),
         "token rates": lambda: nl.processes.TokenRates(row(0.7, 2.0, 1.0), mask_id=MASK),
@@ -77,7 +77,7 @@ def world(name, length, seed=0):
 
 def known(process, length, seed=0):
     oracle = nl.MarkovOracle(*random_chain(int(process.data_tokens().sum()), seed), process)
-    x = nl.every_sequence(oracle.tokens, length)
+    x = nl.likelihood.every_sequence(oracle.tokens, length)
     return oracle, x, oracle.log_prob(x).exp(), oracle.entropy(length)
 
 

@@ -34,7 +34,7 @@ def compare(process):
     low, high = process.domain
     s, t = low + (high - low) * s, low + (high - low) * t
     logits, x, z = tokens(process, t)
-    fast, dense = nl.step_kl(process, logits, x, z, s, t), nl.step_kl_dense(process, logits, x, z, s, t)
+    fast, dense = nl.elbo.step_kl(process, logits, x, z, s, t), nl.elbo.step_kl_dense(process, logits, x, z, s, t)
     assert_close(fast, dense, rtol=1e-6, atol=1e-9)
     (one,), (other,) = (torch.autograd.grad(v.sum(), logits) for v in (fast, dense))
     assert_close(one, other, rtol=1e-6, atol=1e-9)
@@ -42,7 +42,10 @@ def compare(process):
     s, t = s.roll(1)[:, None].repeat(1, 40), torch.ones_like(s)[:, None].repeat(1, 40)
     z = process.corrupt(x, t, generator=torch.Generator().manual_seed(1))
     assert_close(
-        nl.step_kl(process, logits, x, z, s, t), nl.step_kl_dense(process, logits, x, z, s, t), rtol=1e-6, atol=1e-9
+        nl.elbo.step_kl(process, logits, x, z, s, t),
+        nl.elbo.step_kl_dense(process, logits, x, z, s, t),
+        rtol=1e-6,
+        atol=1e-9,
     )
 
 
@@ -61,9 +64,14 @@ def test_a_step_of_a_token_dependent_process():
     process = SMALL["token-dependent"]()
     t = torch.tensor([0.3, 0.9], dtype=torch.float64)
     logits, x, z = tokens(process, t)
-    assert_close(nl.step_kl(process, logits, x, z, t / 3, t), nl.step_kl_dense(process, logits, x, z, t / 3, t))
     assert_close(
-        nl.step_kl(process, logits, x, z, 0 * t, t), nl.reconstruction(process, logits, x, z, t), rtol=1e-6, atol=1e-9
+        nl.elbo.step_kl(process, logits, x, z, t / 3, t), nl.elbo.step_kl_dense(process, logits, x, z, t / 3, t)
+    )
+    assert_close(
+        nl.elbo.step_kl(process, logits, x, z, 0 * t, t),
+        nl.elbo.reconstruction(process, logits, x, z, t),
+        rtol=1e-6,
+        atol=1e-9,
     )
 
 
@@ -73,7 +81,7 @@ def test_under_masking_it_is_a_share_of_the_cross_entropy():
     logits, x, z = tokens(process, t)
     entropy = -logits.index_fill(-1, torch.tensor(V - 1), -torch.inf).log_softmax(-1).gather(-1, x[..., None])[..., 0]
     want = torch.where(z == V - 1, (1 - s / t)[:, None] * entropy, 0)
-    assert_close(nl.step_kl(process, logits, x, z, s, t), want, rtol=1e-9, atol=1e-12)
+    assert_close(nl.elbo.step_kl(process, logits, x, z, s, t), want, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -83,7 +91,10 @@ def test_a_small_step_is_the_integrand(name):
     logits, x, z = tokens(process, t)
     step = 1e-6
     assert_close(
-        nl.step_kl(process, logits, x, z, t - step, t) / step, nl.nelbo(process, logits, x, z, t), rtol=1e-3, atol=1e-3
+        nl.elbo.step_kl(process, logits, x, z, t - step, t) / step,
+        nl.nelbo(process, logits, x, z, t),
+        rtol=1e-3,
+        atol=1e-3,
     )
 
 
@@ -91,7 +102,7 @@ def test_learned_processes_get_gradients_from_a_step():
     process = PROCESSES["learned"]()
     t = torch.tensor([0.3, 0.7], dtype=torch.float64)
     logits, x, z = tokens(process, t)
-    nl.step_kl(process, logits, x, z, t / 2, t).sum().backward()
+    nl.elbo.step_kl(process, logits, x, z, t / 2, t).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in process.parameters())
 
 
@@ -101,9 +112,9 @@ def test_low_precision_logits(dtype):
     s, t = torch.tensor([[0.1, 0.0, 0.6], [0.4, 1.0, 0.9]], dtype=torch.float64)
     logits, x, z = tokens(process, t)
     low = logits.detach().to(dtype)
-    value = nl.step_kl(process, low, x, z, s, t)
+    value = nl.elbo.step_kl(process, low, x, z, s, t)
     assert value.dtype == torch.float32
-    assert_close(value.double(), nl.step_kl(process, low.double(), x, z, s, t), rtol=1e-4, atol=1e-5)
+    assert_close(value.double(), nl.elbo.step_kl(process, low.double(), x, z, s, t), rtol=1e-4, atol=1e-5)
 
 
 COMPILED = """
@@ -113,8 +124,8 @@ process = nl.gidd(vocab_size=5, mask_id=4, p_uniform=0.1)
 s, t = torch.tensor([[0.1, 0.6], [0.4, 0.9]], dtype=torch.float64)
 x = torch.arange(20).view(2, 10) % 4
 z, logits = process.corrupt(x, t), torch.randn(2, 10, 5)
-compiled = torch.compile(nl.step_kl, backend="eager", fullgraph=True)
-torch.testing.assert_close(compiled(process, logits, x, z, s, t), nl.step_kl(process, logits, x, z, s, t))
+compiled = torch.compile(nl.elbo.step_kl, backend="eager", fullgraph=True)
+torch.testing.assert_close(compiled(process, logits, x, z, s, t), nl.elbo.step_kl(process, logits, x, z, s, t))
 """
 
 
@@ -128,12 +139,12 @@ def test_a_step_compiles_without_a_graph_break():
 @pytest.mark.parametrize("name", SMALL)
 def test_it_bounds_the_likelihood_of_the_sampler_and_tends_to_the_entropy(name):
     process, oracle, x, p, entropy = world(name, 3)
-    everything = nl.every_sequence(process.vocab_size, 3)
+    everything = nl.likelihood.every_sequence(process.vocab_size, 3)
     place = [int((everything == row).all(-1).nonzero()) for row in x]
     gaps = []
     for steps in (1, 2, 4, 8, 16, 32, 64):
-        bound = nl.expected_discrete_bound(process, oracle, x, grid(process, steps)).total
-        law = nl.model_law(process, oracle, 3, grid(process, steps))
+        bound = nl.likelihood.expected_discrete_bound(process, oracle, x, grid(process, steps)).total
+        law = nl.likelihood.model_law(process, oracle, 3, grid(process, steps))
         nats = -law[place].log()
         assert law.sum() == pytest.approx(1, abs=1e-9)
         assert (bound >= nats - 1e-9).all()
@@ -152,8 +163,8 @@ def test_drawn_it_has_the_enumerated_mean():
     for name, steps, stop in (("gidd 0.5", 4, 5), ("token-dependent", 3, 4), ("uniform", 4, 4), ("masked", 1, 2)):
         process, oracle, x, p, _ = world(name, 2)
         times = grid(process, steps)[:stop]
-        want = nl.expected_discrete_bound(process, oracle, x, times).mean(p)
-        many = x[nl.choose(p.expand(3000, -1), nl.uniforms(3000, generator=generator))]
+        want = nl.likelihood.expected_discrete_bound(process, oracle, x, times).mean(p)
+        many = x[nl.categorical.choose(p.expand(3000, -1), nl.categorical.uniforms(3000, generator=generator))]
 
         def draw(pick, process=process, oracle=oracle, many=many, times=times):
             return nl.discrete_bound(process, oracle, many, times, pick=pick, generator=generator)
@@ -169,7 +180,7 @@ def test_drawn_it_has_the_enumerated_mean():
 def test_grids_that_end_early_pay_for_the_jump():
     process, oracle, x, p, entropy = world("gidd 0.5", 3)
     times = torch.linspace(1, 0.01, 65, dtype=torch.float64)
-    terms = nl.expected_discrete_bound(process, oracle, x, times).mean(p)
+    terms = nl.likelihood.expected_discrete_bound(process, oracle, x, times).mean(p)
     assert terms.total > entropy > terms.diffusion + terms.prior
 
 
@@ -177,13 +188,13 @@ def test_grids_that_end_early_pay_for_the_jump():
 @pytest.mark.parametrize("name", ["masked", "gidd 0.5", "log-SNR hybrid", "token-dependent", "coarse masked"])
 def test_the_jump_to_clean_tokens_belongs_to_the_sampler(name, last):
     process, oracle, x, p, entropy = world(name, 3)
-    everything = nl.every_sequence(process.vocab_size, 3)
+    everything = nl.likelihood.every_sequence(process.vocab_size, 3)
     place = [int((everything == row).all(-1).nonzero()) for row in x]
     for steps in (1, 4):
         times = torch.linspace(process.domain[1], last, steps + 1, dtype=torch.float64)
         bound, law = (
-            nl.expected_discrete_bound(process, oracle, x, times).total,
-            nl.model_law(process, oracle, 3, times),
+            nl.likelihood.expected_discrete_bound(process, oracle, x, times).total,
+            nl.likelihood.model_law(process, oracle, 3, times),
         )
         assert law[place].sum() == pytest.approx(1, abs=1e-9)  # no noise is left
         assert (bound >= -law[place].log() - 1e-9).all() and -(p * law[place].log()).sum() >= entropy - 1e-9
@@ -203,9 +214,9 @@ def test_planted_mistakes_in_a_step(mistake, monkeypatch):
         ]
 
     process, oracle, x, p, entropy = world("gidd 0.5", 3)
-    good = (p * nl.expected_discrete_bound(process, oracle, x, grid(process, 64)).total).sum()
+    good = (p * nl.likelihood.expected_discrete_bound(process, oracle, x, grid(process, 64)).total).sum()
     monkeypatch.setattr(exact, "step_kl", wrong)
-    bad = (p * nl.expected_discrete_bound(process, oracle, x, grid(process, 64)).total).sum()
+    bad = (p * nl.likelihood.expected_discrete_bound(process, oracle, x, grid(process, 64)).total).sum()
     assert 0 < good - entropy < abs(bad - entropy) - 0.01
 
 
@@ -216,7 +227,7 @@ def test_the_sampler_has_the_enumerated_law(name, stop):
     x = nl.AncestralSampler(process, oracle).sample(
         (20_000, 2), times=times, generator=torch.Generator().manual_seed(0)
     )
-    law = nl.model_law(process, oracle, 2, times)
+    law = nl.likelihood.model_law(process, oracle, 2, times)
     counts = torch.bincount(x[:, 0] * 3 + x[:, 1], minlength=9) / 20_000
     assert ((counts - law).abs() <= 5 * (law / 20_000).sqrt()).all()
     assert known(process, 2)[0].tokens.tolist() == [0, 1]

@@ -6,14 +6,14 @@ from small_worlds import LEAKY, SMALL, Turning, known, world
 from worlds import INITIAL, PROCESSES, TRANSITION
 
 import noiselab as nl
-from noiselab.process import lift
+from noiselab.process import as_token_times
 
 ROOTS = [name for name in SMALL if "gidd" in name and "gamma" not in name]
 
 
 def surplus_of(process, oracle, x, low=0.0, high=None, denoiser=None):
     """The bound of each x minus -log p(x), which it equals for the exact denoiser; and its terms."""
-    terms = nl.expected_bound(process, denoiser or oracle, x, low=low, high=high)
+    terms = nl.likelihood.expected_bound(process, denoiser or oracle, x, low=low, high=high)
     return terms.total + oracle.log_prob(x), terms
 
 
@@ -35,10 +35,10 @@ def test_what_the_log_snr_leaves_at_its_ends_falls_with_its_range():
     """The excess of the published range, -9 to 9, is noise and signal left at the ends: e^-9 of them."""
     gaps = []
     for end in (7, 9, 12):
-        process = nl.log_snr_hybrid(vocab_size=3, mask_id=2, shift=1, log_snr=(-end, end))
+        process = nl.processes.log_snr_hybrid(vocab_size=3, mask_id=2, shift=1, log_snr=(-end, end))
         oracle, x, p, _ = known(process, 6, seed=6)
-        times = nl.quadrature(240)
-        terms = nl.expected_bound(process, oracle, x, times=times)
+        times = nl.times.quadrature(240)
+        terms = nl.likelihood.expected_bound(process, oracle, x, times=times)
         gaps.append((p * (terms.total + oracle.log_prob(x))).sum().item())
     print("bound - entropy of six tokens, log-SNR up to 7, 9, 12:", *(f"{gap:.1e}" for gap in gaps))
     assert 1e-3 > gaps[0] > 4 * gaps[1] > 40 * gaps[2] > 0 and gaps[1] < 1e-4
@@ -48,7 +48,7 @@ def test_what_the_log_snr_leaves_at_its_ends_falls_with_its_range():
 def test_it_is_for_larger_vocabularies(name):
     process = PROCESSES[name]().requires_grad_(False)
     oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
-    x = nl.every_sequence(oracle.tokens, 2)
+    x = nl.likelihood.every_sequence(oracle.tokens, 2)
     surplus, _ = surplus_of(process, oracle, x)
     gap = (oracle.log_prob(x).exp() * surplus).sum().item()
     print(f"{name}: {gap:+.1e}")
@@ -65,7 +65,7 @@ def test_by_drawing_the_bound_is_the_entropy(name):
         x = oracle.sample(400, 5, generator=generator)
         return nl.continuous_bound(process, oracle, x, generator=generator).total + oracle.log_prob(x)
 
-    found = nl.average(surplus, 16)
+    found = nl.likelihood.average(surplus, 16)
     print(f"{name}: bound - entropy {found} of {oracle.entropy(5):.4f}")
     assert abs(found.distance(0)) < 3 and found.error < 0.05 * oracle.entropy(5)
 
@@ -74,7 +74,7 @@ def test_by_drawing_the_bound_is_the_entropy(name):
 def test_the_posterior_is_no_leave_one_out_prediction(name):
     """Declared as what it is, it is converted; passed off as leave-one-out, it costs more than the entropy."""
     process, oracle, x, p, _ = world(name, 3, seed=1)
-    posterior = nl.Posterior(oracle, process)
+    posterior = nl.denoisers.Posterior(oracle, process)
     right, _ = surplus_of(process, oracle, x, denoiser=posterior)
     assert abs((p * right).sum()) < (1e-3 if name == LEAKY else 1e-4)
     posterior.predicts = "leave_one_out"
@@ -92,7 +92,7 @@ class ForgottenSignal(Turning):
     """A rate without its second term, (alpha'/alpha) b."""
 
     def rate(self, z, t):
-        t = lift(t, z)
+        t = as_token_times(t, z)
         return torch.func.jvp(lambda t: self.noise(t).at(z), (t,), (torch.ones_like(t),))[1]
 
 
@@ -134,7 +134,7 @@ def test_masking_stopped_early_pays_for_what_is_still_seen():
     process, oracle, x, p, _ = world("masked", 3)
     surplus, terms = surplus_of(process, oracle, x, high=0.9)
     assert terms.prior.isfinite().all() and 1 > (p * surplus).sum() > 0 > (p * (surplus - terms.prior)).sum() + 1e-3
-    assert (nl.expected_bound(*world("masked, cosine", 2)[:3]).prior == 0).all()  # cos(pi / 2) is 6e-17
+    assert (nl.likelihood.expected_bound(*world("masked, cosine", 2)[:3]).prior == 0).all()  # cos(pi / 2) is 6e-17
 
 
 @pytest.mark.parametrize("name", ["gidd 0.5", "uniform", "masked"])

@@ -17,12 +17,16 @@ NAMES = ["masked", "gidd 0.5", "uniform", "turning", "token-dependent", "chain"]
 def log_weights(process, oracle, x, times, draws, seed=0):
     """One row for each sequence."""
     generator = torch.Generator().manual_seed(seed)
-    return nl.path_log_weight(process, oracle, x.repeat(draws, 1), times, generator=generator).view(draws, len(x)).T
+    return (
+        nl.likelihood.path_log_weight(process, oracle, x.repeat(draws, 1), times, generator=generator)
+        .view(draws, len(x))
+        .T
+    )
 
 
 def sampler_nats(process, oracle, x, times):
-    everything = nl.every_sequence(process.vocab_size, x.shape[1])
-    law = nl.model_law(process, oracle, x.shape[1], times)
+    everything = nl.likelihood.every_sequence(process.vocab_size, x.shape[1])
+    law = nl.likelihood.model_law(process, oracle, x.shape[1], times)
     return -torch.stack([law[(everything == row).all(-1)].sum() for row in x]).log()
 
 
@@ -43,7 +47,7 @@ def test_one_path_has_the_discrete_bound_as_its_mean(name):
     for times in (grid(process, 4), grid(process, 4)[:-1]):
         logs, want = (
             -log_weights(process, oracle, x, times, 3000),
-            nl.expected_discrete_bound(process, oracle, x, times),
+            nl.likelihood.expected_discrete_bound(process, oracle, x, times),
         )
         error = logs.std(-1) / 3000**0.5
         assert ((logs.mean(-1) - want.total).abs() < 4 * error + 1e-9).all()
@@ -69,12 +73,12 @@ def test_it_falls_with_the_number_of_paths_to_the_samplers_likelihood(name):
 def test_the_public_bound_is_made_of_these_weights():
     process, oracle, x, _, _ = world("gidd 0.5", 3)
     times, one = grid(process, 3), torch.Generator().manual_seed(0)
-    bound = nl.importance_bound(process, oracle, x, times, draws=3, generator=one)
+    bound = nl.likelihood.importance_bound(process, oracle, x, times, draws=3, generator=one)
     again = torch.Generator().manual_seed(0)
-    weights = torch.stack([nl.path_log_weight(process, oracle, x, times, generator=again) for _ in range(3)])
+    weights = torch.stack([nl.likelihood.path_log_weight(process, oracle, x, times, generator=again) for _ in range(3)])
     assert torch.allclose(bound, -weights.exp().mean(0).log())
     with pytest.raises(ValueError, match="draw"):
-        nl.importance_bound(process, oracle, x, times, draws=0)
+        nl.likelihood.importance_bound(process, oracle, x, times, draws=0)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -26,7 +26,9 @@ def test_padding_is_neither_noised_nor_scored():
     bounds = {
         "continuous": lambda x, real, g: nl.continuous_bound(process, flat, x, real=real, generator=g).total,
         "discrete": lambda x, real, g: nl.discrete_bound(process, flat, x, times, real=real, generator=g).total,
-        "importance": lambda x, real, g: nl.importance_bound(process, flat, x, times, draws=2, real=real, generator=g),
+        "importance": lambda x, real, g: nl.likelihood.importance_bound(
+            process, flat, x, times, draws=2, real=real, generator=g
+        ),
     }
     for name, bound in bounds.items():
         plain, filled = (bound(v, r, torch.Generator().manual_seed(1)) for v, r in ((x, None), (padded, real)))
@@ -46,25 +48,30 @@ def test_revealed_tokens_cost_nothing_whatever_the_network_says():
 
     times = grid(process, 4)
     for one, other in (
-        (nl.expected_bound(process, oracle, x, low=0.01), nl.expected_bound(process, Denies(), x, low=0.01)),
         (
-            nl.expected_discrete_bound(process, oracle, x, times),
-            nl.expected_discrete_bound(process, Denies(), x, times),
+            nl.likelihood.expected_bound(process, oracle, x, low=0.01),
+            nl.likelihood.expected_bound(process, Denies(), x, low=0.01),
+        ),
+        (
+            nl.likelihood.expected_discrete_bound(process, oracle, x, times),
+            nl.likelihood.expected_discrete_bound(process, Denies(), x, times),
         ),
     ):
         assert torch.allclose(one.total, other.total)
     one, other = (
-        nl.importance_bound(process, d, x, times[:-1], draws=2, generator=torch.Generator().manual_seed(0))
+        nl.likelihood.importance_bound(process, d, x, times[:-1], draws=2, generator=torch.Generator().manual_seed(0))
         for d in (oracle, Denies())
     )
     assert torch.allclose(one, other)
-    assert torch.allclose(nl.model_law(process, oracle, 3, times), nl.model_law(process, Denies(), 3, times))
+    assert torch.allclose(
+        nl.likelihood.model_law(process, oracle, 3, times), nl.likelihood.model_law(process, Denies(), 3, times)
+    )
 
 
 def test_fixed_nodes_take_the_luck_out_of_times():
     process, oracle, x, p, _ = world("gidd 0.5", 3)
     generator = torch.Generator().manual_seed(0)
-    many = x[nl.choose(p.expand(400, -1), nl.uniforms(400, generator=generator))]
+    many = x[nl.categorical.choose(p.expand(400, -1), nl.categorical.uniforms(400, generator=generator))]
 
     def spread(**options):
         totals = [nl.continuous_bound(process, oracle, many, generator=generator, **options).total for _ in range(20)]
@@ -84,18 +91,20 @@ def test_several_times_give_one_bound():
         return low + (1 - low) * torch.sin(torch.pi * tau / 2) ** (2 * powers)
 
     kinds = {
-        "importance": lambda n: nl.importance_times(n, (nl.t * (1 - nl.t)) ** -0.5, low=low, generator=generator),
-        "blocks": lambda n: nl.block_times(n, 3, 2, low=low, density=(nl.t * (1 - nl.t)) ** -0.5, generator=generator),
-        "path": lambda n: nl.path_times(nl.stratified_times(n, generator=generator), path),
+        "importance": lambda n: nl.times.importance_times(n, (nl.t * (1 - nl.t)) ** -0.5, low=low, generator=generator),
+        "blocks": lambda n: nl.times.block_times(
+            n, 3, 2, low=low, density=(nl.t * (1 - nl.t)) ** -0.5, generator=generator
+        ),
+        "path": lambda n: nl.times.path_times(nl.stratified_times(n, generator=generator), path),
     }
     for name, draw in kinds.items():
 
         def surplus(draw=draw):
-            many = x[nl.choose(p.expand(1000, -1), nl.uniforms(1000, generator=generator))]
+            many = x[nl.categorical.choose(p.expand(1000, -1), nl.categorical.uniforms(1000, generator=generator))]
             terms = nl.continuous_bound(process, oracle, many, times=draw(1000), low=low, generator=generator)
             return terms.total + oracle.log_prob(many)
 
-        found = nl.average(surplus, 20)
+        found = nl.likelihood.average(surplus, 20)
         print(f"{name}: bound - entropy {found} of {entropy:.4f}")
         assert abs(found.distance(0)) < 3 and found.error < 0.15
 
@@ -104,15 +113,18 @@ def test_errors_of_replicates_are_right():
     generator = torch.Generator().manual_seed(0)
     stated, means = [], []
     for _ in range(200):
-        found = nl.average(lambda: torch.rand(10, generator=generator), 20)
+        found = nl.likelihood.average(lambda: torch.rand(10, generator=generator), 20)
         stated.append(found.error)
         means.append(found.mean)
     assert 0.85 < torch.tensor(means).std() / torch.tensor(stated).mean() < 1.15
-    assert str(nl.Estimate(1.23456, 0.0123)) == "1.235 +- 0.012"
-    assert f"{nl.Estimate(1.23456, 0.0123)}" == "1.235 +- 0.012"
-    assert str(nl.Estimate(123.4, 45.0)) == "123 +- 45" and str(nl.Estimate(1.0, 0.0)) == "1.0000 +- 0.0000"
+    assert str(nl.likelihood.Estimate(1.23456, 0.0123)) == "1.235 +- 0.012"
+    assert f"{nl.likelihood.Estimate(1.23456, 0.0123)}" == "1.235 +- 0.012"
+    assert (
+        str(nl.likelihood.Estimate(123.4, 45.0)) == "123 +- 45"
+        and str(nl.likelihood.Estimate(1.0, 0.0)) == "1.0000 +- 0.0000"
+    )
     with pytest.raises(ValueError, match="two"):
-        nl.average(lambda: torch.rand(10), 1)
+        nl.likelihood.average(lambda: torch.rand(10), 1)
 
 
 def test_refusals():
@@ -120,19 +132,19 @@ def test_refusals():
     with pytest.raises(ValueError, match=r"got 0\.5 to 0\.4"):
         nl.continuous_bound(process, oracle, x, low=0.5, high=0.4)
     with pytest.raises(ValueError, match="both"):
-        nl.continuous_bound(process, oracle, x, nodes=3, times=nl.quadrature(4))
+        nl.continuous_bound(process, oracle, x, nodes=3, times=nl.times.quadrature(4))
     with pytest.raises(ValueError, match="fall"):
         nl.discrete_bound(process, oracle, x, torch.tensor([0.0, 1.0]))
     with pytest.raises(ValueError, match="lie in"):
-        nl.model_law(process, oracle, 2, torch.tensor([1.5, 0.0]))
+        nl.likelihood.model_law(process, oracle, 2, torch.tensor([1.5, 0.0]))
     with pytest.raises(ValueError, match="pick"):
         nl.discrete_bound(process, oracle, x, grid(process, 3), pick=torch.ones(4))
     with pytest.raises(ValueError, match=r"3\^30"):
-        nl.model_law(process, oracle, 30, grid(process, 3))
+        nl.likelihood.model_law(process, oracle, 30, grid(process, 3))
     with pytest.raises(ValueError, match="enumerated"):
-        nl.expected_bound(process, oracle, torch.zeros(1, 30, dtype=torch.long))
+        nl.likelihood.expected_bound(process, oracle, torch.zeros(1, 30, dtype=torch.long))
     with pytest.raises(ValueError, match="width"):
-        nl.step_kl(process, torch.zeros(4, 2, 5), x, x, torch.zeros(4), torch.ones(4))
+        nl.elbo.step_kl(process, torch.zeros(4, 2, 5), x, x, torch.zeros(4), torch.ones(4))
 
 
 def test_times_of_another_range_are_refused():
@@ -141,15 +153,15 @@ def test_times_of_another_range_are_refused():
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.full((2, 2), 0.5), process)
     x, generator = torch.zeros(200, 4, dtype=torch.long), torch.Generator().manual_seed(0)
     for times in (
-        nl.importance_times(200, 1.0, low=0.3, high=0.9, generator=generator),
-        nl.block_times(200, 4, 2, low=0.2, high=0.5, generator=generator),
-        nl.importance_times(200, 1.0, low=0.0, high=1.0, shift=0.0, generator=generator),
+        nl.times.importance_times(200, 1.0, low=0.3, high=0.9, generator=generator),
+        nl.times.block_times(200, 4, 2, low=0.2, high=0.5, generator=generator),
+        nl.times.importance_times(200, 1.0, low=0.0, high=1.0, shift=0.0, generator=generator),
     ):
         with pytest.raises(
             ValueError, match=r"times must (run over|lie in).* the range of the bound|range of the bound"
         ):
             nl.continuous_bound(process, oracle, x, times=times, low=1e-4, generator=generator)
-    right = nl.importance_times(200, nl.t**-0.5, low=1e-4, generator=generator)
+    right = nl.times.importance_times(200, nl.t**-0.5, low=1e-4, generator=generator)
     assert nl.continuous_bound(process, oracle, x, times=right, low=1e-4, generator=generator).total.isfinite().all()
 
 

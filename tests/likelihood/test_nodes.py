@@ -16,13 +16,15 @@ def uniform(signal):
 
 
 STEEP = {
-    "log-SNR hybrid, uniform": lambda: nl.log_snr_hybrid(vocab_size=V, mask_id=MASK, shift=1000),
-    "log-SNR hybrid, published": lambda: nl.log_snr_hybrid(vocab_size=V, mask_id=MASK),
+    "log-SNR hybrid, uniform": lambda: nl.processes.log_snr_hybrid(vocab_size=V, mask_id=MASK, shift=1000),
+    "log-SNR hybrid, published": lambda: nl.processes.log_snr_hybrid(vocab_size=V, mask_id=MASK),
     "geometric": uniform(nl.schedules.geometric()),
     "log-SNR from 100 to -100": uniform(nl.schedules.from_log_snr(100 - 200 * t)),
     "exponential": uniform(nl.schedules.exp(-20 * t)),
-    "cosine chain": lambda: nl.d3pm(nl.Uniform(V), nl.cosine_betas(10)),
-    "chain by another clock": lambda: nl.ChangeOfTime(nl.d3pm(nl.Uniform(V), nl.cosine_betas(4)), t**2),
+    "cosine chain": lambda: nl.processes.d3pm(nl.Uniform(V), nl.processes.cosine_betas(10)),
+    "chain by another clock": lambda: nl.process.ChangeOfTime(
+        nl.processes.d3pm(nl.Uniform(V), nl.processes.cosine_betas(4)), t**2
+    ),
     "tenth root": uniform(1 - t**0.1),
     "all coarse early": lambda: nl.processes.Coarse(torch.tensor([2, 2, 2, 3]), mask_id=3, fine=(1 - t) ** 20),
 }
@@ -35,7 +37,7 @@ SIXTEEN = {
 
 
 def surplus(process, oracle, x, p, entropy, **options):
-    return nl.expected_bound(process, oracle, x, **options).mean(p).total.item() - entropy
+    return nl.likelihood.expected_bound(process, oracle, x, **options).mean(p).total.item() - entropy
 
 
 @pytest.mark.parametrize("name", [*SMALL, *STEEP])
@@ -54,7 +56,7 @@ def test_few_nodes_are_enough(name):
 @pytest.mark.parametrize("name", ["log-SNR hybrid, uniform", "geometric", "log-SNR from 100 to -100", "cosine chain"])
 def test_planted_mistake_a_clock_that_is_not_the_process(name):
     process = STEEP[name]()
-    times = nl.quadrature(16, low=1e-6)
+    times = nl.times.quadrature(16, low=1e-6)
     assert abs(surplus(process, *known(process, 3), low=1e-6, times=times)) > 0.01
 
 
@@ -72,7 +74,7 @@ def test_weights_belong_to_their_times(name):
     """The integral of 1, and of the slope of the signal, over part of the domain."""
     process = {**SMALL, **STEEP}[name]().requires_grad_(False)
     low, high = 0.1, 0.8 * process.domain[1]
-    time, weight = nl.process_quadrature(process, 64, low=low, high=high)
+    time, weight = nl.likelihood.process_quadrature(process, 64, low=low, high=high)
     assert (time.diff() > 0).all() and time[0] > low and time[-1] < high and (weight > 0).all()
     assert weight.sum().item() == pytest.approx(high - low, rel=2e-2 if "100" in name else 1e-5)
     slope = torch.func.jvp(lambda time: process.alpha(time), (time,), (torch.ones_like(time),))[1]
@@ -80,14 +82,16 @@ def test_weights_belong_to_their_times(name):
     found = (weight * slope.movedim(0, -1)).sum(-1)
     torch.testing.assert_close(found, ends[0] - ends[1], rtol=1e-4, atol=1e-7)
     with pytest.raises(ValueError, match="node"):
-        nl.process_quadrature(process, 0)
+        nl.likelihood.process_quadrature(process, 0)
     with pytest.raises(ValueError, match="domain"):
-        nl.process_quadrature(process, 4, high=1.1)
+        nl.likelihood.process_quadrature(process, 4, high=1.1)
 
 
 def test_where_the_signal_stays_time_goes_on():
-    flat = nl.Function(lambda t: torch.maximum(1 - t, torch.minimum(torch.full_like(t, 0.5), 4 - 4 * t)))
-    time, weight = nl.process_quadrature(nl.masked(vocab_size=V, mask_id=MASK, signal=flat), 16, low=0.6, high=0.8)
+    flat = nl.schedules.Function(lambda t: torch.maximum(1 - t, torch.minimum(torch.full_like(t, 0.5), 4 - 4 * t)))
+    time, weight = nl.likelihood.process_quadrature(
+        nl.masked(vocab_size=V, mask_id=MASK, signal=flat), 16, low=0.6, high=0.8
+    )
     assert weight.sum().item() == pytest.approx(0.2) and (time > 0.6).all() and (time < 0.8).all()
 
 
@@ -104,7 +108,7 @@ def test_from_zero_it_is_a_bound_too(name):
     """Rates stop at 1e-12, where the tenth root of t has replaced 6 per cent of the tokens."""
     process = ROOTS[name]()
     oracle, x, p, entropy = known(process, 3)
-    terms = nl.expected_bound(process, oracle, x, nodes=100).mean(p)
+    terms = nl.likelihood.expected_bound(process, oracle, x, nodes=100).mean(p)
     gap = terms.total.item() - entropy
     print(f"{name}: bound - entropy {gap:+.1e}, of which reconstruction {terms.reconstruction.item():.1e}")
     assert -1e-8 < gap < 0.05
@@ -118,12 +122,12 @@ def test_the_network_is_asked_about_clean_tokens_only_where_noise_may_hide(name,
     process, oracle, x, *_ = world(name, 3)
     calls = []
 
-    class Counting(nl.Denoiser):
+    class Calls(nl.Denoiser):
         def forward(self, z, t, rows=None):
             calls.append(t)
             return oracle(z, t, rows)
 
-    nl.continuous_bound(process, Counting(), x, low=0.0, generator=torch.Generator().manual_seed(0))
+    nl.continuous_bound(process, Calls(), x, low=0.0, generator=torch.Generator().manual_seed(0))
     assert len(calls) == asked
 
 

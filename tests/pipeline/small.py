@@ -3,7 +3,7 @@
 import torch
 
 from noiselab.data import train_tokenizer, vocabulary_size
-from noiselab.denoisers.dit import DiT, DiTConfig
+from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.pipeline import DiffusionPipeline, ModelSettings
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog"] * 10

@@ -7,7 +7,7 @@ import torch
 from small import LENGTH, pipeline, random
 
 import noiselab as nl
-from noiselab.pipeline import Generation, ModelSettings, Pipeline
+from noiselab.pipeline import GenerationSettings, ModelSettings, Pipeline
 from noiselab.pipeline.base import Text
 
 QUIET = {"show_progress": False}
@@ -34,10 +34,12 @@ def test_batches_do_not_matter(pipe):
 
 
 def test_samplers_may_be_classes_functions_or_made(pipe):
-    own = nl.TauLeapingSampler(pipe.process, nl.Temperature(pipe.denoiser, 0.5))
+    own = nl.samplers.TauLeapingSampler(pipe.process, nl.Temperature(pipe.denoiser, 0.5))
     first = pipe.generate(2, 6, sampler=own, generator=random(), **QUIET)
-    assert first == pipe.generate(2, 6, sampler=nl.TauLeapingSampler, temperature=0.5, generator=random(), **QUIET)
-    assert first != pipe.generate(2, 6, sampler=nl.TauLeapingSampler, generator=random(), **QUIET)
+    assert first == pipe.generate(
+        2, 6, sampler=nl.samplers.TauLeapingSampler, temperature=0.5, generator=random(), **QUIET
+    )
+    assert first != pipe.generate(2, 6, sampler=nl.samplers.TauLeapingSampler, generator=random(), **QUIET)
     with pytest.raises(ValueError, match="a sampler that is made already has them"):
         pipe.generate(2, 6, sampler=own, temperature=0.5, **QUIET)
     with pytest.raises(ValueError, match=r"sampler must make a noiselab\.Sampler; got int"):
@@ -45,7 +47,9 @@ def test_samplers_may_be_classes_functions_or_made(pipe):
 
 
 def test_defaults_are_those_of_the_model(pipe):
-    settings = ModelSettings(pipe.settings.noise, generation=Generation(steps=3, temperature=0.7, top_k=5, top_p=0.9))
+    settings = ModelSettings(
+        pipe.settings.noise, generation=GenerationSettings(steps=3, temperature=0.7, top_k=5, top_p=0.9)
+    )
     own = type(pipe)(pipe.model, pipe.tokenizer, settings)
     asked = {"temperature": 0.7, "top_k": 5, "top_p": 0.9}
     assert own.generate(2, generator=random(), **QUIET) == pipe.generate(2, 3, **asked, generator=random(), **QUIET)

@@ -9,7 +9,7 @@ import torch
 from small import pipeline, random
 
 import noiselab as nl
-from noiselab.pipeline import DiffusionPipeline, Generation, ModelSettings, Pipeline
+from noiselab.pipeline import DiffusionPipeline, GenerationSettings, ModelSettings, Pipeline
 from noiselab.processes import FAMILIES, process_from
 
 QUIET = {"show_progress": False}
@@ -49,7 +49,7 @@ NOISES = [
 def test_noise_and_defaults_are_restored(tmp_path, noise):
     plain = pipeline()
     noise = {**noise, "vocab_size": plain.process.vocab_size}
-    settings = ModelSettings(noise, generation=Generation(steps=7, temperature=0.9, top_p=0.8))
+    settings = ModelSettings(noise, generation=GenerationSettings(steps=7, temperature=0.9, top_p=0.8))
     pipe = DiffusionPipeline(plain.model.float(), plain.tokenizer, settings)
     pipe.save_pretrained(tmp_path / "model")
     again = Pipeline.from_pretrained(tmp_path / "model")

@@ -61,7 +61,7 @@ def test_as_released_pads_to_the_context_and_may_change_padding(pipe):
 
 
 def test_without_early_stopping_every_step_is_taken(pipe):
-    counted = nl.Counting(pipe.denoiser)
+    counted = nl.denoisers.CallCounter(pipe.denoiser)
     ids = torch.tensor([pipe.tokenizer(TEXTS[0])["input_ids"]])
     z, one = ids, random()
     for _ in range(40):

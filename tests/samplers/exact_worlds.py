@@ -42,7 +42,7 @@ def chi_square(x, law, tokens=3):
 def p_value(sampler, length=4, n=10_000, seed=0, **grid):
     """That of a sampler's sequences, against the law of the data."""
     x = sampler.sample((n, length), generator=generator(seed), **grid)
-    every = nl.every_sequence(3, length)
+    every = nl.likelihood.every_sequence(3, length)
     return chi_square(x, oracle_of(nl.masked(vocab_size=4, mask_id=3)).log_prob(every).exp())
 
 

@@ -7,7 +7,7 @@ from worlds import INITIAL, PROCESSES, TRANSITION, V, processes
 
 import noiselab as nl
 from noiselab.samplers.ancestral import plan
-from noiselab.samplers.moves import DRAWS, finish
+from noiselab.samplers.three_way import DRAWS, finish
 
 LENGTH = 6
 
@@ -94,7 +94,7 @@ def test_a_sampler_that_stops_early_leaves_noise():
     assert (x == V - 1).any()
 
 
-class Counting(nl.Denoiser):
+class Calls(nl.Denoiser):
     """Counts calls and rows of the denoiser inside."""
 
     def __init__(self, inner):
@@ -111,7 +111,7 @@ class Counting(nl.Denoiser):
 def test_few_rows_need_the_network(name, share):
     """Asking first whether a token moves even if x_hat_z = 0 spares the network most rows, for every kind of noise."""
     process = PROCESSES[name]()
-    counting = Counting(nl.MarkovOracle(INITIAL, TRANSITION, process))
+    counting = Calls(nl.MarkovOracle(INITIAL, TRANSITION, process))
     nl.AncestralSampler(process, counting).sample((64, 16), steps=64, generator=generator())
     assert counting.calls <= 64 and counting.rows < share * 64 * 64 * 16
 
@@ -122,7 +122,7 @@ def test_the_same_numbers_give_the_same_tokens_with_all_rows_or_few(name):
     oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
     t, s = torch.full((50,), 0.6), torch.full((50,), 0.3)
     z = process.corrupt(oracle.sample(50, LENGTH, generator=generator()), t, generator=generator())
-    u = nl.uniforms(50, LENGTH, DRAWS, generator=generator())
+    u = nl.categorical.uniforms(50, LENGTH, DRAWS, generator=generator())
     few = plan(process, z, s, t, u)
     everything = few._replace(rows=torch.ones_like(few.rows))
     same_row = few.rows | (few.z == z)
@@ -143,7 +143,7 @@ def test_a_posterior_denoiser_is_converted():
     oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
     samples = [
         nl.AncestralSampler(process, denoiser).sample((200, LENGTH), steps=8, generator=generator())
-        for denoiser in (oracle, nl.Posterior(oracle, process))
+        for denoiser in (oracle, nl.denoisers.Posterior(oracle, process))
     ]
     assert torch.equal(*samples)
 
@@ -155,7 +155,7 @@ def test_walk_yields_every_state_and_edits_nothing():
     kept = start.clone()
     states = list(sampler.walk(start, torch.linspace(1, 0, 9), generator=generator(1)))
     assert len(states) == 8 and torch.equal(start, kept)
-    record = nl.revisions(start, states, "denoise")
+    record = nl.revisions.revisions(start, states, "denoise")
     replayed = start.clone()
     for change in record:
         assert replayed[change.sequence, change.position] == change.old
@@ -177,8 +177,8 @@ def test_per_token_times_step_each_token_by_its_own_clock():
 
 LEAKY = {
     "geometric masking": lambda: nl.masked(vocab_size=3, mask_id=2, signal=nl.schedules.geometric(1e-3, 20)),
-    "log-SNR masking": lambda: nl.log_snr_hybrid(vocab_size=3, mask_id=2, shift=-1000),
-    "log-SNR hybrid": lambda: nl.log_snr_hybrid(vocab_size=3, mask_id=2, shift=1),
+    "log-SNR masking": lambda: nl.processes.log_snr_hybrid(vocab_size=3, mask_id=2, shift=-1000),
+    "log-SNR hybrid": lambda: nl.processes.log_snr_hybrid(vocab_size=3, mask_id=2, shift=1),
 }
 
 

@@ -7,15 +7,15 @@ import torch
 from worlds import INITIAL, PROCESSES, TRANSITION, V
 
 import noiselab as nl
-from noiselab.process import lift
+from noiselab.process import as_token_times
 from noiselab.processes import Coarse
-from noiselab.samplers.blocks import BlockSampler
-from noiselab.samplers.infilling import Infilling, Prompted
+from noiselab.samplers.wrappers.blocks import BlockSampler
+from noiselab.samplers.wrappers.infilling import Infilling, Prompted
 
 LENGTH = 4
 LEAKY = {
     "geometric masking": lambda: nl.masked(vocab_size=V, mask_id=V - 1, signal=nl.schedules.geometric(1e-3, 20)),
-    "log-SNR hybrid": lambda: nl.log_snr_hybrid(vocab_size=V, mask_id=V - 1, shift=1),
+    "log-SNR hybrid": lambda: nl.processes.log_snr_hybrid(vocab_size=V, mask_id=V - 1, shift=1),
 }
 
 
@@ -67,7 +67,7 @@ class Misled(BlockSampler):
     """The planted mistake: all tokens are said to be where those of the current block are."""
 
     def _place(self, t, z, begin, end, first):
-        return lift(t, z)
+        return as_token_times(t, z)
 
 
 @pytest.mark.parametrize("name", ["gidd", "uniform"])
@@ -95,7 +95,7 @@ class Witness(nl.Denoiser):
         self.inner, self.seen = inner, []
 
     def forward(self, z, t, rows=None):
-        self.seen.append((z, lift(t, z).expand(z.shape), rows))
+        self.seen.append((z, as_token_times(t, z).expand(z.shape), rows))
         return self.inner(z, t, rows)
 
 
@@ -230,7 +230,7 @@ class Restless(nl.WrappedSampler):
 
     def stages(self, z, t, s, *, generator=None):
         (done,) = self.inner.stages(z, t, s, generator=generator)
-        return [done._replace(z=torch.where(nl.process.lift(s, z) < 1, done.z, 3))]
+        return [done._replace(z=torch.where(nl.process.as_token_times(s, z) < 1, done.z, 3))]
 
 
 def test_tokens_of_other_blocks_stay_whatever_the_sampler_does():

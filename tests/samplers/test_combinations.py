@@ -15,24 +15,24 @@ TOKENS = torch.tensor([[1, 0, 0, 2, 0, 0]])
 
 def predictors(name, process, denoiser):
     yield nl.AncestralSampler(process, denoiser)
-    yield nl.EulerSampler(process, denoiser)
-    yield nl.TauLeapingSampler(process, denoiser)
-    yield nl.RemaskingSampler(process, denoiser, "rescale", amount=0.2)
-    yield nl.RemaskingSampler(process, denoiser, "confidence", amount=0.5)
-    yield nl.PathPlanningSampler(process, denoiser)
+    yield nl.samplers.EulerSampler(process, denoiser)
+    yield nl.samplers.TauLeapingSampler(process, denoiser)
+    yield nl.samplers.RemaskingSampler(process, denoiser, "rescale", amount=0.2)
+    yield nl.samplers.RemaskingSampler(process, denoiser, "confidence", amount=0.5)
+    yield nl.samplers.PathPlanningSampler(process, denoiser)
     if name != "gidd":
-        yield nl.DeterministicSampler(process, denoiser)
+        yield nl.samplers.DeterministicSampler(process, denoiser)
     if name == "masked":
-        yield nl.ConfidenceSampler(process, denoiser)
-        yield nl.EntropyBoundedSampler(process, denoiser, bound=0.3)
-        yield nl.FirstHittingSampler(process, denoiser)
+        yield nl.samplers.ConfidenceSampler(process, denoiser)
+        yield nl.samplers.EntropyBoundedSampler(process, denoiser, bound=0.3)
+        yield nl.samplers.FirstHittingSampler(process, denoiser)
 
 
 def correctors(process, denoiser):
     yield nl.GibbsCorrector(process, denoiser, tokens_per_step=2)
-    yield nl.ForwardBackwardCorrector(process, denoiser, span=0.2)
-    yield nl.DFMCorrector(process, denoiser)
-    yield nl.RemaskingCorrector(process, denoiser, amount=0.2)
+    yield nl.correctors.ForwardBackwardCorrector(process, denoiser, span=0.2)
+    yield nl.correctors.DFMCorrector(process, denoiser)
+    yield nl.correctors.RemaskingCorrector(process, denoiser, amount=0.2)
     yield nl.SelfCorrection(denoiser, temperature=0.5, support=process.support)
 
 
@@ -44,10 +44,10 @@ def wrap(kind, sampler, process, denoiser, dice):
     if kind == "fill":
         return nl.Infilling(sampler, TOKENS, KNOWN)
     if kind == "block":
-        return nl.BlockSampler(sampler, dice.choice([2, 4]), context=dice.choice(["all", "past"]))
+        return nl.samplers.BlockSampler(sampler, dice.choice([2, 4]), context=dice.choice(["all", "past"]))
     if kind == "end":
-        return nl.EndToken(sampler, 2)
-    return nl.EarlyStopping(sampler, 3)
+        return nl.samplers.EndToken(sampler, 2)
+    return nl.samplers.EarlyStopping(sampler, 3)
 
 
 def stack(name, seed):
@@ -74,7 +74,7 @@ def test_any_stack_ends_clean_keeps_what_is_known_and_does_not_mix_sequences(nam
     if "fill" in kinds and "end" not in kinds:
         assert (together[:, KNOWN[0]] == TOKENS[:, KNOWN[0]]).all(), sampler
     if "end" in kinds:
-        for row, n in zip(together, nl.lengths(together, 2), strict=True):
+        for row, n in zip(together, nl.samplers.lengths(together, 2), strict=True):
             assert (row[n:] == 2).all(), sampler
     alone = torch.cat([sampler.sample((1, LENGTH), steps=5, generator=[generator(i)]) for i in range(3)])
     assert torch.equal(together, alone), sampler

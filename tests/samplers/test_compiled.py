@@ -24,7 +24,7 @@ class Network(nl.Denoiser):
 
 def samplers(process):
     network = Network()
-    yield nl.RemaskingSampler(process, network, amount=0.3)
+    yield nl.samplers.RemaskingSampler(process, network, amount=0.3)
     yield nl.PredictorCorrector(
         nl.AncestralSampler(process, nl.TopP(nl.Temperature(network, 0.7), 0.9)),
         nl.SelfCorrection(network, support=process.support),

@@ -21,7 +21,7 @@ def published_rule(z, steps, temperature, patience, tokens, seed, k=1, time=0.01
     for _ in range(steps):
         logits = ORACLE(z, torch.tensor([time])).masked_fill(~PROCESS.support, -torch.inf)
         probs = (logits / temperature).softmax(-1)
-        drawn = choose(probs, nl.uniforms(*z.shape, generator=g))
+        drawn = choose(probs, nl.categorical.uniforms(*z.shape, generator=g))
         score = (drawn != z) * probs.gather(-1, drawn[..., None])[..., 0]
         where = score.topk(k, -1).indices
         new = z.scatter(-1, where, drawn.gather(-1, where))
@@ -71,7 +71,7 @@ def test_it_repairs_corrupted_tokens_in_a_known_world():
     wrong = torch.rand(x.shape, generator=generator(1)) < 0.1
     z = torch.where(wrong, torch.randint(0, 4, x.shape, generator=generator(2)), x)
     corrected = nl.SelfCorrection(oracle, support=PROCESS.support).correct(z, steps=32, generator=generator(3))
-    result = nl.outcome(z, corrected, x)
+    result = nl.revisions.outcome(z, corrected, x)
     assert result.wrong_to_right > 0.8 * result.wrong_before
     assert result.net_gain > 0.6 * result.wrong_before
     assert oracle.log_prob(corrected).mean() > oracle.log_prob(z).mean() + 5
@@ -107,9 +107,7 @@ def test_a_step_is_one_revision_of_the_walk():
     correction = nl.SelfCorrection(ORACLE, temperature=0.7, process=PROCESS)
     first = next(correction.walk(z, generator=generator(1)))
     assert torch.equal(correction.step(z, torch.full((6,), correction.time), generator=generator(1)), first)
-    assert (
-        isinstance(correction, nl.samplers.Corrector) and correction.kind == "self-correct" and not correction.converges
-    )
+    assert isinstance(correction, nl.Corrector) and correction.kind == "self-correct" and not correction.converges
 
 
 def test_a_step_takes_its_time_from_the_caller_and_leaves_masks_to_the_sampler():
@@ -128,13 +126,13 @@ def test_a_prompt_stays_and_its_mistakes_do_not_count():
     z = torch.randint(0, 4, (30, 10), generator=generator(3))
     kept, rows = z.clone(), torch.arange(10).expand(30, -1) >= 4
     correction = nl.SelfCorrection(ORACLE, temperature=0.5, patience=4, tokens_per_step=2, process=PROCESS)
-    asked = nl.Counting(ORACLE)
+    asked = nl.denoisers.CallCounter(ORACLE)
     counted = nl.SelfCorrection(asked, temperature=0.5, patience=4, tokens_per_step=2, process=PROCESS)
     states = list(correction.walk(z, rows=rows, generator=generator()))
     assert all(torch.equal(state[~rows], z[~rows]) for state in states) and (states[-1] != z).any()
     assert torch.equal(counted.correct(z, rows=rows, generator=generator()), states[-1]) and torch.equal(z, kept)
     assert asked.rows == 6 * asked.sequences  # nothing is asked about the prompt, nor about sequences that stopped
-    _, accuracy = correction.revise(z, nl.uniforms(30, 10, generator=generator()), rows=rows)
+    _, accuracy = correction.revise(z, nl.categorical.uniforms(30, 10, generator=generator()), rows=rows)
     new = states[0]
     logits = ORACLE(z, torch.full((30,), 0.01)).masked_fill(~PROCESS.support, -torch.inf)
     torch.testing.assert_close(accuracy, (new == logits.argmax(-1))[:, 4:].double().mean(-1))

@@ -7,12 +7,12 @@ import torch
 from worlds import row
 
 import noiselab as nl
+from noiselab.correctors.flow_matching import DFMCorrector
+from noiselab.correctors.forward_backward import ForwardBackwardCorrector
+from noiselab.correctors.gibbs import GibbsCorrector
+from noiselab.correctors.self_correction import SelfCorrection
 from noiselab.processes.neighbours import Neighbours
 from noiselab.processes.token_rates import TokenRates
-from noiselab.samplers.correction import SelfCorrection
-from noiselab.samplers.dfm_corrector import DFMCorrector
-from noiselab.samplers.forward_backward import ForwardBackwardCorrector
-from noiselab.samplers.gibbs import GibbsCorrector
 
 LENGTH, N = 3, 20_000
 CHAIN = {
@@ -128,7 +128,7 @@ class Posterior(nl.Denoiser):
 
     def __init__(self, oracle, process):
         super().__init__()
-        self.inner = nl.Posterior(oracle, process)
+        self.inner = nl.denoisers.Posterior(oracle, process)
 
     def forward(self, z, t, rows=None):
         return self.inner(z, t, rows)
@@ -180,7 +180,7 @@ def test_the_posterior_in_its_place_would_keep_the_law_but_move_less(name):
 @pytest.mark.parametrize("name", ["gidd", "uniform"])
 def test_a_denoiser_that_says_posterior_is_converted(name):
     world = World(name)
-    denoisers = (world.oracle, nl.Posterior(world.oracle, world.process))
+    denoisers = (world.oracle, nl.denoisers.Posterior(world.oracle, world.process))
     t = world.at(len(world.every))
     steps = [GibbsCorrector(world.process, d, 2).step(world.every, t, generator=generator()) for d in denoisers]
     assert torch.equal(*steps)
@@ -230,7 +230,7 @@ def test_positions_are_drawn_evenly_among_the_rows():
 
 def test_gibbs_asks_the_network_only_for_tokens_that_carry_signal():
     world = World("gidd", time=0.9)
-    counting = nl.Counting(world.oracle)
+    counting = nl.denoisers.CallCounter(world.oracle)
     corrector, z = GibbsCorrector(world.process, counting), world.sample(4000)
     corrector.step(z, world.at(4000), generator=generator())
     alpha = world.process.alpha(world.at(1)).item()

@@ -19,7 +19,7 @@ SMALL = {
     "masked": lambda: nl.masked(vocab_size=3, mask_id=2),
     "gidd": lambda: nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2),
     "uniform": lambda: nl.uniform(vocab_size=2),
-    "log-SNR hybrid": lambda: nl.log_snr_hybrid(vocab_size=3, mask_id=2, shift=1),
+    "log-SNR hybrid": lambda: nl.processes.log_snr_hybrid(vocab_size=3, mask_id=2, shift=1),
     "token rates": lambda: TokenRates(torch.tensor([1.0, 2.0, 1.0]), mask_id=2),
 }
 
@@ -31,19 +31,19 @@ def generator(seed=0):
 def small_world(name, length=4):
     process = SMALL[name]()
     oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
-    x = oracle.tokens[nl.every_sequence(2, length)]
+    x = oracle.tokens[nl.likelihood.every_sequence(2, length)]
     return process, oracle, x, oracle.log_prob(x).exp()
 
 
 def path_cost(process, oracle, x, law, times):
     """The divergence of the path of data from that of samples: what a discrete bound has beyond the entropy."""
-    bound = nl.expected_discrete_bound(process, oracle, x, times).mean(law).total.item()
+    bound = nl.likelihood.expected_discrete_bound(process, oracle, x, times).mean(law).total.item()
     return bound + (law * law.log()).sum().item()
 
 
 def divergence(process, oracle, x, law, times):
     """KL from the law of data to that of samples."""
-    drawn = nl.model_law(process, oracle, x.shape[1], times)
+    drawn = nl.likelihood.model_law(process, oracle, x.shape[1], times)
     places = (x * process.vocab_size ** torch.arange(x.shape[1] - 1, -1, -1)).sum(-1)
     return (law * (law / drawn[places]).log()).sum().item()
 
@@ -259,16 +259,16 @@ def test_pilots_do_not_depend_on_their_neighbours(monkeypatch):
 
 def test_every_prediction_gives_one_grid_and_few_questions():
     process, oracle, *_ = small_world("gidd")
-    counting = nl.Counting(oracle)
+    counting = nl.denoisers.CallCounter(oracle)
     found = [
         adaptive_grid(process, denoiser, 6, length=4, sequences=16, resolution=20, generator=generator())
-        for denoiser in (oracle, nl.Posterior(oracle, process), counting)
+        for denoiser in (oracle, nl.denoisers.Posterior(oracle, process), counting)
     ]
     assert_close(found[1], found[0])
     assert torch.equal(found[2], found[0])
     assert counting.calls == 20 and counting.sequences == 20 * 16
     masked, oracle, *_ = small_world("masked")
-    adaptive_grid(masked, counting := nl.Counting(oracle), 6, length=4, generator=generator())
+    adaptive_grid(masked, counting := nl.denoisers.CallCounter(oracle), 6, length=4, generator=generator())
     assert counting.rows < 0.6 * 64 * 64 * 4  # of masks only
 
 

@@ -7,7 +7,7 @@ import torch
 from worlds import INITIAL, PROCESSES, TRANSITION, V
 
 import noiselab as nl
-from noiselab.samplers.infilling import Infilling, Prompted
+from noiselab.samplers.wrappers.infilling import Infilling, Prompted
 
 LENGTH = 4
 LEAKY = {"log-SNR hybrid"}  # noise is left at the lower end of time
@@ -116,7 +116,7 @@ class Witness(nl.Denoiser):
         self.inner, self.seen = inner, []
 
     def forward(self, z, t, rows=None):
-        self.seen.append((z, nl.process.lift(t, z).expand(z.shape), rows))
+        self.seen.append((z, nl.process.as_token_times(t, z).expand(z.shape), rows))
         return self.inner(z, t, rows)
 
 
@@ -137,7 +137,7 @@ class Careless(nl.WrappedSampler):
 
     def stages(self, z, t, s, *, generator=None):
         done = self.inner.stages(z, t, s, generator=generator)
-        return [*done, nl.Stage("shift", s, (done[-1].z + 1) % 4)]
+        return [*done, nl.samplers.Stage("shift", s, (done[-1].z + 1) % 4)]
 
     def clean(self, z, t, *, generator=None):
         return (z + 1) % 4
@@ -150,7 +150,7 @@ def test_every_stage_of_any_sampler_has_the_known_tokens():
     stages = [stage for part in filling.run((3, LENGTH), steps=4, generator=generator()) for stage in part]
     assert [stage.kind for stage in stages] == ["noise", *4 * ["denoise", "shift"], "clean"]
     z, t = torch.full((3, LENGTH), 4), torch.full((3,), 0.5)
-    stages += [*filling.stages(z, t, t / 2), nl.Stage("step", t, filling.step(z, t, t / 2))]
+    stages += [*filling.stages(z, t, t / 2), nl.samplers.Stage("step", t, filling.step(z, t, t / 2))]
     assert all((stage.z[:, known[0]] == tokens[:, known[0]]).all() for stage in stages)
 
 

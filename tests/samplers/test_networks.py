@@ -4,27 +4,27 @@ import pytest
 import torch
 
 import noiselab as nl
-from noiselab.denoisers.dit import DiT, DiTConfig
-from noiselab.denoisers.huggingface import TransformersDenoiser
+from noiselab.networks.dit import DiT, DiTConfig
+from noiselab.networks.huggingface import TransformersDenoiser
 
 V, LENGTH = 12, 6
 SAMPLERS = {
     "ancestral": nl.AncestralSampler,
-    "euler": nl.EulerSampler,
-    "tau-leaping": nl.TauLeapingSampler,
-    "deterministic": nl.DeterministicSampler,
-    "remasking": lambda process, denoiser: nl.RemaskingSampler(process, denoiser, amount=0.1),
-    "path planning": nl.PathPlanningSampler,
-    "confidence": nl.ConfidenceSampler,
-    "entropy-bounded": nl.EntropyBoundedSampler,
-    "first hitting": nl.FirstHittingSampler,
-    "gillespie": nl.GillespieSampler,
+    "euler": nl.samplers.EulerSampler,
+    "tau-leaping": nl.samplers.TauLeapingSampler,
+    "deterministic": nl.samplers.DeterministicSampler,
+    "remasking": lambda process, denoiser: nl.samplers.RemaskingSampler(process, denoiser, amount=0.1),
+    "path planning": nl.samplers.PathPlanningSampler,
+    "confidence": nl.samplers.ConfidenceSampler,
+    "entropy-bounded": nl.samplers.EntropyBoundedSampler,
+    "first hitting": nl.samplers.FirstHittingSampler,
+    "gillespie": nl.samplers.GillespieSampler,
 }
 CORRECTORS = {
     "gibbs": nl.GibbsCorrector,
-    "forward-backward": nl.ForwardBackwardCorrector,
-    "dfm": nl.DFMCorrector,
-    "remasking": lambda process, denoiser: nl.RemaskingCorrector(process, denoiser, amount=0.1),
+    "forward-backward": nl.correctors.ForwardBackwardCorrector,
+    "dfm": nl.correctors.DFMCorrector,
+    "remasking": lambda process, denoiser: nl.correctors.RemaskingCorrector(process, denoiser, amount=0.1),
 }
 
 

@@ -5,13 +5,13 @@ import torch
 from worlds import INITIAL, PROCESSES, TRANSITION, V
 
 import noiselab as nl
+from noiselab.correctors.base import Corrector
+from noiselab.correctors.flow_matching import DFMCorrector
+from noiselab.correctors.forward_backward import ForwardBackwardCorrector
+from noiselab.correctors.gibbs import GibbsCorrector
+from noiselab.correctors.predictor_corrector import PredictorCorrector
+from noiselab.correctors.self_correction import SelfCorrection
 from noiselab.samplers.base import WrappedSampler
-from noiselab.samplers.correction import SelfCorrection
-from noiselab.samplers.corrector import Corrector
-from noiselab.samplers.dfm_corrector import DFMCorrector
-from noiselab.samplers.forward_backward import ForwardBackwardCorrector
-from noiselab.samplers.gibbs import GibbsCorrector
-from noiselab.samplers.predictor_corrector import PredictorCorrector
 
 LENGTH = 6
 CORRECTORS = {

@@ -6,8 +6,9 @@ from exact_worlds import NOISES, generator, law_of, oracle_of, p_value
 from worlds import PROCESSES, V
 
 import noiselab as nl
+from noiselab.correctors.remasking import RemaskingCorrector
 from noiselab.samplers.deterministic import DeterministicSampler
-from noiselab.samplers.remasking import RemaskingCorrector, RemaskingSampler, remasking_move
+from noiselab.samplers.remasking import RemaskingSampler, remasking_move
 
 X_HAT = torch.tensor([0.1, 0.5, 0.25, 0.15, 0.0], dtype=torch.float64)
 TIMES = [(1.0, 0.9), (0.7, 0.4), (0.3, 0.28), (0.2, 0.0), (0.015, 0.005)]
@@ -58,7 +59,7 @@ def averaged(process, z, s, t, kappa, x_hat):
     like_s, like_t = (process.likelihood(states, time)[0] for time in (s, t))  # [z, x]
     posterior = x_hat * like_t[z]
     posterior = posterior / posterior.sum()
-    keep, fresh = process.jump(torch.tensor([[z]]), s, t)
+    keep, fresh = process.transition(torch.tensor([[z]]), s, t)
     jump = fresh + keep * (states[0] == z)
     law = torch.zeros(process.vocab_size).double()
     for x, p in enumerate(posterior.tolist()):
@@ -79,7 +80,7 @@ def test_the_masses_are_those_of_the_mixture(name, kappa):
         total = noise.total()[0, 0]
         source = noise.dense()[0, 0] / total if total > 0 else torch.full((V,), 0.2).double()
         for z in range(V):
-            if process.reveals(torch.tensor([[z]]), t) and x_hat[z] == 0:
+            if process.is_clean(torch.tensor([[z]]), t) and x_hat[z] == 0:
                 continue
             k = torch.tensor([[kappa]], dtype=torch.float64)
             move = remasking_move(process, torch.tensor([[z]]), s, t, k)

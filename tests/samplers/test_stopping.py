@@ -7,10 +7,10 @@ import torch
 from worlds import INITIAL, PROCESSES, TRANSITION, V
 
 import noiselab as nl
-from noiselab.denoisers.asked import AskedOnly
-from noiselab.samplers.blocks import BlockSampler
-from noiselab.samplers.infilling import Infilling, Prompted
-from noiselab.samplers.stopping import EarlyStopping, EndToken, lengths
+from noiselab.denoisers.active_only import ActiveOnly
+from noiselab.samplers.wrappers.blocks import BlockSampler
+from noiselab.samplers.wrappers.infilling import Infilling, Prompted
+from noiselab.samplers.wrappers.stopping import EarlyStopping, EndToken, lengths
 
 
 def generator(seed=0):
@@ -61,8 +61,8 @@ def test_a_batch_stops_as_its_sequences_do_alone(name):
 def test_a_stopped_sequence_stays_and_is_not_asked_about():
     """With little patience each sequence changes no more after a quiet step, though others walk on."""
     sampler, oracle = world("uniform")
-    counting = nl.Counting(oracle)
-    early = EarlyStopping(nl.AncestralSampler(sampler.process, AskedOnly(counting)), 2)
+    counting = nl.denoisers.CallCounter(oracle)
+    early = EarlyStopping(nl.AncestralSampler(sampler.process, ActiveOnly(counting)), 2)
     parts = list(
         early.path(
             sampler.process.prior(20, 4, generator=generator()), torch.linspace(1, 0, 41), generator=generator(1)
@@ -74,7 +74,7 @@ def test_a_stopped_sequence_stays_and_is_not_asked_about():
         quiet = (sequence[1:] & sequence[:-1]).nonzero()
         if len(quiet):
             assert sequence[int(quiet[0]) :].all()
-    full = nl.Counting(oracle)
+    full = nl.denoisers.CallCounter(oracle)
     list(nl.AncestralSampler(sampler.process, full).path(states[0], torch.linspace(1, 0, 41), generator=generator(1)))
     assert counting.sequences < 0.5 * full.sequences
 
@@ -160,9 +160,9 @@ def test_it_is_the_whole_walk_cut_after_the_end(name, context):
 
 def test_the_walk_ends_with_the_last_sequence_and_finished_ones_are_not_asked_about():
     sampler, oracle = world("masked", ENDING)
-    counting, asked = nl.Counting(oracle), nl.Counting(oracle)
+    counting, asked = nl.denoisers.CallCounter(oracle), nl.denoisers.CallCounter(oracle)
     times = torch.linspace(1, 0, 9)
-    blocks = BlockSampler(nl.AncestralSampler(sampler.process, AskedOnly(counting)), 2)
+    blocks = BlockSampler(nl.AncestralSampler(sampler.process, ActiveOnly(counting)), 2)
     noise = torch.full((20, 40), 4)
     parts = list(EndToken(blocks, END).path(noise, times, generator=generator()))
     ends = lengths(parts[-1][-1].z, END)
@@ -172,7 +172,7 @@ def test_the_walk_ends_with_the_last_sequence_and_finished_ones_are_not_asked_ab
         done = ends < step // 8 * 2
         assert torch.equal(part[-1].z[done], parts[-1][-1].z[done])
     list(
-        BlockSampler(nl.AncestralSampler(sampler.process, AskedOnly(asked)), 2).path(
+        BlockSampler(nl.AncestralSampler(sampler.process, ActiveOnly(asked)), 2).path(
             noise, times, generator=generator()
         )
     )

@@ -13,10 +13,10 @@ from matplotlib.colors import to_rgb
 from worlds import INITIAL, PROCESSES, TRANSITION, V
 
 import noiselab as nl
-from noiselab.samplers.blocks import BlockSampler
-from noiselab.samplers.infilling import Infilling
-from noiselab.samplers.traces import Change, Trace, trace
+from noiselab.samplers.wrappers.blocks import BlockSampler
+from noiselab.samplers.wrappers.infilling import Infilling
 from noiselab.tracing import figure as figures
+from noiselab.tracing.trace import Change, Trace, trace
 
 LENGTH, MASK = 7, V - 1
 PROCESS = PROCESSES["gidd"]()
@@ -32,10 +32,10 @@ class TwoStages(nl.WrappedSampler):
 
     def stages(self, z, t, s, *, generator=None):
         done = self.inner.stages(z, t, s, generator=generator)
-        z, u = done[-1].z, nl.uniforms(len(z), 2, generator=generator)
+        z, u = done[-1].z, nl.categorical.uniforms(len(z), 2, generator=generator)
         rows = torch.arange(z.shape[1]) == (u[:, :1] * z.shape[1]).long()
-        drawn = nl.choose(self.denoiser(z, s, rows).softmax(-1), u[:, 1])
-        return [*done, nl.Stage("redraw", s, z.masked_scatter(rows, drawn))]
+        drawn = nl.categorical.choose(self.denoiser(z, s, rows).softmax(-1), u[:, 1])
+        return [*done, nl.samplers.Stage("redraw", s, z.masked_scatter(rows, drawn))]
 
 
 TOKENS, KNOWN = torch.tensor([[0, 0, 0, 1, 0, 0, 2]]), torch.tensor([[1, 0, 0, 1, 0, 0, 1]]).bool()
@@ -95,7 +95,9 @@ def test_revisions_are_those_of_the_walk():
     start = PROCESS.prior(3, LENGTH, generator=generator(1))
     kept = start.clone()
     got = Trace.of(sampler, start, times=times, clean=False, generator=generator())
-    assert got.revisions() == nl.revisions(start, sampler.walk(start, times, generator=generator()), "denoise")
+    assert got.revisions() == nl.revisions.revisions(
+        start, sampler.walk(start, times, generator=generator()), "denoise"
+    )
     assert torch.equal(start, kept) and got.kinds[0] == "start" and got.times[0].eq(1).all()
     assert [c for c in got.changes() if (c.sequence, c.position) == (1, 2)] == got.changes(sequence=1, position=2)
 
@@ -104,7 +106,7 @@ def test_self_correction_is_traced_by_name():
     correction = nl.SelfCorrection(ORACLE, support=PROCESS.support, temperature=0.5)
     start = ORACLE.sample(4, LENGTH, generator=generator(3))
     got = Trace.of(correction, start, steps=6, generator=generator(), why=True)
-    assert got.revisions() == nl.revisions(
+    assert got.revisions() == nl.revisions.revisions(
         start, correction.walk(start, steps=6, generator=generator()), "self-correct"
     )
     assert all(change.time == 0.01 and change.p_new > 0 for change in got.changes()) and got.changes()
@@ -112,7 +114,7 @@ def test_self_correction_is_traced_by_name():
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_reasons_are_the_oracles_and_cost_one_evaluation_for_each_stage_that_changes_something(name):
-    counting = nl.Counting(ORACLE)
+    counting = nl.denoisers.CallCounter(ORACLE)
     plain = SAMPLERS[name](counting)
     end = Trace.of(plain, (3, LENGTH), steps=8, generator=generator()).end
     without = counting.calls
@@ -147,20 +149,20 @@ def test_a_sequence_alone_has_the_same_trace():
 
 def random_trace(length=LENGTH, stages=12, **more):
     """A walk of two makers that change a third of the tokens each time."""
-    u = nl.uniforms(stages, 3, length, 2, generator=generator(5))
+    u = nl.categorical.uniforms(stages, 3, length, 2, generator=generator(5))
     z = torch.zeros(3, length, dtype=torch.long)
-    steps, time = [[nl.Stage("noise", torch.ones(3), z)]], torch.ones(3)
+    steps, time = [[nl.samplers.Stage("noise", torch.ones(3), z)]], torch.ones(3)
     for k in range(1, stages):
         z = torch.where(u[k, ..., 0] < 0.3, (u[k, ..., 1] * V).long(), z)
         time = torch.full((3, length), 1 - k / stages).cumsum(-1) / length
-        steps.append([nl.Stage(("even", "odd")[k % 2], time, z)])
+        steps.append([nl.samplers.Stage(("even", "odd")[k % 2], time, z)])
     return trace(iter(steps), **more), steps
 
 
 def test_tallies_add_up():
     """By brute force; and what all kinds gain is the rise in right tokens from start to end."""
     got, _ = random_trace()
-    truth = (nl.uniforms(3, LENGTH, generator=generator(9)) * V).long()
+    truth = (nl.categorical.uniforms(3, LENGTH, generator=generator(9)) * V).long()
     found, changes = got.summary(truth), got.changes()
     assert set(found) == {"even", "odd"}
     for kind, tally in found.items():
@@ -413,7 +415,7 @@ def test_a_trace_of_nothing_is_drawn_too(tmp_path):
 
 SCRIPT = """
 import sys, torch
-from noiselab.samplers.traces import trace
+from noiselab.tracing.trace import trace
 z = torch.zeros(1, 3, dtype=torch.long)
 got = trace([z + 1], start=z)
 assert "matplotlib" not in sys.modules, "traces are light"

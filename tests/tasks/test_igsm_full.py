@@ -14,14 +14,7 @@ from hypothesis import strategies as st
 
 from noiselab.tasks.igsm.dependency import Dependency
 from noiselab.tasks.igsm.formula import Definition
-from noiselab.tasks.igsm.full import (
-    TRAIN_BINS,
-    FullProblem,
-    draw_problem,
-    reask,
-    solution_hash,
-    split_of,
-)
+from noiselab.tasks.igsm.full import TRAIN_BINS, FullProblem, draw_problem, reask, solution_hash, split_of
 from noiselab.tasks.igsm.names import draw_names
 from noiselab.tasks.igsm.structure import ABSTRACT, Quantity, Structure
 from noiselab.tasks.igsm.text import sketch, spell, words

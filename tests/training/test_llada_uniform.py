@@ -7,7 +7,7 @@ import torch
 from test_recipes import load
 
 from noiselab.data import train_tokenizer, vocabulary_size
-from noiselab.denoisers.dit import DiT, DiTConfig
+from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.pipeline import DiffusionPipeline, ModelSettings
 
 

@@ -7,7 +7,15 @@ from toy_training import L, Rows, V, network
 
 import noiselab as nl
 from noiselab.objectives import elbo
-from noiselab.training import Place, causal_loss, noised_loss, predicted_tokens, real_tokens, row_generators, step_times
+from noiselab.training import (
+    Place,
+    causal_loss,
+    noised_loss,
+    predicted_tokens,
+    real_tokens,
+    row_generators,
+    step_times,
+)
 
 
 @pytest.fixture
@@ -169,9 +177,11 @@ def test_any_prediction_of_any_process_is_trained(predicts):
             rows, times = z.flatten(), t[:, None].expand(z.shape).flatten()
             exact = law.log().expand(len(rows), -1) + self.shift
             if predicts == "posterior":
-                exact = nl.to_posterior(noise, law.log().expand(len(rows), -1), rows, times) + self.shift
+                exact = (
+                    nl.parametrization.to_posterior(noise, law.log().expand(len(rows), -1), rows, times) + self.shift
+                )
             elif predicts == "score":
-                exact = nl.to_score(noise, law.log().expand(len(rows), -1), rows, times) + self.shift
+                exact = nl.parametrization.to_score(noise, law.log().expand(len(rows), -1), rows, times) + self.shift
             return exact.view(*z.shape, 4)
 
     model = Exact()

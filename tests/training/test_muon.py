@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import noiselab as nl
 from noiselab.data import TokenBlocks
-from noiselab.denoisers.dit import DiT, DiTConfig
+from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.training import MuonWithAdamW, Trainer, block_matrices, training_arguments
 from noiselab.training.muon import orthogonal
 

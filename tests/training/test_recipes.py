@@ -11,7 +11,7 @@ import transformers
 
 import noiselab as nl
 from noiselab.data import vocabulary_size
-from noiselab.denoisers.dit import DiT
+from noiselab.networks.dit import DiT
 from noiselab.pipeline import Pipeline
 from noiselab.training.options import Data
 from noiselab.training.texts import corpora, load_data
@@ -99,7 +99,7 @@ def test_published_presets():
         )
         assert (o.precision, o.ema, options.weights, options.max_weight) == ("bfloat16", None, "dynamic", 2.0)
         assert o.steps * o.batch * options.data.length == pytest.approx(131e9, rel=0.01)
-        nl.Dynamic.gidd(vocab_size=50258, p_uniform=options.p_uniform, max_weight=options.max_weight)
+        nl.objectives.Dynamic.gidd(vocab_size=50258, p_uniform=options.p_uniform, max_weight=options.max_weight)
 
 
 def test_one_text_file_is_enough(tmp_path):

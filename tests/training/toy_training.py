@@ -43,7 +43,7 @@ class Stream(torch.utils.data.IterableDataset):
 
 
 def network(dropout=0.1, **sizes):
-    from noiselab.denoisers.dit import DiT, DiTConfig
+    from noiselab.networks.dit import DiT, DiTConfig
 
     torch.manual_seed(0)
     config = {"vocab_size": V, "max_seq_len": L, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -5,9 +5,10 @@ from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor
 
+from ...typing import TokenSequence
 from .problem import Problem
 from .text import BACK
 from .words import Words
@@ -30,7 +31,7 @@ class CanNext(NamedTuple):
     places: tuple[int, ...]
 
 
-def can_next_row(problem: Problem, words: Words, place: int, parameter: Hashable) -> Int[Tensor, " length"]:
+def can_next_row(problem: Problem, words: Words, place: int, parameter: Hashable) -> TokenSequence:
     """The tokens of one example: start, question, `place` steps of the right solution, "D A as".
 
     **Arguments:**

@@ -5,12 +5,13 @@ from collections.abc import Hashable
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Generator, Tensor
 
 from ...autoregressive import EditProcess
 from ...autoregressive.streams import one_token
 from ...categorical import uniforms
+from ...typing import Scalar, TokenSequence
 from .problem import Problem
 from .text import BACK
 from .words import Words
@@ -102,7 +103,7 @@ class ProblemMistakes(EditProcess):
         said = self.problem.mistake(parameter)
         return self.words.ids(said[: said.index(BACK) + 1])
 
-    def corrupt(self, x: Int[Tensor, " length"], *, generator: Generator | None = None) -> Int[Tensor, " stream"]:
+    def corrupt(self, x: TokenSequence, *, generator: Generator | None = None) -> Int[Tensor, " stream"]:
         """Draw a stream that comes to the solution.
 
         **Arguments:**
@@ -132,7 +133,7 @@ class ProblemMistakes(EditProcess):
         counts = (u.log() / math.log(self.rate)).long().tolist()
         return [min(count, len(pool)) for count, pool in zip(counts, self._pools, strict=True)]
 
-    def log_probability(self, z: Int[Tensor, " stream"], x: Int[Tensor, " length"]) -> Float[Tensor, ""]:
+    def log_probability(self, z: Int[Tensor, " stream"], x: TokenSequence) -> Scalar:
         """Log q(z | x) in nats, float64; minus infinity for another text. A stream is read in one way only."""
         text, stream = x.tolist(), z.tolist()
         log_q = self._log_probability(stream, text) if self._is_text(text) else -math.inf
@@ -157,7 +158,7 @@ class ProblemMistakes(EditProcess):
             at += len(step)
         return log_q if stream[at:] == text[len(self._answer) :] else -math.inf
 
-    def expected_length(self, x: Int[Tensor, " length"]) -> float:
+    def expected_length(self, x: TokenSequence) -> float:
         """The mean length of a stream: of each mistake of a pool, the mean number is the same.
 
         **Raises:** `ValueError` for another text.

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from string import ascii_letters
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
+from ...typing import TokenSequence
 from .formula import MODULUS
 from .full import Level
 from .names import CHAINS, POOLS
@@ -58,7 +58,7 @@ class Words:
         """The number of tokens."""
         return len(self.entries)
 
-    def encode(self, words: Iterable[str]) -> Int[Tensor, " length"]:
+    def encode(self, words: Iterable[str]) -> TokenSequence:
         """The tokens of words.
 
         **Raises:** `ValueError` for a word that the level does not have.
@@ -75,7 +75,7 @@ class Words:
         except KeyError as error:
             raise ValueError(f"words must be those of {self!r}; got {error.args[0]!r}") from None
 
-    def decode(self, ids: Int[Tensor, " length"] | Sequence[int]) -> tuple[str, ...]:
+    def decode(self, ids: TokenSequence | Sequence[int]) -> tuple[str, ...]:
         """The words of tokens; padding, start and end are written too, in angle brackets.
 
         **Raises:** `ValueError` for tokens that are none.

@@ -1,0 +1,155 @@
+"""What a causal model remembers of what it has read: keys and values, of which some can be forgotten."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..networks.outputs import logits_of
+
+
+@runtime_checkable
+class DecoderCache(Protocol):
+    """Reads entries one after another for some rows at once, and says what comes next."""
+
+    def read(
+        self, tokens: Int[Tensor, "row new"], positions: Int[Tensor, "row new"], real: Bool[Tensor, "row new"]
+    ) -> Float[Tensor, "row state"]:
+        """The logits after the last of new entries. Where `real` is false there is none."""
+        ...
+
+    def read_last(
+        self,
+        tokens: Int[Tensor, "row new"],
+        positions: Int[Tensor, "row new"],
+        real: Bool[Tensor, "row new"],
+        count: int,
+    ) -> Float[Tensor, "row {count} state"]:
+        """The logits after each of the last `count` columns; where `real` is false they say nothing."""
+        ...
+
+    def forget(self, row: int, count: int) -> None:
+        """Drop the last real entries of a row."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all other rows."""
+        ...
+
+
+class KVCache:
+    """The cache of a causal model of transformers, with entries that can be dropped row by row.
+
+    A dropped entry at the end of all rows is cut off; in a batch it stays where it is and is hidden from the model, so
+    that rows of different lengths need not move. The positions are those of the caller, and know nothing of it.
+
+    **Arguments:**
+
+    - `network`: a causal model of transformers.
+    """
+
+    def __init__(self, network: Any) -> None:
+        from transformers import DynamicCache
+
+        self.network, self.cache = network, DynamicCache(config=network.config)
+        self.seen: Tensor | None = None
+
+    def read(
+        self, tokens: Int[Tensor, "row new"], positions: Int[Tensor, "row new"], real: Bool[Tensor, "row new"]
+    ) -> Float[Tensor, "row state"]:
+        """The logits after the last of new entries."""
+        return self.read_last(tokens, positions, real, 1)[:, -1]
+
+    @torch.no_grad()
+    def read_last(
+        self,
+        tokens: Int[Tensor, "row new"],
+        positions: Int[Tensor, "row new"],
+        real: Bool[Tensor, "row new"],
+        count: int,
+    ) -> Float[Tensor, "row {count} state"]:
+        """The logits after each of the last `count` columns."""
+        self.seen = real if self.seen is None else torch.cat([self.seen, real], -1)
+        output: Any = self.network(
+            input_ids=tokens,
+            attention_mask=self._mask(tokens.shape[1]),
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=count,
+        )
+        return logits_of(output)[:, -count:]
+
+    def _mask(self, new: int) -> Tensor:
+        """What may be attended to: of one new entry all that is seen, which spares the network working it out."""
+        assert self.seen is not None
+        everywhere = not any(getattr(layer, "is_sliding", True) for layer in self.cache.layers)
+        if new == 1 and everywhere and self.network.config._attn_implementation == "sdpa":
+            return self.seen[:, None, None]
+        return self.seen.long()
+
+    def forget(self, row: int, count: int) -> None:
+        """Drop the last real entries of a row."""
+        if self.seen is None or count < 1:
+            return
+        last = self.seen[row].nonzero()[-count:, 0]
+        self.seen = self.seen.clone()
+        self.seen[row, last] = False
+        held = self.seen.any(0).nonzero()
+        spare = self.seen.shape[1] - 1 - int(held[-1]) if len(held) else self.seen.shape[1]
+        if spare:
+            self.cache.crop(-spare)
+            self.seen = self.seen[:, :-spare]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all other rows."""
+        if self.seen is not None:
+            index = torch.tensor(list(rows), device=self.seen.device)
+            self.cache.batch_select_indices(index)
+            self.seen = self.seen[index]
+
+
+class NoCache:
+    """No memory: all is read anew each time. Slow, for any causal model, and what a cache is compared with.
+
+    **Arguments:**
+
+    - `network`: called with `input_ids`, one row at a time; returns logits or something that has them.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.rows: list[Tensor] | None = None
+
+    def read(
+        self, tokens: Int[Tensor, "row new"], positions: Int[Tensor, "row new"], real: Bool[Tensor, "row new"]
+    ) -> Float[Tensor, "row state"]:
+        """The logits after the last of new entries."""
+        return self.read_last(tokens, positions, real, 1)[:, -1]
+
+    @torch.no_grad()
+    def read_last(
+        self,
+        tokens: Int[Tensor, "row new"],
+        positions: Int[Tensor, "row new"],
+        real: Bool[Tensor, "row new"],
+        count: int,
+    ) -> Float[Tensor, "row {count} state"]:
+        """The logits after each of the last `count` columns."""
+        before = [tokens.new_empty(0)] * len(tokens) if self.rows is None else self.rows
+        self.rows = [torch.cat([old, new[some]]) for old, new, some in zip(before, tokens, real, strict=True)]
+        found = [logits_of(self.network(input_ids=row[None]))[0, -count:] for row in self.rows]
+        # Rows are real at their end: what is missing is missing on the left.
+        return torch.stack([nn.functional.pad(logits, (0, 0, count - len(logits), 0)) for logits in found])
+
+    def forget(self, row: int, count: int) -> None:
+        """Drop the last entries of a row."""
+        if self.rows is not None and count:
+            self.rows[row] = self.rows[row][:-count]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all other rows."""
+        if self.rows is not None:
+            self.rows = [self.rows[row] for row in rows]

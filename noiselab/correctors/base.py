@@ -1,0 +1,45 @@
+"""What revises tokens without moving in time."""
+
+import abc
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ..categorical import Randomness
+from ..typing import Selection, Times, Tokens
+
+
+class Corrector(abc.ABC):
+    """Draws tokens anew at their own time: one that is exact leaves the law of noisy sequences at t as it is.
+
+    A subclass writes `step`. `PredictorCorrector` puts it between the steps of any sampler.
+    """
+
+    kind = "correct"
+    """What a trace calls the changes of this corrector."""
+    converges = False
+    """Whether it claims to leave the law at its time unchanged, given the exact denoiser."""
+
+    @abc.abstractmethod
+    def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
+        """Tokens at the same times t.
+
+        **Arguments:**
+
+        - `z`: tokens at t.
+        - `t`: their times, [batch] or [batch, length].
+        - `rows`: the tokens that may change; all by default.
+        """
+
+
+def free(rows: Bool[Tensor, "..."] | None, z: Tokens) -> Selection:
+    """The tokens that may change, as a tensor, also where `rows` is `None`.
+
+    **Raises:** `ValueError` unless `rows` is Bool of the shape of z.
+    """
+    if rows is None:
+        return torch.ones_like(z, dtype=torch.bool)
+    if rows.dtype != torch.bool or rows.shape != z.shape:
+        raise ValueError(f"rows must be Bool of shape {list(z.shape)}; got {rows.dtype} {list(rows.shape)}")
+    return rows.to(z.device)

@@ -1,0 +1,104 @@
+"""The corrector of discrete flow matching: forward and backward jumps at one and the same time."""
+
+import torch
+from torch import Tensor
+
+from ..categorical import Randomness, choose, uniforms
+from ..denoisers import Denoiser, as_leave_one_out
+from ..denoisers.base import in_a_line
+from ..elbo.tokens import outside
+from ..process import InterpolatingProcess, NoiseProcess
+from ..samplers.three_way import DRAWS, Move, decide, finish
+from ..typing import Selection, Times, Tokens
+from .base import Corrector, free
+
+
+class DFMCorrector(Corrector):
+    r"""One Euler step of the chain that jumps at the forward and the backward rates of time t together.
+
+    $$z \to y \;\text{ at rate }\; r_t(y) + r_t(z)\, \frac{q_t(y \mid \hat x)}{q_t(z \mid \hat x)}, \qquad h = \text{size} \cdot (1 - \alpha_t) / R_t$$
+
+    This chain leaves the law at t as it is, and a token by itself even obeys detailed balance. $R_t = -\alpha_t'/\alpha_t$
+    is the sum of all forward rates, so that a step noises each token with probability size $(1 - \alpha_t)$, whatever the
+    clock: a share `size` of as many as are noise at t. As many return.
+
+    First order: all tokens of a step jump at once, from the same predictions, so that the bias falls with the size and
+    does not vanish at a given one: `converges` is False. A single token's law stays exactly, unless its probabilities
+    to jump exceed 1 together, and it surely jumps (up to size 1/2 they do not for masking and uniform noise).
+
+    **Arguments:**
+
+    - `process`: one whose noise forgets the token it destroys (`InterpolatingProcess`).
+    - `denoiser`: of any parametrisation.
+    - `size`: how far a step goes, in (0, 1].
+
+    **Raises:** `ValueError` for a size out of range, or noise that depends on the token it destroys.
+
+    **Source:** Campbell et al. (2022), arXiv 2205.14987, for the sum of both rates; Gat et al. (2024), arXiv 2407.15595,
+    and Campbell et al. (2024), arXiv 2402.04997, who add it to the steps of a sampler. The unit of `size` is ours.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.1)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    corrector, t = nl.correctors.DFMCorrector(process, oracle, size=0.2), torch.tensor([0.5])
+    z = process.prior(1, 8)
+    for _ in range(10):
+        z = corrector.step(z, t)
+    ```
+    """  # noqa: E501
+
+    kind = "dfm"
+
+    def __init__(self, process: NoiseProcess, denoiser: Denoiser, size: float | int = 0.1):
+        if not 0 < size <= 1:
+            raise ValueError(f"size must lie in (0, 1]; got {size}")
+        if not isinstance(process, InterpolatingProcess):
+            raise ValueError(
+                "DFMCorrector needs noise that forgets the token it destroys, an InterpolatingProcess; got "
+                f"{process} (GibbsCorrector takes any process)"
+            )
+        process.validate(16)
+        self.process, self.denoiser, self.size = process, as_leave_one_out(denoiser, process), size
+
+    def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
+        """The tokens after the jumps of one step; the network is asked only for those that may jump back."""
+        process, rows, time = self.process, free(rows, z), self.process.interior(t, z)
+        u = uniforms(*z.shape, 2 + DRAWS, generator=generator, device=z.device)
+        alpha, noise = process.alpha(time).double(), process.noise(time)
+        rate = _total_rate(process, time)
+        # Where no noise comes, nothing jumps.
+        up = torch.where(rate > 0, self.size * noise.total(), 0)
+        jumps = torch.where(rate > 0, up / rate * process.rate(z, time).clamp(min=0), 0)
+        move = Move(
+            data=jumps * alpha,
+            noise=jumps * (1 - alpha),
+            # May be negative: then the token moves unless x_hat_z is large enough.
+            stay=(1 - up) * noise.at(z) - jumps,
+            stay_slope=(1 - up) * alpha,
+            draw=noise.choose,
+        )
+        plan = decide(move, z, u[..., 2:], process.data_tokens(z.device)[z])
+        noised = rows & (u[..., 0] < up)
+        plan = plan._replace(z=torch.where(rows, plan.z, z), rows=plan.rows & rows & ~noised)
+        new = plan.z
+        if plan.rows.any():
+            new = finish(plan, self.denoiser(z, t, plan.rows), outside(process))
+        if not noised.any():
+            return new
+        at = time.expand(z.shape)[noised][:, None]
+        tokens = torch.arange(process.vocab_size, device=z.device).expand(len(at), -1)
+        return new.masked_scatter(noised, choose(process.rate(tokens, at).clamp(min=0), u[..., 1][noised]))
+
+    def __repr__(self) -> str:
+        return f"DFMCorrector({self.process}, {in_a_line(self.denoiser)}, size={self.size:g})"
+
+
+def _total_rate(process: InterpolatingProcess, t: Tensor) -> Tensor:
+    """How fast a token is replaced by noise, itself included: the sum of the forward rates, -alpha' / alpha."""
+    alpha, slope, *_ = torch.func.jvp(lambda t: process.alpha(t).double(), (t,), (torch.ones_like(t),))
+    return -slope / alpha

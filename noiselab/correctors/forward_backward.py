@@ -1,0 +1,100 @@
+"""Noise a little, and come back."""
+
+import torch
+
+from ..categorical import Randomness, choose, uniforms
+from ..denoisers import Denoiser
+from ..process import InterpolatingProcess, NoiseProcess, TokenDependentProcess, as_token_times
+from ..samplers.ancestral import AncestralSampler
+from ..samplers.base import Sampler
+from ..typing import Selection, Times, Tokens
+from .base import Corrector, free
+
+
+class ForwardBackwardCorrector(Corrector):
+    r"""Noises the tokens up to a later time, and takes one step back to their own.
+
+    $$z_{t'} \sim q_{t'|t}(\cdot \mid z_t), \qquad t' = t + \text{span} \cdot (\text{end} - t)$$
+
+    The way up is exact, so that the law at t is left as it is up to the error of the step back: exactly for a single
+    token, else with a bias that falls with the span. Since it does not vanish at a given span, `converges` is False.
+
+    **Arguments:**
+
+    - `process`: the noise that is added. Where it depends on the token it destroys, the way up is dense, state^2 numbers
+      for each token.
+    - `predictor`: what steps back: any sampler of this process, or a denoiser, for an `AncestralSampler`.
+    - `span`: how far up, as a share of the way to the end of the process's domain (t = 1), in (0, 1].
+
+    **Raises:** `ValueError` for a span out of range, or a process or predictor of another kind.
+
+    **Source:** Campbell et al. (2022), arXiv 2205.14987, for correctors that go both ways; Wang et al. (2025), arXiv
+    2503.00307, who compare with them under this name.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    corrector = nl.correctors.ForwardBackwardCorrector(process, oracle, span=0.2)
+    z = torch.tensor([[0, 2, 1, 1]])
+    assert corrector.step(z, torch.tensor([0.3]), generator=torch.Generator().manual_seed(0)).shape == z.shape
+    ```
+    """
+
+    kind = "forward-backward"
+
+    def __init__(self, process: NoiseProcess, predictor: Sampler | Denoiser, span: float | int = 0.1):
+        if not 0 < span <= 1:
+            raise ValueError(f"span must lie in (0, 1]; got {span}")
+        if not isinstance(predictor, Sampler | Denoiser):
+            raise ValueError(
+                f"predictor must be a noiselab.Sampler or a noiselab.Denoiser; got {type(predictor).__name__}"
+            )
+        if not isinstance(process, InterpolatingProcess | TokenDependentProcess):
+            raise ValueError(f"process must be one whose forward transition is known; got {type(process).__name__}")
+        self.predictor = AncestralSampler(process, predictor) if isinstance(predictor, Denoiser) else predictor
+        self.process, self.span = process, span
+
+    def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
+        """The tokens after one way up and back; those outside `rows` do not leave their time."""
+        low = as_token_times(t, z)
+        high = low + self.span * (self.process.domain[1] - low).clamp(min=0)
+        if rows is not None:
+            low, high = low.expand(z.shape), torch.where(free(rows, z), high, low)
+        noisy = renoise(self.process, z, low, high, generator=generator)
+        return self.predictor.step(noisy, high, low, generator=generator)
+
+    def __repr__(self) -> str:
+        return f"ForwardBackwardCorrector({self.predictor}, span={self.span:g})"
+
+
+def renoise(
+    process: InterpolatingProcess | TokenDependentProcess,
+    z: Tokens,
+    s: Times,
+    t: Times,
+    *,
+    generator: Randomness = None,
+) -> Tokens:
+    r"""Tokens at t of any process, drawn from the forward transition $q_{t|s}(\cdot \mid z_s)$.
+
+    **Arguments:**
+
+    - `z`: tokens at s.
+    - `s`, `t`: s < t; a token with s = t stays as it is.
+    """
+    if isinstance(process, InterpolatingProcess):
+        return process.renoise(z, s, t, generator=generator)
+    s, t = (as_token_times(time, z).expand(z.shape) for time in (s, t))
+    u, rows = uniforms(*z.shape, generator=generator, device=z.device), s < t
+    if not rows.any():
+        return z
+    # `transition` gives columns, the law of what a token comes from; all of them together have the row of what it becomes.
+    tokens = torch.arange(process.vocab_size, device=z.device).expand(int(rows.sum()), -1)
+    matrix = process.transition(tokens, s[rows][:, None], t[rows][:, None])
+    law = matrix.gather(-1, z[rows][:, None, None].expand(*tokens.shape, 1))[..., 0].clamp(min=0)
+    return z.masked_scatter(rows, choose(law, u[rows]))

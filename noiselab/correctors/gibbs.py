@@ -1,0 +1,126 @@
+"""Gibbs sampling of noisy tokens: each is drawn anew given all others."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..categorical import Randomness, choose, uniforms
+from ..denoisers import Denoiser, as_leave_one_out
+from ..denoisers.base import in_a_line
+from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..typing import Selection, Times, Tokens
+from .base import Corrector, free
+
+DRAWS = 5  # uniform numbers per position and step
+Positions = Literal["random", "unlikely"]
+
+
+class GibbsCorrector(Corrector):
+    r"""Draws a few noisy tokens of each sequence anew, given all the others.
+
+    $$z_i \sim p(z_i \mid z_{-i}) = q_t(\cdot \mid \hat x_i), \qquad \hat x_i = p(x_i \mid z_{-i})$$
+
+    The leave-one-out prediction is just what this law needs, so that with the exact one, and one token at a time at a
+    random position, the law of the noisy sequences stays exactly as it is: at any time, for any process. A token that
+    is drawn from the noise needs no network.
+
+    Several tokens at once do not know of each other, which is only approximate: `repeats` of `PredictorCorrector` is
+    exact. The least likely positions depend on the tokens that are there, which is not exact either, and pulls towards
+    likely text. In both cases `converges` is False.
+
+    **Arguments:**
+
+    - `process`, `denoiser`: as for samplers.
+    - `tokens_per_step`: how many tokens of each sequence are drawn, at different positions; at least 1.
+    - `positions`: "random", or "unlikely": those whose token is least likely under the prediction, $q_t(z_i \mid \hat x_i)$.
+
+    **Raises:** `ValueError` for another choice of positions, or no token.
+
+    **Source:** Geman and Geman (1984) for the method; Gourevitch et al. (2026), arXiv 2605.22765, for uniform noise, with
+    informed positions; here for any noise.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.1)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    sampler = nl.PredictorCorrector(nl.AncestralSampler(process, oracle), nl.GibbsCorrector(process, oracle))
+    x = sampler.sample((4, 8), steps=8, generator=torch.Generator().manual_seed(0))
+    assert (x < 2).all()
+    ```
+    """
+
+    kind = "gibbs"
+
+    def __init__(
+        self, process: NoiseProcess, denoiser: Denoiser, tokens_per_step: int = 1, *, positions: Positions = "random"
+    ):
+        if tokens_per_step < 1:
+            raise ValueError(f"tokens_per_step must be at least 1; got {tokens_per_step}")
+        if positions not in get_args(Positions):
+            raise ValueError(f"positions must be 'random' or 'unlikely'; got {positions!r}")
+        process.validate(16)
+        self.process, self.denoiser = process, as_leave_one_out(denoiser, process)
+        self.tokens_per_step, self.positions = tokens_per_step, positions
+        self.converges = tokens_per_step == 1 and positions == "random"
+
+    def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
+        """A few tokens of each sequence drawn anew; the network is asked about these only, or, for "unlikely", about `rows`."""
+        rows, time = free(rows, z), as_token_times(t, z).expand(z.shape)
+        u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
+        if self.positions == "random":
+            return self._redraw(z, t, time, self._first(torch.zeros_like(time), u[..., 0], rows), u)
+        if not rows.any():
+            return z
+        x_hat = self._predict(z, t, rows)
+        like = self._likelihood(x_hat, z[rows][:, None], time[rows][:, None])
+        chosen = self._first(torch.zeros_like(time).masked_scatter(rows, like), u[..., 0], rows)
+        return self._redraw(z, t, time, chosen, u, x_hat[chosen[rows]])
+
+    def _first(self, key: Tensor, ties: Tensor, rows: Tensor) -> Tensor:
+        """Where the smallest keys among `rows` are, Bool; of equal ones, those with the smallest `ties`."""
+        order = ties.argsort(-1)
+        order = order.gather(-1, key.masked_fill(~rows, torch.inf).gather(-1, order).argsort(dim=-1, stable=True))
+        return torch.zeros_like(rows).scatter(-1, order[:, : self.tokens_per_step], True) & rows
+
+    def _likelihood(self, x_hat: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """How likely the tokens z [rows, 1] are under the prediction."""
+        if isinstance(self.process, InterpolatingProcess):
+            return self.process.alpha(t) * x_hat.gather(-1, z) + self.process.noise(t).at(z)
+        return self.process.marginal(x_hat[:, None], t)[:, 0].gather(-1, z)
+
+    def _redraw(
+        self, z: Tensor, t: Tensor, time: Tensor, chosen: Tensor, u: Tensor, x_hat: Tensor | None = None
+    ) -> Tensor:
+        """The chosen tokens drawn from q_t(. | x_hat); `x_hat` is theirs, if it is known already."""
+        process, at = self.process, time[chosen][:, None]
+        if not isinstance(process, InterpolatingProcess):
+            if not chosen.any():
+                return z
+            law = process.marginal((self._predict(z, t, chosen) if x_hat is None else x_hat)[:, None], at)[:, 0]
+            return z.masked_scatter(chosen, choose(law, u[..., 4][chosen]))
+        u_chosen = u[chosen][:, None]
+        signal = (u_chosen[..., 1] < process.alpha(at))[:, 0]
+        from_noise = process.noise(at).choose(u_chosen[..., 2], u_chosen[..., 3])[:, 0]
+        new = z.masked_scatter(chosen, from_noise)
+        asked = chosen.masked_scatter(chosen, signal)
+        if not asked.any():
+            return new
+        x_hat = self._predict(z, t, asked) if x_hat is None else x_hat[signal]
+        return new.masked_scatter(asked, choose(x_hat, u[..., 4][asked]))
+
+    def _predict(self, z: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        logits = self.denoiser(z, t, rows)
+        if self.process.support is not None:
+            logits = logits.masked_fill(~self.process.support, -torch.inf)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
+
+    def __repr__(self) -> str:
+        return (
+            f"GibbsCorrector({self.process}, {in_a_line(self.denoiser)}, tokens_per_step={self.tokens_per_step}, "
+            f"positions={self.positions!r})"
+        )

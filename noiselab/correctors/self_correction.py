@@ -1,0 +1,194 @@
+"""GIDD's self-correction: replace the tokens that the model most confidently disagrees with, until it agrees."""
+
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..categorical import Randomness, choose, uniforms
+from ..denoisers import Denoiser
+from ..denoisers.base import in_a_line
+from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..typing import PerSequence, PerToken, Selection, Times, Tokens, TokenSet
+from .base import Corrector, free
+
+PROBES = 64  # tokens that are looked at where the noise of each costs a row
+
+AT_ONCE = 1 << 21  # entries of the largest tensor that is made of the logits
+
+
+class SelfCorrection(Corrector):
+    r"""A fixed-point search at a small time: all sequences at once, each stops by itself.
+
+    At time t0: x_hat = softmax(logits / temperature); draw z' from x_hat at every position; the score of a position is
+    x_hat(z') where z' differs from z; the best-scored positions take their z'. A sequence stops when nothing changes,
+    or when its self-accuracy (the share of tokens equal to the arg-max) has not improved for more than `patience` steps.
+
+    It searches for likely text, at any temperature, and does not sample: `converges` is False. `walk` and `correct` do
+    it after sampling, as published; between the steps of a sampler (`PredictorCorrector`) each `step` is one revision.
+
+    **Arguments:**
+
+    - `denoiser`: its prediction is used as it is, without conversion, as published.
+    - `time`: t0 in [0, 1].
+    - `temperature`: positive; 0.1 to 0.5 published.
+    - `tokens_per_step`: at most this many tokens of a sequence change in a step.
+    - `patience`: steps without improvement.
+    - `support`: tokens that may be drawn, Bool [state]; all by default. Pass `process.support`, or
+    - `process`: the noise that the model was trained on. Its support is taken, and a `UserWarning` is given where this
+      noise makes no visible token wrong (pure masking): such a model has never seen what it shall find here.
+
+    **Raises:** `ValueError` for a setting out of range, or a support without tokens.
+
+    **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 5.3 and algorithm 1; defaults as released.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.99, 0.01], [0.01, 0.99]]), process)
+    correction = nl.SelfCorrection(oracle, process=process)
+    x = torch.tensor([[0, 0, 1, 0, 0]])
+    x = correction.correct(x, generator=torch.Generator().manual_seed(0))
+    assert x.tolist() == [[0, 0, 0, 0, 0]]
+    ```
+    """
+
+    kind = "self-correct"
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        time: float | int = 0.01,
+        temperature: float | int = 0.1,
+        tokens_per_step: int = 1,
+        patience: int = 32,
+        support: TokenSet | None = None,
+        process: NoiseProcess | None = None,
+    ):
+        if not (0 <= time <= 1 and temperature > 0 and tokens_per_step >= 1 and patience >= 0):
+            raise ValueError(
+                "time must lie in [0, 1], temperature be positive, tokens_per_step at least 1, patience not negative; "
+                f"got {time}, {temperature}, {tokens_per_step}, {patience}"
+            )
+        if process is not None and _never_wrong(process, time):
+            warnings.warn(
+                f"under {process} no visible token is ever wrong at t = {time:g}, so that a model trained on it has never "
+                "seen wrong tokens: self-correction works, but on guesses that were not trained",
+                UserWarning,
+                stacklevel=2,
+            )
+        support = process.support if support is None and process is not None else support
+        if support is not None and not support.any():
+            raise ValueError("support must hold at least one token; got none")
+        self.denoiser, self.support = denoiser, support
+        self.time, self.temperature, self.tokens_per_step, self.patience = time, temperature, tokens_per_step, patience
+
+    def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
+        """One revision at the times t, of tokens of the support: what shows that it is noise is left to the sampler."""
+        as_token_times(t, z)
+        rows = free(rows, z)
+        if self.support is not None:
+            rows = rows & self.support.to(z.device)[z]
+        u = uniforms(*z.shape, generator=generator, device=z.device)
+        return self.revise(z, u, t=t, rows=rows)[0] if rows.any() else z
+
+    def walk(
+        self, z: Tokens, *, steps: int = 128, rows: Selection | None = None, generator: Randomness = None
+    ) -> Iterator[Tokens]:
+        """The states after each step, at most `steps` of them; ends early when all sequences have stopped.
+
+        A stopped sequence is no longer evaluated, but still consumes its random numbers, so that its neighbours do not
+        depend on when it stopped.
+
+        **Arguments:**
+
+        - `rows`: the tokens that may change, and whose accuracy counts; all by default. A prompt is outside.
+        """
+        rows = None if rows is None else free(rows, z)
+        live = torch.ones(len(z), dtype=torch.bool, device=z.device) if rows is None else rows.any(-1)
+        best = torch.zeros(len(z), dtype=torch.float64, device=z.device)
+        stale = torch.zeros(len(z), dtype=torch.long, device=z.device)
+        for _ in range(steps):
+            if not live.any():
+                return
+            u = uniforms(*z.shape, generator=generator, device=z.device)
+            with torch.no_grad():
+                revised, accuracy = self.revise(z[live], u[live], rows=None if rows is None else rows[live])
+            stale[live] = torch.where(accuracy > best[live], 0, stale[live] + 1)
+            best[live] = torch.maximum(best[live], accuracy)
+            gave_up = stale[live] > self.patience
+            settled = (revised == z[live]).all(-1)
+            z = z.index_put((live,), torch.where(gave_up[:, None], z[live], revised))
+            live = live.index_put((live,), ~gave_up & ~settled)
+            yield z
+
+    def revise(
+        self, z: Tokens, u: PerToken, *, t: Times | None = None, rows: Selection | None = None
+    ) -> tuple[Tokens, PerSequence]:
+        """One step for every sequence: new tokens, and self-accuracies.
+
+        **Arguments:**
+
+        - `u`: one uniform number a position.
+        - `t`: the times; `time` by default.
+        - `rows`: the tokens that may change, and whose accuracy is taken; all by default.
+        """
+        z = z.long()
+        t = torch.full(z.shape[:1], self.time, dtype=torch.float64, device=z.device) if t is None else t
+        logits = self.denoiser(z, t) if rows is None else self.denoiser(z, t, rows)
+        drawn, score, guess = self._guesses(logits, u if rows is None else u[rows])
+        if rows is not None:
+            # Elsewhere the tokens themselves, which have no score.
+            drawn, guess = z.masked_scatter(rows, drawn), z.masked_scatter(rows, guess)
+            score = score.new_zeros(z.shape).masked_scatter(rows, score)
+        score = torch.where(drawn != z, score, 0)
+        value, position = score.topk(min(self.tokens_per_step, z.shape[1]), -1)
+        revised = torch.where(value > 0, drawn.gather(-1, position), z.gather(-1, position))
+        z = z.scatter(-1, position, revised)
+        agreed = (z == guess).double()
+        if rows is None:
+            return z, agreed.mean(-1)
+        return z, (agreed * rows).sum(-1) / rows.sum(-1).clamp(min=1)
+
+    def _guesses(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A drawn token for each row, its probability, the likeliest token; some rows at a time, which stay in the cache."""
+        support = None if self.support is None else self.support.to(logits.device)
+        found = []
+        size = max(1, AT_ONCE // logits.shape[-1])
+        for some, numbers in zip(logits.flatten(0, -2).split(size), u.flatten().split(size), strict=True):
+            some = some.to(torch.promote_types(some.dtype, torch.float32))
+            if support is not None:
+                some = some.masked_fill(~support, -torch.inf)
+            probs = (some / self.temperature).softmax(-1)
+            drawn = choose(probs, numbers)
+            found.append((drawn, probs.gather(-1, drawn[:, None])[:, 0], some.argmax(-1)))
+        drawn, score, guess = (torch.cat(parts).view(u.shape) for parts in zip(*found, strict=True))
+        return drawn, score, guess
+
+    def correct(
+        self, z: Tokens, *, steps: int = 128, rows: Selection | None = None, generator: Randomness = None
+    ) -> Tokens:
+        """The sequences after the whole walk; arguments as for `walk`."""
+        for state in self.walk(z, steps=steps, rows=rows, generator=generator):
+            z = state
+        return z
+
+    def __repr__(self) -> str:
+        return (
+            f"SelfCorrection({in_a_line(self.denoiser)}, time={self.time:g}, temperature={self.temperature:g}, "
+            f"tokens_per_step={self.tokens_per_step}, patience={self.patience})"
+        )
+
+
+def _never_wrong(process: NoiseProcess, time: float) -> bool:
+    """Whether every data token that is seen at this time must be the clean one."""
+    tokens = process.data_tokens(process.device).nonzero()[:, 0]
+    if not isinstance(process, InterpolatingProcess):
+        tokens = tokens[:: max(1, len(tokens) // PROBES)]
+    return bool(process.is_clean(tokens[None], torch.full((1,), time, dtype=torch.float64, device=tokens.device)).all())

@@ -1,0 +1,396 @@
+"""The diffusion transformer of the published GIDD, MDLM and SEDD models, loadable without remote code.
+
+Importing this module needs transformers, and registers the model with its `AutoConfig` and `AutoModelForMaskedLM`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, no_type_check
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import MaskedLMOutput
+
+from ..typing import PerSequence, PerToken, Selection, Tokens, TokenSequence
+
+ROTARY_BASE = 10_000.0
+TIME_FREQUENCIES = 256
+
+DecoderCache: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""What one block attends to: takes keys and values of the tokens at hand, [batch, heads, length, width], keys already
+rotated; returns those of all tokens that are to be seen."""
+
+
+# transformers makes this a dataclass whose __init__ also takes keywords that are no fields. A run-time type checker sees
+# the fields alone and would refuse those keywords; `check` says what must hold.
+@no_type_check
+class DiTConfig(PretrainedConfig):
+    """The sizes of a `DiT`; the field names are those of the published config.json files.
+
+    **Arguments:** (all by keyword)
+
+    - `vocab_size`: number of tokens, the mask token included.
+    - `max_seq_len`: longest sequence, in tokens.
+    - `hidden_size`: width; must be an even multiple of `num_attention_heads`.
+    - `timestep_cond_dim`: width of the time embedding.
+    - `num_hidden_layers`, `num_attention_heads`: number of blocks, and of heads in each.
+    - `attention_dropout`: in [0, 1); probability of dropping entries of what each block adds to the residual stream.
+    - `p_uniform`, `t_eps`: share of uniform noise and least time of the training. Only recorded here.
+
+    **Raises:** `ValueError` for sizes that do not fit each other.
+    """
+
+    model_type = "dit"
+
+    vocab_size: int = 50258
+    max_seq_len: int = 1024
+    hidden_size: int = 768
+    timestep_cond_dim: int = 128
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    attention_dropout: float = 0.0
+    p_uniform: float = 0.0
+    t_eps: float = 1e-4
+
+    def __post_init__(self, **kwargs) -> None:
+        # Published configs point at remote code; that code is this module, so a saved copy must not ask for it again.
+        kwargs.pop("auto_map", None)
+        super().__post_init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Raise `ValueError` unless a model of these sizes can be built (fields may be edited after construction)."""
+        for name in ("vocab_size", "max_seq_len", "hidden_size", "timestep_cond_dim", "num_attention_heads"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be a positive integer; got {value!r}")
+        layers, dropout = self.num_hidden_layers, self.attention_dropout
+        if type(layers) is not int or layers < 0:
+            raise ValueError(f"num_hidden_layers must be a non-negative integer; got {layers!r}")
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                "hidden_size must be an even multiple of num_attention_heads, for rotary positions turn channel pairs; "
+                f"got hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}"
+            )
+        if type(dropout) not in (int, float) or not 0 <= dropout < 1:
+            raise ValueError(f"attention_dropout must be a number in [0, 1); got {dropout!r}")
+
+
+def rotate(x: Float[Tensor, "*axes width"], cos: Tensor, sin: Tensor) -> Float[Tensor, "*axes width"]:
+    """Turn each channel pair (j, j + width/2) of `x` by the angle whose cosine and sine are given."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class Rotary(nn.Module):
+    """Rotary positions (Su et al., 2021): position n turns channel pair j of a head by n base^(-2j/width).
+
+    The angles are computed on every call, in float32. The two buffers are kept for the file format alone, in the
+    published shape [1, length, 3, 1, width] (the 3 are query, key and value; the value is not turned). Nothing reads
+    them, so neither a cast of the model to bfloat16 nor a checkpoint without them can change the positions.
+    """
+
+    cos_cached: Tensor
+    sin_cached: Tensor
+
+    def __init__(self, width: int, max_length: int):
+        super().__init__()
+        self.width = width
+        self.max_length = max_length
+        self.register_buffer("cos_cached", torch.empty(1, max_length, 3, 1, width))
+        self.register_buffer("sin_cached", torch.empty(1, max_length, 3, 1, width))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Fill the stored tables."""
+        cos, sin = self.tables()
+        self.cos_cached.copy_(cos)
+        self.sin_cached.copy_(sin)
+
+    def tables(self) -> tuple[Float[Tensor, "1 length 3 1 width"], Float[Tensor, "1 length 3 1 width"]]:
+        """The tables as published checkpoints store them."""
+        turned = torch.tensor([1.0, 1.0, 0.0], device=self.cos_cached.device)[:, None, None]
+        angles = self(self.max_length)[None, :, None, None] * turned
+        return angles.cos(), angles.sin()
+
+    def forward(self, length: int) -> Float[Tensor, "length width"]:
+        """Angles of the first `length` positions."""
+        device = self.cos_cached.device
+        exponent = torch.arange(0, self.width, 2, device=device, dtype=torch.float32) / self.width
+        position = torch.arange(length, device=device, dtype=torch.float32)
+        angles = position[:, None] * (1.0 / ROTARY_BASE**exponent)
+        return torch.cat((angles, angles), dim=-1)
+
+
+class Norm(nn.Module):
+    """Layer normalisation in float32, times a weight; no bias. The result is float32 whatever the input."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the weight to one."""
+        nn.init.ones_(self.weight)
+
+    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        """Normalise over the last axis."""
+        return F.layer_norm(x.float(), self.weight.shape) * self.weight
+
+
+class ZeroLinear(nn.Linear):
+    """A linear layer that starts at zero."""
+
+    def reset_parameters(self) -> None:
+        """Set weight and bias to zero."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+class Linear32(nn.Linear):
+    """A linear layer that computes in float32 whatever the dtype of its weights."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The linear map of `input`."""
+        return F.linear(input.float(), self.weight.float(), self.bias.float())
+
+
+class Embedding(nn.Module):
+    """Token embeddings, uniform in +-1/sqrt(width) at the start."""
+
+    def __init__(self, count: int, width: int):
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(count, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the embeddings."""
+        nn.init.kaiming_uniform_(self.embedding, a=math.sqrt(5))
+
+    def forward(self, tokens: Tokens) -> Float[Tensor, "batch length width"]:
+        """Look the tokens up."""
+        return F.embedding(tokens, self.embedding)
+
+
+class TimeEmbedding(nn.Module):
+    """Cosines and sines of the time at geometric frequencies, through a small network; always in float32.
+
+    In bfloat16 two times closer than about 1/256 would be one time.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(Linear32(TIME_FREQUENCIES, width), nn.SiLU(), Linear32(width, width))
+
+    def forward(self, t: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes width"]:
+        """Embed each time."""
+        half = TIME_FREQUENCIES // 2
+        with torch.autocast(t.device.type, enabled=False):
+            exponent = torch.arange(half, device=t.device, dtype=torch.float32) / half
+            angles = t.float()[..., None] * torch.exp(-math.log(10_000) * exponent)
+            return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1))
+
+
+class Block(nn.Module):
+    """Self-attention and a two-layer network, each normalised, shifted, scaled and gated by the condition."""
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.dropout = config.attention_dropout
+        self.norm1 = Norm(width)
+        self.attn_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.attn_out = nn.Linear(width, width, bias=False)
+        self.norm2 = Norm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+        self.adaLN_modulation = ZeroLinear(config.timestep_cond_dim, 6 * width)
+
+    def attention(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, memory: DecoderCache | None = None
+    ) -> Tensor:
+        """Attention of all positions to all positions that `mask` allows; `memory` may add positions, or keep them."""
+        query, key, value = rearrange(self.attn_qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
+        cos, sin = cos.to(query.dtype), sin.to(query.dtype)
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        if memory is not None:
+            key, value = memory(key, value)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.attn_out(rearrange(mixed, "b h l d -> b l (h d)"))
+
+    def forward(
+        self,
+        x: Tensor,
+        condition: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        memory: DecoderCache | None = None,
+    ) -> Tensor:
+        """The residual stream after the block; `condition` is [batch, 1 or length, width]."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=-1)
+        # The norm gives float32 and the layers take their own dtype (under autocast they convert by themselves).
+        h = (self.norm1(x) * (1 + scale1) + shift1).to(self.attn_qkv.weight.dtype)
+        x = x + gate1 * F.dropout(self.attention(h, cos, sin, mask, memory), self.dropout, self.training)
+        h = (self.norm2(x) * (1 + scale2) + shift2).to(self.attn_qkv.weight.dtype)
+        return x + gate2 * F.dropout(self.mlp(h), self.dropout, self.training)
+
+
+class Output(nn.Module):
+    """The last modulated norm, and the projection onto the vocabulary."""
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        self.norm_final = Norm(config.hidden_size)
+        self.linear = ZeroLinear(config.hidden_size, config.vocab_size)
+        self.adaLN_modulation = ZeroLinear(config.timestep_cond_dim, 2 * config.hidden_size)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """The modulated norm; `linear` is applied by `DiT.project`."""
+        shift, scale = self.adaLN_modulation(condition).chunk(2, dim=-1)
+        return (self.norm_final(x) * (1 + scale) + shift).to(self.linear.weight.dtype)
+
+
+class DiT(PreTrainedModel):
+    """A bidirectional transformer over tokens, conditioned on time, with the weight names of the published checkpoints.
+
+    A new model gives logits of exactly zero, and each of its blocks is the identity. Input and output embeddings are
+    not tied. `from_pretrained` returns the model in evaluation mode; `load_dit` in `noiselab.networks.huggingface`
+    also checks what was loaded.
+
+    **Arguments:**
+
+    - `config`: a `DiTConfig`.
+
+    **Raises:** `ValueError` for sizes that do not fit each other.
+
+    **Source:** Peebles and Xie (2023) for the modulated blocks; Lou et al. (2024), Sahoo et al. (2024) and
+    von Rütte et al. (2025) for this form of them and for checkpoints.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.networks.dit import DiT, DiTConfig
+
+    model = DiT(DiTConfig(vocab_size=100, max_seq_len=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=2))
+    logits = model(torch.randint(100, (4, 16)), torch.rand(4)).logits
+    assert logits.shape == (4, 16, 100)
+    ```
+    """
+
+    config_class = DiTConfig
+    base_model_prefix = "dit"
+    _supports_sdpa = True
+    _no_split_modules = ["Block"]  # noqa: RUF012
+    _keys_to_ignore_on_load_missing = [r"rotary_emb\.(cos|sin)_cached"]  # noqa: RUF012
+
+    def __init__(self, config: DiTConfig):
+        config.check()
+        super().__init__(config)
+        self.vocab_embed = Embedding(config.vocab_size, config.hidden_size)
+        self.sigma_map = TimeEmbedding(config.timestep_cond_dim)
+        self.rotary_emb = Rotary(config.hidden_size // config.num_attention_heads, config.max_seq_len)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.output_layer = Output(config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # transformers builds on the meta device when it loads, and calls this for each module that the checkpoint did
+        # not fill; its own version would draw the zero layers from a normal distribution.
+        reset = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
+
+    def hidden(
+        self,
+        input_ids: Tokens,
+        timesteps: PerSequence | PerToken,
+        attention_mask: Bool[Tensor, "batch keys"] | Int[Tensor, "batch keys"] | None = None,
+        *,
+        block_size: int | None = None,
+        positions: TokenSequence | None = None,
+        memory: Sequence[DecoderCache] | None = None,
+    ) -> Float[Tensor, "batch length width"]:
+        """The states that `project` turns into logits.
+
+        With `positions` and `memory`, some tokens of longer sequences are evaluated, which attend to stored keys and values
+        of the others.
+
+        **Arguments:**
+
+        - `input_ids`, `timesteps`, `attention_mask`: as for `forward`; with `memory` the mask is that of all keys.
+        - `block_size`: if given, a token attends to its own block of so many positions and to earlier blocks only.
+        - `positions`: where in the sequence these tokens stand, rising; from 0 on by default.
+        - `memory`: for each layer, what it attends to. With `block_size` that must be every position up to the last of these
+          tokens, in order.
+        """
+        length = input_ids.shape[1]
+        total = length if positions is None else int(positions[-1]) + 1
+        if total > self.config.max_seq_len:
+            raise ValueError(f"sequences must have at most max_seq_len={self.config.max_seq_len} tokens; got {total}")
+        shape = input_ids.shape
+        if timesteps.shape not in (shape, shape[:1]):
+            raise ValueError(f"timesteps must be [batch] or [batch, length] of {shape}; got {timesteps.shape}")
+        if attention_mask is not None and memory is None and attention_mask.shape != shape:
+            raise ValueError(f"attention_mask must have shape {shape}; got {attention_mask.shape}")
+        mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+        x = self.vocab_embed(input_ids)
+        # [batch, 1 or length, width]: one condition for a sequence, or one for each token
+        condition = F.silu(self.sigma_map(timesteps if timesteps.ndim == 2 else timesteps[:, None])).to(x.dtype)
+        angles = self.rotary_emb(total)
+        if positions is not None:
+            angles = angles[positions]
+        cos, sin = angles.cos(), angles.sin()
+        if block_size is not None:
+            blocks = torch.arange(total, device=x.device) // block_size
+            earlier = blocks <= (blocks if positions is None else blocks[positions])[:, None]
+            mask = earlier if mask is None else mask & earlier
+        kept: Sequence[DecoderCache | None] = [None] * len(self.blocks) if memory is None else memory
+        for block, seen in zip(self.blocks, kept, strict=True):
+            x = block(x, condition, cos, sin, mask, seen)
+        return self.output_layer(x, condition)
+
+    def project(self, hidden: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes vocabulary"]:
+        """Logits of hidden states; the weight and bias are those of `output_layer.linear`."""
+        return self.output_layer.linear(hidden)
+
+    def forward(
+        self,
+        input_ids: Tokens,
+        timesteps: PerSequence | PerToken,
+        attention_mask: Selection | Tokens | None = None,
+        rows: Selection | None = None,
+    ) -> MaskedLMOutput:
+        """Logits over the clean tokens.
+
+        **Arguments:**
+
+        - `input_ids`: noisy tokens.
+        - `timesteps`: their times in [0, 1] (0 = clean), one for each sequence or one for each token.
+        - `attention_mask`: 1 for real tokens; the others are not attended to. All tokens are real by default.
+        - `rows`: positions to give logits of. All by default.
+
+        **Returns:** a `MaskedLMOutput` whose `logits` are [batch, length, vocab_size], or [n, vocab_size] of the n
+        positions in `rows`, in row-major order.
+
+        **Raises:** `ValueError` for sequences longer than `config.max_seq_len` and for shapes that do not fit.
+        """
+        hidden = self.hidden(input_ids, timesteps, attention_mask)
+        return MaskedLMOutput(logits=self.project(hidden if rows is None else hidden[rows]))
+
+
+def register() -> None:
+    """Make transformers' Auto classes build `DiT` for the model type "dit", so that no remote code is needed."""
+    AutoConfig.register(DiTConfig.model_type, DiTConfig, exist_ok=True)
+    AutoModelForMaskedLM.register(DiTConfig, DiT, exist_ok=True)
+
+
+register()

@@ -1,0 +1,113 @@
+"""Evaluating a `DiT` where rows are asked for, and keeping what was computed: what the caches share."""
+
+import abc
+from typing import NamedTuple, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..denoisers.base import ProjectedDenoiser, in_a_line
+from ..parametrization import Prediction
+from ..process import as_token_times
+from ..typing import Selection, Times, Tokens
+from .dit import DiT
+
+
+class Known(NamedTuple):
+    """An evaluation that is kept: of which network, tokens and times; its keys and values for each layer."""
+
+    network: tuple
+    z: Tensor
+    t: Tensor
+    layers: list[tuple[Tensor, Tensor]]
+    valid: int = 0  # positions that did not have to be evaluated again
+
+
+class Append:
+    """Attends to kept keys and values of earlier tokens as well, and keeps all of them."""
+
+    def __init__(self, past: tuple[Tensor, Tensor] | None = None):
+        self.kept = past
+
+    def __call__(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all tokens so far."""
+        if self.kept is not None:
+            key, value = torch.cat((self.kept[0], key), 2), torch.cat((self.kept[1], value), 2)
+        # Values are cut out of a tensor that holds the queries too, and would keep it alive.
+        self.kept = (key, value.contiguous())
+        return self.kept
+
+
+class Evaluation(ProjectedDenoiser):
+    """What caches share: a `DiT`, evaluated where rows are asked for, and a count of tokens."""
+
+    exact = True
+    attention_mask: Tensor | None
+
+    def __init__(self, model: DiT, predicts: Prediction, attention_mask: Tensor | None):
+        super().__init__()
+        if not isinstance(model, DiT):
+            raise ValueError(f"keys and values are kept for a noiselab.networks.dit.DiT; got {type(model).__name__}")
+        if predicts not in get_args(Prediction):
+            raise ValueError(f"predicts must be 'leave_one_out', 'posterior' or 'score'; got {predicts!r}")
+        self.model, self.predicts, self.evaluated = model, predicts, 0
+        self.register_buffer("attention_mask", attention_mask, persistent=False)
+        self._known: Known | None = None
+
+    @abc.abstractmethod
+    def states(self, z: Tensor, t: Tensor, asked: Tensor, columns: list[int]) -> tuple[Tensor, Tensor]:
+        """Hidden states of some positions that include the asked ones, and `asked` at these; `columns` are those asked."""
+
+    def project(self, hidden: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows state"]:
+        """Logits of hidden states."""
+        return self.model.project(hidden)
+
+    def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
+        """The logits; as few positions are evaluated as `rows` and what is kept allow."""
+        asked = torch.ones_like(z, dtype=torch.bool) if rows is None else rows
+        columns = asked.any(0).nonzero()[:, 0].tolist()
+        if not columns:
+            nothing = self.project(self.model.vocab_embed.embedding[:0])
+            return nothing if rows is not None else nothing.view(*z.shape, nothing.shape[-1])
+        hidden, asked = self.states(z, as_token_times(t, z).expand(z.shape), asked, columns)
+        logits = self.project(hidden[asked])
+        return logits.view(*z.shape, -1) if rows is None else logits
+
+    def reset(self) -> None:
+        """Forget what is kept, and count `evaluated` from 0 again.
+
+        Needed only after weights were changed behind autograd's back (through `.data`) in the middle of a walk.
+        """
+        self._known, self.evaluated = None, 0
+
+    def _run(self, z: Tensor, t: Tensor, **options) -> Tensor:
+        self.evaluated += z.numel()
+        return self.model.hidden(z, t.float(), **options)
+
+    def _mask(self, z: Tensor, length: int) -> Tensor | None:
+        mask = self.attention_mask
+        if mask is not None and (mask.shape[1] < length or len(mask) not in (1, len(z))):
+            raise ValueError(f"attention_mask must fit tokens of shape {[len(z), length]}; got {list(mask.shape)}")
+        return None if mask is None else mask[:, :length].expand(len(z), -1)
+
+    def _keeps(self) -> bool:
+        """Kept states carry no gradient, and with dropout no two evaluations are the same."""
+        dropout = self.model.training and self.model.config.attention_dropout > 0
+        return not torch.is_grad_enabled() and not dropout
+
+    def _network(self) -> tuple:
+        """What tells whether the network is the one it was, at the precision it was."""
+        tensors = [*self.model.parameters(), *([] if self.attention_mask is None else [self.attention_mask])]
+        device = tensors[0].device.type
+        auto = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+        versions = (0 if tensor.is_inference() else tensor._version for tensor in tensors)
+        return auto, *((t.data_ptr(), t.dtype, version) for t, version in zip(tensors, versions, strict=True))
+
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        return ""
+
+    def __repr__(self) -> str:
+        more = self.extra_repr()
+        return f"{type(self).__name__}({in_a_line(self.model)}{', ' if more else ''}{more})"

@@ -1,0 +1,216 @@
+"""Masked language models of transformers, which take no time, as denoisers."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from ..denoisers.base import ProjectedDenoiser
+from ..parametrization import Prediction
+from ..typing import Selection, Times, Tokens
+from .huggingface import one_kind, real_tokens
+
+MASKED: frozenset[str] = frozenset(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values())
+"""Classes of transformers that predict masked tokens."""
+CAUSAL: frozenset[str] = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()) - MASKED
+"""Classes of transformers that predict the next token."""
+
+Head = Callable[[Any, Tensor], Tensor]
+
+
+# Named, so that a denoiser can be pickled.
+def _lm_head(model: Any, hidden: Tensor) -> Tensor:
+    return model.lm_head(hidden)
+
+
+def _bert(model: Any, hidden: Tensor) -> Tensor:
+    return model.cls(hidden)
+
+
+def _modernbert(model: Any, hidden: Tensor) -> Tensor:
+    return model.decoder(model.head(hidden))
+
+
+def _distilbert(model: Any, hidden: Tensor) -> Tensor:
+    return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
+
+
+# Models whose logits are these functions of the last hidden states of `base_model`, row by row, and nothing more: no
+# cap and no scale. Each is compared with the whole model in the tests.
+HEADS: dict[str, Head] = {
+    "BertForMaskedLM": _bert,
+    "DistilBertForMaskedLM": _distilbert,
+    "ModernBertForMaskedLM": _modernbert,
+    "RobertaForMaskedLM": _lm_head,
+    "XLMRobertaForMaskedLM": _lm_head,
+    "GPT2LMHeadModel": _lm_head,
+    "LlamaForCausalLM": _lm_head,
+    "MistralForCausalLM": _lm_head,
+    "Qwen2ForCausalLM": _lm_head,
+    "Qwen3ForCausalLM": _lm_head,
+}
+
+
+class MaskedLanguageModel(ProjectedDenoiser):
+    r"""A masked language model, called with (input_ids, attention_mask) and no time, as a denoiser.
+
+    It takes no time because it needs none: given the tokens that are left, the law of a masked one does not depend on
+    how many were masked by then. It knows no mask token either; the process does.
+
+    Encoders (BERT, RoBERTa, ModernBERT) are called as they are. Decoders are given an attention mask by which every
+    token sees every real token, before and after; nothing in the model is changed, and a sliding window no longer
+    applies. LLaDA is such a Llama, and Dream such a Qwen2 whose logits stand one place early (`load_masked_lm`). Only the
+    rows that are asked for are projected onto the vocabulary, where the head is known (`HEADS`); any other model is
+    called as a whole.
+
+    What `predicts` should say:
+
+    - At masked tokens, "posterior" and "leave_one_out" are one law. For noise of masks alone either is right, and the
+      latter spares samplers a pass over the logits.
+    - At visible tokens, LLaDA, Dream and all that were trained at masks only have learned nothing.
+    - At visible tokens, BERT and RoBERTa were trained on the few that had been kept or replaced by a random token with
+      even odds, and predict the posterior under those odds. It is that of a process with uniform noise where
+      alpha = 1/2, and at no other time. Their logit at z, less log(1 + V), makes them leave-one-out.
+
+    **Arguments:**
+
+    - `model`: gives logits [batch, length, tokens], as a tensor or as `logits` of what it returns.
+    - `predicts`: "posterior" or "leave_one_out", see above.
+    - `shifted`: whether the logits for a token stand at the place before it. The first token, and the first after
+      padding, has those of its own place.
+    - `bidirectional`: whether the attention of a decoder is opened to both sides. By default it is if transformers
+      counts the model as a causal one. Needs the attention "sdpa" or "eager".
+    - `vocab_size`: that of the process, if the model has more logits (they are cut) or fewer (the others are -inf).
+    - `attention_mask`: Bool or Int [batch, length], 1 for real tokens, for the sequences that will be denoised; or
+      [1, length] for all of them. All tokens are real by default. Models that count places from the left (BERT,
+      GPT-2) want padding on the right.
+    - `padding`: a token that is padding wherever it stands, in place of `attention_mask`.
+
+    **Raises:** `ValueError` for another `predicts`, both kinds of padding, a `vocab_size` that the model cannot embed, or
+    an attention that cannot be opened, and on a call whose shape does not fit `attention_mask`.
+
+    **Source:** Devlin et al. (2019), arXiv 1810.04805 (BERT); Nie et al. (2025), arXiv 2502.09992 (LLaDA); Ye et al.
+    (2025), arXiv 2508.15487 (Dream). That masks need no time: Ou et al. (2024), arXiv 2406.03736.
+
+    **Example:**
+
+    ```python
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    import noiselab as nl
+    from noiselab.networks.masked_lm import MaskedLanguageModel
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    denoiser = MaskedLanguageModel(LlamaForCausalLM(LlamaConfig(vocab_size=50, **sizes)))
+    sampler = nl.AncestralSampler(nl.masked(vocab_size=50, mask_id=49), denoiser)
+    x = sampler.sample((2, 8), steps=4, generator=torch.Generator().manual_seed(0))
+    assert (x < 49).all()
+    ```
+    """
+
+    attention_mask: Tensor | None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        predicts: Prediction = "posterior",
+        shifted: bool = False,
+        bidirectional: bool | None = None,
+        vocab_size: int | None = None,
+        attention_mask: Selection | Tokens | None = None,
+        padding: int | None = None,
+    ):
+        super().__init__()
+        one_kind(attention_mask, padding)
+        if predicts not in get_args(Prediction) or predicts == "score":
+            raise ValueError(f"predicts must be 'posterior' or 'leave_one_out'; got {predicts!r}")
+        if bidirectional is None:
+            bidirectional = any(kind.__name__ in CAUSAL for kind in type(model).__mro__)
+        self.model, self.predicts, self.shifted, self.bidirectional = model, predicts, shifted, bidirectional
+        self.vocab_size, self.padding = vocab_size, padding
+        # Exactly these classes: a subclass may do more to the logits.
+        known = type(model).__module__.startswith("transformers.models.")
+        self.head = HEADS.get(type(model).__name__) if known else None
+        self.takes_cache = "use_cache" in inspect.signature(model.forward).parameters
+        self._check_sizes()
+        if bidirectional:
+            self._implementation()
+        # Not persistent: it belongs to the sequences, not to the weights.
+        self.register_buffer("attention_mask", attention_mask, persistent=False)
+
+    def hidden(self, z: Tokens, t: Times) -> Float[Tensor, "batch length width"]:
+        """Hidden states for each token, at its own place; the logits, if the model is called as a whole."""
+        real = real_tokens(z, self.attention_mask, self.padding)
+        real = None if real is None else real.bool()
+        call: Any = self.model.base_model if self.head else self.model
+        options: dict[str, Any] = {"attention_mask": self._sees(z, real)}
+        if self.takes_cache:
+            options["use_cache"] = False
+        states = call(input_ids=z, **options)
+        if not isinstance(states, Tensor):
+            states = states.last_hidden_state if self.head else states.logits
+        return _from_before(states, real) if self.shifted else states
+
+    def project(self, hidden: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows state"]:
+        """Logits of hidden states."""
+        logits = self.head(self.model, hidden) if self.head else hidden
+        if self.vocab_size is None:
+            return logits
+        more = self.vocab_size - logits.shape[-1]
+        return nn.functional.pad(logits, (0, more), value=-torch.inf) if more > 0 else logits[..., : self.vocab_size]
+
+    def _sees(self, z: Tensor, real: Tensor | None) -> Tensor | None:
+        """The attention mask that the model is called with."""
+        if not self.bidirectional:
+            return None if real is None else real.long()
+        # With four axes, transformers takes a mask as it is and adds no causal one: here [batch or 1, 1, 1, length].
+        seen = z.new_ones(1, z.shape[1], dtype=torch.bool) if real is None else real
+        seen = seen[:, None, None]
+        if self._implementation() == "sdpa":
+            return seen
+        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+        return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+
+    def _implementation(self) -> str:
+        name = getattr(getattr(self.model, "config", None), "_attn_implementation", "sdpa")
+        if name not in ("sdpa", "eager"):
+            raise ValueError(
+                "bidirectional needs a model whose attn_implementation is 'sdpa' or 'eager', which take any mask; "
+                f"got {name!r}"
+            )
+        return name
+
+    def _check_sizes(self) -> None:
+        if self.vocab_size is None:
+            return
+        embedding = self.model.get_input_embeddings() if isinstance(self.model, PreTrainedModel) else None
+        size = getattr(embedding, "num_embeddings", max(1, self.vocab_size))
+        if not 1 <= self.vocab_size <= size:
+            raise ValueError(
+                f"vocab_size must lie in [1, {size}], the tokens that the model can embed; got {self.vocab_size} "
+                "(model.resize_token_embeddings adds a mask token)"
+            )
+
+    def __repr__(self) -> str:
+        count = sum(p.numel() for p in self.model.parameters())
+        more = [name for name in ("shifted", "bidirectional") if getattr(self, name)]
+        return f"{type(self).__name__}({', '.join([type(self.model).__name__, f'{count:,} parameters', *more])})"
+
+
+def _from_before(states: Tensor, real: Tensor | None) -> Tensor:
+    """For each token the states of the place before it, or its own where there is no real token before."""
+    place = torch.arange(states.shape[1], device=states.device)
+    before = (place - 1).clamp(min=0)
+    if real is None:
+        return states[:, before]
+    return states.take_along_dim(torch.where(real[:, before], before, place)[..., None], 1)

@@ -1,0 +1,304 @@
+r"""Samplers that let the model say where to reveal next, for noise that shows (masks).
+
+All positions that are still noise are asked, a token is drawn for each, and the best-scored ones are revealed. How many:
+`ConfidenceSampler` follows the schedule, `EntropyBoundedSampler` a bound on the error.
+
+With the exact denoiser one token a step is exact as long as where it is revealed does not depend on what it is: x, in an
+order that is chosen by the tokens seen so far, has the probability
+$\prod_k \pi(i_k \mid x_{i_1 \dots i_{k-1}})\, p(x_{i_k} \mid x_{i_1 \dots i_{k-1}}) = p(x) \prod_k \pi(i_k \mid \cdot)$,
+and over all orders the last product adds up to 1. A score that sees the drawn token puts $x_{i_k}$ into $\pi$ as well.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..categorical import Randomness, uniforms
+from ..denoisers import Denoiser
+from ..denoisers.base import in_a_line
+from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..schedules import ScheduleLike, as_schedule
+from ..typing import PerRow, RowLogits, Times, Tokens
+from .base import Sampler, require_interpolating
+from .path_planning import at, best, log_law, noise_at, pick, ranked, spread
+
+PositionScore: TypeAlias = str | Callable[[Tensor, Tensor], Tensor]
+"""How good it is to reveal a position: a name, or a function of log-probabilities [n, state] and drawn tokens [n]."""
+
+BLIND = ("margin", "entropy", "random")  # scores that do not see the drawn token
+SCORES = ("confidence", *BLIND)
+AT_ONCE = 1 << 21  # entries of the largest tensor that is made of the logits
+DRAWS = 2  # uniform numbers per position and step: the token, and what is random about the position
+
+
+class _PlannedSampler(Sampler):
+    """What the two have in common: asks at masks, draws, scores, and reveals what `chosen` says."""
+
+    process: InterpolatingProcess
+
+    def __init__(self, process: NoiseProcess, denoiser: Denoiser, score: PositionScore, draw: bool):
+        super().__init__(require_interpolating(process, type(self).__name__), denoiser)
+        require_visible(self.process, type(self).__name__)
+        if isinstance(score, str) and score not in SCORES:
+            raise ValueError(f"score must be one of {', '.join(SCORES)} or a function; got {score!r}")
+        self.score, self.draw = score, draw
+
+    def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
+        """Reveals some of the masks; the network is not called where there are none, nor if none is due."""
+        u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
+        t, s = as_token_times(t, z), as_token_times(s, z)
+        known = self.process.is_clean(z, t)
+        rows = (s < t) & ~known
+        moving = (s < t) & (rows | self.process.data_tokens(z.device)[z])
+        due, left = noise_at(self.process, s, moving)
+        due = rows & due
+        rows = rows & self.live(due, rows & ~due, left)[:, None]
+        if not rows.any():
+            return z
+        drawn, score, cost = self._judged(self.denoiser(z, t, rows), u[rows], s.expand(z.shape)[rows])
+        shown = due | self.chosen(spread(score, rows), spread(cost, rows), rows & ~due, left)
+        return torch.where(shown, z.masked_scatter(rows, drawn), z)
+
+    def _judged(self, logits: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Token, score and cost of each row; some rows at a time, which stay in the cache, unless a user's score wants all."""
+        size = len(logits) if callable(self.score) else max(1, AT_ONCE // logits.shape[-1])
+        found = []
+        for some, numbers, times in zip(logits.split(size), u.split(size), s.split(size), strict=True):
+            log_probs = log_law(some, self.process)
+            drawn = pick(log_probs, numbers[:, 0], self.draw)
+            found.append((drawn, self.rate(log_probs, drawn, numbers[:, 1], times), self.cost(log_probs)))
+        drawn, score, cost = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return drawn, score, cost
+
+    def cost(self, log_probs: Tensor) -> Tensor:
+        """What revealing a position together with others costs; nothing by default."""
+        return log_probs.new_zeros(len(log_probs))
+
+    def live(self, due: Tensor, others: Tensor, left: Tensor) -> Tensor:
+        """The sequences in which something is revealed: those with masks."""
+        return (due | others).any(-1)
+
+    def rate(self, log_probs: Tensor, drawn: Tensor, u: Tensor, s: Tensor) -> Tensor:
+        """The scores of the asked positions, float64."""
+        return gumbel(u) if self.score == "random" else position_score(self.score, log_probs, drawn)
+
+    @abc.abstractmethod
+    def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
+        """Which of `rows`, that may stay masked, are revealed; `left` masks are due."""
+
+    def __repr__(self) -> str:
+        options = "".join(f", {option}" for option in self.options())
+        return f"{type(self).__name__}({self.process}, {in_a_line(self.denoiser)}{options})"
+
+    def options(self) -> list[str]:
+        """What it is set to."""
+        score = self.score if isinstance(self.score, str) else getattr(self.score, "__name__", repr(self.score))
+        return [f"score={score}"] + ["draw=False"] * (not self.draw)
+
+
+class ConfidenceSampler(_PlannedSampler):
+    r"""Reveals the positions that score best, as many as the schedule says.
+
+    Of the N tokens of a sequence that move to s, $\mathrm{round}(N (1 - \alpha_s))$ are masked afterwards: all are revealed
+    at the lower end of the domain. A token is drawn for every mask; the best-scored positions take theirs.
+
+    | `score` | | with one token a step and the exact denoiser |
+    |---|---|---|
+    | `"confidence"` | $\log \hat x_v$ of the drawn token v | too likely tokens: what is drawn decides where |
+    | `"margin"` | $\log(\hat x_{(1)} - \hat x_{(2)})$, the two most probable | exact |
+    | `"entropy"` | $\sum_v \hat x_v \log \hat x_v$ | exact |
+    | `"random"` | a random number | exact |
+
+    Exact, since the chain rule holds in every order that depends on revealed tokens only; `converges` says so. One token a
+    step needs as many steps as tokens, or more. Several tokens in one step are drawn independently: an error of any score.
+
+    To choose more randomly, Gumbel noise is added to the scores, $\text{score} + T g$ with $g = -\log(-\log u)$: for one
+    position a step, it is chosen with probability proportional to $\exp(\text{score} / T)$. MaskGIT's falls with time:
+    `choice_temperature=4.5 * nl.t`. The temperature of the tokens is `nl.Temperature(denoiser, ...)`, and changes the scores
+    as well.
+
+    **Arguments:**
+
+    - `process`: noise that shows: none of it falls on tokens that data contain (`nl.masked` and the like).
+    - `denoiser`: as for every sampler; it is asked about masks only.
+    - `score`: a name, or a function of log-probabilities [n, state] and drawn tokens [n], where n counts the masks of all
+      sequences, to scores [n]. Equal scores are revealed from left to right.
+    - `choice_temperature`: T, not negative; a number, or a schedule of the time s that the step ends at.
+    - `draw`: whether tokens are drawn; if not, each is the most probable one (temperature 0).
+
+    **Raises:** `ValueError` for noise that does not show, or a score or temperature that does not fit.
+
+    **Source:** Chang et al. (2022), "MaskGIT", arXiv 2202.04200, section 3.2; Nie et al. (2025), "Large Language Diffusion
+    Models" (LLaDA), arXiv 2502.09992, for `draw=False` ("low-confidence remasking"); Kim et al. (2025), arXiv 2502.06768,
+    for the margin; Ye et al. (2025), "Dream 7B", arXiv 2508.15487, for the entropy. MaskGIT rounds the number of masks down,
+    LLaDA reveals a remainder of N / steps in the first steps.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    sampler = nl.samplers.ConfidenceSampler(process, oracle, score="entropy")
+    x = sampler.sample((4, 8), steps=8, generator=torch.Generator().manual_seed(0))
+    assert (x < 2).all() and sampler.converges
+    ```
+    """
+
+    def __init__(
+        self,
+        process: NoiseProcess,
+        denoiser: Denoiser,
+        score: PositionScore = "confidence",
+        *,
+        choice_temperature: ScheduleLike = 0,
+        draw: bool = True,
+    ):
+        super().__init__(process, denoiser, score, draw)
+        self.choice_temperature = as_schedule(choice_temperature)
+        values = self.choice_temperature(torch.linspace(*process.domain, 9, dtype=torch.float64))
+        if not ((values >= 0) & values.isfinite()).all():
+            raise ValueError(f"choice_temperature must not be negative; got {values.min().item():g}")
+        self.converges = draw and score in BLIND
+
+    def live(self, due: Tensor, others: Tensor, left: Tensor) -> Tensor:
+        """The sequences that have more masks than they may keep."""
+        return due.any(-1) | (others.sum(-1) > left)
+
+    def rate(self, log_probs: Tensor, drawn: Tensor, u: Tensor, s: Tensor) -> Tensor:
+        """The score and its noise."""
+        score = super().rate(log_probs, drawn, u, s)
+        return score if self.score == "random" else score + self.choice_temperature(s) * gumbel(u)
+
+    def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
+        """The best ones, so many that `left` masks are left."""
+        return best(score, rows, rows.sum(-1) - left)
+
+    def options(self) -> list[str]:
+        """What it is set to."""
+        score, *rest = super().options()
+        noise = str(self.choice_temperature)
+        return [score, *([] if noise == "0" else [f"choice_temperature={noise}"]), *rest]
+
+
+class EntropyBoundedSampler(_PlannedSampler):
+    r"""Reveals as many tokens at once as keeps the error of drawing them independently below a bound.
+
+    In each step the masks are sorted by their score, and the longest beginning U of that order is revealed for which
+
+    $$\sum_{l \in U} H_l - \max_{l \in U} H_l \le \gamma, \qquad H_l = -\sum_v \hat x_v \log \hat x_v$$
+
+    at least one, and in the last step (to the lower end of the domain) all that are left. The left side is at least the
+    total correlation of the tokens in U, which is the Kullback-Leibler divergence of this step: their joint entropy is at
+    least that of any of them.
+
+    How fast it goes is up to the model, not to the schedule. Give it as many steps as tokens, `steps=length`: once nothing is
+    masked, the network is not called, so that calls are fewer. With fewer steps the last one reveals the rest, whatever the
+    bound. A network that is told the time is told that of the grid, at which more would be masked on average.
+
+    With `bound=0` and a score other than `"confidence"` it is exact for the exact denoiser: one token a step, beside those
+    that are certain (`converges`). A larger bound leaves an error that more steps do not remove.
+
+    **Arguments:**
+
+    - `process`, `denoiser`: as for `ConfidenceSampler`.
+    - `bound`: $\gamma$ in nats, not negative; infinite reveals all at once.
+    - `score`: what sorts, as for `ConfidenceSampler`; by default the entropy.
+    - `draw`: as for `ConfidenceSampler`.
+
+    **Raises:** `ValueError` for noise that does not show, a negative bound, or a score that does not fit.
+
+    **Source:** Ben-Hamu et al. (2025), "Accelerated Sampling from Masked Diffusion Models via Entropy Bounded Unmasking",
+    arXiv 2505.24857, where the score is called an error proxy.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.99, 0.01], [0.01, 0.99]]), process)
+    counting = nl.denoisers.CallCounter(oracle)
+    x = nl.samplers.EntropyBoundedSampler(process, counting, bound=0.3).sample((1, 16), steps=16)
+    assert (x < 2).all() and counting.calls < 16
+    ```
+    """
+
+    def __init__(
+        self,
+        process: NoiseProcess,
+        denoiser: Denoiser,
+        bound: float | int = 0.1,
+        *,
+        score: PositionScore = "entropy",
+        draw: bool = True,
+    ):
+        super().__init__(process, denoiser, score, draw)
+        if not bound >= 0:
+            raise ValueError(f"bound must not be negative; got {bound}")
+        self.bound = bound
+        self.converges = draw and bound == 0 and score in BLIND
+
+    def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
+        """The longest beginning of the order within the bound."""
+        order = ranked(score, rows)
+        entropies = cost.gather(-1, order)
+        cost = entropies.cumsum(-1) - entropies.cummax(-1).values
+        # The first costs nothing, but for rounding.
+        cost[:, 0] = 0
+        return best(score, rows, ((cost <= self.bound) & rows.gather(-1, order)).sum(-1))
+
+    def cost(self, log_probs: Tensor) -> Tensor:
+        """The entropy."""
+        return entropy(log_probs)
+
+    def options(self) -> list[str]:
+        """What it is set to."""
+        return [f"bound={self.bound:g}", *super().options()]
+
+
+def require_visible(process: InterpolatingProcess, name: str) -> None:
+    """Raise `ValueError` where noise falls on tokens that data contain."""
+    home = process.device
+    times = torch.linspace(*process.domain, 7, dtype=torch.float64, device=home)[None, 1:-1]
+    hidden = ((process.noise(times).dense()[0] > 0).any(0) & process.data_tokens(home)).nonzero()[:, 0]
+    if len(hidden):
+        raise ValueError(
+            f"{name} needs noise that shows, on no token that data contain; got noise on {len(hidden)} of them, such as "
+            f"token {hidden[0].item()}. Use PathPlanningSampler or AncestralSampler, or tell the process by `support` which "
+            "tokens data contain"
+        )
+
+
+def entropy(log_probs: RowLogits) -> PerRow:
+    """The entropy of each row in nats, float64."""
+    finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)
+    return -(log_probs.exp() * finite).sum(-1, dtype=torch.float64)
+
+
+def position_score(score: PositionScore, log_probs: Tensor, drawn: Tensor) -> PerRow:
+    """The score of each row, float64."""
+    if callable(score):
+        value = score(log_probs, drawn)
+        if not isinstance(value, Tensor) or value.shape != drawn.shape:
+            came = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"score must give one number for each position, {list(drawn.shape)}; got {came}")
+        return value.double()
+    if score == "confidence":
+        return at(log_probs, drawn)
+    if score == "entropy":
+        return -entropy(log_probs)
+    first, second = log_probs.topk(2, -1).values.double().unbind(-1)
+    return first + torch.log1p(-(second - first).exp())
+
+
+def gumbel(u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Gumbel noise from uniform numbers in [0, 1), float64."""
+    return -(-u.clamp(min=2**-54).log()).log()

@@ -1,0 +1,107 @@
+r"""Steps along the reverse Markov chain in continuous time, whose rates are held fixed for the length of a step.
+
+$$R_t(z \to y) = r_t(z)\, \frac{q_t(y \mid \hat x)}{q_t(z \mid \hat x)}, \qquad y \ne z$$
+
+The reverse transition of `AncestralSampler` holds $\hat x$ fixed, and solves the rest exactly; these hold the rates fixed
+too. (The "analytic" step of SEDD is not here: it is the ancestral step, written with scores.)
+"""
+
+import torch
+
+from ..categorical import Randomness, uniforms
+from ..denoisers import Denoiser
+from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..typing import PerToken, Times, Tokens
+from .ancestral import reverse_move
+from .base import Sampler, require_interpolating
+from .three_way import DRAWS, Move, carry_out, decide
+
+
+class EulerSampler(Sampler):
+    r"""Euler steps of the reverse chain: a token jumps to y with probability $(t - s) R_t(z \to y)$, and else stays.
+
+    Where these exceed 1 together, it surely jumps. The step that ends at the lower end of the domain is the jump to clean
+    tokens, because an Euler step can leave noise behind. Converges as 1/N, more slowly than the ancestral step.
+
+    **Arguments:**
+
+    - `process`: one whose noise forgets what it destroys.
+    - `denoiser`: of any parametrisation.
+
+    **Raises:** `ValueError` for token-dependent noise.
+
+    **Source:** Campbell et al. (2022), arXiv 2205.14987; Lou et al. (2024), arXiv 2310.16834, section 4.1.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.uniform(vocab_size=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    x = nl.samplers.EulerSampler(process, oracle).sample((4, 8), steps=16)
+    ```
+    """
+
+    process: InterpolatingProcess
+    converges = True
+
+    def __init__(self, process: NoiseProcess, denoiser: Denoiser):
+        require_interpolating(process, type(self).__name__)
+        super().__init__(process, denoiser)
+
+    def odds(self, u: PerToken) -> PerToken:
+        """What the jumps expected in a step, times q(z), are compared with q(z): u < h R for one uniform number."""
+        return 1 / u.clamp(min=2**-54)
+
+    def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
+        """One step; the network is asked only for tokens that may jump."""
+        process = self.process
+        u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
+        s, t = as_token_times(s, z), as_token_times(t, z)
+        inside = process.interior(t, z)
+        alpha, noise = process.alpha(inside).double(), process.noise(inside)
+        jumps = (t - s) * process.rate(z, inside).clamp(min=0)
+        move = Move(alpha * jumps, (1 - alpha) * jumps, noise.at(z), alpha, noise.choose)
+        odds = self.odds(u[..., 0])
+        last = (s <= process.domain[0]) & (s < t)
+        if last.any():
+            final, odds = reverse_move(process, z, s, t), torch.where(last, 1 / u[..., 0].clamp(min=2**-54) - 1, odds)
+            move = Move(
+                data=torch.where(last, final.data, move.data),
+                noise=torch.where(last, final.noise, move.noise),
+                stay=torch.where(last, final.stay, move.stay),
+                stay_slope=torch.where(last, final.stay_slope, move.stay_slope),
+                draw=lambda u, which: torch.where(last, final.draw(u, which), noise.choose(u, which)),
+            )
+        plan = decide(move, z, u, process.data_tokens(z.device)[z], odds)
+        return carry_out(plan, process, self.denoiser, z, t)
+
+
+class TauLeapingSampler(EulerSampler):
+    r"""Tau-leaping: a token is left alone with probability $e^{-(t - s) R_t(z)}$, else it takes its first jump.
+
+    With rates fixed for the step, jumps are a Poisson process; a token that would jump more than once takes the first of
+    its jumps. As `EulerSampler` in all else; never a probability above 1.
+
+    **Arguments:** as for `EulerSampler`.
+
+    **Source:** Gillespie (2001); Campbell et al. (2022), arXiv 2205.14987, who refuse a second jump as well.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    x = nl.samplers.TauLeapingSampler(process, oracle).sample((4, 8), steps=16)
+    assert (x < 2).all()
+    ```
+    """
+
+    def odds(self, u: PerToken) -> PerToken:
+        """The same for 1 - exp(-h R): h R is compared with an exponential variable."""
+        return 1 / -torch.log1p(-u).clamp(max=-(2**-54))

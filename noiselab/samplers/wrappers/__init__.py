@@ -1,0 +1,14 @@
+"""Samplers around samplers: blocks, known tokens, early stopping."""
+
+from .blocks import BlockSampler
+from .infilling import Infilling, Prompted
+from .stopping import EarlyStopping, EndToken, lengths
+
+__all__ = [
+    "BlockSampler",
+    "EarlyStopping",
+    "EndToken",
+    "Infilling",
+    "Prompted",
+    "lengths",
+]

@@ -1,0 +1,107 @@
+"""The reverse chain event by event."""
+
+import pytest
+import torch
+from exact_worlds import INITIAL, NOISES, TRANSITION, generator, oracle_of, p_value
+
+import noiselab as nl
+from noiselab.processes.token_rates import TokenRates
+from noiselab.samplers.gillespie import FirstHittingSampler, GillespieSampler
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_first_hitting_is_exact_whatever_the_grid(steps):
+    process = NOISES["masked"]()
+    counting = nl.denoisers.CallCounter(oracle_of(process))
+    assert p_value(FirstHittingSampler(process, counting), steps=steps) > 1e-3
+    assert counting.sequences == 4 * 10_000  # once for each token
+    assert counting.calls == 4 or steps > 1
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_gillespie_is_exact_in_a_single_step(name):
+    process = NOISES[name]()
+    counting = nl.denoisers.CallCounter(oracle_of(process))
+    assert p_value(GillespieSampler(process, counting), length=2, n=1000, steps=1) > 1e-3
+    if name == "masked":  # never asked where nothing can change
+        assert counting.calls == 2 and counting.sequences == 2 * 1000
+
+
+def test_one_network_call_less_exact_is_seen(monkeypatch):
+    """The planted mistake: all tokens of a sequence are asked about at once, at the start of the step."""
+    process = NOISES["masked"]()
+    assert p_value(nl.AncestralSampler(process, oracle_of(process)), steps=1) < 1e-9
+
+    def always(sampler, z, where, now, s, t):
+        return oracle_of(process)(torch.full_like(z, 3), t)[torch.arange(len(z)), where]
+
+    monkeypatch.setattr("noiselab.samplers.gillespie._ask", always)
+    assert p_value(FirstHittingSampler(process, oracle_of(process)), steps=1) < 1e-9
+
+
+@pytest.mark.parametrize("signal", [1 - nl.t, (1 - nl.t) ** 2, nl.schedules.cosine()], ids=str)
+def test_masks_are_filled_at_the_times_of_the_schedule(signal):
+    """By time s a mask at t has been filled with probability 1 - (1 - alpha_s) / (1 - alpha_t), independently."""
+    process, n = nl.masked(vocab_size=4, mask_id=3, signal=signal), 20_000
+    z = torch.full((n, 2), 3)
+    s, t = torch.full((n,), 0.3).double(), torch.full((n,), 0.8).double()
+    for kind in (FirstHittingSampler, GillespieSampler):
+        after = kind(process, oracle_of(process)).step(z, t, s, generator=generator())
+        left = (after == 3).double()
+        p = ((1 - process.alpha(s[:1])) / (1 - process.alpha(t[:1]))).item()
+        assert abs(left.mean() - p) < 5 * (p * (1 - p) / n / 2) ** 0.5
+        assert abs(left.prod(-1).mean() - p**2) < 5 * (p**2 * (1 - p**2) / n) ** 0.5
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_gillespie_from_t_to_s_has_the_marginal_at_s(name):
+    """Noisy data at t become noisy data at s: the law of pairs, by enumeration."""
+    process, n = NOISES[name](), 3000
+    oracle, t, s = oracle_of(process), torch.tensor([0.6]).double(), torch.tensor([0.25]).double()
+    x = oracle.sample(n, 2, generator=generator())
+    z = process.corrupt(x, t.expand(n), generator=generator(1))
+    z = GillespieSampler(process, oracle).step(z, t.expand(n), s.expand(n), generator=generator(2))
+    V = process.vocab_size
+    like = process.likelihood(torch.arange(V)[None], s)[0][:, :3]  # q_s(z | x)
+    want = torch.einsum("x,xy,ax,by->ab", INITIAL, TRANSITION, like, like).flatten()
+    seen = torch.bincount(z[:, 0] * V + z[:, 1], minlength=V * V) / n
+    assert ((seen - want).abs() <= 5 * (want * (1 - want) / n).sqrt() + 1e-9).all()
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_batched_equals_one_by_one_and_prompts_stay(name):
+    process = NOISES[name]()
+    kinds = [GillespieSampler, FirstHittingSampler] if name == "masked" else [GillespieSampler]
+    for kind in kinds:
+        sampler = kind(process, oracle_of(process))
+        together = sampler.sample((2, 2), steps=1, generator=[generator(seed) for seed in range(2)])
+        alone = [sampler.sample((1, 2), steps=1, generator=[generator(seed)]) for seed in range(2)]
+        assert torch.equal(together, torch.cat(alone))
+        t = torch.ones(2, 2, dtype=torch.float64)
+        s, z = torch.zeros_like(t), process.prior(2, 2, generator=generator())
+        t[:, 1], z[:, 1] = 0, 2
+        kept = z.clone()
+        after = sampler.step(z, t, s, generator=generator(1))
+        assert (after[:, 1] == 2).all() and (after < 3).all() and torch.equal(z, kept)
+
+
+def test_noise_that_does_not_fit_is_refused():
+    uniform, gidd = NOISES["uniform"](), NOISES["gidd"]()
+    for process in (uniform, gidd):
+        with pytest.raises(ValueError, match="needs masking"):
+            FirstHittingSampler(process, oracle_of(process))
+    process = TokenRates(torch.tensor([1.0, 2.0, 0.5, 1.0]), mask_id=3)
+    with pytest.raises(ValueError, match="forgets the token it destroys"):
+        GillespieSampler(process, oracle_of(process))
+
+
+def test_a_users_own_masking_is_masking():
+    class Own(nl.InterpolatingProcess):
+        def alpha(self, t):
+            return 1 - t**2
+
+        def mixing(self, t):
+            return torch.tensor([0.0, 0.0, 0.0, 1.0])
+
+    process = Own(torch.arange(4) < 3)
+    assert p_value(FirstHittingSampler(process, oracle_of(process)), n=4000, steps=1) > 1e-3
