@@ -101,7 +101,7 @@ def around(n: int) -> Neighbours:
 
 
 def trace() -> Figure:
-    """A sentence on its way from noise, as docs/traces.md makes it."""
+    """A sentence on its way from noise, as docs/guides/traces.md makes it."""
     words = ["the", "a", "old", "cat", "dog", "sees", "likes", "and", "."]
     after = [
         "cat dog old", "dog cat old", "cat dog", "sees likes and .", "likes sees . and", "the a", "a the", "the a", "the a"

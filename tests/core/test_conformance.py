@@ -515,7 +515,7 @@ def test_a_package_of_its_own_inherits_the_laws(tmp_path):
     assert "`Wrong.rate` differs from its definition" in run.stdout
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "testing.md"
 ON_THE_PAGE = (
     AddsTheVocabularyToTheTime,
     ClampsItsArgument,

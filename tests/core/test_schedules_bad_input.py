@@ -246,7 +246,7 @@ def test_nothing_else_refuses_what_a_check_is_for(monkeypatch, check, alpha, mix
 
 
 def test_messages_on_the_page_are_those_of_the_code():
-    page = (Path(__file__).parents[2] / "docs" / "schedules.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "schedules.md").read_text(encoding="utf-8")
     for make in (
         Process(lambda t: (t < 0.5).double()).validate,
         Process(lambda t: 1 - t.detach()).validate,

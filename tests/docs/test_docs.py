@@ -73,7 +73,7 @@ def test_all_examples_are_found():
     """Each Example heading has a block that the tests above run."""
     marked = {name for path in MODULES for name, text, _ in docstrings(path) if "**Example" in text}
     assert marked == set(EXAMPLES) and len(marked) > 10
-    assert ROOT / "docs" / "own_process.md" in WITH_CODE
+    assert ROOT / "docs" / "learn" / "own_process.md" in WITH_CODE
 
 
 def test_messages_on_the_page_are_those_of_the_code():
@@ -90,7 +90,7 @@ def test_messages_on_the_page_are_those_of_the_code():
         def mixing(self, t):
             return self.row
 
-    page = (ROOT / "docs" / "own_process.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "learn" / "own_process.md").read_text(encoding="utf-8")
     for process in (
         Process(alpha=lambda t: t),
         Process(alpha=lambda t: t.mean()),
@@ -105,7 +105,7 @@ def test_messages_on_the_page_are_those_of_the_code():
 def test_every_public_name_has_a_place_in_the_reference():
     import noiselab as nl
 
-    reference = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    reference = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md"))
     assert not [
         name for name in nl.__all__ if name != "t" and not re.search(rf"::: noiselab\.{name}$", reference, re.M)
     ]

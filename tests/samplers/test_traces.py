@@ -435,4 +435,4 @@ def test_the_figure_of_the_docs_can_be_drawn_and_is_shown():
     docs = Path(__file__).parents[2] / "docs"
     namespace = runpy.run_path(str(docs / "figures.py"))
     assert namespace["draw"]("trace").startswith("<?xml") and (docs / "assets" / "trace.svg").exists()
-    assert "(assets/trace.svg)" in (docs / "traces.md").read_text(encoding="utf-8")
+    assert "(../assets/trace.svg)" in (docs / "guides" / "traces.md").read_text(encoding="utf-8")
