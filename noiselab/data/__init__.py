@@ -2,7 +2,7 @@
 
     corpus -> tokenizer -> pack (all at once, cached) or TokenStream (while reading) -> batches
 
-The libraries underneath (`transformers`, `datasets`, `pyarrow`) are imported when a function needs them.
+The libraries `transformers`, `datasets` and `pyarrow` are imported only when a function needs them.
 """
 
 from .blocks import TokenBlocks

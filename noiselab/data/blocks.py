@@ -1,4 +1,4 @@
-"""TokenBlocks: packed tokens of one length, compact in memory and in one file."""
+"""TokenBlocks: packed token sequences of equal length, stored compactly in memory and in a single file."""
 
 import json
 import os
@@ -15,19 +15,19 @@ _FORMAT = "noiselab.token_blocks.1"
 
 
 class TokenBlocks(Dataset[dict[str, Tensor]]):
-    """A map-style data set of token blocks, all of one length, padded at the end.
+    """A map-style data set of token blocks of equal length, padded at the end.
 
-    Tokens are kept in 2 bytes where the vocabulary allows, otherwise in 4. An item is a dict of `input_ids`
+    Tokens are stored in 2 bytes each if the vocabulary allows it, otherwise in 4. An item is a dict of `input_ids`
     (Long, [length]) and `attention_mask` (Bool, [length], true for real tokens), as data loaders and trainers expect.
 
     **Arguments:**
 
-    - `tokens`: token ids; what lies behind a block's real tokens is padding.
-    - `real`: how many tokens at the start of each block are real, 1 to `length`.
-    - `vocab_size`: every id must be below it.
-    - `about`: anything worth keeping with the data (must be JSON).
+    - `tokens`: token ids; positions after a block's real tokens are padding.
+    - `real`: the number of real tokens at the start of each block, from 1 to `length`.
+    - `vocab_size`: the size of the vocabulary; every id must be smaller.
+    - `about`: metadata stored with the data; must be serializable as JSON.
 
-    **Raises:** `ValueError` if there is no block, an id lies outside the vocabulary or a count outside the block.
+    **Raises:** `ValueError` if there is no block, an id is outside the vocabulary, or a count is outside [1, length].
 
     **Example:**
 
@@ -48,9 +48,13 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
         about: dict[str, Any] | None = None,
     ) -> None:
         if tokens.ndim != 2 or not len(tokens) or tokens.shape[1] < 2:
-            raise ValueError(f"tokens must be blocks of at least 2 tokens, at least one; got {tuple(tokens.shape)}")
+            raise ValueError(
+                f"tokens must hold at least one block of at least 2 tokens; got shape {tuple(tokens.shape)}"
+            )
         if real.shape != tokens.shape[:1]:
-            raise ValueError(f"real must hold one count for each of {len(tokens)} blocks; got {tuple(real.shape)}")
+            raise ValueError(
+                f"real must hold one count for each of {len(tokens)} blocks; got shape {tuple(real.shape)}"
+            )
         _check_range("token ids", tokens, 0, vocab_size - 1)
         _check_range("counts of real tokens", real, 1, tokens.shape[1])
         self.tokens = tokens.to(compact_dtype(vocab_size))
@@ -61,12 +65,12 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
 
     @property
     def length(self) -> int:
-        """Tokens in a block, padding included."""
+        """The number of tokens in a block, including padding."""
         return self.tokens.shape[1]
 
     @property
     def real_tokens(self) -> int:
-        """Real tokens in all blocks together."""
+        """The total number of real tokens in all blocks."""
         return int(self.real.sum())
 
     def __len__(self) -> int:
@@ -85,13 +89,13 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the blocks to a safetensors file, which appears only when it is complete."""
+        """Write the blocks to a safetensors file atomically: the file appears only once it is complete."""
         from safetensors.torch import save_file
 
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"format": _FORMAT, "vocab_size": str(self.vocab_size), "about": json.dumps(self.about)}
-        # A folder of its own gives each of several processes a temporary name, on the disk of the target.
+        # A temporary folder beside the target avoids name clashes between processes and stays on the same disk.
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             temporary = Path(folder) / path.name
             save_file({"tokens": self.tokens.contiguous(), "real": self.real}, temporary, metadata=about)
@@ -101,14 +105,15 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
 
     @classmethod
     def load(cls, path: str | Path, vocab_size: int | None = None) -> "TokenBlocks":
-        """Read blocks that `save` wrote. The tokens stay on disk until they are used.
+        """Read blocks written by `save`. Tokens are memory-mapped: they are read from disk when used.
 
         **Arguments:**
 
         - `path`: the file.
-        - `vocab_size`: what the ids must be below, such as a model's vocabulary; default: what the file says.
+        - `vocab_size`: check the ids against this vocabulary size, for instance a model's; default: the size stored in
+          the file.
 
-        **Raises:** `ValueError` if the file is missing, is not such a file, or holds ids outside the vocabulary.
+        **Raises:** `ValueError` if the file is missing, has another format, or holds ids outside the vocabulary.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -135,7 +140,7 @@ def compact_dtype(vocab_size: int) -> torch.dtype:
 
 
 def _check_range(what: str, values: Tensor, low: int, high: int) -> None:
-    # In numpy: torch has no comparisons for unsigned dtypes. In pieces: the tokens may be larger than memory.
+    # numpy, because torch cannot compare unsigned dtypes; in chunks, because the tokens may be larger than memory.
     array = values.numpy()
     step = max(1, 2**24 // max(1, values[0].numel()))
     for start in range(0, len(array), step):

@@ -1,4 +1,4 @@
-"""A corpus: texts that can be read again, and split without overlap."""
+"""Corpora: collections of texts that can be read repeatedly and split into disjoint parts."""
 
 import abc
 import hashlib
@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 
 
 class Corpus(abc.ABC):
-    """Texts that can be read any number of times, always in the same order.
+    """A collection of texts that can be iterated any number of times, always in the same order.
 
-    A subclass sets two attributes and writes `__iter__`, which yields texts that are not empty:
+    A subclass sets two attributes and implements `__iter__`, which yields non-empty texts:
 
-    - `name`: a short word for file names and messages.
-    - `key`: a string that changes whenever the texts change; caches of packed tokens are found by it.
+    - `name`: a short name used in file names and messages.
+    - `key`: a string that changes whenever the texts change; it identifies caches of packed tokens.
 
-    Whatever reads only a share of the texts calls `part`, which may be overridden for speed.
+    Readers that need only part of the texts call `part`; override it if the corpus can seek efficiently.
     """
 
     name: str
@@ -23,17 +23,17 @@ class Corpus(abc.ABC):
 
     @abc.abstractmethod
     def __iter__(self) -> Iterator[str]:
-        """Yield the texts, none of them empty."""
+        """Yield the texts; none is empty."""
 
     def part(self, index: int, count: int, order: int | None = None) -> Iterator[str]:
-        """Yield one of `count` disjoint parts, which together hold every text once.
+        """Yield one of `count` disjoint parts, which together contain every text once.
 
         **Arguments:**
 
-        - `index`: which part, 0 to `count - 1`.
-        - `count`: how many parts there are: processes times loader workers.
-        - `order`: a number by which a corpus that can do so cheaply rearranges its texts before they are dealt out;
-          parts are disjoint between calls with the same number. `None` keeps the order of `__iter__`.
+        - `index`: the part to read, from 0 to `count - 1`.
+        - `count`: the number of parts, usually processes times loader workers.
+        - `order`: a seed for shuffling the texts before they are divided into parts, in corpora that can do so cheaply.
+          Parts are disjoint among calls with the same seed. `None` keeps the order of `__iter__`.
         """
         check_part(index, count)
         return itertools.islice(iter(self), index, None, count)
@@ -47,10 +47,10 @@ class TextCorpus(Corpus):
 
     **Arguments:**
 
-    - `texts`: the documents; empty ones are left out.
-    - `name`: a short word for file names and messages.
+    - `texts`: the documents; empty ones are skipped.
+    - `name`: a short name used in file names and messages.
 
-    **Raises:** `ValueError` if no text remains.
+    **Raises:** `ValueError` if all texts are empty.
 
     **Example:**
 
@@ -65,7 +65,7 @@ class TextCorpus(Corpus):
     def __init__(self, texts: Iterable[str], *, name: str = "texts") -> None:
         self.texts = tuple(text for text in texts if text)
         if not self.texts:
-            raise ValueError(f"a corpus must hold at least one text that is not empty; {name!r} holds none")
+            raise ValueError(f"a corpus must contain at least one non-empty text; {name!r} has none")
         self.name = name
         self.key = fingerprint(self.texts)
 
@@ -76,7 +76,7 @@ class TextCorpus(Corpus):
         return len(self.texts)
 
     def part(self, index: int, count: int, order: int | None = None) -> Iterator[str]:
-        """Yield one of `count` disjoint parts; with `order`, of a random arrangement of all texts."""
+        """Yield one of `count` disjoint parts; with `order`, the texts are shuffled first."""
         check_part(index, count)
         places = list(range(len(self.texts)))
         if order is not None:
@@ -85,7 +85,7 @@ class TextCorpus(Corpus):
 
 
 class _Side(Corpus):
-    """The texts of a corpus that lie on one side of a split by content."""
+    """The texts of a corpus that belong to one side of a split by content."""
 
     def __init__(self, corpus: Corpus, share: float, validation: bool) -> None:
         side = "validation" if validation else "train"
@@ -104,18 +104,19 @@ class _Side(Corpus):
 
 
 def hold_out(corpus: Corpus, share: float = 0.05) -> tuple[Corpus, Corpus]:
-    """Split a corpus into one for training and one for validation, by a hash of each text.
+    """Split a corpus into training and validation corpora by a hash of each text.
 
-    A text keeps its side whatever else is added, and copies of one text never lie on both sides. Nothing is read here.
+    The split of a text depends only on the text: adding other texts does not change it, and duplicates are always on
+    the same side. The split is lazy: no text is read here.
 
     **Arguments:**
 
-    - `corpus`: what to split.
-    - `share`: the expected share of the texts for validation, in (0, 1).
+    - `corpus`: the corpus to split.
+    - `share`: the expected fraction of texts in the validation corpus, in (0, 1).
 
     **Returns:** the training corpus and the validation corpus.
 
-    **Raises:** `ValueError` if the share is outside (0, 1).
+    **Raises:** `ValueError` if `share` is outside (0, 1).
 
     **Example:**
 
@@ -132,14 +133,14 @@ def hold_out(corpus: Corpus, share: float = 0.05) -> tuple[Corpus, Corpus]:
 
 
 def as_corpus(texts: Iterable[str]) -> Corpus:
-    """Return a corpus as it is, and gather any other texts in memory."""
+    """Return a corpus unchanged; collect any other texts in memory."""
     if isinstance(texts, str):
         raise ValueError("texts must be a corpus or a list of texts; got one string")
     return texts if isinstance(texts, Corpus) else TextCorpus(texts)
 
 
 def fingerprint(parts: Iterable[str]) -> str:
-    """Return a hexadecimal hash of strings, in which the borders between them count."""
+    """Return a hexadecimal hash of a sequence of strings; it also depends on the boundaries between them."""
     digest = hashlib.sha256()
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass")
@@ -149,7 +150,7 @@ def fingerprint(parts: Iterable[str]) -> str:
 
 
 def hash_share(text: str) -> float:
-    """Return a number in [0, 1) that depends on the text alone, uniform over texts."""
+    """Return a number in [0, 1) that depends only on the text and is uniform over texts."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6)
     return int.from_bytes(digest.digest(), "little") / 2**48
 
@@ -157,4 +158,4 @@ def hash_share(text: str) -> float:
 def check_part(index: int, count: int) -> None:
     """Raise `ValueError` unless 0 <= index < count."""
     if not 0 <= index < count:
-        raise ValueError(f"a part must be numbered from 0 to count - 1; got part {index} of {count}")
+        raise ValueError(f"the index of a part must lie in [0, count - 1]; got part {index} of {count}")

@@ -1,4 +1,4 @@
-"""Corpora in local files: plain text, JSON lines, parquet."""
+"""Corpora in local files: plain text, JSON Lines and Parquet."""
 
 import glob
 import json
@@ -13,18 +13,18 @@ _SUFFIXES = {*_TEXT, ".jsonl", ".parquet"}
 
 
 class FileCorpus(Corpus):
-    r"""Texts in local files: a text file is one document, a JSON line or a parquet row is one document.
+    r"""Texts in local files. Each text file, each line of a JSON Lines file and each row of a Parquet file is one
+    document.
 
     **Arguments:**
 
-    - `paths`: files, folders (searched below for every known suffix, without hidden names) or glob patterns (`**`
-      crosses folders). Known: `.txt .text .md .rst .py`, `.jsonl`, `.parquet`. Text must be UTF-8.
-    - `field`: the field of a JSON line, or the column of a parquet file, that holds the text. Texts that are empty or
-      null are skipped.
-    - `name`: a short word for file names and messages.
+    - `paths`: files, folders (searched recursively for supported suffixes; hidden names are skipped) or glob patterns
+      (`**` crosses folders). Supported: `.txt .text .md .rst .py`, `.jsonl`, `.parquet`. Text must be UTF-8.
+    - `field`: the JSON field or Parquet column that contains the text. Empty and null texts are skipped.
+    - `name`: a short name used in file names and messages.
 
-    **Raises:** `ValueError` if a path names nothing or a suffix is unknown; while reading, if a line or a file lacks
-    the field or holds no text, with the file and the line; after reading, if there was no text at all.
+    **Raises:** `ValueError` if a path matches no file or a suffix is not supported; while reading, if the field is
+    missing or is not text (the message gives file and line); after reading, if all texts were empty.
 
     **Example:**
 
@@ -55,11 +55,11 @@ class FileCorpus(Corpus):
                     found = True
                     yield text
         if not found:
-            raise ValueError(f"a corpus must hold at least one text that is not empty; {self.paths[0]} ... hold none")
+            raise ValueError(f"a corpus must contain at least one non-empty text; {self.paths[0]} ... have none")
 
 
 def signature(path: Path) -> str:
-    """Return what identifies the state of a file without reading it: its place, size and time of change."""
+    """Return a string that identifies the state of a file without reading it: path, size and modification time."""
     state = path.stat()
     return f"{path.resolve().as_posix()}:{state.st_size}:{state.st_mtime_ns}"
 
@@ -75,14 +75,14 @@ def _find(path: str | Path) -> list[Path]:
             and file.is_file()
         ]
         if not files:
-            raise ValueError(f"a folder must hold files that end in {_known()}; {path} holds none")
+            raise ValueError(f"a folder must contain files that end in {_known()}; {path} has none")
         return files
     if place.is_file():
         files = [place]
     else:
         files = [Path(file) for file in glob.glob(str(place), recursive=True) if Path(file).is_file()]
         if not files:
-            raise ValueError(f"a path must name a file, a folder or a pattern that matches; nothing found at {path}")
+            raise ValueError(f"a path must be a file, a folder or a matching pattern; nothing found at {path}")
     for file in files:
         if file.suffix.lower() not in _SUFFIXES:
             raise ValueError(f"a file must end in {_known()}; got {file}")
@@ -101,7 +101,7 @@ def _read(path: Path, field: str) -> Iterator[str]:
         yield from _read_parquet(path, field)
     else:
         try:
-            yield path.read_bytes().decode("utf-8")  # not read_text: line ends stay as they are
+            yield path.read_bytes().decode("utf-8")  # not read_text, which converts line ends
         except UnicodeDecodeError as error:
             raise ValueError(f"a text file must be UTF-8; {path}: {error}") from error
 
@@ -136,9 +136,9 @@ def _read_parquet(path: Path, field: str) -> Iterator[str]:
 
 
 def checked_text(value: Any, field: str, place: str) -> str:
-    """Return the text in a field, empty for null; raise `ValueError` for anything else."""
+    """Return the text of a field, or an empty string for null; raise `ValueError` for any other type."""
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ValueError(f"the field {field!r} must hold text; {place} holds a {type(value).__name__}")
+        raise ValueError(f"the field {field!r} must be text; {place} has a {type(value).__name__}")
     return value

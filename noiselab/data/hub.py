@@ -1,4 +1,4 @@
-"""Corpora in the data sets of the Hugging Face hub, streamed."""
+"""Corpora streamed from data sets on the Hugging Face Hub."""
 
 import functools
 import json
@@ -15,25 +15,24 @@ if TYPE_CHECKING:
 
 
 class HubCorpus(Corpus):
-    """The texts of any data set that the `datasets` library can stream, by its name.
+    """The texts of any data set that the `datasets` library can stream.
 
-    Nothing is stored on disk and nothing is opened before the first text is asked for. When the data set has at least
-    as many shards as there are parts, each part opens only its own shards; otherwise every part reads all of them and
-    keeps each `count`-th text.
+    Nothing is stored on disk, and the data set is opened when the first text is read. If it has at least one shard for
+    each part, a part opens only its own shards; otherwise every part reads all shards and keeps every `count`-th text.
 
     **Arguments:**
 
-    - `path`: the name of a data set, such as `"roneneldan/TinyStories"`, or of a format (`"json"`, `"parquet"`,
-      `"text"`) together with `data_files`.
-    - `config`: which configuration of the data set, if it has several.
-    - `split`: which of its splits.
-    - `field`: the column that holds the text. Texts that are empty or null are skipped.
-    - `revision`: a commit of the data set. Without one the cache of packed tokens cannot see that the data set changed.
+    - `path`: the name of a data set, such as `"roneneldan/TinyStories"`, or a format (`"json"`, `"parquet"`, `"text"`)
+      together with `data_files`.
+    - `config`: the configuration of the data set, if it has several.
+    - `split`: the split to read.
+    - `field`: the column that contains the text. Empty and null texts are skipped.
+    - `revision`: a commit of the data set. Without it, the cache of packed tokens does not notice that the data set has
+      changed.
     - `data_files`: as in `datasets.load_dataset`.
-    - `name`: a short word for file names and messages; default: made from `path` and `split`.
+    - `name`: a short name used in file names and messages; default: derived from `path` and `split`.
 
-    **Raises:** `ValueError`, while reading, if the data set lacks the field or holds something else in it, or if it
-    holds no text.
+    **Raises:** `ValueError` while reading, if the field is missing or is not text, or if all texts are empty.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class HubCorpus(Corpus):
 
     @functools.cached_property
     def dataset(self) -> "datasets.IterableDataset":
-        """The streamed data set underneath, opened when first used."""
+        """The underlying streamed data set, opened on first use."""
         from datasets import load_dataset
 
         return load_dataset(
@@ -73,10 +72,12 @@ class HubCorpus(Corpus):
             found = True
             yield text
         if not found:
-            raise ValueError(f"a corpus must hold at least one text that is not empty; {self.name!r} holds none")
+            raise ValueError(f"a corpus must contain at least one non-empty text; {self.name!r} has none")
 
     def part(self, index: int, count: int, order: int | None = None) -> Iterator[str]:
-        """Yield one of `count` disjoint parts: whole shards if there are enough; with `order`, shards rearranged."""
+        """Yield one of `count` disjoint parts: whole shards if there are enough; with `order`, the shards are shuffled
+        first.
+        """
         check_part(index, count)
         shards = list(range(self.dataset.num_shards))
         if order is not None:
@@ -91,8 +92,8 @@ class HubCorpus(Corpus):
                 yield from (text for place, text in enumerate(texts) if (place + number) % count == index)
 
     def _read(self, dataset: "datasets.IterableDataset") -> Iterator[str]:
-        # `iter`, not `__iter__`: the latter divides the shards among loader workers once more, and would leave all
-        # but the first worker without data, since the parts are made here already.
+        # `iter`, not `__iter__`, which divides the shards among loader workers. The parts are already divided here, so
+        # that dividing them again would leave all workers but the first without data.
         for batch in dataset.iter(batch_size=256):
             if self.field not in batch:
                 raise ValueError(f"a data set must have the field {self.field!r}; {self.name!r} has {sorted(batch)}")

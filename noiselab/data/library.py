@@ -1,4 +1,4 @@
-"""The default corpus: the text that comes with every Python installation, so that nothing is downloaded."""
+"""The default corpus: text from the Python installation, so that nothing needs to be downloaded."""
 
 import ast
 import functools
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from .corpus import TextCorpus, hash_share
 
-# Not part of the library proper, or absent on some machines: tests and installed packages. The modules in `encodings`
-# are mostly tables of characters.
+# Excluded: tests and installed packages, which differ between machines, and `encodings`, which is mostly character
+# tables.
 _LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings"}
 
-# The documentation of the language, as one dictionary of plain texts.
+# The language reference, stored as a dictionary of plain texts.
 _TOPICS = "pydoc_data/topics.py"
 
 _COMMENTS = re.compile(r"(?:^[ \t]*#.*\n)+", re.MULTILINE)
@@ -31,24 +31,23 @@ def standard_library(
     validation_share: float = 0.05,
     folder: str | Path | None = None,
 ) -> TextCorpus:
-    """Return the sources and the documentation of Python's standard library, as found on this machine.
+    """Return the source code and documentation of the Python standard library installed on this machine.
 
-    The text differs a little between versions of Python. Files are taken in the order of their paths, and a hash of
-    the path decides the side of the split, so that a file keeps its side from version to version. Files that are
-    empty or not UTF-8 are skipped.
+    The text differs slightly between versions of Python. Files are sorted by path. A hash of the path selects the side
+    of the split, so that a file is on the same side in every version. Files that are empty or not UTF-8 are skipped.
 
     **Arguments:**
 
-    - `contents`: `"sources"`: every module, and the topics of the language reference (about 11 MB); `"prose"`: only
-      the English paragraphs of the topics, docstrings and comments, each on one line and each once (about 1.8 MB).
-      A small model reaches readable samples much sooner on prose.
+    - `contents`: `"sources"`: all modules and the topics of the language reference (about 11 MB); `"prose"`: only the
+      English paragraphs of topics, docstrings and comments, one per line, without duplicates (about 1.8 MB). A small
+      model learns to generate readable text much faster on prose.
     - `split`: `"train"`, `"validation"` or `"all"`.
-    - `validation_share`: the expected share of the documents for validation, in (0, 1).
-    - `folder`: read this folder instead of the standard library's.
+    - `validation_share`: the expected fraction of documents in the validation split, in (0, 1).
+    - `folder`: the folder to read instead of the standard library's.
 
-    **Returns:** a corpus in memory; its documents are modules and topics.
+    **Returns:** a corpus in memory, with modules and topics as documents.
 
-    **Raises:** `ValueError` if there is no text, as in an installation without sources.
+    **Raises:** `ValueError` if there is no text, for instance because Python is installed without its sources.
 
     **Example:**
 
@@ -74,15 +73,15 @@ def standard_library(
     ]
     if not texts:
         raise ValueError(
-            f"the standard library must hold text for contents {contents!r} and split {split!r}; "
-            f"{root} gave {len(documents)} documents in all"
+            f"the standard library must contain text for contents {contents!r} and split {split!r}; "
+            f"{root} has {len(documents)} documents in total"
         )
     return TextCorpus(texts, name=f"library-{contents}-{split}")
 
 
 @functools.lru_cache(maxsize=4)
 def _documents(contents: str, root: Path) -> tuple[tuple[str, str], ...]:
-    """Read (name, text) pairs, sorted by path. Kept, since the splits share them and parsing takes seconds."""
+    """Read (name, text) pairs, sorted by path. The result is cached: all splits use it, and parsing takes seconds."""
     documents: list[tuple[str, str]] = []
     for name, text in _modules(root):
         if name == _TOPICS:
@@ -92,7 +91,7 @@ def _documents(contents: str, root: Path) -> tuple[tuple[str, str], ...]:
         else:
             documents.append((name, "\n\n".join([*_docstrings(text), *_comments(text)])))
     if contents == "prose":
-        known: set[str] = set()  # a paragraph counts once, for the split too: duplicates would leak into validation
+        known: set[str] = set()  # across documents: duplicates would leak into validation
         documents = [(name, "\n".join(_paragraphs(text, known))) for name, text in documents]
     return tuple((name, text) for name, text in documents if text.strip())
 
@@ -101,7 +100,7 @@ def _modules(root: Path) -> Iterator[tuple[str, str]]:
     """Yield the relative path and the text of each module."""
     paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
     for name in sorted(paths):
-        # `_sysconfigdata...` is written by the build and holds paths of the machine.
+        # `_sysconfigdata...` is generated by the build and contains paths of the machine.
         if _LEFT_OUT.isdisjoint(name.split("/")) and not name.startswith("_sysconfigdata"):
             try:
                 yield name, paths[name].read_text(encoding="utf-8")
@@ -111,7 +110,7 @@ def _modules(root: Path) -> Iterator[tuple[str, str]]:
 
 def _parse(source: str) -> ast.Module | None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # old modules hold invalid escapes
+        warnings.simplefilter("ignore")  # old modules contain invalid escapes
         try:
             return ast.parse(source)
         except (SyntaxError, ValueError):
@@ -139,7 +138,7 @@ def _comments(source: str) -> Iterator[str]:
 
 
 def _paragraphs(text: str, known: set[str]) -> Iterator[str]:
-    """Yield paragraphs that read as English and are not yet `known`, each on one line; add them to `known`."""
+    """Yield English paragraphs that are not in `known`, one per line, and add them to `known`."""
     for block in re.split(r"\n\s*\n", inspect.cleandoc(text)):
         words = block.split()
         if len(words) < 5 or _NOT_PROSE.search(block):

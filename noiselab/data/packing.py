@@ -1,4 +1,4 @@
-"""Packing texts into blocks of one length, with a cache on disk."""
+"""Packing texts into blocks of equal length, with a cache on disk."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -27,25 +27,25 @@ def pack(
     keep_partial: bool = True,
     cache: str | Path | None = None,
 ) -> TokenBlocks:
-    """Encode texts and pack them into blocks of one length.
+    """Encode texts and pack them into blocks of equal length.
 
-    Every text ends with the end-of-text token.
+    Each text is followed by the end-of-text token.
 
     **Arguments:**
 
-    - `texts`: a corpus, or any texts (those are gathered in memory first).
-    - `tokenizer`: must have padding and end-of-text tokens; `load_tokenizer` and `train_tokenizer` see to that.
-    - `length`: tokens in a block, at least 2.
-    - `mode`: `"concatenate"`: texts follow one another without gaps, and blocks cut them where they fall; nothing is
-      lost. `"document"`: one text to a block, padded if short; what exceeds the block is cut off.
-    - `keep_partial`: in the mode `"concatenate"`, keep the last block, padded, if it is not full.
-    - `cache`: a folder. The blocks are stored there under a name made from the contents of the corpus, the tokenizer
-      and the settings; a second run with the same ones reads them back.
+    - `texts`: a corpus, or any iterable of texts (collected in memory first).
+    - `tokenizer`: must have padding and end-of-text tokens; `load_tokenizer` and `train_tokenizer` add them.
+    - `length`: the number of tokens in a block, at least 2.
+    - `mode`: `"concatenate"`: texts are joined without gaps and cut into blocks at any position, so that no token is
+      lost. `"document"`: one text per block, padded or truncated to the length of the block.
+    - `keep_partial`: in `"concatenate"` mode, pad the last block if it is not full instead of dropping it.
+    - `cache`: a folder for packed blocks. The file name is derived from the contents of the corpus, the tokenizer and
+      the settings; a later run with the same inputs reads the file instead of packing again.
 
     **Returns:** the blocks.
 
     **Raises:** `ValueError` if the length is below 2, the mode is unknown, the tokenizer lacks a token, the corpus is
-    empty or fills no block, or a cached file holds ids outside the tokenizer's vocabulary.
+    empty or does not fill a block, or a cached file holds ids outside the tokenizer's vocabulary.
 
     **Example:**
 
@@ -90,14 +90,14 @@ def pack(
 
 
 def pack_rows(documents: Iterable[list[int]], length: int, mode: str, end: int) -> Iterator[np.ndarray]:
-    """Yield the real tokens of each block; all but the last are full in the mode `"concatenate"`.
+    """Yield the real tokens of each block; in `"concatenate"` mode, all blocks but the last are full.
 
     **Arguments:**
 
-    - `documents`: the ids of each text; may be endless.
-    - `length`: tokens in a block.
+    - `documents`: the token ids of each text; may be infinite.
+    - `length`: the number of tokens in a block.
     - `mode`: as in `pack`.
-    - `end`: the id that ends each text.
+    - `end`: the id of the end-of-text token, appended to each text.
     """
     if mode == "document":
         for document in documents:
@@ -114,7 +114,7 @@ def pack_rows(documents: Iterable[list[int]], length: int, mode: str, end: int) 
 
 
 def check_packing(tokenizer: "transformers.PreTrainedTokenizerBase", length: int, mode: str) -> None:
-    """Raise `ValueError` unless texts can be packed so."""
+    """Raise `ValueError` unless texts can be packed with these settings."""
     if length < 2:
         raise ValueError(f"length must be at least 2; got {length}")
     if mode not in MODES:

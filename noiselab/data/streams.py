@@ -1,4 +1,4 @@
-"""An endless stream of packed blocks, for corpora that are too large to pack beforehand."""
+"""An infinite stream of packed blocks, for corpora that are too large to pack in advance."""
 
 import hashlib
 import itertools
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 
 class TokenStream(IterableDataset[dict[str, Tensor]]):
-    """Blocks packed while reading, without end: pass after pass over the corpus, each in a new order.
+    """An infinite iterable data set that packs blocks while reading, shuffling the corpus anew in each pass.
 
-    Items are those of `TokenBlocks`. The stream never ends because a training run that resumes has to find its place
-    by counting blocks, which goes wrong silently at the border of a pass if a loader starts over there. It depends on
-    nothing but the arguments, the epoch, and the numbers of processes and workers.
+    Items are those of `TokenBlocks`. The stream is infinite because a resumed training run finds its position by
+    counting blocks, which would silently fail at the end of a pass if a loader restarted there. The blocks depend only
+    on the arguments, the epoch, and the number of processes and workers.
 
-    Every process and every loader worker reads its own part of the texts; within a pass no text is read twice.
+    Each loader worker of each process reads a disjoint part of the texts; no text is read twice in one pass.
 
     **Arguments:**
 
-    - `corpus`: any corpus; shards of a `HubCorpus` are shared out whole if there are enough.
+    - `corpus`: any corpus; a `HubCorpus` distributes whole shards if it has enough of them.
     - `tokenizer`, `length`, `mode`: as in `pack`.
-    - `seed`: decides the order of the texts.
-    - `buffer`: how many texts are held in memory to be shuffled; 1 or less leaves the order of the corpus's parts.
-    - `rank`, `world_size`: this process and how many there are; default: what `torch.distributed` says when reading
-      begins, or one process. Where the training loop deals out the batches of one stream by itself, as accelerate does
-      with a loader that it prepares, give 0 and 1.
+    - `seed`: the seed for the order of the texts.
+    - `buffer`: the size of the shuffle buffer in texts; with 1 or less, texts keep the order of the corpus's parts.
+    - `rank`, `world_size`: the index of this process and the number of processes; default: taken from
+      `torch.distributed` when reading begins, or a single process. Pass 0 and 1 if the training loop itself distributes
+      the batches of one stream, as accelerate does with a prepared loader.
 
-    **Raises:** `ValueError` as `pack` does; while reading, if a part holds no text.
+    **Raises:** `ValueError` as `pack` does; while reading, if a part contains no text.
 
     **Example:**
 
@@ -74,7 +74,7 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin the next iteration with this pass over the corpus instead of pass 0."""
+        """Start the next iteration at this pass over the corpus instead of pass 0."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -87,7 +87,7 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
             yield {"input_ids": block, "attention_mask": places < len(row)}
 
     def _place(self) -> tuple[int, int]:
-        """Return the number of this reader, and how many readers there are over all processes."""
+        """Return the index of this reader and the number of readers over all processes."""
         rank, world_size = self.rank, self.world_size
         if rank is None or world_size is None:
             parallel = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -99,21 +99,21 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
 
     def _texts(self, index: int, count: int) -> Iterator[str]:
         for number in itertools.count(self.epoch):
-            # All readers must agree on the order in which texts are dealt out, but shuffle their own part differently.
-            texts = self.corpus.part(index, count, order=key(self.seed, number))
+            # All readers must agree on how texts are divided into parts; each shuffles its own part differently.
+            texts = self.corpus.part(index, count, order=derive_seed(self.seed, number))
             found = False
-            for text in shuffled(texts, self.buffer, key(self.seed, number, index)):
+            for text in shuffled(texts, self.buffer, derive_seed(self.seed, number, index)):
                 found = True
                 yield text
             if not found:
                 raise ValueError(
-                    f"the corpus must hold a text for each of {count} readers (processes times loader workers); "
-                    f"{self.corpus.name!r} holds none for reader {index}"
+                    f"the corpus must contain a text for each of {count} readers (processes times loader workers); "
+                    f"{self.corpus.name!r} has none for reader {index}"
                 )
 
 
 def shuffled(texts: Iterable[str], buffer: int, seed: int) -> Iterator[str]:
-    """Yield every text once, in an order that is random over about `buffer` neighbours."""
+    """Yield every text once, shuffled with a buffer of `buffer` texts."""
     generator = random.Random(seed)
     held: list[str] = []
     for text in texts:
@@ -129,6 +129,6 @@ def shuffled(texts: Iterable[str], buffer: int, seed: int) -> Iterator[str]:
     yield from held
 
 
-def key(*numbers: int) -> int:
-    """Return a seed that depends on all of the numbers."""
+def derive_seed(*numbers: int) -> int:
+    """Return a seed derived from all of the numbers."""
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "little")

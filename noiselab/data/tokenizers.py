@@ -1,4 +1,6 @@
-"""Tokenizers: byte-level BPE trained on a corpus, characters, or any pretrained one completed with the tokens it lacks."""
+"""Tokenizers: byte-level BPE trained on a corpus, single characters, or a pretrained one with missing special tokens
+added.
+"""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -19,16 +21,16 @@ MASK, PAD, END = "[MASK]", "[PAD]", "<|endoftext|>"
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int = 4096, *, min_frequency: int = 2
 ) -> "transformers.PreTrainedTokenizerFast":
-    """Train a byte-level BPE tokenizer; decoding gives back every text exactly.
+    """Train a byte-level BPE tokenizer; decoding restores every text exactly.
 
     **Arguments:**
 
-    - `texts`: what to train on; only the training split.
-    - `vocab_size`: the number of tokens in all, at least 259: 256 bytes and the three special tokens
-      `<|endoftext|>`, `[PAD]`, `[MASK]` (ids 0, 1, 2). 259 means plain bytes. A small corpus may yield fewer tokens.
-    - `min_frequency`: how often a pair must occur to be merged.
+    - `texts`: the texts to train on; use the training split only.
+    - `vocab_size`: the total number of tokens, at least 259: 256 bytes and the three special tokens `<|endoftext|>`,
+      `[PAD]`, `[MASK]` (ids 0, 1, 2). 259 means plain bytes. A small corpus may yield fewer tokens.
+    - `min_frequency`: the minimum number of occurrences of a pair that is merged.
 
-    **Returns:** a tokenizer with end-of-text, padding and mask tokens; keep it with `save_pretrained(folder)`.
+    **Returns:** a tokenizer with end-of-text, padding and mask tokens; store it with `save_pretrained(folder)`.
 
     **Raises:** `ValueError` if the vocabulary is too small or there is no text.
 
@@ -46,7 +48,7 @@ def train_tokenizer(
 
     special = [END, PAD, MASK]
     if vocab_size < 256 + len(special):
-        raise ValueError(f"vocab_size must be at least {256 + len(special)}: 256 bytes, 3 special; got {vocab_size}")
+        raise ValueError(f"vocab_size must be at least {256 + len(special)} (256 bytes, 3 special); got {vocab_size}")
     if isinstance(texts, str):
         raise ValueError("texts must be a corpus or a list of texts; got one string")
     empty = True
@@ -69,7 +71,7 @@ def train_tokenizer(
     )
     backend.train_from_iterator(counted(), trainer)
     if empty:
-        raise ValueError("texts must hold at least one text that is not empty; got none")
+        raise ValueError("texts must contain at least one non-empty text; got none")
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=END,
@@ -81,13 +83,15 @@ def train_tokenizer(
 
 
 def character_tokenizer(texts: Iterable[str]) -> "transformers.PreTrainedTokenizerFast":
-    """A tokenizer with one token for each character that occurs, as is usual for text8 or tiny Shakespeare.
+    """Build a tokenizer with one token for each character that occurs, as is usual for text8 or tiny Shakespeare.
 
     **Arguments:**
 
-    - `texts`: all texts that will be encoded, those held out too: other characters have no token, and vanish.
+    - `texts`: all texts that will be encoded, including held-out ones; characters that do not occur in them have no
+      token and are dropped.
 
-    **Returns:** a tokenizer with end-of-text, padding and mask tokens (ids 0, 1, 2), then the characters in order.
+    **Returns:** a tokenizer with end-of-text, padding and mask tokens (ids 0, 1, 2), then the characters in sorted
+    order.
 
     **Raises:** `ValueError` if there is no text.
 
@@ -109,7 +113,7 @@ def character_tokenizer(texts: Iterable[str]) -> "transformers.PreTrainedTokeniz
     for text in texts:
         found |= set(text)
     if not found:
-        raise ValueError("texts must hold at least one text that is not empty; got none")
+        raise ValueError("texts must contain at least one non-empty text; got none")
     tokens = [END, PAD, MASK, *sorted(found)]
     backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=END))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -125,15 +129,15 @@ def character_tokenizer(texts: Iterable[str]) -> "transformers.PreTrainedTokeniz
 
 
 def load_tokenizer(name: str | Path) -> "transformers.PreTrainedTokenizerBase":
-    """Load a tokenizer by name or from a folder, and add the mask, padding and end-of-text tokens it lacks.
+    """Load a tokenizer by name or from a folder, and add mask, padding and end-of-text tokens if they are missing.
 
     Added tokens enlarge the vocabulary: size models and processes by `vocabulary_size(tokenizer)`, not by
-    `tokenizer.vocab_size`, which does not count them. Where there is a separator but no end-of-text token, the
-    separator ends texts.
+    `tokenizer.vocab_size`, which does not count them. If the tokenizer has a separator but no end-of-text token, the
+    separator is used as end of text.
 
     **Arguments:**
 
-    - `name`: as in `AutoTokenizer.from_pretrained`; code that comes with a tokenizer is never run.
+    - `name`: as in `AutoTokenizer.from_pretrained`; remote code that comes with a tokenizer is never executed.
 
     **Returns:** a tokenizer with `mask_token_id`, `pad_token_id` and `eos_token_id`.
     """
@@ -153,18 +157,17 @@ def load_tokenizer(name: str | Path) -> "transformers.PreTrainedTokenizerBase":
 
 
 def vocabulary_size(tokenizer: "transformers.PreTrainedTokenizerBase") -> int:
-    """Return the number of states that a process and a model need: one more than the largest token id.
+    """Return the vocabulary size that a process and a model need: one more than the largest token id.
 
-    This counts added tokens, which `tokenizer.vocab_size` does not, and gaps in the numbering, which `len(tokenizer)`
-    does not.
+    Unlike `tokenizer.vocab_size`, it counts added tokens; unlike `len(tokenizer)`, it counts gaps in the numbering.
     """
     return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
 
 
 def token_support(tokenizer: "transformers.PreTrainedTokenizerBase") -> TokenSet:
-    """Return which tokens data can consist of: all but special tokens, and the end-of-text token.
+    """Return the mask of tokens that occur in data: all tokens except special ones, plus the end-of-text token.
 
-    Ids that stand for no token are excluded too. This is the `support` of a process over the tokenizer's ids.
+    Unused ids are excluded too. Pass the result as the `support` of a process over the tokenizer's ids.
     """
     support = torch.zeros(vocabulary_size(tokenizer), dtype=torch.bool)
     support[list(tokenizer.get_vocab().values())] = True
@@ -175,11 +178,11 @@ def token_support(tokenizer: "transformers.PreTrainedTokenizerBase") -> TokenSet
 
 
 class Encoder:
-    """Turns texts into token ids, in batches, and takes them literally.
+    """Encodes texts into token ids, in batches, treating special tokens in the text as plain characters.
 
-    Where a text spells out a special token, such as `[MASK]`, it is encoded as the characters it is: a clean text must
-    not contain the mask. Nothing is truncated, padded or added, whatever the tokenizer's settings, and the tokenizer
-    itself is left as it was.
+    If a text contains the name of a special token, such as `[MASK]`, its characters are encoded, because clean text
+    must not contain the mask token. Nothing is truncated, padded or added, regardless of the tokenizer's settings, and
+    the tokenizer itself is not modified.
 
     **Arguments:**
 
@@ -197,7 +200,7 @@ class Encoder:
             self._backend.encode_special_tokens = True
 
     def __call__(self, texts: Iterable[str], batch: int = 2**18) -> Iterator[list[int]]:
-        """Yield the ids of each text; `batch` is how many characters are encoded at a time."""
+        """Yield the ids of each text; `batch` is the number of characters encoded at a time."""
         waiting: list[str] = []
         size = 0
         for text in texts:
@@ -225,13 +228,13 @@ class Encoder:
 
 
 def tokenizer_key(tokenizer: "transformers.PreTrainedTokenizerBase") -> str:
-    """Return a hash of what decides the ids: the vocabulary, the rules, and the special tokens."""
+    """Return a hash of everything that determines the ids: vocabulary, rules and special tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         rules = [type(tokenizer).__name__, json.dumps(tokenizer.get_vocab(), sort_keys=True)]
     else:
         parts = json.loads(backend.to_str())
-        # Both are left behind by earlier calls and are not used here.
+        # Both are set by earlier calls and are not used here.
         kept = {name: parts[name] for name in parts if name not in ("truncation", "padding")}
         rules = [json.dumps(kept, sort_keys=True)]
     special = [tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.mask_token_id]

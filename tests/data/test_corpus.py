@@ -90,7 +90,7 @@ def test_library_refuses_unknown_choices(arguments: dict, message: str):
 
 
 def test_library_without_sources_is_an_error(tmp_path: Path):
-    with pytest.raises(ValueError, match="must hold text"):
+    with pytest.raises(ValueError, match="must be text"):
         standard_library(folder=tmp_path)
 
 
@@ -184,7 +184,7 @@ def test_file_key_follows_the_files(tmp_path: Path):
         ("a.jsonl", b'{"text": "a"}\n\n{"other": 1}\n', r"'text'.*a\.jsonl, line 3 has the fields \['other'\]"),
         ("a.jsonl", b'{"text": "a"}\n[1]\n', r"a\.jsonl, line 2 has a list"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"must be JSON; .*a\.jsonl, line 2"),
-        ("a.jsonl", b'{"text": 3}\n', r"must hold text; .*a\.jsonl, line 1 holds a int"),
+        ("a.jsonl", b'{"text": 3}\n', r"must be text; .*a\.jsonl, line 1 holds a int"),
         ("a.jsonl", b'{"text": ""}\n', "at least one text"),
         ("a.txt", b"\xff\xfe", r"must be UTF-8; .*a\.txt"),
         ("a.bin", b"text", r"must end in .*\.parquet.*; got .*a\.bin"),
@@ -199,7 +199,7 @@ def test_wrong_files_are_named(tmp_path: Path, name: str, contents: bytes, messa
 def test_missing_files_are_named(tmp_path: Path):
     with pytest.raises(ValueError, match=r"nothing found at .*absent\.txt"):
         FileCorpus(tmp_path / "absent.txt")
-    with pytest.raises(ValueError, match="a folder must hold files that end in"):
+    with pytest.raises(ValueError, match="a folder must contain files that end in"):
         FileCorpus(tmp_path)
     path = write_parquet(tmp_path / "a.parquet", ["a"])
     with pytest.raises(ValueError, match=r"column 'body'; .*a\.parquet has \['text'\]"):
@@ -235,7 +235,7 @@ def test_hub_parts_hold_every_text_once(shards: list[str], words: list[str], cou
 def test_hub_errors(shards: list[str], tmp_path: Path):
     with pytest.raises(ValueError, match=r"field 'body'; .* has \['n', 'text'\]"):
         list(HubCorpus("json", data_files=shards, field="body"))
-    with pytest.raises(ValueError, match=r"must hold text; .* holds a int"):
+    with pytest.raises(ValueError, match=r"must be text; .* holds a int"):
         list(HubCorpus("json", data_files=shards, field="n"))
     empty = str(write_lines(tmp_path / "empty.jsonl", [""]))
     with pytest.raises(ValueError, match="at least one text"):

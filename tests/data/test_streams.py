@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from noiselab.data import HubCorpus, TextCorpus, TokenStream
-from noiselab.data.streams import key, shuffled
+from noiselab.data.streams import derive_seed, shuffled
 
 
 def take(stream: TokenStream, count: int) -> list[list[int]]:
@@ -71,7 +71,7 @@ def test_ranks_share_a_pass_without_overlap(tokenizer, words: list[str], corpus:
     found: Counter[str] = Counter()
     for rank in range(4):
         # How many texts a rank has in a pass depends on how the shards are dealt out in that pass.
-        size = len(list(corpus.part(rank, 4, order=key(3, 0))))
+        size = len(list(corpus.part(rank, 4, order=derive_seed(3, 0))))
         stream = TokenStream(corpus, tokenizer, 256, mode="document", seed=3, buffer=8, rank=rank, world_size=4)
         found.update(texts(stream, size))
     assert found == Counter(words)
