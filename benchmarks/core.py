@@ -16,8 +16,7 @@ from measure import in_turns, peak_memory
 
 import noiselab as nl
 from noiselab.elbo.tokens import outside
-from noiselab.samplers.ancestral import plan
-from noiselab.samplers.three_way import DRAWS, finish
+from noiselab.samplers.three_way import UNIFORMS_PER_MOVE, reverse_move
 
 V, BATCH, LENGTH, WIDTH = 50_258, 2, 256, 768
 MASK = V - 1
@@ -137,22 +136,21 @@ def dense_step():
     return torch.multinomial(posterior.flatten(0, 1), 1).view(BATCH, LENGTH)
 
 
+def uniforms():
+    return nl.categorical.uniforms(BATCH, LENGTH, UNIFORMS_PER_MOVE, generator=generator())
+
+
 def three_way_step():
     process, logits, _, z, _ = world()
     s, t = reverse_times()
-    moves = plan(process, z, s, t, nl.categorical.uniforms(BATCH, LENGTH, DRAWS, generator=generator()))
-    return finish(moves, logits[moves.rows], outside(process))
+    plan = reverse_move(process, z, s, t).plan(process, z, uniforms())
+    return plan.resolve(logits[plan.rows], outside(process))
 
 
 def rows_read():
     process, _, _, z, _ = world()
     s, t = reverse_times()
-    return (
-        plan(process, z, s, t, nl.categorical.uniforms(BATCH, LENGTH, DRAWS, generator=generator()))
-        .rows.double()
-        .mean()
-        .item()
-    )
+    return reverse_move(process, z, s, t).plan(process, z, uniforms()).rows.double().mean().item()
 
 
 @functools.cache

@@ -17,8 +17,7 @@ import noiselab as nl
 from noiselab.elbo.tokens import outside
 from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.networks.huggingface import TransformersDenoiser
-from noiselab.samplers.ancestral import plan
-from noiselab.samplers.three_way import DRAWS, finish
+from noiselab.samplers.three_way import UNIFORMS_PER_MOVE, reverse_move
 
 V, LENGTH = 50_258, 512
 MASK = V - 1
@@ -75,10 +74,10 @@ class Always(nl.AncestralSampler):
     """As samplers are usually written: the network is asked about all tokens at every step."""
 
     def step(self, z, t, s, *, generator=None):
-        u = nl.categorical.uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
-        plan_ = plan(self.process, z, s, t, u)
+        u = nl.categorical.uniforms(*z.shape, UNIFORMS_PER_MOVE, generator=generator, device=z.device)
+        plan = reverse_move(self.process, z, s, t).plan(self.process, z, u)
         logits = self.denoiser(z, t)
-        return finish(plan_, logits[plan_.rows], outside(self.process)) if plan_.rows.any() else plan_.z
+        return plan.resolve(logits[plan.rows], outside(self.process)) if plan.rows.any() else plan.z
 
 
 def processes() -> dict[str, nl.InterpolatingProcess]:

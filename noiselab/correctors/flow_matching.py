@@ -6,9 +6,8 @@ from torch import Tensor
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import in_a_line
-from ..elbo.tokens import outside
 from ..process import InterpolatingProcess, NoiseProcess
-from ..samplers.three_way import DRAWS, Move, decide, finish
+from ..samplers.three_way import UNIFORMS_PER_MOVE, Move
 from ..typing import Selection, Times, Tokens
 from .base import Corrector, free
 
@@ -68,7 +67,7 @@ class DFMCorrector(Corrector):
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
         """The tokens after the jumps of one step; the network is asked only for those that may jump back."""
         process, rows, time = self.process, free(rows, z), self.process.interior(t, z)
-        u = uniforms(*z.shape, 2 + DRAWS, generator=generator, device=z.device)
+        u = uniforms(*z.shape, 2 + UNIFORMS_PER_MOVE, generator=generator, device=z.device)
         alpha, noise = process.alpha(time).double(), process.noise(time)
         rate = _total_rate(process, time)
         # Where no noise comes, nothing jumps.
@@ -82,12 +81,10 @@ class DFMCorrector(Corrector):
             stay_slope=(1 - up) * alpha,
             draw=noise.choose,
         )
-        plan = decide(move, z, u[..., 2:], process.data_tokens(z.device)[z])
+        plan = move.plan(process, z, u[..., 2:])
         noised = rows & (u[..., 0] < up)
         plan = plan._replace(z=torch.where(rows, plan.z, z), rows=plan.rows & rows & ~noised)
-        new = plan.z
-        if plan.rows.any():
-            new = finish(plan, self.denoiser(z, t, plan.rows), outside(process))
+        new = plan.apply(process, self.denoiser, z, t)
         if not noised.any():
             return new
         at = time.expand(z.shape)[noised][:, None]

@@ -10,7 +10,7 @@ from ..denoisers.base import in_a_line
 from ..process import NoiseProcess, as_token_times
 from ..samplers.base import require_interpolating
 from ..samplers.remasking import remasking_move
-from ..samplers.three_way import DRAWS, carry_out, decide
+from ..samplers.three_way import UNIFORMS_PER_MOVE
 from ..typing import Selection, Times, Tokens
 from .base import Corrector
 
@@ -62,13 +62,13 @@ class RemaskingCorrector(Corrector):
     @torch.no_grad()
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
         """One round over all tokens."""
-        u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
+        u = uniforms(*z.shape, UNIFORMS_PER_MOVE, generator=generator, device=z.device)
         t = as_token_times(t, z)
         noisy = self.process.noise(t).total()
         kappa = torch.where(noisy > 0, 1 - self.amount / torch.where(noisy > 0, noisy, 1), 1).clamp(0, 1)
         kappa = kappa.expand(z.shape) if rows is None else torch.where(rows, kappa, 1)
-        plan = decide(remasking_move(self.process, z, t, t, kappa), z, u, self.process.data_tokens(z.device)[z])
-        return carry_out(plan, self.process, self.denoiser, z, t)
+        plan = remasking_move(self.process, z, t, t, kappa).plan(self.process, z, u)
+        return plan.apply(self.process, self.denoiser, z, t)
 
     def __repr__(self) -> str:
         return f"RemaskingCorrector({self.process}, {in_a_line(self.denoiser)}, amount={self.amount:g})"

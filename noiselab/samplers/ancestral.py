@@ -1,47 +1,13 @@
-r"""The reverse step as an exact three-way choice: keep, a token of x_hat, a token of the noise.
-
-The reverse transition $q(z_s \mid z_t, \hat x)$ is a mixture of three moves, whose masses add up to
-$q_t(z_t \mid \hat x)$:
-
-    keep z_t            keep (a_s x_hat_z + b_s(z))       keep  = alpha_{t|s}
-    draw from x_hat     fresh a_s                         fresh = b_{t|s}(z_t)
-    draw from noise     fresh (1 - a_s)
-
-`moves.py` decides as much of it as can be without the network.
-"""
+"""The reverse transition, drawn exactly: three-way where the noise has factors, from the dense posterior elsewhere."""
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..typing import Times, Tokens
 from .base import Sampler
-from .three_way import DRAWS, Move, Plan, carry_out, decide
-
-
-def plan(process: InterpolatingProcess, z: Tokens, s: Times, t: Times, u: Float[Tensor, "batch length draws"]) -> Plan:
-    """Decide what can be decided without the network.
-
-    **Arguments:**
-
-    - `z`: tokens at time t.
-    - `s`, `t`: s < t.
-    - `u`: five uniform numbers a position, float64.
-    """
-    return decide(reverse_move(process, z, s, t), z, u, process.data_tokens(z.device)[z])
-
-
-def reverse_move(process: InterpolatingProcess, z: Tokens, s: Times, t: Times) -> Move:
-    """The masses of the reverse transition from t to s < t; arguments as for `plan`."""
-    s, t = as_token_times(s, z), as_token_times(t, z)
-    a_s, b_s = process.alpha(s).double(), process.noise(s)
-    keep, fresh = process.transition(z, s, t)
-    return Move(
-        data=fresh * a_s, noise=fresh * (1 - a_s), stay=keep * b_s.at(z), stay_slope=keep * a_s, draw=b_s.choose
-    )
+from .three_way import UNIFORMS_PER_MOVE, reverse_move
 
 
 def dense_step(
@@ -90,6 +56,6 @@ class AncestralSampler(Sampler):
         """One reverse transition; the network is not called where no token needs it."""
         if not isinstance(self.process, InterpolatingProcess):
             return dense_step(self.process, self.denoiser, z, s, t, generator=generator)
-        u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
-        plan_ = plan(self.process, z, s, t, u)
-        return carry_out(plan_, self.process, self.denoiser, z, t)
+        u = uniforms(*z.shape, UNIFORMS_PER_MOVE, generator=generator, device=z.device)
+        plan = reverse_move(self.process, z, s, t).plan(self.process, z, u)
+        return plan.apply(self.process, self.denoiser, z, t)

@@ -3,7 +3,7 @@ r"""DDIM for tokens: steps with as little chance as the marginals allow.
 $$\sigma\, 1[z_s = z_t] + (\alpha_s - \sigma \alpha_t)\, 1[z_s = x] + (b_s - \sigma b_t)(z_s)$$
 
 has the marginal $q_s(\cdot \mid x)$ for every x and $\sigma$. With a prediction for x these are three moves again, with masses
-linear in x_hat_z (`moves.py`).
+linear in x_hat_z (`three_way.py`).
 """
 
 import torch
@@ -13,7 +13,7 @@ from ..denoisers import Denoiser
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..typing import Times, Tokens
 from .base import Sampler, require_interpolating
-from .three_way import DRAWS, Move, carry_out, decide
+from .three_way import UNIFORMS_PER_MOVE, Move
 
 
 class DeterministicSampler(Sampler):
@@ -69,7 +69,7 @@ class DeterministicSampler(Sampler):
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """One step."""
         process = self.process
-        u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
+        u = uniforms(*z.shape, UNIFORMS_PER_MOVE, generator=generator, device=z.device)
         s, t = as_token_times(s, z), as_token_times(t, z)
         a_s, b_s, a_t, b_t = process.alpha(s).double(), process.noise(s), process.alpha(t).double(), process.noise(t)
         total = b_t.total()
@@ -90,8 +90,8 @@ class DeterministicSampler(Sampler):
             draw=b_s.choose,
             noise_slope=torch.where(seen, 0, drawn * a_t),
         )
-        plan = decide(move, z, u, process.data_tokens(z.device)[z])
-        return carry_out(plan, process, self.denoiser, z, t)
+        plan = move.plan(process, z, u)
+        return plan.apply(process, self.denoiser, z, t)
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, share={self.share:g})"

@@ -4,7 +4,7 @@ For any clean x, a mixture of the reverse transition and of fresh noise has the 
 
 $$\kappa\, q(z_s \mid z_t, x) + (1 - \kappa)\, q_s(z_s \mid x)$$
 
-With a prediction for x these are three moves again, with masses linear in x_hat_z (`moves.py`).
+With a prediction for x these are three moves again, with masses linear in x_hat_z (`three_way.py`).
 """
 
 from typing import Literal, get_args
@@ -16,7 +16,7 @@ from ..denoisers import Denoiser
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..typing import PerToken, Times, Tokens, TokenTimes
 from .base import Sampler, require_interpolating
-from .three_way import DRAWS, Move, carry_out, decide
+from .three_way import UNIFORMS_PER_MOVE, Move
 
 Remasking = Literal["cap", "rescale", "confidence"]
 
@@ -90,11 +90,11 @@ class RemaskingSampler(Sampler):
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """One step; for "confidence" all tokens that are no noise are asked about, else only those that may move."""
         process = self.process
-        u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
+        u = uniforms(*z.shape, UNIFORMS_PER_MOVE, generator=generator, device=z.device)
         s, t = as_token_times(s, z), as_token_times(t, z)
         kappa = self.keeping(z, s, t)
-        plan = decide(remasking_move(process, z, s, t, kappa), z, u, process.data_tokens(z.device)[z])
-        return carry_out(plan, process, self.denoiser, z, t)
+        plan = remasking_move(process, z, s, t, kappa).plan(process, z, u)
+        return plan.apply(process, self.denoiser, z, t)
 
     def keeping(self, z: Tokens, s: TokenTimes, t: TokenTimes) -> PerToken:
         r"""The share $\kappa$ of the reverse transition for each token, at lifted times."""

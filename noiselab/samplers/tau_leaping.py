@@ -12,9 +12,8 @@ from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..typing import PerToken, Times, Tokens
-from .ancestral import reverse_move
 from .base import Sampler, require_interpolating
-from .three_way import DRAWS, Move, carry_out, decide
+from .three_way import UNIFORMS_PER_MOVE, Move, reverse_move
 
 
 class EulerSampler(Sampler):
@@ -58,7 +57,7 @@ class EulerSampler(Sampler):
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """One step; the network is asked only for tokens that may jump."""
         process = self.process
-        u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
+        u = uniforms(*z.shape, UNIFORMS_PER_MOVE, generator=generator, device=z.device)
         s, t = as_token_times(s, z), as_token_times(t, z)
         inside = process.interior(t, z)
         alpha, noise = process.alpha(inside).double(), process.noise(inside)
@@ -75,8 +74,8 @@ class EulerSampler(Sampler):
                 stay_slope=torch.where(last, final.stay_slope, move.stay_slope),
                 draw=lambda u, which: torch.where(last, final.draw(u, which), noise.choose(u, which)),
             )
-        plan = decide(move, z, u, process.data_tokens(z.device)[z], odds)
-        return carry_out(plan, process, self.denoiser, z, t)
+        plan = move.plan(process, z, u, odds)
+        return plan.apply(process, self.denoiser, z, t)
 
 
 class TauLeapingSampler(EulerSampler):

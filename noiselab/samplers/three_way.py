@@ -7,9 +7,11 @@ are linear in x_hat_z, the prediction at the token that is there:
     draw from x_hat     data
     draw from noise     noise + noise_slope x_hat_z
 
-Whether a token moves depends on the network only through x_hat_z >= 0, and where it moves to, not at all. So `decide` asks
-first whether it moves even if x_hat_z = 0: a uniform number that keeps it then settles it, and `finish` needs the
+Whether a token moves depends on the network only through x_hat_z >= 0, and where it moves to, not at all. So `Move.plan` asks
+first whether it moves even if x_hat_z = 0: a uniform number that keeps it then settles it, and `Plan.resolve` needs the
 network's output at the few remaining rows only.
+
+`reverse_move` has the masses of the reverse transition; other samplers have others.
 """
 
 from collections.abc import Callable
@@ -22,10 +24,10 @@ from torch import Tensor
 from ..categorical import choose
 from ..denoisers import Denoiser
 from ..elbo.tokens import outside
-from ..process import InterpolatingProcess
+from ..process import InterpolatingProcess, as_token_times
 from ..typing import RowLogits, Times, Tokens
 
-DRAWS = 5  # uniform numbers per position and step
+UNIFORMS_PER_MOVE = 5  # for each token and step: whether it moves, from what, a token of the noise (2), one of x_hat
 
 
 class Move(NamedTuple):
@@ -41,6 +43,40 @@ class Move(NamedTuple):
     draw: Callable[[Tensor, Tensor], Tensor]  # a token of the noise, from two uniform numbers [batch, length]
     noise_slope: Tensor | None = None  # what x_hat_z = 1 adds to it; nothing by default
 
+    def plan(
+        self,
+        process: InterpolatingProcess,
+        z: Tokens,
+        u: Float[Tensor, "batch length draws"],
+        odds: Float[Tensor, "batch length"] | None = None,
+    ) -> "Plan":
+        """Decide what can be decided without the network.
+
+        **Arguments:**
+
+        - `process`: the noise, which knows the tokens that data can contain. Elsewhere x_hat_z is zero.
+        - `z`: the tokens that are there.
+        - `u`: five uniform numbers a position, float64.
+        - `odds`: a token moves where its mass of moves times `odds` exceeds that of staying; by default 1 / u - 1 with the
+          first uniform number, which makes the masses shares.
+        """
+        odds = 1 / u[..., 0].clamp(min=2**-54) - 1 if odds is None else odds
+        lead = odds * (self.data + self.noise) - self.stay
+        slope = self.stay_slope if self.noise_slope is None else self.stay_slope - odds * self.noise_slope
+        settled = torch.where(lead > 0, torch.inf, -torch.inf)
+        slack = torch.where(slope > 0, lead / torch.where(slope > 0, slope, 1), settled)
+        may_move = slack > 0
+        # u_1 >= (noise + noise_slope x_hat_z) / (data + noise + noise_slope x_hat_z)
+        spare = u[..., 1] * self.data - (1 - u[..., 1]) * self.noise
+        to_data, limit = (spare >= 0) & (self.data > 0), None
+        if self.noise_slope is not None:
+            taken = (1 - u[..., 1]) * self.noise_slope
+            limit = torch.where(taken > 0, spare / torch.where(taken > 0, taken, 1), torch.inf)
+        noise = torch.where(may_move if limit is not None else may_move & ~to_data, self.draw(u[..., 2], u[..., 3]), z)
+        # Off the support x_hat_z is zero, so that a token which may move does.
+        settled = may_move & ~to_data & (~process.data_tokens(z.device)[z] | (slack == torch.inf))
+        return Plan(torch.where(settled, noise, z), may_move & ~settled, slack, to_data, noise, u[..., 4], limit)
+
 
 class Plan(NamedTuple):
     """All of a reverse step that needs no network; tensors of shape [batch, length]."""
@@ -53,60 +89,46 @@ class Plan(NamedTuple):
     u: Tensor  # the uniform number that draws from x_hat
     limit: Tensor | None = None  # to_data holds only while x_hat_z <= limit; always by default
 
+    def resolve(self, logits: RowLogits, off: Tensor | None = None) -> Tokens:
+        """The tokens after the step, from the leave-one-out logits of `rows` in row-major order.
 
-def decide(
-    move: Move, z: Tokens, u: Float[Tensor, "batch length draws"], in_data: Tensor, odds: Tensor | None = None
-) -> Plan:
-    """Decide what can be decided without the network.
+        **Arguments:**
 
-    **Arguments:**
+        - `off`: tokens that no data contain, as indices.
+        """
+        z, slack, to_data = self.z[self.rows], self.slack[self.rows], self.to_data[self.rows]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if off is not None:
+            logits = logits.index_fill(-1, off, -torch.inf)
+        probs = (logits - logits.amax(-1, keepdim=True)).exp_()
+        x_hat_z = (probs.gather(-1, z[:, None])[:, 0] / probs.sum(-1)).double()
+        move = x_hat_z < slack
+        if self.limit is not None:
+            to_data = to_data & (x_hat_z <= self.limit[self.rows])
+        drawn = choose(probs, self.u[self.rows])
+        new = torch.where(move, torch.where(to_data, drawn, self.noise[self.rows]), z)
+        return self.z.masked_scatter(self.rows, new)
 
-    - `move`: the masses.
-    - `z`: the tokens that are there.
-    - `u`: five uniform numbers a position, float64.
-    - `in_data`: Bool [batch, length], where z can be a clean token. Elsewhere x_hat_z is zero.
-    - `odds`: a token moves where its mass of moves times `odds` exceeds that of staying; by default 1 / u - 1 with the
-      first uniform number, which makes the masses shares.
-    """
-    odds = 1 / u[..., 0].clamp(min=2**-54) - 1 if odds is None else odds
-    lead = odds * (move.data + move.noise) - move.stay
-    slope = move.stay_slope if move.noise_slope is None else move.stay_slope - odds * move.noise_slope
-    settled = torch.where(lead > 0, torch.inf, -torch.inf)
-    slack = torch.where(slope > 0, lead / torch.where(slope > 0, slope, 1), settled)
-    may_move = slack > 0
-    # u_1 >= (noise + noise_slope x_hat_z) / (data + noise + noise_slope x_hat_z)
-    spare = u[..., 1] * move.data - (1 - u[..., 1]) * move.noise
-    to_data, limit = (spare >= 0) & (move.data > 0), None
-    if move.noise_slope is not None:
-        taken = (1 - u[..., 1]) * move.noise_slope
-        limit = torch.where(taken > 0, spare / torch.where(taken > 0, taken, 1), torch.inf)
-    noise = torch.where(may_move if limit is not None else may_move & ~to_data, move.draw(u[..., 2], u[..., 3]), z)
-    # Off the support x_hat_z is zero, so that a token which may move does.
-    settled = may_move & ~to_data & (~in_data | (slack == torch.inf))
-    return Plan(torch.where(settled, noise, z), may_move & ~settled, slack, to_data, noise, u[..., 4], limit)
+    def apply(self, process: InterpolatingProcess, denoiser: Denoiser, z: Tokens, t: Times) -> Tokens:
+        """The tokens after the step; the network is evaluated at `rows`, and not at all if there are none."""
+        return self.resolve(denoiser(z, t, self.rows), outside(process)) if self.rows.any() else self.z
 
 
-def finish(plan: Plan, logits: RowLogits, off: Tensor | None = None) -> Tokens:
-    """The tokens after the step, from the leave-one-out logits of `plan.rows` in row-major order.
+def reverse_move(process: InterpolatingProcess, z: Tokens, s: Times, t: Times) -> Move:
+    r"""The masses of the reverse transition $q(z_s \mid z_t, \hat x)$, which add up to $q_t(z_t \mid \hat x)$.
+
+        stay                keep (a_s x_hat_z + b_s(z))       keep  = alpha_{t|s}
+        draw from x_hat     fresh a_s                         fresh = b_{t|s}(z_t)
+        draw from noise     fresh (1 - a_s)
 
     **Arguments:**
 
-    - `off`: tokens that no data contain, as indices.
+    - `z`: tokens at time t.
+    - `s`, `t`: s < t.
     """
-    z, slack, to_data = plan.z[plan.rows], plan.slack[plan.rows], plan.to_data[plan.rows]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if off is not None:
-        logits = logits.index_fill(-1, off, -torch.inf)
-    probs = (logits - logits.amax(-1, keepdim=True)).exp_()
-    x_hat_z = (probs.gather(-1, z[:, None])[:, 0] / probs.sum(-1)).double()
-    move = x_hat_z < slack
-    if plan.limit is not None:
-        to_data = to_data & (x_hat_z <= plan.limit[plan.rows])
-    drawn = choose(probs, plan.u[plan.rows])
-    new = torch.where(move, torch.where(to_data, drawn, plan.noise[plan.rows]), z)
-    return plan.z.masked_scatter(plan.rows, new)
-
-
-def carry_out(plan: Plan, process: InterpolatingProcess, denoiser: Denoiser, z: Tokens, t: Times) -> Tokens:
-    """The tokens after the step; the network is asked about `plan.rows`, and not at all if there are none."""
-    return finish(plan, denoiser(z, t, plan.rows), outside(process)) if plan.rows.any() else plan.z
+    s, t = as_token_times(s, z), as_token_times(t, z)
+    a_s, b_s = process.alpha(s).double(), process.noise(s)
+    keep, fresh = process.transition(z, s, t)
+    return Move(
+        data=fresh * a_s, noise=fresh * (1 - a_s), stay=keep * b_s.at(z), stay_slope=keep * a_s, draw=b_s.choose
+    )

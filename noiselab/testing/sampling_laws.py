@@ -6,8 +6,7 @@ from torch import Generator, Tensor
 from ..categorical import uniforms
 from ..elbo.tokens import outside
 from ..process import InterpolatingProcess, NoiseProcess
-from ..samplers.ancestral import plan
-from ..samplers.three_way import DRAWS, finish
+from ..samplers.three_way import UNIFORMS_PER_MOVE, reverse_move
 from .tools import data_tokens, draws, every_token, frequencies, logits, some, times, tokens, within_errors
 
 
@@ -71,8 +70,8 @@ def revealed_tokens_stay(process: InterpolatingProcess) -> None:
     s, t = times(process, 2)[:, None]
     z = every_token(process, 1)
     certain = process.is_clean(z, t)
-    u = uniforms(1, process.vocab_size, DRAWS, generator=Generator().manual_seed(0))
-    moves = plan(process, z, s, t, u)
+    u = uniforms(1, process.vocab_size, UNIFORMS_PER_MOVE, generator=Generator().manual_seed(0))
+    moves = reverse_move(process, z, s, t).plan(process, z, u)
     moved = certain & (moves.rows | (moves.z != z))
     assert not moved.any(), (
         f"token {z[moved][0].item()} is revealed at t = {t.item():.6g}: noise cannot have produced it, but the reverse move "
@@ -88,8 +87,8 @@ def reverse_move_has_the_posterior_law(process: InterpolatingProcess) -> None:
         t, s = low + (high - low) * torch.tensor(pair, dtype=torch.float64)[:, None]
         possible = some((process.marginal(x_hat.softmax(-1), t)[0].diagonal() > 0).nonzero()[:, 0], 8)
         want = process.posterior(possible[None], x_hat[:, possible].softmax(-1), s, t)[0]
-        z, u = possible.repeat(n, 1), uniforms(n, len(possible), DRAWS, generator=generator)
-        moves = plan(process, z, s.expand(n), t.expand(n), u)
-        out = finish(moves, x_hat[:, possible].expand(n, -1, -1)[moves.rows], outside(process))
+        z, u = possible.repeat(n, 1), uniforms(n, len(possible), UNIFORMS_PER_MOVE, generator=generator)
+        moves = reverse_move(process, z, s.expand(n), t.expand(n)).plan(process, z, u)
+        out = moves.resolve(x_hat[:, possible].expand(n, -1, -1)[moves.rows], outside(process))
         places = {"z_t": possible, "t": t.expand(len(possible)), "s": s.expand(len(possible))}
         within_errors("reverse moves", frequencies(out.T, process.vocab_size), want, n, **places)

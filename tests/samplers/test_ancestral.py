@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from worlds import INITIAL, PROCESSES, TRANSITION, V, processes
 
 import noiselab as nl
-from noiselab.samplers.ancestral import plan
-from noiselab.samplers.three_way import DRAWS, finish
+from noiselab.samplers.three_way import UNIFORMS_PER_MOVE, reverse_move
 
 LENGTH = 6
 
@@ -122,11 +121,11 @@ def test_the_same_numbers_give_the_same_tokens_with_all_rows_or_few(name):
     oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
     t, s = torch.full((50,), 0.6), torch.full((50,), 0.3)
     z = process.corrupt(oracle.sample(50, LENGTH, generator=generator()), t, generator=generator())
-    u = nl.categorical.uniforms(50, LENGTH, DRAWS, generator=generator())
-    few = plan(process, z, s, t, u)
+    u = nl.categorical.uniforms(50, LENGTH, UNIFORMS_PER_MOVE, generator=generator())
+    few = reverse_move(process, z, s, t).plan(process, z, u)
     everything = few._replace(rows=torch.ones_like(few.rows))
     same_row = few.rows | (few.z == z)
-    a, b = finish(few, oracle(z, t, few.rows)), finish(everything, oracle(z, t, everything.rows))
+    a, b = few.resolve(oracle(z, t, few.rows)), everything.resolve(oracle(z, t, everything.rows))
     assert torch.equal(a[same_row], b[same_row])
 
 
