@@ -6,7 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,15 @@ class Pipeline(nn.Module, abc.ABC):
     - `settings`: the noise, what the model predicts, how it is sampled.
     """
 
+    tag: ClassVar[str] = ""
+    """How a model card names this family of models."""
+    _by_kind: ClassVar[dict[str, type["Pipeline"]]] = {}
+
+    def __init_subclass__(cls, loads: Sequence[str] = (), **unknown: Any):
+        """`loads`: the kinds of checkpoint, as `load_model` names them, that `Pipeline.from_pretrained` gives this class."""
+        super().__init_subclass__(**unknown)
+        Pipeline._by_kind.update(dict.fromkeys(loads, cls))
+
     def __init__(self, model: nn.Module, tokenizer: Any, settings: ModelSettings):
         super().__init__()
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
@@ -91,9 +100,6 @@ class Pipeline(nn.Module, abc.ABC):
 
         **Source:** the interface of dvruette/gidd's `GiddPipeline`, MIT licence.
         """
-        from .causal import AutoregressivePipeline
-        from .diffusion import DiffusionPipeline, found_settings
-
         if trust_remote_code:
             warnings.warn(
                 "trust_remote_code is ignored: noiselab has the network itself and runs no remote code", stacklevel=2
@@ -103,7 +109,7 @@ class Pipeline(nn.Module, abc.ABC):
                 f"from_pretrained takes settings, dtype, revision and trust_remote_code; got {sorted(unknown)}"
             )
         kind, model = load_model(name, dtype=dtype, revision=revision)
-        wanted: type[Pipeline] = AutoregressivePipeline if kind == "autoregressive" else DiffusionPipeline
+        wanted = Pipeline._by_kind[kind]
         if not (issubclass(cls, wanted) or issubclass(wanted, cls)):
             raise ValueError(
                 f"{cls.__name__} needs another kind of model; {str(name)!r} is one for {wanted.__name__} "
@@ -112,14 +118,15 @@ class Pipeline(nn.Module, abc.ABC):
         network = model.model if isinstance(model, MaskedLanguageModel) else model
         tokenizer = check_tokenizer(name, _logits(network))
         settings = settings or ModelSettings.from_pretrained(name, revision)
-        if wanted is AutoregressivePipeline:
-            made: Pipeline = (cls if issubclass(cls, wanted) else wanted)(
-                network, tokenizer, settings or ModelSettings()
-            )
-        else:
-            settings = settings or found_settings(name, model, tokenizer)
-            made = (cls if issubclass(cls, wanted) else wanted)(model, tokenizer, settings)
+        made = (cls if issubclass(cls, wanted) else wanted)(
+            model, tokenizer, settings or wanted.default_settings(name, model, tokenizer)
+        )
         return made.eval()  # type: ignore[return-value]
+
+    @classmethod
+    def default_settings(cls, name: str | Path, model: Any, tokenizer: Any) -> ModelSettings:
+        """The settings of a checkpoint that has no noiselab.json."""
+        return ModelSettings()
 
     @property
     def network(self) -> Any:

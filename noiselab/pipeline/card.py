@@ -9,16 +9,12 @@ if TYPE_CHECKING:
 
 def model_card(pipe: "Pipeline") -> str:
     """The README.md that is saved with a model."""
-    from .diffusion import DiffusionPipeline
-
-    diffusion = isinstance(pipe, DiffusionPipeline)
-    kind = "diffusion" if diffusion else "autoregressive"
     head = [
         "---",
         "library_name: noiselab",
         "tags:",
         "- noiselab",
-        f"- {kind}",
+        f"- {pipe.tag}",
         "---",
         "",
         "# A language model of noiselab",
@@ -33,7 +29,7 @@ def model_card(pipe: "Pipeline") -> str:
         'pipe = Pipeline.from_pretrained("this folder or name")',
     ]
     use += ["texts = pipe.generate(num_samples=4)"]
-    if diffusion:
+    if pipe.tag == "diffusion":
         use += ["texts = pipe.self_correction(texts)"]
     return "\n".join([*head, *rows, *use, "```", ""])
 

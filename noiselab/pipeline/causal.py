@@ -9,8 +9,10 @@ from transformers import GenerationConfig
 from .base import Pipeline
 
 
-class AutoregressivePipeline(Pipeline):
+class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
     """An autoregressive language model: `generate`, by transformers."""
+
+    tag = "autoregressive"
 
     @property
     def length(self) -> int:

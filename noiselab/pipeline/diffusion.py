@@ -24,7 +24,7 @@ from .original import is_original, original_noise
 from .settings import ModelSettings
 
 
-class DiffusionPipeline(Pipeline):
+class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
     """A diffusion language model: `generate`, `infill`, `self_correction`.
 
     `pipe.process` and `pipe.denoiser` are what the samplers and evaluations of this library take.
@@ -56,6 +56,7 @@ class DiffusionPipeline(Pipeline):
     ```
     """
 
+    tag = "diffusion"
     process: NoiseProcess
 
     def __init__(self, model: nn.Module, tokenizer: Any, settings: ModelSettings):
@@ -79,6 +80,21 @@ class DiffusionPipeline(Pipeline):
         self.register_buffer("support", support, persistent=False)
 
     support: Tensor
+
+    @classmethod
+    def default_settings(cls, name: str | Path, model: Any, tokenizer: Any) -> ModelSettings:
+        """The settings of a checkpoint that has no noiselab.json: the noise that its config names, or masking."""
+        tokens = {"vocab_size": vocabulary_size(tokenizer), "mask_id": tokenizer.mask_token_id}
+        if is_original(name):
+            return ModelSettings({**original_noise(Path(name)), **tokens})
+        if isinstance(model, DiT):
+            return ModelSettings({"family": "gidd", **tokens, "p_uniform": float(model.config.p_uniform)})
+        config: Any = model.model.config
+        mask = getattr(config, "mask_token_id", None)
+        if mask is not None and mask < config.vocab_size:
+            tokens["mask_id"] = mask
+        tokens["vocab_size"] = max(tokens["vocab_size"], tokens["mask_id"] + 1)
+        return ModelSettings({"family": "masked", **tokens}, predicts="leave_one_out")
 
     @property
     def length(self) -> int:
@@ -339,21 +355,6 @@ class GiddPipeline(DiffusionPipeline):
 
     **Source:** von Ruette et al. (2025), arXiv 2503.04482, and its code, MIT licence.
     """
-
-
-def found_settings(name: str | Path, model: Any, tokenizer: Any) -> ModelSettings:
-    """The settings of a model that comes without noiselab.json: what its config says, or masking."""
-    tokens = {"vocab_size": vocabulary_size(tokenizer), "mask_id": tokenizer.mask_token_id}
-    if is_original(name):
-        return ModelSettings({**original_noise(Path(name)), **tokens})
-    if isinstance(model, DiT):
-        return ModelSettings({"family": "gidd", **tokens, "p_uniform": float(model.config.p_uniform)})
-    config: Any = model.model.config
-    mask = getattr(config, "mask_token_id", None)
-    if mask is not None and mask < config.vocab_size:
-        tokens["mask_id"] = mask
-    tokens["vocab_size"] = max(tokens["vocab_size"], tokens["mask_id"] + 1)
-    return ModelSettings({"family": "masked", **tokens}, predicts="leave_one_out")
 
 
 def interpolating(pipe: DiffusionPipeline) -> InterpolatingProcess:

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from .style import Decode, colours, no_data, texts
-from .trace import Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from .trace import Trace
 
 MOST = 64  # positions with text
 LONGEST = 12  # characters of a cell
@@ -21,7 +22,7 @@ SIGNS = {" ": "·", "\n": "⏎", "\r": "␍", "\t": "⇥"}
 
 
 def plot_trace(
-    trace: Trace,
+    trace: "Trace",
     sequence: int = 0,
     *,
     decode: Decode | None = None,
@@ -98,7 +99,7 @@ def _name_of(off: list[int], decode: Decode | None) -> str:
 
 
 def _paint(
-    trace: Trace, shown: Tensor, states: Tensor, made_by: Tensor, of_kind: dict[str, str], off: list[int]
+    trace: "Trace", shown: Tensor, states: Tensor, made_by: Tensor, of_kind: dict[str, str], off: list[int]
 ) -> Tensor:
     """The colour of each cell, [row, position, 3]."""
     rgb = torch.stack([_rgb(PAPER), *(_rgb(colour) for colour in of_kind.values())])
@@ -155,7 +156,7 @@ def _draw_cells(
     axis.set_xticks(middle[::every], [str(position) for position in place[::every]])
 
 
-def _label_rows(axis: "Axes", trace: Trace, shown: Tensor, place: Tensor) -> None:
+def _label_rows(axis: "Axes", trace: "Trace", shown: Tensor, place: Tensor) -> None:
     """Who and which step on the left, what time on the right; no more labels than can be read."""
     every = max(1, -(-len(shown) // 40))
     rows = list(range(0, len(shown), every))

@@ -8,15 +8,17 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .style import Decode, colours, no_data, texts, tokens_of
 from .template import PAGE
-from .trace import Trace
+
+if TYPE_CHECKING:
+    from .trace import Trace
 
 
 def write_trace(
-    trace: Trace,
+    trace: "Trace",
     path: str | Path,
     *,
     sequence: int | Sequence[int] | None = None,
@@ -60,7 +62,7 @@ def write_trace(
     return path
 
 
-def encode(trace: Trace, sequences: Sequence[int], decode: Decode | None) -> dict[str, Any]:
+def encode(trace: "Trace", sequences: Sequence[int], decode: Decode | None) -> dict[str, Any]:
     """What the page knows, as JSON has it.
 
     **Returns:** `kinds` and their `colours`; `stages`, the kind and the step of each; `texts` by token; `off`, the tokens
@@ -91,7 +93,7 @@ def encode(trace: Trace, sequences: Sequence[int], decode: Decode | None) -> dic
     }
 
 
-def _times(one: Trace) -> list[Any]:
+def _times(one: "Trace") -> list[Any]:
     return [_runs(stage) for stage in one.times[:, 0].tolist()]
 
 

@@ -208,13 +208,13 @@ class Trace:
 
     def plot(self, sequence: int = 0, **how: Any) -> "Figure":
         """One sequence on its way: `noiselab.plot_trace`, with its arguments."""
-        from . import plot_trace
+        from .figure import plot_trace
 
         return plot_trace(self, sequence, **how)
 
     def html(self, path: str | Path, **how: Any) -> Path:
         """A page that plays the walk: `noiselab.write_trace`, with its arguments."""
-        from . import write_trace
+        from .page import write_trace
 
         return write_trace(self, path, **how)
 
