@@ -32,7 +32,7 @@ from .mixing import Absorbing, Blend, Mixing, Uniform, Unigram
 from .plotting import plot_process
 from .process import InterpolatingProcess, Interpolation, NoiseProcess, TokenDependentProcess
 from .processes import gidd, masked, uniform, unigram
-from .revisions import Revision
+from .revisions import Detector, Outcome, Reviser, Revision
 from .samplers import AncestralSampler, Infilling, Sampler, WrappedSampler
 from .schedules import Schedule, t
 from .times import stratified_times
@@ -50,6 +50,7 @@ __all__ = [
     "ClassifierFreeGuidance",
     "Corrector",
     "Denoiser",
+    "Detector",
     "GibbsCorrector",
     "GiddPipeline",
     "Infilling",
@@ -58,8 +59,10 @@ __all__ = [
     "MarkovOracle",
     "Mixing",
     "NoiseProcess",
+    "Outcome",
     "Pipeline",
     "PredictorCorrector",
+    "Reviser",
     "Revision",
     "Sampler",
     "Schedule",

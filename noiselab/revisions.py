@@ -1,11 +1,9 @@
 """One vocabulary for self-correction: who finds errors, who corrects them, what changed, and what the changes achieved.
 
-| name | | examples |
-|---|---|---|
-| `Detector` | a sequence -> a score of suspicion for each unit of it | `DenoiserDetector`, `BackspaceDetector`, `StepDetector`, `CheckDetector` |
-| `Reviser` | finished sequences -> finished sequences | `SelfCorrectionReviser`, `Proofreader`, `BacktrackingReviser`, `CheckReviser` |
-| `Revision` | one change: where, when, old, new, kind | what `list_revisions` returns |
-| `Outcome` | the counts of what the changes achieved | what `count_outcome` returns |
+- `Detector`: a sequence -> a score of suspicion for each unit of it, such as `DenoiserDetector` and `StepDetector`.
+- `Reviser`: finished sequences -> finished sequences, such as `SelfCorrectionReviser` and `CheckReviser`.
+- `Revision`: one change: where, when, old, new, kind (`list_revisions`).
+- `Outcome`: the counts of what changes achieved (`count_outcome`).
 
 A `Corrector` differs from a `Reviser`: it acts at one time of a sampler's walk (`step(z, t, rows)`), on tokens that may
 still be noise.

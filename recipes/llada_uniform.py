@@ -123,7 +123,7 @@ def one(
         )
         denoiser.reset()
         repaired = correction.correct(damaged, steps=max(4, math.ceil(1.5 * share * truth.shape[1])), generator=random)
-    after = nl.revisions.outcome(damaged, repaired, truth)
+    after = nl.revisions.count_outcome(damaged, repaired, truth)
     area, recall = detection(1 - believed, wrong)
     return {
         "area": area,

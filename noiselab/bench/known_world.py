@@ -22,7 +22,7 @@ from ..networks.huggingface import TransformersDenoiser
 from ..objectives import Dynamic, Objective, elbo
 from ..process import InterpolatingProcess
 from ..processes import gidd, masked
-from ..revisions import Outcome, outcome
+from ..revisions import Outcome, count_outcome
 from ..samplers import AncestralSampler
 from ..training import Place, noised_loss
 from ..typing import Tokens
@@ -250,7 +250,7 @@ def study(
     if not process.is_clean(truth[:1], torch.full((1,), correction.time)).any():
         exact = SelfCorrection(world.oracle(process), support=process.support)
         restored = exact.correct(damaged, steps=correction_steps, generator=generator)
-        known = outcome(damaged, restored, truth), world.measure(restored)
+        known = count_outcome(damaged, restored, truth), world.measure(restored)
     return WorldResult(
         name=name,
         process=repr(process),
@@ -263,7 +263,7 @@ def study(
         trace=tuple(world.measure(z).forbidden for z in (sampled, *walk)),
         damaged=world.measure(damaged),
         repaired=world.measure(repaired),
-        outcome=outcome(damaged, repaired, truth),
+        outcome=count_outcome(damaged, repaired, truth),
         oracle_outcome=None if known is None else known[0],
         oracle_repaired=None if known is None else known[1],
     )

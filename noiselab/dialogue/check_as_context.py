@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..categorical import Randomness
-from ..revisions import Revision, revisions
+from ..revisions import Revision, list_revisions
 from .chat import Chat, Message
 from .checks import Check, GroundTruthReview
 from .conversations import Conversations
@@ -279,4 +279,4 @@ def revisions_of(
     ```
     """
     first, *others = choices_of(corrected, read).split(1, -1)
-    return revisions(first, others, kind)
+    return list_revisions(first, others, kind)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..revisions import Outcome, Revision, outcome, revisions
+from ..revisions import Outcome, Revision, count_outcome, list_revisions
 from .intervals import wilson
 
 
@@ -125,9 +125,9 @@ def answer_scores(
     truth = labels[:, None]
     return AnswerScores(
         rounds=tuple(_share(*columns) for columns in zip(right.T, (choices >= 0).T, strict=True)),
-        changes=tuple(outcome(old, new, truth) for old, new in zip([first, *others], others, strict=False)),
-        total=outcome(first, choices[:, -1:], truth),
-        revisions=tuple(revisions(first, others, kind)),
+        changes=tuple(count_outcome(old, new, truth) for old, new in zip([first, *others], others, strict=False)),
+        total=count_outcome(first, choices[:, -1:], truth),
+        revisions=tuple(list_revisions(first, others, kind)),
         checks=checks,
         check=_share(agree, told) if checks else None,
     )

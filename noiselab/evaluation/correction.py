@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..categorical import Randomness
 from ..correctors import SelfCorrection
-from ..revisions import Revision, revisions
+from ..revisions import Revision, list_revisions
 from ..typing import TokenSet
 from .bound import evaluating
 from .judge import Judgement, generative_perplexity
@@ -70,7 +70,7 @@ def self_correction(
     return Correction(
         before,
         after,
-        revisions(samples, walk, "self-correct"),
+        list_revisions(samples, walk, "self-correct"),
         len(walk),
         changed,
         own_before,

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..revisions import Outcome, outcome
+from ..revisions import Outcome, count_outcome
 from ..typing import Tokens
 
 
@@ -46,7 +46,7 @@ def tallies(
         _, sequence, position, old, new = changed[mine].long().unbind(-1)
         asked = probs[mine][~probs[mine].isnan().any(-1)]
         p_old, p_new = asked.mean(0).tolist() if len(asked) else (None, None)
-        worth = None if truth is None else outcome(old[None], new[None], truth.cpu()[sequence, position][None])
+        worth = None if truth is None else count_outcome(old[None], new[None], truth.cpu()[sequence, position][None])
         found[kind] = ChangeSummary(len(old), int(stayed[mine].sum()), int(undone[mine].sum()), p_old, p_new, worth)
     return found
 

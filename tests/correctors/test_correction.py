@@ -71,7 +71,7 @@ def test_it_repairs_corrupted_tokens_in_a_known_world():
     wrong = torch.rand(x.shape, generator=generator(1)) < 0.1
     z = torch.where(wrong, torch.randint(0, 4, x.shape, generator=generator(2)), x)
     corrected = nl.SelfCorrection(oracle, support=PROCESS.support).correct(z, steps=32, generator=generator(3))
-    result = nl.revisions.outcome(z, corrected, x)
+    result = nl.revisions.count_outcome(z, corrected, x)
     assert result.wrong_to_right > 0.8 * result.wrong_before
     assert result.net_gain > 0.6 * result.wrong_before
     assert oracle.log_prob(corrected).mean() > oracle.log_prob(z).mean() + 5

@@ -154,7 +154,7 @@ def test_walk_yields_every_state_and_edits_nothing():
     kept = start.clone()
     states = list(sampler.walk(start, torch.linspace(1, 0, 9), generator=generator(1)))
     assert len(states) == 8 and torch.equal(start, kept)
-    record = nl.revisions.revisions(start, states, "denoise")
+    record = nl.revisions.list_revisions(start, states, "denoise")
     replayed = start.clone()
     for change in record:
         assert replayed[change.sequence, change.position] == change.old

@@ -95,7 +95,7 @@ def test_revisions_are_those_of_the_walk():
     start = PROCESS.prior(3, LENGTH, generator=generator(1))
     kept = start.clone()
     got = Trace.of(sampler, start, times=times, clean=False, generator=generator())
-    assert got.revisions() == nl.revisions.revisions(
+    assert got.revisions() == nl.revisions.list_revisions(
         start, sampler.walk(start, times, generator=generator()), "denoise"
     )
     assert torch.equal(start, kept) and got.kinds[0] == "start" and got.times[0].eq(1).all()
@@ -106,7 +106,7 @@ def test_self_correction_is_traced_by_name():
     correction = nl.SelfCorrection(ORACLE, support=PROCESS.support, temperature=0.5)
     start = ORACLE.sample(4, LENGTH, generator=generator(3))
     got = Trace.of(correction, start, steps=6, generator=generator(), why=True)
-    assert got.revisions() == nl.revisions.revisions(
+    assert got.revisions() == nl.revisions.list_revisions(
         start, correction.walk(start, steps=6, generator=generator()), "self-correct"
     )
     assert all(change.time == 0.01 and change.p_new > 0 for change in got.changes()) and got.changes()
