@@ -25,7 +25,7 @@ from . import (  # noqa: F401 - the modules that users reach as `nl.samplers` an
     tracing,
 )
 from .correctors import Corrector, GibbsCorrector, PredictorCorrector, SelfCorrection
-from .denoisers import ClassifierFreeGuidance, Denoiser, MarkovOracle, Temperature, TopP, Transform
+from .denoisers import ClassifierFreeGuidance, Denoiser, MarkovOracle, Temperature, TopP, Transform, WrappedDenoiser
 from .elbo import nelbo
 from .likelihood import continuous_bound, discrete_bound
 from .mixing import Absorbing, Blend, Mixing, Uniform, Unigram
@@ -74,6 +74,7 @@ __all__ = [
     "Transform",
     "Uniform",
     "Unigram",
+    "WrappedDenoiser",
     "WrappedSampler",
     "continuous_bound",
     "discrete_bound",

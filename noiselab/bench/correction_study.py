@@ -12,13 +12,12 @@ from torch import Generator, Tensor
 
 from ..correctors import SelfCorrection
 from ..correctors.gibbs import GibbsCorrector
-from ..denoisers import Denoiser
+from ..denoisers import ActiveOnly, CallCounter, Denoiser
 from ..denoisers.base import Transform
 from ..evaluation.intervals import Interval, interval
 from ..process import InterpolatingProcess
 from ..samplers import AncestralSampler
 from ..typing import PerRow, RowLogits, RowTokens, Tokens
-from .runner import Meter
 from .worlds import SampleMeasures, SamplerWorld
 
 BEFORE = "before"
@@ -149,8 +148,13 @@ class _Patient:
     def __init__(
         self, world: SamplerWorld, process: InterpolatingProcess, denoiser: Denoiser, sequences: int, end: float
     ):
-        self.world, self.process, self.meter, self.sequences = world, process, Meter(denoiser), sequences
-        self.sampler, self.low, self.high = AncestralSampler(process, self.meter), *process.domain
+        self.world, self.process, self.counter, self.sequences = (
+            world,
+            process,
+            CallCounter(ActiveOnly(denoiser)),
+            sequences,
+        )
+        self.sampler, self.low, self.high = AncestralSampler(process, self.counter), *process.domain
         self.end = max(end, self.low)
 
     def treated(
@@ -158,8 +162,8 @@ class _Patient:
     ) -> dict[str, _Outcome]:
         """What becomes of the samples of one seed."""
         random = Generator().manual_seed(seed)
-        correction = SelfCorrection(self.meter, time=time, temperature=temperature, support=self.process.support)
-        self.meter.reset()
+        correction = SelfCorrection(self.counter, time=time, temperature=temperature, support=self.process.support)
+        self.counter.reset()
         x = self.drawn(few, random)
         outcomes = {BEFORE: self.outcome(x, x)}
         at = torch.full((len(x),), time, dtype=torch.float64)
@@ -168,7 +172,7 @@ class _Patient:
         outcomes["self-correction"] = self.outcome(x, corrected)
         outcomes["Gibbs sweeps"] = self.outcome(x, self.swept(x, sweeps, random))
         more = self.drawn(few + round(outcomes["self-correction"].evaluations), random)
-        self.meter.sequences -= round(outcomes[BEFORE].evaluations * len(x))  # only what is beyond the samples before
+        self.counter.sequences -= round(outcomes[BEFORE].evaluations * len(x))  # only what is beyond the samples before
         outcomes["more steps"] = self.outcome(x, more)
         return outcomes
 
@@ -184,7 +188,7 @@ class _Patient:
 
     def swept(self, x: Tensor, sweeps: int, random: Generator) -> Tokens:
         """Each token drawn anew once a sweep, from left to right."""
-        gibbs, at = GibbsCorrector(self.process, self.meter), torch.full((len(x),), self.low, dtype=torch.float64)
+        gibbs, at = GibbsCorrector(self.process, self.counter), torch.full((len(x),), self.low, dtype=torch.float64)
         with torch.no_grad():
             for i in list(range(x.shape[1])) * sweeps:
                 x = gibbs.step(x, at, rows=(torch.arange(x.shape[1]) == i).expand(x.shape), generator=random)
@@ -193,8 +197,8 @@ class _Patient:
     def outcome(self, before: Tensor, after: Tensor) -> _Outcome:
         """The measures of treated samples, and the evaluations since the last ones."""
         changed = (before != after).double().mean().item()
-        found = _Outcome(self.world.measure(after), changed, self.meter.sequences / len(after))
-        self.meter.reset()
+        found = _Outcome(self.world.measure(after), changed, self.counter.sequences / len(after))
+        self.counter.reset()
         return found
 
 

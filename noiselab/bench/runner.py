@@ -5,14 +5,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Float
 from torch import Generator, Tensor
 
-from ..denoisers import CallCounter, Denoiser
+from ..denoisers import ActiveOnly, CallCounter, Denoiser
 from ..denoisers.base import in_a_line
 from ..process import InterpolatingProcess
 from ..samplers import Sampler
-from ..typing import Selection, Times, Tokens
 from .worlds import SampleMeasures, SamplerWorld
 
 Factory: TypeAlias = Callable[[InterpolatingProcess, Denoiser], Sampler]
@@ -42,32 +40,6 @@ class Row(SampleMeasures):
     evaluations: float
     needed: float
     sequences: int
-
-
-class Meter(CallCounter):
-    """Counts, and asks the inner denoiser only about sequences in which a token needs an answer.
-
-    Those are also counted apart, as `needed`. For denoisers that look at each sequence by itself and remember nothing.
-    """
-
-    def __init__(self, inner: Denoiser):
-        super().__init__(inner)
-        self.needed = 0
-
-    def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
-        """What the inner denoiser answers."""
-        if rows is None:
-            self.needed += len(z)
-            return super().forward(z, t)
-        self.calls, self.sequences, self.rows = self.calls + 1, self.sequences + len(z), self.rows + int(rows.sum())
-        some = rows.any(-1)
-        self.needed += int(some.sum())
-        return self.inner(z[some], t[some], rows[some])
-
-    def reset(self) -> None:
-        """Count from 0 again."""
-        super().reset()
-        self.needed = 0
 
 
 def bench(
@@ -127,9 +99,9 @@ def bench(
         "process": repr(process) if name is None else name,
         "denoiser": label,
     }
-    meter = Meter(world.oracle(process) if denoiser is None else denoiser)
+    counter = CallCounter(ActiveOnly(world.oracle(process) if denoiser is None else denoiser))
     for method, factory in catalogue.items():
-        run, last = _Run(factory(process, meter), meter, (sequences, world.length), seeds), None
+        run, last = _Run(factory(process, counter), counter, (sequences, world.length), seeds), None
         for budget in budgets:
             cost = 1.0 if last is None else last.evaluations / last.steps
             steps = max(1, min(budget, int(budget / max(cost, 1e-9) + 1e-6)))
@@ -169,16 +141,16 @@ class _Run(NamedTuple):
     """A sampler, ready to be asked for samples in so many steps."""
 
     sampler: Sampler
-    meter: Meter
+    counter: CallCounter
     shape: tuple[int, int]
     seeds: tuple[int, ...]
 
     def __call__(self, steps: int) -> _Batch:
-        self.meter.reset()
+        self.counter.reset()
         x = torch.cat(
             [self.sampler.sample(self.shape, steps=steps, generator=Generator().manual_seed(s)) for s in self.seeds]
         )
-        return _Batch(x, steps, self.meter.sequences / len(x), self.meter.needed / len(x))
+        return _Batch(x, steps, self.counter.sequences / len(x), self.counter.active / len(x))
 
 
 def _near(run: _Run, budget: int, steps: int) -> tuple[_Batch, bool]:

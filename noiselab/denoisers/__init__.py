@@ -1,7 +1,7 @@
 """Denoisers: the interface, wrappers that change a prediction, the exact oracle; networks in their own modules."""
 
 from .active_only import ActiveOnly
-from .base import Denoiser, ProjectedDenoiser, Transform, select
+from .base import Denoiser, ProjectedDenoiser, Transform, WrappedDenoiser, select
 from .call_counter import CallCounter
 from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out
 from .guidance import ClassifierFreeGuidance, ClassifierGuidance, by_enumeration, first_order
@@ -28,6 +28,7 @@ __all__ = [
     "TopK",
     "TopP",
     "Transform",
+    "WrappedDenoiser",
     "as_leave_one_out",
     "by_enumeration",
     "first_order",

@@ -1,34 +1,26 @@
-"""Sequences that need no answer are not evaluated."""
+"""Batches without the sequences in which no prediction is needed."""
 
 from jaxtyping import Float
 from torch import Tensor
 
 from ..typing import Selection, Times, Tokens
-from .base import Denoiser, in_a_line
+from .base import WrappedDenoiser
 
 
-class ActiveOnly(Denoiser):
-    """Evaluates those sequences of a batch only of which a row is asked for.
+class ActiveOnly(WrappedDenoiser):
+    """Evaluates only the sequences of a batch that have a selected row.
 
-    Sequences that are finished, by `EndToken` or `EarlyStopping` or by chance, then cost nothing. Not for denoisers that
-    belong to a certain batch, such as one with an attention mask for each sequence, or a cache, which would start anew each
-    time.
+    Finished sequences then cost nothing (`EndToken`, `EarlyStopping`, or no token that may move). Not for denoisers whose
+    state belongs to one batch, such as an attention mask for each sequence, or a cache.
 
     **Arguments:**
 
     - `inner`: the denoiser to wrap.
     """
 
-    def __init__(self, inner: Denoiser):
-        super().__init__()
-        self.inner, self.predicts = inner, inner.predicts
-
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
-        """What the inner denoiser answers."""
+        """The outputs of the inner denoiser."""
         if rows is None:
             return self.inner(z, t)
         live = rows.any(1)
         return self.inner(z, t, rows) if live.all() or not live.any() else self.inner(z[live], t[live], rows[live])
-
-    def __repr__(self) -> str:
-        return f"AskedOnly({in_a_line(self.inner)})"

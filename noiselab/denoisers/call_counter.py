@@ -4,11 +4,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..typing import Selection, Times, Tokens
-from .base import Denoiser, in_a_line
+from .base import Denoiser, WrappedDenoiser
 
 
-class CallCounter(Denoiser):
-    """A denoiser that counts how often it is asked.
+class CallCounter(WrappedDenoiser):
+    """Counts the evaluations of a denoiser (number of function evaluations, NFE).
+
+    `calls` counts the calls, `sequences` and `rows` the sequences and tokens in them, and `active` the sequences in which a
+    row was selected: what each sequence would cost alone. `CallCounter(ActiveOnly(inner))` evaluates no others.
 
     **Arguments:**
 
@@ -29,20 +32,17 @@ class CallCounter(Denoiser):
     """
 
     def __init__(self, inner: Denoiser):
-        super().__init__()
-        self.inner, self.predicts = inner, inner.predicts
-        self.calls, self.sequences, self.rows = 0, 0, 0
+        super().__init__(inner)
+        self.reset()
 
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
-        """What the inner denoiser answers: one call more, and so many sequences and tokens."""
+        """The outputs of the inner denoiser, counted."""
         self.calls += 1
         self.sequences += len(z)
+        self.active += len(z) if rows is None else int(rows.any(-1).sum())
         self.rows += z.numel() if rows is None else int(rows.sum())
         return self.inner(z, t, rows)
 
     def reset(self) -> None:
         """Count from 0 again."""
-        self.calls, self.sequences, self.rows = 0, 0, 0
-
-    def __repr__(self) -> str:
-        return f"Counting({in_a_line(self.inner)})"
+        self.calls, self.sequences, self.active, self.rows = 0, 0, 0, 0

@@ -1,14 +1,12 @@
 """Changes from one prediction to another: leave-one-out, posterior, score. Each wraps a denoiser."""
 
-from typing import get_args
-
 from jaxtyping import Float
 from torch import Tensor
 
 from ..parametrization import Prediction, require_solvable, to_leave_one_out, to_posterior, to_score
 from ..process import NoiseProcess
 from ..typing import PerRow, RowLogits, RowTokens, Selection, Times, Tokens
-from .base import Denoiser, Transform
+from .base import Denoiser, Transform, require_prediction
 
 NO_SIGNAL = 1e-4  # how near the end of time scores are asked for the clean token
 
@@ -17,7 +15,7 @@ class _Conversion(Transform):
     """Predicts what the subclass names, whatever the wrapped denoiser predicts."""
 
     target: Prediction
-    edits_scores = True
+    accepts_scores = True
 
     def __init__(self, inner: Denoiser, process: NoiseProcess):
         super().__init__(inner)
@@ -74,15 +72,14 @@ class Score(_Conversion):
 def as_leave_one_out(denoiser: Denoiser, process: NoiseProcess) -> Denoiser:
     """The denoiser itself if it predicts leave-one-out, else converted.
 
-    **Raises:** `ValueError` if it is no `Denoiser`, says that it predicts something else, or predicts scores for noise
-    that depends on the token it destroys (`to_leave_one_out`).
+    **Raises:** `ValueError` if it is no `Denoiser`, does not say what it predicts (`Denoiser.predicts`), or predicts scores
+    for state-dependent noise (`to_leave_one_out`).
     """
     if not isinstance(denoiser, Denoiser):
         raise ValueError(f"a denoiser must be a noiselab.Denoiser; got {type(denoiser).__name__}")
-    if denoiser.predicts not in get_args(Prediction):
-        raise ValueError(f"predicts must be 'leave_one_out', 'posterior' or 'score'; got {denoiser.predicts!r}")
-    if denoiser.predicts == "leave_one_out":
+    prediction = require_prediction(denoiser.predicts)
+    if prediction == "leave_one_out":
         return denoiser
-    if denoiser.predicts == "score":
+    if prediction == "score":
         require_solvable(process)
     return LeaveOneOut(denoiser, process)

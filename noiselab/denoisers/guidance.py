@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from ..process import NoiseProcess, as_token_times
 from ..schedules import Schedule, ScheduleLike, as_schedule
 from ..typing import Selection, Times, Tokens
-from .base import Denoiser, in_a_line
+from .base import Denoiser, WrappedDenoiser, in_a_line, require_denoiser
 
 LogLikelihoods: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 r"""Called as (z, t, rows), as a denoiser is: $\log p(y \mid z_{-i}, x_i = v)$ for every token v of every position i, up to a
 constant for each position; [batch, length, state], or [n, state] for the selected rows."""
 
 
-class ClassifierFreeGuidance(Denoiser):
+class ClassifierFreeGuidance(WrappedDenoiser):
     r"""What a condition adds to a prediction, taken w times more: $\hat x_v \propto c_v^{1 + w}\, u_v^{-w}$.
 
     A weight of 0 is the conditional prediction c, -1 the unconditional one u; between them lies their geometric mean, above 0
@@ -65,20 +65,21 @@ class ClassifierFreeGuidance(Denoiser):
     ```
     """
 
+    accepts_scores = False
+
     def __init__(self, conditional: Denoiser, unconditional: Denoiser, weight: ScheduleLike):
-        super().__init__()
-        _require_logits(conditional, "ClassifierFreeGuidance")
+        super().__init__(conditional)
+        require_denoiser(unconditional, "ClassifierFreeGuidance", scores=False)
         if conditional.predicts != unconditional.predicts:
             raise ValueError(
                 "both denoisers must predict the same; got one that predicts "
                 f"{conditional.predicts!r} and one that predicts {unconditional.predicts!r}"
             )
-        self.conditional, self.unconditional, self.predicts = conditional, unconditional, conditional.predicts
-        self.weight = _finite(weight)
+        self.unconditional, self.weight = unconditional, _finite(weight)
 
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Log-probabilities of both, combined; at least float32."""
-        c, u = _log_probs(self.conditional(z, t, rows)), _log_probs(self.unconditional(z, t, rows))
+        c, u = _log_probs(self.inner(z, t, rows)), _log_probs(self.unconditional(z, t, rows))
         if c.shape != u.shape:
             raise ValueError(f"both denoisers must have the same tokens; got {list(c.shape)} and {list(u.shape)}")
         w = _weights(self.weight, z, t, rows).to(c)
@@ -89,11 +90,12 @@ class ClassifierFreeGuidance(Denoiser):
         guided = torch.where(w > -1, near, far)
         return torch.where(guided.isneginf().all(-1, keepdim=True), c, guided)
 
-    def __repr__(self) -> str:
-        return f"ClassifierFreeGuidance({in_a_line(self.conditional)}, {in_a_line(self.unconditional)}, weight={self.weight})"
+    def extra_repr(self) -> str:
+        """The unconditional denoiser and the weight."""
+        return f"{in_a_line(self.unconditional)}, weight={self.weight}"
 
 
-class ClassifierGuidance(Denoiser):
+class ClassifierGuidance(WrappedDenoiser):
     r"""A prediction times how well each token fits a condition: $\hat x_v\; p(y \mid z_{-i}, x_i = v)^w$, normalised.
 
     At w = 1, with the exact classifier, this is Bayes' rule: the leave-one-out prediction for the data that fulfil y, so that
@@ -134,11 +136,11 @@ class ClassifierGuidance(Denoiser):
     ```
     """
 
+    accepts_scores = False
+
     def __init__(self, inner: Denoiser, log_likelihoods: LogLikelihoods, weight: ScheduleLike = 1.0):
-        super().__init__()
-        _require_logits(inner, "ClassifierGuidance")
-        self.inner, self.predicts, self.log_likelihoods = inner, inner.predicts, log_likelihoods
-        self.weight = _finite(weight, least=0.0)
+        super().__init__(inner)
+        self.log_likelihoods, self.weight = log_likelihoods, _finite(weight, least=0.0)
 
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Logits plus weighted log-likelihoods; at least float32."""
@@ -154,8 +156,9 @@ class ClassifierGuidance(Denoiser):
         guided = torch.where((w == 0) | logits.isneginf(), logits, logits + w * fit)
         return torch.where(guided.isneginf().all(-1, keepdim=True), logits, guided)
 
-    def __repr__(self) -> str:
-        return f"ClassifierGuidance({in_a_line(self.inner)}, {_name(self.log_likelihoods)}, weight={self.weight})"
+    def extra_repr(self) -> str:
+        """The classifier and the weight."""
+        return f"{_name(self.log_likelihoods)}, weight={self.weight}"
 
 
 def by_enumeration(
@@ -256,11 +259,3 @@ def _finite(weight: ScheduleLike, least: float = -torch.inf) -> Schedule:
             f"{found[bad][0].item():g} somewhere in [0, 1]"
         )
     return schedule
-
-
-def _require_logits(denoiser: Denoiser, name: str) -> None:
-    if denoiser.predicts == "score":
-        raise ValueError(
-            f"{name} combines logits of clean tokens; got a denoiser that predicts scores: wrap it in noiselab.LeaveOneOut "
-            "first"
-        )

@@ -5,10 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..typing import Selection, Times, Tokens
-from .base import Denoiser
+from .base import Denoiser, WrappedDenoiser
 
 
-class OneByOne(Denoiser):
+class OneByOne(WrappedDenoiser):
     """Masks each token, and asks the inner denoiser about it there: in passes, every so many tokens at once.
 
     What a masked language model says of a *visible* token was never trained. Of a masked one it says the leave-one-out law,
@@ -40,15 +40,13 @@ class OneByOne(Denoiser):
     ```
     """
 
-    predicts = "leave_one_out"
+    accepts_scores = False
 
     def __init__(self, inner: Denoiser, mask_id: int, passes: int):
-        super().__init__()
+        super().__init__(inner)
         if passes < 1:
             raise ValueError(f"passes must be at least 1; got {passes}")
-        if inner.predicts == "score":
-            raise ValueError("inner must predict tokens; got a denoiser that predicts scores")
-        self.inner, self.mask_id, self.passes = inner, mask_id, passes
+        self.predicts, self.mask_id, self.passes = "leave_one_out", mask_id, passes
 
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Logits of each token, or of the selected ones, with it masked."""
@@ -70,7 +68,6 @@ class OneByOne(Denoiser):
             return self.inner(z, t, wanted)
         return found.view(*z.shape, -1) if rows is None else found
 
-    def __repr__(self) -> str:
-        from .base import in_a_line
-
-        return f"OneByOne({in_a_line(self.inner)}, mask_id={self.mask_id}, passes={self.passes})"
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        return f"mask_id={self.mask_id}, passes={self.passes}"

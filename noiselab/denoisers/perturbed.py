@@ -5,10 +5,10 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from ..typing import Selection, Times, Tokens
-from .base import Denoiser, in_a_line
+from .base import Denoiser, WrappedDenoiser
 
 
-class Perturbed(Denoiser):
+class Perturbed(WrappedDenoiser):
     r"""Adds an error of known size to the logits: the same input always gets the same error, as from a network.
 
     $$\tilde\ell_i(v) = \ell_i(v) + \text{scale} \cdot g_i(v), \qquad
@@ -43,6 +43,7 @@ class Perturbed(Denoiser):
     ```
     """
 
+    accepts_scores = False
     tables: Tensor
 
     def __init__(
@@ -54,14 +55,12 @@ class Perturbed(Denoiser):
         width: int = 1,
         generator: Generator | None = None,
     ):
-        super().__init__()
+        super().__init__(inner)
         if not scale >= 0:
             raise ValueError(f"scale must not be negative; got {scale}")
         if width < 1:
             raise ValueError(f"width must be at least 1; got {width}")
-        if inner.predicts == "score":
-            raise ValueError("the error is one of logits; got a denoiser that predicts scores: wrap it in LeaveOneOut")
-        self.inner, self.predicts, self.scale, self.width = inner, inner.predicts, scale, width
+        self.scale, self.width = scale, width
         shape = (2 * width, vocab_size + 1, vocab_size)
         self.register_buffer("tables", torch.randn(shape, generator=generator, dtype=torch.float64))
 
@@ -82,5 +81,6 @@ class Perturbed(Denoiser):
         parts = [table[v if rows is None else v[rows]] for table, v in zip(self.tables, beside, strict=True)]
         return torch.stack(parts).sum(0) / len(parts) ** 0.5
 
-    def __repr__(self) -> str:
-        return f"Perturbed({in_a_line(self.inner)}, {self.scale:g})"
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        return f"{self.scale:g}"

@@ -1,7 +1,7 @@
 """Checkpoints in the formats of transformers: loading a `DiT` with checks, and any such model as a `Denoiser`."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -116,8 +116,6 @@ class TransformersDenoiser(ProjectedDenoiser):
         vocab_size: int | None = None,
     ):
         super().__init__()
-        if predicts not in get_args(Prediction):
-            raise ValueError(f"predicts must be 'leave_one_out', 'posterior' or 'score'; got {predicts!r}")
         one_kind(attention_mask, padding)
         self.model, self.predicts, self.padding, self.vocab_size = model, predicts, padding, vocab_size
         self.splits = hasattr(model, "hidden") and hasattr(model, "project")

@@ -1,7 +1,7 @@
 """Evaluating a `DiT` where rows are asked for, and keeping what was computed: what the caches share."""
 
 import abc
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -49,8 +49,6 @@ class Evaluation(ProjectedDenoiser):
         super().__init__()
         if not isinstance(model, DiT):
             raise ValueError(f"keys and values are kept for a noiselab.networks.dit.DiT; got {type(model).__name__}")
-        if predicts not in get_args(Prediction):
-            raise ValueError(f"predicts must be 'leave_one_out', 'posterior' or 'score'; got {predicts!r}")
         self.model, self.predicts, self.evaluated = model, predicts, 0
         self.register_buffer("attention_mask", attention_mask, persistent=False)
         self._known: Known | None = None

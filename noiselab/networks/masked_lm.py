@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -132,7 +132,7 @@ class MaskedLanguageModel(ProjectedDenoiser):
     ):
         super().__init__()
         one_kind(attention_mask, padding)
-        if predicts not in get_args(Prediction) or predicts == "score":
+        if predicts not in ("posterior", "leave_one_out"):
             raise ValueError(f"predicts must be 'posterior' or 'leave_one_out'; got {predicts!r}")
         if bidirectional is None:
             bidirectional = any(kind.__name__ in CAUSAL for kind in type(model).__mro__)

@@ -9,7 +9,7 @@ import noiselab as nl
 from noiselab.bench.catalogue import OnGrid, ThenCorrect, catalogue
 from noiselab.bench.correction_study import CopyObserved, correction_study, correction_table
 from noiselab.bench.figures import plot, table
-from noiselab.bench.runner import Meter, bench
+from noiselab.bench.runner import bench
 from noiselab.bench.worlds import SamplerWorld
 from noiselab.denoisers.perturbed import Perturbed
 from noiselab.evaluation.intervals import interval
@@ -37,21 +37,23 @@ class LeavesMasks(nl.AncestralSampler):
 
 
 @pytest.mark.parametrize("name", ["masked", "gidd", "uniform"])
-def test_the_meter_changes_nothing_and_counts(name):
-    """Sequences in which no token needs an answer are not asked about, and the tokens are the same."""
+def test_leaving_sequences_out_changes_nothing_and_is_counted(name):
+    """Sequences in which no prediction is needed are not evaluated, and the tokens are the same."""
     process = WORLD.processes()[name]
     oracle = WORLD.oracle(process)
-    meter, counting = Meter(oracle), nl.denoisers.CallCounter(oracle)
+    CallCounter = nl.denoisers.CallCounter
+    active, counting = CallCounter(nl.denoisers.ActiveOnly(oracle)), CallCounter(oracle)
     a, b = (
         nl.AncestralSampler(process, denoiser).sample((8, 8), steps=24, generator=[generator(k) for k in range(8)])
-        for denoiser in (meter, counting)
+        for denoiser in (active, counting)
     )
     assert torch.equal(a, b)
-    assert (meter.calls, meter.sequences, meter.rows) == (counting.calls, counting.sequences, counting.rows)
+    counts = [(c.calls, c.sequences, c.active, c.rows) for c in (active, counting)]
+    assert counts[0] == counts[1]
     counting.reset()
     for k in range(8):
         nl.AncestralSampler(process, counting).sample((1, 8), steps=24, generator=[generator(k)])
-    assert meter.needed == counting.calls < meter.sequences
+    assert active.active == counting.calls < active.sequences
 
 
 def test_budgets_are_met_by_counting():

@@ -70,11 +70,15 @@ def test_samples_start_where_pure_noise_is_drawn():
 def test_a_denoiser_must_be_one_and_say_what_it_predicts(unchecked):
     process = PROCESSES["gidd"]()
     oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
-    oracle.predicts = "leave-one-out"
-    with pytest.raises(
-        ValueError, match="predicts must be 'leave_one_out', 'posterior' or 'score'; got 'leave-one-out'"
-    ):
-        nl.AncestralSampler(process, oracle)
+    words = "predicts must be 'leave_one_out', 'posterior' or 'score'; got 'leave-one-out'"
+    with pytest.raises(ValueError, match=words):
+        oracle.predicts = "leave-one-out"
+
+    class Mistyped(nl.MarkovOracle):
+        predicts = "leave-one-out"
+
+    with pytest.raises(ValueError, match=words):
+        nl.AncestralSampler(process, Mistyped(INITIAL, TRANSITION, process))
     assert as_leave_one_out(
         nl.denoisers.Posterior(nl.MarkovOracle(INITIAL, TRANSITION, process), process), process
     ).predicts

@@ -383,7 +383,7 @@ def test_what_cannot_be_guided_is_refused():
     with pytest.raises(ValueError, match=r"predict the same; got one .*'leave_one_out' and one .*'posterior'"):
         ClassifierFreeGuidance(plain, posterior, 1)
     for make in (lambda: ClassifierFreeGuidance(score, score, 1), lambda: ClassifierGuidance(score, fit)):
-        with pytest.raises(ValueError, match=r"wrap it in noiselab\.LeaveOneOut first"):
+        with pytest.raises(ValueError, match=r"wrap it in noiselab\.denoisers\.LeaveOneOut first"):
             make()
     with pytest.raises(ValueError, match="finite and not negative at every time; got -1"):
         ClassifierGuidance(plain, fit, -1)

@@ -118,7 +118,9 @@ def test_scores_are_solved_just_before_the_end_of_time_where_they_say_nothing(na
 
 def test_logits_of_clean_tokens_are_not_scores():
     process, oracle, *_ = oracle_world("gidd")
-    with pytest.raises(ValueError, match=r"Temperature changes logits of clean tokens; .* noiselab.LeaveOneOut first"):
+    with pytest.raises(
+        ValueError, match=r"Temperature needs logits of clean tokens; .* noiselab.denoisers.LeaveOneOut first"
+    ):
         nl.Temperature(nl.denoisers.Score(oracle, process), 0.5)
     nl.Temperature(nl.denoisers.LeaveOneOut(nl.denoisers.Score(oracle, process), process), 0.5)
 
