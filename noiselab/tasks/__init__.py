@@ -1,4 +1,4 @@
-"""Tasks whose solutions can be checked: problems step by step, and questions with options."""
+"""Tasks with verifiable solutions: problems that are checked step by step, and multiple-choice questions."""
 
 from . import igsm
 from .bbq import BBQItem, load_bbq, question_text

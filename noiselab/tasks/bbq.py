@@ -16,19 +16,20 @@ from .choices import letters
 
 @dataclass(frozen=True)
 class BBQItem:
-    """A question about two people, with three answers: either of them, or that it can not be known.
+    """A question about two people with three possible answers: either person, or that it cannot be determined.
 
     **Arguments:**
 
     - `category`: the kind of bias, for example "Age".
-    - `context`, `question`, `answers`: the texts, without spaces around them.
-    - `label`: the right answer, counted from 0.
-    - `ambiguous`: whether the context leaves it open; then the right answer is that it can not be known.
-    - `negative`: whether the question asks who does what the stereotype says, and not who does the opposite.
-    - `unknown`: the answer that it can not be known.
-    - `biased`: the answer that agrees with the stereotype: to a negative question someone of the stereotyped group, to
-      another question the other person. None where the groups that are given do not tell them apart.
-    - `number`: of the question in its category.
+    - `context`, `question`, `answers`: the texts, without surrounding spaces.
+    - `label`: the index of the correct answer, from 0.
+    - `ambiguous`: whether the context does not determine the answer; the correct answer is then `unknown`.
+    - `negative`: whether the question asks for the person to whom the stereotype applies, rather than for the other
+      person.
+    - `unknown`: the index of the answer that it cannot be determined.
+    - `biased`: the index of the answer that agrees with the stereotype: the person of the stereotyped group if the
+      question is negative, otherwise the other person. `None` if the stated groups do not distinguish the two.
+    - `number`: the number of the question in its category.
     """
 
     category: str
@@ -44,7 +45,7 @@ class BBQItem:
 
 
 def question_text(item: BBQItem) -> str:
-    r"""What is asked: the context, the question, and the three answers with their letters.
+    r"""Return the prompt: the context, the question, and the three answers with their letters.
 
     **Arguments:**
 
@@ -71,20 +72,21 @@ def question_text(item: BBQItem) -> str:
 def load_bbq(folder: str | Path, *, categories: Sequence[str] | None = None) -> list[BBQItem]:
     r"""Read the questions of BBQ.
 
-    Whom a stereotype is about is found by the rules of the published analysis, and left open (`biased` is None) where those
-    find nobody or both, and where the context says the opposite of the groups.
+    The target of the stereotype is determined by the rules of the published analysis. `biased` is `None` if these rules
+    find nobody or both people, or if the context contradicts the groups.
 
     **Arguments:**
 
-    - `folder`: one that holds the `.jsonl` files; each line is a question. Empty lines are skipped.
-    - `categories`: those to keep, as the files write them; all by default.
+    - `folder`: a folder with the `.jsonl` files; each line is a question. Empty lines are skipped.
+    - `categories`: the categories to keep, spelled as in the files; all by default.
 
-    **Returns:** the questions by the names of their files, then by line.
+    **Returns:** the questions, sorted by file name and then by line.
 
-    **Raises:** `ValueError` if there is no such folder, file or category; for a line that is not a question of BBQ, with
-    the file and the line.
+    **Raises:** `ValueError` if the folder, a file or a category does not exist, or if a line is not a BBQ question (the
+    message gives file and line).
 
-    **Source:** Parrish et al. (2022), arXiv 2110.08193; the second groups of the two mixed categories are from its templates.
+    **Source:** Parrish et al. (2022), arXiv 2110.08193; the second groups of the two mixed categories follow its
+    templates.
 
     **Example:**
 
@@ -107,10 +109,10 @@ def load_bbq(folder: str | Path, *, categories: Sequence[str] | None = None) -> 
     """
     place = Path(folder)
     if not place.is_dir():
-        raise ValueError(f"folder must be one that exists; got {folder}")
+        raise ValueError(f"folder must exist; got {folder}")
     files = sorted(file for file in place.glob("[!.]*.jsonl") if file.is_file())
     if not files:
-        raise ValueError(f"a folder of BBQ must hold files that end in .jsonl; {folder} holds none")
+        raise ValueError(f"a BBQ folder must contain files that end in .jsonl; {folder} has none")
     if isinstance(categories, str) or (categories is not None and not len(categories)):
         raise ValueError(f"categories must be a list of at least one category; got {categories!r}")
     items: list[BBQItem] = []
@@ -119,7 +121,7 @@ def load_bbq(folder: str | Path, *, categories: Sequence[str] | None = None) -> 
             if line.strip():
                 items.append(_item(_Row(_parsed(line, f"{file}:{number}"), f"{file}:{number}")))
     if not items:
-        raise ValueError(f"a folder of BBQ must hold questions; all files of {folder} are empty")
+        raise ValueError(f"a BBQ folder must contain questions; all files of {folder} are empty")
     there = sorted({item.category for item in items})
     if categories is None:
         return items
@@ -131,12 +133,12 @@ def load_bbq(folder: str | Path, *, categories: Sequence[str] | None = None) -> 
 def _parsed(line: bytes, where: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:  # of JSON or of UTF-8
+    except ValueError as error:  # invalid JSON or invalid UTF-8
         raise ValueError(f"{where}: a line must be JSON in UTF-8; {error}") from error
 
 
 class _Row:
-    """The fields of a line, which must be there and have their types."""
+    """The fields of a line, checked for presence and type."""
 
     def __init__(self, fields: Any, where: str, name: str = "a line") -> None:
         self.where, self.fields = where, fields
@@ -147,18 +149,18 @@ class _Row:
             raise ValueError(f"{self.where}: {what}; got {got!r}")
 
     def get(self, name: str) -> Any:
-        self.demand(name in self.fields, f"the field {name!r} must be there", sorted(self.fields))
+        self.demand(name in self.fields, f"the field {name!r} must be present", sorted(self.fields))
         return self.fields[name]
 
     def text(self, name: str) -> str:
         found = self.get(name)
-        self.demand(isinstance(found, str) and bool(found.strip()), f"{name} must be a text that is not empty", found)
+        self.demand(isinstance(found, str) and bool(found.strip()), f"{name} must be a non-empty text", found)
         return found.strip()
 
     def whole(self, name: str) -> int:
         found = self.get(name)
-        # True is an int to Python, and not a number to whoever writes JSON.
-        self.demand(isinstance(found, int) and not isinstance(found, bool), f"{name} must be a whole number", found)
+        # In Python bool is a subclass of int; in JSON true is not a number.
+        self.demand(isinstance(found, int) and not isinstance(found, bool), f"{name} must be an integer", found)
         return found
 
     def word(self, name: str, *words: str) -> str:
@@ -185,7 +187,7 @@ def _item(row: _Row) -> BBQItem:
     info = row.inner("answer_info")
     described = [info.texts(name) for name in names]
     for each in described:
-        row.demand(len(each) == 2, "answer_info must hold a name and a group for each answer", list(each))
+        row.demand(len(each) == 2, "answer_info must contain a name and a group for each answer", list(each))
     unknown = [option for option, (_, group) in enumerate(described) if group == "unknown"]
     row.demand(len(unknown) == 1, "one answer must have the group 'unknown'", [group for _, group in described])
     negative = row.word("question_polarity", "neg", "nonneg") == "neg"
@@ -213,15 +215,15 @@ def _item(row: _Row) -> BBQItem:
 
 @dataclass(frozen=True)
 class _Person:
-    """What a file says of one of the two people: a name or description, a group, and the text of the answer."""
+    """One of the two people as described in a file: a name or description, a group, and the text of the answer."""
 
     name: str
     group: str
     answer: str
 
 
-# Stereotypes of the mixed categories are about a race and a second group, but lines list the race alone. In the templates
-# the second group of a question is, by its number, this one; for all other numbers the other one.
+# Stereotypes of the mixed categories concern a race and a second group, but lines list only the race. In the templates,
+# the number of the question determines the second group: these numbers have this group, all others have the other.
 _MEN = frozenset({"1", "2", "7", "8", "43", "44"})
 _RICH = frozenset({"13", "14", "15", "16", *map(str, range(19, 27))})
 
@@ -233,25 +235,25 @@ _SAME = {
 
 
 def _plain(group: str) -> str:
-    """A group in one spelling: "low SES" and "lowSES", "girl" and "F"."""
+    """Return the canonical spelling of a group: "low SES" and "lowSES", "girl" and "F" are the same."""
     spelled = re.sub(r"\s+", "", group).casefold()
     return _SAME.get(spelled, spelled)
 
 
 def _labels(person: _Person, category: str) -> set[str]:
-    """All groups of a person: "lowSES-F-Black" has three, "trans_F" two."""
+    """Return all groups of a person: "lowSES-F-Black" has three, "trans_F" two."""
     if category == "Nationality":
-        return {_plain(person.name)}  # the groups are parts of the world, the stereotypes are about nations
+        return {_plain(person.name)}  # here groups are world regions, but stereotypes concern nations
     group = person.group
     if not group and "latina woman" in person.answer.casefold():
-        group = "F-Latino"  # the published files leave it empty for her alone
+        group = "F-Latino"  # the only group that is empty in the published files
     return {_plain(part) for part in re.split("[-_]", group)}
 
 
 def _stereotyped(
     category: str, context: str, groups: Sequence[str], people: Mapping[int, _Person], question: Any
 ) -> int | None:
-    """The one person of the two whom the stereotype is about, or None."""
+    """Return the index of the person whom the stereotype concerns, or None if it is neither or both."""
     wanted = {_plain(group) for group in groups}
     labels = {option: _labels(person, category) for option, person in people.items()}
     about = [option for option in people if labels[option] & wanted]
@@ -259,7 +261,7 @@ def _stereotyped(
         about = [option for option in about if second in labels[option]]
     if len(about) != 1:
         return None
-    # Some lines of Gender_identity say "Ann, who is trans, and Bob", and have Bob in the group.
+    # Some lines of Gender_identity state "Ann, who is trans, and Bob" but assign the group to Bob.
     other = next(person for option, person in people.items() if option != about[0])
     return None if "trans" in wanted and f"{other.name}, who is trans" in context else about[0]
 

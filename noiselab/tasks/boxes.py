@@ -1,4 +1,4 @@
-"""Questions about which box holds a thing: the smallest task in which an answer can be checked."""
+"""Questions about which box contains an object: a minimal task with verifiable answers."""
 
 import random
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ THINGS = (
 
 @dataclass(frozen=True)
 class BoxQuestion:
-    """Boxes, what each holds, and a thing that is asked for.
+    """A question about which of several boxes contains a given object.
 
     **Arguments:**
 
-    - `things`: what the boxes hold, in the order of their letters.
-    - `label`: the box that holds what is asked for.
+    - `things`: the objects in the boxes, in the order of the boxes' letters.
+    - `label`: the index of the box that contains the object of the question.
     """
 
     things: tuple[str, ...]
@@ -31,29 +31,29 @@ class BoxQuestion:
 
     @property
     def thing(self) -> str:
-        """What is asked for."""
+        """The object of the question."""
         return self.things[self.label]
 
     def where(self, box: int) -> str:
-        """That the thing is in a box, as the context puts it."""
+        """The statement that the object is in a box, in the words of the context."""
         return f"{self.thing} {self.options[box]}"
 
     @property
     def text(self) -> str:
-        """The question with its context; words and marks stand apart."""
+        """The question with its context; words and punctuation are separated by spaces."""
         held = " , ".join(f"{thing} {letter}" for thing, letter in zip(self.things, self.options, strict=True))
         return f"boxes : {held} . which box holds the {self.thing} ?"
 
 
 def draw_boxes(generator: random.Random, *, boxes: int = 3) -> BoxQuestion:
-    """A question at random, of different things.
+    """Draw a random question with distinct objects.
 
     **Arguments:**
 
-    - `generator`: of Python's.
-    - `boxes`: how many, from 2 to 24.
+    - `generator`: a Python random generator.
+    - `boxes`: the number of boxes, from 2 to 24.
 
-    **Raises:** `ValueError` for another number.
+    **Raises:** `ValueError` if `boxes` is out of range.
 
     **Example:**
 

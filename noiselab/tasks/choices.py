@@ -1,22 +1,22 @@
-"""Multiple choice: the letters of options, and which option a free text chooses."""
+"""Multiple choice: letters for options, and reading which option a free-form answer selects."""
 
 import re
 from collections.abc import Sequence
 from string import ascii_lowercase
 
 _QUOTES = str.maketrans("‘’“”", "''\"\"")
-# A line that ends in a colon announces its answer below.
+# A line that ends with a colon is followed by its answer.
 _END = re.compile(r"[.!?]['\")\]]*(?=\s|$)|(?<![:\s])[^\S\n]*\n")
 
 
 def letters(count: int) -> tuple[str, ...]:
-    """How options are marked: (a), (b), and so on.
+    """Return the labels of options: (a), (b), and so on.
 
     **Arguments:**
 
-    - `count`: of options, from 1 to 26.
+    - `count`: the number of options, from 1 to 26.
 
-    **Raises:** `ValueError` for another number.
+    **Raises:** `ValueError` if `count` is out of range.
 
     **Example:**
 
@@ -32,21 +32,21 @@ def letters(count: int) -> tuple[str, ...]:
 
 
 def read_choice(text: str, options: Sequence[str]) -> int | None:
-    """Which option a free text chooses: the only one that its first sentence names, by its words or by its letter.
+    """Return the option that a free-form text selects: the only one named in its first sentence, by words or by letter.
 
-    Words are compared in any case, whole, without regard to spaces and to dots behind an option. An option inside a longer
-    one that is named is not named itself: "the man" is not in "the Italian man" if both are options. A letter needs its
-    parentheses, since "a" is also a word. Words and letters may name the same option; if they name different ones, nothing
-    is chosen. Negations are not understood: "not (a)" names (a).
+    Options are matched as whole words, ignoring case, spacing and a dot after the option. An option contained in a
+    longer named option does not count: if "the man" and "the Italian man" are both options, "the Italian man" names
+    only the second. A letter must be in parentheses, since "a" is also a word. If words and letters name different
+    options, no option is selected. Negations are not recognised: "not (a)" names (a).
 
     **Arguments:**
 
-    - `text`: the answer, what it had to begin with included or not.
-    - `options`: from 1 to 26, in the order of their letters.
+    - `text`: the answer, with or without a prescribed beginning.
+    - `options`: 1 to 26 options, in the order of their letters.
 
-    **Returns:** the option, counted from 0; None if none or several are named.
+    **Returns:** the index of the option, from 0; `None` if no option or several are named.
 
-    **Raises:** `ValueError` for another number of options, or an empty one.
+    **Raises:** `ValueError` if the number of options is out of range or an option is empty.
 
     **Source:** the rule is that of Wang et al. (2024), arXiv 2405.18634, for the Bias Benchmark for Question answering.
 

@@ -207,7 +207,7 @@ def test_errors_are_told_in_one_line(models, tmp_path, capsys):
         (["evaluate", "snow"], "a command must be one of: evaluate bound"),
         (["generate", "./nowhere"], "there is no folder"),
         (["correct", models[0], "nowhere.txt"], "there is none at nowhere.txt"),
-        (["correct", models[0], str(empty)], "at least one text"),
+        (["correct", models[0], str(empty)], "at least one (non-empty )?text"),
         (["correct", models[0], str(bad)], "line 2"),
         (["correct", models[1], str(bad)], "line 2"),
         (["generate", models[0], "--dtype", "snow"], "dtype must be"),

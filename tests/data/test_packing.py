@@ -145,7 +145,7 @@ def test_packing_errors(tokenizer):
         pack(["a"], tokenizer, 1)
     with pytest.raises(ValueError, match="mode must be one of concatenate, document; got 'rows'"):
         pack(["a"], tokenizer, 8, mode="rows")
-    with pytest.raises(ValueError, match="at least one text"):
+    with pytest.raises(ValueError, match="at least one non-empty text"):
         pack([], tokenizer, 8)
     with pytest.raises(ValueError, match="got one string"):
         pack("text", tokenizer, 8)

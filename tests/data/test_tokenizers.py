@@ -103,7 +103,7 @@ def test_tokenizers_without_a_fast_backend():
 def test_errors(tokenizer):
     with pytest.raises(ValueError, match=r"vocab_size must be at least 259.*got 258"):
         train_tokenizer(["a"], vocab_size=258)
-    with pytest.raises(ValueError, match="at least one text"):
+    with pytest.raises(ValueError, match="at least one non-empty text"):
         train_tokenizer(iter([""]))
     with pytest.raises(ValueError, match="got one string"):
         train_tokenizer("text")

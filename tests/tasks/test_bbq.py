@@ -188,9 +188,9 @@ def edited(*path, to):
         ("{", "must be JSON"),
         ('{"category": "\udcff"}', "JSON in UTF-8"),
         ("[]", "a JSON object"),
-        *((edited(name, to=None), f"the field '{name}' must be there") for name in row() if name != "question_index"),
-        (edited("additional_metadata", "stereotyped_groups", to=None), "'stereotyped_groups' must be there"),
-        (edited("answer_info", "ans1", to=None), "'ans1' must be there"),
+        *((edited(name, to=None), f"the field '{name}' must be present") for name in row() if name != "question_index"),
+        (edited("additional_metadata", "stereotyped_groups", to=None), "'stereotyped_groups' must be present"),
+        (edited("answer_info", "ans1", to=None), "'ans1' must be present"),
         (edited("answer_info", to=[]), "answer_info must be a JSON object"),
         (edited("additional_metadata", to="None"), "additional_metadata must be a JSON object"),
         (edited("additional_metadata", "stereotyped_groups", to="old"), "must list texts; got 'old'"),
@@ -202,10 +202,13 @@ def edited(*path, to):
         ),
         (edited("answer_info", "ans2", to=["Eve", "old"]), r"one answer must have .* got \['old', 'nonOld', 'old'\]"),
         *((edited("label", to=label), "label must be 0, 1 or 2; got") for label in (3, -1)),
-        *((edited("label", to=label), "label must be a whole number; got") for label in ("1", True, 1.5)),
-        (edited("example_id", to="7"), "example_id must be a whole number; got '7'"),
-        *((edited(name, to=" "), f"{name} must be a text") for name in ("context", "question", "category", "ans0")),
-        (edited("ans2", to=["x"]), "ans2 must be a text"),
+        *((edited("label", to=label), "label must be an integer; got") for label in ("1", True, 1.5)),
+        (edited("example_id", to="7"), "example_id must be an integer; got '7'"),
+        *(
+            (edited(name, to=" "), f"{name} must be a non-empty text")
+            for name in ("context", "question", "category", "ans0")
+        ),
+        (edited("ans2", to=["x"]), "ans2 must be a non-empty text"),
         (edited("question_polarity", to="negative"), "'neg' or 'nonneg'; got 'negative'"),
         (edited("context_condition", to=[]), "'ambig' or 'disambig'; got"),
     ],
@@ -218,9 +221,9 @@ def test_a_wrong_line_is_named(tmp_path, line, why):
 
 
 def test_there_must_be_a_folder_with_questions(tmp_path):
-    with pytest.raises(ValueError, match=r"one that exists; got .*nowhere"):
+    with pytest.raises(ValueError, match=r"folder must exist; got .*nowhere"):
         load_bbq(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"end in \.jsonl; .* holds none"):
+    with pytest.raises(ValueError, match=r"end in \.jsonl; .* has none"):
         load_bbq(tmp_path)
     (tmp_path / "Age.jsonl").write_text("\n")
     with pytest.raises(ValueError, match="are empty"):

@@ -217,8 +217,8 @@ def test_operations_have_the_law_of_the_smaller_of_two_numbers(measured):
     ("arguments", "message"),
     [
         ({"ops": 0}, "ops must be from 1 to 52"),
-        ({"ops": 53}, "no more letters"),
-        ({"ops": 1, "split": "test"}, "ops must be that of some problems"),
+        ({"ops": 53}, "the number of letters"),
+        ({"ops": 1, "split": "test"}, "some problem must have this number"),
         ({"level": "easy"}, "level must be"),
         ({"layout": "q"}, "layout must be"),
         ({"split": "dev"}, "split must be"),
@@ -233,9 +233,9 @@ def test_what_cannot_be_drawn_is_said(arguments, message):
 @pytest.mark.parametrize(
     ("order", "letters", "message"),
     [
-        ((), "a", "asked for"),
+        ((), "a", "parameter of the question"),
         ((FOXES,), "a", "too early"),
-        ((OWLS, OWLS), "ab", "different parameters"),
+        ((OWLS, OWLS), "ab", "distinct parameters"),
         ((OWLS, FOXES), "a", "letters must be 2"),
         ((OWLS,), "aa", "letters must be 1"),
         ((OWLS,), "1", "letters must be 1"),

@@ -191,7 +191,7 @@ def test_arguments_are_checked(unchecked):
         ProblemMistakes(WRITTEN, WORDS, 0.5, kind="strong")
     with pytest.raises(ValueError, match="self_contain"):
         ProblemMistakes(WRITTEN, WORDS, 0.5, self_contain=True)
-    with pytest.raises(ValueError, match="words must be those"):
+    with pytest.raises(ValueError, match="words must be in the vocabulary"):
         ProblemMistakes(WRITTEN, Words("logic"), 0.5)
     assert repr(ProblemMistakes(WRITTEN, WORDS, 0.5)) == "ProblemMistakes(of 5 steps, Words('nano'), 0.5, kind='retry')"
 

@@ -69,7 +69,7 @@ def test_the_wrong_parameter_is_the_last_of_the_verdict():
         False,
         1,
         "cited",
-        "the problem says 4 for bee, and 3 is cited",
+        "the problem states 4 for bee; the step cites 3",
         retries=1,
         unnecessary=1,
         parameters=("fox", "bee"),

@@ -1,7 +1,8 @@
-"""iGSM: problems of many parameters that need one another, drawn at random, each step of whose solution can be checked.
+"""iGSM: random arithmetic problems over a graph of parameters, with solutions that are checked step by step.
 
-The levels "logic", "nano" and "micro" are small (`draw_small`), "med" and "hard" are those of the papers (`draw_problem`).
-`ProblemMistakes` puts mistakes that are taken back into solutions, for models that learn to correct themselves.
+The levels "logic", "nano" and "micro" are small (`draw_small`); "med" and "hard" are those of the papers
+(`draw_problem`). `ProblemMistakes` inserts mistakes followed by a backspace into solutions, to train models that
+correct themselves.
 
 **Source:** Ye et al. (2024), arXiv 2407.20311 and 2408.16293.
 """

@@ -1,4 +1,4 @@
-"""Whether a parameter can be found next: examples for a probe that shall tell a mistake when it begins."""
+"""Whether a parameter can be computed next: training examples for a probe that detects mistakes as they begin."""
 
 import random
 from collections.abc import Hashable
@@ -15,14 +15,14 @@ from .words import Words
 
 
 class CanNext(NamedTuple):
-    """Beginnings of steps, and whether the solution may go on so.
+    """Beginnings of steps, labelled by whether they are valid continuations of the solution.
 
     **Arguments:**
 
     - `rows`: tokens of start, question, the solution up to some step, and the beginning of a step for a parameter.
-    - `labels`: whether each parameter can be found next: it is not known yet, and all it needs is.
-    - `parameters`: those that the rows begin to find.
-    - `places`: how many steps of the solution stand before.
+    - `labels`: whether the parameter can be computed next: it is not known yet, and all parameters it depends on are.
+    - `parameters`: the parameter whose step each row begins.
+    - `places`: the number of complete steps before the beginning.
     """
 
     rows: list[Tensor]
@@ -32,15 +32,15 @@ class CanNext(NamedTuple):
 
 
 def can_next_row(problem: Problem, words: Words, place: int, parameter: Hashable) -> TokenSequence:
-    """The tokens of one example: start, question, `place` steps of the right solution, "D A as".
+    """Return the tokens of one example: start, question, `place` steps of the correct solution, "D A as".
 
     **Arguments:**
 
     - `problem`: the problem; `words`: the tokens of its level.
-    - `place`: from 0 to the number of steps.
-    - `parameter`: any of the problem.
+    - `place`: the number of complete steps, from 0 to all.
+    - `parameter`: any parameter of the problem.
 
-    **Raises:** `ValueError` for a place out of range, or a parameter that the problem does not have.
+    **Raises:** `ValueError` if the place is out of range or the problem has no such parameter.
     """
     if not 0 <= place <= len(problem.order):
         raise ValueError(f"place must lie in [0, {len(problem.order)}]; got {place}")
@@ -53,17 +53,17 @@ def can_next_row(problem: Problem, words: Words, place: int, parameter: Hashable
 def can_next_examples(
     problem: Problem, words: Words, generator: random.Random, count: int, *, balanced: bool = False
 ) -> CanNext:
-    """Random examples of one problem: after some steps of its solution, a step for any parameter is begun.
+    """Draw random examples of one problem: some steps of its solution, then the beginning of a step for any parameter.
 
-    The place is any step of the solution, as likely; the label is that of `Problem.ready`.
+    The number of steps is uniform over the solution; the label is given by `Problem.ready`.
 
     **Arguments:**
 
     - `problem`: the problem; `words`: the tokens of its level.
-    - `generator`: of the random numbers.
-    - `count`: how many examples.
-    - `balanced`: whether yes and no are as likely, but at places that have only one of them; otherwise all parameters of the
-      problem are.
+    - `generator`: the source of randomness.
+    - `count`: the number of examples.
+    - `balanced`: whether positive and negative labels are equally likely wherever both occur; otherwise all parameters
+      of the problem are equally likely.
 
     **Raises:** `ValueError` for a negative count.
 

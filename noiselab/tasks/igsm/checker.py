@@ -1,4 +1,4 @@
-"""The checker of full iGSM: whether every step of a solution is right, and if not, what is wrong where."""
+"""The checker of full iGSM: finds the first wrong step of a solution and what is wrong with it."""
 
 from collections.abc import Sequence
 
@@ -10,24 +10,24 @@ from .structure import Quantity
 from .text import possessive
 
 Uses = frozenset[Quantity | None]
-"""What a symbol stands on: parameters, and `None` for numbers of the problem."""
+"""The operands of a symbol: parameters, and `None` for numbers of the problem."""
 
 
 def check(dependency: Dependency, query: Quantity, solution: Sequence[str]) -> Verdict:
-    """Whether a solution is right, to the last step.
+    """Check a solution of full iGSM step by step.
 
-    Every step must parse, define a new parameter of the problem with new symbols, use just the parameters that its
-    definition needs, cite their values, and calculate well modulo 23; the last one must find `query` and its value. Steps
-    that the question does not need are allowed. Steps with "BACK" are dropped before.
+    Every step must parse, define a new parameter of the problem with new symbols, use exactly the parameters in its
+    definition, cite their values, and be correct modulo 23. The last step must compute `query`. Steps that the question
+    does not need are allowed. Steps with "BACK" are removed before checking.
 
-    The operations are judged by the answer alone, as in the paper: a sum for a difference is found in the last step, and
-    `why` says where the values part.
+    As in the paper, operations are judged by the final answer only: a sum in place of a difference is reported at the
+    last step, and `why` gives the first step whose value differs.
 
     **Arguments:**
 
-    - `dependency`: what each parameter is.
-    - `query`: the one that is asked for.
-    - `solution`: words, or a text; anything at all.
+    - `dependency`: the definitions of all parameters.
+    - `query`: the parameter of the question.
+    - `solution`: words or a text; any input is accepted.
 
     **Returns:** the verdict on the first wrong step.
 
@@ -65,12 +65,12 @@ def check(dependency: Dependency, query: Quantity, solution: Sequence[str]) -> V
     unnecessary = len(set(found) - dependency.necessary(query))
     if wrong is None:
         return Verdict(True, retries=retries, unnecessary=unnecessary, parameters=tuple(found))
-    place = min(len(found), len(steps) - 1) if steps else None  # a wrong answer is one of the last step
+    place = min(len(found), len(steps) - 1) if steps else None  # a wrong answer is attributed to the last step
     return Verdict(False, place, wrong.kind, wrong.why, retries, unnecessary, tuple(board.defined))
 
 
 class _Board:
-    """All that the steps so far have defined."""
+    """The symbols and values defined by the steps so far."""
 
     def __init__(self, dependency: Dependency, steps: Sequence[Sequence[str]]):
         self.dependency = dependency
@@ -84,7 +84,7 @@ class _Board:
         return possessive(self.dependency.structure, quantity)
 
     def take(self, step: Sequence[str]) -> None:
-        """Puts a step on the board; its parameter is there as soon as it is known, even if the step is wrong."""
+        """Add a step; its parameter is recorded as soon as it is parsed, even if the step turns out to be wrong."""
         owner, thing, symbol = parse_head(step)
         quantity = self.dependency.structure.find(owner, thing)
         if quantity is None:
@@ -92,9 +92,9 @@ class _Board:
         known = set(self.defined)
         self.defined.append(quantity)
         if quantity in known:
-            raise Wrong("repeated", f"{self.name(quantity)} is defined already")
+            raise Wrong("repeated", f"{self.name(quantity)} is already defined")
         if symbol in self.values:
-            raise Wrong("repeated", f"the symbol {symbol} is used already")
+            raise Wrong("repeated", f"the symbol {symbol} is already used")
         equations = parse_equations(step, symbol)
         self._check_needs(quantity, symbol, equations, known)
         self._check_numbers(equations)
@@ -112,7 +112,7 @@ class _Board:
                 used |= self.uses.get(operand, {None})
             if equation is not equations[-1]:
                 if equation.symbol in self.uses or equation.symbol == symbol:
-                    raise Wrong("repeated", f"the symbol {equation.symbol} is used already")
+                    raise Wrong("repeated", f"the symbol {equation.symbol} is already used")
                 self.uses[equation.symbol] = frozenset(used)
         needed: set[Quantity | None] = {*self.dependency.needs[quantity]}
         if self.dependency.has_number(quantity):
@@ -139,7 +139,7 @@ class _Board:
             self.values[symbol] = result
 
     def _where(self, symbol: str) -> str:
-        """What is known of a symbol that has no value yet."""
+        """Describe where a symbol without a value is defined, for messages."""
         for place, step in enumerate(self.steps[len(self.defined) :], len(self.defined)):
             try:
                 owner, thing, other = parse_head(step)
@@ -147,7 +147,7 @@ class _Board:
                 continue
             if other == symbol:
                 return f"which only step {place} defines, as {owner}'s {thing}"
-        return "which nothing defines before"
+        return "which no earlier step defines"
 
     def _list(self, quantities: set[Quantity | None] | list[Quantity]) -> str:
         names = sorted("a number of the problem" if other is None else self.name(other) for other in quantities)
@@ -157,7 +157,7 @@ class _Board:
 def _check_answer(dependency: Dependency, query: Quantity, board: _Board) -> None:
     last, result, values = board.defined[-1], board.results[-1], dependency.values
     if last != query:
-        raise Wrong("answer", f"the last step finds {board.name(last)}, and {board.name(query)} is asked for")
+        raise Wrong("answer", f"the last step must compute {board.name(query)}; it computes {board.name(last)}")
     if result != values[query]:
         pairs = enumerate(zip(board.defined, board.results, strict=True))
         place, (first, value) = next((i, (q, v)) for i, (q, v) in pairs if v != values[q])

@@ -1,4 +1,4 @@
-"""The dependency graph of full iGSM: what each parameter is defined by, and its value."""
+"""The dependency graph of full iGSM: the definition and value of each parameter."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from .structure import ABSTRACT, Quantity, Structure
 
 @dataclass(frozen=True)
 class Dependency:
-    """Parameters that are defined by one another: those of edges by sentences, the totals by what they mean.
+    """The definitions of all parameters: instance parameters are defined by sentences, abstract ones are totals.
 
     **Arguments:**
 
-    - `structure`: which parameters there are.
-    - `definitions`: of each instance parameter, in the order of the sentences of the problem.
+    - `structure`: the structure graph, which determines the parameters.
+    - `definitions`: the definition of each instance parameter, in the order of the sentences of the problem.
 
-    **Raises:** `ValueError` if not just the instance parameters are defined, each once, by others of the structure, or if
-    one needs itself in the end.
+    **Raises:** `ValueError` unless exactly the instance parameters are defined, each once, by parameters of the
+    structure and without cycles.
 
     **Source:** Ye et al. (2024), arXiv 2407.20311.
 
@@ -43,8 +43,8 @@ class Dependency:
         defined, known = [quantity for quantity, _ in self.definitions], set(self.structure.quantities)
         if sorted(defined) != sorted(self.structure.instances):
             raise ValueError(
-                f"each instance parameter must be defined once, and nothing else; {len(self.structure.instances)} there "
-                f"are, got definitions of {len(defined)}: {defined}"
+                f"exactly the instance parameters must be defined, each once; there are {len(self.structure.instances)}, "
+                f"got definitions of {len(defined)}: {defined}"
             )
         for quantity, definition in self.definitions:
             if not known.issuperset(definition.operands):
@@ -52,7 +52,7 @@ class Dependency:
         self.values  # noqa: B018 - finds out whether there is a cycle
 
     def formula(self, quantity: Quantity) -> Formula:
-        """What a parameter equals."""
+        """The formula that a parameter equals."""
         if quantity.kind == ABSTRACT:
             return chain("+", tuple(chain("*", product) for product in self.structure.products(quantity)))
         return self._definition[quantity].formula
@@ -63,7 +63,7 @@ class Dependency:
 
     @cached_property
     def needs(self) -> dict[Quantity, tuple[Quantity, ...]]:
-        """For every parameter, those that its formula uses; numbers are none."""
+        """For every parameter, the parameters in its formula (numbers excluded)."""
         found = {q: implicit_needs(self.structure, q) for q in self.structure.abstracts}
         return {q: d.operands for q, d in self.definitions} | found
 
@@ -72,7 +72,7 @@ class Dependency:
         return quantity.kind != ABSTRACT and self._definition[quantity].number is not None
 
     def ops(self, quantity: Quantity) -> int:
-        """The operations of a step: one less than its operands, but at least one."""
+        """The number of operations of a step: one less than its operands, but at least one."""
         return max(1, len(self.needs[quantity]) + self.has_number(quantity) - 1)
 
     @cached_property
@@ -84,21 +84,21 @@ class Dependency:
         return found
 
     def necessary(self, query: Quantity) -> set[Quantity]:
-        """All that one has to know for a parameter, and itself."""
+        """A parameter and everything it depends on, directly or indirectly."""
         return set(ordered(self.needs, (query,)))
 
 
 def implicit_needs(structure: Structure, quantity: Quantity) -> tuple[Quantity, ...]:
-    """What a parameter needs by its meaning alone: nothing, unless it is abstract."""
+    """The parameters that an abstract parameter depends on by its meaning; empty for instance parameters."""
     if quantity.kind != ABSTRACT:
         return ()
     return tuple(factor for product in structure.products(quantity) for factor in product)
 
 
 def ordered(needs: Mapping[Quantity, tuple[Quantity, ...]], wanted: Iterable[Quantity]) -> list[Quantity]:
-    """The wanted parameters and all that they need, each after what it needs.
+    """The wanted parameters and all their dependencies, in topological order.
 
-    **Raises:** `ValueError` if one of them needs itself in the end.
+    **Raises:** `ValueError` if the dependencies contain a cycle.
     """
     done: dict[Quantity, None] = {}
     for goal in wanted:
@@ -114,6 +114,6 @@ def ordered(needs: Mapping[Quantity, tuple[Quantity, ...]], wanted: Iterable[Qua
                 continue
             open_[quantity] = None
             if cycle := [other for other in missing if other in open_]:
-                raise ValueError(f"no parameter may need itself in the end; got {quantity}, which {cycle[0]} needs")
+                raise ValueError(f"dependencies must not contain a cycle; got {quantity}, which {cycle[0]} depends on")
             stack += missing
     return list(done)

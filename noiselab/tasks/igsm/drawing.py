@@ -1,4 +1,4 @@
-"""Drawing a dependency graph of full iGSM: what the question needs first, then all else."""
+"""Drawing a dependency graph of full iGSM: first the parameters that the question needs, then all others."""
 
 import math
 import random
@@ -9,27 +9,27 @@ from .formula import MODULUS, MOST_OPERANDS, Definition
 from .structure import ABSTRACT, Quantity, Structure
 
 ALONE = 0.5
-"""How often what the question does not need depends on nothing that it needs."""
+"""The probability that an unnecessary parameter depends only on unnecessary parameters."""
 
 SORTS = 100
-"""How often an order of the same parameters is tried; larger sets need up to three tries, and few need more than 100."""
+"""Attempts to order the same parameters; larger sets need up to three, and few need more than 100."""
 
 
 def draw_dependency(
     structure: Structure, ops: int, generator: random.Random
 ) -> tuple[Dependency, tuple[Quantity, ...]] | None:
-    """Parameters of a structure, and an order to find what a question about the last of them needs.
+    """Draw definitions for a structure, and an order of solution for a question about the last parameter.
 
     **Arguments:**
 
-    - `structure`: which parameters there are.
-    - `ops`: the operations of the solution, at least 1.
-    - `generator`: of the random numbers.
+    - `structure`: the structure graph, which determines the parameters.
+    - `ops`: the number of operations of the solution, at least 1.
+    - `generator`: the source of randomness.
 
-    **Returns:** the dependency graph and the order, each parameter of which but the last is needed by a later one; or
-    `None` if the draw failed: often so if the structure is too small.
+    **Returns:** the dependency graph and an order in which each parameter but the last is needed by a later one, or
+    `None` if the draw failed, which is frequent if the structure is too small.
 
-    **Raises:** `ValueError` for no operations.
+    **Raises:** `ValueError` if `ops` is less than 1.
 
     **Source:** Ye et al. (2024), arXiv 2407.20311, "light" style of their released data.
     """
@@ -51,28 +51,28 @@ def draw_dependency(
 
 
 def least_ops(structure: Structure, quantity: Quantity) -> int:
-    """The operations that a parameter takes at least."""
+    """The smallest number of operations that a parameter takes."""
     return max(1, len(implicit_needs(structure, quantity)) - 1)
 
 
 def choose_parameters(
     structure: Structure, abstract_ops: int, ops: int, generator: random.Random
 ) -> tuple[Quantity, ...]:
-    """The parameters of a solution: first abstract ones with all that they need, then others.
+    """Choose the parameters of a solution: first abstract ones with their dependencies, then others.
 
     **Arguments:**
 
-    - `structure`: which parameters there are.
-    - `abstract_ops`: the most operations of abstract parameters and of what they need.
-    - `ops`: those of all; fewer if the structure has no more parameters.
-    - `generator`: of the random numbers.
+    - `structure`: the structure graph.
+    - `abstract_ops`: the largest number of operations for abstract parameters and their dependencies.
+    - `ops`: the total number of operations; fewer are used if the structure has too few parameters.
+    - `generator`: the source of randomness.
 
-    **Returns:** parameters that need nothing by their meaning but each other.
+    **Returns:** a set of parameters that is closed under the dependencies of abstract parameters.
     """
     needs = {q: implicit_needs(structure, q) for q in structure.quantities}
     chosen: dict[Quantity, None] = {}
     spent = 0
-    # What does not fit now will not fit later, so each is tried once.
+    # The remaining budget only shrinks, so each candidate is tried once.
     for total in generator.sample(structure.abstracts, len(structure.abstracts)):
         more = [q for q in ordered(needs, (total,)) if q not in chosen]
         cost = sum(least_ops(structure, q) for q in more)
@@ -86,18 +86,19 @@ def choose_parameters(
 def reasonable_sort(
     structure: Structure, chosen: Sequence[Quantity], generator: random.Random
 ) -> tuple[tuple[Quantity, ...], dict[Quantity, Quantity]] | None:
-    """An order of the chosen parameters, and dependencies by which all of them are needed.
+    """Order the chosen parameters and add dependencies so that all of them are needed.
 
-    The order is built from its end. Each parameter before is needed by a later one, by its meaning or by a dependency
-    that is added to an instance parameter, at random or if nothing else could go on.
+    The order is built from its end. Each earlier parameter is needed by a later one: by the meaning of an abstract
+    parameter, or by a dependency added to an instance parameter, at random or when the order could not continue
+    otherwise.
 
     **Arguments:**
 
-    - `structure`: which parameters there are.
-    - `chosen`: at least one, with all that they need by their meaning.
-    - `generator`: of the random numbers.
+    - `structure`: the structure graph.
+    - `chosen`: at least one parameter, closed under the dependencies of abstract parameters.
+    - `generator`: the source of randomness.
 
-    **Returns:** the order, and for some of its instance parameters one that each needs; or `None` if there was a dead end.
+    **Returns:** the order, and for some of its instance parameters a required dependency; or `None` at a dead end.
     """
     often = generator.random()
     to_abstract, to_new = abs(generator.gauss(0, 1)), abs(generator.gauss(0, 1))
@@ -119,7 +120,7 @@ def reasonable_sort(
             return tuple(reversed(order)), edges
         ready = [q for q in remaining if q in requested and not users[q]]
         if current.kind != ABSTRACT and (not ready or generator.random() < often):
-            # With nothing ready, only what no other parameter waits for keeps the order going.
+            # If nothing is ready, only a parameter without remaining users can come next.
             pool = [q for q in remaining if ready or not users[q]]
             weights = [math.exp(to_abstract * (q.kind == ABSTRACT) + to_new * (q not in requested)) for q in pool]
             edges[current] = generator.choices(pool, weights)[0]
@@ -137,17 +138,17 @@ def design(
     ops: int,
     generator: random.Random,
 ) -> dict[Quantity, Definition] | None:
-    """Definitions of the instance parameters of a solution, with just so many operations in all.
+    """Draw definitions of the instance parameters of a solution with a given total number of operations.
 
     **Arguments:**
 
-    - `structure`: which parameters there are.
+    - `structure`: the structure graph.
     - `order`: the parameters of the solution; each is defined by earlier ones.
-    - `edges`: for some instance parameters an earlier one that they must need.
-    - `ops`: the operations of the solution.
-    - `generator`: of the random numbers.
+    - `edges`: for some instance parameters, an earlier parameter that the definition must use.
+    - `ops`: the number of operations of the solution.
+    - `generator`: the source of randomness.
 
-    **Returns:** the definitions; or `None` if there can not be so many operations, or so few.
+    **Returns:** the definitions, or `None` if this number of operations is impossible.
     """
     place = {q: i for i, q in enumerate(order) if q.kind != ABSTRACT}
     extra = dict.fromkeys(place, 0)
@@ -168,15 +169,15 @@ def design(
 def design_unused(
     structure: Structure, order: Sequence[Quantity], generator: random.Random
 ) -> dict[Quantity, Definition]:
-    """Definitions of all other instance parameters: sentences that the question does not need.
+    """Draw definitions of all other instance parameters: sentences that the question does not need.
 
-    Half of them depend on nothing that the question needs. The others may depend on anything that is defined already.
+    Half of them depend on no parameter that the question needs. The others may depend on any parameter already defined.
 
     **Arguments:**
 
-    - `structure`: which parameters there are.
+    - `structure`: the structure graph.
     - `order`: the parameters of the solution.
-    - `generator`: of the random numbers.
+    - `generator`: the source of randomness.
 
     **Returns:** the definitions.
     """
@@ -200,7 +201,9 @@ def design_unused(
 def _draw_definition(
     count: int, pool: Sequence[Quantity], fixed: Quantity | None, generator: random.Random
 ) -> Definition:
-    """A definition with so many operands from the pool, one of them fixed, and a number at times or where they run out."""
+    """Draw a definition with `count` operands from the pool, including `fixed`; sometimes, or if the pool is too small,
+    one is a number.
+    """
     number = count > len(pool) or ((fixed is None or count > 1) and generator.random() < 0.5)
     free = [q for q in pool if q != fixed]
     operands = generator.sample(free, count - number - (fixed is not None))

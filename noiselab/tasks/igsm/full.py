@@ -1,4 +1,4 @@
-"""Full iGSM: grade-school problems in English, drawn at random, with as many operations as wanted."""
+"""Full iGSM: random grade-school problems in English with a chosen number of operations."""
 
 import hashlib
 import random
@@ -22,9 +22,9 @@ Split = Literal["train", "test"]
 BINS = 23
 TRAIN_BINS = 16
 TRIES = 40
-"""Draws for one number of operations, before it is drawn anew."""
+"""Attempts at one random number of operations before another is drawn."""
 FIXED_TRIES = 500
-"""Draws for a number of operations that was asked for."""
+"""Attempts at a number of operations given by the caller."""
 
 
 class Size(NamedTuple):
@@ -39,17 +39,17 @@ LEVELS: dict[Level, Size] = {"med": Size(15, 20), "hard": Size(21, 28)}
 
 @dataclass(frozen=True)
 class FullProblem(Problem):
-    """A problem of full iGSM, as text and as graph.
+    """A problem of full iGSM, as a graph and as text.
 
     **Arguments:**
 
-    - `dependency`: what each parameter is; its names are words of two or more letters.
-    - `order`: the parameters of the solution, each after all that it needs; the last one is asked for.
-    - `letters`: different letters, one for each operation of the solution, in the order of their use.
-    - `layout`: "pq", the question at the end, or "qp", at the start.
+    - `dependency`: the definitions of all parameters; names are words of two or more letters.
+    - `order`: the parameters of the solution, each after its dependencies; the last is the parameter of the question.
+    - `letters`: distinct letters, one for each operation of the solution, in the order of their use.
+    - `layout`: "pq" (question at the end) or "qp" (question at the start).
 
-    **Raises:** `ValueError` if the order leaves out or repeats a parameter, the letters do not suffice, or a name can not
-    be read.
+    **Raises:** `ValueError` if the order omits or repeats a parameter, the letters do not suffice, or a name cannot be
+    parsed.
 
     **Source:** Ye et al. (2024), arXiv 2407.20311 and 2408.16293.
     """
@@ -67,35 +67,35 @@ class FullProblem(Problem):
         known: set[Quantity] = set()
         for quantity in self.order:
             if quantity not in self.dependency.needs or quantity in known:
-                raise ValueError(f"order must be of different parameters of the problem; got {quantity}")
+                raise ValueError(f"order must contain distinct parameters of the problem; got {quantity}")
             if not known.issuperset(self.dependency.needs[quantity]):
-                raise ValueError(f"order must have each parameter after all that it needs; got {quantity} too early")
+                raise ValueError(f"order must have each parameter after its dependencies; got {quantity} too early")
             known.add(quantity)
         if not known:
-            raise ValueError("order must have the parameter that is asked for; got none")
+            raise ValueError("order must contain the parameter of the question; got none")
         distinct = set(self.letters)
         if len(distinct) < len(self.letters) or not distinct.issubset(ascii_letters) or len(distinct) < self.ops:
-            raise ValueError(f"letters must be {self.ops} different ones of a-z and A-Z; got {self.letters!r}")
+            raise ValueError(f"letters must be {self.ops} distinct letters from a-z and A-Z; got {self.letters!r}")
         object.__setattr__(self, "needs", dict(self.dependency.needs))
 
     @property
     def query(self) -> Quantity:
-        """The parameter that is asked for."""
+        """The parameter of the question."""
         return self.order[-1]
 
     @property
     def value(self) -> int:
-        """The number that the question asks for."""
+        """The answer to the question."""
         return self.dependency.values[self.query]
 
     @property
     def ops(self) -> int:
-        """The operations of the solution: of each step one less than its operands, but at least one."""
+        """The number of operations of the solution; each step has one less than its operands, but at least one."""
         return sum(self.dependency.ops(quantity) for quantity in self.order)
 
     @property
     def question_text(self) -> str:
-        """The problem in English, with the question."""
+        """The problem in English, including the question."""
         structure = self.dependency.structure
         problem = [sentence(structure, quantity, definition) for quantity, definition in self.dependency.definitions]
         asked = [question(structure, self.query)]
@@ -112,7 +112,7 @@ class FullProblem(Problem):
 
     @property
     def question(self) -> tuple[str, ...]:
-        """The words of the problem, the question among them."""
+        """The words of the problem, including the question."""
         return words(self.question_text)
 
     @property
@@ -121,11 +121,11 @@ class FullProblem(Problem):
         return words(self.answer_text)
 
     def step(self, place: int) -> tuple[str, ...]:
-        """The words of the step that finds `order[place]`."""
+        """The words of the step that computes `order[place]`."""
         return words(self._steps[place])
 
     def mistake(self, parameter: Hashable) -> tuple[str, ...]:
-        """The words of a step that begins to find `parameter`, and takes it back.
+        """The words of a step that begins to compute `parameter` and is then deleted.
 
         **Raises:** `ValueError` if the problem has no such parameter.
         """
@@ -134,7 +134,7 @@ class FullProblem(Problem):
         return words(mistake(self.dependency.structure, parameter))
 
     def check(self, solution: Sequence[str]) -> Verdict:
-        """Whether the words of a solution, or its text, are right to the last step; see `checker.check`."""
+        """Check a solution, given as words or text; see `checker.check`."""
         return check(self.dependency, self.query, solution)
 
 
@@ -146,20 +146,20 @@ def draw_problem(
     layout: Layout = "pq",
     split: Split | None = None,
 ) -> FullProblem:
-    r"""A random problem.
+    r"""Draw a random problem.
 
-    The number of operations is the smaller of two uniform ones, $\min(u, v)$ with $u, v \sim U\{1, \dots, 15\}$ (21 for
-    "hard"). Where no problem of a split has it, or next to none, it is drawn anew.
+    The number of operations is the minimum of two uniform numbers, $\min(u, v)$ with $u, v \sim U\{1, \dots, 15\}$ (21
+    for "hard"). If a split has no or nearly no problem with this number, another is drawn.
 
     **Arguments:**
 
-    - `generator`: of the random numbers.
-    - `level`: "med", with up to 15 operations and 20 sentences, or "hard", with up to 21 and 28.
-    - `ops`: the number of operations, 1 to 52; also more than the level has, for problems longer than those of training.
-    - `layout`: "pq", the question at the end, or "qp", at the start.
+    - `generator`: the source of randomness.
+    - `level`: "med" (up to 15 operations and 20 sentences) or "hard" (up to 21 and 28).
+    - `ops`: the number of operations, 1 to 52; it may exceed that of the level, for problems longer than in training.
+    - `layout`: "pq" (question at the end) or "qp" (question at the start).
     - `split`: "train" or "test", which have no template in common, or `None` for both.
 
-    **Raises:** `ValueError` for another level, layout, split or number, and if no problem with these operations was found.
+    **Raises:** `ValueError` if an argument is out of range or no problem with this number of operations was found.
 
     **Source:** Ye et al. (2024), arXiv 2407.20311, "light" style of their released data.
 
@@ -178,7 +178,7 @@ def draw_problem(
     if level not in LEVELS:
         raise ValueError(f"level must be 'med' or 'hard'; got {level!r}")
     if ops is not None and not 1 <= ops <= len(ascii_letters):
-        raise ValueError(f"ops must be from 1 to {len(ascii_letters)}, as there are no more letters; got {ops}")
+        raise ValueError(f"ops must be from 1 to {len(ascii_letters)}, the number of letters; got {ops}")
     if layout not in get_args(Layout):
         raise ValueError(f"layout must be 'pq' or 'qp'; got {layout!r}")
     if split not in (None, *get_args(Split)):
@@ -196,19 +196,19 @@ def draw_problem(
                 return FullProblem(dependency, order, letters, layout)
         if ops is not None:
             raise ValueError(
-                f"ops must be that of some problems; got {ops}, and none in {FIXED_TRIES} draws of {split=}"
+                f"some problem must have this number of operations; got ops={ops}, and none in {FIXED_TRIES} draws of {split=}"
             )
 
 
 def reask(problem: FullProblem, generator: random.Random) -> FullProblem:
-    """The same problem with another question, about a random parameter; the number of operations may change.
+    """Return the same problem with a question about another random parameter; the number of operations may change.
 
     **Arguments:**
 
-    - `problem`: stays as it is.
-    - `generator`: of the random numbers.
+    - `problem`: the problem; it is not modified.
+    - `generator`: the source of randomness.
 
-    **Returns:** a problem of the same sentences with a random order of solution.
+    **Returns:** a problem with the same sentences and a random order of solution.
 
     **Source:** Ye et al. (2024), arXiv 2408.16293.
     """
@@ -217,13 +217,13 @@ def reask(problem: FullProblem, generator: random.Random) -> FullProblem:
     for query in generator.sample(quantities, len(quantities)):
         order = _random_order(dependency, query, generator)
         ops = sum(map(dependency.ops, order))
-        if ops <= len(ascii_letters):  # a constant always is
+        if ops <= len(ascii_letters):  # always true for a constant
             break
     return FullProblem(dependency, order, "".join(generator.sample(ascii_letters, ops)), problem.layout)
 
 
 def _random_order(dependency: Dependency, query: Quantity, generator: random.Random) -> tuple[Quantity, ...]:
-    """All that a parameter needs, and itself: next comes any of those whose needs are met."""
+    """A random topological order of a parameter and everything it depends on."""
     waiting = ordered(dependency.needs, (query,))
     order: list[Quantity] = []
     while waiting:
@@ -234,10 +234,10 @@ def _random_order(dependency: Dependency, query: Quantity, generator: random.Ran
 
 
 def solution_hash(problem: FullProblem) -> int:
-    """The bin of a problem's template, 0 to 22: of training below 16, of tests from 16.
+    """Return the bin of a problem's template, 0 to 22; bins below 16 are for training, the others for testing.
 
-    It is that of the solution without names, numbers and the choice of symbols, so that no problem of one split is solved
-    like one of the other.
+    The template is the solution without names, numbers and symbols, so that problems of different splits never have the
+    same solution structure.
 
     **Source:** Ye et al. (2024), arXiv 2407.20311.
     """
@@ -245,7 +245,7 @@ def solution_hash(problem: FullProblem) -> int:
 
 
 def split_of(problem: FullProblem) -> Split:
-    """Whether a problem may be trained on, or is for tests only."""
+    """Return the split of a problem: "train" or "test"."""
     return _split_of(problem.dependency, problem.order)
 
 

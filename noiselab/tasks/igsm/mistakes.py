@@ -1,4 +1,4 @@
-"""Mistakes in the solutions of iGSM: steps that begin to find the wrong parameter, and take it back."""
+"""Mistakes in iGSM solutions: steps that begin to compute the wrong parameter and are then deleted by a backspace."""
 
 import math
 from collections.abc import Hashable
@@ -20,31 +20,33 @@ MistakeKind = Literal["retry", "weak", "miss", "filler"]
 
 
 class ProblemMistakes(EditProcess):
-    r"""Before each step of the solution of a problem: the beginnings of steps for other parameters, each taken back.
+    r"""An edit process that inserts mistakes before each step of a solution: beginnings of wrong steps, each followed
+    by a backspace.
 
-    While a random number is below the rate and the pool is not empty, one of it is drawn, without replacement, and its step
-    begun; a backspace takes back all since the last full stop. With a pool of $n$ there are $k$ mistakes with probability
-    $p^k (1 - p)^{[k < n]}$, the mean is $\sum_{k=1}^n p^k$, and each sequence of $k$ has a share of $(n - k)! / n!$. Pools
-    are those of the right solution, whatever was begun before. There is no mistake before the end token.
+    While a random number is below the rate and the pool is not empty, a parameter is drawn from the pool without
+    replacement and its step is begun; a backspace then deletes everything after the last full stop. With a pool of $n$
+    parameters there are $k$ mistakes with probability $p^k (1 - p)^{[k < n]}$; their mean number is $\sum_{k=1}^n p^k$,
+    and each sequence of $k$ mistakes has conditional probability $(n - k)! / n!$. Pools are those of the correct
+    solution and do not depend on earlier mistakes. There is no mistake before the end token.
 
-    For full iGSM a mistake is written without the full stop that its text has behind "BACK", so that nothing is left of it;
-    its checker then must be given `clean(z)`. The one of small iGSM reads both.
+    In full iGSM, a mistake is written without the full stop that follows "BACK" in its text, so that it is deleted
+    completely. The checker of full iGSM must therefore be called on `clean(z)`; the one of small iGSM accepts both.
 
     **Arguments:**
 
-    - `problem`: whose solution is the text, the only one of the process.
+    - `problem`: the problem; its solution is the only text of the process.
     - `words`: the tokens of its level.
     - `rate`: $p$, in [0, 1).
-    - `kind`: which parameters a mistake may be for. "retry": those that can not be found yet, and are not known. "weak": those
-      of later steps. "miss": any that the solution has not found, but the one of the step. "filler": any that it has found,
-      a mistake that tells nothing, for control.
-    - `self_contain`: with "weak", whether the parameter of the step itself is in the pool too, as in the released code; the
-      paper leaves it out.
+    - `kind`: the pool of parameters for mistakes. "retry": parameters that are not known and cannot be computed yet.
+      "weak": parameters of later steps. "miss": any unknown parameter except that of the step. "filler": parameters
+      that are already known, as an uninformative control.
+    - `self_contain`: with "weak", whether the pool also contains the parameter of the step itself, as in the released
+      code; the paper excludes it.
 
-    **Raises:** `ValueError` for a rate or kind out of range, `self_contain` with another kind, or words that lack some of the
-    problem's.
+    **Raises:** `ValueError` for an invalid rate or kind, for `self_contain` with another kind, or if `words` lacks
+    words of the problem.
 
-    **Source:** Ye et al. (2024), arXiv 2408.16293, sections 4 and 6; "filler" is of this library.
+    **Source:** Ye et al. (2024), arXiv 2408.16293, sections 4 and 6; "filler" is new in this library.
 
     **Example:**
 
@@ -87,7 +89,7 @@ class ProblemMistakes(EditProcess):
         self._pools = [[written[parameter] for parameter in pool] for pool in pools]
 
     def pool(self, place: int) -> tuple[Hashable, ...]:
-        """The parameters that mistakes before the step of `order[place]` may be for."""
+        """The parameters for which mistakes may be inserted before the step of `order[place]`."""
         order = self.problem.order
         known = order[:place]
         if self.kind == "retry":
@@ -104,14 +106,14 @@ class ProblemMistakes(EditProcess):
         return self.words.ids(said[: said.index(BACK) + 1])
 
     def corrupt(self, x: TokenSequence, *, generator: Generator | None = None) -> Int[Tensor, " stream"]:
-        """Draw a stream that comes to the solution.
+        """Draw a stream that collapses to the solution.
 
         **Arguments:**
 
         - `x`: the tokens of the problem's solution, with or without the end token.
-        - `generator`: all randomness.
+        - `generator`: the source of randomness.
 
-        **Raises:** `ValueError` for another text.
+        **Raises:** `ValueError` if `x` is another text.
         """
         counts = self._counts(x, generator)
         picks = iter(uniforms(sum(counts), generator=generator).tolist())
@@ -125,7 +127,7 @@ class ProblemMistakes(EditProcess):
         return torch.tensor(stream, dtype=x.dtype, device=x.device)
 
     def _counts(self, x: Tensor, generator: Generator | None) -> list[int]:
-        """How many mistakes there are before each step, of one uniform number each: K >= k if u <= p^k."""
+        """The number of mistakes before each step, from one uniform number each: K >= k if u <= p^k."""
         self._check_text(x)
         if self.rate == 0:
             return [0] * len(self._steps)
@@ -134,7 +136,7 @@ class ProblemMistakes(EditProcess):
         return [min(count, len(pool)) for count, pool in zip(counts, self._pools, strict=True)]
 
     def log_probability(self, z: Int[Tensor, " stream"], x: TokenSequence) -> Scalar:
-        """Log q(z | x) in nats, float64; minus infinity for another text. A stream is read in one way only."""
+        """Log q(z | x) in nats, float64; minus infinity if `x` is another text. Each stream has a unique parse."""
         text, stream = x.tolist(), z.tolist()
         log_q = self._log_probability(stream, text) if self._is_text(text) else -math.inf
         return torch.tensor(log_q, dtype=torch.float64, device=x.device)
@@ -159,9 +161,9 @@ class ProblemMistakes(EditProcess):
         return log_q if stream[at:] == text[len(self._answer) :] else -math.inf
 
     def expected_length(self, x: TokenSequence) -> float:
-        """The mean length of a stream: of each mistake of a pool, the mean number is the same.
+        """The expected length of a stream; all mistakes of a pool have the same expected number.
 
-        **Raises:** `ValueError` for another text.
+        **Raises:** `ValueError` if `x` is another text.
         """
         self._check_text(x)
         lengths = (
@@ -172,7 +174,7 @@ class ProblemMistakes(EditProcess):
         return len(x) + sum(lengths)
 
     def reach(self, text: list[int]) -> int:
-        """Up to the last full stop; if that is the last token, a backspace takes back the step that it ends."""
+        """The position after the last full stop; if that is the last token, a backspace deletes the step that it ends."""
         left = one_token(text)
         while left and text[left - 1] != self.words.full_stop:
             left -= 1

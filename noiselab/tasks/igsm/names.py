@@ -1,4 +1,4 @@
-"""Names of the things that full iGSM counts: chains of categories, and items of each."""
+"""Names of the objects in full iGSM: chains of categories, and the items of each category."""
 
 import random
 
@@ -28,7 +28,7 @@ POOLS = {
     "sites": "Anterior Basal Central Deep Distal Dorsal External Frontal Inner Lateral Left Lower Medial Outer Posterior "
     "Proximal Right Superficial Upper Ventral",
 }
-"""Twenty first words on one subject each; with a last word they make the items of a sub-list."""
+"""Pools of twenty first words on one subject; combined with a last word they form the items of a sub-list."""
 
 CHAINS = (
     {
@@ -56,13 +56,14 @@ CHAINS = (
         "Cells": {"Neuron": "sites", "Fibre": "shapes", "Receptor": "tastes"},
     },
 )
-"""Four chains of four categories, from whole to part: the last words of the sub-lists of each, and where the first are from."""
+"""Four chains of four categories, from whole to part; for each sub-list, its last word and the pool of its first words.
+"""
 
 CHAIN_LENGTH = 4
 
 
 def sublist(category: str, last: str) -> tuple[str, ...]:
-    """The items of one sub-list of a category, as "Birch Quarter", "Cedar Quarter", ...
+    """Return the items of one sub-list of a category, for example "Birch Quarter", "Cedar Quarter", ...
 
     **Raises:** `ValueError` if the category has no sub-list with this last word.
     """
@@ -75,16 +76,16 @@ def sublist(category: str, last: str) -> tuple[str, ...]:
 def draw_names(
     widths: tuple[int, ...], generator: random.Random
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Categories that follow each other in a chain, and as many items of each as asked for, all of one sub-list.
+    """Draw consecutive categories of a chain, and the given number of items of each, from one sub-list.
 
     **Arguments:**
 
     - `widths`: the number of items of each category, 1 to 20; at most four categories.
-    - `generator`: of the random numbers.
+    - `generator`: the source of randomness.
 
     **Returns:** the categories, and the items of each.
 
-    **Raises:** `ValueError` for other widths.
+    **Raises:** `ValueError` if the widths are out of range.
 
     **Source:** Ye et al. (2024), arXiv 2407.20311, for the categories; the names are new.
     """

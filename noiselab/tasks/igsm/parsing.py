@@ -1,4 +1,4 @@
-"""Reading solutions of full iGSM: sentences, and the equations in each."""
+"""Parsing solutions of full iGSM into sentences and equations."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ SIGNS = frozenset("+-*")
 
 
 class Wrong(Exception):
-    """What is wrong with a step: the kind of `Verdict`, and a sentence."""
+    """An error in a step: the `kind` of the `Verdict` and an explanation."""
 
     def __init__(self, kind: str, why: str):
         super().__init__(why)
@@ -20,14 +20,14 @@ class Wrong(Exception):
 
 
 class Equation(NamedTuple):
-    """A line of a step, as `R = W + B = 13 + 7 = 20`.
+    """An equation in a step, for example `R = W + B = 13 + 7 = 20`.
 
     **Arguments:**
 
-    - `symbol`: what it finds.
-    - `operands`, `signs`: how, in letters, and numbers of the problem.
-    - `numbers`: the same in numbers.
-    - `result`: the value.
+    - `symbol`: the symbol that it defines.
+    - `operands`, `signs`: the right side in letters and numbers of the problem.
+    - `numbers`: the values of the operands.
+    - `result`: the value of the symbol.
     """
 
     symbol: str
@@ -38,7 +38,7 @@ class Equation(NamedTuple):
 
 
 def split_steps(solution: Sequence[str]) -> tuple[list[tuple[str, ...]], int]:
-    """The sentences that stay, each with its full stop if it has one, and the number of those taken back."""
+    """Return the sentences that remain, each with its full stop if it has one, and the number of deleted ones."""
     sentences: list[list[str]] = [[]]
     for word in words(solution if isinstance(solution, str) else " ".join(solution)):
         sentences[-1].append(word)
@@ -51,7 +51,7 @@ def split_steps(solution: Sequence[str]) -> tuple[list[tuple[str, ...]], int]:
 
 
 def parse_head(step: Sequence[str]) -> tuple[str, str, str]:
-    """Whose what a step defines, and as which symbol.
+    """Return the owner, the thing and the symbol that a step defines.
 
     **Raises:** `Wrong` if it does not begin with "Define A's B as g".
     """
@@ -66,12 +66,12 @@ def parse_head(step: Sequence[str]) -> tuple[str, str, str]:
 
 
 def parse_equations(step: Sequence[str], symbol: str) -> tuple[Equation, ...]:
-    """The lines of a step, of which the last finds its symbol.
+    """Return the equations of a step; the last one defines its symbol.
 
-    **Raises:** `Wrong` if a line has another form.
+    **Raises:** `Wrong` if an equation has another form.
     """
     if step[-1] != ".":
-        raise Wrong("parse", "the step does not end with a full stop")
+        raise Wrong("parse", "a step must end with a full stop")
     lines: list[list[str]] = []
     line: list[str] = []
     for word in step[step.index(";") + 1 : -1] if ";" in step else ():
@@ -98,7 +98,7 @@ def _parse_equation(line: list[str]) -> Equation:
     if more or not LETTER.fullmatch(symbol) or not right:
         raise Wrong("parse", f"a line must be an equation for a single letter; got {spell(line[:12])!r}")
     operands, signs = _parse_expression(right[0], line)
-    # A number is itself, a letter is followed by its value, and an expression by the same in numbers and by its value.
+    # A number has one side, a letter is followed by its value, and an expression by its numbers and its value.
     expected = 3 if signs else 2 if LETTER.fullmatch(operands[0]) else 1
     if len(right) != expected:
         raise Wrong("parse", f"there must be {expected} sides after '{symbol} ='; got {spell(line[:24])!r}")
@@ -106,7 +106,8 @@ def _parse_equation(line: list[str]) -> Equation:
     results, none = _parse_expression(right[-1], line)
     if signs != number_signs or none or not all(map(NUMBER.fullmatch, (*numbers, *results))):
         raise Wrong(
-            "parse", f"letters must be followed by as many numbers, and by the result; got {spell(line[:24])!r}"
+            "parse",
+            f"letters must be followed by the same number of values, then by the result; got {spell(line[:24])!r}",
         )
     return Equation(symbol, operands, signs, tuple(map(int, numbers)), int(results[0]))
 
@@ -121,7 +122,7 @@ def _parse_expression(side: list[str], line: list[str]) -> tuple[tuple[str, ...]
 
 
 def calculate(numbers: Sequence[int], signs: Sequence[str]) -> int:
-    """Products first, then from left to right."""
+    """Evaluate an expression: products first, then from left to right."""
     terms, rest = [numbers[0]], []
     for sign, number in zip(signs, numbers[1:], strict=True):
         if sign == "*":

@@ -1,28 +1,28 @@
-"""What every level of iGSM shares: parameters that need one another, an order to find them in, a verdict."""
+"""The interface of all levels of iGSM: parameters with dependencies, an order of solution, and the checker's verdict."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 Parameter = Hashable
-"""Names a quantity of a problem."""
+"""The identifier of a quantity in a problem."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a checker found in a solution.
+    """The result of checking a solution.
 
     **Arguments:**
 
-    - `right`: whether every step is right, and the last one answers the question.
-    - `step`: the first wrong step, counted from 0 without retries; `None` if there is none.
-    - `kind`: what is wrong there: "parse", "unknown" (no such parameter), "skip" (needs what is not known yet, or not
-      what the problem says), "cited" (a number is not that of its symbol), "arithmetic", "repeated", "answer" (another
-      number, or another parameter, at the end) or "empty"; `None` if nothing is.
-    - `why`: the same in a sentence; empty if nothing is.
-    - `retries`: steps that were taken back.
-    - `unnecessary`: right steps that the question does not need.
-    - `parameters`: those that were defined, in order, up to the first wrong one and with it.
+    - `right`: whether every step is correct and the last one answers the question.
+    - `step`: the index of the first wrong step, from 0, without deleted steps; `None` if there is none.
+    - `kind`: the kind of error: "parse", "unknown" (no such parameter), "skip" (uses a parameter that is not known yet,
+      or not the operands that the problem states), "cited" (a wrong value for a symbol), "arithmetic", "repeated",
+      "answer" (a wrong number or parameter at the end) or "empty"; `None` if there is no error.
+    - `why`: an explanation of the error; empty if there is none.
+    - `retries`: the number of deleted steps.
+    - `unnecessary`: the number of correct steps that the question does not need.
+    - `parameters`: the defined parameters, in order, up to and including that of the first wrong step.
     """
 
     right: bool
@@ -35,12 +35,12 @@ class Verdict:
 
 
 class Problem(ABC):
-    """A question about one parameter among many that are defined by one another.
+    """A question about one of many parameters that are defined in terms of each other.
 
     **Arguments:**
 
-    - `needs`: for every parameter of the problem, those that its definition uses, all of them among the keys.
-    - `order`: the parameters of the solution, each after all that it needs; the last one is asked for.
+    - `needs`: for every parameter of the problem, the parameters in its definition; all of them must be keys too.
+    - `order`: the parameters of the solution, each after its dependencies; the last is the parameter of the question.
     """
 
     needs: Mapping[Parameter, tuple[Parameter, ...]]
@@ -49,19 +49,19 @@ class Problem(ABC):
     @property
     @abstractmethod
     def question(self) -> tuple[str, ...]:
-        """The words of the problem, the question among them."""
+        """The words of the problem, including the question."""
 
     @abstractmethod
     def step(self, place: int) -> tuple[str, ...]:
-        """The words of the step that finds `order[place]`."""
+        """The words of the step that computes `order[place]`."""
 
     @abstractmethod
     def mistake(self, parameter: Parameter) -> tuple[str, ...]:
-        """The words of a step that begins to find `parameter`, and takes it back."""
+        """The words of a step that begins to compute `parameter` and is then deleted."""
 
     @abstractmethod
     def check(self, solution: Sequence[str]) -> Verdict:
-        """Whether the words of a solution are right, to the last step."""
+        """Check the words of a solution step by step."""
 
     @property
     def answer(self) -> tuple[str, ...]:
@@ -69,11 +69,11 @@ class Problem(ABC):
         return tuple(word for place in range(len(self.order)) for word in self.step(place))
 
     def ready(self, known: Sequence[Parameter]) -> tuple[Parameter, ...]:
-        """The parameters that can be found next: all they need is known, and they are not (can_next)."""
+        """The unknown parameters whose dependencies are all known (can_next)."""
         have = set(known)
         return tuple(p for p, needed in self.needs.items() if p not in have and have.issuperset(needed))
 
     def not_ready(self, known: Sequence[Parameter]) -> tuple[Parameter, ...]:
-        """Those that can not be found next, and are not known: the mistakes of "retry" data."""
+        """The unknown parameters that cannot be computed next: the pool of mistakes of "retry" data."""
         have = set(known)
         return tuple(p for p, needed in self.needs.items() if p not in have and not have.issuperset(needed))

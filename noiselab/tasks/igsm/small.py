@@ -1,4 +1,4 @@
-"""Small iGSM: problems of a few parameters in a few words, for models that learn on a processor in minutes."""
+"""Small iGSM: problems with few parameters and words, for models that train in minutes on a CPU."""
 
 import hashlib
 import random
@@ -13,11 +13,11 @@ from .small_checker import check
 from .small_text import NAMES, SIZES, Rule, SmallLevel, check_modulus, mistake, sentence, step, template, value
 
 TRIES = 2_000
-"""Draws before a split is said to have no problem of some numbers of operations."""
+"""Draws before reporting that a split has no problem with the given numbers of operations."""
 TRIES_OF_ONE = 40
-"""Draws for one number of operations, before it is drawn anew."""
+"""Draws for one random number of operations before another is drawn."""
 SALT = "7 "
-"""Goes into the hash of templates. Short solutions have few of them, and not any hash has some in both splits."""
+"""Salt for the hash of templates. Short solutions have few templates, and not every salt puts some in both splits."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class SmallProblem(Problem):
 
     **Arguments:**
 
-    - `level`: "nano", or "micro" with fewer names, or "logic", without values.
-    - `rules`: each parameter and what it is defined by, in the order of the sentences of the problem.
-    - `order`: the parameters of the solution, each after all that it needs; the last one is asked for, and needs all others
-      in the end.
-    - `modulus`: of the values, at least 2; `None` is 5, or no values for "logic".
-    - `layout`: "pq", the question at the end, or "qp", at the start.
+    - `level`: "nano", "micro" (fewer names) or "logic" (no values).
+    - `rules`: the definition of each parameter, in the order of the sentences of the problem.
+    - `order`: the parameters of the solution, each after its dependencies; the last is the parameter of the question
+      and depends on all others, directly or indirectly.
+    - `modulus`: the modulus of the values, at least 2; `None` means 5, or no values for "logic".
+    - `layout`: "pq" (question at the end) or "qp" (question at the start).
 
-    **Raises:** `ValueError` for rules or an order that are none, or another level, modulus or layout.
+    **Raises:** `ValueError` for invalid rules or order, or an unknown level, modulus or layout.
 
     **Source:** Ye et al. (2024), arXiv 2407.20311 and 2408.16293, without the structure graph and the English.
     """
@@ -53,7 +53,7 @@ class SmallProblem(Problem):
         names = NAMES[: SIZES[self.level].names]
         if len(self.needs) < len(self.rules) or not set(names).issuperset(self.needs):
             raise ValueError(
-                f"rules must be of different parameters among {', '.join(names)}; got {', '.join(n for n, _ in self.rules)}"
+                f"rules must define distinct parameters among {', '.join(names)}; got {', '.join(n for n, _ in self.rules)}"
             )
         for name, rule in self.rules:
             _check_rule(name, rule, self.needs, self.modulus)
@@ -62,14 +62,12 @@ class SmallProblem(Problem):
         used = {self.order[-1]} if self.order else set()
         for name in self.order:
             if name not in self.needs or name in known or not known.issuperset(self.needs[name]):
-                raise ValueError(
-                    f"order must be of different parameters, each after all that it needs; got {self.order}"
-                )
+                raise ValueError(f"order must have distinct parameters, each after its dependencies; got {self.order}")
             known.add(name)
             used.update(self.needs[name])
         if not known or used != known:
             raise ValueError(
-                f"order must have the parameter that is asked for, and all that it needs; got {self.order}"
+                f"order must contain exactly the parameter of the question and its dependencies; got {self.order}"
             )
 
     @cached_property
@@ -78,7 +76,7 @@ class SmallProblem(Problem):
 
     @cached_property
     def _rules_in_order(self) -> dict[str, Rule]:
-        """All rules, each after those of its operands."""
+        """All rules in topological order."""
         found: dict[str, Rule] = {}
         left = list(self.rules)
         while left:
@@ -89,7 +87,9 @@ class SmallProblem(Problem):
                 else:
                     later.append((name, rule))
             if len(later) == len(left):
-                raise ValueError(f"no parameter may need itself in the end; got {', '.join(name for name, _ in left)}")
+                raise ValueError(
+                    f"dependencies must not contain a cycle; got one among {', '.join(name for name, _ in left)}"
+                )
             left = later
         return found
 
@@ -104,28 +104,28 @@ class SmallProblem(Problem):
 
     @property
     def query(self) -> str:
-        """The parameter that is asked for."""
+        """The parameter of the question."""
         return self.order[-1]
 
     @property
     def ops(self) -> int:
-        """The operations of the solution, one in each step."""
+        """The number of operations of the solution, one for each step."""
         return len(self.order)
 
     @property
     def question(self) -> tuple[str, ...]:
-        """The words of the problem, the question among them."""
+        """The words of the problem, including the question."""
         asked = ("?", self.query, ":")
         said = tuple(word for name, rule in self.rules for word in sentence(name, rule, self.modulus))
         return said + asked if self.layout == "pq" else asked + said
 
     def step(self, place: int) -> tuple[str, ...]:
-        """The words of the step that finds `order[place]`."""
+        """The words of the step that computes `order[place]`."""
         name = self.order[place]
         return step(name, self._rules[name], self.values, self.modulus)
 
     def mistake(self, parameter: Hashable) -> tuple[str, ...]:
-        """The words of a step that begins to find `parameter`, and takes back all since the last full stop.
+        """The words of a step that begins to compute `parameter` and then deletes everything after the last full stop.
 
         **Raises:** `ValueError` if the problem has no such parameter.
         """
@@ -134,29 +134,31 @@ class SmallProblem(Problem):
         return mistake(parameter)
 
     def check(self, solution: Sequence[str]) -> Verdict:
-        """Whether the words of a solution, or its text, are right to the last step.
+        """Check a solution, given as words or text, step by step.
 
-        A step must be just the words that its parameter calls for, the operands in the order of the problem; what it needs
-        must be known, and itself not; the last one must find what is asked for. Steps that the question does not need are
-        allowed, and counted. What was taken back is dropped, and counted: a "BACK" takes back all since the last full
-        stop, or the step that this ends, if there is nothing since.
+        A step must consist of exactly the words that its parameter requires, with operands in the order of the problem.
+        Its dependencies must be known, and the parameter itself must not. The last step must compute the parameter of
+        the question. Steps that the question does not need are allowed and counted. Deleted steps are removed and
+        counted: "BACK" deletes everything after the last full stop, or, if nothing follows it, the step that it ends.
 
         **Arguments:**
 
-        - `solution`: anything at all.
+        - `solution`: any words.
 
-        **Returns:** the verdict on the first wrong step: "parse" if it is none, "unknown" if it names what the problem does
-        not have, "repeated", "skip" if it uses what is not known, or not just what the problem says, "cited" if a number is
-        not that of the problem or of a parameter, "arithmetic", "answer" if the last one finds something else, or "empty".
+        **Returns:** the verdict on the first wrong step: "parse" if it is not a step, "unknown" if it names a parameter
+        that the problem does not have, "repeated", "skip" if it uses an unknown parameter or not exactly the operands
+        that the problem states, "cited" if a number differs from that of the problem or parameter, "arithmetic",
+        "answer" if the last step computes another parameter, or "empty".
         """
         return check(self._rules, self.values, self.order, self.modulus, solution)
 
     @cached_property
     def split(self) -> Split:
-        """Whether the problem may be trained on, or is for tests only.
+        """The split of the problem, "train" or "test".
 
-        It hangs on the solution without names, numbers and the order of operands, so that no problem of one split is solved
-        like one of the other. Solutions of one step, and for "logic" of two, are all alike, and for training.
+        It depends only on the template, which is the solution without names, numbers and the order of operands, so that
+        problems of different splits never have the same solution structure. Solutions of one step (two for "logic") all
+        have the same template and belong to training.
         """
         return _split_of(template((name, self._rules[name]) for name in self.order))
 
@@ -164,7 +166,7 @@ class SmallProblem(Problem):
 def _check_rule(name: str, rule: Rule, needs: Mapping[Hashable, tuple[str, ...]], modulus: int | None) -> None:
     operands, number = rule
     if len(operands) > 2 or len(set(operands)) < len(operands) or any(operand not in needs for operand in operands):
-        raise ValueError(f"operands must be up to two different parameters of the problem; got {operands} for {name}")
+        raise ValueError(f"operands must be at most two distinct parameters of the problem; got {operands} for {name}")
     if number is not None and (modulus is None or len(operands) == 2 or not 0 <= number < modulus):
         what = "no number without values" if modulus is None else f"numbers below {modulus}, and none in a sum"
         raise ValueError(f"rules must have {what}; got {rule} for {name}")
@@ -187,29 +189,32 @@ def draw_small(
     layout: Layout = "pq",
     split: Split | None = None,
 ) -> SmallProblem:
-    """A random small problem.
+    """Draw a random problem of small iGSM.
 
-    Every parameter has one or two operands, as likely, and a number is one of them with probability 1/2: a sum, a multiple,
-    a copy or a number, as likely, but where more are needed so that the question needs all parameters of the solution. The
-    others, which it does not need, use any that came before, or only one another, as likely.
+    Every parameter has one or two operands with equal probability, and one of them is a number with probability 1/2. So
+    sums, multiples, copies and numbers are equally likely, except where more operands are required for the question to
+    depend on all parameters of the solution. With equal probability, the remaining parameters use any earlier ones or
+    only each other.
 
     **Arguments:**
 
-    - `generator`: of the random numbers.
-    - `level`: "nano", with 2 to 6 operations and up to 9 parameters of 24 names; "micro", with 1 to 4, up to 6 and 12; or
-      "logic", as "nano" but without values.
-    - `ops`: the number of operations, at least 1, or the lowest and the highest, as likely as those between; `None` for those
-      of the level. More than it has are for problems longer than those of training.
-    - `parameters`: how many there are in all, from the number of operations to that of names. `None` draws it, from the
-      number of operations to the level's most, or 3 ("micro": 2) more than the operations if that is more.
-    - `modulus`: of the values, at least 2; `None` is 5, or no values for "logic".
-    - `layout`: "pq", the question at the end, or "qp", at the start.
-    - `split`: "train" or "test", which have no template in common, or `None` for both. Where no problem of a split has some
-      number of operations, or next to none, it is drawn anew.
+    - `generator`: the source of randomness.
+    - `level`: "nano" (2 to 6 operations, up to 9 parameters, 24 names), "micro" (1 to 4, up to 6, 12) or "logic" (as
+      "nano", but without values).
+    - `ops`: the number of operations, at least 1, or a range (lowest, highest) from which it is drawn uniformly; `None`
+      for the range of the level. It may exceed that range, for problems longer than in training.
+    - `parameters`: the total number of parameters, from the number of operations to the number of names. `None` draws
+      it from the number of operations up to the level's maximum, or up to 3 ("micro": 2) more than the operations if
+      that is larger.
+    - `modulus`: the modulus of the values, at least 2; `None` means 5, or no values for "logic".
+    - `layout`: "pq" (question at the end) or "qp" (question at the start).
+    - `split`: "train" or "test", which have no template in common, or `None` for both. If a split has no or nearly no
+      problem with some number of operations, another is drawn.
 
-    **Returns:** a problem whose sentences are in random order, and the steps in a random one of those that are possible.
+    **Returns:** a problem with sentences in random order and steps in a random topological order.
 
-    **Raises:** `ValueError` for numbers that do not fit, and if a split has no problem with these operations.
+    **Raises:** `ValueError` if an argument is out of range, or if a split has no problem with this number of
+    operations.
 
     **Source:** Ye et al. (2024), arXiv 2407.20311, without the structure graph.
 
@@ -253,11 +258,13 @@ def draw_small(
             sentences = list(rules.items())
             generator.shuffle(sentences)
             return SmallProblem(level, tuple(sentences), order, modulus, layout)
-    raise ValueError(f"ops must be that of some problems; got {ops}, and none in {TRIES} draws of {split=}")
+    raise ValueError(
+        f"some problem must have this number of operations; got ops={ops}, and none in {TRIES} draws of {split=}"
+    )
 
 
 def _wanted(generator: random.Random) -> int:
-    """How many parameters a rule uses: of one or two operands, one is a number with probability 1/2."""
+    """Draw the number of parameters of a rule: of one or two operands, one is a number with probability 1/2."""
     return (0, 1, 1, 2)[generator.randrange(4)]
 
 
@@ -270,10 +277,10 @@ def _rule(operands: list[str], modulus: int | None, generator: random.Random) ->
 
 
 def _necessary(names: list[str], modulus: int | None, generator: random.Random) -> dict[str, Rule]:
-    """Rules of parameters that the last one needs, all of them; each uses some before it."""
+    """Draw rules such that the last parameter depends on all others; each rule uses earlier parameters."""
     used: list[list[int]] = [[] for _ in names]
     for place in range(len(names) - 2, -1, -1):
-        # There is room: the n later ones have 2 n operands, and n - 1 are given.
+        # There is always room: the n later rules have 2 n operands, of which n - 1 are taken.
         user = generator.choice([i for i in range(place + 1, len(names)) if len(used[i]) < 2])
         used[user].append(place)
     rules = {}
@@ -287,7 +294,7 @@ def _necessary(names: list[str], modulus: int | None, generator: random.Random) 
 
 
 def _add_unnecessary(rules: dict[str, Rule], names: list[str], modulus: int | None, generator: random.Random) -> None:
-    """Rules of parameters that no necessary one uses; half of them have nothing to do with those."""
+    """Add rules of parameters that the question does not need; half of them use no necessary parameter."""
     before = list(rules)
     apart: list[str] = []
     for name in names:
@@ -301,7 +308,7 @@ def _add_unnecessary(rules: dict[str, Rule], names: list[str], modulus: int | No
 
 
 def _random_order(rules: Mapping[str, Rule], generator: random.Random) -> tuple[str, ...]:
-    """Next comes any whose needs are met."""
+    """Draw a random topological order."""
     waiting, order = list(rules), []
     while waiting:
         ready = [name for name in waiting if all(operand in order for operand in rules[name].operands)]

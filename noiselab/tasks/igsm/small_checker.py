@@ -1,4 +1,4 @@
-"""The checker of small iGSM: each step must be just the words that its parameter calls for."""
+"""The checker of small iGSM: each step must consist of exactly the words that its parameter requires."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class _Fault(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """The right side of a step: what it stands on, the numbers it cites for that, and what it finds."""
+    """The right side of a step: its operands, the numbers cited for them, and the result."""
 
     rule: Rule
     cited: tuple[int, ...] = ()
@@ -30,15 +30,15 @@ def check(
     modulus: int | None,
     solution: Sequence[str],
 ) -> Verdict:
-    """Whether a solution is right, to the last step.
+    """Check a solution of small iGSM step by step.
 
     **Arguments:**
 
-    - `rules`: what each parameter is defined by.
-    - `values`: of each parameter; empty without values.
-    - `order`: the parameters that the question needs; the last one is asked for.
-    - `modulus`: of the values, or `None` without them.
-    - `solution`: words, or a text; anything at all.
+    - `rules`: the definition of each parameter.
+    - `values`: the value of each parameter; empty for "logic".
+    - `order`: the parameters that the question needs; the last is the parameter of the question.
+    - `modulus`: the modulus of the values, or `None` for "logic".
+    - `solution`: words or a text; any input is accepted.
 
     **Returns:** the verdict on the first wrong step.
     """
@@ -56,7 +56,7 @@ def check(
     if not steps:
         fault = _Fault("empty", "the solution has no steps")
     elif fault is None and (last := next(reversed(known))) != order[-1]:
-        fault = _Fault("answer", f"the last step finds {last}, and {order[-1]} is asked for")
+        fault = _Fault("answer", f"the last step must compute {order[-1]}; it computes {last}")
         place -= 1
     unnecessary = len(known.keys() - set(order))
     if fault is None:
@@ -66,9 +66,9 @@ def check(
 
 
 def split_steps(words: Sequence[str]) -> tuple[list[list[str]], int]:
-    """The steps that are left, each with its full stop, and how many were taken back.
+    """Return the steps that remain, each with its full stop, and the number of deleted ones.
 
-    "BACK" takes back all since the last full stop, or if there is nothing since, the step that it ends.
+    "BACK" deletes everything after the last full stop, or, if nothing follows it, the step that it ends.
     """
     steps: list[list[str]] = [[]]
     retries = 0
@@ -86,7 +86,7 @@ def split_steps(words: Sequence[str]) -> tuple[list[list[str]], int]:
 
 
 def _named(words: list[str], rules: Mapping[str, Rule]) -> tuple[str, ...]:
-    """The parameter of a wrong step, if it comes so far."""
+    """Return the parameter of a wrong step, if the step names one."""
     match words:
         case ["D", name, "as", *_] if name in rules:
             return (name,)
@@ -100,20 +100,20 @@ def _fault(
     modulus: int | None,
     known: Mapping[str, None],
 ) -> _Fault | None:
-    """What is wrong in a step."""
+    """Return the error of a step, or `None`."""
     text = " ".join(map(str, words))
     match words:
         case ["D", name, "as", *body, "."] if name in _NAMES:
             pass
         case _:
-            return _Fault("parse", f'"{text}" is no step')
+            return _Fault("parse", f'"{text}" is not a step')
     if name not in rules:
         return _Fault("unknown", f"the problem has no parameter {name}")
     if name in known:
-        return _Fault("repeated", f"{name} is defined already")
+        return _Fault("repeated", f"{name} is already defined")
     found = _read_logic(body) if modulus is None else _read(body, {str(number): number for number in range(modulus)})
     if found is None:
-        return _Fault("parse", f'"{text}" is no step')
+        return _Fault("parse", f'"{text}" is not a step')
     rule, used = rules[name], found.rule
     if strange := [operand for operand in used.operands if operand not in rules]:
         return _Fault("unknown", f"the problem has no parameter {strange[0]}")
@@ -124,16 +124,16 @@ def _fault(
     if modulus is None:
         return None
     if used.number != rule.number:
-        return _Fault("cited", f"the problem says {rule.number} for {name}, and {used.number} is cited")
+        return _Fault("cited", f"the problem states {rule.number} for {name}; the step cites {used.number}")
     if not rule.operands:
         return None
-    # A copy has one number, which is the value that it cites.
+    # A copy has one number: the value that it cites.
     right = [values[operand] for operand in rule.operands]
     if rule.number is not None:
         right.insert(0, rule.number)
     for number, cited in zip(right, found.cited, strict=True):
         if number != cited:
-            return _Fault("cited", f"{number} is right in the step of {name}, and {cited} is cited")
+            return _Fault("cited", f"the step of {name} must cite {number}; it cites {cited}")
     if found.result is not None and found.result != values[name]:
         return _Fault("arithmetic", f"{name} is {values[name]} modulo {modulus}, not {found.result}")
     return None

@@ -1,4 +1,4 @@
-"""The words of small iGSM: names, what a parameter is defined by, sentences of the problem, steps of the solution."""
+"""The text of small iGSM: names, definitions, sentences of the problem, and steps of the solution."""
 
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
@@ -14,7 +14,7 @@ FULL_STOP = "."
 
 
 class Size(NamedTuple):
-    """Of the problems of a level: the fewest and most operations, the most parameters, and how many names there are."""
+    """The limits of a level: the fewest and most operations, the most parameters, and the number of names."""
 
     ops: tuple[int, int]
     parameters: int
@@ -29,12 +29,12 @@ SIZES: dict[SmallLevel, Size] = {
 
 
 class Rule(NamedTuple):
-    """What a parameter is defined by: a number, another parameter, a number times another, or a sum of two others.
+    """The definition of a parameter: a number, another parameter, a number times another, or a sum of two others.
 
     **Arguments:**
 
-    - `operands`: up to two different parameters.
-    - `number`: the number or the factor; `None` for sums and copies, and without values.
+    - `operands`: at most two distinct parameters.
+    - `number`: the number or the factor; `None` for sums, for copies, and for "logic".
     """
 
     operands: tuple[str, ...] = ()
@@ -42,9 +42,9 @@ class Rule(NamedTuple):
 
 
 def check_modulus(level: SmallLevel, modulus: int | None) -> int | None:
-    """The modulus of a level: 5 unless another is given, and none for "logic".
+    """Return the modulus of a level: by default 5, or `None` for "logic".
 
-    **Raises:** `ValueError` for another level, or a modulus that it can not have.
+    **Raises:** `ValueError` for an unknown level, or a modulus that the level does not allow.
     """
     if level not in SIZES:
         raise ValueError(f"level must be 'logic', 'nano' or 'micro'; got {level!r}")
@@ -58,7 +58,7 @@ def check_modulus(level: SmallLevel, modulus: int | None) -> int | None:
 
 
 def right_side(rule: Rule, modulus: int | None) -> tuple[str, ...]:
-    """The words that say what a parameter is defined by."""
+    """The right side of the sentence that defines a parameter."""
     if modulus is None:
         return (rule.operands[0], ",", rule.operands[1]) if len(rule.operands) == 2 else rule.operands or ("known",)
     if len(rule.operands) == 2:
@@ -73,13 +73,13 @@ def sentence(name: str, rule: Rule, modulus: int | None) -> tuple[str, ...]:
 
 
 def value(rule: Rule, values: Mapping[str, int], modulus: int) -> int:
-    """The number that a rule finds, of the values of its operands."""
+    """The value of a rule, given the values of its operands."""
     factor = 1 if rule.number is None else rule.number
     return factor * (sum(values[operand] for operand in rule.operands) if rule.operands else 1) % modulus
 
 
 def step(name: str, rule: Rule, values: Mapping[str, int], modulus: int | None) -> tuple[str, ...]:
-    """The step of the solution that finds a parameter."""
+    """The step of the solution that computes a parameter."""
     words = ["D", name, "as", *right_side(rule, modulus)]
     if modulus is not None and rule.operands:
         if len(rule.operands) == 2:
@@ -91,12 +91,12 @@ def step(name: str, rule: Rule, values: Mapping[str, int], modulus: int | None) 
 
 
 def mistake(name: str) -> tuple[str, ...]:
-    """A step that begins to find a parameter, and takes it back: all since the last full stop."""
+    """A step that begins to compute a parameter and then deletes everything after the last full stop."""
     return "D", name, "as", BACK
 
 
 def template(rules: Iterable[tuple[str, Rule]]) -> str:
-    """The solution without names, numbers and the order of operands: what problems of one template have in common."""
+    """The template of a solution: the solution without names, numbers and the order of operands."""
     places: dict[str, int] = {}
     steps = []
     for name, rule in rules:
@@ -106,7 +106,7 @@ def template(rules: Iterable[tuple[str, Rule]]) -> str:
 
 
 def small_words(level: SmallLevel, modulus: int | None = None) -> tuple[str, ...]:
-    """All words of the problems and solutions of a level, but the one that takes back."""
+    """All words of the problems and solutions of a level, except the backspace."""
     modulus = check_modulus(level, modulus)
     signs = (",", "known") if modulus is None else ("+", "*", *map(str, range(modulus)))
     return (FULL_STOP, "D", "as", "=", ";", "?", ":", *signs, *NAMES[: SIZES[level].names])

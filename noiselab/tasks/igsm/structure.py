@@ -1,4 +1,4 @@
-"""The structure graph of full iGSM: items in layers, which have items of the next layer."""
+"""The structure graph of full iGSM: layers of items, where each item has items of the next layer."""
 
 import math
 import random
@@ -13,13 +13,14 @@ INSTANCE, ABSTRACT = 0, 1
 
 
 class Quantity(NamedTuple):
-    """A parameter of full iGSM: how many of something each item has.
+    """A parameter of full iGSM: the number of things of one kind that each item has.
 
     **Arguments:**
 
-    - `kind`: `INSTANCE`, the number of items `of` of the next layer; or `ABSTRACT`, of all things of category `of`.
-    - `layer`, `item`: whose number it is, both counted from 0.
-    - `of`: an item of layer `layer + 1`; or a layer, larger than `layer`.
+    - `kind`: `INSTANCE`, the number of items `of` in the next layer; or `ABSTRACT`, the number of all items of category
+      `of`.
+    - `layer`, `item`: the owner, both counted from 0.
+    - `of`: for `INSTANCE`, an item of layer `layer + 1`; for `ABSTRACT`, a layer larger than `layer`.
     """
 
     kind: int
@@ -30,15 +31,15 @@ class Quantity(NamedTuple):
 
 @dataclass(frozen=True)
 class Structure:
-    """Which items there are, and which of them can have which of the next layer.
+    """The items of each layer, and the edges to items of the next layer.
 
     **Arguments:**
 
     - `categories`: the name of each layer, from whole to part.
-    - `items`: the names of the items of each layer; no name is there twice, nor as a category.
-    - `children`: for each layer but the last, and each of its items, the items of the next layer that it has.
+    - `items`: the names of the items of each layer; all names, including categories, are distinct.
+    - `children`: for each item of each layer but the last, the items of the next layer that it has.
 
-    **Raises:** `ValueError` if the lengths do not fit, an item has what is not there, or a name is there twice.
+    **Raises:** `ValueError` if the lengths do not match, a child does not exist, or a name occurs twice.
 
     **Source:** Ye et al. (2024), arXiv 2407.20311.
 
@@ -61,13 +62,13 @@ class Structure:
         widths = [len(layer) for layer in self.items]
         if len(self.categories) != len(widths) or [len(layer) for layer in self.children] != widths[:-1]:
             raise ValueError(
-                "there must be a category for each layer of items, and children for each item but those of the last; "
+                "there must be a category for each layer of items, and children for each item of each layer but the last; "
                 f"got {len(self.categories)} categories, {widths} items, {[len(layer) for layer in self.children]} children"
             )
         for layer, width in zip(self.children, widths[1:], strict=True):
             for below in layer:
                 if len(set(below)) < len(below) or not all(0 <= child < width for child in below):
-                    raise ValueError(f"children must be different items from 0 to {width - 1}; got {below}")
+                    raise ValueError(f"children must be distinct items from 0 to {width - 1}; got {below}")
         names = [*self.categories, *(name for layer in self.items for name in layer)]
         if len(set(names)) < len(names):
             raise ValueError(
@@ -76,7 +77,7 @@ class Structure:
 
     @cached_property
     def instances(self) -> tuple[Quantity, ...]:
-        """One for each edge."""
+        """The instance parameters, one for each edge."""
         return tuple(
             Quantity(INSTANCE, i, j, k)
             for i, layer in enumerate(self.children)
@@ -86,8 +87,8 @@ class Structure:
 
     @cached_property
     def abstracts(self) -> tuple[Quantity, ...]:
-        """One for each item and later category of which it has something."""
-        depth = [len(self.items) - 1] * len(self.items[-1])  # the last layer in which each item has something
+        """The abstract parameters, one for each item and each later category that it has items of."""
+        depth = [len(self.items) - 1] * len(self.items[-1])  # the last layer in which each item has descendants
         found: list[Quantity] = []
         for i in reversed(range(len(self.children))):
             depth = [max((depth[k] for k in below), default=i) for below in self.children[i]]
@@ -96,15 +97,15 @@ class Structure:
 
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
-        """All parameters: those of edges, then the totals."""
+        """All parameters: instance parameters, then abstract ones."""
         return self.instances + self.abstracts
 
     def products(self, total: Quantity) -> tuple[tuple[Quantity, ...], ...]:
-        r"""What an abstract parameter is the sum of, by definition; the problem never says it.
+        r"""The terms whose sum is an abstract parameter; this definition is implicit and never stated in a problem.
 
         $$n_{j \to \text{category } k} = \sum_{x \text{ of } j} n_{j \to x} \cdot n_{x \to \text{category } k}$$
 
-        In the next layer, the last factor is 1. Children that have nothing of the category are left out.
+        For a category in the next layer, the last factor is 1. Children that have no items of the category are omitted.
 
         **Returns:** the factors of each term.
         """
@@ -125,12 +126,12 @@ class Structure:
         return found
 
     def name(self, quantity: Quantity) -> tuple[str, str]:
-        """Who has, and what."""
+        """The names of the owner and of the thing."""
         kind, i, j, k = quantity
         return self.items[i][j], self.categories[k] if kind == ABSTRACT else self.items[i + 1][k]
 
     def find(self, owner: str, thing: str) -> Quantity | None:
-        """The parameter of this name; `None` if there is none."""
+        """The parameter with this name, or `None`."""
         return self._by_name.get((owner, thing))
 
     @cached_property
@@ -139,17 +140,17 @@ class Structure:
 
 
 def draw_structure(ops: int, max_edges: int, generator: random.Random) -> Structure:
-    """A structure for a problem of about `ops` operations; larger, for more of them.
+    """Draw a structure for a problem of about `ops` operations; more operations give larger structures.
 
     **Arguments:**
 
-    - `ops`: at least 1.
+    - `ops`: the number of operations, at least 1.
     - `max_edges`: the largest number of edges, at least 12.
-    - `generator`: of the random numbers.
+    - `generator`: the source of randomness.
 
-    **Returns:** 2 to 4 layers of 2 to 4 items each; each item but those of the first layer is had by at least one.
+    **Returns:** 2 to 4 layers of 2 to 4 items each; every item outside the first layer has at least one parent.
 
-    **Raises:** `ValueError` for numbers out of range.
+    **Raises:** `ValueError` if an argument is out of range.
 
     **Source:** Ye et al. (2024), arXiv 2407.20311, "light" style of their released data.
     """
@@ -168,7 +169,7 @@ def draw_structure(ops: int, max_edges: int, generator: random.Random) -> Struct
 
 
 def _draw_widths(depth: int, narrow: int, wide: int, edges: int, generator: random.Random) -> tuple[int, ...]:
-    """The number of items of each layer, with room for so many edges, and not more items than have a parent."""
+    """Draw the number of items of each layer such that `edges` edges fit and every item can have a parent."""
     widths, more = [narrow] * depth, generator.random()
     while True:
         room = sum(a * b for a, b in pairwise(widths))
@@ -184,7 +185,7 @@ def _draw_widths(depth: int, narrow: int, wide: int, edges: int, generator: rand
 def _draw_children(
     widths: tuple[int, ...], edges: int, generator: random.Random
 ) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """One random parent for each item, then the other edges among all that are possible."""
+    """Draw one random parent for each item, then the remaining edges uniformly from all possible ones."""
     layers = range(len(widths) - 1)
     first = {(i, generator.randrange(widths[i]), k) for i in layers for k in range(widths[i + 1])}
     pairs = ((i, j, k) for i in layers for j in range(widths[i]) for k in range(widths[i + 1]))

@@ -1,4 +1,4 @@
-"""Full iGSM in English: sentences of the problem, the question, steps of the solution, mistakes; and their words."""
+"""Full iGSM in English: sentences of the problem, the question, steps of the solution, mistakes, and tokenization."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from .formula import Definition, Formula, Operation, apply
 from .structure import ABSTRACT, Quantity, Structure
 
 BACK = "BACK"
-"""The word that takes back a step."""
+"""The backspace: the word that deletes a step."""
 
 _WORD = re.compile(r"'s(?![A-Za-z])|[A-Za-z]+|[0-9]+|[^\sA-Za-z0-9]")
 _NAME = re.compile(r"[A-Za-z]{2,}(?: [A-Za-z]{2,})*")
@@ -16,7 +16,7 @@ _RESERVED = frozenset(("Define", "as", "so", BACK))
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The words of a text: runs of letters or of digits, "'s", and each other sign.
+    """Split a text into words: runs of letters, runs of digits, "'s", and every other character.
 
     **Example:**
 
@@ -30,24 +30,22 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def spell(parts: Iterable[str]) -> str:
-    """The readable text of words; `words` gives the words back."""
+    """Join words into readable text; `words` is the inverse."""
     return re.sub(r" (?=[.,;?]|'s\b)", "", " ".join(parts))
 
 
 def check_names(structure: Structure) -> None:
-    """Nothing, if all names can be read in a sentence.
+    """Check that all names can be parsed in a sentence.
 
-    **Raises:** `ValueError` for a name that is not made of words of two letters or more, or has one of the solution's.
+    **Raises:** `ValueError` if a name contains a word of fewer than two letters or a keyword of solutions.
     """
     for name in (*structure.categories, *(item for layer in structure.items for item in layer)):
         if not _NAME.fullmatch(name) or not _RESERVED.isdisjoint(name.split()):
-            raise ValueError(
-                f"names must be words of two or more letters, but {sorted(_RESERVED)}; got {name!r} among the names"
-            )
+            raise ValueError(f"names must be words of two or more letters, not in {sorted(_RESERVED)}; got {name!r}")
 
 
 def possessive(structure: Structure, quantity: Quantity) -> str:
-    """The name of a parameter in a sentence."""
+    """The name of a parameter as used in a sentence."""
     return "{}'s {}".format(*structure.name(quantity))
 
 
@@ -67,13 +65,13 @@ def sentence(structure: Structure, quantity: Quantity, definition: Definition) -
 
 
 def question(structure: Structure, quantity: Quantity) -> str:
-    """The sentence that asks for a parameter."""
+    """The question about a parameter."""
     owner, thing = structure.name(quantity)
     return f"How many {thing} does {owner} have?"
 
 
 def mistake(structure: Structure, quantity: Quantity) -> str:
-    """A step that begins to find a parameter, and takes it back.
+    """A step that begins to compute a parameter and is then deleted.
 
     **Source:** Ye et al. (2024), arXiv 2408.16293.
     """
@@ -81,13 +79,13 @@ def mistake(structure: Structure, quantity: Quantity) -> str:
 
 
 def solution(dependency: Dependency, order: Sequence[Quantity], letters: Iterable[str]) -> tuple[str, ...]:
-    """The steps of a solution, in which each line has at most one operation.
+    """Write the steps of a solution, with at most one operation per equation.
 
     **Arguments:**
 
-    - `dependency`: what each parameter is.
-    - `order`: the parameters, each after all that it needs.
-    - `letters`: symbols for them and for what is between, as many as there are operations, without repetition.
+    - `dependency`: the definitions of all parameters.
+    - `order`: the parameters, each after its dependencies.
+    - `letters`: distinct symbols for parameters and intermediate results, one for each operation.
 
     **Returns:** a sentence for each parameter.
 
@@ -98,14 +96,14 @@ def solution(dependency: Dependency, order: Sequence[Quantity], letters: Iterabl
 
 
 def sketch(dependency: Dependency, order: Sequence[Quantity]) -> str:
-    """The solution without names, numbers and the choice of symbols: what problems of one template have in common."""
+    """The template of a solution: the solution without names, numbers and symbols."""
     ops = sum(dependency.ops(quantity) for quantity in order)
     writer = _Writer((f"x{i}" for i in range(ops)), numbers=False)
     return " ".join(writer.step("Inter" if q.kind == ABSTRACT else "Inst", q, dependency.formula(q)) for q in order)
 
 
 class _Writer:
-    """Writes steps one after another, and remembers the symbol and the value of each parameter."""
+    """Writes steps one after another and stores the symbol and value of each parameter."""
 
     def __init__(self, letters: Iterable[str], *, numbers: bool = True):
         self.fresh, self.numbers = iter(letters), numbers
@@ -119,7 +117,9 @@ class _Writer:
         return "; ".join((f"Define {name} as {symbol}", *lines, f"so {symbol} = {equation}."))
 
     def _equation(self, formula: Formula, lines: list[str]) -> tuple[str, int]:
-        """The right side of the line that finds a formula, and the value; lines before it go to `lines`."""
+        """The right side of the equation for a formula, and its value; equations for intermediate results go to
+        `lines`.
+        """
         if not isinstance(formula, Operation):
             symbol, value = self._operand(formula, lines)
             return (f"{symbol} = {value}" if isinstance(formula, Quantity) else symbol), value

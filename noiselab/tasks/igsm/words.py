@@ -1,4 +1,4 @@
-"""The words of iGSM as tokens."""
+"""The vocabulary of iGSM."""
 
 from collections.abc import Iterable, Sequence
 from string import ascii_letters
@@ -17,17 +17,18 @@ PADDING, START, END = "<padding>", "<start>", "<end>"
 
 
 class Words:
-    """The closed vocabulary of a level: a token for each word of its problems and solutions, and four more.
+    """The closed vocabulary of a level: one token for each word of its problems and solutions, and four special tokens.
 
     **Arguments:**
 
-    - `level`: "logic", "nano", "micro", or "med" and "hard" of full iGSM, which have the same words.
-    - `modulus`: of the values of "nano" and "micro", at least 2; `None` is 5. The other levels have their own.
+    - `level`: "logic", "nano", "micro", or "med" and "hard" of full iGSM, which share one vocabulary.
+    - `modulus`: the modulus of the values of "nano" and "micro", at least 2; `None` means 5. Other levels have a fixed
+      one.
 
-    The tokens are those of `entries` by their places. `padding`, `start` and `end` are for rows of tokens, `back` takes back
-    a step, and `full_stop` ends one.
+    The id of a token is its index in `entries`. `padding`, `start` and `end` delimit rows of tokens, `back` is the
+    backspace, which deletes a step, and `full_stop` ends a step.
 
-    **Raises:** `ValueError` for another level, or a modulus that it can not have.
+    **Raises:** `ValueError` for an unknown level, or a modulus that the level does not allow.
 
     **Example:**
 
@@ -59,26 +60,26 @@ class Words:
         return len(self.entries)
 
     def encode(self, words: Iterable[str]) -> TokenSequence:
-        """The tokens of words.
+        """Return the token ids of words.
 
-        **Raises:** `ValueError` for a word that the level does not have.
+        **Raises:** `ValueError` if a word is not in the vocabulary.
         """
         return torch.tensor(self.ids(words), dtype=torch.long)
 
     def ids(self, words: Iterable[str]) -> list[int]:
-        """The tokens of words as a list, which short texts are quicker as.
+        """Return the token ids of words as a list, which is faster for short texts.
 
         **Raises:** as `encode`.
         """
         try:
             return [self._ids[word] for word in words]
         except KeyError as error:
-            raise ValueError(f"words must be those of {self!r}; got {error.args[0]!r}") from None
+            raise ValueError(f"words must be in the vocabulary of {self!r}; got {error.args[0]!r}") from None
 
     def decode(self, ids: TokenSequence | Sequence[int]) -> tuple[str, ...]:
-        """The words of tokens; padding, start and end are written too, in angle brackets.
+        """Return the words of token ids; padding, start and end are included, in angle brackets.
 
-        **Raises:** `ValueError` for tokens that are none.
+        **Raises:** `ValueError` if an id is out of range.
         """
         tokens = ids.tolist() if isinstance(ids, Tensor) else ids
         if wrong := [token for token in tokens if not 0 <= token < self.size]:
@@ -93,7 +94,7 @@ class Words:
 
 
 def _full_words() -> tuple[str, ...]:
-    """All words of full iGSM, the full stop first."""
+    """All words of full iGSM, starting with the full stop."""
     first = [word for pool in POOLS.values() for word in pool.split()]
     last = [word for chain in CHAINS for category, lists in chain.items() for word in (category, *lists)]
     said = "The number of each 's equals more than times as much the sum difference and How many does have".split()
