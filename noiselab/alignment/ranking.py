@@ -16,6 +16,7 @@ from ..typing import Elementwise
 from .rewards import negative_squared_error
 
 Ties = Literal["refuse", "in order"]
+"""What happens to tied rewards: an error, or the first of equal ones counts as better."""
 
 
 def bradley_terry(better: Elementwise, worse: Elementwise) -> Elementwise:

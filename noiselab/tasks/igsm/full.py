@@ -16,8 +16,11 @@ from .structure import Quantity, draw_structure
 from .text import check_names, mistake, question, sentence, sketch, solution, words
 
 Level = Literal["med", "hard"]
+"""How large a problem is: at most 15 or 21 operations in training."""
 Layout = Literal["pq", "qp"]
+"""The order of problem and question in the text."""
 Split = Literal["train", "test"]
+"""Whether the template of a problem is used in training or held out."""
 
 BINS = 23
 TRAIN_BINS = 16

@@ -17,6 +17,7 @@ from .text import BACK
 from .words import Words
 
 MistakeKind = Literal["retry", "weak", "miss", "filler"]
+"""Which wrong steps are inserted into a solution; see `ProblemMistakes`."""
 
 
 class ProblemMistakes(EditProcess):

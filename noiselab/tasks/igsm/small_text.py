@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from .text import BACK
 
 SmallLevel = Literal["logic", "nano", "micro"]
+"""The levels of small problems, from dependencies without values to sums in sentences; see `draw_small`."""
 
 NAMES = tuple(
     "ant bee cat dog elk fox gnu hen ibex jay kiwi lynx mole newt owl pig quail ram seal toad urial vole wolf yak".split()
