@@ -22,7 +22,7 @@ from noiselab.tasks.boxes import THINGS, BoxQuestion, draw_boxes
 from noiselab.tasks.choices import letters
 from noiselab.training import Trainer, causal_loss, predicted_tokens, small_llama, trained_once
 from noiselab.training.options import Optimization, Run, arguments_of, autocast_of
-from noiselab.training.problems import alike, padded
+from noiselab.training.problems import batch_by_length, padded
 
 PREFIX = "the answer is"
 LESSONS = ("show all boxes .", "be sure .")
@@ -103,7 +103,7 @@ class Dialogues(IterableDataset):
         """Rows: `input_ids`, `attention_mask` and `scored`."""
         generator = random.Random(self.seed)
         drawn = iter(lambda: self._row(generator), None)
-        for tokens, scored in alike(drawn, self.batch, generator, length=lambda row: len(row[0])):
+        for tokens, scored in batch_by_length(drawn, self.batch, generator, length=lambda row: len(row[0])):
             yield {
                 "input_ids": padded(tokens, self.length, self.tokenizer.pad_token_id),
                 "attention_mask": padded(torch.ones_like(tokens), self.length),

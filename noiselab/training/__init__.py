@@ -1,4 +1,4 @@
-"""Training on transformers' Trainer: losses as plain functions, exact resumption, averages of the weights."""
+"""Training with transformers' Trainer: losses as plain functions, exact resumption, averaged weights."""
 
 from ..files import new_folder
 from .arguments import training_arguments

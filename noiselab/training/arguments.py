@@ -1,4 +1,4 @@
-"""transformers' training arguments with the defaults that exact and honest training needs."""
+"""transformers' training arguments with defaults that make training exactly resumable and failures visible."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 
-# What a resumed run must share with the run it continues; everything else (logging, saving, evaluation) may change.
+# A resumed run must have the same values of these arguments; all others (logging, saving, evaluation) may change.
 NUMBERS = (
     "per_device_train_batch_size gradient_accumulation_steps max_steps num_train_epochs learning_rate lr_scheduler_type "
     "lr_scheduler_kwargs warmup_steps optim optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm "
@@ -20,20 +20,20 @@ NUMBERS = (
 def training_arguments(output_dir: str | Path, **fields: Any) -> transformers.TrainingArguments:
     """`transformers.TrainingArguments` with the defaults that `Trainer` needs.
 
-    - `logging_nan_inf_filter=False`: a loss that is not a number is not shown as 0.
-    - `data_seed`: `seed` unless given, so that the order of the data is a setting and not a state of the process.
+    - `logging_nan_inf_filter=False`: a NaN loss is logged as NaN, not as 0.
+    - `data_seed`: defaults to `seed`, so that the data order is determined by a setting and not by the state of the
+      process.
     - `dataloader_drop_last=True`: a short last batch would leave gaps among the times.
-    - `remove_unused_columns=False`: the batch goes to the loss as it is.
-    - `save_total_limit=3`: more than one, for a new checkpoint displaces an old one before it is known to be whole.
-    - `ddp_find_unused_parameters=False`: every parameter takes part in every step.
-    - `dispatch_batches=False`: each process reads its own share of a stream.
-    - `use_cpu`: where there is nothing else. Left to itself, transformers lets each of several processes on a CPU train
-      alone.
+    - `remove_unused_columns=False`: the loss receives the batch unchanged.
+    - `save_total_limit=3`: more than one, because an old checkpoint is deleted before the new one is verified.
+    - `ddp_find_unused_parameters=False`: every parameter is used in every step.
+    - `dispatch_batches=False`: each process reads its own part of a stream.
+    - `use_cpu`: set if there is no accelerator; otherwise transformers trains each of several CPU processes separately.
     - `report_to="none"`, `num_train_epochs=1`.
 
     **Arguments:**
 
-    - `output_dir`: where checkpoints go.
+    - `output_dir`: the folder for checkpoints.
     - `fields`: any field of `transformers.TrainingArguments`.
 
     **Example:**
@@ -61,19 +61,19 @@ def training_arguments(output_dir: str | Path, **fields: Any) -> transformers.Tr
 
 
 def check_arguments(args: transformers.TrainingArguments) -> None:
-    """Refuse arguments under which a run could not be resumed exactly or would hide a failure.
+    """Check that a run with these arguments can be resumed exactly and does not hide failures.
 
     **Raises:** `ValueError` naming the argument.
     """
     required: dict[str, Any] = {
-        "logging_nan_inf_filter": (False, "or a loss that is not a number is logged as 0"),
+        "logging_nan_inf_filter": (False, "or a NaN loss is logged as 0"),
         "dataloader_drop_last": (True, "or a short last batch leaves gaps among the times"),
-        "remove_unused_columns": (False, "for the batch goes to the loss as it is"),
+        "remove_unused_columns": (False, "because the loss needs all columns of the batch"),
         "ignore_data_skip": (False, "or a resumed run sees other data"),
         "save_only_model": (False, "or a run cannot be resumed"),
-        "auto_find_batch_size": (False, "for the batch size determines the noise"),
-        "load_best_model_at_end": (False, "for the weights and their average would come from different steps"),
-        "label_smoothing_factor": (0, "for the loss is that of this library"),
+        "auto_find_batch_size": (False, "because the batch size determines the noise"),
+        "load_best_model_at_end": (False, "because the weights and their average would come from different steps"),
+        "label_smoothing_factor": (0, "because the loss is computed by this library"),
     }
     for name, (value, reason) in required.items():
         if getattr(args, name) != value:
@@ -84,18 +84,18 @@ def check_arguments(args: transformers.TrainingArguments) -> None:
         )
     if args.save_total_limit is not None and args.save_total_limit < 2:
         raise ValueError(
-            "save_total_limit must be at least 2, for an old checkpoint is deleted before the new one is known to be "
-            f"whole; got {args.save_total_limit}"
+            "save_total_limit must be at least 2, because an old checkpoint is deleted before the new one is "
+            f"verified; got {args.save_total_limit}"
         )
     if args.world_size != (started := int(os.environ.get("WORLD_SIZE", "1"))):
         raise ValueError(
             f"all {started} processes must train together, but transformers sees {args.world_size} (on CPUs, set use_cpu=True)"
         )
     if args.n_gpu > 1:
-        raise ValueError(f"one process must use one device (start with torchrun); got one with {args.n_gpu}")
+        raise ValueError(f"each process must use one device (start with torchrun); got a process with {args.n_gpu}")
 
 
 def numbers(args: transformers.TrainingArguments) -> dict[str, Any]:
-    """The arguments that determine a run's numbers, as JSON types."""
+    """The arguments that determine the numerical results of a run, as JSON types."""
     values = args.to_dict()
     return {name: values[name] for name in NUMBERS if name in values}

@@ -1,4 +1,6 @@
-"""What happens between optimizer steps: the average, the seal, the check for non-finite losses, and the progress bar."""
+"""Callbacks between optimizer steps: weight averaging, sealing of checkpoints, checks for non-finite losses, progress
+bar.
+"""
 
 import math
 import sys
@@ -13,24 +15,24 @@ if TYPE_CHECKING:
 
 
 class TrainerHooks(TrainerCallback):
-    """Calls the trainer back at the four moments that its overridable methods do not cover."""
+    """Calls the trainer at events for which `transformers.Trainer` has no overridable method."""
 
     def __init__(self, trainer: "Trainer") -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start or restore the average, once the weights are in place."""
+        """Start or restore the average after the weights have been loaded."""
         self.trainer.begin()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Update the average; before anything is logged, evaluated or saved, be sure that the losses were finite."""
+        """Update the average; before logging, evaluation or saving, check that all losses were finite."""
         if self.trainer.average is not None:
             self.trainer.average.update()
         if control.should_log or control.should_save or control.should_evaluate or control.should_training_stop:
             self.trainer.check_finite()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Seal the checkpoint, after its last file."""
+        """Seal the checkpoint after its last file has been written."""
         self.trainer.end_save()
 
 
@@ -57,7 +59,7 @@ class Progress(ProgressCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Show the newest loss beside the bar, and evaluations on lines of their own."""
+        """Show the latest loss in the bar, and each evaluation on a separate line."""
         if self.training_bar is None or not logs:
             return
         if "loss" in logs:
@@ -68,7 +70,7 @@ class Progress(ProgressCallback):
             self.training_bar.write(f"step {state.global_step}: {', '.join(evaluated)}", file=sys.stderr)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Close the bar and sum the run up."""
+        """Close the bar and print a summary of the run."""
         if state.is_world_process_zero:
             super().on_train_end(args, state, control)
             steps, seconds = state.global_step - self.first, time.monotonic() - self.started

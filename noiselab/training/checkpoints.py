@@ -1,8 +1,8 @@
-"""Checkpoints that know whether they are whole, settings that a resumed run must share, and folders written at once.
+"""Sealed checkpoints that detect damage, and the check that a resumed run has the same settings.
 
-A checkpoint is *sealed*: after its last file, a manifest with the size and SHA-256 of every file is written, flushed
-to disk and renamed into place.  A folder without a manifest was never finished; a folder that disagrees with its
-manifest was damaged later.  Neither is ever loaded.
+A checkpoint is *sealed*: after its last file, a manifest with the size and SHA-256 of every file is written, flushed to
+disk and renamed into place. A folder without a manifest is incomplete; a folder that does not match its manifest is
+damaged. Neither is ever loaded.
 """
 
 import hashlib
@@ -30,16 +30,16 @@ def sha256(path: Path) -> str:
 
 
 def files(folder: Path) -> list[Path]:
-    """Every file below `folder` but the manifest, in a fixed order."""
+    """All files below `folder` except the manifest, in a fixed order."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
 
 
 def seal(folder: Path) -> None:
-    """Declare a checkpoint complete: flush its files, then write their sizes and hashes into the manifest.
+    """Mark a checkpoint as complete: flush its files, then write their sizes and hashes to the manifest.
 
     **Arguments:**
 
-    - `folder`: a checkpoint into which nothing will be written any more.
+    - `folder`: a checkpoint to which nothing more will be written.
     """
     content = {}
     for path in files(folder):
@@ -50,7 +50,7 @@ def seal(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in words, or `None` if it is exactly as it was sealed."""
+    """Describe the damage to a checkpoint, or return `None` if it is exactly as it was sealed."""
     try:
         content = json.loads((folder / MANIFEST).read_text())
         expected = {name: (entry["size"], entry["sha256"]) for name, entry in content.items()}
@@ -76,7 +76,7 @@ def intact(folder: Path) -> bool:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, sealed or not, the newest first."""
+    """The checkpoint folders of a run, sealed or not, newest first."""
     found = [
         (int(m[1]), path) for path in run.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", path.name))
     ]
@@ -84,13 +84,13 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def last_intact(run: Path, *, set_aside: bool = False) -> Path | None:
-    """The newest checkpoint of a run that is exactly as it was sealed; each newer one is logged with what is wrong.
+    """The newest intact checkpoint of a run; damage to newer ones is logged.
 
     **Arguments:**
 
-    - `run`: the folder that holds `checkpoint-<step>` folders; it need not exist.
-    - `set_aside`: rename unusable checkpoints to `damaged-checkpoint-<step>`, so that they neither count towards a limit
-      on the number of checkpoints nor mix with what is written next.
+    - `run`: the folder that contains `checkpoint-<step>` folders; it need not exist.
+    - `set_aside`: rename unusable checkpoints to `damaged-checkpoint-<step>`, so that they neither count towards the
+      limit on checkpoints nor mix with new files.
 
     **Returns:** the folder, or `None` if there is none.
     """
@@ -108,7 +108,7 @@ def last_intact(run: Path, *, set_aside: bool = False) -> Path | None:
 
 
 def differences(saved: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The (name, saved value, present value) of each setting that differs; names of nested settings are dotted."""
+    """Yield (name, saved value, current value) of each setting that differs; names of nested settings are dotted."""
     if isinstance(saved, Mapping) and isinstance(now, Mapping):
         for key in [*saved, *(key for key in now if key not in saved)]:
             yield from differences(saved.get(key), now.get(key), f"{name}.{key}" if name else str(key))
@@ -117,12 +117,12 @@ def differences(saved: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any
 
 
 def check_settings(folder: Path, now: Mapping[str, Any]) -> None:
-    """Refuse to resume a checkpoint under settings that would change its numbers.
+    """Check that a checkpoint is resumed with the settings that determine its numerical results.
 
     **Arguments:**
 
     - `folder`: a sealed checkpoint.
-    - `now`: the present settings, of JSON types.
+    - `now`: the current settings, of JSON types.
 
     **Raises:** `ValueError` naming each setting that differs, with both values.
     """

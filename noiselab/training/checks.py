@@ -1,4 +1,4 @@
-"""What is checked once, before training: data, network and process fit each other."""
+"""Checks before training: data, network and process must be compatible."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ LENGTH_FIELDS = ("max_seq_len", "max_position_embeddings")
 
 
 class NonFiniteLoss(FloatingPointError, ValueError):
-    """A loss or a weight is not a finite number; the message names the step and the last good checkpoint."""
+    """A loss or a weight is not finite; the message gives the step and the last good checkpoint."""
 
 
 def collate(rows: list[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Stack rows to a batch; a mask that hides nothing is left out, for attention is faster without one."""
+    """Stack rows into a batch; an all-true mask is omitted, because attention is faster without a mask."""
     batch = default_collate([dict(row) for row in rows])
     mask = batch.get("attention_mask")
     if mask is not None and bool(mask.all()):
@@ -31,7 +31,7 @@ def collate(rows: list[Mapping[str, Any]]) -> dict[str, Tensor]:
 
 
 def check_data(dataset: Any, model: nn.Module, args: transformers.TrainingArguments) -> None:
-    """Refuse data that the model cannot take, or that a resumed run could not continue exactly.
+    """Check that the data fit the model and that a resumed run can continue exactly.
 
     **Raises:** `ValueError`.
     """
@@ -43,7 +43,7 @@ def check_data(dataset: Any, model: nn.Module, args: transformers.TrainingArgume
             )
         if args.world_size > 1 and isinstance(dataset, TokenStream) and dataset.world_size != 1:
             raise ValueError(
-                "each process must read one common stream, whose batches are dealt out here: TokenStream(..., rank=0, "
+                "all processes must read one common stream, whose batches the trainer distributes: TokenStream(..., rank=0, "
                 f"world_size=1); got rank={dataset.rank}, world_size={dataset.world_size}"
             )
         return
@@ -58,7 +58,7 @@ def check_data(dataset: Any, model: nn.Module, args: transformers.TrainingArgume
 
 
 def check_evaluation(dataset: Any, args: transformers.TrainingArguments) -> None:
-    """Refuse evaluation data, or one of several, that do not fill a batch.
+    """Check that each evaluation data set fills at least one batch.
 
     **Raises:** `ValueError`.
     """
@@ -72,13 +72,13 @@ def check_evaluation(dataset: Any, args: transformers.TrainingArguments) -> None
 
 
 def longest(model: nn.Module) -> int | None:
-    """The longest sequence that the model's configuration admits, if it says."""
+    """The longest sequence that the model's configuration allows, or `None` if it does not specify one."""
     config = getattr(model, "config", None)
     return next((getattr(config, name) for name in LENGTH_FIELDS if hasattr(config, name)), None)
 
 
 def check_noise(process: NoiseProcess, time_range: tuple[float, float], model: nn.Module, device: torch.device) -> None:
-    """Refuse what is no Markov process, a network of another width, and times at which the rate may be infinite.
+    """Check that the process is Markov, the logits match the vocabulary, and rates are finite at all times used.
 
     **Raises:** `ValueError`.
     """
@@ -86,7 +86,9 @@ def check_noise(process: NoiseProcess, time_range: tuple[float, float], model: n
     if not 0 < low < high < 1:
         raise ValueError(f"times must be within (0, 1), from low to high; got {time_range}")
     if any(p.requires_grad for p in process.parameters()):
-        raise ValueError("the process must have no learned parameters here, for only those of the model are trained")
+        raise ValueError(
+            "the process must not have learned parameters here, because only those of the model are trained"
+        )
     process.validate()
     training = model.training
     z = process.prior(1, 2, generator=torch.Generator().manual_seed(0)).to(device)
@@ -96,7 +98,9 @@ def check_noise(process: NoiseProcess, time_range: tuple[float, float], model: n
         width = call(model, z, torch.full((1,), high, device=device), None).shape[-1]
         model.train(training)
     if width != process.vocab_size:
-        raise ValueError(f"the network's logits must have the process's width, {process.vocab_size}; got {width}")
+        raise ValueError(
+            f"the network's logits must have the process's vocabulary size, {process.vocab_size}; got {width}"
+        )
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -109,7 +113,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def data_settings(dataset: Any, args: transformers.TrainingArguments) -> dict[str, Any]:
-    """What identifies the training data: for a map-style data set the number of rows, and the first and last of them."""
+    """Settings that identify the training data; for a map-style data set the number of rows and the first and last row."""
     if isinstance(dataset, IterableDataset):
         return {"stream": type(dataset).__name__, "workers": args.dataloader_num_workers}
     ends = {f"{i} {name}": torch.as_tensor(v) for i in (0, len(dataset) - 1) for name, v in dataset[i].items()}

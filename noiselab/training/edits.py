@@ -1,4 +1,4 @@
-"""The loss of autoregressive models that take things back."""
+"""The loss of autoregressive models that backtrack."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -15,25 +15,26 @@ from .losses import Batch, real_tokens
 from .noise import Place, row_generators
 
 Mistakes = Literal["scored", "unscored", "unmarked"]
-"""What is learned of wrong tokens: to write them too; only to take them back; or nothing, there being no backspaces."""
+"""How wrong tokens are trained: generated and deleted ("scored"), only deleted ("unscored"), or neither ("unmarked")."""
 
 
 @dataclass(frozen=True)
 class EditLoss:
-    r"""-log p(z) of streams that are drawn anew at every step, per token of the text; a `Loss` for the `Trainer`.
+    r"""The loss -log p(z) per token of the text, on streams drawn anew at every step; a `Loss` for the `Trainer`.
 
-    With the entropy of the streams added it is the edit ELBO, as long as wrong tokens are "scored".
+    With "scored" mistakes, this loss minus the entropy of the streams is the negative edit ELBO, an upper
+    bound on -log p(x).
 
     **Arguments:**
 
-    - `edits`: the noise. It sees the real tokens of each row.
-    - `start`: the token before each text.
-    - `semantics`: "visible", one causal pass over the stream; "erasing", one pass over its tree.
-    - `deep`: for erasing, whether a backspace may follow a backspace; as in `BackspaceSampler`, which must agree.
-    - `mistakes`: "scored", "unscored": no loss on wrong tokens; "unmarked": wrong tokens stay in the text, without loss and
-      without backspaces, a control that has the noise alone.
+    - `edits`: the edit process, applied to the real tokens of each row.
+    - `start`: the token that precedes each text.
+    - `semantics`: "visible" (one causal pass over the stream) or "erasing" (one pass over its tree).
+    - `deep`: for "erasing", whether a backspace may follow a backspace; must agree with `BackspaceSampler`.
+    - `mistakes`: "scored"; "unscored", no loss on wrong tokens; or "unmarked", wrong tokens stay in the text without
+      loss and without backspaces, a control with noise only.
 
-    **Raises:** `ValueError` for unmarked mistakes that are erased, for they are never gone.
+    **Raises:** `ValueError` for "unmarked" mistakes with "erasing" semantics, since they are never deleted.
 
     **Example:**
 
@@ -50,7 +51,7 @@ class EditLoss:
     loss(network, {"input_ids": torch.randint(10, (2, 6))}, place=Place(step=0)).backward()
     ```
 
-    **Source:** loss on wrong tokens or not: Ye et al. (2024), arXiv 2408.16293, section 4.
+    **Source:** the choice of loss on wrong tokens: Ye et al. (2024), arXiv 2408.16293, section 4.
     """
 
     edits: EditProcess
@@ -72,7 +73,7 @@ class EditLoss:
         tokens: Tensor | None = None,
         autocast: torch.dtype | None = None,
     ) -> Scalar:
-        """The loss of one batch; arguments as for `noised_loss`."""
+        """The loss of a batch; arguments as for `noised_loss`."""
         ids, real = batch["input_ids"].long(), real_tokens(batch)
         random = row_generators(place, len(ids), torch.device("cpu"))
         texts = [row[some].cpu() for row, some in zip(ids, real, strict=True)]
@@ -124,15 +125,16 @@ class EditLoss:
         return inputs, torch.cat(rows), torch.cat(streams), torch.cat(banned), torch.cat(weights), seen
 
     def _weights(self, tree: Tree) -> Bool[Tensor, " stream"]:
-        """Which entries are learned."""
+        """The mask of entries that contribute to the loss."""
         return torch.ones_like(tree.wrong) if self.mistakes == "scored" else ~tree.wrong
 
     def _banned(self, tree: Tree) -> Bool[Tensor, " stream"]:
-        """Where a backspace is impossible."""
+        """The mask of positions where a backspace is impossible."""
         nothing = tree.nodes == 0
         return nothing if self.deep else nothing | tree.again
 
 
 _Parts: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]
-"""What the network reads; of each scored entry its row, its label, whether a backspace is impossible there, and whether it
-counts; and what else the network is told."""
+"""The network's input tokens; for each scored entry its row, its label, whether a backspace is impossible, and whether
+it counts; further inputs of the network.
+"""

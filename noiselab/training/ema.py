@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, by torch-ema, stored by name in safetensors."""
+"""The exponential moving average of the weights (torch-ema), stored by name in safetensors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +16,13 @@ EMA_FILE = "ema.safetensors"
 class Average:
     """An exponential moving average of a model's trainable weights: average <- decay * average + (1 - decay) * weight.
 
-    The decay is the same at every step (there is no warm-up). Buffers are not averaged.
+    The decay is constant (there is no warm-up). Buffers are not averaged.
 
     **Arguments:**
 
-    - `model`: its weights must be float32: at a decay of .9999 a bfloat16 average does not move.
-    - `decay`: in [0, 1).
+    - `model`: the model; its weights must be float32, because with a decay of .9999 a bfloat16 average would not
+      change.
+    - `decay`: the decay per step, in [0, 1).
 
     **Raises:** `ValueError` if the weights are not float32 or the decay is out of range.
 
@@ -47,29 +48,29 @@ class Average:
             if p.dtype != torch.float32:
                 raise ValueError(f"averaged weights must be float32; {name} is {p.dtype}")
         self.decay = decay
-        # With use_num_updates the decay would be min(decay, (1 + n) / (10 + n)), another average than the one asked for.
+        # With use_num_updates the decay would be min(decay, (1 + n) / (10 + n)), which is not the decay given here.
         self.ema = ExponentialMovingAverage(self.parameters.values(), decay=decay, use_num_updates=False)
 
     def update(self) -> None:
-        """Move the average towards the present weights."""
+        """Update the average with the current weights."""
         self.ema.update()
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the block, the model holds the averaged weights; afterwards the trained ones, bit for bit."""
+        """Context manager: inside, the model has the averaged weights; afterwards the trained ones, bit for bit."""
         with self.ema.average_parameters():
             yield
-        self.ema.collected_params = None  # torch-ema would keep this third copy of the weights for ever
+        self.ema.collected_params = None  # otherwise torch-ema keeps this third copy of the weights
 
     def save(self, file: Path) -> None:
-        """Write the average, a tensor for each weight, under the model's names."""
+        """Write the average: one tensor for each weight, under its name in the model."""
         shadows = zip(self.parameters, self.ema.shadow_params, strict=True)
         save_file({name: shadow.contiguous() for name, shadow in shadows}, file, metadata={"format": "pt"})
 
     def load(self, file: Path) -> None:
         """Read an average of the same model.
 
-        **Raises:** `ValueError` if the file is not one.
+        **Raises:** `ValueError` if the file does not contain one.
         """
         try:
             with safe_open(file, framework="pt") as content:

@@ -1,4 +1,4 @@
-"""Finetuning with low-rank updates, by peft."""
+"""Fine-tuning with low-rank updates (LoRA), by peft."""
 
 import copy
 import sys
@@ -14,19 +14,20 @@ from ..autoregressive.probes import import_peft, low_rank_config
 def with_lora(
     network: transformers.PreTrainedModel, rank: int, embedding_rank: int | None = None, *, scale: float | int = 1.0
 ) -> Any:
-    r"""A copy of a network with low-rank updates of queries, values and the embedding of the input; only they are trained.
+    r"""Return a copy of a network with trainable low-rank updates of queries, values and the input embedding.
 
     Each weight becomes $W + s\,A B$ with $\operatorname{rank} A B \le r$; $A B$ is zero at the start, one of the two drawn
     from torch's own generator. Where input and output share their embedding, the output's becomes one of its own, and stays.
 
     **Arguments:**
 
-    - `network`: a causal model of transformers with projections `q_proj` and `v_proj`. It is left as it is.
-    - `rank`: $r$ of queries and values, positive.
-    - `embedding_rank`: of the embedding, twice `rank` by default; 0 for none.
-    - `scale`: $s$.
+    - `network`: a causal model of transformers with projections `q_proj` and `v_proj`. It is not modified.
+    - `rank`: the rank $r$ for queries and values, positive.
+    - `embedding_rank`: the rank for the embedding; by default twice `rank`; 0 for none.
+    - `scale`: the factor $s$.
 
-    **Returns:** a `peft.PeftModel`, which `Trainer` trains. `Trainer.save_final` writes it as `merged` has it.
+    **Returns:** a `peft.PeftModel`, which `Trainer` can train. `Trainer.save_final` writes it as the plain model of
+    `merged`.
 
     **Raises:** `ValueError` for ranks or scales out of range, or a network without such projections; `ImportError` if peft is
     not installed.
@@ -60,18 +61,18 @@ def with_lora(
     config = low_rank_config(network, rank, embedding_rank, float(scale))
     config.task_type = "CAUSAL_LM"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft asks transformers for what is deprecated there
+        warnings.simplefilter("ignore")  # peft uses deprecated functions of transformers
         return peft.get_peft_model(network, config)
 
 
 def merged(network: Any) -> transformers.PreTrainedModel:
-    """The plain model of transformers that a network with low-rank updates is: the same answers, without them.
+    """Merge low-rank updates into the weights: a plain transformers model with the same outputs.
 
     **Arguments:**
 
-    - `network`: from `with_lora`. It is left as it is.
+    - `network`: a network from `with_lora`. It is not modified.
 
-    **Raises:** `ValueError` for another.
+    **Raises:** `ValueError` for any other network.
     """
     if not is_adapted(network):
         raise ValueError(f"network must be one from with_lora; got {type(network).__name__}")
@@ -79,13 +80,13 @@ def merged(network: Any) -> transformers.PreTrainedModel:
 
 
 def is_adapted(network: nn.Module) -> bool:
-    """Whether a network is from `with_lora`; without importing peft, which is optional."""
+    """Whether a network is from `with_lora`; does not import peft, which is optional."""
     peft = sys.modules.get("peft")
     return peft is not None and isinstance(network, peft.PeftModel)
 
 
 def _untie(network: transformers.PreTrainedModel) -> None:
-    """An output layer of its own: peft does not merge into a weight that is used elsewhere too."""
+    """Untie the output layer from the embedding, because peft does not merge into shared weights."""
     head, embedding = network.get_output_embeddings(), network.get_input_embeddings()
     if head is not None and head.weight is embedding.weight:
         head.weight = nn.Parameter(embedding.weight.detach().clone())

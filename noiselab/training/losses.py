@@ -1,7 +1,7 @@
 """Losses of a batch as plain functions: noise, network, bound, mean over real tokens.
 
-They take everything as arguments and keep nothing, so the same functions serve the `Trainer` of this package and any
-other loop.
+They take all inputs as arguments and have no state, so that they can be used with the `Trainer` of this package or in
+any other training loop.
 
 A loss is a sum over this batch's tokens divided by the number of tokens of the *whole* optimizer step, times the number
 of processes, because data-parallel training averages gradients over processes.  Summed over micro-steps this is the
@@ -24,13 +24,14 @@ from ..typing import PerSequence, Probs, Scalar, Selection, Tokens
 from .noise import Place, row_generators, step_times
 
 Batch = Mapping[str, Tensor]
-"""`input_ids` [batch, length]; of that shape `attention_mask` (1 for real tokens), if not all tokens are real, and `scored`
-(1 for tokens that the model is to learn), if not all real ones are: the others are given."""
+"""`input_ids` [batch, length]; optional, of the same shape: `attention_mask` (1 for real tokens; default all) and
+`scored` (1 for tokens that the model learns; default all real tokens; the others are conditioned on).
+"""
 
 
 @runtime_checkable
 class Loss(Protocol):
-    """What the trainer calls: the loss of one micro-batch, given its place and the number of tokens in its step."""
+    """A loss function for the trainer: the loss of a micro-batch, given its place and the number of tokens in its step."""
 
     def __call__(self, model: nn.Module, batch: Batch, *, place: Place, tokens: Tensor | None = None) -> Tensor:
         """A scalar to call `backward` on."""
@@ -38,27 +39,29 @@ class Loss(Protocol):
 
 
 def real_tokens(batch: Batch) -> Selection:
-    """Where the tokens are real: all of them, or those with attention mask 1."""
+    """The mask of real tokens: those with attention mask 1, or all."""
     mask = batch.get("attention_mask")
     return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
 
 def noised_tokens(batch: Batch) -> Selection:
-    """Where a diffusion model is scored: real tokens that are `scored`. The others stay as they are."""
+    """The mask of tokens that a diffusion model is trained on: real and `scored`. The others are not noised."""
     real = real_tokens(batch)
     return real & batch["scored"].bool() if "scored" in batch else real
 
 
 def predicted_tokens(batch: Batch) -> Bool[Tensor, "batch scored"]:
-    """Where a causal model is scored: real tokens that follow a real token (so the first one is not), and are `scored`."""
+    """The mask of tokens that a causal model is trained on: `scored` real tokens that follow a real token (not the
+    first).
+    """
     mask = real_tokens(batch)
     counted = mask[:, 1:] & mask[:, :-1]
     return counted & batch["scored"][:, 1:].bool() if "scored" in batch else counted
 
 
-def share(losses: Tensor, counted: Tensor, place: Place, tokens: Tensor | None) -> Scalar:
-    """This batch's share in the mean over the counted tokens of its optimizer step."""
-    if tokens is None:  # all batches of the step are taken to be alike
+def normalize_loss(losses: Tensor, counted: Tensor, place: Place, tokens: Tensor | None) -> Scalar:
+    """The contribution of this batch to the mean over the counted tokens of its optimizer step."""
+    if tokens is None:  # assume the same number of tokens in all batches of the step
         tokens = counted.sum() * (place.accumulation * place.world)
     return torch.where(counted, losses, 0).sum() * (place.world / tokens)
 
@@ -89,22 +92,23 @@ def noised_loss(
 ) -> Scalar:
     r"""The diffusion loss of a batch: times, noise, network, weighted bound, mean over real tokens.
 
-    Padding is neither noised nor scored, and the network is told where it is. Tokens that are real, but not `scored`, are
-    neither too: a prompt, at the time of the others.
+    Padding is neither noised nor scored, and is passed to the network as a mask. Real tokens that are not `scored`, for
+    example a prompt, are not noised or scored either; their time is that of the sequence.
 
     **Arguments:**
 
     - `model`: the network, possibly wrapped for data-parallel training.
-    - `batch`: see `Batch`; left as it is.
+    - `batch`: see `Batch`; it is not modified.
     - `process`: the noise process; `objective`: the weight of each token, for example `noiselab.objectives.elbo`.
-    - `place`: where the batch stands in the run; it determines every random number. The global generator is not used.
-    - `time_range`: the times, within (0, 1), are spread evenly over it. The mean is over this range: it is not scaled by
-      its length.
-    - `tokens`: number of `noised_tokens` in the optimizer step, over all micro-steps and processes. By default all batches
-      of the step are taken to have as many as this one.
-    - `autocast`: dtype to run the network in, for example `torch.bfloat16`; the bound is computed in at least float32.
-    - `call`: how logits are had from the model, `call_network` or `call_denoiser`.
-    - `predicts`: what the model answers; the bound is that of the reverse process it stands for (`objective_loss`).
+    - `place`: the position of the batch in the run, which determines all randomness. The global generator is not used.
+    - `time_range`: the range of times, within (0, 1), sampled with stratification. The loss is the mean over this
+      range; it is not scaled by the length of the range.
+    - `tokens`: the number of `noised_tokens` in the optimizer step, over all micro-steps and processes. By default all
+      batches of the step are assumed to have the same number as this one.
+    - `autocast`: the dtype for the network, for example `torch.bfloat16`; the bound is computed in at least float32.
+    - `call`: how to compute logits with the model: `call_network` or `call_denoiser`.
+    - `predicts`: the quantity that the model predicts, which determines the reverse process of the bound
+      (`objective_loss`).
 
     **Returns:** a scalar in nats per token; its sum over the micro-steps, averaged over processes, is the mean of the step.
 
@@ -128,18 +132,18 @@ def noised_loss(
     noised = noised_tokens(batch)
     t = step_times(place, len(ids), *time_range, device)
     generators = row_generators(place, len(ids), device)
-    # A padding token may be one that the process never makes.  Before the bound it becomes a token that it does make,
-    # which keeps values and gradients finite; its loss is dropped.
+    # The padding token may be outside the support of the process. It is replaced by a token of the support, so that
+    # values and gradients stay finite; its loss is dropped.
     x = torch.where(real, ids, filler(process, device))
     with torch.no_grad():
         z = torch.where(noised, process.corrupt(x, t, generator=generators), x)
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         logits = call(model, torch.where(real, z, ids), t, batch.get("attention_mask"))
-    return share(objective_loss(process, logits, x, z, t, objective, predicts=predicts), noised, place, tokens)
+    return normalize_loss(objective_loss(process, logits, x, z, t, objective, predicts=predicts), noised, place, tokens)
 
 
 def filler(process: NoiseProcess, device: torch.device) -> Int[Tensor, ""]:
-    """Some token of the support, without a copy from the device."""
+    """A token of the support, found without a copy from the device."""
     if process.support is None:
         return torch.zeros((), dtype=torch.long, device=device)
     return process.support.to(torch.uint8).argmax()
@@ -148,9 +152,10 @@ def filler(process: NoiseProcess, device: torch.device) -> Int[Tensor, ""]:
 def causal_loss(
     model: nn.Module, batch: Batch, *, place: Place, tokens: Tensor | None = None, autocast: torch.dtype | None = None
 ) -> Scalar:
-    """The loss of an autoregressive model: -log p(token | those before), mean over real tokens but the first.
+    """The loss of an autoregressive model: the mean of -log p(token | previous tokens) over real tokens except the
+    first.
 
-    **Arguments:** as for `noised_loss`; nothing here is random. `tokens` counts `predicted_tokens`.
+    **Arguments:** as for `noised_loss`; the loss is deterministic. `tokens` counts `predicted_tokens`.
 
     **Returns:** a scalar in nats per token.
     """
@@ -160,11 +165,11 @@ def causal_loss(
     with torch.autocast(ids.device.type, dtype=autocast, enabled=autocast is not None):
         logits = logits_of(model(input_ids=ids, **extra))[:, :-1]
     losses = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
-    return share(losses.view(counted.shape), counted, place, tokens)
+    return normalize_loss(losses.view(counted.shape), counted, place, tokens)
 
 
 def _without_padding_of_all(batch: Batch) -> Batch:
-    """A batch up to the last real token of its longest row."""
+    """Truncate a batch after the last real token of its longest row."""
     if "attention_mask" not in batch:
         return batch
     used = real_tokens(batch).any(0).nonzero()

@@ -1,8 +1,8 @@
-"""One optimizer out of two: Muon for the matrices of a network's blocks, torch's AdamW for everything else.
+"""One optimizer that combines Muon for the matrices of a network's blocks with AdamW for all other weights.
 
-`torch.optim.Muon` takes matrices alone, and a trainer wants one optimizer that a schedule drives and a checkpoint holds.
-It also iterates in bfloat16, which a CPU without such instructions emulates: a step of the demo's network then takes
-390 ms instead of 10 ms. `Muon` here differs from it in that alone.
+`torch.optim.Muon` accepts only matrices, but a trainer needs a single optimizer for its schedule and checkpoints. It
+also iterates in bfloat16, which CPUs without bfloat16 instructions emulate: a step of the demo's network then takes 390
+ms instead of 10 ms. The `Muon` in this module differs from torch's only in this dtype.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from ..networks.dit import ZeroLinear
 
-TOGETHER = 2**24
-"""Numbers in matrices whose orthogonal factors are found in one go: small ones take less time so, large ones only memory."""
+MAX_STACKED = 2**24
+"""The largest number of elements orthogonalized in one call: stacking saves time for small matrices, not for large ones."""
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` with float32 arithmetic on a CPU, and steps of the size of AdamW's."""
+    """`torch.optim.Muon` with float32 arithmetic on a CPU, and steps scaled to the size of AdamW's."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step; weights without a gradient stay."""
+        """Take one step; weights without a gradient do not change."""
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
-            for weights in alike(p for p in group["params"] if p.grad is not None):
+            for weights in group_by_shape(p for p in group["params"] if p.grad is not None):
                 for p in weights:
                     if "momentum_buffer" not in self.state[p]:
                         self.state[p]["momentum_buffer"] = torch.zeros_like(p)
@@ -38,12 +38,12 @@ class Muon(torch.optim.Muon):
                 torch._foreach_sub_(weights, updates.mul_(lr * 0.2 * max(updates.shape[1:]) ** 0.5).unbind())
 
 
-def alike(weights: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Weights in sets of one shape, dtype and device, of at most `TOGETHER` numbers unless it is one weight."""
+def group_by_shape(weights: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Group weights of the same shape, dtype and device, with at most `MAX_STACKED` elements if there are several."""
     sets: dict[tuple[object, ...], list[list[Tensor]]] = {}
     for p in weights:
         found = sets.setdefault((p.shape, p.dtype, p.device), [[]])
-        if found[-1] and (len(found[-1]) + 1) * p.numel() > TOGETHER:
+        if found[-1] and (len(found[-1]) + 1) * p.numel() > MAX_STACKED:
             found.append([])
         found[-1].append(p)
     return [part for found in sets.values() for part in found]
@@ -52,7 +52,7 @@ def alike(weights: Iterable[Tensor]) -> list[list[Tensor]]:
 def orthogonal(matrices: Float[Tensor, "*batch rows columns"], steps: int = 5) -> Float[Tensor, "*batch rows columns"]:
     """Bring the singular values of matrices near 1 (0.7 to 1.2), by a Newton-Schulz iteration.
 
-    The coefficients make small singular values grow fastest and let the others waver around 1.
+    The coefficients make small singular values grow fast, at the price that the others fluctuate around 1.
     """
     x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
     wide = x.shape[-2] <= x.shape[-1]
@@ -67,17 +67,17 @@ def orthogonal(matrices: Float[Tensor, "*batch rows columns"], steps: int = 5) -
 class MuonWithAdamW(torch.optim.Optimizer):
     """`Muon` for groups with `orthogonal=True`, `torch.optim.AdamW` for the others.
 
-    Muon's steps are scaled to the size of AdamW's, so both take one learning rate and one weight decay. A small network
-    leaves the first plateau, where it only knows how frequent tokens are, in far fewer steps than with AdamW alone.
+    Muon's steps are scaled to the size of AdamW's, so that both share one learning rate and weight decay. A small
+    network leaves the first plateau, where it predicts token frequencies, in far fewer steps than with AdamW alone.
 
     **Arguments:**
 
-    - `params`: groups; those with `orthogonal=True` hold matrices. `block_matrices` finds these.
-    - `lr`, `weight_decay`: of both kinds.
-    - `momentum`: of Muon.
-    - `betas`, `eps`: of AdamW.
+    - `params`: parameter groups; those with `orthogonal=True` contain matrices, which `block_matrices` finds.
+    - `lr`, `weight_decay`: learning rate and weight decay of both optimizers.
+    - `momentum`: the momentum of Muon.
+    - `betas`, `eps`: as for AdamW.
 
-    **Raises:** `ValueError` if an orthogonal group holds anything but matrices.
+    **Raises:** `ValueError` if an orthogonal group contains a weight that is not a matrix.
 
     **Source:** Jordan et al. (2024), "Muon: An optimizer for hidden layers in neural networks"; Liu et al. (2025),
     arXiv 2502.16982, for the scale.
@@ -105,19 +105,19 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Let both work on this optimizer's groups and state, so that schedules and checkpoints see one optimizer."""
+        """Make both optimizers use this optimizer's groups and state, so that schedules and checkpoints see only one."""
         for part in self.parts:
             orthogonal = isinstance(part, torch.optim.Muon)
             part.param_groups = [group for group in self.param_groups if group["orthogonal"] is orthogonal]
             part.state = self.state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a saved state; it comes as new groups, which are shared again."""
+        """Restore a saved state; loading creates new groups, which are shared again."""
         super().load_state_dict(state_dict)
         self._share()
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of both."""
+        """Take one step of both optimizers."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -130,8 +130,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
 def block_matrices(model: nn.Module) -> list[str]:
     """The names of the weights that are matrices of repeated blocks, that is, of modules in an `nn.ModuleList`.
 
-    Embeddings, output projections and time embeddings stand outside the blocks. Modulations that start at zero
-    (`ZeroLinear`) are left out: they learn better with AdamW.
+    Embeddings, output projections and time embeddings are outside the blocks. Modulations initialized to zero
+    (`ZeroLinear`) are excluded, because they train better with AdamW.
     """
     inside = {
         id(p)

@@ -1,8 +1,8 @@
-"""Randomness of a training step as a function of its place: nothing to save, and the same on any number of processes.
+"""Randomness of a training step as a function of its place: no state to save, and the same on any number of processes.
 
 Every number is drawn from a generator whose seed is a hash of (seed, step, row), where `row` counts the sequences of a
-step over micro-steps, processes and batch rows.  So a resumed run draws what the uninterrupted one drew, two processes
-draw what one process draws on the joint batch, and no two sequences share their noise.
+step over micro-steps, processes and batch rows. Therefore a resumed run draws the same numbers as an uninterrupted one,
+two processes draw the same numbers as one process on the joint batch, and no two sequences share their noise.
 """
 
 import hashlib
@@ -15,21 +15,22 @@ from ..times import stratified_times
 from ..typing import PerSequence
 
 
-def key(*parts: int | str) -> int:
+def derive_seed(*parts: int | str) -> int:
     """A seed for `torch.Generator`: a hash (BLAKE2b) of the parts, in [0, 2^63)."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 class Place(NamedTuple):
-    """Where a batch stands in a run.
+    """The position of a batch in a run.
 
     **Arguments:**
 
-    - `step`: optimizer steps made so far.
-    - `micro`, `accumulation`: which of how many batches of this optimizer step, on this process.
-    - `rank`, `world`: which of how many processes.
-    - `seed`: of the noise of the run.
+    - `step`: the number of completed optimizer steps.
+    - `micro`, `accumulation`: the index of this batch among the micro-batches of its optimizer step on this process,
+      and their number.
+    - `rank`, `world`: the index of this process, and the number of processes.
+    - `seed`: the seed of the run's noise.
     """
 
     step: int
@@ -40,7 +41,7 @@ class Place(NamedTuple):
     seed: int = 0
 
     def first(self, batch: int) -> int:
-        """The number within its step of the first of `batch` sequences."""
+        """The index within its step of the first of `batch` sequences."""
         return (self.micro * self.world + self.rank) * batch
 
     def total(self, batch: int) -> int:
@@ -49,21 +50,23 @@ class Place(NamedTuple):
 
 
 def row_generators(place: Place, batch: int, device: torch.device) -> list[Generator]:
-    """A generator for the noise of each of `batch` sequences."""
+    """Return one generator for the noise of each of `batch` sequences."""
     first = place.first(batch)
     return [
-        Generator(device).manual_seed(key("noise", place.seed, place.step, row)) for row in range(first, first + batch)
+        Generator(device).manual_seed(derive_seed("noise", place.seed, place.step, row))
+        for row in range(first, first + batch)
     ]
 
 
 def step_times(place: Place, batch: int, low: float, high: float, device: torch.device) -> PerSequence:
-    """Times of `batch` sequences, evenly spread in [low, high) over *all* sequences of the optimizer step.
+    """Return stratified times in [low, high) for `batch` sequences; the strata cover *all* sequences of the optimizer
+    step.
 
-    One falls in each of n equal intervals, n being the number of sequences over all micro-steps and processes.
+    Each of n equal intervals contains one time, where n is the number of sequences over all micro-steps and processes.
 
     **Returns:** float64.
     """
-    generator = Generator().manual_seed(key("time", place.seed, place.step))  # one shift for the whole step
+    generator = Generator().manual_seed(derive_seed("time", place.seed, place.step))  # one shift for the whole step
     times = stratified_times(
         batch, first=place.first(batch), total=place.total(batch), low=low, high=high, generator=generator
     )

@@ -1,7 +1,8 @@
-"""The settings of a run as dataclasses, from presets, YAML files and the command line.
+"""The settings of a run as dataclasses, read from presets, YAML files and the command line.
 
-A recipe declares one dataclass, made of the groups below and its own fields, and names some instances of it as presets.
-`command_line` does the rest: `recipe.py PRESET [--config file.yaml] [--any-field value ...]`, the later winning.
+A recipe declares one dataclass, composed of the groups below and its own fields, and names some instances as presets.
+`command_line` parses `recipe.py PRESET [--config file.yaml] [--any-field value ...]`; later values override earlier
+ones.
 """
 
 import dataclasses
@@ -30,103 +31,104 @@ class Optimization:
     steps: int
     """optimizer steps"""
     batch: int
-    """sequences in an optimizer step, over all processes"""
+    """sequences per optimizer step, over all processes"""
     micro_batch: int
-    """most sequences that one process holds at a time; gradients are accumulated until `batch` is reached"""
+    """maximum sequences per process and forward pass; gradients are accumulated until `batch` is reached"""
     learning_rate: float = 5e-4
-    """the highest learning rate"""
+    """peak learning rate"""
     warmup: int = 10_000
-    """steps in which the learning rate rises linearly"""
+    """steps of linear warm-up"""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """what the learning rate does after that"""
+    """learning rate schedule after the warm-up"""
     final_learning_rate: float = 0.1
-    """where the cosine ends, as a share of the learning rate"""
+    """final learning rate of the cosine schedule, as a fraction of the peak"""
     betas: tuple[float, float] = (0.9, 0.99)
     """of AdamW"""
     epsilon: float = 1e-9
     """of AdamW"""
     weight_decay: float = 0.02
-    """of all weights, or, without `decay_all`, of matrices"""
+    """weight decay, of all weights or, without `decay_all`, of matrices only"""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon takes orthogonal steps for the matrices of the blocks, which small networks learn faster with"""
+    """muon uses orthogonalized steps for the matrices of the blocks; small networks train faster with it"""
     decay_all: bool = True
-    """decay biases and norms too"""
+    """apply weight decay to biases and norms too"""
     clip: float = 1.0
-    """largest norm of the gradient"""
+    """maximum norm of the gradient (clipping)"""
     ema: float | None = None
-    """decay of the average of the weights"""
+    """decay of the exponential moving average of the weights"""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """of the network's arithmetic; weights and losses are always float32"""
+    """dtype of the network's arithmetic; weights and losses are always float32"""
     compile: bool = False
     """compile the network"""
     seed: int = 1
-    """of the initial weights, the order of the data, and the noise"""
+    """random seed of the initial weights, the data order and the noise"""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on."""
+    """The training data."""
 
     corpus: str = "library:prose"
-    """library:prose, library:sources (Python's standard library), hub:NAME, or a file, folder or glob pattern;
-    fewer than 20 documents, such as one long file, are cut into pieces, so that some can be held out"""
+    """library:prose, library:sources (Python's standard library), hub:NAME, or a file, folder or glob pattern; corpora
+    of fewer than 20 documents, such as one long file, are cut into pieces so that some can be held out
+    """
     field: str = "text"
-    """the field that holds the text, where documents have fields"""
+    """name of the field with the text, for documents with fields"""
     tokenizer: str = "train"
-    """train, or the name or folder of a pretrained one"""
+    """train, or the name or folder of a pretrained tokenizer"""
     vocab_size: int = 1024
-    """tokens of a tokenizer that is trained"""
+    """vocabulary size of a trained tokenizer"""
     length: int = 512
-    """tokens in a sequence"""
+    """tokens per sequence"""
     validation: float = 0.05
-    """share of the texts that is held out"""
+    """fraction of the texts that is held out"""
     held_out: str = ""
-    """a file, folder or glob pattern of held-out texts, instead of a share of the corpus"""
+    """file, folder or glob pattern of held-out texts, instead of a fraction of the corpus"""
     validation_sequences: int = 512
-    """how many held-out sequences are used at most"""
+    """maximum number of held-out sequences"""
     stream: bool = False
-    """read the corpus while training instead of packing it first; for those that do not fit into memory"""
+    """read the corpus while training instead of packing it first, for corpora that do not fit into memory"""
     cache: Path | None = None
     """folder for packed data"""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What may change when a run is resumed."""
+    """Settings that may change when a run is resumed."""
 
     output: Path
     """folder of the run: checkpoints, tokenizer, options.yaml, and the finished model in `final`"""
     resume: str = "auto"
     """auto (from the newest intact checkpoint, if any), never, or a checkpoint folder"""
     log_every: int = 20
-    """steps between two reports of the loss"""
+    """steps between logged losses"""
     evaluate_every: int = 1000
-    """steps between two evaluations; 0 for none"""
+    """steps between evaluations; 0 for none"""
     save_every: int = 1000
-    """steps between two checkpoints"""
+    """steps between checkpoints"""
     keep: int = 3
-    """checkpoints kept, at least 2"""
+    """number of checkpoints to keep, at least 2"""
     report_to: Literal["none", "tensorboard", "wandb"] = "none"
-    """where curves are sent"""
+    """experiment tracker for training curves"""
     workers: int = 0
-    """processes that load data"""
+    """number of data loader workers"""
     cpu: bool = False
     """do not use a GPU"""
 
 
 def command_line(presets: Mapping[str, tuple[str, Options]], arguments: Sequence[str] | None = None) -> Options:
-    """The settings that a command line asks for.
+    """Parse the settings of a run from a command line.
 
     **Arguments:**
 
     - `presets`: name -> (description, settings).
-    - `arguments`: what follows the program's name; that of this process by default. The first one names a preset;
-      `--config file.yaml`, or with `=`, may follow anywhere. A YAML file holds fields by name, in groups or
-      not; flags override it.
+    - `arguments`: the arguments after the program's name; by default those of this process. The first one names a
+      preset; `--config file.yaml` or `--config=file.yaml` may follow anywhere. A YAML file contains fields by name, in
+      groups or not; flags override it.
 
-    **Returns:** the settings. Unknown flags and values of the wrong type end the program with a message.
+    **Returns:** the settings. Unknown flags and values of the wrong type exit the program with a message.
 
-    **Raises:** `ValueError` if the YAML file is missing or holds no fields.
+    **Raises:** `ValueError` if the YAML file is missing or contains no fields.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     while (place := next((i for i, word in enumerate(given) if _is_config(word)), None)) is not None:
@@ -152,7 +154,7 @@ def _is_config(word: str) -> bool:
 
 
 def run_recipe(main: Callable[[], Any]) -> NoReturn:
-    """Run a program and end the process: what a user can put right is told in one line, without a traceback.
+    """Run a program and exit; errors that the user can fix are reported in one line, without a traceback.
 
     The exit status is 0; 2 after a `ValueError` or an `OSError`; 130 after an interruption.
 
@@ -166,13 +168,13 @@ def run_recipe(main: Callable[[], Any]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; run the same command to go on from the newest checkpoint", file=sys.stderr)
+        print("interrupted; run the same command to continue from the newest checkpoint", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 
 
 def yaml_flags(file: Path) -> list[str]:
-    """A YAML file of settings as flags, so that the command line's parser checks their names and types."""
+    """Convert a YAML file of settings to flags, so that the command-line parser checks names and types."""
     if not file.is_file():
         raise ValueError(f"--config must name a YAML file; nothing found at {file}")
     content = yaml.safe_load(file.read_text())
@@ -191,7 +193,7 @@ def _flags(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def as_yaml(options: Any) -> str:
-    """Settings as a YAML file that `--config` takes."""
+    """Settings as the text of a YAML file for `--config`."""
     return yaml.safe_dump(_plain(dataclasses.asdict(options)), sort_keys=False)
 
 
@@ -204,7 +206,7 @@ def _plain(value: Any) -> Any:
 
 
 def numbers_of(options: Any) -> dict[str, Any]:
-    """The settings of a recipe that a resumed run must share: all but those of its `Run`."""
+    """The settings of a recipe that a resumed run must not change: all except those in its `Run`."""
     plain = _plain(dataclasses.asdict(options))
     plain = {name: plain[name] for name in plain if not isinstance(getattr(options, name), Run)}
     if "data" in plain:
@@ -213,31 +215,31 @@ def numbers_of(options: Any) -> dict[str, Any]:
 
 
 class KeepOptions(transformers.TrainerCallback):
-    """Writes the settings to `options.yaml` when training begins, which it does only under settings that fit the run.
+    """Writes the settings to `options.yaml` when training begins, after they have been checked against the run.
 
     **Arguments:**
 
     - `options`: the settings.
-    - `folder`: of the run.
+    - `folder`: the folder of the run.
     """
 
     def __init__(self, options: Any, folder: Path) -> None:
         self.options, self.folder = options, folder
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write them."""
+        """Write the settings."""
         if state.is_world_process_zero:
             write_text(self.folder / "options.yaml", as_yaml(self.options))
 
 
 def arguments_of(optimization: Optimization, run: Run, **fields: Any) -> transformers.TrainingArguments:
-    """Transformers' training arguments for these settings.
+    """Convert settings to transformers' training arguments.
 
     **Arguments:**
 
     - `fields`: any other field of `transformers.TrainingArguments`.
 
-    **Raises:** `ValueError` if the batch cannot be divided into micro-batches over the processes, or a number is too
+    **Raises:** `ValueError` if the batch cannot be divided into micro-batches over the processes, or a setting is too
     small.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -284,11 +286,11 @@ def arguments_of(optimization: Optimization, run: Run, **fields: Any) -> transfo
         **({"use_cpu": True} if run.cpu else {}),
         "dataloader_pin_memory": torch.cuda.is_available() and not run.cpu,
         "run_name": run.output.name,
-        "disable_tqdm": False,  # transformers would hide the bar with its warnings
+        "disable_tqdm": False,  # otherwise transformers hides the bar along with its warnings
     }
     return training_arguments(run.output, **{**settings, **fields})
 
 
 def autocast_of(optimization: Optimization) -> torch.dtype | None:
-    """The dtype to run the network in, or `None` for that of its weights."""
+    """The dtype of the network's arithmetic, or `None` for that of its weights."""
     return torch.bfloat16 if optimization.precision == "bfloat16" else None

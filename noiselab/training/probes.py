@@ -19,9 +19,9 @@ from ..files import new_file
 from ..tasks.igsm import Problem, Words, can_next_examples
 from ..typing import Scalar
 from .checks import fingerprint
-from .losses import Batch, share
-from .noise import Place, key
-from .problems import TRIES, alike, padded
+from .losses import Batch, normalize_loss
+from .noise import Place, derive_seed
+from .problems import TRIES, batch_by_length, padded
 
 
 def labelled(batch: Batch) -> Bool[Tensor, " ..."]:
@@ -64,7 +64,7 @@ def probe_loss(
     with torch.autocast(ids.device.type, dtype=autocast, enabled=autocast is not None):
         logits = model(input_ids=ids, attention_mask=mask, places=batch.get("places")).float()
     losses = F.binary_cross_entropy_with_logits(logits, label.float(), reduction="none")
-    return share(losses, labelled(batch), place, tokens)
+    return normalize_loss(losses, labelled(batch), place, tokens)
 
 
 class CanNextStream(IterableDataset):
@@ -116,8 +116,10 @@ class CanNextStream(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Rows without end: `input_ids`, `attention_mask` and `label`."""
-        generator = random.Random(key("probe", self.seed))
-        for tokens, label in alike(self._rows(generator), self.batch, generator, length=lambda row: len(row[0])):
+        generator = random.Random(derive_seed("probe", self.seed))
+        for tokens, label in batch_by_length(
+            self._rows(generator), self.batch, generator, length=lambda row: len(row[0])
+        ):
             yield {
                 "input_ids": padded(tokens, self.length, self.words.padding),
                 "attention_mask": padded(torch.ones_like(tokens), self.length),

@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset
 from ..autoregressive import EditProcess
 from ..tasks.igsm import Problem, Words
 from ..typing import TokenSequence
-from .noise import key
+from .noise import derive_seed
 
 POOL = 16
 """Batches that are drawn together, so that each can have problems of much the same length."""
@@ -76,10 +76,10 @@ class ProblemStream(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Rows without end: `input_ids`, `attention_mask` and `scored`."""
-        problems = random.Random(key("problems", self.seed))
-        noise = Generator().manual_seed(key("mistakes", self.seed))
+        problems = random.Random(derive_seed("problems", self.seed))
+        noise = Generator().manual_seed(derive_seed("mistakes", self.seed))
         drawn = iter(lambda: self._row(problems, noise), None)
-        for tokens, scored in alike(drawn, self.batch, problems, length=lambda row: len(row[0])):
+        for tokens, scored in batch_by_length(drawn, self.batch, problems, length=lambda row: len(row[0])):
             yield {
                 "input_ids": padded(tokens, self.length, self.words.padding),
                 "attention_mask": padded(torch.ones_like(tokens), self.length),
@@ -88,8 +88,8 @@ class ProblemStream(IterableDataset):
 
     def mean_length(self, rows: int = 2000) -> float:
         """The mean number of tokens of a row, without padding; of as many rows, other ones than those of training."""
-        problems = random.Random(key("lengths", self.seed))
-        noise = Generator().manual_seed(key("lengths", self.seed))
+        problems = random.Random(derive_seed("lengths", self.seed))
+        noise = Generator().manual_seed(derive_seed("lengths", self.seed))
         return sum(len(self._row(problems, noise)[0]) for _ in range(rows)) / rows
 
     def _row(self, problems: random.Random, noise: Generator) -> tuple[Int[Tensor, " row"], Bool[Tensor, " row"]]:
@@ -148,7 +148,7 @@ class ProblemBlocks(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Rows without end: `input_ids` and `scored`."""
-        problems = random.Random(key("problems", self.seed))
+        problems = random.Random(derive_seed("problems", self.seed))
         words, misses = self.words, 0
         while misses < TRIES:
             problem = self.draw(problems)
@@ -171,7 +171,9 @@ class ProblemBlocks(IterableDataset):
 Row = TypeVar("Row")
 
 
-def alike(rows: Iterator[Row], batch: int, generator: random.Random, *, length: Callable[[Row], int]) -> Iterator[Row]:
+def batch_by_length(
+    rows: Iterator[Row], batch: int, generator: random.Random, *, length: Callable[[Row], int]
+) -> Iterator[Row]:
     """Rows in another order: those of a batch are of much the same length, and batches in random order.
 
     **Arguments:**

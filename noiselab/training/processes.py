@@ -1,4 +1,4 @@
-"""What the processes of a data-parallel run have to tell each other, without pickling anything."""
+"""Communication between the processes of a data-parallel run, without pickling."""
 
 import json
 from typing import Any
@@ -29,7 +29,7 @@ def total(value: Tensor) -> Tensor:
 
 
 def broadcast(value: Any, device: torch.device) -> Any:
-    """What the first process has, of JSON types; the others' argument is ignored."""
+    """Return the first process's value, of JSON types; the arguments of the others are ignored."""
     if not parallel():
         return value
     text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)

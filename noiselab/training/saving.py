@@ -1,4 +1,4 @@
-"""What the trainer writes and reads: sealed checkpoints, resumption, the finished model."""
+"""Files written and read by the trainer: sealed checkpoints, resumption, the finished model."""
 
 import contextlib
 import errno
@@ -32,22 +32,22 @@ else:
 
 
 class Saving(Base):
-    """The part of `Trainer` that deals with files; see there."""
+    """The part of `Trainer` that reads and writes files."""
 
     average: Average | None
     decay: float | None
     settings: dict[str, Any]
-    saving: Path | None = None  # the checkpoint that is being written
-    sealed: Path | None = None  # the newest one known to be whole
-    resumed: Path | None = None  # the one this run started from
+    saving: Path | None = None  # the checkpoint being written
+    sealed: Path | None = None  # the newest checkpoint known to be intact
+    resumed: Path | None = None  # the checkpoint this run was resumed from
 
     @property
     def network(self) -> nn.Module:
-        """The model as it was given, without what data-parallel training or compilation wraps around it."""
+        """The model as given, without the wrappers of data-parallel training and compilation."""
         return self.accelerator.unwrap_model(self.model)
 
     def choose(self, wanted: str | Path | bool | None) -> Path | None:
-        """The checkpoint to resume from. The first process looks and decides for all."""
+        """Choose the checkpoint to resume from; the first process decides for all."""
         answer: dict[str, str | None] = {}
         if self.is_world_process_zero():
             try:
@@ -65,7 +65,7 @@ class Saving(Base):
         if wanted is None or wanted is False:
             if checkpoints(run):
                 raise ValueError(
-                    f"a new run must not mix with an old one: {run} holds {checkpoints(run)[0].name}; resume that run, or "
+                    f"a new run must use an empty folder: {run} contains {checkpoints(run)[0].name}; resume that run, or "
                     "choose another output folder"
                 )
             return None
@@ -75,35 +75,35 @@ class Saving(Base):
             folder = Path(wanted)
             reason = damage(folder)
             if reason is not None:
-                raise ValueError(f"a checkpoint must be as it was sealed to resume from it; {folder}: {reason}")
+                raise ValueError(f"a checkpoint must be intact to be resumed; {folder}: {reason}")
         if folder is not None:
             check_settings(folder, self.settings)
-            self.say(f"resuming from {folder}")
+            self.print_status(f"resuming from {folder}")
         return folder
 
-    def say(self, text: str) -> None:
-        """Tell the user, where the progress bar is."""
+    def print_status(self, text: str) -> None:
+        """Print a message, in the terminal of the progress bar."""
         if self.is_world_process_zero() and not self.args.disable_tqdm:
             print(text, file=sys.stderr)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the network, the settings and the average; the first thing that happens when a checkpoint is written."""
+        """Write the network, the settings and the average: the first part of a checkpoint."""
         folder = Path(output_dir or self.args.output_dir or ".")
         if _internal_call:
             self.begin_save(folder)
         if self.is_fsdp_enabled:
-            super().save_model(str(folder), _internal_call)  # gathers the parts of the weights
+            super().save_model(str(folder), _internal_call)  # gathers sharded weights
         elif self.args.should_save:
             write_weights(self.network, folder)
         if self.args.should_save:
-            # It can only be read by unpickling; the settings say the same in JSON.
+            # Reading it requires unpickling; the settings contain the same in JSON.
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
             write_json(folder / SETTINGS, self.settings)
             if self.average is not None:
                 self.average.save(folder / EMA_FILE)
 
     def begin_save(self, folder: Path) -> None:
-        """Make sure that the weights deserve it and that nothing old is in the way."""
+        """Check that the weights are finite, and remove an old folder of the same name."""
         finite = torch.stack([p.detach().isfinite().all() for p in self.network.parameters()])
         if not bool(finite.all()):
             name = [name for name, _ in self.network.named_parameters()][int(finite.int().argmin())]
@@ -116,7 +116,7 @@ class Saving(Base):
         barrier()
 
     def end_save(self) -> None:
-        """Seal the checkpoint, when all processes have written their part."""
+        """Seal the checkpoint after all processes have written their part."""
         barrier()
         if self.saving is not None and self.is_world_process_zero():
             seal(self.saving)
@@ -124,7 +124,7 @@ class Saving(Base):
         self.sealed, self.saving = self.saving, None
 
     def failed_save(self, error: Exception) -> OSError:
-        """Remove what was half written, and say what to do."""
+        """Remove the incomplete checkpoint and return an error that explains how to continue."""
         folder, self.saving = self.saving, None
         if folder is not None and self.is_world_process_zero():
             shutil.rmtree(folder, ignore_errors=True)
@@ -135,23 +135,23 @@ class Saving(Base):
         )
 
     def last_good(self) -> str:
-        """Where to go on after a failure."""
+        """Describe the checkpoint to continue from after a failure."""
         return "there is no checkpoint yet" if self.sealed is None else f"the last good checkpoint is {self.sealed}"
 
     def complete(self, folder: Path) -> bool:
-        """Whether a checkpoint is that of the last step."""
+        """Whether a checkpoint is from the last step."""
         state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
         return state.global_step >= state.max_steps > 0
 
     def restore(self, folder: Path) -> TrainOutput:
-        """Load the weights and the average of a finished run, instead of training."""
+        """Load the weights and the average of a finished run instead of training."""
         self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
         model = self.network
         load_weights(model, folder)
         if self.decay is not None:
             self.average = Average(model, self.decay)
             self.average.load(folder / EMA_FILE)
-        self.say(f"{folder} is that of the last step: nothing is left to train")
+        self.print_status(f"{folder} is from the last step: training is complete")
         losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
         return TrainOutput(self.state.global_step, losses[-1] if losses else math.nan, {})
 
@@ -163,17 +163,17 @@ class Saving(Base):
         parts: Iterable[Any] = (),
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the finished model: what `from_pretrained` loads, complete or not at all.
+        """Write the finished model atomically, in the format that `from_pretrained` loads.
 
-        The folder holds the trained weights, the tokenizer and `settings.json`; its subfolder `ema` the averaged
-        weights, in the same form, if there is an average. A network from `with_lora` is written as `merged` has it.
+        The folder contains the trained weights, the tokenizer and `settings.json`; if there is an average, the
+        subfolder `ema` contains the averaged weights in the same format. A network from `with_lora` is written merged.
 
         **Arguments:**
 
-        - `folder`: replaced if it exists.
-        - `tokenizer`: anything with `save_pretrained`.
-        - `parts`: what else has it, such as `noiselab.pipeline.ModelSettings`, which tell what the model is.
-        - `settings`: what else to write to `settings.json`, of JSON types.
+        - `folder`: the target; replaced if it exists.
+        - `tokenizer`: any object with `save_pretrained`.
+        - `parts`: further objects with `save_pretrained`, such as `noiselab.pipeline.ModelSettings`.
+        - `settings`: further settings for `settings.json`, of JSON types.
         """
         folder = Path(folder)
         if self.is_world_process_zero():
@@ -193,7 +193,7 @@ class Saving(Base):
 
 
 def write_weights(model: nn.Module, folder: Path) -> None:
-    """Write a network in safetensors, with its configuration if it has one."""
+    """Write a network to safetensors, with its configuration if it has one."""
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, transformers.PreTrainedModel):
         with _no_bars():
@@ -204,7 +204,7 @@ def write_weights(model: nn.Module, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _no_bars() -> Iterator[None]:
-    """Keep transformers' own progress bars off the screen, where that of training is."""
+    """Disable transformers' own progress bars, which would disturb that of training."""
     shown = transformers.logging.is_progress_bar_enabled()
     transformers.logging.disable_progress_bar()
     try:
@@ -215,22 +215,22 @@ def _no_bars() -> Iterator[None]:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Read the weights that `write_weights`, or transformers, wrote.
+    """Read weights written by `write_weights` or transformers.
 
-    **Raises:** `ValueError` if they are not those of the model.
+    **Raises:** `ValueError` if they do not match the model.
     """
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("model*.safetensors")):
         tensors |= load_file(file)
     missing, unexpected = model.load_state_dict(tensors, strict=False)
-    # Of weights that are one tensor under several names, only one name is in the file.
+    # Tied weights have several names, of which only one is in the file.
     own = model.state_dict()
     held = {own[name].data_ptr() for name in tensors if name in own}
     wrong = [*unexpected, *(name for name in missing if own[name].data_ptr() not in held)]
     if wrong:
-        raise ValueError(f"{folder} must hold the weights of this model; it differs in {', '.join(wrong)}")
+        raise ValueError(f"{folder} must contain the weights of this model; it differs in {', '.join(wrong)}")
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """The settings that a checkpoint or a finished model was written with."""
+    """The settings stored in a checkpoint or a finished model."""
     return json.loads((folder / SETTINGS).read_text())

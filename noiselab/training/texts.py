@@ -1,4 +1,4 @@
-"""From data settings to a tokenizer and data sets."""
+"""Building the tokenizer and the data sets from data settings."""
 
 import itertools
 import json
@@ -25,18 +25,18 @@ from ..files import new_folder, write_json
 from .checkpoints import checkpoints, differences
 from .options import Data
 
-FEW = 20  # documents; so few are cut up, for held-out texts are whole documents
+FEW = 20  # corpora with fewer documents are cut into pieces, because whole documents are held out
 PIECES = 200
 ORIGIN = "trained_on.json"
 
 
 class Pieces(Corpus):
-    """The texts of a corpus in pieces, cut at blank lines if possible, else at line ends.
+    """The texts of a corpus, cut into pieces at blank lines if possible, otherwise at line ends.
 
     **Arguments:**
 
     - `corpus`: a few long texts.
-    - `size`: characters in a piece, about.
+    - `size`: the approximate number of characters in a piece.
     """
 
     def __init__(self, corpus: Corpus, size: int) -> None:
@@ -48,7 +48,7 @@ class Pieces(Corpus):
             piece = ""
             for line in text.splitlines(keepends=True):
                 piece += line
-                while len(piece) >= 4 * self.size:  # a line without end
+                while len(piece) >= 4 * self.size:  # a very long line
                     yield piece[: self.size]
                     piece = piece[self.size :]
                 if len(piece) >= (self.size if not line.strip() else 2 * self.size):
@@ -59,7 +59,7 @@ class Pieces(Corpus):
 
 
 def corpora(data: Data) -> tuple[Corpus, Corpus]:
-    """The texts for training and those held out."""
+    """Return the training corpus and the held-out corpus."""
     kind, _, name = data.corpus.partition(":")
     if data.held_out:
         training: Corpus = (
@@ -79,9 +79,9 @@ def corpora(data: Data) -> tuple[Corpus, Corpus]:
 
 
 def trained_tokenizer(training: Corpus, data: Data, folder: Path) -> None:
-    """Make sure that a folder holds the tokenizer that these settings ask for; train it unless it is there.
+    """Train the tokenizer described by the settings and store it in a folder, unless it is already there.
 
-    **Raises:** `ValueError` if it holds another one, with which a run was trained.
+    **Raises:** `ValueError` if the folder contains another tokenizer, used by an existing run.
     """
     origin = {
         "corpus": data.corpus,
@@ -98,7 +98,7 @@ def trained_tokenizer(training: Corpus, data: Data, folder: Path) -> None:
         if used:
             lines = "".join(f"\n  {name}: {old!r} then, {new!r} now" for name, old, new in changed)
             raise ValueError(
-                f"a run must keep the texts that its tokenizer in {folder} was trained on; use another --output, for these "
+                f"a run must keep the texts that its tokenizer in {folder} was trained on, or use another --output; these "
                 f"differ:{lines}"
             )
     with new_folder(folder) as temporary:
@@ -107,16 +107,16 @@ def trained_tokenizer(training: Corpus, data: Data, folder: Path) -> None:
 
 
 def load_data(data: Data, folder: Path, seed: int) -> tuple[Any, Dataset[Any], TokenBlocks]:
-    """The tokenizer, the training data and the held-out sequences.
+    """Build the tokenizer, the training data and the held-out sequences.
 
     **Arguments:**
 
-    - `folder`: where a tokenizer that is trained is kept, for the next start of the same run.
-    - `seed`: of the order in which a stream is read.
+    - `folder`: where a trained tokenizer is stored, for later starts of the same run.
+    - `seed`: the seed of the order in which a stream is read.
 
-    **Returns:** a tokenizer with mask, padding and end-of-text tokens; what to give to `Trainer`.
+    **Returns:** a tokenizer with mask, padding and end-of-text tokens; the training and evaluation data for `Trainer`.
 
-    **Raises:** `ValueError` if the folder's tokenizer, with which a run was trained, is of other texts or another size.
+    **Raises:** `ValueError` if the folder's tokenizer belongs to a run with other texts or another vocabulary size.
     """
     training, held_out = corpora(data)
     if data.tokenizer != "train":
@@ -125,7 +125,7 @@ def load_data(data: Data, folder: Path, seed: int) -> tuple[Any, Dataset[Any], T
         trained_tokenizer(training, data, folder)
         tokenizer = load_tokenizer(folder)
     if data.stream:
-        # One stream for all processes: the trainer deals its batches out.
+        # One stream for all processes: the trainer distributes its batches.
         texts: Any = list(itertools.islice(held_out, data.validation_sequences))
         blocks: Any = TokenStream(training, tokenizer, data.length, seed=seed, rank=0, world_size=1)
     else:

@@ -1,7 +1,7 @@
-"""The trainer: transformers' Trainer with this library's loss, noise, average and checkpoints.
+"""The trainer: transformers' Trainer with this library's loss, noise, averaging and checkpoints.
 
-Only methods and callbacks that transformers documents for the purpose are overridden; the loop, accumulation, clipping,
-schedules, data-parallel training, compilation and loggers are its own.
+Only methods and callbacks that transformers documents for this purpose are overridden; the loop, accumulation,
+clipping, schedules, data-parallel training, compilation and loggers are those of transformers.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from .checks import NonFiniteLoss, check_data, check_evaluation, check_noise, co
 from .ema import EMA_FILE, Average
 from .losses import Batch, Loss, call_denoiser, call_network, noised_loss, real_tokens
 from .muon import MuonWithAdamW, block_matrices
-from .noise import Place, key
+from .noise import Place, derive_seed
 from .processes import total
 from .saving import Saving
 
@@ -37,30 +37,32 @@ from .saving import Saving
 class Trainer(Saving, transformers.Trainer):
     """Trains a network on a noise process, or on any other loss of the same form.
 
-    A run that was killed at any moment resumes bit for bit. The mean over tokens, the times and the noise do not depend
+    A run that is killed at any moment resumes bit for bit. The mean over tokens, the times and the noise do not depend
     on the number of processes or micro-steps.
 
     **Arguments:**
 
-    - `model`: a network with the signature of `DiT`, or a `Denoiser`, or whatever `loss` can call.
-    - `args`: from `training_arguments`, or transformers' own with the settings that `check_arguments` wants.
-    - `train_dataset`: items are dicts of `input_ids` and, if there is padding, `attention_mask`. A stream must be endless
-      and say so with an attribute `endless = True` (a `TokenStream` need not).
-    - `eval_dataset`: likewise, finite; or a dict of several.
+    - `model`: a network with the signature of `DiT`, a `Denoiser`, or any model that `loss` can call.
+    - `args`: from `training_arguments`, or transformers' own arguments that pass `check_arguments`.
+    - `train_dataset`: items are dicts of `input_ids` and, if there is padding, `attention_mask`. A stream must be
+      infinite and have an attribute `endless = True` (not needed for `TokenStream`).
+    - `eval_dataset`: a finite data set with the same items, or a dict of several.
     - `process`: the noise process, for the diffusion loss. It is copied.
-    - `objective`: weight of each token in training; the ELBO by default. Evaluation always uses the ELBO.
-    - `time_range`: times in training and evaluation, within (0, 1).
-    - `loss`: instead of `process`, any `Loss`, for example `causal_loss`.
-    - `count`: which tokens of a batch a `loss` scores; `predicted_tokens` for `causal_loss`.
-    - `autocast`: dtype to run the network in. Unlike `bf16=True` this makes no float32 copy of the logits.
-    - `ema`: decay of the average of the weights, or `None` for none. Evaluation uses the average.
-    - `optimizer`: "adamw" (or what `args.optim` names), or "muon", which takes orthogonal steps for the matrices of the blocks.
-    - `decay_all`: weight decay for all weights; otherwise not for biases and norms, as transformers does.
-    - `settings`: more settings, of JSON types, that a resumed run must share.
+    - `objective`: the weight of each token in training; the ELBO by default. Evaluation always uses the ELBO.
+    - `time_range`: the range of times in training and evaluation, within (0, 1).
+    - `loss`: any `Loss`, for example `causal_loss`, in place of `process`.
+    - `count`: the mask of tokens that `loss` scores; `predicted_tokens` for `causal_loss`.
+    - `autocast`: the dtype of the network's arithmetic. Unlike `bf16=True`, it makes no float32 copy of the logits.
+    - `ema`: the decay of the averaged weights, or `None` for no averaging. Evaluation uses the average.
+    - `optimizer`: "adamw" (or the one in `args.optim`), or "muon", which uses orthogonalized steps for the matrices of
+      the blocks.
+    - `decay_all`: whether weight decay applies to all weights; by default not to biases and norms, as in transformers.
+    - `settings`: additional settings, of JSON types, that a resumed run must share.
     - `callbacks`: as for transformers' Trainer.
 
-    **Raises:** `ValueError` if the process is no Markov process, sequences are longer than the model takes, logits do not
-    have the width of the process, evaluation data do not fill a batch, or an argument would break exact resumption.
+    **Raises:** `ValueError` if the process is not Markov, sequences are longer than the model allows, the logits do not
+    match the vocabulary size of the process, evaluation data do not fill a batch, or an argument would break exact
+    resumption.
 
     **Example:**
 
@@ -107,16 +109,16 @@ class Trainer(Saving, transformers.Trainer):
         check_data(train_dataset, model, args)
         check_evaluation(eval_dataset, args)
         if ema is not None:
-            Average(model, ema)  # its checks, before anything slow
+            Average(model, ema)  # fail early if the model cannot be averaged
         super().__init__(
             model, args, collate, train_dataset, eval_dataset, callbacks=[TrainerHooks(self), *(callbacks or [])]
         )
         if args.fsdp and not self.is_fsdp_enabled:
-            raise ValueError(f"FSDP was asked for (fsdp={args.fsdp!r}), but is not available on these devices")
+            raise ValueError(f"FSDP must be available on the devices; got fsdp={args.fsdp!r} where it is not")
         if args.fsdp and ema is not None:
-            raise ValueError(f"an average of sharded weights is not supported; got ema={ema} with FSDP")
+            raise ValueError(f"ema must be None with FSDP, because sharded weights cannot be averaged; got {ema}")
         if args.fsdp and optimizer == "muon":
-            raise ValueError("muon needs whole matrices, which FSDP shards; got optimizer='muon' with FSDP")
+            raise ValueError("optimizer must be 'adamw' with FSDP, because Muon needs unsharded matrices; got 'muon'")
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(Progress())
@@ -148,17 +150,17 @@ class Trainer(Saving, transformers.Trainer):
             **(settings or {}),
         }
         self.settings = json.loads(json.dumps(self.settings))
-        self.loss_is_scaled_for_ga = True  # a loss is already divided by the tokens of the whole step
+        self.loss_is_scaled_for_ga = True  # losses are already divided by the number of tokens in the step
         self.average: Average | None = None
         self.micro, self.accumulation = 0, 1
         self.step_loss = torch.zeros(())
-        # Reading a number from a GPU waits for the work queued there, hence only when the run stops to log or save.
+        # Reading a value from a GPU waits for all queued work, so losses are checked only when the run logs or saves.
         self.check_each_step = args.device.type == "cpu"
         self.bad_step = torch.zeros((), dtype=torch.long, device=args.device)
         self.tokens = torch.zeros((), dtype=torch.long, device=args.device)
         self.clock = time.monotonic()
 
-    # A step.
+    # One optimizer step.
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -179,13 +181,13 @@ class Trainer(Saving, transformers.Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The loss of one micro-batch; the network's outputs are not kept, so an empty dict stands for them."""
+        """The loss of one micro-batch; network outputs are not kept and returned as an empty dict."""
         tokens = None if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         loss = self.loss(model, inputs, place=self.place(), tokens=tokens)
         return (loss, {}) if return_outputs else loss
 
     def place(self) -> Place:
-        """Where the present micro-batch stands in the run."""
+        """The position of the current micro-batch in the run."""
         args = self.args
         return Place(
             self.state.global_step, self.micro, self.accumulation, args.process_index, args.world_size, args.seed
@@ -203,7 +205,7 @@ class Trainer(Saving, transformers.Trainer):
         self.step_loss = loss if self.micro == 0 else self.step_loss + loss
         self.micro += 1
         if self.micro == self.accumulation:
-            # All processes see the same sum, so all of them stop, and at the same step.
+            # All processes see the same sum, so that all stop at the same step.
             bad = ~total(self.step_loss).isfinite() & (self.bad_step == 0)
             self.bad_step += bad * (self.state.global_step + 1)
             if self.check_each_step:
@@ -217,7 +219,7 @@ class Trainer(Saving, transformers.Trainer):
             raise NonFiniteLoss(f"the loss of optimizer step {step} is not finite; {self.last_good()}")
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """The weights that decay."""
+        """The names of weights with weight decay."""
         return (
             [name for name, _ in model.named_parameters()]
             if self.decay_all
@@ -248,19 +250,19 @@ class Trainer(Saving, transformers.Trainer):
     # Between steps.
 
     def begin(self) -> None:
-        """Start or restore the average; called when the weights are in place, before the first step."""
+        """Start or restore the average; called after the weights are loaded, before the first step."""
         if self.decay is not None:
             self.average = Average(self.network, self.decay)
             if self.resumed is not None:
                 self.average.load(self.resumed / EMA_FILE)
         if self.args.world_size > 1 and self.resumed is None:
-            # transformers gives all processes one seed, which would drop the same units everywhere.
-            torch.manual_seed(key("dropout", self.args.seed, self.args.process_index))
+            # transformers gives all processes the same seed, which would correlate their dropout.
+            torch.manual_seed(derive_seed("dropout", self.args.seed, self.args.process_index))
         self.tokens.zero_()
         self.clock = time.monotonic()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the speed since the last time to what is logged."""
+        """Log values together with the training speed since the last log."""
         if "loss" in logs:
             now = time.monotonic()
             logs = {**logs, "tokens_per_second": int(self.tokens) / max(now - self.clock, 1e-9)}
@@ -273,8 +275,8 @@ class Trainer(Saving, transformers.Trainer):
     ) -> dict[str, float]:
         """The mean loss over the scored tokens of a data set, with the averaged weights if there are any.
 
-        For a process this is the ELBO over `time_range`, in nats per token, with noise that is the same at each
-        evaluation. A batch that is not full on all processes is left out. Training is not influenced.
+        For a process this is the ELBO over `time_range`, in nats per token, with the same noise at each evaluation.
+        Batches that are not full on all processes are skipped. Evaluation does not affect training.
 
         **Returns:** `{prefix}_loss` and `{prefix}_perplexity`.
 
@@ -290,41 +292,42 @@ class Trainer(Saving, transformers.Trainer):
         one = torch.ones((), device=args.device)
         started = time.monotonic()
         applied = contextlib.nullcontext() if self.average is None else self.average.applied()
-        with torch.no_grad(), applied, torch.random.fork_rng(devices=[]):  # a loader draws from the global generator
+        with torch.no_grad(), applied, torch.random.fork_rng(devices=[]):  # data loaders draw from the global generator
             model.eval()
             for index, batch in enumerate(self.get_eval_dataloader(chosen)):
-                place = Place(index, 0, 1, args.process_index, args.world_size, key("evaluation", args.seed))
+                place = Place(index, 0, 1, args.process_index, args.world_size, derive_seed("evaluation", args.seed))
                 loss = self.evaluation_loss(model, batch, place=place, tokens=one)
-                losses += loss.double() / args.world_size  # a sum: it was divided by one token, times the processes
+                losses += loss.double() / args.world_size  # normalized as if the step had one token, so this is a sum
                 tokens += self.count(batch).sum()
         losses, tokens = total(losses), total(tokens)
         if not int(tokens):
             full = args.per_device_eval_batch_size * args.world_size
             raise ValueError(f"the evaluation data must fill a batch of {full} sequences; got {len(chosen)}")
         mean = float(losses) / int(tokens)
-        self.clock += time.monotonic() - started  # the speed of training is wanted
+        self.clock += time.monotonic() - started  # evaluation does not count towards the training speed
         metrics = {
             f"{metric_key_prefix}_loss": mean,
             f"{metric_key_prefix}_perplexity": math.exp(mean) if mean < 700 else math.inf,
         }
-        self.log(dict(metrics))  # which adds to it
+        self.log(dict(metrics))  # adds the speed
         self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
         return metrics
 
-    # Training as a whole: see `Saving` for what is written and read.
+    # The whole run; see `Saving` for its files.
 
     def train(  # type: ignore[override]
         self, resume_from_checkpoint: str | Path | bool | None = "auto", **kwargs: Any
     ) -> TrainOutput:
-        """Train to the last step.
+        """Train until the last step.
 
         **Arguments:**
 
-        - `resume_from_checkpoint`: `"auto"` or `True` resumes from the newest intact checkpoint of the output folder, or
-          starts if there is none; a folder resumes from that checkpoint; `None` or `False` starts.
+        - `resume_from_checkpoint`: `"auto"` or `True`: resume from the newest intact checkpoint in the output folder,
+          or start a new run if there is none; a folder: resume from that checkpoint; `None` or `False`: start a new
+          run.
 
-        **Raises:** `ValueError` if the settings are not those of the checkpoint, if the checkpoint that was asked for is
-        not intact, or if a new run would mix with an old one; `NonFiniteLoss` for a loss that is not finite;
+        **Raises:** `ValueError` if the settings differ from those of the checkpoint, if the given checkpoint is not
+        intact, or if a new run would write into the folder of an old one; `NonFiniteLoss` if a loss is not finite;
         `OSError` if a checkpoint could not be written.
         """
         folder = self.resumed = self.sealed = self.choose(resume_from_checkpoint)

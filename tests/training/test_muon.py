@@ -54,7 +54,7 @@ def test_matrices_move_as_torch_moves_them():
 
 @pytest.mark.parametrize("together", [1, 2 * 6 * 4, 2**24])
 def test_matrices_move_together_as_they_do_alone(monkeypatch, together):
-    monkeypatch.setattr("noiselab.training.muon.TOGETHER", together)
+    monkeypatch.setattr("noiselab.training.muon.MAX_STACKED", together)
     torch.manual_seed(0)
     shapes = [(6, 4), (4, 6), (6, 4), (6, 4), (5, 5)]
     start = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]

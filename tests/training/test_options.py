@@ -85,7 +85,7 @@ def test_help_says_what_each_field_is(capsys):
     said = " ".join(capsys.readouterr().out.split())
     for words in (
         "a share",
-        "sequences in an optimizer step, over all processes",
+        "sequences per optimizer step, over all processes",
         "(default: 10)",
         "few steps",
         "--config FILE.yaml",
@@ -143,7 +143,7 @@ def test_numbers_that_are_too_small_are_refused_by_the_name_that_was_typed(tmp_p
         (None, 0, ""),
         (ValueError("steps must be more"), 2, "error: steps must be more\n"),
         (FileNotFoundError(2, "nothing there", "x.txt"), 2, "error: [Errno 2] nothing there: 'x.txt'\n"),
-        (KeyboardInterrupt(), 130, "interrupted; run the same command to go on from the newest checkpoint\n"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command to continue from the newest checkpoint\n"),
     ],
 )
 def test_errors_of_the_user_end_with_one_line(capsys, error, status, said):

@@ -102,7 +102,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
 
 def test_which_checkpoint_is_resumed(tmp_path, caplog):
     make(tmp_path).train()
-    with pytest.raises(ValueError, match=r"must not mix with an old one: .* holds checkpoint-14"):
+    with pytest.raises(ValueError, match=r"must use an empty folder: .* contains checkpoint-14"):
         make(tmp_path).train(resume_from_checkpoint=None)
     explicit = make(tmp_path)
     explicit.train(resume_from_checkpoint=tmp_path / "checkpoint-12")
@@ -152,7 +152,7 @@ def test_evaluation_uses_the_average_is_repeatable_and_does_not_influence_traini
     assert set(metrics) == {f"eval_{name}_{what}" for name in "ab" for what in ("loss", "perplexity")}
     assert digest(often) == digest(plain)
     with often.average.applied():
-        place = partial(Place, seed=nl.training.noise.key("evaluation", 1))
+        place = partial(Place, seed=nl.training.noise.derive_seed("evaluation", 1))
         losses = []
         for i in range(2):
             rows = [extra["eval_dataset"]["b"][j] for j in range(8 * i, 8 * i + 8)]

@@ -99,7 +99,7 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_both(results):
 
 
 def test_sharding_that_would_silently_not_happen_is_refused(results):
-    assert "FSDP was asked for" in results["fsdp"]
+    assert "FSDP must be available" in results["fsdp"]
 
 
 def test_another_number_of_processes_is_refused(results, root):
