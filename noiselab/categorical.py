@@ -16,7 +16,7 @@ from .typing import Elementwise, ElementwiseProbs
 Randomness: TypeAlias = Generator | Sequence[Generator] | None
 """One generator for the whole batch, one for each sequence of the batch, or torch's global one."""
 
-BLOCK = 256  # tokens summed at once by the first of the two levels of `choose`
+BLOCK = 256  # tokens in one block of the two-level sum in `choose`
 
 
 def uniforms(
@@ -26,12 +26,12 @@ def uniforms(
 
     **Arguments:**
 
-    - `batch`, `rest`: the shape.
-    - `generator`: one generator, or a sequence of `batch` generators. With one for each sequence, a sequence gets the
-      same numbers alone as in any batch.
-    - `device`: where the numbers are needed; they are drawn where the generator lives.
+    - `batch`, `rest`: the shape of the result.
+    - `generator`: one generator, or a sequence of `batch` generators. With one for each sequence, a
+      sequence gets the same numbers alone and in any batch.
+    - `device`: the device of the result; the numbers are drawn on the device of the generator.
 
-    **Raises:** `ValueError` if the number of generators is not `batch`, or they are none.
+    **Raises:** `ValueError` if the number of generators is not `batch`, or `generator` is of another type.
     """
     if isinstance(generator, Sequence):
         if len(generator) != batch:
@@ -55,8 +55,8 @@ def choose(mass: ElementwiseProbs, u: Elementwise) -> Int[Tensor, "*batch"]:
 
     **Returns:** a token of positive mass. A row without mass gives an arbitrary token in range.
 
-    **Source:** inverse transform sampling. Zheng et al. (2024, arXiv 2409.02908) show what float32 Gumbel noise does
-    to the tail instead.
+    **Source:** inverse transform sampling. Zheng et al. (2024, arXiv 2409.02908) show how float32 Gumbel noise
+    truncates the tail instead.
 
     **Example:**
 
@@ -70,7 +70,7 @@ def choose(mass: ElementwiseProbs, u: Elementwise) -> Int[Tensor, "*batch"]:
     *batch, states = mass.shape
     if states <= 4 * BLOCK:
         return _search(mass, u)[2][..., 0]
-    # Block sums first, then one block: the same law as a single long cumulative sum, in one pass over the row.
+    # Block sums first, then one block: the same distribution as one long cumulative sum, in one pass over the row.
     whole = states // BLOCK * BLOCK
     sums = mass[..., :whole].reshape(*batch, -1, BLOCK).sum(-1, dtype=torch.float64)
     sums = torch.cat([sums, mass[..., whole:].sum(-1, dtype=torch.float64)[..., None]], -1)
@@ -92,6 +92,6 @@ def _search(mass: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The cumulative mass, u * total, and the index where the one passes the other."""
     cumulative = mass.cumsum(-1, dtype=torch.float64)
     total = cumulative[..., -1:]
-    # Rounding must not push the target up to the total, behind which there is no token.
+    # Rounding must not push the target up to the total: no token follows it.
     target = torch.minimum(u[..., None].double() * total, torch.nextafter(total, torch.zeros_like(total)))
     return cumulative, target, torch.searchsorted(cumulative, target, right=True).clamp(max=mass.shape[-1] - 1)

@@ -1,4 +1,4 @@
-"""Modules whose numbers must not be rounded when a model around them is moved to another precision."""
+"""Modules that keep float64 when the model around them is moved to another precision."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 
 class Exact(nn.Module):
-    """A module whose own float64 buffers and parameters follow it to another device, but not to another dtype.
+    """A module whose own float64 buffers and parameters move to another device, but never to another dtype.
 
-    The probabilities of 50,000 tokens do not survive bfloat16, and a network that holds its process is often moved
-    there as a whole.
+    bfloat16 cannot represent the probabilities of 50,000 tokens, and a network that holds its process is often cast to
+    it as a whole.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         buffers = {name: b for name, b in self._buffers.items() if b is not None and b.dtype == torch.float64}
-        # `.data`, since parameters themselves are changed in place.
+        # `.data`, because parameters are changed in place.
         parameters = {
             name: (p.data, None if p.grad is None else p.grad.data)
             for name, p in self._parameters.items()
@@ -30,7 +30,7 @@ class Exact(nn.Module):
         for name, (exact, grad) in parameters.items():
             parameter = self._parameters[name]
             if parameter is not None and parameter.dtype != torch.float64:
-                # The same parameter still: an optimizer may hold it.
+                # Keep the parameter object: an optimizer may hold it.
                 parameter.grad = None
                 parameter.data = exact.to(parameter.device)
                 parameter.grad = None if grad is None else grad.to(parameter.device)

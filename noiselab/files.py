@@ -21,7 +21,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends: either the old content or all of the new one.
+    """A temporary file that replaces `path` when the block ends, so `path` holds either the old or all of the new content.
 
     **Arguments:**
 
@@ -39,19 +39,19 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that `path` holds either its old content or all of the new one, whatever happens meanwhile."""
+    """Write a text file so that `path` holds either its old content or all of the new one, even after a crash."""
     with new_file(path) as temporary:
         temporary.write_text(text)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON, likewise."""
+    """Write a JSON file in the same way."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its place when the block ends, complete and flushed to disk.
+    """A temporary folder that replaces `target` when the block ends, complete and flushed to disk.
 
     **Arguments:**
 
@@ -66,7 +66,7 @@ def new_folder(target: Path) -> Iterator[Path]:
             flush(path)
         flush(temporary)
         if target.exists():
-            # A folder cannot replace a full one in one step; between these two renames the old one has another name.
+            # A rename cannot replace a folder that is not empty; between these two renames the old one has another name.
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
             target.rename(old / target.name)
             temporary.rename(target)

@@ -3,11 +3,11 @@ r"""Times at which a bound is evaluated, each with the weight that makes a mean,
 $$\int_{low}^{high} f(t)\, dt \;=\; \mathbb E\big[\, \text{weight} \cdot f(t)\, \big] \quad\text{(drawn times)}, \qquad
 \int_{low}^{high} f(t)\, dt \;\approx\; \sum_k \text{weight}_k\, f(t_k) \quad\text{(\texttt{quadrature})}$$
 
-One time for each sequence, or one for each token: the bound may be taken along any rising path of per-token times
-(`path_times`, `block_times`), each term times dt_i. Independent times (`token_times`) lie on no path.
+A time belongs to a sequence or to a token. The bound holds along any rising path of per-token times (`path_times`,
+`block_times`), with each term multiplied by dt_i. Independent times (`token_times`) lie on no path.
 
-Whoever shares one set of times with other processes or micro-steps gives `first` and `total`, and all use the same
-`shift` or equally seeded generators.
+To share one set of times between workers or micro-steps, pass `first` and `total`, and use the same `shift` or
+equally seeded generators everywhere.
 """
 
 from collections.abc import Callable
@@ -36,16 +36,16 @@ def stratified_times(
 
     **Arguments:**
 
-    - `count`: how many times are wanted here.
+    - `count`: the number of times to return.
     - `shift`: the common u in [0, 1); drawn from `generator` by default.
-    - `first`, `total`: the number of the first of them, and n, where the set is shared with other processes or
-      micro-steps (which then need the same `shift`).
+    - `first`, `total`: the index of the first of them and the size n of the whole set, where the set is shared between
+      workers or micro-steps (which then need the same `shift`).
     - `low`, `high`: the time range.
 
     **Raises:** `ValueError` unless 0 <= `first` and `first` + `count` <= `total`.
 
-    **Returns:** float64. For reporting a bound, even times have heavy tails where noise goes as a square root at the ends;
-    `sine_clock` changes the clock, as `noiselab.evaluation.validation_bound` does.
+    **Returns:** float64. To report a bound, change the clock with `sine_clock`, as `noiselab.evaluation.validation_bound`
+    does: where the noise behaves like a square root at the ends, the estimate from evenly spread times has heavy tails.
 
     **Source:** Kingma et al. (2021), "Variational Diffusion Models", arXiv 2107.00630, appendix I.1.
     """
@@ -70,9 +70,9 @@ def uniform_times(
 
     **Arguments:**
 
-    - `count`: how many times are wanted here.
-    - `first`, `total`: the number of the first of them among `total`, where the set is shared: all draw it with equally
-      seeded generators, and keep their part.
+    - `count`: the number of times to return.
+    - `first`, `total`: the index of the first of them and the size of the whole set, where the set is shared: every
+      worker draws the whole set with an equally seeded generator and keeps its part.
     - `low`, `high`: the time range.
 
     **Returns:** float64. `stratified_times` has the same mean and less variance.
@@ -95,14 +95,15 @@ def importance_times(
 ) -> tuple[PerSequence, PerSequence]:
     r"""Stratified times from any positive density p, with weights 1 / p(t): the mean of weight * f(t) is the integral of f.
 
-    The density is replaced by one that is constant on each of `cells` intervals, and both times and weights are made of
-    that one: the estimate is unbiased for any `cells`.
+    The density is replaced by one that is constant on each of `cells` intervals. Times and weights both use the
+    replacement, so the estimate is unbiased for any `cells`.
 
     **Arguments:**
 
-    - `count`: how many times are wanted here.
-    - `density`: a schedule, a function of time or a number; it need not be normalised. It is read at the middle of each
-      interval, so that it may vanish or be infinite at the very ends. Best is the root mean square of the integrand.
+    - `count`: the number of times to return.
+    - `density`: a schedule, a function of time or a number; it need not be normalised. It is evaluated at the
+      middle of each interval, so it may vanish or be infinite at the very ends. The variance is smallest for the root
+      mean square of the integrand.
     - `low`, `high`: the time range.
     - `shift`, `first`, `total`: as for `stratified_times`.
     - `cells`: number of intervals, narrower towards both ends.
@@ -111,8 +112,8 @@ def importance_times(
 
     **Raises:** `ValueError` where the density is not positive and finite.
 
-    **Source:** inverse transform sampling; Nichol and Dhariwal (2021), arXiv 2102.09672, section 3.3, for time as what
-    is sampled by importance.
+    **Source:** inverse transform sampling; Nichol and Dhariwal (2021), arXiv 2102.09672, section 3.3, for importance
+    sampling of time.
 
     **Example:**
 
@@ -141,20 +142,21 @@ def token_times(
     total: int | None = None,
     generator: Generator | None = None,
 ) -> PerToken:
-    r"""Independent uniform times for each token (diffusion forcing), for a share of the sequences.
+    r"""Independent uniform times for each token (diffusion forcing), for a fraction of the sequences.
 
-    A training distribution, and **no bound**: independent times lie on no path from noise to data, and the mean of
+    This is a training distribution and gives **no bound**: independent times lie on no path from noise to data, and the mean of
     $\sum_i \text{nelbo}_i$ over them is not the entropy H, even for the exact denoiser. Under masking, n equal tokens give
-    $n\, 2^{1 - n} H$: H for two, 0.75 H for three. A bound is `path_times`, `block_times`, or one time for the
-    sequence.
+    $n\, 2^{1 - n} H$: H for two, 0.75 H for three. For a bound use `path_times`, `block_times`, or one time for
+    each sequence.
 
     **Arguments:**
 
-    - `batch`, `length`: how many times are wanted here.
+    - `batch`, `length`: the shape of the times to return.
     - `share`: in [0, 1]; the probability that a sequence has independent times. The others have one common time,
       stratified over the batch. Published: 0.5.
     - `low`, `high`: the time range.
-    - `shift`, `first`, `total`: as for `stratified_times`; all draw the whole set with equally seeded generators.
+    - `shift`, `first`, `total`: as for `stratified_times`; every worker draws the whole set with an equally seeded
+      generator.
 
     **Returns:** float64.
 
@@ -183,21 +185,21 @@ def block_times(
     total: int | None = None,
     generator: Generator | None = None,
 ) -> tuple[PerToken, PerToken]:
-    r"""Times of blocks that are generated one after another: one block in progress, earlier ones clean, later ones noise.
+    r"""Times for blocks that are generated one after another: one block in progress, earlier ones clean, later ones noise.
 
-    One block of each sequence is active, at a time in [low, high]; blocks before it stand at `low`, those behind it at
-    `high`. The weight is the number of blocks times 1 / p(t) on the active block, and 0 elsewhere: a path of per-token
-    times, so that the mean of $\sum_i \text{weight}_i\, \text{nelbo}_i$ is a bound, and the entropy for the exact
-    denoiser. With `block = 1` it is autoregressive, with `block = length` all tokens share one time.
+    One block of each sequence is active, at a time in [low, high]; the blocks before it are at `low`, those after it at
+    `high`. The weight is the number of blocks times 1 / p(t) on the active block, and 0 elsewhere. This is a path of
+    per-token times, so the mean of $\sum_i \text{weight}_i\, \text{nelbo}_i$ is a bound, and equals the entropy for the
+    exact denoiser. `block = 1` is autoregressive; with `block = length` all tokens share one time.
 
     **Arguments:**
 
-    - `batch`, `length`: how many times are wanted here.
-    - `block`: tokens in a block; the last may be shorter.
-    - `density`: of the active block's time, as for `importance_times`; even by default.
-    - `low`, `high`: the time range. Terms of weight 0 are to be dropped, not multiplied (`noiselab.continuous_bound` does):
-      at the very ends of time they may be infinite.
-    - `shift`, `first`, `total`: as for `stratified_times`. Blocks are stratified together with their times.
+    - `batch`, `length`: the shape of the times to return.
+    - `block`: the number of tokens in a block; the last may be shorter.
+    - `density`: the density of the active block's time, as for `importance_times`; uniform by default.
+    - `low`, `high`: the time range. Drop the terms of weight 0 instead of multiplying them by 0, as
+      `noiselab.continuous_bound` does: at the very ends of time they may be infinite.
+    - `shift`, `first`, `total`: as for `stratified_times`. The choice of the block is stratified too.
 
     **Returns:** times and weights, float64.
 
@@ -225,16 +227,16 @@ def block_times(
 
 
 def path_times(tau: PerSequence, path: Callable[[Tensor], Tensor]) -> tuple[PerToken, PerToken]:
-    r"""Every token on a clock of its own: times $t_i(\tau)$ with the weights $dt_i / d\tau$.
+    r"""A clock for each token: times $t_i(\tau)$ with the weights $dt_i / d\tau$.
 
-    Where every clock runs from the lower to the upper end of the time range, the mean over uniform $\tau$ of
-    $\sum_i \text{weight}_i\, \text{nelbo}_i$ is a bound, and the entropy for the exact denoiser.
+    If every clock runs from the lower to the upper end of the time range, the mean over uniform $\tau$ of
+    $\sum_i \text{weight}_i\, \text{nelbo}_i$ is a bound, and equals the entropy for the exact denoiser.
 
     **Arguments:**
 
     - `tau`: in [0, 1], one for each sequence.
-    - `path`: takes `tau` as [batch, 1] and returns the times of the tokens, [batch, length] or what broadcasts with it;
-      no clock may run backwards. Slopes are taken by forward-mode automatic differentiation.
+    - `path`: takes `tau` as [batch, 1] and returns the times of the tokens, [batch, length] or a shape that broadcasts to it;
+      no clock may run backwards. Slopes come from forward-mode automatic differentiation.
 
     **Raises:** `ValueError` if a time leaves [0, 1], or a clock runs backwards.
 
@@ -266,17 +268,17 @@ def path_times(tau: PerSequence, path: Callable[[Tensor], Tensor]) -> tuple[PerT
 def sine_clock(
     u: Float[Tensor, "..."], *, low: float | int = 0.0, high: float | int = 1.0
 ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
-    r"""Times that look often at both ends: $t = low + (high - low) \sin^2(\pi u / 2)$, with the weight $dt / du$.
+    r"""Times that are dense at both ends: $t = low + (high - low) \sin^2(\pi u / 2)$, with the weight $dt / du$.
 
     Hybrid and uniform noise make the bound's integrand infinite at the ends, like an inverse square root; on this clock
     it is nearly flat.
 
     **Arguments:**
 
-    - `u`: in [0, 1]; even (`stratified_times`) or the nodes of a rule.
+    - `u`: in [0, 1]; evenly spread (`stratified_times`) or the nodes of a quadrature rule.
     - `low`, `high`: the time range.
 
-    **Returns:** times within [low, high], 1e-12 of the range off its ends, and weights.
+    **Returns:** times within [low, high], at least 1e-12 of the range away from its ends, and weights.
     """
     span = high - low
     t = (low + span * torch.sin(torch.pi * u / 2) ** 2).clamp(max=high - 1e-12 * span, min=low + 1e-12 * span)
@@ -286,21 +288,21 @@ def sine_clock(
 def quadrature(
     nodes: int, *, low: float | int = 0.0, high: float | int = 1.0
 ) -> tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]]:
-    r"""Fixed times whose weighted **sum** is the integral over [low, high]: Gauss-Legendre on a clock that rests at both ends.
+    r"""Fixed times whose weighted **sum** is the integral over [low, high]: Gauss-Legendre on a clock that is flat at both ends.
 
     $$t = low + (high - low)\, u^4 (35 - 84 u + 70 u^2 - 20 u^3)$$
 
     The bound of hybrid noise behaves at the ends like $t^{-1/2} \log t$. After this change of time 16 nodes give four
-    digits, where a squared sine gives two: a logarithm would remain. A process whose signal falls within a short time, or
-    has corners, needs nodes of its own: `noiselab.process_quadrature`.
+    digits; a squared sine gives two, because it leaves a logarithm. For a process whose signal falls within a short time
+    or has corners, use `noiselab.likelihood.process_quadrature`.
 
     **Arguments:**
 
-    - `nodes`: how many.
+    - `nodes`: their number.
     - `low`, `high`: the time range.
 
-    **Returns:** times within [low, high], 1e-12 of the range off its ends, and weights, which add up to high - low (from 4
-    nodes on).
+    **Returns:** times within [low, high], at least 1e-12 of the range away from its ends, and weights that sum to
+    high - low (from 4 nodes on).
 
     **Source:** Golub and Welsch (1969) for the nodes; the clock is the smooth step of degree 7.
 
@@ -331,11 +333,11 @@ def gauss_legendre(nodes: int) -> tuple[Float[Tensor, " nodes"], Float[Tensor, "
 
 
 def _checked(count: int, first: int, total: int | None) -> int:
-    """The size of the set that times are shared from."""
+    """The size of the shared set of times."""
     total = count if total is None else total
     if count < 0 or not 0 <= first <= total - count:
         raise ValueError(
-            f"the times wanted must be among all of the shared set, 0 <= first and first + count <= total; "
+            f"the requested times must lie within the shared set, 0 <= first and first + count <= total; "
             f"got first = {first}, count = {count}, total = {total}"
         )
     return total
@@ -347,7 +349,7 @@ def _rising(low: float, high: float) -> None:
 
 
 def _rand(generator: Generator | None, *shape: int) -> Tensor:
-    """Uniform float64 numbers on the host, drawn where the generator lives."""
+    """Uniform float64 numbers on the host, drawn on the device of the generator."""
     home = None if generator is None else generator.device
     return torch.rand(shape, dtype=torch.float64, generator=generator, device=home).cpu()
 
@@ -356,7 +358,7 @@ def _from_density(u: Tensor, density: ScheduleLike, low: float, high: float, cel
     """Times whose cumulative probability is u, and the reciprocal of the density that they are drawn from."""
     if not low < high:
         raise ValueError(f"times must rise from low to high; got {low} to {high}")
-    # Edges crowd at both ends, where densities such as an inverse square root change most.
+    # Cells are narrow at both ends, where densities such as an inverse square root change most.
     edges = low + (high - low) * torch.sin(torch.linspace(0, torch.pi / 2, cells + 1, dtype=torch.float64)) ** 2
     middle = (edges[1:] + edges[:-1]) / 2
     with torch.no_grad():
