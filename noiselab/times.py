@@ -288,7 +288,7 @@ def sine_clock(
 def quadrature(
     nodes: int, *, low: float | int = 0.0, high: float | int = 1.0
 ) -> tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]]:
-    r"""Fixed times whose weighted **sum** is the integral over [low, high]: Gauss-Legendre on a clock that is flat at both ends.
+    r"""Fixed times whose weighted **sum** is the integral over [low, high]: Gauss-Legendre on a clock flat at both ends.
 
     $$t = low + (high - low)\, u^4 (35 - 84 u + 70 u^2 - 20 u^3)$$
 
