@@ -1,4 +1,4 @@
-"""What the commands share: loading quietly, samples in files, tables."""
+"""Shared parts of the commands: loading models without warnings, reading and writing samples, printing results."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def load(model: str, device: str | None, settings: Any = None) -> "Pipeline":
-    """The pipeline of a folder or a hub name, on a GPU if there is one, without bars and warnings of transformers."""
+    """Load a pipeline from a folder or the Hub, on a GPU if available, without transformers' progress bars and
+    warnings.
+    """
     import torch
     import transformers
 
@@ -28,7 +30,7 @@ def load(model: str, device: str | None, settings: Any = None) -> "Pipeline":
 
 
 def dtype_of(name: str | None) -> "torch.dtype | None":
-    """The dtype of a name such as "bfloat16"."""
+    """Return the dtype with a name such as "bfloat16"."""
     import torch
 
     if name is None:
@@ -41,7 +43,7 @@ def dtype_of(name: str | None) -> "torch.dtype | None":
 
 @dataclass(frozen=True)
 class Sample:
-    """A text of a file, with its tokens where the file has them."""
+    """A text from a file, with its tokens if the file contains them."""
 
     text: str
     tokens: tuple[int, ...] | None = None
@@ -49,24 +51,24 @@ class Sample:
 
 
 def write_samples(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON lines, complete or not at all."""
+    """Write JSON Lines atomically."""
     write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """Texts of a file: JSON lines with `text` and perhaps `tokens`, or else a text, its parts cut at empty lines.
+    """Read samples from a file: JSON Lines with `text` and optionally `tokens`, or plain text split at empty lines.
 
-    **Raises:** `ValueError` if there are none, or a line cannot be read (it is named).
+    **Raises:** `ValueError` if there are no samples or a line cannot be read (the message gives the line).
     """
     if not path.is_file():
-        raise ValueError(f"samples must be a file; there is none at {path}")
+        raise ValueError(f"samples must be a file; nothing found at {path}")
     content = path.read_text(encoding="utf-8")
     if path.suffix not in (".jsonl", ".json"):
         found = [Sample(part.strip("\n")) for part in content.split("\n\n") if part.strip()]
     else:
         found = [_sample(path, i, line) for i, line in enumerate(content.splitlines(), 1) if line.strip()]
     if not found:
-        raise ValueError(f"samples must hold at least one text; {path} holds none")
+        raise ValueError(f"samples must contain at least one text; {path} has none")
     return found
 
 
@@ -80,7 +82,7 @@ def _sample(path: Path, number: int, line: str) -> Sample:
 
 
 def texts_for(pipe: "Pipeline", samples: Iterable[Sample]) -> tuple[list[str], int]:
-    """The texts, with the tokens that the file kept where they spell the text under this tokenizer; and how many do."""
+    """Return the texts, and how many keep the tokens of the file: those whose tokens decode to the text."""
     from ..pipeline.base import Text
 
     found: list[str] = []
@@ -98,8 +100,8 @@ def texts_for(pipe: "Pipeline", samples: Iterable[Sample]) -> tuple[list[str], i
     return found, kept
 
 
-def say(found: Mapping[str, Any], out: Path | None, as_json: bool, text: str) -> None:
-    """Write what was found to a file, and print it: as JSON alone, or as a person reads it."""
+def report_results(found: Mapping[str, Any], out: Path | None, as_json: bool, text: str) -> None:
+    """Write results to a file if given, and print them as JSON or as text."""
     if out is not None:
         write_text(out, json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2) if as_json else text, flush=True)

@@ -9,40 +9,40 @@ import tyro
 
 @dataclass(frozen=True)
 class Options:
-    """Let a diffusion model replace the tokens that it most confidently disagrees with."""
+    """Correct texts: a diffusion model replaces the tokens to which it most confidently prefers others."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """folder of a model, or its name on the Hugging Face hub"""
     samples: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SAMPLES")]
-    """JSON lines as `noiselab generate` writes them, or a text file whose parts are separated by empty lines"""
+    """JSON Lines from `noiselab generate`, or a text file with samples separated by empty lines"""
     out: Path | None = None
-    """file for the JSON lines; without it they are printed"""
+    """output file for JSON Lines; by default they are printed"""
     steps: int = 128
-    """network evaluations of a text at most"""
+    """maximum network evaluations per text"""
     temperature: float = 0.1
-    """of the prediction; 0.1 to 0.5 published"""
+    """temperature of the prediction; 0.1 to 0.5 published"""
     t0: float = 0.01
-    """the time that the network is told"""
+    """the time passed to the network"""
     tokens_per_step: int = 1
-    """tokens of a text that change in a step at most"""
+    """maximum tokens of a text that change per step"""
     early_stopping: bool = True
-    """leave a text when nothing changes, or nothing is gained any more"""
+    """stop a text once no token changes or self-accuracy no longer improves"""
     patience: int = 32
-    """steps without a gain before that"""
+    """steps without improvement before stopping"""
     as_released: bool = False
-    """encode texts anew and fill them up with padding that may change, as the published code does"""
+    """encode texts again and pad them with tokens that may change, as the published code does"""
     seed: int = 0
-    """of all randomness"""
+    """random seed"""
     batch_size: int = 16
-    """texts at once"""
+    """texts per batch"""
     dtype: str | None = None
-    """of the network's arithmetic, such as bfloat16"""
+    """dtype of the network's arithmetic, such as bfloat16"""
     device: str | None = None
-    """cpu, cuda, ...; a GPU if there is one"""
+    """cpu, cuda, ...; by default a GPU if available"""
 
 
 def main(options: Options) -> list[dict[str, Any]]:
-    """Correct, and write or print the records; returns them."""
+    """Correct texts; write or print the records and return them."""
     import json
 
     import torch
@@ -53,7 +53,7 @@ def main(options: Options) -> list[dict[str, Any]]:
     samples = read_samples(options.samples)
     pipe = load(options.model, options.device)
     if not isinstance(pipe, DiffusionPipeline):
-        raise ValueError(f"correct needs a diffusion model; {options.model!r} is autoregressive")
+        raise ValueError(f"model must be a diffusion model; {options.model!r} is autoregressive")
     texts, kept = texts_for(pipe, samples)
     before = pipe.encode(texts)
     after = pipe.self_correction(
@@ -84,6 +84,6 @@ def main(options: Options) -> list[dict[str, Any]]:
         share = sum(record["changed"] * len(ids) for record, ids in zip(records, before, strict=True)) / sum(
             map(len, before)
         )
-        how = f"{kept} with the tokens that the file kept" if kept else "all encoded anew"
-        print(f"{len(records)} texts ({how}), {share:.1%} of the tokens changed; they are in {options.out}")
+        how = f"{kept} with the tokens of the file" if kept else "all encoded again"
+        print(f"{len(records)} texts ({how}), {share:.1%} of the tokens changed; written to {options.out}")
     return records

@@ -1,4 +1,4 @@
-"""`noiselab evaluate bound`: how well a model predicts text files."""
+"""`noiselab evaluate bound`: the negative log-likelihood of text files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,36 +9,36 @@ import tyro
 
 @dataclass(frozen=True)
 class Options:
-    """The negative log-likelihood of text files: a bound with all its terms, or exactly for an autoregressive model."""
+    """The negative log-likelihood of text files: the full bound, or the exact value for an autoregressive model."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """folder of a model, or its name on the Hugging Face hub"""
     files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")]
     """text files, JSON lines, folders or glob patterns"""
     length: int | None = None
-    """tokens of a window; the whole context if not given"""
+    """tokens per window; by default the whole context"""
     max_sequences: int | None = None
-    """windows at most"""
+    """maximum number of windows"""
     repeats: int = 4
-    """times at which each window meets noise"""
+    """number of random times at which each window is noised"""
     nodes: int | None = None
-    """the same fixed times for all windows instead, so many of them"""
+    """number of fixed times, the same for all windows, instead of random times"""
     low: float | None = None
-    """the least time; 1e-4 if not given"""
+    """the smallest time; by default 1e-4"""
     batch_size: int = 32
-    """windows at once"""
+    """windows per batch"""
     seed: int = 0
-    """of the noise"""
+    """seed of the noise"""
     json: bool = False
-    """print JSON alone"""
+    """print JSON instead of text"""
     out: Path | None = None
-    """file for the JSON"""
+    """output file for JSON"""
     device: str | None = None
-    """cpu, cuda, ...; a GPU if there is one"""
+    """cpu, cuda, ...; by default a GPU if available"""
 
 
 def main(options: Options) -> dict[str, Any]:
-    """Evaluate and print; returns the figures."""
+    """Evaluate, print and return the results."""
     import math
 
     import torch
@@ -46,10 +46,10 @@ def main(options: Options) -> dict[str, Any]:
     from ..data import FileCorpus, TokenBlocks, pack
     from ..evaluation import generative_perplexity, validation_bound
     from ..pipeline import DiffusionPipeline
-    from .common import load, say
+    from .common import load, report_results
 
     if not options.files:
-        raise ValueError("files must be given; got none")
+        raise ValueError("files must name at least one file; got none")
     pipe = load(options.model, options.device)
     texts = [text for pattern in options.files for text in FileCorpus(pattern)]
     length = min(pipe.length, 1 << 16) if options.length is None else options.length
@@ -95,5 +95,5 @@ def main(options: Options) -> dict[str, Any]:
     if found["bound"]:
         terms = ", ".join(f"{name} {found[name]:.4f}" for name in ("diffusion", "reconstruction", "prior"))
         lines.append(f"of which {terms}")
-    say(found, options.out, options.json, "\n".join(lines))
+    report_results(found, options.out, options.json, "\n".join(lines))
     return found

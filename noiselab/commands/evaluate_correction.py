@@ -1,4 +1,4 @@
-"""`noiselab evaluate correction`: what self-correction is worth."""
+"""`noiselab evaluate correction`: how much self-correction improves samples."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,44 +9,46 @@ import tyro
 
 @dataclass(frozen=True)
 class Options:
-    """Self-correction of a model's own samples, temperatures by steps, beside one jump and samples of equal entropy."""
+    """Self-correction of a model's own samples over temperatures and steps, compared with one jump and with fresh
+    samples of equal entropy.
+    """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """folder of a diffusion model, or its name on the Hugging Face hub"""
     judge: str
     """a causal model with the same tokenizer"""
     temperatures: tuple[float, ...] = (0.1, 0.5)
-    """of self-correction"""
+    """temperatures of self-correction"""
     steps: tuple[int, ...] = (16, 64)
-    """of self-correction, at most"""
+    """maximum steps of self-correction"""
     tokens_per_step: tuple[int, ...] = (1,)
-    """tokens of a text that change in a step at most"""
+    """maximum tokens of a text that change per step"""
     seeds: int = 5
-    """sets of samples, at least two, for the confidence intervals"""
+    """independent sets of samples, at least two, for the confidence intervals"""
     samples: int = 32
-    """texts in a set"""
+    """texts per set"""
     sampling_steps: int = 64
-    """network evaluations of a sample"""
+    """network evaluations per sample"""
     end: float = 0.0
-    """the last time of the sampler; the published one stops at 1e-4"""
+    """the final time of the sampler; 1e-4 as published"""
     plot: Path | None = None
-    """file for a plot, .svg or .png"""
+    """output file for a plot, .svg or .png"""
     json: bool = False
-    """print JSON alone"""
+    """print JSON instead of text"""
     out: Path | None = None
-    """file for the JSON"""
+    """output file for JSON"""
     device: str | None = None
-    """cpu, cuda, ...; a GPU if there is one"""
+    """cpu, cuda, ...; by default a GPU if available"""
 
 
 def main(options: Options) -> dict[str, Any]:
-    """Measure and print; returns the rows."""
+    """Measure, print and return the rows."""
     from dataclasses import asdict
 
     from ..evaluation import correction_grid, correction_grid_table
     from ..pipeline import AutoregressivePipeline, DiffusionPipeline
     from ..pipeline.diffusion import interpolating
-    from .common import load, say
+    from .common import load, report_results
 
     pipe, judge = load(options.model, options.device), load(options.judge, options.device)
     if not isinstance(pipe, DiffusionPipeline) or not isinstance(judge, AutoregressivePipeline):
@@ -55,7 +57,7 @@ def main(options: Options) -> dict[str, Any]:
         )
     if pipe.tokenizer.get_vocab() != judge.tokenizer.get_vocab():
         raise ValueError(
-            "judge must have the tokenizer of the model; for another one, generate and correct into files and use "
+            "judge must have the tokenizer of the model; with another tokenizer, write samples to files and use "
             "`noiselab evaluate perplexity`"
         )
     tables, found = [], []
@@ -78,12 +80,12 @@ def main(options: Options) -> dict[str, Any]:
         found += [{"tokens_per_step": k, **asdict(row)} for row in rows]
     if options.plot is not None:
         _plot(found, options.plot)
-    say({"model": options.model, "rows": found}, options.out, options.json, "\n\n".join(tables))
+    report_results({"model": options.model, "rows": found}, options.out, options.json, "\n\n".join(tables))
     return {"model": options.model, "rows": found}
 
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Nats under the judge against entropy: a line for each temperature, and fresh samples to compare with."""
+    """Plot nats under the judge against entropy: one line per temperature, and fresh samples for comparison."""
     import os
 
     from matplotlib.figure import Figure
@@ -104,9 +106,9 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
             and (treatment == "cooler" or row["temperature"] == temperature)
         ]
         name = (
-            "fresh samples, cooler"
+            "fresh samples, lower temperature"
             if treatment == "cooler"
-            else f"self-correction, temperature {temperature:g}, {k} a step"
+            else f"self-correction, temperature {temperature:g}, {k} per step"
         )
         x, y = [row["entropy"]["mean"] for row in mine], [row["nats"]["mean"] for row in mine]
         axis.errorbar(x, y, [row["nats"]["half"] for row in mine], marker="o", ms=4, lw=1.2, label=name)

@@ -1,4 +1,4 @@
-"""`noiselab evaluate perplexity`: samples as a causal model sees them."""
+"""`noiselab evaluate perplexity`: the perplexity of samples under a causal model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,35 +9,37 @@ import tyro
 
 @dataclass(frozen=True)
 class Options:
-    """Generative perplexity of samples, with their entropy and n-grams, without which it says little."""
+    """Generative perplexity of samples, with their entropy and n-gram diversity, without which perplexity is
+    misleading.
+    """
 
     samples: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SAMPLES")]
-    """JSON lines as `noiselab generate` writes them, or a text file whose parts are separated by empty lines"""
+    """JSON Lines from `noiselab generate`, or a text file with samples separated by empty lines"""
     judge: str
-    """a causal model: a folder, or a name on the hub, such as google/gemma-2-9b (what GIDD's authors took) or gpt2-large"""
+    """a causal model: a folder or a Hub name, such as google/gemma-2-9b (used by GIDD's authors) or gpt2-large"""
     reference: Path | None = None
-    """texts to compare with by MAUVE, which needs the package mauve-text"""
+    """reference texts for MAUVE, which requires the package mauve-text"""
     max_tokens: int | None = None
-    """cut texts to so many tokens of the judge"""
+    """truncate texts to this number of the judge's tokens"""
     start: bool = True
-    """put the judge's begin-of-text token before each text, if it has one, so that the first token counts"""
+    """prepend the judge's begin-of-text token, if it has one, so that the first token is scored"""
     batch_size: int = 16
-    """texts at once"""
+    """texts per batch"""
     json: bool = False
-    """print JSON alone"""
+    """print JSON instead of text"""
     out: Path | None = None
-    """file for the JSON"""
+    """output file for JSON"""
     device: str | None = None
-    """cpu, cuda, ...; a GPU if there is one"""
+    """cpu, cuda, ...; by default a GPU if available"""
 
 
 def main(options: Options) -> dict[str, Any]:
-    """Judge and print; returns the figures."""
+    """Evaluate, print and return the results."""
     import torch
 
     from ..evaluation import generative_perplexity, text_perplexity
     from ..pipeline import AutoregressivePipeline
-    from .common import load, read_samples, say, texts_for
+    from .common import load, read_samples, report_results, texts_for
 
     samples = read_samples(options.samples)
     pipe = load(options.judge, options.device)
@@ -47,10 +49,10 @@ def main(options: Options) -> dict[str, Any]:
     start = pipe.tokenizer.bos_token_id if options.start else None
     lengths = {len(sample.tokens or ()) for sample in samples}
     if kept == len(samples) and len(lengths) == 1 and options.max_tokens is None:
-        # The judge's own tokens: nothing comes between.
+        # The samples are in the judge's tokens, so they need not be encoded again.
         x = torch.tensor([sample.tokens for sample in samples])
         judged = generative_perplexity(pipe.network, x, start=start, batch_size=options.batch_size)
-        how = "the tokens that were drawn"
+        how = "the sampled tokens"
     else:
         judged = text_perplexity(
             pipe.network,
@@ -60,13 +62,13 @@ def main(options: Options) -> dict[str, Any]:
             max_tokens=options.max_tokens,
             batch_size=options.batch_size,
         )
-        how = "texts, encoded by the judge's tokenizer"
+        how = "texts encoded with the judge's tokenizer"
     found: dict[str, Any] = {
         "samples": str(options.samples),
         "judge": options.judge,
         "texts": judged.samples,
         "tokens": judged.tokens,
-        "retokenized": how != "the tokens that were drawn",
+        "retokenized": how != "the sampled tokens",
         "perplexity": judged.perplexity,
         "nats": judged.nats,
         "error": judged.error,
@@ -83,7 +85,7 @@ def main(options: Options) -> dict[str, Any]:
     ]
     if "mauve" in found:
         lines.append(f"MAUVE {found['mauve']:.4f}")
-    say(found, options.out, options.json, "\n".join(lines))
+    report_results(found, options.out, options.json, "\n".join(lines))
     return found
 
 

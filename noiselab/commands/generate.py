@@ -1,4 +1,4 @@
-"""`noiselab generate`: texts as JSON lines."""
+"""`noiselab generate`: generate texts as JSON Lines."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,44 +32,44 @@ Name = Literal[
 
 @dataclass(frozen=True)
 class Options:
-    """Write texts from noise, or after prompts, as JSON lines: text, tokens, prompt, model."""
+    """Generate texts from noise or from prompts, as JSON Lines with text, tokens, prompt and model."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """folder of a model, or its name on the Hugging Face hub"""
     out: Path | None = None
-    """file for the JSON lines; without it they are printed"""
+    """output file for JSON Lines; by default they are printed"""
     num_samples: int = 4
-    """texts, of each prompt if there are any"""
+    """number of texts, for each prompt if prompts are given"""
     steps: int | None = None
-    """network evaluations of a text; the model's default if not given"""
+    """network evaluations per text; by default that of the model"""
     prompt: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
-    """what texts begin with; may be given several times"""
+    """beginning of the texts; may be given several times"""
     length: int | None = None
-    """tokens of a text; the whole context if not given"""
+    """tokens per text, including the prompt; by default the whole context"""
     sampler: Name = "ancestral"
-    """how noise becomes text"""
+    """sampling algorithm"""
     temperature: float | None = None
-    """of the prediction"""
+    """temperature of the prediction"""
     top_k: int | None = None
-    """draw from the likeliest tokens alone"""
+    """sample from this number of most likely tokens only"""
     top_p: float | None = None
-    """draw from the likeliest tokens that have this share of the probability"""
+    """sample from the smallest set of most likely tokens with this total probability"""
     min_p: float | None = None
-    """draw from tokens of at least this share of the likeliest one's probability"""
+    """sample from tokens with at least this fraction of the highest probability"""
     as_released: bool = False
-    """the steps of the published GIDD code, which leave a little noise"""
+    """use the time grid of the published GIDD code, which leaves a little noise"""
     seed: int = 0
-    """of all randomness"""
+    """random seed"""
     batch_size: int = 16
-    """texts at once"""
+    """texts per batch"""
     dtype: str | None = None
-    """of the network's arithmetic, such as bfloat16"""
+    """dtype of the network's arithmetic, such as bfloat16"""
     device: str | None = None
-    """cpu, cuda, ...; a GPU if there is one"""
+    """cpu, cuda, ...; by default a GPU if available"""
 
 
 def main(options: Options) -> list[dict[str, Any]]:
-    """Generate, and write or print the records; returns them."""
+    """Generate texts; write or print the records and return them."""
     import json
 
     import torch
@@ -87,7 +87,7 @@ def main(options: Options) -> list[dict[str, Any]]:
     shared |= {"generator": torch.Generator().manual_seed(options.seed)}
     if isinstance(pipe, AutoregressivePipeline):
         if options.steps is not None or options.as_released or options.sampler != "ancestral":
-            raise ValueError("steps, sampler and as-released are for diffusion models; this one is autoregressive")
+            raise ValueError("steps, sampler and as-released require a diffusion model; this model is autoregressive")
         texts = pipe.generate(**shared)
     else:
         assert isinstance(pipe, DiffusionPipeline)
@@ -109,5 +109,5 @@ def main(options: Options) -> list[dict[str, Any]]:
         print("\n".join(json.dumps(record, ensure_ascii=False) for record in records))
     else:
         write_samples(options.out, records)
-        print(f"{len(records)} texts are in {options.out}")
+        print(f"{len(records)} texts written to {options.out}")
     return records

@@ -1,4 +1,4 @@
-"""`noiselab inspect`: what a model is."""
+"""`noiselab inspect`: describe a model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,40 +9,40 @@ import tyro
 
 @dataclass(frozen=True)
 class Options:
-    """What a model is: network, noise, context; a plot of its noise; one denoising as a page."""
+    """Describe a model (network, noise, context), plot its noise, and write one denoising trajectory as a page."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """folder of a model, or its name on the Hugging Face hub"""
     plot: Path | None = None
-    """file for a plot of the noise, .svg or .png"""
+    """output file for a plot of the noise, .svg or .png"""
     denoising: Path | None = None
-    """file for one denoising, token by token over time, .html"""
+    """output file for one denoising trajectory, token by token over time, .html"""
     steps: int = 32
     """of that denoising"""
     seed: int = 0
     """of that denoising"""
     json: bool = False
-    """print JSON alone"""
+    """print JSON instead of text"""
     out: Path | None = None
-    """file for the JSON"""
+    """output file for JSON"""
     device: str | None = None
-    """cpu, cuda, ...; a GPU if there is one"""
+    """cpu, cuda, ...; by default a GPU if available"""
 
 
 def main(options: Options) -> dict[str, Any]:
-    """Print the facts, draw what is asked for; returns the facts."""
+    """Print the facts about a model, write the requested plots, and return the facts."""
     import os
 
     import torch
 
     from ..pipeline import DiffusionPipeline
     from ..pipeline.card import facts_of
-    from .common import load, say
+    from .common import load, report_results
 
     pipe = load(options.model, options.device)
     facts = facts_of(pipe)
     if (options.plot or options.denoising) and not isinstance(pipe, DiffusionPipeline):
-        raise ValueError(f"plot and denoising are for diffusion models; {options.model!r} is autoregressive")
+        raise ValueError(f"plot and denoising require a diffusion model; {options.model!r} is autoregressive")
     if options.plot is not None and isinstance(pipe, DiffusionPipeline):
         from ..plotting import plot_process
 
@@ -63,5 +63,5 @@ def main(options: Options) -> dict[str, Any]:
         trace.html(options.denoising, decode=lambda token: pipe.tokenizer.decode([token]))
     width = max(map(len, facts))
     text = "\n".join(f"{name:{width}}  {str(value).strip('`')}" for name, value in facts.items())
-    say({"model": options.model, **facts}, options.out, options.json, text)
+    report_results({"model": options.model, **facts}, options.out, options.json, text)
     return facts

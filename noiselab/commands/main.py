@@ -1,4 +1,4 @@
-"""Which command is run, and what a user is told when it cannot be."""
+"""The entry point of the command line: dispatch to commands and error reporting."""
 
 import importlib
 import sys
@@ -7,17 +7,17 @@ from typing import Any, NoReturn
 
 COMMANDS = {
     "train": "run a recipe: noiselab train recipes/gidd_plus.py demo",
-    "generate": "write texts from noise, or after prompts, as JSON lines",
-    "correct": "let a model correct texts, or samples that it generated",
-    "evaluate bound": "the bound on the negative log-likelihood of text files",
-    "evaluate perplexity": "perplexity of samples under a causal model, with entropy and n-grams",
-    "evaluate correction": "what self-correction is worth: temperatures by steps, as a table and a plot",
-    "inspect": "what a model is: network, noise, context; a plot of its noise; one denoising",
+    "generate": "generate texts from noise or from prompts, as JSON Lines",
+    "correct": "correct texts or generated samples with a diffusion model",
+    "evaluate bound": "negative log-likelihood of text files (bound or exact)",
+    "evaluate perplexity": "perplexity of samples under a causal model, with entropy and n-gram diversity",
+    "evaluate correction": "effect of self-correction over temperatures and steps, as a table and a plot",
+    "inspect": "describe a model; plot its noise and one denoising trajectory",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and end the process: 0, or 2 after an error that the user can put right, told in one line."""
+    """Run a command and exit with status 0, or 2 after an error that the user can fix, reported in one line."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(overview())
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(name: str, arguments: Sequence[str]) -> Any:
-    """Run a command with what follows its name, and return what it found."""
+    """Run a command with the arguments after its name, and return its result."""
     module = importlib.import_module(f".{name.replace(' ', '_')}", __package__)
     if name == "train":
         return module.main(list(arguments))
@@ -54,8 +54,8 @@ def run(name: str, arguments: Sequence[str]) -> Any:
 
 
 def overview() -> str:
-    """The commands, a line each."""
+    """The list of commands, one per line."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
     head = "Noise processes and samplers for language models that correct themselves.\n\nusage: noiselab COMMAND ...\n"
-    return "\n".join([head, *lines, "", "noiselab COMMAND --help lists the options of one."])
+    return "\n".join([head, *lines, "", "Run noiselab COMMAND --help for the options of a command."])

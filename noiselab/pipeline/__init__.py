@@ -1,4 +1,4 @@
-"""Models with all that belongs to them: load, generate, correct, save, share."""
+"""Pipelines: a model with its tokenizer and settings, to load, generate, correct, save and share."""
 
 from .base import Pipeline
 from .causal import AutoregressivePipeline

@@ -1,4 +1,4 @@
-"""A model with all that belongs to it: what `Pipeline.from_pretrained` gives, saves, and shares."""
+"""The base class of pipelines: loading, saving and sharing a model with its tokenizer and settings."""
 
 import abc
 import contextlib
@@ -22,14 +22,14 @@ Self = TypeVar("Self", bound="Pipeline")
 
 
 class Text(str):
-    """A text that a pipeline made, which has kept its tokens: an ordinary string to all but that pipeline.
+    """A generated text that keeps its token ids; a plain string for all other purposes.
 
-    Texts of a model are often encoded otherwise than they were drawn, into more tokens or fewer.
+    Encoding a generated text again often gives other tokens than those that were sampled.
 
     **Arguments:**
 
-    - `tokens`: the ids, special tokens included.
-    - `tokenizer`: whose ids they are.
+    - `tokens`: the token ids, including special tokens.
+    - `tokenizer`: the tokenizer of these ids.
     """
 
     tokens: tuple[int, ...]
@@ -49,14 +49,14 @@ class Text(str):
 class Pipeline(nn.Module, abc.ABC):
     """A model, its tokenizer, and its settings, ready to generate.
 
-    `Pipeline.from_pretrained` picks the class by the config: `DiffusionPipeline` for GIDD's network and masked language
-    models, `AutoregressivePipeline` for causal ones. It is a module: `.to(device)` moves all of it.
+    `Pipeline.from_pretrained` selects the class from the config: `DiffusionPipeline` for GIDD's network and masked
+    language models, `AutoregressivePipeline` for causal models. A pipeline is a module: `.to(device)` moves all of it.
 
     **Arguments:**
 
     - `model`: the network, in evaluation mode.
-    - `tokenizer`: of the transformers library.
-    - `settings`: the noise, what the model predicts, how it is sampled.
+    - `tokenizer`: a tokenizer of the transformers library.
+    - `settings`: the noise process, the model's prediction type, and defaults for sampling.
     """
 
     tag: ClassVar[str] = ""
@@ -83,26 +83,26 @@ class Pipeline(nn.Module, abc.ABC):
         trust_remote_code: bool | None = None,
         **unknown: Any,
     ) -> Self:
-        """Load a model with what belongs to it. Nothing is unpickled and no remote code is run.
+        """Load a model with its tokenizer and settings. No pickle is loaded and no remote code is run.
 
         **Arguments:**
 
-        - `name`: a folder that we, transformers or GIDD's training code wrote, or a name on the Hugging Face hub, such as
-          "dvruette/gidd-small-p_unif-0.1".
-        - `settings`: in place of those in its noiselab.json. Without either, a GIDD model has the noise that its config.json
-          names, and a masked language model pure masking.
-        - `dtype`: of the weights; the checkpoint's own by default.
-        - `revision`: branch, tag or commit of a hub name; unused for a folder.
-        - `trust_remote_code`: ignored, for none is needed.
+        - `name`: a folder written by noiselab, transformers or GIDD's training code, or a name on the Hugging Face Hub,
+          such as "dvruette/gidd-small-p_unif-0.1".
+        - `settings`: replaces the settings in noiselab.json. Without either, a GIDD model has the noise described in
+          its config.json, and a masked language model has absorbing noise.
+        - `dtype`: the dtype of the weights; by default that of the checkpoint.
+        - `revision`: branch, tag or commit on the Hub; unused for a folder.
+        - `trust_remote_code`: ignored, because no remote code is needed.
 
-        **Raises:** `ValueError`, in words, if the model, its tokenizer or its settings cannot be loaded, do not fit each other,
-        or are of another kind than this class.
+        **Raises:** `ValueError` if the model, its tokenizer or its settings cannot be loaded, do not match each other,
+        or belong to another class of pipeline.
 
         **Source:** the interface of dvruette/gidd's `GiddPipeline`, MIT licence.
         """
         if trust_remote_code:
             warnings.warn(
-                "trust_remote_code is ignored: noiselab has the network itself and runs no remote code", stacklevel=2
+                "trust_remote_code is ignored: noiselab contains the network and runs no remote code", stacklevel=2
             )
         if unknown:
             raise ValueError(
@@ -113,7 +113,7 @@ class Pipeline(nn.Module, abc.ABC):
         if not (issubclass(cls, wanted) or issubclass(wanted, cls)):
             raise ValueError(
                 f"{cls.__name__} needs another kind of model; {str(name)!r} is one for {wanted.__name__} "
-                "(Pipeline.from_pretrained picks by itself)"
+                "(Pipeline.from_pretrained selects the class)"
             )
         network = model.model if isinstance(model, MaskedLanguageModel) else model
         tokenizer = check_tokenizer(name, _logits(network))
@@ -130,12 +130,12 @@ class Pipeline(nn.Module, abc.ABC):
 
     @property
     def network(self) -> Any:
-        """The network, without what makes it a denoiser: a model of transformers, or one of your own that has a `config`."""
+        """The underlying network: a transformers model, or any module with a `config`."""
         return self.model.model if isinstance(self.model, MaskedLanguageModel) else self.model
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.network.parameters()).device
 
     @property
@@ -145,21 +145,21 @@ class Pipeline(nn.Module, abc.ABC):
 
     @property
     def generation(self) -> GenerationSettings:
-        """How it is sampled where a call does not say otherwise."""
+        """The default settings for generation."""
         return self.settings.generation
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights, config, tokenizer, settings and a model card, complete or not at all.
+        """Write weights, config, tokenizer, settings and a model card atomically.
 
         **Arguments:**
 
-        - `folder`: replaced if it exists.
+        - `folder`: the target; replaced if it exists.
         """
         with new_folder(Path(folder)) as temporary:
             self._write(temporary)
 
     def push_to_hub(self, name: str, *, private: bool | None = None, message: str = "noiselab model") -> str:
-        """Upload what `save_pretrained` writes to the Hugging Face hub, by huggingface_hub; returns the address."""
+        """Upload the files of `save_pretrained` to the Hugging Face Hub and return the URL."""
         from huggingface_hub import HfApi
 
         api = HfApi()
@@ -175,12 +175,12 @@ class Pipeline(nn.Module, abc.ABC):
         write_text(folder / "README.md", model_card(self))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts, taken literally; nothing is added.
+        """Encode texts into token ids without adding or interpreting special tokens.
 
-        A `Text` that this pipeline made is not encoded anew: it has its tokens, which need not be those that the tokenizer
-        would find.
+        A `Text` generated by this pipeline is not encoded again: its original tokens are used, which may differ from
+        the tokenizer's.
 
-        **Raises:** `ValueError` for no texts, empty ones, or ones that are longer than the context.
+        **Raises:** `ValueError` if there are no texts, or a text is empty or longer than the context.
         """
         if isinstance(texts, str) or not len(texts):
             raise ValueError(f"texts must be a list of at least one text; got {texts!r}")
@@ -192,7 +192,7 @@ class Pipeline(nn.Module, abc.ABC):
                 raise ValueError(f"texts must not be empty; text {i} is")
             if len(found) > self.length:
                 raise ValueError(
-                    f"texts must fit the context of {self.length} tokens; text {i} has {len(found)} (it is not cut for you)"
+                    f"texts must fit the context of {self.length} tokens; text {i} has {len(found)} (texts are not truncated)"
                 )
         return ids
 
@@ -200,14 +200,14 @@ class Pipeline(nn.Module, abc.ABC):
         return list(text.tokens) if isinstance(text, Text) and text.tokenizer is self.tokenizer else None
 
     def decode(self, tokens: Tensor | list[list[int]]) -> list[str]:
-        """Texts of token ids, without special tokens; each a `Text`."""
+        """Decode token ids into texts without special tokens; each is a `Text`."""
         rows = tokens.tolist() if isinstance(tokens, Tensor) else tokens
         words = self.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [Text.of(text, row, self.tokenizer) for text, row in zip(words, rows, strict=True)]
 
     @contextlib.contextmanager
     def _computing(self, dtype: torch.dtype | None) -> Iterator[None]:
-        """Without gradients, and with the network's arithmetic in `dtype` if one is given."""
+        """Context manager: no gradients, and autocast to `dtype` if given."""
         mixed = torch.autocast(self.device.type, dtype) if dtype is not None else contextlib.nullcontext()
         with torch.no_grad(), mixed:
             yield

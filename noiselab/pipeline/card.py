@@ -1,4 +1,4 @@
-"""A model card: what a model is, in words and figures that its settings give."""
+"""Model cards, generated from a model's settings."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def model_card(pipe: "Pipeline") -> str:
-    """The README.md that is saved with a model."""
+    """The text of the README.md that is saved with a model."""
     head = [
         "---",
         "library_name: noiselab",
@@ -17,7 +17,7 @@ def model_card(pipe: "Pipeline") -> str:
         f"- {pipe.tag}",
         "---",
         "",
-        "# A language model of noiselab",
+        "# A noiselab language model",
         "",
     ]
     facts = facts_of(pipe)
@@ -35,7 +35,7 @@ def model_card(pipe: "Pipeline") -> str:
 
 
 def facts_of(pipe: "Pipeline") -> dict[str, Any]:
-    """What there is to say of a model, name by name."""
+    """The facts about a model, by name."""
     config: Any = pipe.network.config
     facts: dict[str, Any] = {
         "network": type(pipe.network).__name__,

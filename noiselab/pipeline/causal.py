@@ -10,7 +10,7 @@ from .base import Pipeline
 
 
 class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
-    """An autoregressive language model: `generate`, by transformers."""
+    """An autoregressive language model; `generate` uses transformers."""
 
     tag = "autoregressive"
 
@@ -34,19 +34,19 @@ class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
         generator: torch.Generator | None = None,
         dtype: torch.dtype | None = None,
     ) -> list[str]:
-        """Texts, token by token; they begin after the end-of-text token, or with the prompts.
+        """Generate texts token by token, starting from the end-of-text token or from prompts.
 
         **Arguments:**
 
-        - `num_samples`: how many, of each prompt if there are any.
-        - `prompts`: what the texts begin with.
-        - `length`: tokens of a text; the whole context by default.
-        - `temperature`, `top_k`, `top_p`, `min_p`: of the prediction.
-        - `stop`: whether a text ends at its first end-of-text token. Models of packed texts go on behind it.
-        - `generator`: all randomness, on the CPU; torch's own by default.
-        - `dtype`: of the network's arithmetic; that of the weights by default.
+        - `num_samples`: the number of texts, for each prompt if prompts are given.
+        - `prompts`: the beginnings of the texts.
+        - `length`: the number of tokens of a text, including the prompt; by default the whole context.
+        - `temperature`, `top_k`, `top_p`, `min_p`: temperature and truncation of the predicted distribution.
+        - `stop`: whether a text ends at its first end-of-text token. Models trained on packed texts continue after it.
+        - `generator`: the source of randomness, on the CPU; by default torch's global generator.
+        - `dtype`: the dtype of the network's arithmetic; by default that of the weights.
 
-        **Raises:** `ValueError` for settings out of range, or prompts that do not fit.
+        **Raises:** `ValueError` if a setting is out of range or a prompt is too long.
         """
         begin = self.tokenizer.bos_token_id
         begin = self.tokenizer.eos_token_id if begin is None else begin
@@ -54,7 +54,7 @@ class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
         longest = self.length if length is None else length
         if num_samples < 1 or not 1 <= longest <= self.length:
             raise ValueError(
-                f"num_samples must be positive, length lie in [1, {self.length}]; got {num_samples}, {longest}"
+                f"num_samples must be positive and length in [1, {self.length}]; got {num_samples}, {longest}"
             )
         if max(map(len, starts)) >= longest + (prompts is None):
             raise ValueError(f"prompts must be shorter than {longest} tokens; got one of {max(map(len, starts))}")

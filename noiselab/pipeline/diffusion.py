@@ -1,4 +1,4 @@
-"""Diffusion models as a pipeline: texts from noise, self-correction, gaps filled in."""
+"""Pipelines of diffusion models: generation, self-correction and infilling."""
 
 import warnings
 from collections.abc import Sequence
@@ -27,15 +27,15 @@ from .settings import ModelSettings
 class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
     """A diffusion language model: `generate`, `infill`, `self_correction`.
 
-    `pipe.process` and `pipe.denoiser` are what the samplers and evaluations of this library take.
+    Pass `pipe.process` and `pipe.denoiser` to the samplers and evaluations of this library.
 
     **Arguments:**
 
-    - `model`: a `DiT`, or any other network that is called with tokens and times, or a `MaskedLanguageModel`.
-    - `tokenizer`: with a mask token; ids beyond those of the tokenizer, if the model has more, are never drawn.
-    - `settings`: the noise among them.
+    - `model`: a `DiT`, any other network that is called with tokens and times, or a `MaskedLanguageModel`.
+    - `tokenizer`: a tokenizer with a mask token; if the model has more ids than the tokenizer, these are never sampled.
+    - `settings`: the settings, including the noise process.
 
-    **Raises:** `ValueError` if noise, tokenizer and model do not fit each other.
+    **Raises:** `ValueError` if noise, tokenizer and model do not match.
 
     **Example:**
 
@@ -62,12 +62,12 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
     def __init__(self, model: nn.Module, tokenizer: Any, settings: ModelSettings):
         super().__init__(model, tokenizer, settings)
         if tokenizer.mask_token_id is None and not isinstance(model, MaskedLanguageModel):
-            raise ValueError("the tokenizer must have a mask token; it has none")
+            raise ValueError("the tokenizer must have a mask token; got one without")
         self.process = settings.process()
         states, size = self.process.vocab_size, vocabulary_size(tokenizer)
         if states > self.network.config.vocab_size or size > self.network.config.vocab_size:
             raise ValueError(
-                f"the model must know all tokens; it has {self.network.config.vocab_size}, the tokenizer {size}, the noise "
+                f"the model must cover all tokens; it has {self.network.config.vocab_size}, the tokenizer {size}, the noise "
                 f"{states}"
             )
         support = torch.zeros(states, dtype=torch.bool)
@@ -76,7 +76,7 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         if self.process.support is not None:
             support &= self.process.host_support()
         if not support.any():
-            raise ValueError("the noise must leave tokens that texts consist of; it leaves none of the tokenizer's")
+            raise ValueError("the support of the noise must contain tokens of the tokenizer; it contains none")
         self.register_buffer("support", support, persistent=False)
 
     support: Tensor
@@ -107,12 +107,12 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
 
     @property
     def denoiser(self) -> Denoiser:
-        """The network as a denoiser that predicts tokens of texts alone."""
+        """The network as a denoiser that predicts only tokens that occur in texts."""
         return self._denoiser()
 
     @property
     def padded(self) -> Denoiser:
-        """The same, for sequences that are filled up with the tokenizer's padding, which is not seen."""
+        """The same denoiser for padded sequences; padding is masked in attention."""
         return self._denoiser(self.tokenizer.pad_token_id)
 
     def _denoiser(self, padding: int | None = None) -> Denoiser:
@@ -149,33 +149,36 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         show_progress: bool = True,
         dtype: torch.dtype | None = None,
     ) -> list[str]:
-        """Texts from noise.
+        """Generate texts from noise.
 
         **Arguments:**
 
-        - `num_samples`: how many, of each prompt if there are any.
-        - `num_inference_steps`: network evaluations of a text, at least 1; `pipe.generation.steps` by default.
-        - `prompts`: what the texts begin with.
-        - `length`: tokens of a text; the whole context by default.
-        - `sampler`: any of the library's or your own, made with `pipe.process` and `pipe.denoiser`, or a function of these two
-          that makes it, such as `nl.samplers.TauLeapingSampler`; ancestral by default.
-        - `temperature`, `top_k`, `top_p`, `min_p`: of the prediction; `pipe.generation` has the defaults.
-        - `as_released`: the steps of dvruette/gidd: its first lies a step below t = 1, and it stops at its margin `t_eps` with
-          the noise of that time left in the text.
-        - `batch_size`: texts at once.
-        - `generator`: all randomness; one, or one for each text.
-        - `show_progress`: a bar.
-        - `dtype`: of the network's arithmetic (`torch.bfloat16`, as published); that of the weights by default.
+        - `num_samples`: the number of texts, for each prompt if prompts are given.
+        - `num_inference_steps`: network evaluations per text, at least 1; by default `pipe.generation.steps`.
+        - `prompts`: the beginnings of the texts.
+        - `length`: the number of tokens of a text, including the prompt; by default the whole context.
+        - `sampler`: a sampler built from `pipe.process` and `pipe.denoiser`, or a function or class that builds one
+          from these two, such as `nl.samplers.TauLeapingSampler`; by default ancestral.
+        - `temperature`, `top_k`, `top_p`, `min_p`: temperature and truncation of the prediction; defaults are in
+          `pipe.generation`.
+        - `as_released`: use the time grid of dvruette/gidd, which starts one step below t = 1 and ends at its margin
+          `t_eps`, leaving the noise of that time in the text.
+        - `batch_size`: the number of texts generated at once.
+        - `generator`: the source of randomness: one generator, or one for each text.
+        - `show_progress`: whether to show a progress bar.
+        - `dtype`: the dtype of the network's arithmetic (`torch.bfloat16`, as published); by default that of the
+          weights.
 
-        **Returns:** the texts, those of the first prompt first, without special tokens.
+        **Returns:** the texts without special tokens, grouped by prompt.
 
-        **Raises:** `ValueError` for settings out of range, prompts that do not fit, or truncation with a sampler that is made.
+        **Raises:** `ValueError` if a setting is out of range, a prompt is too long, or truncation is combined with a
+        sampler instance.
         """
         starts = [None] if prompts is None else self.encode(prompts)
         length = self.length if length is None else length
         if num_samples < 1 or batch_size < 1 or not 1 <= length <= self.length:
             raise ValueError(
-                f"num_samples and batch_size must be positive, length lie in [1, {self.length}]; got {num_samples}, "
+                f"num_samples and batch_size must be positive and length in [1, {self.length}]; got {num_samples}, "
                 f"{batch_size}, {length}"
             )
         longest = max(0 if start is None else len(start) for start in starts)
@@ -215,11 +218,11 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         show_progress: bool = True,
         dtype: torch.dtype | None = None,
     ) -> list[str]:
-        """Texts in which each mask token, as the tokenizer spells it ("[MASK]"), is replaced by one token.
+        """Replace each mask token in the texts, written as in the tokenizer ("[MASK]"), by one token.
 
         **Arguments:** as for `generate`.
 
-        **Raises:** `ValueError` for no texts, texts without a gap, or ones that do not fit the context.
+        **Raises:** `ValueError` if there are no texts, or a text has no mask token or is longer than the context.
         """
         if isinstance(texts, str) or not len(texts):
             raise ValueError(f"texts must be a list of at least one text; got {texts!r}")
@@ -228,7 +231,7 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
             ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             if mask not in ids or len(ids) > self.length:
                 raise ValueError(
-                    f"texts must hold {self.tokenizer.mask_token} and fit the context of {self.length} tokens; text {i} has "
+                    f"texts must contain {self.tokenizer.mask_token} and fit the context of {self.length} tokens; text {i} has "
                     f"{ids.count(mask)} of them in {len(ids)} tokens"
                 )
             found.append(torch.tensor([ids]))
@@ -258,22 +261,24 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         show_progress: bool = True,
         dtype: torch.dtype | None = None,
     ) -> list[str]:
-        """Texts in which the tokens that the model most confidently disagrees with are replaced, until it agrees.
+        """Correct texts: repeatedly replace the tokens to which the model most confidently prefers others, until none
+        is left.
 
         **Arguments:**
 
-        - `texts`: at least one. Those that this pipeline made keep their tokens, others are encoded.
-        - `num_inference_steps`: at most so many evaluations of each text.
+        - `texts`: at least one text. Texts generated by this pipeline keep their tokens; others are encoded.
+        - `num_inference_steps`: the maximum number of network evaluations per text.
         - `temperature`, `t0`, `tokens_per_step`: see `noiselab.SelfCorrection`.
-        - `early_stopping`, `early_stopping_patience`: whether, and after how many steps without a better self-accuracy, a text
-          is left as it is. Without it, all steps are taken.
-        - `as_released`: as dvruette/gidd does it: texts are filled up to the context with padding, which the model sees and
-          which may change. Otherwise padding is neither seen nor changed.
+        - `early_stopping`, `early_stopping_patience`: whether to stop correcting a text once its self-accuracy has not
+          improved for this number of steps. Otherwise all steps are taken.
+        - `as_released`: pad texts to the context as dvruette/gidd does, without masking the padding, which may
+          therefore change. Otherwise padding is masked and never changed.
         - `batch_size`, `generator`, `show_progress`, `dtype`: as for `generate`.
 
         **Returns:** the texts, in order.
 
-        **Raises:** `ValueError` for no texts, ones that do not fit the context (they are not cut), or settings out of range.
+        **Raises:** `ValueError` if there are no texts, a text is longer than the context (texts are not truncated), or
+        a setting is out of range.
 
         **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 5.3; defaults as released.
         """
@@ -320,7 +325,7 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         if steps < 1 + as_released:
             raise ValueError(
                 f"num_inference_steps must be at least {1 + as_released}; got {steps}"
-                + (" (as_released, the last step does nothing)" if as_released else "")
+                + (" (with as_released, the last step has no effect)" if as_released else "")
             )
         low, high = self.process.domain
         if not as_released:
@@ -330,14 +335,15 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         return times[:-1].flip(0)
 
     def _as_released(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encoded anew, and cut to the context with a warning."""
+        """Encode texts again and truncate them to the context with a warning."""
         ids = list(Encoder(self.tokenizer)(map(str, texts)))
         if isinstance(texts, str) or not ids:
             raise ValueError(f"texts must be a list of at least one text; got {texts!r}")
         longer = [i for i, found in enumerate(ids) if len(found) > self.length]
         if longer:
             warnings.warn(
-                f"as_released cuts texts to the context of {self.length} tokens; so texts {longer[:8]}", stacklevel=3
+                f"as_released truncates texts to the context of {self.length} tokens; this affects texts {longer[:8]}",
+                stacklevel=3,
             )
         return [found[: self.length] for found in ids]
 

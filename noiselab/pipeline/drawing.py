@@ -1,4 +1,4 @@
-"""What a diffusion pipeline does with tokens: choose a sampler, draw, correct; batch by batch, with a bar."""
+"""Token-level operations of a diffusion pipeline: choosing a sampler, sampling and correcting in batches."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -15,11 +15,11 @@ from ..typing import Grid, Selection, Tokens
 from .settings import GenerationSettings
 
 SamplerLike: TypeAlias = Sampler | Callable[[NoiseProcess, Denoiser], Sampler]
-"""A sampler, or what makes one of a process and a denoiser, such as its class."""
+"""A sampler, or a function or class that builds one from a process and a denoiser."""
 
 
 class Truncation(NamedTuple):
-    """What a call asks of the prediction; None where it leaves it to the defaults."""
+    """Temperature and truncation given in a call; `None` where the default applies."""
 
     temperature: float | int | None = None
     top_k: int | None = None
@@ -34,19 +34,19 @@ def chosen_sampler(
     asked: Truncation,
     defaults: GenerationSettings,
 ) -> Sampler:
-    """The sampler that was asked for, ancestral by default, around the prediction that was asked for.
+    """Return the requested sampler, by default ancestral, with the requested truncation of predictions.
 
-    **Raises:** `ValueError` for what makes no sampler, or truncation with a sampler that is made.
+    **Raises:** `ValueError` if `sampler` does not build a sampler, or truncation is combined with a sampler instance.
     """
     if isinstance(sampler, Sampler):
         if any(value is not None for value in asked):
             raise ValueError(
-                "temperature, top_k, top_p and min_p act on the prediction, so a sampler that is made already has them; "
-                "give the class of the sampler, or wrap its denoiser in noiselab.Temperature, ..."
+                "temperature, top_k, top_p and min_p must be None with a sampler instance, whose denoiser is fixed; pass the "
+                "class of the sampler, or wrap its denoiser in noiselab.Temperature, ..."
             )
         return sampler
     if sampler is not None and not callable(sampler):
-        raise ValueError(f"sampler must be a noiselab.Sampler, or make one of process and denoiser; got {sampler!r}")
+        raise ValueError(f"sampler must be a noiselab.Sampler, or build one from process and denoiser; got {sampler!r}")
     heat = defaults.temperature if asked.temperature is None else asked.temperature
     if heat != 1:
         denoiser = Temperature(denoiser, heat)
@@ -61,7 +61,7 @@ def chosen_sampler(
         denoiser = MinP(denoiser, min_p)
     made = (sampler or AncestralSampler)(process, denoiser)
     if not isinstance(made, Sampler):
-        raise ValueError(f"sampler must make a noiselab.Sampler; got {type(made).__name__}")
+        raise ValueError(f"sampler must build a noiselab.Sampler; got {type(made).__name__}")
     return made
 
 
@@ -76,20 +76,20 @@ def draw(
     generator: Randomness = None,
     show_progress: bool = False,
 ) -> Tokens:
-    """Sequences around the tokens that are known, on the CPU.
+    """Sample sequences given their known tokens, in batches; the result is on the CPU.
 
     **Arguments:**
 
-    - `tokens`, `known`: what is given, and where.
-    - `times`: falling; they may begin below the upper end, with pure noise all the same.
-    - `clean`: whether the noise of the last time is removed.
+    - `tokens`, `known`: the known tokens, and the mask of their positions.
+    - `times`: decreasing times; sampling starts from pure noise even if the first is below the upper end.
+    - `clean`: whether to remove the noise that remains at the last time.
     """
     parts, batches, grid = [], -(-len(tokens) // batch_size), sampler.grid(times=times)
     with tqdm(total=batches * (len(times) - 1), desc="generating", disable=not show_progress) as bar:
         for first in range(0, len(tokens), batch_size):
             some, where = (x[first : first + batch_size].to(sampler.device) for x in (tokens, known))
             random = generator[first : first + batch_size] if isinstance(generator, Sequence) else generator
-            # Networks here were trained with one time for each sequence.
+            # The networks of pipelines are trained with one time per sequence.
             around = Infilling(sampler, some, where, times="sequence") if where.any() else sampler
             z = around.start(*some.shape, generator=random, device=sampler.device)
             done = 0
@@ -115,12 +115,12 @@ def correct(
     show_progress: bool = False,
     device: torch.device | str | None = None,
 ) -> Tokens:
-    """Sequences after self-correction, on the CPU.
+    """Apply self-correction to sequences in batches; the result is on the CPU.
 
     **Arguments:**
 
-    - `rows`: the tokens that may change; all by default.
-    - `steps`: at most, or, without `stop`, exactly.
+    - `rows`: the mask of tokens that may change; by default all.
+    - `steps`: the maximum number of steps, or without `stop` the exact number.
     """
     parts = []
     with tqdm(total=len(tokens) * steps, desc="correcting", disable=not show_progress) as bar:

@@ -1,4 +1,4 @@
-"""A diffusion pipeline as a model of EleutherAI's lm-evaluation-harness (`pip install noiselab[harness]`)."""
+"""Diffusion pipelines as models for EleutherAI's lm-evaluation-harness (`pip install noiselab[harness]`)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,23 +17,24 @@ from .diffusion import DiffusionPipeline
 
 
 class HarnessModel(LM):
-    r"""Log-likelihoods by the bound, multiple choice, and generation, for tasks of the harness.
+    r"""A model for tasks of the harness: log-likelihoods (by the bound), multiple choice, and generation.
 
-    $\log p(\text{continuation} \mid \text{context})$ is bounded from below by noising the continuation alone: the context
-    stays clean, and the network is told the time of the continuation, one for the sequence as in training. The times are
-    fixed nodes, and the noise of a request depends on `seed` alone: results are the same in any order and batch, and those of
-    two models differ by their answers. Autoregressive models have adapters in the harness itself.
+    $\log p(\text{continuation} \mid \text{context})$ is bounded from below by noising only the continuation. The
+    context stays clean, and the network receives the time of the continuation for the whole sequence, as in training.
+    Times are fixed quadrature nodes, and the noise of a request depends only on `seed`. Results are therefore
+    independent of order and batching, and two models are compared on the same noise. For autoregressive models, use the
+    adapters of the harness.
 
     **Arguments:**
 
     - `pipe`: the model.
-    - `nodes`: fixed times, each an evaluation (`noiselab.process_quadrature` says how many are enough).
-    - `draws`: of noise at each time, in one batch. More of them lessen the spread of each log-likelihood.
-    - `steps`: of generation; the model's default if not given.
-    - `seed`: of all noise.
-    - `show_progress`: a bar.
+    - `nodes`: the number of times, with one evaluation each (`noiselab.process_quadrature` gives a sufficient number).
+    - `draws`: the number of noise samples at each time, in one batch. More reduce the variance of each log-likelihood.
+    - `steps`: the number of generation steps; by default that of the model.
+    - `seed`: the seed of all noise.
+    - `show_progress`: whether to show a progress bar.
 
-    **Raises:** `ValueError` for another pipeline, or settings below 1.
+    **Raises:** `ValueError` for another class of pipeline, or settings below 1.
 
     **Source:** the interface is that of lm-evaluation-harness 0.4 (Gao et al., 2024).
     """
@@ -51,8 +52,8 @@ class HarnessModel(LM):
         super().__init__()
         if not isinstance(pipe, DiffusionPipeline):
             raise ValueError(
-                f"pipe must be a DiffusionPipeline; got {type(pipe).__name__} (for autoregressive models the harness has "
-                "an adapter: --model hf)"
+                f"pipe must be a DiffusionPipeline; got {type(pipe).__name__} (for autoregressive models use the harness's "
+                "adapter: --model hf)"
             )
         if nodes < 1 or draws < 1:
             raise ValueError(f"nodes and draws must be at least 1; got {nodes}, {draws}")
@@ -61,11 +62,12 @@ class HarnessModel(LM):
         self.encoder = Encoder(pipe.tokenizer)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """For each (context, continuation): nats, and whether from noise alone each token's arg-max is that of the text.
+        """For each (context, continuation): log-likelihood in nats, and whether the arg-max from pure noise equals the
+        continuation.
 
-        A context that is too long loses its beginning, as is usual in the harness.
+        A context that is too long is truncated at its beginning, as usual in the harness.
 
-        **Raises:** `ValueError` for a continuation that is empty, or too long for the model.
+        **Raises:** `ValueError` if a continuation is empty or too long for the model.
         """
         found = []
         for request in tqdm(requests, desc="log-likelihoods", disable=disable_tqdm or not self.show_progress):
@@ -76,7 +78,7 @@ class HarnessModel(LM):
         return found
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Nats of whole texts, in windows of the model's context, each token once."""
+        """Log-likelihoods of whole texts in nats, in windows of the model's context; each token is scored once."""
         found = []
         for request in tqdm(requests, desc="log-likelihoods", disable=disable_tqdm or not self.show_progress):
             (text,) = request.args
@@ -87,7 +89,7 @@ class HarnessModel(LM):
         return found
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """What follows each context, to the first string where it shall end, and `max_gen_toks` tokens at most."""
+        """Generate a continuation of each context, up to the first stop string and at most `max_gen_toks` tokens."""
         found = []
         for request in tqdm(requests, desc="generating", disable=disable_tqdm or not self.show_progress):
             context, options = request.args
@@ -100,7 +102,7 @@ class HarnessModel(LM):
                 self.steps,
                 prompts=[Text.of(context, ids, self.pipe.tokenizer)] if ids else None,
                 length=min(len(ids) + most, self.pipe.length),
-                # Temperature 0 is the harness's default: the arg-max, but for ties.
+                # Temperature 0, the harness's default, means the arg-max; 1e-4 is equivalent except for ties.
                 temperature=heat if options.get("do_sample", heat > 0) and heat > 0 else 1e-4,
                 generator=self.random(),
                 show_progress=False,
@@ -113,11 +115,11 @@ class HarnessModel(LM):
         return found
 
     def nats(self, tokens: Tensor, scored: Tensor) -> float:
-        """The bound on -log p of the scored tokens given the others, mean over the draws of noise.
+        """The bound on -log p of the scored tokens given the others, in nats; the mean over `draws` noise samples.
 
         **Arguments:**
 
-        - `tokens`, `scored`: [1, length].
+        - `tokens`, `scored`: one sequence and its mask of scored tokens, both [1, length].
         """
         x, rows = (part.to(self.pipe.device).repeat(self.draws, 1) for part in (tokens, scored))
         with torch.no_grad():
@@ -132,7 +134,7 @@ class HarnessModel(LM):
         return float(terms.total.mean())
 
     def greedy(self, tokens: Tensor, scored: Tensor) -> bool:
-        """Whether the likeliest tokens are those of the text where the scored ones are pure noise, drawn once."""
+        """Whether the most likely tokens equal the scored ones, if these are replaced by one sample of pure noise."""
         process, device = self.pipe.process, self.pipe.device
         noise = process.prior(1, tokens.shape[1], generator=self.random(device), device=device)
         x, rows = tokens.to(device), scored.to(device)
@@ -142,7 +144,7 @@ class HarnessModel(LM):
         return bool((logits.argmax(-1) == x[rows]).all())
 
     def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Tokens of both, encoded as one text, so that the split lies where the tokenizer would have it."""
+        """Encode context and continuation as one text, then split the tokens."""
         spaces = len(context) - len(context.rstrip())
         if spaces:
             context, continuation = context[:-spaces], context[-spaces:] + continuation
@@ -157,21 +159,21 @@ class HarnessModel(LM):
         return (head[-room:] if room else []), tail
 
     def encode(self, text: str) -> list[int]:
-        """Token ids, taken literally."""
+        """Encode a text without adding or interpreting special tokens."""
         return next(self.encoder([text]))
 
     def random(self, device: torch.device | str = "cpu") -> Generator:
-        """The same random numbers for each request."""
+        """Return a generator with the same seed for each request."""
         return Generator(device).manual_seed(self.seed)
 
 
 def evaluate(pipe: DiffusionPipeline, tasks: Sequence[Any], **options: Any) -> dict[str, Any]:
-    """Results of tasks of the harness, by `lm_eval.simple_evaluate`.
+    """Evaluate a pipeline on tasks of the harness with `lm_eval.simple_evaluate`.
 
     **Arguments:**
 
-    - `tasks`: names, or settings of tasks of your own.
-    - `options`: those of `HarnessModel`, and any other of `lm_eval.simple_evaluate`, such as `limit`, `num_fewshot`,
+    - `tasks`: names of tasks, or settings of custom tasks.
+    - `options`: options of `HarnessModel` and of `lm_eval.simple_evaluate`, such as `limit`, `num_fewshot`,
       `task_manager`.
     """
     own = {name: options.pop(name) for name in ("nodes", "draws", "steps", "seed", "show_progress") if name in options}

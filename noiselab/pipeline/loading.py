@@ -1,4 +1,4 @@
-"""Models of any of our kinds, loaded with checks: GIDD's, masked language models, autoregressive ones."""
+"""Loading models with checks: GIDD's network, masked language models and autoregressive models."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +20,9 @@ PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 def load_model(
     name: str | Path, *, dtype: torch.dtype | None = None, revision: str = "main"
 ) -> tuple[Kind, PreTrainedModel | MaskedLanguageModel]:
-    """Load the model of a folder or a hub name, and say of which kind it is.
+    """Load a model from a folder or the Hub, and return its kind with it.
 
-    **Raises:** `ValueError` if there is none, or it cannot be loaded, in words.
+    **Raises:** `ValueError` if there is no model or it cannot be loaded.
     """
     check_folder(name)
     if is_original(name):
@@ -37,7 +37,7 @@ def load_model(
 
 
 def check_folder(name: str | Path) -> None:
-    """Raise `ValueError` if this must be a folder and is none, or one that holds pickled weights alone."""
+    """Raise `ValueError` if `name` is a path without a model folder, or a folder with pickled weights only."""
     path = Path(name)
     looks_like_a_path = isinstance(name, Path) or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1
     if not path.exists() and looks_like_a_path:
@@ -50,20 +50,20 @@ def check_folder(name: str | Path) -> None:
         pickled = sorted(found.name for pattern in PICKLES for found in path.glob(pattern))
         if pickled:
             raise ValueError(
-                f"weights must be safetensors, for pickled files can run code; {str(name)!r} holds {pickled[0]}. To convert "
+                f"weights must be safetensors, because pickled files can run code; {str(name)!r} has {pickled[0]}. To convert "
                 f"one that you trust: from safetensors.torch import save_file; save_file(torch.load('{pickled[0]}', "
                 "weights_only=True), 'model.safetensors', metadata={'format': 'pt'})"
             )
         if not (path / "config.json").is_file():
             raise ValueError(
-                f"a model's folder must hold config.json and model.safetensors; {str(name)!r} holds neither"
+                f"a model's folder must contain config.json and model.safetensors; {str(name)!r} has neither"
             )
 
 
 def check_tokenizer(name: str | Path, states: int) -> Any:
-    """The tokenizer of a model with so many logits.
+    """Load the tokenizer of a model with `states` logits.
 
-    **Raises:** `ValueError` if it is missing, or has ids that the model does not know.
+    **Raises:** `ValueError` if it is missing or has ids that the model lacks.
     """
     try:
         tokenizer = load_tokenizer(name)
@@ -73,12 +73,12 @@ def check_tokenizer(name: str | Path, states: int) -> Any:
     if size > states:
         special = {tokenizer.mask_token: tokenizer.mask_token_id, tokenizer.pad_token: tokenizer.pad_token_id}
         added = [token for token, found in special.items() if found >= states]
-        hint = f" (its {' and '.join(added)} were added, for it has none of its own)" if added else ""
+        hint = f" (its {' and '.join(added)} were added, because it has none)" if added else ""
         raise ValueError(
-            f"the tokenizer must have no more tokens than the model; {str(name)!r} has {size}, its model {states}{hint}"
+            f"the tokenizer must not have more tokens than the model; {str(name)!r} has {size}, its model {states}{hint}"
         )
     if not token_support(tokenizer).any():
-        raise ValueError(f"the tokenizer must have tokens that texts consist of; {str(name)!r} has none")
+        raise ValueError(f"the tokenizer must have tokens that occur in texts; {str(name)!r} has none")
     return tokenizer
 
 
@@ -92,7 +92,7 @@ def _config(name: str | Path, revision: str) -> dict[str, Any]:
 
 
 def _causal(name: str | Path, dtype: torch.dtype | None, revision: str) -> PreTrainedModel:
-    """An autoregressive model of transformers."""
+    """Load an autoregressive model of transformers."""
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name,
@@ -112,9 +112,9 @@ def _causal(name: str | Path, dtype: torch.dtype | None, revision: str) -> PreTr
     problems = [f"{key} is missing" for key in sorted(info["missing_keys"])]
     problems += [f"{key} is unexpected" for key in sorted(info["unexpected_keys"])]
     problems += [
-        f"{key} must have shape {list(wanted)}, and has {list(found)}"
+        f"{key} must have shape {list(wanted)}; it has {list(found)}"
         for key, found, wanted in sorted(info["mismatched_keys"])
     ]
     if problems:
-        raise ValueError(f"the weights of {str(name)!r} must be those that config.json asks for: {'; '.join(problems)}")
+        raise ValueError(f"the weights of {str(name)!r} must match config.json: {'; '.join(problems)}")
     return model.eval()

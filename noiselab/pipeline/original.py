@@ -1,4 +1,4 @@
-"""Checkpoints as GIDD's training code wrote them: config.yaml, model.pt, and the tokenizer's files."""
+"""Checkpoints written by GIDD's original training code: config.yaml, model.pt and tokenizer files."""
 
 import pickle
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ from ..data import load_tokenizer, vocabulary_size
 from ..networks.dit import DiT, DiTConfig
 
 CONFIG, WEIGHTS = "config.yaml", "model.pt"
-ROUND = 128  # newer ones have a vocabulary that is rounded up to this
+ROUND = 128  # newer checkpoints round the vocabulary size up to a multiple of this
 
 
 def is_original(name: str | Path) -> bool:
-    """Whether a folder holds such a checkpoint."""
+    """Whether a folder contains an original checkpoint."""
     return all((Path(name) / file).is_file() for file in (CONFIG, WEIGHTS))
 
 
 def original_noise(folder: Path) -> dict[str, Any]:
-    """The settings of the noise, but for the tokenizer's sizes."""
+    """The settings of the noise, except the sizes that depend on the tokenizer."""
     model = _model(folder)
     if model.get("diffusion_process") == "mdlm":
         return {"family": "masked", "signal": {"name": "log_linear", "eps": float(model.get("t_eps", 1e-4))}}
@@ -33,9 +33,10 @@ def original_noise(folder: Path) -> dict[str, Any]:
 def load_original(
     folder: Path, dtype: torch.dtype | None = None
 ) -> tuple[Literal["dit", "autoregressive"], PreTrainedModel]:
-    """The network of such a checkpoint. Its weights are read as tensors alone; objects in the file are refused.
+    """Load the network of an original checkpoint. Only tensors are read; files with other objects are rejected.
 
-    **Raises:** `ValueError` if config.yaml or model.pt are not what the training code writes, each weight that differs named.
+    **Raises:** `ValueError` if config.yaml or model.pt are not in the training code's format; names each weight that
+    differs.
 
     **Source:** the format of dvruette/gidd, releases v1.0.0 and v1.1.0 (which rounds the vocabulary up).
     """
@@ -43,10 +44,10 @@ def load_original(
     try:
         weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
-        raise ValueError(f"{WEIGHTS} must hold tensors alone; {str(folder)!r}: {error}") from error
+        raise ValueError(f"{WEIGHTS} must contain only tensors; {str(folder)!r}: {error}") from error
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"{WEIGHTS} must hold tensors by name; {str(folder)!r} holds a {type(weights).__name__}")
-    # A compiled network was saved under these names.
+        raise ValueError(f"{WEIGHTS} must contain tensors by name; {str(folder)!r} contains a {type(weights).__name__}")
+    # Compiled networks are saved with this prefix.
     weights = {name.removeprefix("_orig_mod."): value for name, value in weights.items()}
     tokens = vocabulary_size(load_tokenizer(folder))
     try:
@@ -65,7 +66,7 @@ def load_original(
             rows = len(weights.get("vocab_embed.embedding", torch.empty(tokens)))
             rounded = tokens + (ROUND - tokens % ROUND) % ROUND
             if rows not in (tokens, rounded):
-                raise ValueError(f"there must be weights of {tokens} tokens, or rounded up {rounded}; got {rows}")
+                raise ValueError(f"the weights must have {tokens} tokens, or {rounded} if rounded up; got {rows}")
             model = DiT(
                 DiTConfig(
                     vocab_size=rows,
@@ -97,18 +98,16 @@ def _model(folder: Path) -> dict[str, Any]:
 
 
 def _put(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path) -> None:
-    """Load the weights; tables of positions may be absent or of another shape, for nothing reads them."""
+    """Load the weights; position tables may be absent or of another shape, because they are not used."""
     own = model.state_dict()
     weights = {name: value for name, value in weights.items() if not name.startswith("rotary_emb.")}
     problems = [f"{name} is missing" for name in own if name not in weights and not name.startswith("rotary_emb.")]
     problems += [f"{name} is unexpected" for name in weights if name not in own]
     problems += [
-        f"{name} must have shape {list(own[name].shape)}, and has {list(value.shape)}"
+        f"{name} must have shape {list(own[name].shape)}; it has {list(value.shape)}"
         for name, value in weights.items()
         if name in own and own[name].shape != value.shape
     ]
     if problems:
-        raise ValueError(
-            f"{WEIGHTS} must hold the weights that {CONFIG} asks for; {str(folder)!r}: {'; '.join(problems)}"
-        )
+        raise ValueError(f"{WEIGHTS} must match {CONFIG}; {str(folder)!r}: {'; '.join(problems)}")
     model.load_state_dict(weights, strict=False)

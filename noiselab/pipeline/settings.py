@@ -1,4 +1,4 @@
-"""What belongs to a model besides its weights and its tokenizer: the noise it undoes, what it predicts, how to sample it."""
+"""The settings of a model: its noise process, prediction type, and defaults for sampling."""
 
 import json
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ FILE = "noiselab.json"
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How a model is sampled where a call does not say otherwise.
+    """The default settings for sampling from a model.
 
     **Arguments:**
 
-    - `steps`: network evaluations of a sample, at least 1.
-    - `temperature`: of the prediction, positive.
+    - `steps`: the number of network evaluations per sample, at least 1.
+    - `temperature`: the temperature of the prediction, positive.
     - `top_k`, `top_p`, `min_p`: truncation of the prediction; none by default.
     """
 
@@ -36,15 +36,15 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Written as noiselab.json beside the weights of a model, and read with them.
+    """The settings of a model, stored as noiselab.json beside its weights.
 
     **Arguments:**
 
-    - `noise`: `family` and its arguments, see `noiselab.processes.process_from`; None for an autoregressive model.
-    - `predicts`: "leave_one_out", "posterior" or "score".
-    - `generation`: how it is sampled by default.
+    - `noise`: `family` and its arguments, see `noiselab.processes.process_from`; `None` for an autoregressive model.
+    - `predicts`: the quantity that the model predicts: "leave_one_out", "posterior" or "score".
+    - `generation`: the default settings for sampling.
 
-    **Raises:** `ValueError` for another `predicts`; settings of noise are checked where the process is made.
+    **Raises:** `ValueError` for an unknown `predicts`. The noise settings are checked when the process is built.
 
     **Example:**
 
@@ -67,21 +67,21 @@ class ModelSettings:
     def process(self) -> NoiseProcess:
         """The noise process.
 
-        **Raises:** `ValueError` if there is none, or its settings are not understood.
+        **Raises:** `ValueError` if there is none, or its settings are invalid.
         """
         if self.noise is None:
-            raise ValueError(f"the noise of this model must be given; {FILE} names none")
+            raise ValueError(f"{FILE} must describe the noise of this model; it has none")
         return process_from(self.noise)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the file into a folder."""
+        """Write noiselab.json into a folder."""
         write_json(Path(folder) / FILE, {**asdict(self), "noise": None if self.noise is None else dict(self.noise)})
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str = "main") -> "ModelSettings | None":
-        """Read the file of a folder or a hub name; None if there is none.
+        """Read noiselab.json from a folder or the Hub; return `None` if there is none.
 
-        **Raises:** `ValueError` if it is not what `save_pretrained` writes.
+        **Raises:** `ValueError` if the file is not in the format of `save_pretrained`.
         """
         path = cached_file(
             str(name),

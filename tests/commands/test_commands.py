@@ -211,11 +211,11 @@ def test_errors_are_told_in_one_line(models, tmp_path, capsys):
         (["correct", models[0], str(bad)], "line 2"),
         (["correct", models[1], str(bad)], "line 2"),
         (["generate", models[0], "--dtype", "snow"], "dtype must be"),
-        (["generate", models[1], "--steps", "3"], "are for diffusion models"),
+        (["generate", models[1], "--steps", "3"], "require a diffusion model"),
         (["evaluate", "bound", models[0], "nowhere.txt"], "nowhere.txt"),
         (["evaluate", "correction", models[0], "--judge", models[0]], "judge a causal one"),
-        (["inspect", models[1], "--plot", "x.svg"], "are for diffusion models"),
-        (["train", "nothing"], "there is none of"),
+        (["inspect", models[1], "--plot", "x.svg"], "require a diffusion model"),
+        (["train", "nothing"], "nothing found at"),
     ):
         status, said = ended(arguments, capsys)
         assert status == 2 and words in said and said.startswith("error: ") and said.count("\n") == 1, said

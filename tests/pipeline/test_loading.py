@@ -170,7 +170,7 @@ def test_what_is_not_there_is_said(tmp_path, saved):
     refused("./nothing", "there is no folder")
     refused(str(saved / "config.json"), "is a file")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", r"must hold config\.json and model\.safetensors")
+    refused(tmp_path / "empty", r"must contain config\.json and model\.safetensors")
     refused("nobody/nothing", r"folder or a name on the Hugging Face hub, with a config\.json")  # offline
     refused(saved, r"takes settings, dtype, revision .*; got \['device_map'\]", device_map="auto")
     (saved / "tokenizer.json").unlink()
@@ -181,7 +181,9 @@ def test_pickles_are_refused_with_the_way_to_convert(saved):
     weights = load_file(saved / "model.safetensors")
     torch.save(weights, saved / "pytorch_model.bin")
     (saved / "model.safetensors").unlink()
-    refused(saved, r"must be safetensors, for pickled files can run code; .*pytorch_model\.bin.*save_file\(torch\.load")
+    refused(
+        saved, r"must be safetensors, because pickled files can run code; .*pytorch_model\.bin.*save_file\(torch\.load"
+    )
     save_file(torch.load(saved / "pytorch_model.bin", weights_only=True), saved / "model.safetensors", {"format": "pt"})
     Pipeline.from_pretrained(saved)  # converted that way, it loads
 
@@ -206,8 +208,8 @@ def test_configs_and_settings_that_do_not_fit_are_refused(saved):
     own = json.loads((saved / "noiselab.json").read_text())
     for change, words in (
         ({"noise": {"family": "snow"}}, "family must be one of"),
-        ({"noise": {**own["noise"], "vocab_size": 9999, "mask_id": 3}}, "the model must know all tokens"),
-        ({"noise": None}, "noise of this model must be given"),
+        ({"noise": {**own["noise"], "vocab_size": 9999, "mask_id": 3}}, "the model must cover all tokens"),
+        ({"noise": None}, "must describe the noise of this model"),
         ({"predicts": "the weather"}, "predicts"),
         ({"more": 1}, r"noiselab\.json must be a JSON object of"),
     ):
@@ -223,7 +225,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(saved):
     words = tokenizer()
     words.add_tokens([f"<{i}>" for i in range(40)])
     words.save_pretrained(saved)
-    refused(saved, r"tokenizer must have no more tokens than the model; .* has \d+, its model \d+")
+    refused(saved, r"tokenizer must not have more tokens than the model; .* has \d+, its model \d+")
 
 
 def test_a_pickle_beside_intact_weights_is_not_read(saved):
