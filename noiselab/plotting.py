@@ -1,4 +1,4 @@
-"""What a process does to a token, in pictures."""
+"""Plotting noise processes."""
 
 import textwrap
 from collections.abc import Sequence
@@ -14,26 +14,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito (2008): told apart with any colour vision, and in grey by their order.
+# Okabe and Ito (2008): distinguishable with any colour vision, and in greyscale by their order.
 KEPT, ITSELF, OFF = "#0072b2", "#9ecae1", "#444444"
 COLOURS = ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#999999")
 MOST = 8  # groups that one can tell apart
 
 
 class Group(NamedTuple):
-    """Tokens, or a part of a composed noise, that are drawn as one: [points] each, beside a clean token x."""
+    """A group of tokens, or a component of a mixture of noises, drawn as one; each tensor is [points], for a clean
+    token x.
+    """
 
     name: str
     colour: str
-    noise: Tensor  # mass of the noise on it
-    elsewhere: Tensor  # the same without x itself
-    rate: Tensor | None  # how fast tokens jump into it
+    noise: Tensor  # probability of the group under the noise
+    elsewhere: Tensor  # the same, excluding x itself
+    rate: Tensor | None  # jump rate into the group
 
 
 def plot_process(
     process: NoiseProcess, *, token: int | None = None, names: Sequence[str] | None = None, points: int = 256
 ) -> "Figure":
-    r"""Pictures of a process over time, for one clean token x.
+    r"""Plot a process over time for one clean token x.
 
     What becomes of x, $q_t(\cdot \mid x)$, stacked: untouched, itself again by noise, and the rest by parts of a composed
     process, by the tokens that it most probably becomes where the noise depends on it, else by tokens of the support and
@@ -42,14 +44,14 @@ def plot_process(
 
     **Arguments:**
 
-    - `token`: x; by default the first token of the support.
-    - `names`: what to call the tokens, one for each, at most 8; then each token is drawn by itself.
-    - `points`: times inside the domain, at least 2.
+    - `token`: the clean token x; by default the first token of the support.
+    - `names`: names of all tokens, at most 8; each token is then drawn separately.
+    - `points`: the number of times inside the domain, at least 2.
 
     **Returns:** a `matplotlib.figure.Figure`, 8 inches wide; `figure.savefig("process.svg")` writes it. No global state
     of matplotlib is used or changed.
 
-    **Raises:** `ValueError` for a token outside the support, or names that are too many or do not fit.
+    **Raises:** `ValueError` if the token is outside the support, or the number of names does not match or exceeds 8.
 
     **Example:**
 
@@ -65,7 +67,7 @@ def plot_process(
     data = process.data_tokens().nonzero()[:, 0].tolist()
     x = data[0] if token is None else token
     if x not in data:
-        raise ValueError(f"token must be one that data contain, so that it can be clean; got {x}")
+        raise ValueError(f"token must be in the support of the process, because it is a clean token; got {x}")
     if names is not None and (len(names) != process.vocab_size or len(names) > MOST):
         raise ValueError(
             f"names must be {process.vocab_size}, one for each token, and at most {MOST}; got {len(names)}"
@@ -125,23 +127,23 @@ def _groups(process: NoiseProcess, x: int, names: Sequence[str] | None, t: Tenso
 
 
 def _members(process: NoiseProcess, x: int, names: Sequence[str] | None) -> list[tuple[str, str, list[int]]]:
-    """(name, colour, tokens) of each group of tokens."""
+    """Return (name, colour, tokens) of each group of tokens."""
     data = process.data_tokens().cpu()
     on, off = data.nonzero()[:, 0].tolist(), (~data).nonzero()[:, 0].tolist()
     if names is None:
-        one = "the mask" if len(off) == 1 else "tokens that no data contain"
+        one = "the mask" if len(off) == 1 else "tokens outside the support"
         return [("another token", COLOURS[0], on), *([(one, OFF, off)] if off else [])]
     colours = iter(COLOURS * 2)
     return [(name, ITSELF if v == x else next(colours) if data[v] else OFF, [v]) for v, name in enumerate(names)]
 
 
 def _likeliest(noise: Tensor, x: int) -> list[tuple[str, str, list[int]]]:
-    """The tokens that x most probably becomes, each by itself, and the others together."""
+    """Return the most likely noisy tokens of x as separate groups, and all others as one group."""
     peak = noise.amax(0).index_fill(0, torch.tensor(x, device=noise.device), 0)
     order = peak.argsort(descending=True).tolist()
     shown = [v for v in order[:5] if peak[v] > 0.01]
     rest = [v for v in order if v not in shown and v != x]
-    last = int(noise[-1].argmax())  # what all end as, most often a mask
+    last = int(noise[-1].argmax())  # the token at the end of time, usually a mask
     colours = iter(COLOURS)
     single = [(f"token {v}", OFF if v == last else next(colours), [v]) for v in sorted(shown)]
     return [*single, ("other tokens", "#cccccc", rest)] if rest else single
@@ -199,7 +201,7 @@ def _draw_weights(axis: "Axes", process: InterpolatingProcess, x: int, names: Se
     kinds: list[tuple[str, str, str, int]] = []
     for k, (name, colour, members) in enumerate(_members(process, x, names)):
         others = [v for v in members if v != x and reached[v]]
-        if others:  # the first of a group stands for it
+        if others:  # the first token represents its group
             label = f"{name}, {others[0]}" if names is None else name
             kinds.append((label, colour, "--" if k % 2 == 0 else ":", others[0]))
     kinds.insert(0, ("itself", KEPT, "-", x))
@@ -218,7 +220,7 @@ def _finite(values: Tensor) -> Tensor:
 
 
 def _limit(axis: "Axes") -> None:
-    """Ends of the axis by what happens away from the ends of time, where rates may be infinite or vanish."""
+    """Set the axis limits from times away from the ends, where rates may diverge or vanish."""
     low, high = [], []
     for line in axis.get_lines():
         values: Any = torch.as_tensor(line.get_ydata())

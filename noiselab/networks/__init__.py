@@ -1,1 +1,1 @@
-"""Networks: the published GIDD architecture, its key/value caches, and adapters to models of transformers."""
+"""Networks: the published GIDD architecture, its key/value caches, and adapters for transformers models."""

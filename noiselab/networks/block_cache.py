@@ -1,7 +1,7 @@
-"""Keys and values that are kept between the evaluations of a `DiT`: exactly, by block-causal attention, or approximately.
+"""Key/value caches for a `DiT`: exact with block-causal attention, or approximate with full attention.
 
-A cache is asked like any denoiser. It compares the tokens and times it is given with those of its last evaluation, and
-reuses only what still holds, so that no sampler has to tell it anything.
+A cache is called like any denoiser. It compares tokens and times with those of its last evaluation and reuses only what
+is still valid, so that samplers need no knowledge of the cache.
 """
 
 import abc
@@ -20,17 +20,18 @@ from .kv_cache import Append, Evaluation, Known
 class BlockCausal(Evaluation):
     """A `DiT` in which a token attends to its own block and to earlier blocks only.
 
-    What later blocks hold makes no difference, so that they are not evaluated. Give times per token, as `BlockSampler`
-    does: finished blocks are at the lower end of time. The attribute `evaluated` counts the tokens of all evaluations.
+    Later blocks do not affect earlier ones, so that only blocks up to the last active one are evaluated. Use per-token
+    times as `BlockSampler` does, with finished blocks at the lower end of time. The attribute `evaluated` counts
+    evaluated tokens.
 
     **Arguments:**
 
-    - `model`: the network; trained with this attention, or its answers mean little.
-    - `block_size`: tokens in a block; blocks are counted from position 0.
-    - `predicts`: what the logits mean; see `Denoiser`.
-    - `attention_mask`: Bool or Int [batch or 1, length], 1 for real tokens; all by default.
+    - `model`: the network; it should be trained with block-causal attention.
+    - `block_size`: the number of tokens in a block; blocks start at position 0.
+    - `predicts`: the prediction type of the logits; see `Denoiser`.
+    - `attention_mask`: Bool or Int [batch or 1, length], 1 for real tokens; by default all are real.
 
-    **Raises:** `ValueError` for another network, block size or prediction.
+    **Raises:** `ValueError` for an unsupported network, block size or prediction type.
 
     **Source:** Arriola et al. (2025), arXiv 2503.09573.
 
@@ -63,27 +64,28 @@ class BlockCausal(Evaluation):
         self.block_size = block_size
 
     def hidden(self, z: Tokens, t: Times) -> Float[Tensor, "batch length width"]:
-        """The last hidden states of all tokens; nothing is kept."""
+        """The last hidden states of all tokens, without caching."""
         t, mask = as_token_times(t, z).expand(z.shape), self._mask(z, z.shape[1])
         return self._run(z, t, attention_mask=mask, block_size=self.block_size)
 
     def states(self, z: Tensor, t: Tensor, asked: Tensor, columns: list[int]) -> tuple[Tensor, Tensor]:
-        """Those of all tokens up to the end of the last block that is asked about."""
+        """The hidden states of all tokens up to the end of the last block with active positions."""
         end = min((columns[-1] // self.block_size + 1) * self.block_size, z.shape[1])
         return self.hidden(z[:, :end], t[:, :end]), asked[:, :end]
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"block_size={self.block_size}"
 
 
 class CachedBlockCausal(BlockCausal):
-    """`BlockCausal` with keys and values of earlier blocks kept: the same logits, but for the order of float sums.
+    """`BlockCausal` with cached keys and values of earlier blocks; the logits are equal up to floating-point summation
+    order.
 
-    A block is evaluated again from the first token on whose value or time is not what it was, in any sequence of the batch,
-    and where its own rows are asked for. So any sampler may use it, in any order; `BlockSampler` gains: each step costs one
-    block, and the step that enters a block two. Nothing is kept where gradients are recorded, and a batch of another size
-    begins anew, so that samplers which ask about parts of a batch save little.
+    Blocks are evaluated again from the first token whose value or time has changed in any sequence of the batch, and
+    where they have active rows. The cache is therefore valid with any sampler. `BlockSampler` benefits most: each step
+    evaluates one block, and the step that enters a new block two. Nothing is cached while gradients are recorded. A
+    batch of another size starts a new cache, so that samplers that evaluate parts of a batch benefit little.
 
     **Arguments:** as for `BlockCausal`.
 
@@ -91,7 +93,7 @@ class CachedBlockCausal(BlockCausal):
     """
 
     def states(self, z: Tensor, t: Tensor, asked: Tensor, columns: list[int]) -> tuple[Tensor, Tensor]:
-        """Those of the tokens from the first block that is asked about or not known, to the last that is asked about."""
+        """The hidden states from the first block that is active or not cached to the last active block."""
         if not self._keeps():
             return super().states(z, t, asked, columns)
         size, known, network = self.block_size, self._known, self._network()
@@ -101,7 +103,7 @@ class CachedBlockCausal(BlockCausal):
             both = min(end, known.z.shape[1])
             same = ((known.z[:, :both] == z[:, :both]) & (known.t[:, :both] == t[:, :both])).all(0)
             valid = int(same.long().cumprod(0).sum()) // size * size
-            # A walk that went back to an earlier block has begun anew, perhaps with weights changed behind our back.
+            # A return to an earlier block means a new walk, perhaps with weights that were changed unnoticed.
             start = min(valid, columns[0] // size * size) if valid >= known.valid else 0
         if known is None or start == 0:
             layers = [Append() for _ in self.model.blocks]
@@ -111,7 +113,7 @@ class CachedBlockCausal(BlockCausal):
             z[:, start:],
             t[:, start:],
             attention_mask=self._mask(z, end),
-            # Of a single block all tokens see all keys: without a mask attention is faster.
+            # In a single block all tokens attend to all keys; attention is faster without a mask.
             block_size=size if end - start > size else None,
             positions=torch.arange(start, end, device=z.device),
             memory=layers,
@@ -122,7 +124,7 @@ class CachedBlockCausal(BlockCausal):
 
 
 class _Replace:
-    """Attends to kept keys and values, in which those of the tokens at hand are replaced by theirs."""
+    """Attends to cached keys and values, after replacing those of the evaluated tokens."""
 
     def __init__(self, frozen: tuple[Tensor, Tensor], positions: Tensor):
         self.frozen, self.positions = frozen, positions
@@ -132,7 +134,7 @@ class _Replace:
 
 
 class _Frozen(Evaluation):
-    """Keys and values of tokens that do not move are those of the first evaluation with these tokens and times."""
+    """A cache in which tokens that cannot change keep keys and values of their first evaluation."""
 
     exact = False
 
@@ -154,14 +156,14 @@ class _Frozen(Evaluation):
 
     @abc.abstractmethod
     def moving(self, t: PerToken) -> Bool[Tensor, " length"]:
-        """The positions that are evaluated each time."""
+        """The positions evaluated at every call."""
 
     def hidden(self, z: Tokens, t: Times) -> Float[Tensor, "batch length width"]:
-        """The last hidden states of all tokens; nothing is kept."""
+        """The last hidden states of all tokens, without caching."""
         return self._run(z, as_token_times(t, z).expand(z.shape), attention_mask=self._mask(z, z.shape[1]))
 
     def states(self, z: Tensor, t: Tensor, asked: Tensor, columns: list[int]) -> tuple[Tensor, Tensor]:
-        """Those of the moving tokens, or of all if what is kept does not hold."""
+        """The hidden states of moving tokens, or of all tokens if the cache is not valid."""
         if not self._keeps():
             return self.hidden(z, t), asked
         network, live = self._network(), asked.any(1)
@@ -181,7 +183,7 @@ class _Frozen(Evaluation):
         return hidden, asked
 
     def _holds(self, z: Tensor, t: Tensor, network: tuple, live: Tensor, moving: Tensor) -> bool:
-        """Whether tokens that do not move are as they were, and the others have not gone back to an earlier time."""
+        """Whether the cache is valid: frozen tokens are unchanged, and no time of the others has increased."""
         known = self._known
         if known is None or known.network != network or known.z.shape != z.shape or known.z.device != z.device:
             return False
@@ -192,36 +194,37 @@ class _Frozen(Evaluation):
 
 
 class PrefixCache(_Frozen):
-    """Any `DiT`, with keys and values of finished tokens kept while a block is denoised: an approximation.
+    """An approximate cache for any `DiT`: keys and values of finished tokens are frozen while a block is denoised.
 
-    In a bidirectional network every state depends on every token. Here those of the tokens at the lower end of time, from
-    the first on, are frozen at the first evaluation of a block, and all that follow are evaluated at each step. That
-    evaluation is exact; later ones differ by what the frozen tokens would have made of the block's changes. Made for
-    `BlockSampler`. It is seen by itself when a block is done, and when a walk begins anew.
+    In a bidirectional network every hidden state depends on every token. This cache freezes the leading tokens at the
+    lower end of time at the first evaluation of a block, and evaluates all later tokens at each step. The first
+    evaluation of a block is exact; later ones ignore the effect of the block's changes on the frozen tokens. The cache
+    is designed for `BlockSampler`; it detects by itself when a block is finished and when a new walk begins.
 
-    The attribute `evaluated` counts the tokens of all evaluations.
+    The attribute `evaluated` counts evaluated tokens.
 
     **Arguments:**
 
     - `model`: the network.
     - `domain`: the lower and upper end of time of the process.
-    - `refresh`: all tokens are evaluated at least every so many evaluations; 1 is exact. By default once for each block.
+    - `refresh`: the maximum number of evaluations between full evaluations; 1 is exact. By default one per block.
     - `predicts`, `attention_mask`: as for `BlockCausal`.
 
-    **Raises:** `ValueError` for another network or prediction, or settings out of range.
+    **Raises:** `ValueError` for an unsupported network or prediction type, or settings out of range.
 
     **Source:** Wu et al. (2025), Fast-dLLM, arXiv 2505.22618, section 3.2.
     """
 
     def moving(self, t: PerToken) -> Bool[Tensor, " length"]:
-        """All from the first token of any sequence that is not at the lower end of time."""
+        """All positions from the first token, in any sequence, that is not at the lower end of time."""
         rest = (t <= self.domain[0]).all(0).long().cumprod(0) == 0
-        # Before the first step of a block nothing is frozen, whatever an earlier walk left.
+        # Before the first step of a block nothing is frozen, even after an earlier walk.
         return rest & (t[:, rest] < self.domain[1]).any()
 
 
 class DualCache(_Frozen):
-    """`PrefixCache` that freezes pure noise as well: only tokens within the ends of time are evaluated at each step.
+    """A `PrefixCache` that also freezes tokens of pure noise: each step evaluates only tokens strictly inside the
+    domain of time.
 
     **Arguments:** as for `PrefixCache`.
 
@@ -229,5 +232,5 @@ class DualCache(_Frozen):
     """
 
     def moving(self, t: PerToken) -> Bool[Tensor, " length"]:
-        """Those at a time within the ends in some sequence."""
+        """The positions whose time is strictly inside the domain in some sequence."""
         return ((t > self.domain[0]) & (t < self.domain[1])).any(0)

@@ -1,6 +1,6 @@
 """The diffusion transformer of the published GIDD, MDLM and SEDD models, loadable without remote code.
 
-Importing this module needs transformers, and registers the model with its `AutoConfig` and `AutoModelForMaskedLM`.
+Importing this module requires transformers and registers the model with `AutoConfig` and `AutoModelForMaskedLM`.
 """
 
 import math
@@ -21,27 +21,28 @@ ROTARY_BASE = 10_000.0
 TIME_FREQUENCIES = 256
 
 DecoderCache: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""What one block attends to: takes keys and values of the tokens at hand, [batch, heads, length, width], keys already
-rotated; returns those of all tokens that are to be seen."""
+"""The cache of one block: maps keys and values of the evaluated tokens, [batch, heads, length, width], with rotated
+keys, to those of all tokens to attend to.
+"""
 
 
-# transformers makes this a dataclass whose __init__ also takes keywords that are no fields. A run-time type checker sees
-# the fields alone and would refuse those keywords; `check` says what must hold.
+# transformers makes this a dataclass whose __init__ also accepts keywords that are not fields. A run-time type checker
+# knows only the fields and would reject these keywords; `check` validates the sizes instead.
 @no_type_check
 class DiTConfig(PretrainedConfig):
-    """The sizes of a `DiT`; the field names are those of the published config.json files.
+    """The configuration of a `DiT`; field names are those of the published config.json files.
 
     **Arguments:** (all by keyword)
 
-    - `vocab_size`: number of tokens, the mask token included.
-    - `max_seq_len`: longest sequence, in tokens.
-    - `hidden_size`: width; must be an even multiple of `num_attention_heads`.
-    - `timestep_cond_dim`: width of the time embedding.
-    - `num_hidden_layers`, `num_attention_heads`: number of blocks, and of heads in each.
-    - `attention_dropout`: in [0, 1); probability of dropping entries of what each block adds to the residual stream.
-    - `p_uniform`, `t_eps`: share of uniform noise and least time of the training. Only recorded here.
+    - `vocab_size`: the number of tokens, including the mask token.
+    - `max_seq_len`: the longest sequence, in tokens.
+    - `hidden_size`: the width; must be an even multiple of `num_attention_heads`.
+    - `timestep_cond_dim`: the width of the time embedding.
+    - `num_hidden_layers`, `num_attention_heads`: the number of blocks, and of heads in each.
+    - `attention_dropout`: the dropout probability of the blocks' residual updates, in [0, 1).
+    - `p_uniform`, `t_eps`: the fraction of uniform noise and the smallest time in training. Only stored here.
 
-    **Raises:** `ValueError` for sizes that do not fit each other.
+    **Raises:** `ValueError` if the sizes are incompatible.
     """
 
     model_type = "dit"
@@ -57,7 +58,7 @@ class DiTConfig(PretrainedConfig):
     t_eps: float = 1e-4
 
     def __post_init__(self, **kwargs) -> None:
-        # Published configs point at remote code; that code is this module, so a saved copy must not ask for it again.
+        # Published configs refer to remote code, which this module replaces; a saved copy must not refer to it.
         kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)
         self.check()
@@ -73,7 +74,7 @@ class DiTConfig(PretrainedConfig):
             raise ValueError(f"num_hidden_layers must be a non-negative integer; got {layers!r}")
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
-                "hidden_size must be an even multiple of num_attention_heads, for rotary positions turn channel pairs; "
+                "hidden_size must be an even multiple of num_attention_heads, because rotary positions rotate channel pairs; "
                 f"got hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}"
             )
         if type(dropout) not in (int, float) or not 0 <= dropout < 1:
@@ -81,17 +82,17 @@ class DiTConfig(PretrainedConfig):
 
 
 def rotate(x: Float[Tensor, "*axes width"], cos: Tensor, sin: Tensor) -> Float[Tensor, "*axes width"]:
-    """Turn each channel pair (j, j + width/2) of `x` by the angle whose cosine and sine are given."""
+    """Rotate each channel pair (j, j + width/2) of `x` by the angle with the given cosine and sine."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 class Rotary(nn.Module):
-    """Rotary positions (Su et al., 2021): position n turns channel pair j of a head by n base^(-2j/width).
+    """Rotary positions (Su et al., 2021): position n rotates channel pair j of a head by n base^(-2j/width).
 
-    The angles are computed on every call, in float32. The two buffers are kept for the file format alone, in the
-    published shape [1, length, 3, 1, width] (the 3 are query, key and value; the value is not turned). Nothing reads
-    them, so neither a cast of the model to bfloat16 nor a checkpoint without them can change the positions.
+    The angles are computed on every call, in float32. The two buffers exist only for the file format, in the published
+    shape [1, length, 3, 1, width] (3 for query, key and value; the value is not rotated). They are never read, so that
+    neither casting the model to bfloat16 nor a checkpoint without them changes the positions.
     """
 
     cos_cached: Tensor
@@ -128,7 +129,7 @@ class Rotary(nn.Module):
 
 
 class Norm(nn.Module):
-    """Layer normalisation in float32, times a weight; no bias. The result is float32 whatever the input."""
+    """Layer normalisation in float32 with a weight and no bias. The result is float32 for any input dtype."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -145,7 +146,7 @@ class Norm(nn.Module):
 
 
 class ZeroLinear(nn.Linear):
-    """A linear layer that starts at zero."""
+    """A linear layer initialized to zero."""
 
     def reset_parameters(self) -> None:
         """Set weight and bias to zero."""
@@ -154,7 +155,7 @@ class ZeroLinear(nn.Linear):
 
 
 class Linear32(nn.Linear):
-    """A linear layer that computes in float32 whatever the dtype of its weights."""
+    """A linear layer that computes in float32 for any dtype of its weights."""
 
     def forward(self, input: Tensor) -> Tensor:
         """The linear map of `input`."""
@@ -162,7 +163,7 @@ class Linear32(nn.Linear):
 
 
 class Embedding(nn.Module):
-    """Token embeddings, uniform in +-1/sqrt(width) at the start."""
+    """Token embeddings, initialized uniformly in +-1/sqrt(width)."""
 
     def __init__(self, count: int, width: int):
         super().__init__()
@@ -174,14 +175,14 @@ class Embedding(nn.Module):
         nn.init.kaiming_uniform_(self.embedding, a=math.sqrt(5))
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "batch length width"]:
-        """Look the tokens up."""
+        """Look up the embeddings of tokens."""
         return F.embedding(tokens, self.embedding)
 
 
 class TimeEmbedding(nn.Module):
-    """Cosines and sines of the time at geometric frequencies, through a small network; always in float32.
+    """The time embedding: cosines and sines at geometric frequencies, followed by a small network; always in float32.
 
-    In bfloat16 two times closer than about 1/256 would be one time.
+    In bfloat16, times that differ by less than about 1/256 would be indistinguishable.
     """
 
     def __init__(self, width: int):
@@ -215,7 +216,9 @@ class Block(nn.Module):
     def attention(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, memory: DecoderCache | None = None
     ) -> Tensor:
-        """Attention of all positions to all positions that `mask` allows; `memory` may add positions, or keep them."""
+        """Attention of all positions to all positions allowed by `mask`; `memory` may add cached positions and store
+        new ones.
+        """
         query, key, value = rearrange(self.attn_qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
         cos, sin = cos.to(query.dtype), sin.to(query.dtype)
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
@@ -235,7 +238,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """The residual stream after the block; `condition` is [batch, 1 or length, width]."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=-1)
-        # The norm gives float32 and the layers take their own dtype (under autocast they convert by themselves).
+        # The norm returns float32, and the layers expect the dtype of their weights (under autocast they convert the
+        # input).
         h = (self.norm1(x) * (1 + scale1) + shift1).to(self.attn_qkv.weight.dtype)
         x = x + gate1 * F.dropout(self.attention(h, cos, sin, mask, memory), self.dropout, self.training)
         h = (self.norm2(x) * (1 + scale2) + shift2).to(self.attn_qkv.weight.dtype)
@@ -260,9 +264,9 @@ class Output(nn.Module):
 class DiT(PreTrainedModel):
     """A bidirectional transformer over tokens, conditioned on time, with the weight names of the published checkpoints.
 
-    A new model gives logits of exactly zero, and each of its blocks is the identity. Input and output embeddings are
-    not tied. `from_pretrained` returns the model in evaluation mode; `load_dit` in `noiselab.networks.huggingface`
-    also checks what was loaded.
+    The logits of a new model are exactly zero, and each of its blocks is the identity. Input and output embeddings are
+    not tied. `from_pretrained` returns the model in evaluation mode; `load_dit` in `noiselab.networks.huggingface` also
+    validates the loaded weights.
 
     **Arguments:**
 
@@ -303,8 +307,8 @@ class DiT(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # transformers builds on the meta device when it loads, and calls this for each module that the checkpoint did
-        # not fill; its own version would draw the zero layers from a normal distribution.
+        # When loading, transformers builds the model on the meta device and calls this for each module that is missing
+        # in the checkpoint. The default would initialize the zero layers from a normal distribution.
         reset = getattr(module, "reset_parameters", None)
         if reset is not None:
             reset()
@@ -319,17 +323,17 @@ class DiT(PreTrainedModel):
         positions: TokenSequence | None = None,
         memory: Sequence[DecoderCache] | None = None,
     ) -> Float[Tensor, "batch length width"]:
-        """The states that `project` turns into logits.
+        """The hidden states that `project` maps to logits.
 
-        With `positions` and `memory`, some tokens of longer sequences are evaluated, which attend to stored keys and values
-        of the others.
+        With `positions` and `memory`, only some tokens of the sequences are evaluated; they attend to the cached keys
+        and values of the others.
 
         **Arguments:**
 
         - `input_ids`, `timesteps`, `attention_mask`: as for `forward`; with `memory` the mask is that of all keys.
-        - `block_size`: if given, a token attends to its own block of so many positions and to earlier blocks only.
-        - `positions`: where in the sequence these tokens stand, rising; from 0 on by default.
-        - `memory`: for each layer, what it attends to. With `block_size` that must be every position up to the last of these
+        - `block_size`: if given, a token attends only to its own block of this size and to earlier blocks.
+        - `positions`: the positions of these tokens in the sequence, increasing; by default from 0.
+        - `memory`: the cache of each layer. With `block_size`, it must return every position up to the last of these
           tokens, in order.
         """
         length = input_ids.shape[1]
@@ -375,20 +379,20 @@ class DiT(PreTrainedModel):
 
         - `input_ids`: noisy tokens.
         - `timesteps`: their times in [0, 1] (0 = clean), one for each sequence or one for each token.
-        - `attention_mask`: 1 for real tokens; the others are not attended to. All tokens are real by default.
-        - `rows`: positions to give logits of. All by default.
+        - `attention_mask`: 1 for real tokens; others are not attended to. By default all tokens are real.
+        - `rows`: the mask of positions whose logits are returned. By default all.
 
         **Returns:** a `MaskedLMOutput` whose `logits` are [batch, length, vocab_size], or [n, vocab_size] of the n
         positions in `rows`, in row-major order.
 
-        **Raises:** `ValueError` for sequences longer than `config.max_seq_len` and for shapes that do not fit.
+        **Raises:** `ValueError` if sequences are longer than `config.max_seq_len` or shapes do not match.
         """
         hidden = self.hidden(input_ids, timesteps, attention_mask)
         return MaskedLMOutput(logits=self.project(hidden if rows is None else hidden[rows]))
 
 
 def register() -> None:
-    """Make transformers' Auto classes build `DiT` for the model type "dit", so that no remote code is needed."""
+    """Register `DiT` with transformers' Auto classes for the model type "dit", so that no remote code is needed."""
     AutoConfig.register(DiTConfig.model_type, DiTConfig, exist_ok=True)
     AutoModelForMaskedLM.register(DiTConfig, DiT, exist_ok=True)
 

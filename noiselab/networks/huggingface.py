@@ -1,4 +1,4 @@
-"""Checkpoints in the formats of transformers: loading a `DiT` with checks, and any such model as a `Denoiser`."""
+"""Checkpoints in transformers formats: loading a `DiT` with checks, and using any such model as a `Denoiser`."""
 
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,20 @@ from .outputs import logits_of
 
 
 def load_dit(name: str | Path, dtype: torch.dtype | None = None, revision: str = "main") -> DiT:
-    """Load a `DiT` checkpoint, and refuse one that is damaged or does not fit its config.
+    """Load a `DiT` checkpoint and check that it is intact and matches its config.
 
-    Nothing is unpickled and no remote code is run. Only the rotary tables may be absent.
+    No pickle is loaded and no remote code is run. Only the rotary tables may be absent.
 
     **Arguments:**
 
-    - `name`: a folder with config.json and safetensors weights, or a name on the Hugging Face hub.
-    - `dtype`: of the weights; the checkpoint's own by default.
-    - `revision`: branch, tag or commit of a hub name; unused for a folder.
+    - `name`: a folder with config.json and safetensors weights, or a name on the Hugging Face Hub.
+    - `dtype`: the dtype of the weights; by default that of the checkpoint.
+    - `revision`: branch, tag or commit on the Hub; unused for a folder.
 
     **Returns:** the model, in evaluation mode.
 
     **Raises:** `ValueError` when the config or the weights are missing or cannot be read, or when a weight is missing,
-    unexpected, or of another shape than the config asks for.
+    unexpected, or has another shape than the config requires.
     """
     try:
         settings, _ = DiTConfig.get_config_dict(name, revision=revision)
@@ -40,7 +40,7 @@ def load_dit(name: str | Path, dtype: torch.dtype | None = None, revision: str =
             revision=revision,
             dtype="auto" if dtype is None else dtype,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # so that all of them are reported, below
+            ignore_mismatched_sizes=True,  # all mismatches are reported below
             output_loading_info=True,
         )
     except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
@@ -51,44 +51,44 @@ def load_dit(name: str | Path, dtype: torch.dtype | None = None, revision: str =
     problems = [f"{key} is missing" for key in sorted(info["missing_keys"])]
     problems += [f"{key} is unexpected" for key in sorted(info["unexpected_keys"])]
     problems += [
-        f"{key} must have shape {list(wanted)}, and has {list(found)}"
+        f"{key} must have shape {list(wanted)}; it has {list(found)}"
         for key, found, wanted in sorted(info["mismatched_keys"])
     ]
     problems += [f"{key} is not finite" for key, weight in model.named_parameters() if not finite(weight)]
     rotary = model.rotary_emb
     for found, wanted in zip((rotary.cos_cached, rotary.sin_cached), rotary.tables(), strict=True):
         if not torch.allclose(found.float(), wanted, rtol=0, atol=0.02):  # a table may have been stored in bfloat16
-            problems.append(f"rotary_emb has another table than that of base {ROTARY_BASE:g}")
+            problems.append(f"rotary_emb must be the table of base {ROTARY_BASE:g}")
     if problems:
-        raise ValueError(f"the weights of {str(name)!r} must be those that config.json asks for: {'; '.join(problems)}")
+        raise ValueError(f"the weights of {str(name)!r} must match config.json: {'; '.join(problems)}")
     return model
 
 
 def finite(weight: Tensor) -> bool:
-    """Whether all entries are finite; without a copy of them, which `isfinite` makes."""
+    """Whether all entries are finite; unlike `isfinite`, it makes no copy."""
     return weight.numel() == 0 or all(bool(end.isfinite()) for end in torch.aminmax(weight))
 
 
 class TransformersDenoiser(ProjectedDenoiser):
-    """A model that is called with (input_ids, timesteps), as a denoiser.
+    """A denoiser from a model that is called with (input_ids, timesteps).
 
-    A model with methods `hidden(input_ids, timesteps)` and `project(hidden)`, as `DiT` has, projects only the rows that
-    are asked for onto the vocabulary. Any other model is called as a whole, and its logits, a tensor or the `logits`
-    of what it returns, take the place of the hidden states.
+    If the model has methods `hidden(input_ids, timesteps)` and `project(hidden)`, like `DiT`, only the requested rows
+    are projected onto the vocabulary. Any other model is called as a whole; its output, a tensor or an object with
+    `logits`, is used in place of hidden states.
 
     **Arguments:**
 
-    - `model`: the model. A model that was trained on the bounds of this library, or of GIDD, MDLM or UDLM, predicts
-      "leave_one_out".
-    - `predicts`: what the logits mean, "leave_one_out", "posterior" or "score"; see `Denoiser`.
-    - `attention_mask`: Bool or Int [batch, length], 1 for real tokens, for the sequences that will be denoised; or
-      [1, length] for all of them. All tokens are real by default. Only for models that take one.
-    - `padding`: a token that is padding wherever it stands, in place of `attention_mask`; so that sequences of unlike length
-      may come in any batch.
-    - `vocab_size`: that of the process, if the model has more logits (a vocabulary rounded up), which are cut.
+    - `model`: the model. Models trained on the bounds of this library, GIDD, MDLM or UDLM predict "leave_one_out".
+    - `predicts`: the prediction type of the logits, "leave_one_out", "posterior" or "score"; see `Denoiser`.
+    - `attention_mask`: Bool or Int [batch, length], 1 for real tokens, for the sequences that will be denoised; or [1,
+      length] for all of them. By default all tokens are real. Only for models that accept a mask.
+    - `padding`: the id of the padding token, in place of `attention_mask`, for batches of sequences of different
+      lengths.
+    - `vocab_size`: the vocabulary size of the process, if the model has more logits (a rounded-up vocabulary), which
+      are dropped.
 
-    **Raises:** `ValueError` for another `predicts`, both kinds of padding, and on a call whose shape does not fit
-    `attention_mask`.
+    **Raises:** `ValueError` for an unknown `predicts` or if both `attention_mask` and `padding` are given; on a call,
+    if the shape does not match `attention_mask`.
 
     **Example:**
 
@@ -119,11 +119,11 @@ class TransformersDenoiser(ProjectedDenoiser):
         one_kind(attention_mask, padding)
         self.model, self.predicts, self.padding, self.vocab_size = model, predicts, padding, vocab_size
         self.splits = hasattr(model, "hidden") and hasattr(model, "project")
-        # Not persistent: it belongs to the sequences, not to the weights.
+        # Not persistent, because it belongs to the sequences and not to the weights.
         self.register_buffer("attention_mask", attention_mask, persistent=False)
 
     def hidden(self, z: Tokens, t: PerSequence | PerToken) -> Float[Tensor, "batch length width"]:
-        """Hidden states of the model, or its logits if it does not tell the two apart."""
+        """The hidden states of the model, or its logits if it has no separate projection."""
         real = real_tokens(z, self.attention_mask, self.padding)
         options = {} if real is None else {"attention_mask": real}
         call: Any = self.model.hidden if self.splits else self.model
@@ -137,15 +137,15 @@ class TransformersDenoiser(ProjectedDenoiser):
 
 
 def one_kind(attention_mask: Tensor | None, padding: int | None) -> None:
-    """Raise `ValueError` where padding is told in two ways."""
+    """Raise `ValueError` if both `attention_mask` and `padding` are given."""
     if attention_mask is not None and padding is not None:
         raise ValueError("attention_mask and padding must not both be given; got both")
 
 
 def real_tokens(z: Tensor, attention_mask: Tensor | None, padding: int | None) -> Tensor | None:
-    """Where tokens are real; None if all are.
+    """Return the mask of real tokens, or `None` if all are real.
 
-    **Raises:** `ValueError` if the attention mask is one for other tokens.
+    **Raises:** `ValueError` if the attention mask does not match the shape of the tokens.
     """
     if attention_mask is None:
         return None if padding is None else z != padding

@@ -1,4 +1,4 @@
-"""Evaluating a `DiT` where rows are asked for, and keeping what was computed: what the caches share."""
+"""The base class of caches: evaluating a `DiT` at active rows only, and storing keys and values."""
 
 import abc
 from typing import NamedTuple
@@ -15,17 +15,17 @@ from .dit import DiT
 
 
 class Known(NamedTuple):
-    """An evaluation that is kept: of which network, tokens and times; its keys and values for each layer."""
+    """A cached evaluation: the network, tokens and times, and the keys and values of each layer."""
 
     network: tuple
     z: Tensor
     t: Tensor
     layers: list[tuple[Tensor, Tensor]]
-    valid: int = 0  # positions that did not have to be evaluated again
+    valid: int = 0  # positions that were reused without evaluation
 
 
 class Append:
-    """Attends to kept keys and values of earlier tokens as well, and keeps all of them."""
+    """Attends to cached keys and values of earlier tokens too, and caches all of them."""
 
     def __init__(self, past: tuple[Tensor, Tensor] | None = None):
         self.kept = past
@@ -34,13 +34,13 @@ class Append:
         """Keys and values of all tokens so far."""
         if self.kept is not None:
             key, value = torch.cat((self.kept[0], key), 2), torch.cat((self.kept[1], value), 2)
-        # Values are cut out of a tensor that holds the queries too, and would keep it alive.
+        # Values are a view of a tensor that includes the queries, and would keep it alive.
         self.kept = (key, value.contiguous())
         return self.kept
 
 
 class Evaluation(ProjectedDenoiser):
-    """What caches share: a `DiT`, evaluated where rows are asked for, and a count of tokens."""
+    """Base class of caches: a `DiT` evaluated at active rows only, with a count of evaluated tokens."""
 
     exact = True
     attention_mask: Tensor | None
@@ -48,21 +48,23 @@ class Evaluation(ProjectedDenoiser):
     def __init__(self, model: DiT, predicts: Prediction, attention_mask: Tensor | None):
         super().__init__()
         if not isinstance(model, DiT):
-            raise ValueError(f"keys and values are kept for a noiselab.networks.dit.DiT; got {type(model).__name__}")
+            raise ValueError(f"model must be a noiselab.networks.dit.DiT; got {type(model).__name__}")
         self.model, self.predicts, self.evaluated = model, predicts, 0
         self.register_buffer("attention_mask", attention_mask, persistent=False)
         self._known: Known | None = None
 
     @abc.abstractmethod
     def states(self, z: Tensor, t: Tensor, asked: Tensor, columns: list[int]) -> tuple[Tensor, Tensor]:
-        """Hidden states of some positions that include the asked ones, and `asked` at these; `columns` are those asked."""
+        """Hidden states of positions that include the active ones, and `asked` at these; `columns` are the active
+        columns.
+        """
 
     def project(self, hidden: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows state"]:
         """Logits of hidden states."""
         return self.model.project(hidden)
 
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
-        """The logits; as few positions are evaluated as `rows` and what is kept allow."""
+        """The logits; evaluates only the positions required by `rows` that are not cached."""
         asked = torch.ones_like(z, dtype=torch.bool) if rows is None else rows
         columns = asked.any(0).nonzero()[:, 0].tolist()
         if not columns:
@@ -73,9 +75,9 @@ class Evaluation(ProjectedDenoiser):
         return logits.view(*z.shape, -1) if rows is None else logits
 
     def reset(self) -> None:
-        """Forget what is kept, and count `evaluated` from 0 again.
+        """Clear the cache and reset `evaluated` to 0.
 
-        Needed only after weights were changed behind autograd's back (through `.data`) in the middle of a walk.
+        Needed only if weights were changed without autograd's knowledge (through `.data`) during a walk.
         """
         self._known, self.evaluated = None, 0
 
@@ -90,12 +92,12 @@ class Evaluation(ProjectedDenoiser):
         return None if mask is None else mask[:, :length].expand(len(z), -1)
 
     def _keeps(self) -> bool:
-        """Kept states carry no gradient, and with dropout no two evaluations are the same."""
+        """Whether to cache: not while gradients are recorded, nor with dropout, which makes evaluations differ."""
         dropout = self.model.training and self.model.config.attention_dropout > 0
         return not torch.is_grad_enabled() and not dropout
 
     def _network(self) -> tuple:
-        """What tells whether the network is the one it was, at the precision it was."""
+        """A key that changes with the network's weights or precision."""
         tensors = [*self.model.parameters(), *([] if self.attention_mask is None else [self.attention_mask])]
         device = tensors[0].device.type
         auto = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
@@ -103,7 +105,7 @@ class Evaluation(ProjectedDenoiser):
         return auto, *((t.data_ptr(), t.dtype, version) for t, version in zip(tensors, versions, strict=True))
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return ""
 
     def __repr__(self) -> str:

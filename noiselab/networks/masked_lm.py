@@ -1,4 +1,4 @@
-"""Masked language models of transformers, which take no time, as denoisers."""
+"""Masked language models of transformers as denoisers without time input."""
 
 import inspect
 from collections.abc import Callable
@@ -26,7 +26,7 @@ CAUSAL: frozenset[str] = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()) -
 Head = Callable[[Any, Tensor], Tensor]
 
 
-# Named, so that a denoiser can be pickled.
+# Named functions, so that a denoiser can be pickled.
 def _lm_head(model: Any, hidden: Tensor) -> Tensor:
     return model.lm_head(hidden)
 
@@ -43,8 +43,8 @@ def _distilbert(model: Any, hidden: Tensor) -> Tensor:
     return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
 
 
-# Models whose logits are these functions of the last hidden states of `base_model`, row by row, and nothing more: no
-# cap and no scale. Each is compared with the whole model in the tests.
+# Models whose logits are exactly these row-wise functions of the last hidden states of `base_model`, without cap or
+# scale. The tests compare each with the whole model.
 HEADS: dict[str, Head] = {
     "BertForMaskedLM": _bert,
     "DistilBertForMaskedLM": _distilbert,
@@ -60,45 +60,47 @@ HEADS: dict[str, Head] = {
 
 
 class MaskedLanguageModel(ProjectedDenoiser):
-    r"""A masked language model, called with (input_ids, attention_mask) and no time, as a denoiser.
+    r"""A denoiser from a masked language model that is called with (input_ids, attention_mask) and without time.
 
-    It takes no time because it needs none: given the tokens that are left, the law of a masked one does not depend on
-    how many were masked by then. It knows no mask token either; the process does.
+    Time is not needed: given the unmasked tokens, the distribution of a masked token does not depend on the time. The
+    mask token is defined by the process, not by this class.
 
-    Encoders (BERT, RoBERTa, ModernBERT) are called as they are. Decoders are given an attention mask by which every
-    token sees every real token, before and after; nothing in the model is changed, and a sliding window no longer
-    applies. LLaDA is such a Llama, and Dream such a Qwen2 whose logits stand one place early (`load_masked_lm`). Only the
-    rows that are asked for are projected onto the vocabulary, where the head is known (`HEADS`); any other model is
-    called as a whole.
+    Encoders (BERT, RoBERTa, ModernBERT) are called unchanged. Decoders receive an attention mask by which every token
+    attends to all real tokens on both sides; the model itself is not changed, and a sliding window no longer applies.
+    LLaDA is such a Llama; Dream is such a Qwen2 with logits shifted by one position (`load_masked_lm`). If the head is
+    known (`HEADS`), only the requested rows are projected onto the vocabulary; any other model is called as a whole.
 
-    What `predicts` should say:
+    How to choose `predicts`:
 
-    - At masked tokens, "posterior" and "leave_one_out" are one law. For noise of masks alone either is right, and the
-      latter spares samplers a pass over the logits.
-    - At visible tokens, LLaDA, Dream and all that were trained at masks only have learned nothing.
-    - At visible tokens, BERT and RoBERTa were trained on the few that had been kept or replaced by a random token with
-      even odds, and predict the posterior under those odds. It is that of a process with uniform noise where
-      alpha = 1/2, and at no other time. Their logit at z, less log(1 + V), makes them leave-one-out.
+    - At masked tokens, "posterior" and "leave_one_out" are the same distribution. For absorbing noise either is
+      correct; "leave_one_out" saves samplers a pass over the logits.
+    - At visible tokens, LLaDA, Dream and other models trained only at masks have not learned anything.
+    - At visible tokens, BERT and RoBERTa were trained on the few that were kept or replaced by a random token with
+      equal probability, and predict the posterior under these odds. It is the posterior of a process with uniform noise
+      at alpha = 1/2, and at no other time. Subtracting log(1 + V) from their logit at z gives leave-one-out
+      predictions.
 
     **Arguments:**
 
-    - `model`: gives logits [batch, length, tokens], as a tensor or as `logits` of what it returns.
+    - `model`: a model that returns logits [batch, length, tokens], as a tensor or as the attribute `logits`.
     - `predicts`: "posterior" or "leave_one_out", see above.
-    - `shifted`: whether the logits for a token stand at the place before it. The first token, and the first after
-      padding, has those of its own place.
-    - `bidirectional`: whether the attention of a decoder is opened to both sides. By default it is if transformers
-      counts the model as a causal one. Needs the attention "sdpa" or "eager".
-    - `vocab_size`: that of the process, if the model has more logits (they are cut) or fewer (the others are -inf).
-    - `attention_mask`: Bool or Int [batch, length], 1 for real tokens, for the sequences that will be denoised; or
-      [1, length] for all of them. All tokens are real by default. Models that count places from the left (BERT,
-      GPT-2) want padding on the right.
-    - `padding`: a token that is padding wherever it stands, in place of `attention_mask`.
+    - `shifted`: whether the logits of a token are at the previous position. The first token, and the first after
+      padding, uses the logits at its own position.
+    - `bidirectional`: whether to make the attention of a decoder bidirectional. By default true if transformers lists
+      the model as causal. Requires the attention implementation "sdpa" or "eager".
+    - `vocab_size`: the vocabulary size of the process, if the model has more logits (dropped) or fewer (padded with
+      -inf).
+    - `attention_mask`: Bool or Int [batch, length], 1 for real tokens, for the sequences that will be denoised; or [1,
+      length] for all of them. By default all tokens are real. Models with absolute positions (BERT, GPT-2) require
+      padding on the right.
+    - `padding`: the id of the padding token, in place of `attention_mask`.
 
-    **Raises:** `ValueError` for another `predicts`, both kinds of padding, a `vocab_size` that the model cannot embed, or
-    an attention that cannot be opened, and on a call whose shape does not fit `attention_mask`.
+    **Raises:** `ValueError` for an unknown `predicts`, if both `attention_mask` and `padding` are given, if the model
+    cannot embed `vocab_size` tokens, or if its attention cannot be made bidirectional; on a call, if the shape does not
+    match `attention_mask`.
 
     **Source:** Devlin et al. (2019), arXiv 1810.04805 (BERT); Nie et al. (2025), arXiv 2502.09992 (LLaDA); Ye et al.
-    (2025), arXiv 2508.15487 (Dream). That masks need no time: Ou et al. (2024), arXiv 2406.03736.
+    (2025), arXiv 2508.15487 (Dream). Masked denoisers need no time: Ou et al. (2024), arXiv 2406.03736.
 
     **Example:**
 
@@ -138,18 +140,18 @@ class MaskedLanguageModel(ProjectedDenoiser):
             bidirectional = any(kind.__name__ in CAUSAL for kind in type(model).__mro__)
         self.model, self.predicts, self.shifted, self.bidirectional = model, predicts, shifted, bidirectional
         self.vocab_size, self.padding = vocab_size, padding
-        # Exactly these classes: a subclass may do more to the logits.
+        # Exactly these classes, because a subclass may transform the logits further.
         known = type(model).__module__.startswith("transformers.models.")
         self.head = HEADS.get(type(model).__name__) if known else None
         self.takes_cache = "use_cache" in inspect.signature(model.forward).parameters
         self._check_sizes()
         if bidirectional:
             self._implementation()
-        # Not persistent: it belongs to the sequences, not to the weights.
+        # Not persistent, because it belongs to the sequences and not to the weights.
         self.register_buffer("attention_mask", attention_mask, persistent=False)
 
     def hidden(self, z: Tokens, t: Times) -> Float[Tensor, "batch length width"]:
-        """Hidden states for each token, at its own place; the logits, if the model is called as a whole."""
+        """The hidden states of each token at its own position, or the logits if the model is called as a whole."""
         real = real_tokens(z, self.attention_mask, self.padding)
         real = None if real is None else real.bool()
         call: Any = self.model.base_model if self.head else self.model
@@ -170,10 +172,10 @@ class MaskedLanguageModel(ProjectedDenoiser):
         return nn.functional.pad(logits, (0, more), value=-torch.inf) if more > 0 else logits[..., : self.vocab_size]
 
     def _sees(self, z: Tensor, real: Tensor | None) -> Tensor | None:
-        """The attention mask that the model is called with."""
+        """The attention mask passed to the model."""
         if not self.bidirectional:
             return None if real is None else real.long()
-        # With four axes, transformers takes a mask as it is and adds no causal one: here [batch or 1, 1, 1, length].
+        # transformers uses a mask with four axes, here [batch or 1, 1, 1, length], unchanged and adds no causal mask.
         seen = z.new_ones(1, z.shape[1], dtype=torch.bool) if real is None else real
         seen = seen[:, None, None]
         if self._implementation() == "sdpa":
@@ -208,7 +210,7 @@ class MaskedLanguageModel(ProjectedDenoiser):
 
 
 def _from_before(states: Tensor, real: Tensor | None) -> Tensor:
-    """For each token the states of the place before it, or its own where there is no real token before."""
+    """Shift states by one position: each token receives those of the previous one, or its own if none is real."""
     place = torch.arange(states.shape[1], device=states.device)
     before = (place - 1).clamp(min=0)
     if real is None:

@@ -1,4 +1,4 @@
-"""Files of published masked language models, loaded with checks: those transformers knows, LLaDA and Dream."""
+"""Loading published masked language models with checks: models of transformers, LLaDA and Dream."""
 
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from transformers.models.auto.modeling_auto import (
 from .huggingface import finite
 from .masked_lm import CAUSAL, MASKED, MaskedLanguageModel
 
-# Heads for other tasks, which a masked model of the same file leaves aside.
+# Heads for other tasks in the same file, which the masked language model does not use.
 OTHER_HEADS = ("pooler.", "seq_relationship.")
 
-# LLaDA's names and Llama's: one rule for each weight, the gate of the feed-forward layer being `ff_proj`.
+# Rules from LLaDA's weight names to Llama's, one for each weight; the gate of the feed-forward layer is `ff_proj`.
 _BLOCK = r"transformer\.blocks\.(\d+)\."
 LLADA_NAMES: dict[str, str] = {
     r"transformer\.wte": "embed_tokens",
@@ -43,7 +43,7 @@ LLADA_NAMES: dict[str, str] = {
     _BLOCK + "ff_out": r"layers.\1.mlp.down_proj",
 }
 
-# What makes a LLaDA a Llama; the configuration has switches for much else.
+# The settings under which a LLaDA is equivalent to a Llama; other values select variants that are not supported.
 LLADA_IS_LLAMA: dict[str, Any] = {
     "block_type": "llama",
     "activation_type": "silu",
@@ -68,28 +68,29 @@ LLADA_SIZES = (
 def load_masked_lm(
     name: str | Path, dtype: torch.dtype | None = None, revision: str = "main", **options: Any
 ) -> MaskedLanguageModel:
-    """Load a published masked language model as a denoiser, and refuse one that is damaged or does not fit its config.
+    """Load a published masked language model as a denoiser, and check that it is intact and matches its config.
 
-    Nothing is unpickled and no remote code is run. The files of LLaDA and of Dream, which come with code of their own,
-    are loaded into the Llama and the Qwen2 of transformers, which compute the same but for rounding: LLaDA turns queries
-    and keys in float32 even if the weights are bfloat16, Llama does not. Any other file must be of a model that
-    transformers knows, masked or causal, as `architectures` in its config says.
+    No pickle is loaded and no remote code is run. LLaDA and Dream, which are published with their own code, are loaded
+    into the Llama and Qwen2 classes of transformers. These are equivalent up to rounding: LLaDA rotates queries and
+    keys in float32 even with bfloat16 weights, Llama does not. Any other file must be of a masked or causal model that
+    transformers supports, as given by `architectures` in its config.
 
-    The names of LLaDA's and Dream's weights and settings are those of their public code (modeling_llada.py,
-    modeling_dream.py). They are tested on small random models under these names, not on the published weights.
+    The names of LLaDA's and Dream's weights and settings are taken from their public code (modeling_llada.py,
+    modeling_dream.py). They are tested on small random models with these names, not on the published weights.
 
     **Arguments:**
 
-    - `name`: a folder with config.json and safetensors weights, or a name on the Hugging Face hub.
-    - `dtype`: of the weights; the checkpoint's own by default.
-    - `revision`: branch, tag or commit of a hub name; unused for a folder.
-    - `options`: as for `MaskedLanguageModel`, in place of what is known of the model (`shifted` for Dream).
+    - `name`: a folder with config.json and safetensors weights, or a name on the Hugging Face Hub.
+    - `dtype`: the dtype of the weights; by default that of the checkpoint.
+    - `revision`: branch, tag or commit on the Hub; unused for a folder.
+    - `options`: options of `MaskedLanguageModel`, which override those known for the model (`shifted` for Dream).
 
-    **Returns:** the denoiser, its model in evaluation mode. Where the file names a mask token, it is
+    **Returns:** the denoiser, with its model in evaluation mode. If the config defines a mask token, its id is
     `denoiser.model.config.mask_token_id`.
 
-    **Raises:** `ValueError` when the config or the weights are missing or cannot be read, when transformers does not know
-    the model, when a LLaDA is no Llama, or when a weight is missing, unexpected, of another shape or not finite.
+    **Raises:** `ValueError` if the config or the weights are missing or cannot be read, if transformers does not
+    support the model, if a LLaDA is not equivalent to a Llama, or if a weight is missing, unexpected, of another shape
+    or not finite.
 
     **Source:** Nie et al. (2025), arXiv 2502.09992 (LLaDA); Ye et al. (2025), arXiv 2508.15487 (Dream).
     """
@@ -111,7 +112,7 @@ def load_masked_lm(
             revision=revision,
             dtype="auto" if dtype is None else dtype,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # so that all of them are reported, below
+            ignore_mismatched_sizes=True,  # all mismatches are reported below
             output_loading_info=True,
             **more,
         )
@@ -127,33 +128,33 @@ def load_masked_lm(
         if not any(head in key for head in OTHER_HEADS)
     ]
     problems += [
-        f"{key} must have shape {list(wanted)}, and has {list(found)}"
+        f"{key} must have shape {list(wanted)}; it has {list(found)}"
         for key, found, wanted in sorted(info["mismatched_keys"])
     ]
     problems += [f"{key} is not finite" for key, weight in model.named_parameters() if not finite(weight)]
     if problems:
-        raise ValueError(f"the weights of {str(name)!r} must be those that config.json asks for: {'; '.join(problems)}")
+        raise ValueError(f"the weights of {str(name)!r} must match config.json: {'; '.join(problems)}")
     # Otherwise `save_pretrained` would write LLaDA's names beside the config of a Llama.
     vars(model).pop("_weight_conversions", None)
     return MaskedLanguageModel(model, **(known | options))
 
 
 def _own(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings without those that name the code they came with."""
+    """The settings without references to remote code."""
     code = ("model_type", "architectures", "auto_map", "transformers_version")
     return {key: value for key, value in settings.items() if key not in code}
 
 
 def _llama(settings: dict[str, Any]) -> LlamaConfig:
-    """The config of a Llama that computes what this LLaDA does."""
+    """The config of the Llama that is equivalent to this LLaDA."""
     wrong = [f"{key} must be given" for key in LLADA_SIZES if key not in settings]
     wrong += [
-        f"{key} must be {wanted!r}, and is {settings.get(key)!r}"
+        f"{key} must be {wanted!r}; it is {settings.get(key)!r}"
         for key, wanted in LLADA_IS_LLAMA.items()
         if settings.get(key) != wanted
     ]
     if wrong:
-        raise ValueError(f"only a LLaDA that is a Llama can be loaded: {'; '.join(wrong)}")
+        raise ValueError(f"a LLaDA must be equivalent to a Llama to be loaded: {'; '.join(wrong)}")
     heads = settings["n_heads"]
     single = settings.get("multi_query_attention")
     sizes: dict[str, Any] = dict(
@@ -175,7 +176,7 @@ def _llama(settings: dict[str, Any]) -> LlamaConfig:
 
 
 def _loader(settings: dict[str, Any]) -> Any:
-    """The class that reads the architecture: that of masked models where there is a choice."""
+    """The Auto class for the architecture; that of masked models if both are possible."""
     kind, named = settings.get("model_type"), set(settings.get("architectures") or ())
     if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not named & CAUSAL:
         return AutoModelForMaskedLM

@@ -1,4 +1,4 @@
-"""What networks return."""
+"""Outputs of networks."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from ..typing import ElementwiseProbs
 
 
 def logits_of(output: Any) -> ElementwiseProbs:
-    """The logits that a network returns, as they are or among other things as models of transformers do.
+    """Return the logits of a network's output, which is a tensor or an object with the attribute `logits`.
 
     **Arguments:**
 
-    - `output`: logits, or something that has them as `logits`.
+    - `output`: logits, or an object with the attribute `logits`.
 
     **Example:**
 

@@ -1,4 +1,4 @@
-"""Traces: what a walk did, its summary, a figure and a page."""
+"""Traces: a record of a sampling run, its summary, a figure and an interactive page."""
 
 from .figure import plot_trace
 from .page import write_trace

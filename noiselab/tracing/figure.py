@@ -1,4 +1,4 @@
-"""A trace as a figure: tokens over time, coloured by who put them there."""
+"""Plotting a trace: tokens over time, coloured by the kind of change that set them."""
 
 import unicodedata
 from typing import TYPE_CHECKING
@@ -29,23 +29,23 @@ def plot_trace(
     positions: range | None = None,
     rows: int | None = None,
 ) -> "Figure":
-    """One sequence on its way from noise to data: a row for each stage, a column for each position.
+    """Plot one sequence from noise to data: one row per stage, one column per position.
 
-    A token is coloured by the kind of change that put it there, strongly at first and fading with age; bold if it has
-    changed since the row above. Tokens of the start are white, those that data do not contain grey. If there is only
-    one of these, a mask, its cells are empty. More than 64 positions are drawn without text.
+    A token is coloured by the kind of change that set it; the colour fades with age. It is bold if it changed since the
+    row above. Initial tokens are white; tokens outside the support of the data are grey, or empty cells if there is
+    only one such token, a mask. More than 64 positions are drawn without text.
 
     **Arguments:**
 
-    - `sequence`: which one.
-    - `decode`: the text of a token, at most 12 characters of which are shown; by default its number.
-    - `positions`: which positions; all by default.
-    - `rows`: the most rows to draw, evenly picked from the stages, at least 2; 40 by default, 240 without text.
+    - `sequence`: the index of the sequence.
+    - `decode`: a function from token id to text, of which at most 12 characters are shown; by default the id is shown.
+    - `positions`: the positions to plot; by default all.
+    - `rows`: the maximum number of rows, spread evenly over the stages, at least 2; by default 40, or 240 without text.
 
     **Returns:** a `matplotlib.figure.Figure`; `figure.savefig("trace.svg")` writes it. No global state of matplotlib is
     used or changed.
 
-    **Raises:** `ValueError` for a sequence or positions that are not there, or less than 2 rows.
+    **Raises:** `ValueError` if the sequence or positions are out of range, or `rows` is less than 2.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -54,7 +54,7 @@ def plot_trace(
     length = one.start.shape[1]
     place = range(length) if positions is None else positions
     if not len(place) or min(place) < 0 or max(place) >= length:
-        raise ValueError(f"positions must lie in range({length}) and be at least one; got {place}")
+        raise ValueError(f"positions must contain at least one position in range({length}); got {place}")
     if rows is not None and rows < 2:
         raise ValueError(f"rows must be at least 2; got {rows}")
     written = len(place) <= MOST
@@ -85,7 +85,7 @@ def plot_trace(
     active = {one.kinds[stage] for stage in one.changed[:, 0].tolist()}
     handles = [Patch(facecolor=_mix(of_kind[kind], 0.75), label=kind) for kind in of_kind if kind in active]
     if ((made_by < 0) & ~torch.isin(states, torch.tensor(off, dtype=states.dtype))).any():
-        handles.append(Patch(facecolor=PAPER, edgecolor=GREY, label="from the start"))
+        handles.append(Patch(facecolor=PAPER, edgecolor=GREY, label="initial"))
     if off:
         handles.append(Patch(facecolor=GREY, label=_name_of(off, decode)))
     figure.legend(handles=handles, loc="outside lower left", ncols=6, fontsize=8, frameon=False, handlelength=1.2)
@@ -104,7 +104,7 @@ def _paint(
     """The colour of each cell, [row, position, 3]."""
     rgb = torch.stack([_rgb(PAPER), *(_rgb(colour) for colour in of_kind.values())])
     number = {kind: 1 + k for k, kind in enumerate(of_kind)}
-    # The last entry is what the index -1, a token of the start, meets.
+    # The last entry is read by the index -1, which marks initial tokens.
     stage = torch.cat([trace.changed[:, 0].long(), torch.zeros(1, dtype=torch.long)])[made_by.long()]
     kind = torch.tensor([0, *(number[name] for name in trace.kinds[1:])])[stage]
     fresh = torch.exp(-(shown[:, None] - stage) / max(1, len(trace) / 10))[..., None]
@@ -124,7 +124,7 @@ def _mix(colour: str, strength: float) -> tuple[float, float, float]:
 
 
 def _visible(text: str) -> str:
-    """Blanks and line ends as signs, other characters that cannot be seen as a replacement."""
+    """Replace blanks and line ends by visible signs, and other invisible characters by a placeholder."""
     signs = "".join(SIGNS.get(c, c if c.isprintable() else "\ufffd") for c in text)
     return signs if len(signs) <= LONGEST else signs[: LONGEST - 1] + "…"
 
@@ -157,7 +157,7 @@ def _draw_cells(
 
 
 def _label_rows(axis: "Axes", trace: "Trace", shown: Tensor, place: Tensor) -> None:
-    """Who and which step on the left, what time on the right; no more labels than can be read."""
+    """Label rows with kind and step on the left and time on the right; labels are thinned to stay readable."""
     every = max(1, -(-len(shown) // 40))
     rows = list(range(0, len(shown), every))
     left, right = [], []

@@ -1,4 +1,4 @@
-"""A trace as a page: one HTML file that plays the walk and needs nothing from anywhere else."""
+"""Writing a trace as an interactive page: one self-contained HTML file."""
 
 import html
 import json
@@ -25,28 +25,30 @@ def write_trace(
     decode: Decode | None = None,
     title: str = "From noise to data",
 ) -> Path:
-    """Write a page that plays the walk: text at every stage, who changed what, when and why.
+    """Write an interactive page that replays a trace: the text at every stage, and when and by which kind of change
+    each token changed.
 
-    It shows the tokens that change coloured by the kind of change, and under the pointer the story of each token.
-    Keys: space plays, arrows step, Home and End jump. The file stands by itself: no library, no font, no picture is loaded.
-    `page.html#stage=12&sequence=1` opens it there. Only changes are stored.
+    Changed tokens are coloured by the kind of change; hovering over a token shows its history. Keys: space plays,
+    arrows step, Home and End jump. The file is self-contained: it loads no library, font or image.
+    `page.html#stage=12&sequence=1` opens it at that stage and sequence. Only changes are stored.
 
     **Arguments:**
 
-    - `path`: the file; it appears as a whole or not at all.
-    - `sequence`: which one, or which ones; all by default.
-    - `decode`: the text of a token, with its blanks; by default its number.
-    - `title`: plain text.
+    - `path`: the file, written atomically.
+    - `sequence`: the index of the sequence, or several; by default all.
+    - `decode`: a function from token id to text, including blanks; by default the id is shown.
+    - `title`: the title, as plain text.
 
     **Returns:** the path.
 
-    **Raises:** `ValueError` for sequences that are not there, or none.
+    **Raises:** `ValueError` if no sequence is given or one is out of range.
     """
     chosen = range(len(trace.start)) if sequence is None else [sequence] if isinstance(sequence, int) else sequence
     if not chosen:
         raise ValueError("sequence must name at least one; got none")
     data = json.dumps(encode(trace, chosen, decode), separators=(",", ":"), allow_nan=False)
-    # Only these could end a script element or begin a comment in it. json.dumps has made all else ASCII.
+    # Only these could end a script element or begin a comment in it. The rest of the output of json.dumps is plain
+    # ASCII.
     for sign in "<>&":
         data = data.replace(sign, f"\\u{ord(sign):04x}")
     filled = {"title": html.escape(title), "data": data}
@@ -63,11 +65,11 @@ def write_trace(
 
 
 def encode(trace: "Trace", sequences: Sequence[int], decode: Decode | None) -> dict[str, Any]:
-    """What the page knows, as JSON has it.
+    """Return the data of the page, of JSON types.
 
-    **Returns:** `kinds` and their `colours`; `stages`, the kind and the step of each; `texts` by token; `off`, the tokens
-    that data do not contain; `times` of each stage, see `_runs`; `sequences` with their `start`, their `changes` as
-    [stage, position, new, p_old, p_new], and their own `times` where they are not those of the first.
+    **Returns:** `kinds` and their `colours`; `stages`, the kind and the step of each; `texts` by token; `off`, the
+    tokens outside the support of the data; `times` of each stage, see `_runs`; `sequences` with their `start`, their
+    `changes` as [stage, position, new, p_old, p_new], and their `times` if they differ from those of the first.
     """
     ones = {index: trace.sequence(index) for index in sequences}
     kinds, paint = list(dict.fromkeys(trace.kinds)), colours(trace)
@@ -98,7 +100,7 @@ def _times(one: "Trace") -> list[Any]:
 
 
 def _runs(times: list[float]) -> float | list[list[Any]] | None:
-    """One number where all tokens have the same time, else runs of [time, number of tokens]; null is no number."""
+    """Return a single time if all tokens have the same, otherwise runs of [time, number of tokens]; NaN becomes null."""
     runs = [[time, len(list(run))] for time, run in groupby(map(_known, times))]
     return runs[0][0] if len(runs) == 1 else runs
 

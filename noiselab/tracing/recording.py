@@ -1,4 +1,4 @@
-"""Walking, and writing down what changed: the work behind `Trace`."""
+"""Running a sampler and recording every change: the implementation of `Trace`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -28,14 +28,14 @@ class Record(NamedTuple):
 def record(
     now: Stage, walk: Iterable[list[Stage]], first: int, denoiser: Denoiser | None, support: Tensor | None
 ) -> Record:
-    """Walk to the end.
+    """Run a walk to its end and record every change.
 
     **Arguments:**
 
-    - `now`: the start.
+    - `now`: the initial stage.
     - `walk`: the stages of each step.
     - `first`: the number of the first step.
-    - `denoiser`: whom to ask about each change, if anyone.
+    - `denoiser`: if given, it is evaluated on each change for the probabilities of the old and the new token.
     """
     kinds, steps, times = [now.kind], [0], [as_token_times(now.time, now.z).cpu()]
     changed = [torch.empty(0, 5, dtype=torch.int32)]
@@ -70,7 +70,7 @@ def record(
 def probabilities(
     denoiser: Denoiser | None, before: Stage, rows: Tensor, pairs: Tensor, support: Tensor | None
 ) -> Tensor:
-    """What the denoiser thinks of the old and the new token of each row, [n, 2] on the CPU."""
+    """The denoiser's probabilities of the old and the new token of each row, [n, 2] on the CPU."""
     if denoiser is None:
         return torch.full(pairs.shape, torch.nan, dtype=torch.float64)
     logits = denoiser(before.z, before.time, rows)
@@ -87,7 +87,9 @@ def stages_of(
     clean: bool,
     generator: Randomness,
 ) -> Iterator[list[Stage]]:
-    """What `Sampler.run` yields, from noise or from given tokens; known tokens are at their own times from the start."""
+    """Yield the stages of `Sampler.run`, from noise or from given tokens; known tokens have their own times from the
+    start.
+    """
     if isinstance(start, Tensor):
         states = sampler.process.vocab_size
         if start.numel() and (start.min() < 0 or start.max() >= states):

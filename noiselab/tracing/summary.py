@@ -1,4 +1,4 @@
-"""What the changes of a trace amount to, by who made them."""
+"""Summary statistics of the changes of a trace, by kind of change."""
 
 from typing import NamedTuple
 
@@ -11,15 +11,15 @@ from ..typing import Tokens
 
 
 class ChangeSummary(NamedTuple):
-    """What one kind of change did.
+    """Summary statistics of one kind of change.
 
     **Arguments:**
 
-    - `changes`: their number.
-    - `stayed`: how many made a token that stands at the end.
-    - `undone`: how many were taken back: a later change put the old token there again.
-    - `p_old`, `p_new`: means of what the model found; `None` where it was not asked.
-    - `outcome`: of the changed tokens, each change counted by itself; `None` where the right ones are not known.
+    - `changes`: the number of changes.
+    - `stayed`: the number of changes whose token is part of the final sequence.
+    - `undone`: the number of changes that were undone: a later change restored the old token.
+    - `p_old`, `p_new`: the model's mean probabilities of the old and the new token; `None` if not evaluated.
+    - `outcome`: the outcome of the changes, each counted separately; `None` if the correct tokens are not known.
     """
 
     changes: int
@@ -30,13 +30,13 @@ class ChangeSummary(NamedTuple):
     outcome: Outcome | None
 
 
-def tallies(
+def summarize_changes(
     kinds: tuple[str, ...],
     changed: Int[Tensor, "change 5"],
     probs: Float[Tensor, "change 2"],
     truth: Tokens | None = None,
 ) -> dict[str, ChangeSummary]:
-    """The tally of each kind; arguments as for `Trace`."""
+    """Summarize the changes of each kind; arguments as for `Trace`."""
     stayed, undone = fates(changed)
     numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds[1:]))}
     of_stage = torch.tensor([-1, *(numbers[kind] for kind in kinds[1:])])
@@ -52,8 +52,8 @@ def tallies(
 
 
 def fates(changed: Int[Tensor, "change 5"]) -> tuple[Bool[Tensor, " change"], Bool[Tensor, " change"]]:
-    """For each change: whether its token stands at the end, and whether it was taken back."""
-    later: dict[tuple[int, int], set[int]] = {}  # the tokens that are put at a place afterwards
+    """For each change: whether its token is part of the final sequence, and whether the change was undone."""
+    later: dict[tuple[int, int], set[int]] = {}  # the tokens set later at each position
     found = []
     for _, sequence, position, old, new in reversed(changed.tolist()):
         put = later.setdefault((sequence, position), set())
@@ -64,7 +64,7 @@ def fates(changed: Int[Tensor, "change 5"]) -> tuple[Bool[Tensor, " change"], Bo
 
 
 def as_table(found: dict[str, ChangeSummary]) -> str:
-    """Text to print, a line for each kind; columns of what is not known are left out."""
+    """Format summaries as a text table with one line per kind; columns without values are omitted."""
     asked = any(tally.p_old is not None for tally in found.values())
     judged = any(tally.outcome is not None for tally in found.values())
     head = ["kind", "changes", "stayed", "undone", *(["p old", "p new"] if asked else [])]

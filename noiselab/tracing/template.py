@@ -1,4 +1,4 @@
-"""The page that plays a trace, but for its title and its data."""
+"""The HTML template of the page that replays a trace."""
 
 PAGE = r"""<!doctype html>
 <html lang="en">
@@ -84,7 +84,7 @@ footer { margin-top: .8rem; font-size: .85rem; }
 <body>
 <main>
 <header><h1>{{ title }}</h1><p class="soft" id="about"></p></header>
-<noscript><p>This page plays a recorded walk, for which it needs JavaScript.</p></noscript>
+<noscript><p>This page replays a recorded sampling run and requires JavaScript.</p></noscript>
 <section id="player">
 <div id="bar">
 <button id="first" title="to the start (Home)" aria-label="to the start"><svg viewBox="0 0 16 16"><path
@@ -93,7 +93,7 @@ footer { margin-top: .8rem; font-size: .85rem; }
  d="M12 2v12L3 8z"/></svg></button>
 <button id="play" title="play or pause (space)" aria-label="play or pause"><svg viewBox="0 0 16 16"><path class="go"
  d="M4 2v12l10-6z"/><path class="halt" d="M3 2h4v12H3zM9 2h4v12H9z"/></svg></button>
-<button id="next" title="one stage on (right arrow)" aria-label="one stage on"><svg viewBox="0 0 16 16"><path
+<button id="next" title="one stage forward (right arrow)" aria-label="one stage forward"><svg viewBox="0 0 16 16"><path
  d="M4 2v12l9-6z"/></svg></button>
 <button id="last" title="to the end (End)" aria-label="to the end"><svg viewBox="0 0 16 16"><path
  d="M12 2h2v12h-2zM2 2v12l9-6z"/></svg></button>
@@ -109,8 +109,8 @@ footer { margin-top: .8rem; font-size: .85rem; }
 <div id="legend"></div>
 </section>
 <section><div id="text"></div></section>
-<footer class="soft"><kbd>space</kbd> plays, <kbd>←</kbd> <kbd>→</kbd> step, <kbd>Home</kbd> <kbd>End</kbd> jump. Point at a
- token for its story. Underlined tokens are changed by the stage that is shown; colours fade with age.</footer>
+<footer class="soft"><kbd>space</kbd> plays, <kbd>←</kbd> <kbd>→</kbd> step, <kbd>Home</kbd> <kbd>End</kbd> jump. Hover over a
+ token for its history. Underlined tokens changed in the current stage; colours fade with age.</footer>
 <div id="tip" hidden></div>
 </main>
 <script type="application/json" id="data">{{ data }}</script>
@@ -136,7 +136,7 @@ const number = (x, digits) => x === 0 ? "0" : x < 0.001 ? x.toExponential(0) : S
 const kindOf = k => data.kinds[data.stages.kind[k]];
 const colourOf = k => data.colours[data.stages.kind[k]];
 
-// The story of every token: its changes, each knows what was there before.
+// The history of every token: its changes, each with the token it replaced.
 function unfold(sequence) {
   const stories = sequence.start.map(() => []), perStage = Array.from({length: end + 1}, () => 0);
   for (const [at, position, now, pOld, pNew] of sequence.changes) {
@@ -165,7 +165,7 @@ function timeText(k) {
   const all = runs.map(run => run[0]).filter(time => time !== null);
   return "t from " + number(Math.min(...all)) + " to " + number(Math.max(...all));
 }
-// How many changes of a story lie no later than stage k.
+// The number of changes of a token up to stage k.
 function known(story, k) {
   let count = 0;
   while (count < story.length && story[count].at <= k) count += 1;
@@ -198,7 +198,7 @@ function show(k) {
     if (cell.textContent !== text) cell.textContent = text;
     const name = "cell" + (off.has(token) ? " off" : "") + (hidden ? " blank" : "") + (made && made.at === k ? " new" : "");
     if (cell.className !== name) cell.className = name;
-    // A mask takes the room of the token that will stand there, so that text does not jump.
+    // A mask is as wide as the final token at its position, so that the text does not move.
     cell.style.width = hidden ? Math.max(1, seen(data.texts[walk.final[position]]).length) + "ch" : "";
     if (made) {
       cell.style.setProperty("--k", colourOf(made.at));
@@ -326,7 +326,7 @@ function showTip(cell) {
     }
   }
   if (count > 6) make("li", "and " + (count - 6) + " before", list, "soft");
-  if (!count) make("li", "as it was at the start", list, "soft");
+  if (!count) make("li", "unchanged since the start", list, "soft");
   const left = story.length - count;
   if (left) make("li", left === 1 ? "changes once more" : "changes " + left + " more times", list, "soft");
   tip.hidden = false;
@@ -357,7 +357,7 @@ $("sequence").addEventListener("change", () => {
 });
 addEventListener("keydown", event => {
   if (event.target.tagName === "SELECT" || event.altKey || event.ctrlKey || event.metaKey) return;
-  // A focused button or box takes the space bar itself.
+  // A focused button or box handles the space bar itself.
   if (event.key === " " && (event.target.tagName === "BUTTON" || event.target.type === "checkbox")) return;
   const act = {
     ArrowLeft: () => go(target(-1)), ArrowRight: () => go(target(1)), Home: () => go(0), End: () => go(end), " ": play,

@@ -1,4 +1,4 @@
-"""Traces: every change of every token along a walk, by whom, when and why."""
+"""Traces: every change of every token in a sampling run, with its time, kind and model probabilities."""
 
 import math
 from collections import Counter
@@ -19,24 +19,24 @@ from ..revisions import Revision
 from ..samplers.base import Sampler, Stage
 from ..typing import Grid, Times, Tokens, TokenSet
 from .recording import record, stages_of
-from .summary import ChangeSummary, as_table, tallies
+from .summary import ChangeSummary, as_table, summarize_changes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class Change(NamedTuple):
-    """One token replaced by another, with the reasons; begins as `Revision` does.
+    """A token replaced by another, with time, kind and probabilities; its first fields are those of `Revision`.
 
     **Arguments:**
 
-    - `sequence`, `position`: where.
-    - `step`: when, counted from 1.
+    - `sequence`, `position`: the location of the token.
+    - `step`: the step, counted from 1.
     - `old`, `new`: the tokens.
-    - `kind`: who did it, for example "denoise" or "gibbs".
-    - `stage`: when, more exactly: a step may have several stages. 0 is the start.
-    - `time`: where the token is afterwards; not a number where the walk did not say.
-    - `p_old`, `p_new`: how probable the model found both just before; `None` where it was not asked.
+    - `kind`: the kind of change, for example "denoise" or "gibbs".
+    - `stage`: the stage; a step may have several stages. 0 is the start.
+    - `time`: the time of the token after the change; NaN if the walk does not provide it.
+    - `p_old`, `p_new`: the model's probabilities of both tokens just before the change; `None` if not evaluated.
     """
 
     sequence: int
@@ -53,19 +53,19 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace:
-    """A walk, stage by stage: made by `Trace.of` or `trace`.
+    """The record of a sampling run, stage by stage; created by `Trace.of` or `trace`.
 
-    Only the changes are kept, so that it costs little memory; states are rebuilt when asked for. All is on the CPU.
+    Only changes are stored, which saves memory; states are rebuilt on demand. All tensors are on the CPU.
 
     **Arguments:**
 
     - `start`: the tokens of stage 0, int32.
-    - `kinds`: who made each stage.
+    - `kinds`: the kind of change of each stage.
     - `steps`: the step that each stage belongs to; 0 for the start.
-    - `times`: where the tokens are at each stage, float64 [stage, batch, 1 or length].
-    - `changed`: each change as (stage, sequence, position, old, new), int32, by stage.
-    - `probs`: how probable the model found old and new; not a number where it was not asked.
-    - `support`: the tokens that data contain; `None` if all of them may. Others are drawn grey.
+    - `times`: the times of the tokens at each stage, float64 [stage, batch, 1 or length].
+    - `changed`: each change as (stage, sequence, position, old, new), int32, sorted by stage.
+    - `probs`: the model's probabilities of the old and the new token; NaN if not evaluated.
+    - `support`: the tokens that occur in data; `None` for all. Other tokens are drawn grey.
 
     **Example:**
 
@@ -104,36 +104,38 @@ class Trace:
         generator: Randomness = None,
         why: bool = False,
     ) -> "Trace":
-        """Walk, and keep a record. The tokens are the same as without one.
+        """Run a sampler and record every change. The generated tokens are the same as without recording.
 
         **Arguments:**
 
         - `walker`: a sampler, or a `SelfCorrection`.
-        - `start`: (batch, length) to draw from noise; or the tokens to begin with, which a `SelfCorrection` needs.
-        - `steps`, `times`, `clean`, `generator`: as for `Sampler.sample`. From tokens, `times` may start anywhere. A
-          `SelfCorrection` takes at most `steps`, 128 by default, at its own time.
-        - `why`: whether to ask the model what it thinks of the old and the new token of each change, given all tokens
-          just before, at their times. This costs one more evaluation for each stage that changes a token, of the changed
-          tokens only. A sampler's model is asked for its leave-one-out prediction, a `SelfCorrection`'s for what it
-          predicts, without temperature. A model that keeps something between its evaluations, such as an approximate
-          cache, may then draw other tokens.
+        - `start`: the shape (batch, length) to start from noise, or initial tokens, which a `SelfCorrection` requires.
+        - `steps`, `times`, `clean`, `generator`: as for `Sampler.sample`. With initial tokens, `times` may start at any
+          time. A `SelfCorrection` takes at most `steps` (128 by default) at its own time.
+        - `why`: whether to record the model's probabilities of the old and the new token of each change, given all
+          tokens just before and their times. This costs one additional evaluation, on the changed tokens only, for each
+          stage that changes a token. For a sampler these are leave-one-out predictions; for a `SelfCorrection`, the
+          model's own predictions without temperature. With a model that stores state between evaluations, such as an
+          approximate cache, the generated tokens may then differ.
 
         **Raises:** `ValueError` for arguments that do not fit the walker.
         """
         told = walker.denoiser if why else None
         if isinstance(walker, SelfCorrection):
             if not isinstance(start, Tensor) or times is not None:
-                raise ValueError("SelfCorrection starts from tokens and has a time of its own; got a shape, or times")
+                raise ValueError(
+                    "SelfCorrection must start from tokens and determines its own time; got a shape, or times"
+                )
             states = walker.walk(start, steps=128 if steps is None else steps, generator=generator)
             return trace(states, start=start, time=walker.time, kind=walker.kind, denoiser=told, support=walker.support)
         stages = stages_of(walker, start, steps, times, clean, generator)
         return trace(stages, denoiser=told, support=walker.process.support)
 
-    # What it holds.
+    # States and changes.
 
     @property
     def states(self) -> Int[Tensor, "stage batch length"]:
-        """The tokens at every stage, made anew at each call."""
+        """The tokens at every stage, rebuilt at each call."""
         return self._tokens(self.made_by())
 
     @property
@@ -145,14 +147,14 @@ class Trace:
         return self._tokens(last)
 
     def made_by(self) -> Int[Tensor, "stage batch length"]:
-        """Which change made each token that stands at each stage, counted from 0; -1 for those of the start."""
+        """The index of the change that set each token at each stage, from 0; -1 for initial tokens."""
         stage, sequence, position, _, _ = self.changed.long().unbind(-1)
         made_by = torch.full((len(self), *self.start.shape), -1, dtype=torch.int32)
         made_by[stage, sequence, position] = torch.arange(len(stage), dtype=torch.int32)
         return made_by.cummax(0).values
 
     def sequence(self, index: int) -> "Trace":
-        """The trace of one sequence by itself, whose number is then 0."""
+        """The trace of a single sequence, whose index is then 0."""
         if not 0 <= index < len(self.start):
             raise ValueError(f"sequence must lie in [0, {len(self.start)}); got {index}")
         mine = self.changed[:, 1] == index
@@ -161,7 +163,7 @@ class Trace:
         return replace(self, start=self.start[one], times=self.times[:, one], changed=changed, probs=self.probs[mine])
 
     def changes(self, sequence: int | None = None, position: int | None = None) -> list[Change]:
-        """The changes, in order: all of them, those of one sequence, or the story of one token."""
+        """The changes in order: all, those of one sequence, or those of one token."""
         chosen = torch.ones(len(self.changed), dtype=torch.bool)
         for column, value in ((1, sequence), (2, position)):
             if value is not None:
@@ -187,33 +189,33 @@ class Trace:
         p_old, p_new = (None if math.isnan(p) else p for p in probs)
         return Change(sequence, position, self.steps[stage], old, new, self.kinds[stage], stage, time, p_old, p_new)
 
-    # What it amounts to.
+    # Summaries.
 
     def summary(self, truth: Tokens | None = None) -> dict[str, ChangeSummary]:
-        """What each kind of change did, kinds that changed nothing included.
+        """Summary statistics of each kind of change, including kinds that changed nothing.
 
         **Arguments:**
 
-        - `truth`: the right tokens, where they are known.
+        - `truth`: the correct tokens, if known.
         """
         if truth is not None and truth.shape != self.start.shape:
             raise ValueError(f"truth must have shape {list(self.start.shape)}; got {list(truth.shape)}")
-        return tallies(self.kinds, self.changed, self.probs, truth)
+        return summarize_changes(self.kinds, self.changed, self.probs, truth)
 
     def table(self, truth: Tokens | None = None) -> str:
-        """`summary` as text to print, a line for each kind."""
+        """`summary` as a text table with one line per kind."""
         return as_table(self.summary(truth))
 
     # Pictures, which need more than this layer.
 
     def plot(self, sequence: int = 0, **how: Any) -> "Figure":
-        """One sequence on its way: `noiselab.plot_trace`, with its arguments."""
+        """Plot one sequence; arguments as for `plot_trace`."""
         from .figure import plot_trace
 
         return plot_trace(self, sequence, **how)
 
     def html(self, path: str | Path, **how: Any) -> Path:
-        """A page that plays the walk: `noiselab.write_trace`, with its arguments."""
+        """Write an interactive page; arguments as for `write_trace`."""
         from .page import write_trace
 
         return write_trace(self, path, **how)
@@ -222,9 +224,9 @@ class Trace:
         return len(self.kinds)
 
     def __add__(self, other: "Trace") -> "Trace":
-        """One walk after another, which must begin with the tokens that this one ends with; steps are counted on."""
+        """Concatenate two traces; the second must start from the final tokens of this one. Its steps are renumbered."""
         if not torch.equal(self.end, other.start.long()):
-            raise ValueError("the second trace must begin with the tokens that the first one ends with; got others")
+            raise ValueError("the second trace must start from the final tokens of the first; got other tokens")
         later = other.changed + torch.tensor([len(self) - 1, 0, 0, 0, 0], dtype=torch.int32)
         times = [self.times, other.times[1:]]
         width = max(part.shape[-1] for part in times)
@@ -254,20 +256,20 @@ def trace(
     denoiser: Denoiser | None = None,
     support: TokenSet | None = None,
 ) -> Trace:
-    """Record a walk while it is walked.
+    """Record a sampling run while it is executed.
 
     **Arguments:**
 
-    - `stages`: what `Sampler.run` yields, lists of stages with the start first; what `Sampler.path` yields; or the bare
+    - `stages`: the lists of stages from `Sampler.run` (starting with the initial stage) or `Sampler.path`, or the plain
       states of any `walk`.
-    - `start`: the tokens before the first of `stages`; for `run`, which yields them, none.
-    - `time`: where the tokens are at the start, and throughout for bare states.
-    - `kind`: who made bare states.
-    - `denoiser`: asked, once for each stage that changes a token, for the logits of clean tokens at the changed ones,
-      given the tokens just before and their times; by default no one is.
-    - `support`: the tokens that data contain; all by default. Others have no probability, and are drawn grey.
+    - `start`: the tokens before the first of `stages`; not needed for `run`, which yields them.
+    - `time`: the time of the initial tokens; for plain states, the time of all stages.
+    - `kind`: the kind of change recorded for plain states.
+    - `denoiser`: if given, it is evaluated once for each stage that changes a token, at the changed tokens, given the
+      tokens just before and their times.
+    - `support`: the tokens that occur in data; by default all. Other tokens have no probability and are drawn grey.
 
-    **Raises:** `ValueError` if there is nothing to start from, or no time to ask the denoiser about.
+    **Raises:** `ValueError` if the initial tokens are missing, or the denoiser is given without a time.
 
     **Example:**
 
@@ -292,6 +294,6 @@ def trace(
             time = torch.full((len(start),), known, dtype=torch.float64, device=start.device)
         now, count = Stage("start", time, start), 1
     if denoiser is not None and now.time.isnan().any():
-        raise ValueError("time must be given where the denoiser is asked; got None")
+        raise ValueError("time must be given if a denoiser is; got None")
     each = (done if isinstance(done, list) else [Stage(kind, now.time, done)] for done in walk)
     return Trace(*record(now, each, count, denoiser, support))

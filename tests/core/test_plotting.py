@@ -96,7 +96,7 @@ def test_learned_and_large_processes_are_drawn():
 
 def test_wrong_arguments_are_refused():
     process = nl.masked(vocab_size=V, mask_id=V - 1)
-    with pytest.raises(ValueError, match=r"token must be one that data contain, .*; got 4"):
+    with pytest.raises(ValueError, match=r"token must be in the support of the process, .*; got 4"):
         nl.plot_process(process, token=4)
     with pytest.raises(ValueError, match=r"names must be 5, .* at most 8; got 2"):
         nl.plot_process(process, names=["a", "b"])

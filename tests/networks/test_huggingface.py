@@ -111,11 +111,11 @@ def test_truncated_weights(folder, size):
         ({"hidden_size": "wide"}, "hidden_size must be a positive integer; got 'wide'"),
         ({"attention_dropout": "none"}, r"attention_dropout must be a number in \[0, 1\); got 'none'"),
         ({"num_attention_heads": 3}, "hidden_size=32, num_attention_heads=3"),
-        ({"hidden_size": 64}, r"vocab_embed.embedding must have shape \[320, 64\], and has \[320, 32\]"),
-        ({"vocab_size": 321}, r"output_layer.linear.bias must have shape \[321\], and has \[320\]"),
+        ({"hidden_size": 64}, r"vocab_embed.embedding must have shape \[320, 64\]; it has \[320, 32\]"),
+        ({"vocab_size": 321}, r"output_layer.linear.bias must have shape \[321\]; it has \[320\]"),
         (
             {"max_seq_len": 64},
-            r"rotary_emb.cos_cached must have shape \[1, 64, .*\], and has \[1, 32, 3, 1, 16\]",
+            r"rotary_emb.cos_cached must have shape \[1, 64, .*\]; it has \[1, 32, 3, 1, 16\]",
         ),
         ({"num_hidden_layers": 3}, "blocks.2.adaLN_modulation.bias is missing"),
         ({"num_hidden_layers": 1}, "blocks.1.adaLN_modulation.bias is unexpected"),
@@ -145,7 +145,7 @@ def test_config_that_is_none(folder, text):
 )
 def test_weights_of_another_model(folder, edit, message):
     edit_weights(folder, edit)
-    with pytest.raises(ValueError, match=f"must be those that config.json asks for: {message}"):
+    with pytest.raises(ValueError, match=f"must match config.json: {message}"):
         load_dit(folder)
 
 

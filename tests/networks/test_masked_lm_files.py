@@ -301,14 +301,14 @@ def test_llada_samples_the_same_batched_or_one_by_one(tmp_path):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"block_type": "sequential"}, "block_type must be 'llama', and is 'sequential'"),
-        ({"scale_logits": True}, "scale_logits must be False, and is True"),
-        ({"include_qkv_bias": True}, "include_qkv_bias must be False, and is True"),
-        ({"block_group_size": 2}, "block_group_size must be 1, and is 2"),
+        ({"block_type": "sequential"}, "block_type must be 'llama'; it is 'sequential'"),
+        ({"scale_logits": True}, "scale_logits must be False; it is True"),
+        ({"include_qkv_bias": True}, "include_qkv_bias must be False; it is True"),
+        ({"block_group_size": 2}, "block_group_size must be 1; it is 2"),
         ({"d_model": "wide"}, "hidden_size"),
         ({"n_layers": 3}, r"model.layers.2.input_layernorm.weight is missing"),
         ({"n_layers": 1}, r"model.layers.1.input_layernorm.weight is unexpected"),
-        ({"mlp_hidden_size": 32}, r"gate_proj.weight must have shape \[32, 16\], and has \[24, 16\]"),
+        ({"mlp_hidden_size": 32}, r"gate_proj.weight must have shape \[32, 16\]; it has \[24, 16\]"),
         ({"weight_tying": "perhaps"}, "weight_tying|tie_word_embeddings"),
     ],
 )
@@ -322,7 +322,7 @@ def test_settings_that_must_be_given(tmp_path):
     write_llada(tmp_path, llada_weights())
     edit_config(tmp_path, drop=("rope_theta", "d_model"))
     with pytest.raises(
-        ValueError, match="only a LLaDA that is a Llama can be loaded: d_model must be given; rope_theta"
+        ValueError, match="a LLaDA must be equivalent to a Llama to be loaded: d_model must be given; rope_theta"
     ):
         load_masked_lm(tmp_path)
 
@@ -338,14 +338,14 @@ def test_settings_that_must_be_given(tmp_path):
         (lambda w: w["lm_head.weight"].view(-1)[3].fill_(torch.nan), "lm_head.weight is not finite"),
         (
             lambda w: w.update({"lm_head.weight": torch.ones(V, 8)}),
-            r"lm_head.weight must have shape \[24, 16\], and has",
+            r"lm_head.weight must have shape \[24, 16\]; it has",
         ),
     ],
 )
 def test_damaged_weights(tmp_path, edit, message):
     randomise(LlamaForCausalLM(LlamaConfig(**GROUPED))).save_pretrained(tmp_path)
     edit_weights(tmp_path, edit)
-    with pytest.raises(ValueError, match=f"must be those that config.json asks for: {message}"):
+    with pytest.raises(ValueError, match=f"must match config.json: {message}"):
         load_masked_lm(tmp_path)
 
 

@@ -92,7 +92,7 @@ def test_as_released_starts_a_step_late_and_leaves_noise():
         z = state
     found = torch.tensor([text.tokens for text in texts])
     assert torch.equal(found, z)
-    with pytest.raises(ValueError, match=r"at least 2; got 1 \(as_released"):
+    with pytest.raises(ValueError, match=r"at least 2; got 1 \(with as_released"):
         pipe.generate(1, 1, as_released=True, **QUIET)
 
 

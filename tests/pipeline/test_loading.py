@@ -88,7 +88,7 @@ class Evil:
 def test_original_checkpoints_with_objects_or_other_weights_are_refused(tmp_path, capsys):
     net, _ = original(tmp_path)
     torch.save({"weights": Evil()}, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=r"model\.pt must hold tensors alone"):
+    with pytest.raises(ValueError, match=r"model\.pt must contain only tensors"):
         Pipeline.from_pretrained(tmp_path)
     assert "must not run" not in capsys.readouterr().out
     state = net.state_dict()
@@ -98,7 +98,7 @@ def test_original_checkpoints_with_objects_or_other_weights_are_refused(tmp_path
     torch.save(state, tmp_path / "model.pt")
     with pytest.raises(ValueError) as refused:
         Pipeline.from_pretrained(tmp_path)
-    for words in ("attn_qkv.weight is missing", "more is unexpected", "must have shape [32, 32], and has [3, 3]"):
+    for words in ("attn_qkv.weight is missing", "more is unexpected", "must have shape [32, 32]; it has [3, 3]"):
         assert words in str(refused.value)
     (tmp_path / "config.yaml").write_text("model: {hidden_size: 32}")
     with pytest.raises(ValueError, match=r"config\.yaml must give model\.max_seq_len"):
@@ -196,7 +196,7 @@ def test_weights_that_differ_are_named(saved):
     save_file(weights, saved / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError) as error:
         Pipeline.from_pretrained(saved)
-    for words in ("attn_qkv.weight is missing", "more is unexpected", "must have shape [32, 32], and has [3, 3]"):
+    for words in ("attn_qkv.weight is missing", "more is unexpected", "must have shape [32, 32]; it has [3, 3]"):
         assert words in str(error.value)
 
 

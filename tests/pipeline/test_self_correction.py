@@ -56,7 +56,7 @@ def test_as_released_pads_to_the_context_and_may_change_padding(pipe):
         for text, ids in zip(corrected, pipe.encode(TEXTS[:2]), strict=True)
     ]
     assert min(changed) > 0
-    with pytest.warns(UserWarning, match=r"cuts texts to the context of 16 tokens; so texts \[1\]"):
+    with pytest.warns(UserWarning, match=r"truncates texts to the context of 16 tokens; this affects texts \[1\]"):
         pipe.self_correction(["a", "the cat " * 20], 2, as_released=True, generator=random(), **QUIET)
 
 
@@ -82,7 +82,7 @@ def test_masks_alone_warn():
         ([], {}, "list of at least one text"),
         ("the cat", {}, "list of at least one text"),
         ([""], {}, "must not be empty; text 0 is"),
-        (["a", "the cat " * 20], {}, r"must fit the context of 16 tokens; text 1 has \d+ .it is not cut"),
+        (["a", "the cat " * 20], {}, r"must fit the context of 16 tokens; text 1 has \d+ .texts are not truncated"),
         (["a"], {"num_inference_steps": 0}, "must be positive; got 0"),
         (["a"], {"temperature": 0}, "temperature be positive"),
         (["a"], {"t0": 2}, r"time must lie in \[0, 1\]"),

@@ -193,7 +193,7 @@ def test_one_walk_after_another():
     assert both.changes()[: len(sampled.changes())] == sampled.changes()
     assert both.times.shape == (len(both), 3, LENGTH) and both.times[-1].eq(0.01).all()
     assert torch.equal(both.support, PROCESS.support)
-    with pytest.raises(ValueError, match="must begin with the tokens that the first one ends with"):
+    with pytest.raises(ValueError, match="must start from the final tokens of the first"):
         corrected + sampled
 
 
@@ -214,7 +214,7 @@ def test_walks_that_edit_their_tokens_in_place_are_traced_and_arguments_are_not_
 def test_what_does_not_fit_is_refused():
     sampler, correction = SAMPLERS["one stage"](ORACLE), nl.SelfCorrection(ORACLE)
     z = torch.zeros(1, LENGTH, dtype=torch.long)
-    with pytest.raises(ValueError, match="SelfCorrection starts from tokens"):
+    with pytest.raises(ValueError, match="SelfCorrection must start from tokens"):
         Trace.of(correction, (1, LENGTH))
     with pytest.raises(ValueError, match=r"tokens must lie in \[0, 5\); got 0 to 5"):
         Trace.of(sampler, torch.arange(6)[None], steps=3)
@@ -224,7 +224,7 @@ def test_what_does_not_fit_is_refused():
         trace([z])
     with pytest.raises(ValueError, match=r"start must be given .*; got None"):
         trace([])
-    with pytest.raises(ValueError, match="time must be given where the denoiser is asked; got None"):
+    with pytest.raises(ValueError, match="time must be given if a denoiser is; got None"):
         trace([z], start=z, denoiser=ORACLE)
     got = trace([z], start=z)
     with pytest.raises(ValueError, match=r"sequence must lie in \[0, 1\); got 1"):
@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_refused():
         got.table(z[:, 1:])
     with pytest.raises(ValueError, match="rows must be at least 2; got 1"):
         got.plot(rows=1)
-    with pytest.raises(ValueError, match=r"positions must lie in range\(7\)"):
+    with pytest.raises(ValueError, match=r"positions must contain at least one position in range\(7\)"):
         got.plot(positions=range(3, 9))
 
 
