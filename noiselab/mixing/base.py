@@ -23,7 +23,7 @@ class HostCopy:
 
     def of(self, tensor: Tensor) -> Tensor:
         """The tensor on the host."""
-        # Made under inference_mode, it does not count what is written to it.
+        # A tensor made under inference_mode has no version counter.
         version = None if tensor.is_inference() else tensor._version
         if self.seen is None or self.seen[0] is not tensor or self.seen[1] != version:
             self.seen = (tensor, version, tensor.cpu())
@@ -31,16 +31,16 @@ class HostCopy:
 
 
 class Mixing(Exact, abc.ABC):
-    r"""A distribution $\pi_t$ over the vocabulary, possibly moving with time.
+    r"""A distribution $\pi_t$ over the vocabulary that may change with time.
 
     A subclass sets `vocab_size` and writes `probs`. The other methods are derived from it; each may be overridden for
     speed, and `noiselab.testing` compares every override with the definition it replaces. Times reach these methods as
-    float64 of shape [batch, 1 or length].
+    float64 tensors of shape [batch, 1] or [batch, length].
 
     **Arguments:**
 
-    - `support`: the tokens that may have mass, Bool of shape [state]; none outside it is a promise that is checked, here
-      for a fixed row, by a process for what moves. `None` promises nothing.
+    - `support`: the tokens that may have mass, Bool of shape [state]. That no other token has mass is checked: here for a
+      fixed row, by the process for a mixing that changes with time. `None` makes no such claim.
     """
 
     vocab_size: int
@@ -59,7 +59,7 @@ class Mixing(Exact, abc.ABC):
     # Derived from it; may be overridden for speed only.
 
     def at(self, z: Tokens, t: TokenTimes) -> Float[Tensor, "batch ..."]:
-        """The probability of the tokens `z`, of a shape that broadcasts with `z`."""
+        """The probability of the tokens `z`, in a shape that broadcasts with `z`."""
         p = self.probs(t)
         return p.expand(*z.shape, -1).gather(-1, z[..., None])[..., 0]
 
@@ -68,22 +68,22 @@ class Mixing(Exact, abc.ABC):
         return choose(self.probs(t).expand(*u.shape, -1), u)
 
     def profile(self, support: TokenSet) -> float | TokenProbs | None:
-        """`probs` as the data tokens see it, in its smallest form; this alone decides how dense the bound is.
+        """`probs` on the data tokens in its smallest form, which decides whether the bound needs anything dense.
 
         **Arguments:**
 
-        - `support`: the tokens that data consist of, on the host, so that reading it stalls no GPU.
+        - `support`: the tokens that data consist of, on the host, so that reading it does not stall a GPU.
 
-        **Returns:** a number if `probs` is that number on all of `support` at every time (0.0 where noise and data
-        never meet); a row if it is fixed in time (entries off `support` are not read); `None` if it moves, so that
-        `probs` must be asked.
+        **Returns:** a number if `probs` equals it on all of `support` at every time (0.0 if no data token has mass); a
+        row if `probs` is constant in time (entries off `support` are not read); `None` if it changes with time, and
+        `probs` must be evaluated.
         """
         return None
 
     def factors(self, t: TokenTimes) -> "NoiseMass | None":
-        """`probs` as a weighted sum of mixings that move less; `None` if it is none.
+        """`probs` as a weighted sum of simpler mixings; `None` if there is no such form.
 
-        What has no small `profile` is asked for its factors, so that a blend of fixed rows never becomes dense.
+        The bound uses the factors of a mixing without a `profile`, so a blend of fixed rows never becomes dense.
         """
         return None
 
@@ -91,7 +91,7 @@ class Mixing(Exact, abc.ABC):
 class NoiseMass(NamedTuple):
     """A measure over tokens for each [batch, 1 or length] entry, kept factored: the sum of weights[..., k] * parts[k].
 
-    Nothing of size [batch, length, state] is built unless `dense` is asked for.
+    Nothing of size [batch, length, state] is built until `dense` is called.
     """
 
     weights: Tensor  # float64 [batch, 1 or length, K]
@@ -126,7 +126,7 @@ class NoiseMass(NamedTuple):
 def same_size(weights: Mapping[Mixing, object], name: str) -> int:
     """The size of the vocabulary that all mixings share.
 
-    **Raises:** `ValueError` if there are none, or they differ, or are no mixings.
+    **Raises:** `ValueError` if there are none, their sizes differ, or a key is not a `Mixing`.
     """
     if not isinstance(weights, Mapping):
         raise ValueError(f"{name} must be a mapping from mixings to their weights; got a {type(weights).__name__}")

@@ -1,4 +1,4 @@
-"""Mixings that move with time: a blend of others with weights that change."""
+"""Mixings that change with time: a blend of others with time-dependent weights."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -17,19 +17,19 @@ TIME_EPS = 1e-12  # how near the ends of time a limit is taken
 
 
 class Blend(Mixing):
-    r"""Any number of mixings with weights that move with time, normalised.
+    r"""A normalised sum of mixings with time-dependent weights.
 
     $$\pi_t = \sum_k \frac{w_k(t)}{\sum_j w_j(t)}\, u_k$$
 
-    Noise may begin as frequent words and end as masks, while how much noise there is stays with the process. The parts
-    may be blends themselves. Nothing dense is built: a bound reads the parts (`factors`), however the weights move.
-    Weights that all vanish at an end of time are taken at their limit.
+    With it, noise can begin as frequent words and end as masks, while the process sets the amount of noise. The parts
+    may be blends themselves. The bound reads the parts (`factors`), so nothing dense is built. Where all weights vanish
+    at an end of time, their limit is used.
 
     **Arguments:**
 
-    - `parts`: the weight $w_k$ of each mixing $u_k$: a schedule, a function of time or a number; a schedule with
-      parameters is learned with the process.
-    - `support`: the tokens that may have mass, Bool of shape [state]: a promise that a process checks.
+    - `parts`: the weight $w_k$ of each mixing $u_k$: a schedule, a function of time or a number. The parameters of a
+      schedule are trained with the process.
+    - `support`: the tokens that may have mass, Bool of shape [state]; the process checks it.
 
     **Raises:** `ValueError` if mixings differ in size, a weight is negative, or all vanish at one time.
 
@@ -56,7 +56,7 @@ class Blend(Mixing):
         self.validate()
 
     def shares(self, t: Elementwise) -> Float[Tensor, "*batch parts"]:
-        """The weights, normalised; at the ends of time their limits."""
+        """The normalised weights; at the ends of time their limits."""
         weights = self._weights(t)
         return weights / weights.sum(-1, keepdim=True)
 
@@ -73,7 +73,7 @@ class Blend(Mixing):
         return self.factors(t).at(z)
 
     def choose(self, u: PerToken, t: TokenTimes) -> Tokens:
-        """By inverse CDF over the parts; how far `u` lies inside a part's share then selects the token."""
+        """By inverse CDF over the parts; the position of `u` within the part's share then selects the token."""
         part, inside = _invert(self.shares(t).expand(*u.shape, -1), u)
         first, *others = self._mixings()
         z = first.choose(inside, t)
@@ -82,7 +82,7 @@ class Blend(Mixing):
         return z
 
     def profile(self, support: TokenSet) -> float | TokenProbs | None:
-        """What all parts agree on, or the blend of their profiles if the weights are numbers; else it moves."""
+        """The common profile of all parts, or the blend of their profiles if the weights are numbers; else `None`."""
         profiles = [part.profile(support) for part in self._mixings()]
         if len(profiles) == 1:
             return profiles[0]
@@ -99,7 +99,7 @@ class Blend(Mixing):
         return total
 
     def validate(self, times: int = 64) -> None:
-        """Check the weights, at `times` steps of time.
+        """Check the weights at `times` + 1 times.
 
         **Raises:** `ValueError` that says what fails and where.
         """
@@ -112,7 +112,7 @@ class Blend(Mixing):
         return self._written(t).clamp(min=0)
 
     def _written(self, t: Tensor) -> Tensor:
-        """The weights as given, which rounding may have made negative."""
+        """The weights as given; rounding may have made some negative."""
         inside = t.clamp(TIME_EPS, 1 - TIME_EPS)
         return torch.stack([weight(inside) for weight in self.weights], -1)
 

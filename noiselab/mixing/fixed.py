@@ -1,4 +1,4 @@
-"""Mixings that do not move with time: one token, a set of tokens, a row of frequencies."""
+"""Mixings that are constant in time: one token, a set of tokens, a row of frequencies."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,12 +14,12 @@ GATHERED = 1 << 16  # token ids counted at once
 
 
 def support_without(vocab_size: int, ids: int | Iterable[int] | Int[Tensor, "..."]) -> TokenSet:
-    """All tokens but some: the support of data, or of noise, without special tokens.
+    """All tokens except the given ones, such as the support of data without special tokens.
 
     **Arguments:**
 
     - `vocab_size`: number of tokens.
-    - `ids`: the token or tokens to leave out, for example a tokenizer's `all_special_ids`; repeats do no harm.
+    - `ids`: the token or tokens to leave out, for example a tokenizer's `all_special_ids`; duplicates are allowed.
 
     **Raises:** `ValueError` for an id outside the vocabulary or none at all (`None`), or if no token is left.
 
@@ -45,12 +45,12 @@ def support_without(vocab_size: int, ids: int | Iterable[int] | Int[Tensor, "...
 
 
 class Absorbing(Mixing):
-    """All mass on one token, usually a mask token that no data contain.
+    """All mass on one token, usually a mask token that does not occur in data.
 
     **Arguments:**
 
     - `token`: in [0, `vocab_size`).
-    - `vocab_size`: number of tokens, the absorbing one included.
+    - `vocab_size`: the number of tokens, including the absorbing one.
 
     **Raises:** `ValueError` for a token outside the vocabulary.
     """
@@ -86,10 +86,10 @@ class Uniform(Mixing):
 
     **Arguments:**
 
-    - `tokens`: a number of tokens, for all of them, or a Bool of shape [state] that selects some. `Uniform.without` takes
-      the ids of those to leave out.
+    - `tokens`: the size of the vocabulary, to use all of it, or a Bool tensor of shape [state] that selects tokens.
+      `Uniform.without` takes the ids of the tokens to leave out.
 
-    **Raises:** `ValueError` if no token is selected, or `tokens` are no Bool (a list of ids, say).
+    **Raises:** `ValueError` if no token is selected, or `tokens` is something else, such as a list of ids.
     """
 
     on: Tensor
@@ -113,7 +113,7 @@ class Uniform(Mixing):
 
     @classmethod
     def without(cls, vocab_size: int, ids: int | Iterable[int] | Int[Tensor, "..."]) -> "Uniform":
-        """Uniform over all tokens but some; arguments and errors are those of `support_without`."""
+        """Uniform over all tokens except the given ones; arguments and errors are those of `support_without`."""
         return cls(support_without(vocab_size, ids))
 
     def probs(self, t: Elementwise) -> ElementwiseProbs:
@@ -125,11 +125,11 @@ class Uniform(Mixing):
         return self.on[z].to(t) / self.count
 
     def choose(self, u: PerToken, t: TokenTimes) -> Tokens:
-        """The member that `u` falls on."""
+        """The member that `u` selects."""
         return self.members[(u * self.count).long()]
 
     def profile(self, support: TokenSet) -> float | TokenProbs | None:
-        """A number where all data tokens belong to the set, or none does; else a row."""
+        """A number if all data tokens or none belong to the set; else a row."""
         inside = self._host.of(self.on)[support]
         if inside.all():
             return 1 / self.count
@@ -149,7 +149,7 @@ class Unigram(Mixing):
     - `row`: non-negative, summing to 1 (to 1e-6; it is normalised in float64).
     - `support`: the tokens that may have mass, Bool of shape [state]; `None` for all of them.
 
-    **Raises:** `ValueError` if `row` is no distribution, or has mass outside `support`.
+    **Raises:** `ValueError` if `row` is not a distribution, or has mass outside `support`.
     """
 
     row: Tensor
@@ -177,7 +177,7 @@ class Unigram(Mixing):
         self.vocab_size = row.numel()
         self.register_buffer("row", row / row.sum())
         cumulative = self.row.cumsum(0)
-        # Rounding must not leave anything behind the last token that has mass.
+        # Rounding must not leave mass after the last token that has any.
         last = int(self.row.nonzero()[-1])
         self.register_buffer("cumulative", torch.cat([cumulative[:last], torch.ones_like(cumulative[last:])]))
 
@@ -185,17 +185,17 @@ class Unigram(Mixing):
     def from_counts(
         cls, counts: Real[Tensor, " state"], *, smoothing: float | int = 0.0, support: TokenSet | None = None
     ) -> "Unigram":
-        r"""The frequencies of tokens that were counted.
+        r"""The relative frequencies of counted tokens.
 
         $$\pi(v) = \frac{c_v + s}{\sum_{u \in S} (c_u + s)} \quad \text{on the support } S, \text{ else } 0$$
 
         **Arguments:**
 
-        - `counts`: how often each token came, or any non-negative weights.
-        - `smoothing`: added to each count, so that tokens that never came have mass too.
-        - `support`: the tokens that get mass; counts of others, of special tokens say, are left out.
+        - `counts`: how often each token occurred, or any non-negative weights.
+        - `smoothing`: added to each count, so that tokens that never occurred have mass too.
+        - `support`: the tokens that get mass; the counts of others, such as special tokens, are ignored.
 
-        **Raises:** `ValueError` for negative numbers, or if nothing is left to normalise.
+        **Raises:** `ValueError` for negative numbers, or if the counts sum to 0.
 
         **Example:**
 
@@ -234,8 +234,8 @@ class Unigram(Mixing):
 
         **Arguments:**
 
-        - `ids`: a tensor of token ids of any shape, or an iterable of ids, or of texts, each a tensor or list of ids; an
-          iterable is read once, a piece at a time.
+        - `ids`: a tensor of token ids of any shape, an iterable of ids, or an iterable of texts, each a tensor or list of
+          ids. An iterable is read once, piece by piece.
         - `vocab_size`: number of tokens.
         - `smoothing`, `support`: as for `from_counts`.
 
@@ -260,7 +260,7 @@ class Unigram(Mixing):
         return cls.from_counts(counts, smoothing=smoothing, support=support)
 
     def probs(self, t: Elementwise) -> ElementwiseProbs:
-        """The row, at every time."""
+        """The row at every time."""
         return self.row.to(t).expand(*t.shape, -1)
 
     def at(self, z: Tokens, t: TokenTimes) -> Float[Tensor, "batch ..."]:
@@ -268,7 +268,7 @@ class Unigram(Mixing):
         return self.row.to(t)[z]
 
     def choose(self, u: PerToken, t: TokenTimes) -> Tokens:
-        """By inverse CDF, with the cumulative sums made once."""
+        """By inverse CDF with precomputed cumulative sums."""
         return torch.searchsorted(self.cumulative, u.contiguous(), right=True).clamp(max=self.vocab_size - 1)
 
     def profile(self, support: TokenSet) -> float | TokenProbs | None:
@@ -286,7 +286,7 @@ def check_support(support: Tensor, states: int) -> None:
 
 
 def _pieces(ids: Tensor | Iterable[Any]) -> Iterable[Tensor]:
-    """The tokens in flat pieces, none empty: of texts one by one, of single ids as many as `GATHERED`."""
+    """The tokens in flat pieces, none empty: each text by itself, single ids in groups of `GATHERED`."""
     single: list[int] = []
     for item in [ids] if isinstance(ids, Tensor) else ids:
         if isinstance(item, int):

@@ -1,4 +1,4 @@
-"""Noise from embeddings: tokens that lie near each other."""
+"""Noise from embeddings: replacement by similar tokens."""
 
 import torch
 from jaxtyping import Float, Int
@@ -17,19 +17,19 @@ def nearest_neighbours(
 
     $$\cos(x, z) = \frac{e_x \cdot e_z}{|e_x|\,|e_z|}$$
 
-    A few rows at a time: [state, state] is never held.
+    Rows are computed in chunks, so the matrix [state, state] is never stored.
 
     **Arguments:**
 
-    - `embeddings`: one vector for each token, for example the input embeddings of a trained model. A vector of zeros is
-      similar to none: its cosines are 0.
-    - `k`: how many neighbours, at least 1.
-    - `support`: the tokens that may be neighbours, Bool of shape [state]; `None` for all of them. Tokens outside it have
-      neighbours too, in it.
+    - `embeddings`: one vector for each token, for example the input embeddings of a trained model. The
+      cosines of a zero vector are 0.
+    - `k`: the number of neighbours, at least 1.
+    - `support`: the tokens that may be neighbours, Bool of shape [state]; `None` for all of them. Tokens outside it
+      also have neighbours, all inside it.
 
     **Returns:** the ids of the neighbours, the most similar first, and their cosines, at least float32.
 
-    **Raises:** `ValueError` if there are not k others, or an embedding is not finite.
+    **Raises:** `ValueError` if there are fewer than k other tokens, or an embedding is not finite.
 
     **Example:**
 
@@ -46,7 +46,7 @@ def nearest_neighbours(
         support = torch.ones(states, dtype=torch.bool)
     check_support(support, states)
     candidates = support.to(embeddings.device).nonzero()[:, 0]
-    # A token of the support has one neighbour less to choose from: itself.
+    # A token of the support cannot be its own neighbour, so it has one candidate fewer.
     if not 1 <= k < len(candidates):
         raise ValueError(f"k must lie in [1, {len(candidates) - 1}], the other tokens of the support; got {k}")
     vectors = embeddings.detach().to(torch.promote_types(embeddings.dtype, torch.float32))
@@ -63,7 +63,7 @@ def nearest_neighbours(
     )
     for i in range(0, states, rows):
         chunk = vectors[i : i + rows] @ others.T
-        # Where a token is itself a candidate, it must not be its own neighbour.
+        # A token must not be its own neighbour.
         own = (place[i : i + rows] >= 0).nonzero()[:, 0]
         chunk[own, place[i : i + rows][own]] = -torch.inf
         cosine[i : i + rows], nearest = chunk.topk(k, dim=-1)
@@ -79,19 +79,19 @@ def neighbour_row(
     support: TokenSet | None = None,
     temperature: float | int = 0.1,
 ) -> TokenProbs:
-    r"""Where tokens go that move to one of their neighbours: a fixed distribution, for `Unigram`.
+    r"""The distribution of a random neighbour of a random token: a fixed row, for `Unigram`.
 
     $$\pi(z) = \sum_x f_x\, \frac{e^{\cos(x, z) / \tau}\, 1[z \in N_k(x)]}{\sum_{y \in N_k(x)} e^{\cos(x, y) / \tau}}$$
 
-    Tokens that are near to many others, hubs, get more than their share; a token that is nobody's neighbour gets
-    nothing. It does not depend on the token that is destroyed, hence neither do rates and the fast bound.
+    Hubs, the tokens close to many others, get more mass than their frequency; a token that is nobody's neighbour gets
+    none. The row does not depend on the token that is replaced, so the rates do not either, and the fast bound applies.
 
     **Arguments:**
 
     - `embeddings`: one vector for each token.
-    - `neighbours`: k, how many each token has.
-    - `frequencies`: how often each token comes, $f$, non-negative; normalised over the support. `None`: all equally.
-    - `support`: the tokens that data consist of, Bool of shape [state]; only they move and are moved to.
+    - `neighbours`: k, the number of neighbours of each token.
+    - `frequencies`: $f$, non-negative; normalised over the support. `None`: all tokens are equally frequent.
+    - `support`: the tokens that data consist of, Bool of shape [state]; only they are replaced, and only by each other.
     - `temperature`: $\tau$ > 0, in units of the cosine; large ones make the neighbours of a token equally likely.
 
     **Returns:** a distribution in float64.
