@@ -43,8 +43,8 @@ bench: $(VENV)/.run
 	$(BIN)/python benchmarks/core.py; core=$$?; $(BIN)/python benchmarks/sampling.py; sampling=$$?; \
 	$(BIN)/python benchmarks/pipeline.py; pipeline=$$?; \
 	$(BIN)/python benchmarks/autoregressive.py; autoregressive=$$?; \
-	$(BIN)/python benchmarks/alignment.py; alignment=$$?; \
-	$(BIN)/python benchmarks/training.py && exit $$((core + sampling + pipeline + autoregressive + alignment))
+	$(BIN)/python benchmarks/in_context.py; in_context=$$?; \
+	$(BIN)/python benchmarks/training.py && exit $$((core + sampling + pipeline + autoregressive + in_context))
 
 # Everything that must hold before a change is handed in.
 check: test lint types docs notebooks smoke

@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from core import report
-from measure import in_turns
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from core import report
+from measure import in_turns
 from noiselab.autoregressive import BackspaceSampler, RandomTokenBackspace, UniformTokens
 from noiselab.training import EditLoss, Place, causal_loss
 

@@ -12,9 +12,9 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from measure import in_turns, peak_memory
 
 import noiselab as nl
+from measure import in_turns, peak_memory
 from noiselab.elbo.tokens import outside
 from noiselab.samplers.three_way import UNIFORMS_PER_MOVE, reverse_move
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
 from core import report
 from measure import in_turns, peak_memory
 

@@ -9,6 +9,7 @@ import argparse
 import io
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -18,15 +19,18 @@ import matplotlib as mpl
 import torch
 
 import noiselab as nl
+from correction_study import correction_study, correction_table
 from noiselab.bench.catalogue import catalogue
-from noiselab.bench.correction_study import CopyObserved, correction_study, correction_table
 from noiselab.bench.figures import plot, table
-from noiselab.bench.known_world import train_in_world
 from noiselab.bench.runner import Row, bench
-from noiselab.bench.worlds import SamplerWorld
+from noiselab.bench.world import World
+from noiselab.denoisers.copy_observed import CopyObserved
 from noiselab.denoisers.perturbed import Perturbed
 from noiselab.networks.block_cache import DualCache, PrefixCache
 from noiselab.networks.huggingface import TransformersDenoiser
+
+sys.path.append(str(Path(__file__).parents[1] / "recipes"))
+from demo_report.known_world import train_in_world
 
 FOLDER = Path(__file__).parents[1] / "docs" / "assets" / "samplers"
 # What draws each token once, and what draws tokens anew; "ancestral" is drawn beside both.
@@ -58,7 +62,7 @@ AGAIN = (
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "noiselab", "font.size": 9}
 
 
-def wrong_by(scale: float, world: SamplerWorld) -> Callable[[nl.InterpolatingProcess], nl.Denoiser]:
+def wrong_by(scale: float, world: World) -> Callable[[nl.InterpolatingProcess], nl.Denoiser]:
     """Makes denoisers that are wrong by so much, and believe what a network for masks believes."""
 
     def make(process: nl.InterpolatingProcess) -> nl.Denoiser:
@@ -71,7 +75,7 @@ def wrong_by(scale: float, world: SamplerWorld) -> Callable[[nl.InterpolatingPro
 
 
 def run(
-    world: SamplerWorld,
+    world: World,
     label: str,
     make: Callable[[nl.InterpolatingProcess], nl.Denoiser],
     evaluations: Sequence[int],
@@ -140,7 +144,7 @@ def draw(rows: Sequence[Row], name: str, measure: str, folder: Path) -> None:
     (folder / f"{name}.svg").write_text(buffer.getvalue(), encoding="utf-8")
 
 
-def corrections(world: SamplerWorld, sequences: int, seeds: int) -> str:
+def corrections(world: World, sequences: int, seeds: int) -> str:
     """Tables of what corrections are worth: exact and wrong denoisers, with and without noise that was left."""
     noises = {name: process for name, process in world.processes().items() if name != "uniform"}
     parts = []
@@ -152,10 +156,10 @@ def corrections(world: SamplerWorld, sequences: int, seeds: int) -> str:
     return "\n".join(parts)
 
 
-def caches(world: SamplerWorld, training_steps: int, steps: Sequence[int], sequences: int) -> list[Row]:
+def caches(world: World, training_steps: int, steps: Sequence[int], sequences: int) -> list[Row]:
     """Blocks of four by a trained network for masks: what frozen keys and values cost in quality, and save in work."""
     process = world.processes()["masked"]
-    trained = train_in_world(world.world, process, steps=training_steps)
+    trained = train_in_world(world, process, steps=training_steps)
     assert isinstance(trained, TransformersDenoiser)
     kept = {
         "blocks, nothing kept": PrefixCache(trained.model, refresh=1),
@@ -196,7 +200,7 @@ def main() -> None:
     quick = options.quick
     evaluations, fewer = ((8, 16), (16,)) if quick else ((8, 16, 32, 64, 128), (16, 32, 64))
     sequences = 200 if quick else 2000
-    worlds = [SamplerWorld.sharp()] if quick else [SamplerWorld.sharp(), SamplerWorld.soft()]
+    worlds = [World.sharp()] if quick else [World.sharp(), World.soft()]
 
     exact = [row for world in worlds for row in run(world, "exact denoiser", world.oracle, evaluations, sequences)]
     if (

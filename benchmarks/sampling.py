@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable
 
 import torch
-from core import report
-from measure import in_turns
 
 import noiselab as nl
+from core import report
+from measure import in_turns
 from noiselab.elbo.tokens import outside
 from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.networks.huggingface import TransformersDenoiser

@@ -15,13 +15,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import autoregressive
-import gidd_plus
 import torch
 import transformers
-from autoregressive import Autoregressive
-from backspace_measures import Measures, Model, Rows, plot, tables
 
+import autoregressive
+import gidd_plus
+from autoregressive import Autoregressive
+from backspaces.measures import Measures, Model, Rows, plot, tables
+from common import small_llama, trained_once
 from noiselab.autoregressive import (
     LaterTokens,
     ModelTokens,
@@ -34,7 +35,7 @@ from noiselab.data import vocabulary_size
 from noiselab.evaluation import token_bytes
 from noiselab.files import write_json
 from noiselab.pipeline import DiffusionPipeline
-from noiselab.training import EditLoss, Trainer, real_tokens, small_llama, trained_once
+from noiselab.training import EditLoss, Trainer, real_tokens
 from noiselab.training.options import arguments_of, as_yaml, autocast_of, command_line, numbers_of, run_recipe
 from noiselab.training.texts import load_data
 

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from check_measures import CHECKERS, CheckOptions, bbq_rows, finite, own_reviews, told_reviews
-from check_models import CheckModel, trained
 
+from checks.answers import correction_law
+from checks.measures import CHECKERS, CheckOptions, bbq_rows, finite, own_reviews, told_reviews
+from checks.models import CheckModel, trained
 from noiselab.dialogue import Chat
-from noiselab.evaluation import correction_law, interval
+from noiselab.evaluation import interval
 from noiselab.files import new_file, write_json
 from noiselab.training.options import Optimization, Run, command_line, run_recipe
 

@@ -16,17 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import autoregressive
-import gidd_plus
 import torch
 import transformers
 import tyro
 
+import autoregressive
+import gidd_plus
 import noiselab as nl
-from noiselab.bench import known_world
-from noiselab.data import token_support
-from noiselab.evaluation import generative_perplexity, self_correction, token_bytes, validation_bound
-from noiselab.evaluation.report import (
+from demo_report.known_world import known_world
+from demo_report.report import (
     Curves,
     changes,
     curves_figure,
@@ -36,6 +34,8 @@ from noiselab.evaluation.report import (
     world_figure,
     write_report,
 )
+from noiselab.data import token_support
+from noiselab.evaluation import generative_perplexity, self_correction, token_bytes, validation_bound
 from noiselab.files import write_json
 from noiselab.networks.huggingface import TransformersDenoiser, load_dit
 from noiselab.training.options import run_recipe

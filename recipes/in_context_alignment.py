@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment_measures import NOISES, PRESETS, Alignment, baselines, last, measured
-from alignment_models import arms_of
-
+from alignment.measures import NOISES, PRESETS, Alignment, baselines, last, measured
+from alignment.models import arms_of
 from noiselab.evaluation import interval
 from noiselab.files import new_file, write_json
 from noiselab.training.options import command_line, run_recipe

@@ -15,12 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from problem_measures import DIFFUSION, measured
-from problem_models import ARMS, PRESETS
-
 from noiselab.evaluation import Interval, interval, paired_difference
 from noiselab.files import new_file, write_json
 from noiselab.training.options import command_line, run_recipe
+from problems.measures import DIFFUSION, measured
+from problems.models import ARMS, PRESETS
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:

@@ -16,12 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import problem_models
 import torch
 import transformers
-from learn_from_mistakes import spread
-from problem_models import ProblemModels, cells_of, draw, gidd, trained
 
+from learn_from_mistakes import spread
 from noiselab.autoregressive import (
     Detector,
     Probe,
@@ -33,21 +31,20 @@ from noiselab.autoregressive import (
 )
 from noiselab.evaluation import (
     Interval,
-    accuracy,
     detection,
     interval,
     paired_difference,
-    prompt_of,
-    solve,
-    verdicts_of,
     wilson,
-    written_solutions,
 )
 from noiselab.files import new_file, write_json
 from noiselab.networks.huggingface import TransformersDenoiser
 from noiselab.tasks.igsm import Problem, Verdict, Words, by_can_next, can_next_examples, ends_of_steps, perfect
-from noiselab.training import CanNextStream, Trainer, labelled, load_probe, probe_loss, save_probe
+from noiselab.training import Trainer, labelled, load_probe, probe_loss, save_probe
 from noiselab.training.options import arguments_of, command_line, run_recipe
+from problems import models as problem_models
+from problems.models import ProblemModels, cells_of, draw, gidd, trained
+from problems.solving import accuracy, prompt_of, solve, verdicts_of, written_solutions
+from problems.streams import CanNextStream
 
 PROBES = {"probe": (8, 0), "probe with attention": (32, 2)}
 """Ranks of the updates of the embedding, and of queries and values: the published versions 1 and 2."""

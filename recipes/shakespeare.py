@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import autoregressive
-import gidd_plus
-import masked
 import torch
 import transformers
 import tyro
-import uniform
 
+import autoregressive
+import gidd_plus
+import masked
+import uniform
 from noiselab.data import character_tokenizer, pack
 from noiselab.evaluation import generative_perplexity, validation_bound
 from noiselab.files import new_folder, write_json, write_text

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import masked
-
 from noiselab.data import token_support, vocabulary_size
 from noiselab.training import Trainer
 from noiselab.training.options import command_line, run_recipe

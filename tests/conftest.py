@@ -11,9 +11,17 @@ import torch
 import transformers.modeling_utils
 import transformers.trainer  # noqa: F401
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).parent))
+# As for scripts: a recipe imports the package of its study and what all recipes share.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "recipes")]
+
+# The plugin's option takes one package, noiselab; the packages of the studies are checked like it.
+STUDIES = [
+    folder.name for folder in (Path(__file__).parents[1] / "recipes").iterdir() if (folder / "__init__.py").exists()
+]
+install_import_hook(STUDIES, "beartype.beartype(conf=beartype.BeartypeConf(strategy=beartype.BeartypeStrategy.On))")
 
 # Two workers share two cores; more threads than cores make every small operation wait.
 torch.set_num_threads(1)

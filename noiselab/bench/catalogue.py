@@ -43,9 +43,9 @@ class OnGrid(WrappedSampler):
     ```python
     import noiselab as nl
     from noiselab.bench.catalogue import OnGrid
-    from noiselab.bench.worlds import SamplerWorld
+    from noiselab.bench.world import World
 
-    world = SamplerWorld.sharp()
+    world = World.sharp()
     process = world.processes()["gidd"]
     sampler = OnGrid(nl.AncestralSampler(process, world.oracle(process)), nl.samplers.power_grid)
     assert sampler.grid(2).tolist() == [1, 0.25, 0]
@@ -128,9 +128,9 @@ def catalogue(process: InterpolatingProcess, *, slow: bool = False) -> dict[str,
     ```python
     from noiselab.bench.runner import bench
     from noiselab.bench.catalogue import catalogue
-    from noiselab.bench.worlds import SamplerWorld
+    from noiselab.bench.world import World
 
-    world = SamplerWorld.sharp(length=8)
+    world = World.sharp(length=8)
     process = world.processes()["masked"]
     some = {name: catalogue(process)[name] for name in ("ancestral", "first hitting")}
     rows = bench(some, world, process, evaluations=(4, 8), sequences=100)

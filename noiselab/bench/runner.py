@@ -11,7 +11,7 @@ from ..denoisers import ActiveOnly, CallCounter, Denoiser
 from ..denoisers.base import in_a_line
 from ..process import InterpolatingProcess
 from ..samplers import Sampler
-from .worlds import SampleMeasures, SamplerWorld
+from .world import SampleMeasures, World
 
 Factory: TypeAlias = Callable[[InterpolatingProcess, Denoiser], Sampler]
 """Makes a sampler; a sampler class is one."""
@@ -44,7 +44,7 @@ class Row(SampleMeasures):
 
 def bench(
     catalogue: Mapping[str, Factory],
-    world: SamplerWorld,
+    world: World,
     process: InterpolatingProcess,
     denoiser: Denoiser | None = None,
     *,
@@ -70,7 +70,8 @@ def bench(
 
     **Returns:** a row for each method and number of evaluations.
 
-    **Raises:** `ValueError` for numbers that are too small.
+    **Raises:** `ValueError` for numbers that are too small, and for a world with impossible transitions if the denoiser is
+    exact: it has no answer to a sequence that cannot be.
 
     **Example:**
 
@@ -78,9 +79,9 @@ def bench(
     import noiselab as nl
     from noiselab.bench.runner import bench
     from noiselab.bench.figures import table
-    from noiselab.bench.worlds import SamplerWorld
+    from noiselab.bench.world import World
 
-    world = SamplerWorld.sharp(length=8)
+    world = World.sharp(length=8)
     process = nl.gidd(vocab_size=world.states + 1, mask_id=world.states, p_uniform=0.2)
     rows = bench({"mine": nl.AncestralSampler}, world, process, evaluations=(4, 8), sequences=300)
     print(table(rows))
@@ -91,6 +92,10 @@ def bench(
         raise ValueError(
             "evaluations must be at least 1, sequences at least 2, and there must be a seed; got "
             f"{tuple(evaluations)}, {sequences}, {seeds}"
+        )
+    if denoiser is None and not (world.transition > 0).all():
+        raise ValueError(
+            "transitions must be positive for the exact denoiser, or give another denoiser; got a transition of probability 0"
         )
     if label is None:
         label = "exact denoiser" if denoiser is None else in_a_line(denoiser)

@@ -10,21 +10,16 @@ from .finetuning import merged, with_lora
 from .losses import Loss, causal_loss, noised_loss, noised_tokens, predicted_tokens, real_tokens
 from .muon import MuonWithAdamW, block_matrices
 from .noise import Place, row_generators, step_times
-from .probes import CanNextStream, labelled, load_probe, probe_loss, save_probe
-from .problems import ProblemBlocks, ProblemStream
-from .small import small_llama, trained_once
+from .probes import labelled, load_probe, probe_loss, save_probe
 from .trainer import Trainer
 
 __all__ = [
     "Average",
-    "CanNextStream",
     "EditLoss",
     "Loss",
     "MuonWithAdamW",
     "NonFiniteLoss",
     "Place",
-    "ProblemBlocks",
-    "ProblemStream",
     "Trainer",
     "block_matrices",
     "causal_loss",
@@ -42,9 +37,7 @@ __all__ = [
     "row_generators",
     "save_probe",
     "seal",
-    "small_llama",
     "step_times",
-    "trained_once",
     "training_arguments",
     "with_lora",
 ]

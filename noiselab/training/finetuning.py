@@ -38,9 +38,11 @@ def with_lora(
 
     ```python
     import torch
-    from noiselab.training import merged, small_llama, with_lora
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from noiselab.training import merged, with_lora
 
-    network = small_llama(10, layers=1, width=16, heads=2, length=8, start=0)
+    config = LlamaConfig(vocab_size=10, hidden_size=16, intermediate_size=40, num_hidden_layers=1, num_attention_heads=2)
+    network = LlamaForCausalLM(config)
     adapted = with_lora(network, rank=2)
     ids = torch.randint(10, (2, 8))
     assert torch.equal(adapted(input_ids=ids).logits, network(input_ids=ids).logits)  # before training

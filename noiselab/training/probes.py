@@ -1,8 +1,6 @@
 """Training a probe: its loss, its data, its file."""
 
 import json
-import random
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +10,13 @@ from jaxtyping import Bool
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 
 from ..autoregressive import Probe
 from ..files import new_file
-from ..tasks.igsm import Problem, Words, can_next_examples
 from ..typing import Scalar
 from .checks import fingerprint
 from .losses import Batch, normalize_loss
-from .noise import Place, derive_seed
-from .problems import TRIES, batch_by_length, padded
+from .noise import Place
 
 
 def labelled(batch: Batch) -> Bool[Tensor, " ..."]:
@@ -49,10 +44,12 @@ def probe_loss(
 
     ```python
     import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
     from noiselab.autoregressive import Probe
-    from noiselab.training import Place, probe_loss, small_llama
+    from noiselab.training import Place, probe_loss
 
-    probe = Probe(small_llama(10, layers=1, width=16, heads=2, length=8, start=0))
+    config = LlamaConfig(vocab_size=10, hidden_size=16, intermediate_size=40, num_hidden_layers=1, num_attention_heads=2)
+    probe = Probe(LlamaForCausalLM(config))
     batch = {"input_ids": torch.randint(10, (4, 8)), "label": torch.tensor([0, 1, 1, 0])}
     probe_loss(probe, batch, place=Place(step=0)).backward()
     ```
@@ -65,76 +62,6 @@ def probe_loss(
         logits = model(input_ids=ids, attention_mask=mask, places=batch.get("places")).float()
     losses = F.binary_cross_entropy_with_logits(logits, label.float(), reduction="none")
     return normalize_loss(losses, labelled(batch), place, tokens)
-
-
-class CanNextStream(IterableDataset):
-    """Rows to train a probe on without end: a solution up to some step, "D A as", and whether A can be found next.
-
-    **Arguments:**
-
-    - `draw`: a random problem, of a generator of Python's.
-    - `words`: the tokens of its level.
-    - `length`: of a row, with padding behind; longer ones are drawn anew.
-    - `batch`: rows of a batch. Those of one batch are of much the same length, and batches are in random order.
-    - `each`: rows of a problem.
-    - `balanced`: as for `can_next_examples`.
-    - `seed`: of all randomness.
-
-    **Raises:** `ValueError` if a number is not positive; while drawing, if nearly no row fits the length.
-
-    **Example:**
-
-    ```python
-    from functools import partial
-    from noiselab.tasks.igsm import Words, draw_small
-    from noiselab.training import CanNextStream
-
-    words = Words("nano")
-    rows = CanNextStream(partial(draw_small, level="nano", split="train"), words, 200, batch=4)
-    row = next(iter(rows))
-    print(" ".join(words.decode(row["input_ids"][row["attention_mask"].bool()])), int(row["label"]))
-    ```
-    """
-
-    endless = True
-
-    def __init__(
-        self,
-        draw: Callable[[random.Random], Problem],
-        words: Words,
-        length: int,
-        *,
-        batch: int,
-        each: int = 4,
-        balanced: bool = False,
-        seed: int = 0,
-    ) -> None:
-        if min(length, batch, each) < 1:
-            raise ValueError(f"length, batch and each must be positive; got {length}, {batch} and {each}")
-        self.draw, self.words, self.length, self.batch = draw, words, length, batch
-        self.each, self.balanced, self.seed = each, balanced, seed
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Rows without end: `input_ids`, `attention_mask` and `label`."""
-        generator = random.Random(derive_seed("probe", self.seed))
-        for tokens, label in batch_by_length(
-            self._rows(generator), self.batch, generator, length=lambda row: len(row[0])
-        ):
-            yield {
-                "input_ids": padded(tokens, self.length, self.words.padding),
-                "attention_mask": padded(torch.ones_like(tokens), self.length),
-                "label": label.long(),
-            }
-
-    def _rows(self, generator: random.Random) -> Iterator[tuple[Tensor, Tensor]]:
-        misses = 0
-        while misses < TRIES:
-            found = can_next_examples(self.draw(generator), self.words, generator, self.each, balanced=self.balanced)
-            for tokens, label in zip(found.rows, found.labels, strict=True):
-                misses = 0 if len(tokens) <= self.length else misses + 1
-                if not misses:
-                    yield tokens, label
-        raise ValueError(f"rows must fit the length, {self.length}; got none that does in {TRIES} draws")
 
 
 def save_probe(probe: Probe, file: str | Path) -> None:

@@ -1,20 +1,25 @@
 """The bench counts what samplers cost, tells good ones from bad ones, and the study of corrections has its controls."""
 
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import noiselab as nl
 from noiselab.bench.catalogue import OnGrid, ThenCorrect, catalogue
-from noiselab.bench.correction_study import CopyObserved, correction_study, correction_table
 from noiselab.bench.figures import plot, table
 from noiselab.bench.runner import bench
-from noiselab.bench.worlds import SamplerWorld
+from noiselab.bench.world import World
+from noiselab.denoisers.copy_observed import CopyObserved
 from noiselab.denoisers.perturbed import Perturbed
 from noiselab.evaluation.intervals import interval
 
-WORLD = SamplerWorld.sharp(states=5, length=8)
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from correction_study import correction_study, correction_table
+
+WORLD = World.sharp(states=5, length=8)
 
 
 def generator(seed=0):

@@ -11,7 +11,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MODULES = sorted((ROOT / "noiselab").rglob("*.py"))
+MODULES = [*sorted((ROOT / "noiselab").rglob("*.py")), *sorted((ROOT / "recipes").rglob("*.py"))]
 BLOCK = re.compile(r"^( *)```python\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import noiselab as nl
-from noiselab.bench.correction_study import CopyObserved
+from noiselab.denoisers.copy_observed import CopyObserved
 from noiselab.evaluation import correction_grid, correction_grid_table, generative_perplexity
 from noiselab.evaluation.correction_grid import AGAIN, BEFORE, COOLER, CORRECTED, JUMP, Treated, _Fresh
 from noiselab.evaluation.judge import Judgement

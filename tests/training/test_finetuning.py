@@ -7,10 +7,10 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from common import small_llama, trained_once
 from noiselab.autoregressive import Probe
 from noiselab.tasks.igsm import Words, draw_small
 from noiselab.training import (
-    CanNextStream,
     Place,
     Trainer,
     causal_loss,
@@ -20,11 +20,10 @@ from noiselab.training import (
     predicted_tokens,
     probe_loss,
     save_probe,
-    small_llama,
-    trained_once,
     training_arguments,
     with_lora,
 )
+from problems.streams import CanNextStream
 
 V, L = 12, 8
 transformers.logging.set_verbosity_error()

@@ -1,0 +1,1 @@
+"""The demo's HTML report, and the experiment on a Markov chain that it reports."""

@@ -1,0 +1,241 @@
+"""The report of a run: one HTML file with everything in it, which needs nothing from anywhere else."""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jinja2
+import torch
+from jaxtyping import Float
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from noiselab.bench.world import World
+from noiselab.files import write_text
+from noiselab.mixing import Absorbing, Uniform, Unigram
+from noiselab.process import InterpolatingProcess
+from noiselab.typing import TokenSequence
+
+from .known_world import WorldResult
+
+if TYPE_CHECKING:
+    import transformers
+
+INK, GREY, BLUE, AMBER, GREEN, RED = "#1f2733", "#8a94a3", "#2563a8", "#c47f17", "#2f855a", "#b83b3b"
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "noiselab",
+}
+
+
+class Cell(NamedTuple):
+    """A token of the grid: its text, and what becomes of it ("mask", "noise", "changed" or "settled")."""
+
+    text: str
+    kind: str
+
+
+class Piece(NamedTuple):
+    """A stretch of text that self-correction kept, removed or inserted ("kept", "removed", "inserted")."""
+
+    text: str
+    kind: str
+
+
+def write_report(path: Path, **content: Any) -> None:
+    """Render `report.html.j2` and put it in place at once.
+
+    **Arguments:**
+
+    - `path`: the file to write.
+    - `content`: what the template names. A missing name is an error, not an empty place.
+    """
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "percent": percent}
+    write_text(path, environment.get_template("report.html.j2").render(**content))
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number with so many digits behind the point; thousands apart; infinity as a sign."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:,.{digits}f}" if math.isfinite(value) else "∞"
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A share in percent."""
+    return f"{100 * value:.{digits}f} %"
+
+
+def decoded(tokenizer: "transformers.PreTrainedTokenizerBase", ids: list[int]) -> str:
+    """The text of tokens as it is, special tokens included."""
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
+def visible(text: str) -> str:
+    """Text with its blanks and line ends made visible, for the grid."""
+    return text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥") or "∅"
+
+
+def token_grid(
+    states: Sequence[tuple[float, TokenSequence]],
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    mask_id: int | None,
+    *,
+    columns: int = 32,
+) -> list[tuple[float, list[Cell]]]:
+    """One sample on its way from noise to text, a row for each state.
+
+    A token is "settled" when it stays to the end, "noise" when it will be replaced, "changed" when it has settled since
+    the row before, "mask" when it is a mask.
+
+    **Arguments:**
+
+    - `states`: (time, tokens), from noise to text.
+    - `columns`: how many tokens are shown, from the first.
+    """
+    rows, stays = [], torch.ones(columns, dtype=torch.bool)
+    for (time, z), before in zip(reversed(states), [*reversed(states[:-1]), None], strict=True):
+        z = z[:columns]
+        stays = stays[: len(z)] & (z == states[-1][1][:columns])
+        fresh = torch.zeros_like(stays) if before is None else z != before[1][:columns]
+        cells = []
+        for token, settled, new in zip(z.tolist(), stays.tolist(), fresh.tolist(), strict=True):
+            kind = "mask" if token == mask_id else ("changed" if new else "settled") if settled else "noise"
+            text = "¶" if token == tokenizer.eos_token_id else visible(decoded(tokenizer, [token]))
+            cells.append(Cell("" if token == mask_id else text, kind))
+        rows.append((time, cells))
+    return rows[::-1]
+
+
+def changes(
+    before: TokenSequence, after: TokenSequence, tokenizer: "transformers.PreTrainedTokenizerBase"
+) -> list[Piece]:
+    """A text before and after correction as pieces to be marked; neighbouring changes are one removal, one insertion."""
+    pieces: list[Piece] = []
+    same = (before == after).tolist()
+    start = 0
+    for end in range(1, len(same) + 1):
+        if end == len(same) or same[end] != same[start]:
+            old, new = (decoded(tokenizer, z[start:end].tolist()) for z in (before, after))
+            pieces += [Piece(old, "kept")] if same[start] else [Piece(old, "removed"), Piece(new, "inserted")]
+            start = end
+    return pieces
+
+
+def data_uri(figure: Figure) -> str:
+    """A figure as an SVG image that stands in the page itself."""
+    buffer = io.BytesIO()
+    with rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+class Curves(NamedTuple):
+    """A panel of `curves_figure`.
+
+    **Arguments:**
+
+    - `title`: of the panel.
+    - `history`: what the trainer logged (`trainer.state.log_history`).
+    - `tokens`: tokens in an optimizer step.
+    - `training`, `held_out`: what is measured on training text and on held-out text.
+    """
+
+    title: str
+    history: Sequence[Mapping[str, float]]
+    tokens: int
+    training: str
+    held_out: str
+
+
+def curves_figure(panels: Sequence[Curves]) -> str:
+    """Training and held-out loss against the number of tokens seen."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10.2, 3.2), layout="constrained")
+        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            for key, label, colour, marker in (
+                ("loss", panel.training, BLUE, ""),
+                ("eval_loss", panel.held_out, AMBER, "o"),
+            ):
+                points = [(entry["step"] * panel.tokens / 1e6, entry[key]) for entry in panel.history if key in entry]
+                if points:
+                    axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=marker, markersize=4)
+            axes.set(title=panel.title, xlabel="million tokens seen", ylabel="nats per token")
+            axes.set_ylim(bottom=0)
+            axes.grid(axis="y", alpha=0.25)
+            axes.legend()
+    return data_uri(figure)
+
+
+def process_figure(process: InterpolatingProcess) -> str:
+    """What a token is at each time: the shares of signal and of each noise."""
+    names = {Absorbing: "mask", Uniform: "random token", Unigram: "token by frequency"}
+    t = torch.linspace(0, 1, 201, dtype=torch.float64)
+    with torch.no_grad():
+        mass = process.noise(t[:, None])
+        shares = [process.alpha(t), *mass.weights[:, 0].unbind(-1)]
+    labels = ["the clean token", *(names.get(type(part), type(part).__name__.lower()) for part in mass.parts)]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 2.9), layout="constrained")
+        axes = figure.subplots()
+        colours = [GREEN, "#b9c1cc", AMBER, BLUE, RED][: len(shares)]
+        axes.stackplot(t.numpy(), [s.numpy() for s in shares], labels=labels, colors=colours, alpha=0.85, linewidth=0)
+        axes.set(
+            xlim=(0, 1),
+            ylim=(0, 1),
+            xlabel="time t (0 = clean, 1 = noise)",
+            ylabel="probability",
+            title="What a token is at time t",
+        )
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=len(shares), fontsize=9)
+    return data_uri(figure)
+
+
+def world_figure(world: World, results: Sequence[WorldResult]) -> str:
+    """The known world: which transitions exist, and how many forbidden ones self-correction leaves."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10.2, 3.4), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[1, 2.1])
+        left.imshow(_shown(world.transition), cmap="Blues", vmin=0, vmax=1)
+        left.set(title="The chain: who follows whom", xlabel="next state", ylabel="state")
+        left.set_xticks(range(world.states))
+        left.set_yticks(range(world.states))
+        for spine in left.spines.values():
+            spine.set_visible(True)
+        for result, colour in zip(results, (BLUE, GREY, AMBER, RED), strict=False):
+            right.plot([100 * share for share in result.trace], color=colour, label=result.name)
+        right.set(
+            title="Forbidden transitions while the samples correct themselves",
+            xlabel="self-correction steps",
+            ylabel="percent",
+        )
+        right.set_ylim(bottom=0)
+        right.grid(axis="y", alpha=0.25)
+        right.legend()
+    return data_uri(figure)
+
+
+def _shown(transition: Float[Tensor, "state state"]) -> Any:
+    return transition.sqrt().numpy()

@@ -1,0 +1,1 @@
+"""Learning from mistakes on iGSM problems: training rows, models, solving, measures."""

@@ -1,0 +1,192 @@
+"""How a model solves problems whose solutions can be checked step by step."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Generator, Tensor
+
+from noiselab.correctors import SelfCorrection
+from noiselab.evaluation import wilson
+from noiselab.evaluation.bound import evaluating
+from noiselab.samplers import Infilling, Sampler
+from noiselab.tasks.igsm import Problem, Verdict, Words
+from noiselab.typing import TokenSequence
+
+
+def prompt_of(problem: Problem, words: Words) -> TokenSequence:
+    """The tokens of a question behind the start: what `ProblemStream` puts before a solution."""
+    return torch.cat([torch.tensor([words.start]), words.encode(problem.question)])
+
+
+def written_solutions(
+    network: Any,
+    problems: Sequence[Problem],
+    words: Words,
+    *,
+    beams: int = 1,
+    sample: bool = False,
+    most: int = 400,
+    batch: int = 256,
+) -> list[Int[Tensor, " _"]]:
+    """What a model writes behind questions, up to its end token and without it; by transformers' `generate`.
+
+    **Arguments:**
+
+    - `network`: a causal model of transformers.
+    - `problems`: of any lengths.
+    - `words`: the tokens of their level.
+    - `beams`: beams of the search; 1 for none.
+    - `sample`: whether tokens are drawn, by torch's own generator, instead of the likeliest taken.
+    - `most`: new tokens at most.
+    - `batch`: problems at once.
+
+    **Raises:** `ValueError` unless `beams`, `most` and `batch` are positive.
+    """
+    if min(beams, most, batch) < 1:
+        raise ValueError(f"beams, most and batch must be positive; got {beams}, {most}, {batch}")
+    found: list[Tensor] = []
+    device = next(network.parameters()).device
+    for first in range(0, len(problems), batch):
+        prompts = [prompt_of(problem, words) for problem in problems[first : first + batch]]
+        width = max(map(len, prompts))
+        ids = torch.full((len(prompts), width), words.padding)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = prompt
+        with torch.no_grad(), evaluating(network):
+            output = network.generate(
+                ids.to(device),
+                attention_mask=(ids != words.padding).long().to(device),
+                max_new_tokens=most,
+                num_beams=beams,
+                do_sample=sample,
+                use_cache=True,
+                pad_token_id=words.padding,
+                eos_token_id=words.end,
+            )
+        found += [_to_the_end(row, words) for row in output[:, width:].cpu()]
+    return found
+
+
+def filled_solutions(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    words: Words,
+    *,
+    length: int,
+    block: int,
+    steps: int = 64,
+    correction: SelfCorrection | None = None,
+    generator: Generator | None = None,
+) -> list[Int[Tensor, " _"]]:
+    """What a diffusion model writes into blocks behind questions, up to the first end token and without it.
+
+    **Arguments:**
+
+    - `sampler`: of the noise and the denoiser that was trained on rows of `ProblemBlocks`.
+    - `problems`: those that fit.
+    - `words`: the tokens of their level.
+    - `length`, `block`: as for `ProblemBlocks`.
+    - `steps`: of the sampler.
+    - `correction`: of the finished block; none by default.
+    - `generator`: all randomness.
+
+    **Raises:** `ValueError` for a question that does not fit.
+    """
+    prompts = [prompt_of(problem, words) for problem in problems]
+    if prompts and max(map(len, prompts)) + block > length:
+        raise ValueError(
+            f"a question and a block of {block} must fit the length, {length}; got one of {max(map(len, prompts))} tokens"
+        )
+    tokens = torch.full((len(prompts), length), words.padding)
+    known = torch.ones(len(prompts), length, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = prompt
+        known[row, len(prompt) : len(prompt) + block] = False
+    device = sampler.device
+    tokens, known = tokens.to(device), known.to(device)
+    filled = Infilling(sampler, tokens, known, times="sequence").sample(
+        (len(prompts), length), steps=steps, generator=generator
+    )
+    if correction is not None:
+        filled = correction.correct(filled, rows=~known, generator=generator)
+    return [_to_the_end(row[~some].cpu(), words) for row, some in zip(filled, known, strict=True)]
+
+
+def _to_the_end(solution: Tensor, words: Words) -> Tensor:
+    ends = (solution == words.end).nonzero()
+    return solution[: int(ends[0])] if len(ends) else solution
+
+
+def solve(network: Any, problems: Sequence[Problem], words: Words, **settings: Any) -> list[Verdict]:
+    """What the checkers say of a model's solutions.
+
+    **Arguments:** as for `written_solutions`.
+    """
+    return verdicts_of(written_solutions(network, problems, words, **settings), problems, words)
+
+
+def verdicts_of(solutions: Sequence[Int[Tensor, " _"]], problems: Sequence[Problem], words: Words) -> list[Verdict]:
+    """What the problems' checkers say of solutions.
+
+    **Raises:** `ValueError` unless there is one solution for each problem.
+    """
+    return [problem.check(words.decode(solution)) for solution, problem in zip(solutions, problems, strict=True)]
+
+
+class Accuracy(NamedTuple):
+    """How many solutions are right, and what they took.
+
+    **Arguments:**
+
+    - `right`: the share of solutions of which every step is right, and the last one answers the question.
+    - `low`, `high`: its 95 % interval, by Wilson's score.
+    - `retries`: the mean number of steps that were taken back in right solutions; `retries_when_wrong`: in the others.
+    - `unnecessary`: the mean number of steps in right solutions that the question does not need.
+    - `first_errors`: how many solutions have each kind of first error.
+    """
+
+    right: float
+    low: float
+    high: float
+    retries: float
+    retries_when_wrong: float
+    unnecessary: float
+    first_errors: dict[str, int]
+
+
+def accuracy(verdicts: Sequence[Verdict]) -> Accuracy:
+    """A summary of verdicts.
+
+    **Raises:** `ValueError` if there are none.
+
+    **Example:**
+
+    ```python
+    from problems.solving import accuracy
+    from noiselab.tasks.igsm import Verdict
+
+    found = accuracy([Verdict(True, retries=1), Verdict(False, step=2, kind="skip"), Verdict(True), Verdict(True)])
+    assert found.right == 0.75 and found.first_errors == {"skip": 1}
+    ```
+    """
+    if not verdicts:
+        raise ValueError("there must be verdicts; got none")
+    right = [v for v in verdicts if v.right]
+    wrong = [v for v in verdicts if not v.right]
+    low, high = wilson(len(right), len(verdicts))
+    kinds = [str(v.kind) for v in wrong]
+    return Accuracy(
+        len(right) / len(verdicts),
+        low,
+        high,
+        _mean([v.retries for v in right]),
+        _mean([v.retries for v in wrong]),
+        _mean([v.unnecessary for v in right]),
+        {kind: kinds.count(kind) for kind in sorted(set(kinds))},
+    )
+
+
+def _mean(numbers: Sequence[int]) -> float:
+    return sum(numbers) / len(numbers) if numbers else 0.0
