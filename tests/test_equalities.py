@@ -6,13 +6,14 @@ import equalities
 import published
 import pytest
 import torch
-from equalities import EQUALITIES, MASK, PAGE, START, V
+from equalities import BY_PAGE, END, EQUALITIES, PAGES, START
+from family import MASK, V, bound, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import INITIAL, TRANSITION
 
 import noiselab as nl
-from noiselab.processes import Coarse, Neighbours, TokenRates
+from noiselab.processes import TokenRates
 from noiselab.processes.discrete import Steps
 from noiselab.schedules import Time
 from noiselab.testing import check_process
@@ -31,20 +32,23 @@ def cells(line):
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
-def test_the_page_shows_these_rows():
+@pytest.mark.parametrize("name", BY_PAGE)
+def test_the_page_shows_these_rows(name):
     """All but the measured figures, which may differ from machine to machine; `python tests/equalities.py --write`."""
-    text = PAGE.read_text(encoding="utf-8")
-    shown = [cells(line) for line in text.split(START)[1].split(equalities.END)[0].strip().splitlines()]
-    made = [cells(line) for line in equalities.table(dict.fromkeys(EQUALITIES, 0.0)).splitlines()]
+    rows = BY_PAGE[name]
+    text = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+    shown = [cells(line) for line in text.split(START)[1].split(END)[0].strip().splitlines()]
+    made = [cells(line) for line in equalities.table(rows, dict.fromkeys(rows, 0.0)).splitlines()]
     assert [row[:-1] for row in shown] == [row[:-1] for row in made]
-    assert all(float(row[-1]) < row_of.limit for row, row_of in zip(shown[2:], EQUALITIES.values(), strict=True))
+    assert all(float(row[-1]) < row_of.limit for row, row_of in zip(shown[2:], rows.values(), strict=True))
 
 
 # Mistakes of one in a hundred thousand, planted on our side, turn the rows red.
 
 
 def wrong_weight(patch):
-    for process in (nl.InterpolatingProcess, TokenRates, Coarse, Neighbours):
+    own = [each for each in vars(nl.processes).values() if isinstance(each, type) and "rate" in vars(each)]
+    for process in (nl.InterpolatingProcess, *own):
         rate = process.rate
         patch.setattr(process, "rate", lambda self, z, t, rate=rate: (1 + SLIP) * rate(self, z, t))
 
@@ -88,16 +92,16 @@ def test_mistakes_are_seen(mistake, name, monkeypatch):
 @given(share=st.floats(0.01, 0.95), gamma=st.floats(0.1, 2), seed=st.integers(0, 99))
 def test_gidd_of_any_share_and_gamma(share, gamma, seed):
     process = nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=share, gamma=gamma)
-    for pair in equalities.bound(process, published.gidd(share, gamma, MASK, V), seed):
-        assert equalities.relative_error(*pair) < 1e-9
+    for pair in bound(process, published.gidd(share, gamma, MASK, V), seed):
+        assert relative_error(*pair) < 1e-9
 
 
 @settings(max_examples=8)
 @given(scale=st.floats(-1, 1), shift=st.floats(-4, 4), seed=st.integers(0, 99))
 def test_log_snr_of_any_scale_and_shift(scale, shift, seed):
     process = nl.processes.log_snr_hybrid(vocab_size=V, mask_id=MASK, scale=scale, shift=shift)
-    for pair in equalities.bound(process, published.log_snr(scale, shift, MASK, V), seed):
-        assert equalities.relative_error(*pair) < 1e-9
+    for pair in bound(process, published.log_snr(scale, shift, MASK, V), seed):
+        assert relative_error(*pair) < 1e-9
 
 
 # The processes themselves.

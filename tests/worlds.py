@@ -4,6 +4,7 @@ import copy
 import functools
 
 import torch
+from family import gather, row
 from hypothesis import strategies as st
 
 import noiselab as nl
@@ -11,10 +12,6 @@ from noiselab import t
 
 V = 5
 DATA = torch.arange(V) != V - 1
-
-
-def row(*entries):
-    return torch.tensor(entries, dtype=torch.float64)
 
 
 INITIAL = row(0.5, 0.3, 0.15, 0.05)
@@ -64,19 +61,10 @@ def copies(made):
 
 
 _MADE = {
-    "masked": lambda: nl.masked(vocab_size=V, mask_id=V - 1),
-    "gidd": lambda: nl.gidd(vocab_size=V, mask_id=V - 1, p_uniform=0.1),
-    "gidd, gamma 2": lambda: nl.gidd(vocab_size=V, mask_id=1, p_uniform=0.2, gamma=2.0),
-    "log-SNR hybrid": lambda: nl.processes.log_snr_hybrid(vocab_size=V, mask_id=V - 1, shift=1),
-    "uniform": lambda: nl.uniform(vocab_size=V),
-    "uniform on words": lambda: nl.uniform(vocab_size=V, special=[V - 1], signal=nl.schedules.cosine()),
-    "chain": lambda: nl.processes.d3pm(
-        nl.Unigram(row(0.4, 0.3, 0.2, 0.1, 0)), nl.processes.cosine_betas(7), support=DATA
-    ),
+    **gather("WORLDS"),
     "mask and unigram": lambda: nl.Interpolation(
         1 - t, {nl.Absorbing(V - 1, V): t, nl.Unigram(row(0.4, 0.3, 0.2, 0.1, 0)): t * t}
     ),
-    "sparse unigram": lambda: nl.Interpolation(1 - t, {nl.Unigram(row(0.5, 0, 0.3, 0.2, 0)): t}, support=DATA),
     "learned": lambda: nl.Interpolation(1 - t, {nl.Absorbing(V - 1, V): Learned(), nl.Uniform(DATA): 0.3 * t}),
     "stranger": Stranger,
     "fixed row": FixedRow,

@@ -1,30 +1,24 @@
 """Ready-made processes by name, from settings that a file can hold."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from .. import schedules
 from ..process import NoiseProcess
 from ..schedules import Schedule
-from .hybrid import gidd, gidd_v1_0
-from .log_snr import log_snr_hybrid
-from .masking import masked
-from .uniform import uniform
-from .unigram import mask_and_unigram, unigram
 
-FAMILIES: dict[str, Callable[..., NoiseProcess]] = {
-    "gidd": gidd,
-    "gidd_v1_0": gidd_v1_0,
-    "log_snr_hybrid": log_snr_hybrid,
-    "mask_and_unigram": mask_and_unigram,
-    "masked": masked,
-    "uniform": uniform,
-    "unigram": unigram,
-}
+Make = TypeVar("Make", bound=Callable[..., NoiseProcess])
+FAMILIES: dict[str, Callable[..., NoiseProcess]] = {}
 """Name -> what makes the process, from keyword arguments. Put your own in, and models trained on it are restored with it."""
 SIGNALS = ("cosine", "cosine_md4", "cosine_squared", "geometric", "linear", "log_linear", "polynomial")
+
+
+def family(make: Make) -> Make:
+    """Decorator of what makes a process from JSON arguments: puts it into `FAMILIES`, so that its models are restored."""
+    FAMILIES[make.__name__] = make
+    return make
 
 
 def process_from(settings: Mapping[str, Any]) -> NoiseProcess:

@@ -7,8 +7,10 @@ import torch
 from ..mixing import Absorbing, Mixing, Uniform
 from ..process import Interpolation
 from ..schedules import Schedule, t
+from .families import family
 
 
+@family
 def gidd(*, vocab_size: int, mask_id: int, p_uniform: float | int, gamma: float | int = 1.0) -> Interpolation:
     r"""Hybrid noise of masking and uniform tokens.
 
@@ -56,6 +58,7 @@ def hybrid(
     return Interpolation(1 - t, noise)
 
 
+@family
 def gidd_v1_0(*, vocab_size: int, mask_id: int, p_uniform: float | int, gamma: float | int = 1.0) -> Interpolation:
     r"""Hybrid noise as in release v1.0.0 of GIDD, with which the published checkpoints were trained.
 

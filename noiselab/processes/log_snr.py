@@ -7,8 +7,10 @@ import torch
 from ..mixing import Absorbing, Uniform
 from ..process import Interpolation
 from ..schedules import from_log_snr, sigmoid, t
+from .families import family
 
 
+@family
 def log_snr_hybrid(
     *,
     vocab_size: int,

@@ -3,9 +3,11 @@
 from ..mixing import Absorbing
 from ..process import Interpolation
 from ..schedules import ScheduleLike
+from .families import family
 from .signals import LINEAR, rest
 
 
+@family
 def masked(*, vocab_size: int, mask_id: int, signal: ScheduleLike = LINEAR) -> Interpolation:
     r"""Masking: $q_t(z \mid x) = \alpha_t\, 1[z = x] + (1 - \alpha_t)\, 1[z = mask]$, with any signal.
 

@@ -5,9 +5,11 @@ from collections.abc import Collection
 from ..mixing import Uniform, support_without
 from ..process import Interpolation
 from ..schedules import ScheduleLike
+from .families import family
 from .signals import LINEAR, rest
 
 
+@family
 def uniform(*, vocab_size: int, special: Collection[int] = (), signal: ScheduleLike = LINEAR) -> Interpolation:
     r"""Uniform noise: $q_t(z \mid x) = \alpha_t\, 1[z = x] + (1 - \alpha_t) / N$, on the N tokens that are not special.
 

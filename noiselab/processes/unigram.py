@@ -4,10 +4,12 @@ from ..mixing import Absorbing, Unigram
 from ..process import Interpolation
 from ..schedules import ScheduleLike
 from ..typing import TokenProbs, TokenSet
+from .families import family
 from .hybrid import hybrid
 from .signals import LINEAR, rest
 
 
+@family
 def unigram(
     frequencies: TokenProbs, *, signal: ScheduleLike = LINEAR, support: TokenSet | None = None
 ) -> Interpolation:
@@ -37,6 +39,7 @@ def unigram(
     return Interpolation(signal, {Unigram(frequencies): rest(signal)}, support=support)
 
 
+@family
 def mask_and_unigram(
     frequencies: TokenProbs, *, mask_id: int, p_unigram: float | int, gamma: float | int = 1.0
 ) -> Interpolation:

@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+from families.by_token import CIRCLE
+from family import gather
 from worlds import PROCESSES, Stranger, copies, row
 
 import noiselab as nl
@@ -59,23 +61,7 @@ class Bare(TokenDependentProcess):
         return self.inner.mixing(t)
 
 
-CIRCLE = torch.tensor([[1, 3], [2, 0], [3, 1], [0, 2], [4, 4]])
-DEPENDENT = copies(
-    {
-        "pairs": lambda: Pairs(torch.arange(5) < 4),
-        "token rates": lambda: TokenRates(row(1.0, 2.0, 0.5, 3.0, 1.0), mask_id=4),
-        "coarse": lambda: Coarse(torch.tensor([4, 4, 5, 5, 4, 5, 6]), mask_id=6),
-        "coarse, own clocks": lambda: Coarse(
-            torch.tensor([3, 3, 3, 3, 4]), mask_id=4, fine=1 - t**0.5, unmasked=(1 - t) ** 2
-        ),
-        "neighbours": lambda: Neighbours(
-            CIRCLE, torch.rand(5, 2, generator=torch.Generator().manual_seed(0)), mask_id=4
-        ),
-        "neighbours, no other noise": lambda: Neighbours(
-            CIRCLE, torch.ones(5, 2), mask_id=4, hops=3 * t**2, unmasked=1 - t**3
-        ),
-    }
-)
+DEPENDENT = copies({"pairs": lambda: Pairs(torch.arange(5) < 4), **gather("DEPENDENT")})
 FEW = [name for name in DEPENDENT if name != "coarse"]  # tokens, for what enumerates pairs of them
 STRUCTURED = [name for name in DEPENDENT if name != "pairs"]
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import family
 import pytest
 import torch
 from small import pipeline, random
@@ -35,20 +36,13 @@ def test_a_fresh_process_draws_the_same_samples(tmp_path, family):
     assert json.loads(ran.stdout.splitlines()[-1]) == [list(text.tokens) for text in texts]
 
 
-NOISES = [
-    {"family": "gidd", "p_uniform": 0.1, "gamma": 0.7, "mask_id": 2},
-    {"family": "gidd_v1_0", "p_uniform": 0.1, "mask_id": 2},
-    {"family": "log_snr_hybrid", "scale": 1.0, "shift": 0.5, "mask_id": 2},
-    {"family": "masked", "mask_id": 2, "signal": "cosine"},
-    {"family": "masked", "mask_id": 2, "signal": {"name": "polynomial", "power": 2}},
-    {"family": "uniform", "special": [1, 2], "signal": {"name": "log_linear", "eps": 0.0}},
-]
+NOISES = [settings for module in family.modules().values() for settings in getattr(module, "SETTINGS", [])]
 
 
-@pytest.mark.parametrize("noise", NOISES, ids=lambda noise: noise["family"])
-def test_noise_and_defaults_are_restored(tmp_path, noise):
+@pytest.mark.parametrize("settings_of", NOISES, ids=lambda settings_of: settings_of(9)["family"])
+def test_noise_and_defaults_are_restored(tmp_path, settings_of):
     plain = pipeline()
-    noise = {**noise, "vocab_size": plain.process.vocab_size}
+    noise = settings_of(plain.process.vocab_size)
     settings = ModelSettings(noise, generation=GenerationSettings(steps=7, temperature=0.9, top_p=0.8))
     pipe = DiffusionPipeline(plain.model.float(), plain.tokenizer, settings)
     pipe.save_pretrained(tmp_path / "model")

@@ -1,6 +1,7 @@
 """Processes over two or three data tokens and chains of them: everything can be enumerated."""
 
 import torch
+from family import gather
 from worlds import copies, row
 
 import noiselab as nl
@@ -43,10 +44,9 @@ SMALL = copies(
         "gidd 0.1": lambda: nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.1),
         "gidd 0.5": lambda: nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.5),
         "gidd, gamma 2": lambda: nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.2, gamma=2.0),
-        "gidd v1.0.0": lambda: nl.processes.gidd_v1_0(vocab_size=V, mask_id=MASK, p_uniform=0.2),
         "log-SNR hybrid": lambda: nl.processes.log_snr_hybrid(vocab_size=V, mask_id=MASK, shift=1),
         "uniform": lambda: nl.uniform(vocab_size=V),
-        "unigram": lambda: nl.unigram(row(0.6, 0.3, 0.1)),
+        **gather("SMALL"),
         "mask and unigram": lambda: nl.Interpolation(
             1 - t, {nl.Absorbing(MASK, V): t, nl.Unigram(row(0.7, 0.3, 0)): t * t}
         ),
