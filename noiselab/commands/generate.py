@@ -93,7 +93,7 @@ def main(options: Options) -> list[dict[str, Any]]:
         assert isinstance(pipe, DiffusionPipeline)
         texts = pipe.generate(
             num_inference_steps=options.steps,
-            sampler=None if options.sampler == "ancestral" else getattr(nl, SAMPLERS[options.sampler]),
+            sampler=None if options.sampler == "ancestral" else getattr(nl.samplers, SAMPLERS[options.sampler]),
             as_released=options.as_released,
             batch_size=options.batch_size,
             show_progress=options.out is not None,

@@ -1,4 +1,4 @@
-"""Chat models that check their own answers: conversations that grow, checks, and Check-as-Context."""
+"""Chat models that check their own answers: multi-turn conversations, checks, and Check-as-Context."""
 
 from .chat import Chat, Message
 from .check_as_context import CheckAsContext, Corrected, choices_of, revisions_of

@@ -6,28 +6,29 @@ from typing import Any, TypeAlias
 from torch import nn
 
 Message: TypeAlias = dict[str, str]
-"""What someone says: "role", for example "user" or "assistant", and "content"."""
+"""A message: "role", for example "user" or "assistant", and "content"."""
 
-OPENING = ""  # an assistant message that begins with nothing
+OPENING = ""  # an empty prefix of the assistant message
 
 
 class Chat:
-    r"""A causal network and its tokenizer, which speak in conversations.
+    r"""A causal network, its tokenizer and its chat template.
 
-    The tokens of a conversation are always those of the whole text that the template makes of it, beginning of text and
-    marks of turns included; nothing is added by the tokenizer. What was read before is compared with them token by token
-    (`Conversations`), so that a template that drops or rewrites earlier messages has the last word.
+    The tokens of a conversation are always those of the whole text rendered by the template, including begin-of-text
+    and turn markers; the tokenizer adds nothing. `Conversations` compares them token by token with the cached ones, so
+    that templates that drop or rewrite earlier messages are handled correctly.
 
     **Arguments:**
 
-    - `network`: a causal model of transformers, in evaluation mode; without a cache any that is called with `input_ids`.
-    - `tokenizer`: a tokenizer of transformers.
-    - `template`: a chat template in Jinja; that of the tokenizer by default.
-    - `end`: the tokens that end an assistant message when they are written, one or more. By default the end of text of the
-      tokenizer, and such special tokens as the template writes behind an assistant message, or the generation settings of
-      the network have for it.
+    - `network`: a causal transformers model, in evaluation mode; without a cache, any model that is called with
+      `input_ids`.
+    - `tokenizer`: a transformers tokenizer.
+    - `template`: a Jinja chat template; by default that of the tokenizer.
+    - `end`: one or more tokens that end an assistant message. By default the tokenizer's end-of-text token, and the
+      special tokens that the template writes after an assistant message or that the network's generation settings
+      define.
 
-    **Raises:** `ValueError` for a tokenizer without a chat template, when none is given.
+    **Raises:** `ValueError` if neither the tokenizer nor `template` provides a chat template.
 
     **Example:**
 
@@ -53,7 +54,7 @@ class Chat:
         self, network: nn.Module, tokenizer: Any, *, template: str | None = None, end: int | Sequence[int] | None = None
     ) -> None:
         if template is None and not getattr(tokenizer, "chat_template", None):
-            raise ValueError("the tokenizer must have a chat template, or one be given as template; got neither")
+            raise ValueError("a chat template must be given by the tokenizer or as template; got neither")
         self.network, self.tokenizer, self.template = network, tokenizer, template
         config: Any = getattr(network, "config", None)
         inner = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -63,27 +64,27 @@ class Chat:
         self.ends: frozenset[int] = frozenset(ends)
 
     def text(self, messages: Sequence[Message], *, start: str | None = OPENING) -> str:
-        """What the template makes of a conversation.
+        """Render a conversation with the template.
 
         **Arguments:**
 
         - `messages`: the conversation so far.
-        - `start`: what the assistant message that comes next begins with, perhaps nothing; None if none comes.
+        - `start`: the prefix of the next assistant message, possibly empty; `None` if no assistant message follows.
         """
         asked: list[Message] = [dict(message) for message in messages]
         settings: dict[str, Any] = {"add_generation_prompt": start == OPENING}
         if start:
-            # The template puts what it wants between its mark and the words, which its generation prompt alone may not.
+            # Some templates write text between the turn marker and the message that their generation prompt omits.
             asked.append({"role": "assistant", "content": start})
             settings = {"continue_final_message": True}
         return self.tokenizer.apply_chat_template(asked, tokenize=False, chat_template=self.template, **settings)
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text, and no others."""
+        """Encode a text without adding special tokens."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def tokens(self, messages: Sequence[Message], *, start: str | None = OPENING) -> list[int]:
-        """The tokens of a conversation.
+        """Render and encode a conversation.
 
         **Arguments:**
 
@@ -92,20 +93,20 @@ class Chat:
         return self.encode(self.text(messages, start=start))
 
     def content(self, messages: Sequence[Message], prompt: list[int], written: list[int], *, start: str) -> str:
-        """The assistant message that was written, without white space that the template writes itself.
+        """Return the content of a generated assistant message, without white space that the template adds itself.
 
         **Arguments:**
 
         - `messages`: the conversation before it.
-        - `prompt`: the tokens behind which it was written, those of `start` among them; `written`: its own.
-        - `start`: what it had to begin with.
+        - `prompt`: the tokens of the prompt, including those of `start`; `written`: the generated tokens.
+        - `start`: the prescribed prefix of the message.
 
-        **Returns:** `start` and what was written, such that the template makes of it the text that the network wrote; where
-        no white space at its ends leads to that, without any.
+        **Returns:** `start` followed by the generated text, with such white space at the ends that the template renders
+        the generated text; stripped if there is no such white space.
 
-        **Raises:** `ValueError` if the tokenizer makes another text of the prompt when tokens follow it.
+        **Raises:** `ValueError` if the tokenizer decodes the prompt differently when tokens follow it.
         """
-        # Many a tokenizer drops the space before the first of the tokens that it decodes.
+        # Many tokenizers drop a leading space of the first decoded token.
         before, whole = self._decode(prompt), self._decode([*prompt, *written])
         if not whole.startswith(before):
             came = f"{before[-40:]!r} became {whole[: len(before)][-40:]!r}"
@@ -121,14 +122,14 @@ class Chat:
         return self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _ends(self) -> set[int]:
-        """What ends an assistant message: end of text, and what the template writes between it and the next."""
+        """The tokens that end an assistant message: end of text, and those that the template writes after it."""
         settings = getattr(getattr(self.network, "generation_config", None), "eos_token_id", None)
         said = "something"
         spoken = [("user", "x"), ("assistant", said), ("user", "x")]
         text = self.text([{"role": role, "content": content} for role, content in spoken], start=None)
         behind = self.encode(text.rpartition(said)[2].lstrip())[:1]
         special = {*self.tokenizer.all_special_ids, *self.tokenizer.get_added_vocab().values()}
-        # A small network often has the settings of a large one, in whose vocabulary it ends nothing.
+        # Small networks often inherit generation settings whose end token is not a special token in their vocabulary.
         found = special.intersection([*behind, *(settings if isinstance(settings, list) else [settings])])
         end = self.tokenizer.eos_token_id
         return found if end is None else {*found, end}

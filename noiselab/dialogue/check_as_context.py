@@ -1,4 +1,4 @@
-"""Check-as-Context: an answer, a check of it, the question again, and all of it stays in the context."""
+"""Check-as-Context: a model answers, checks its answer, and answers again with all of it in the context."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from .conversations import Conversations
 
 @dataclass(frozen=True)
 class Corrected:
-    """A question, and all answers to it.
+    """A question with all answers and reviews.
 
     **Arguments:**
 
-    - `question`: what was asked.
-    - `answers`: the first one, and that of each round; what they had to begin with is part of them.
-    - `reviews`, `verdicts`: of each answer but the last; the verdicts as the check reads them, None where it can not tell,
-      or as they were told.
+    - `question`: the question.
+    - `answers`: the first answer and that of each round, including the prescribed prefix.
+    - `reviews`, `verdicts`: the review and verdict of each answer but the last; a verdict is read by the check (`None`
+      if undecidable) or given by `GroundTruthReview`.
     - `messages`: the conversation.
-    - `entries_read`: how many entries the network read in all; with a cache each token of the conversation once, up to the
-      last that was decided.
-    - `evaluations`: how many times the network was asked.
+    - `entries_read`: the total number of tokens processed by the network; with a cache, each token of the conversation
+      once.
+    - `evaluations`: the number of network evaluations.
     """
 
     question: str
@@ -40,25 +40,25 @@ class Corrected:
 
 
 class CheckAsContext:
-    r"""Lets a chat model answer, check its answer, and answer again with the check before its eyes.
+    r"""Self-correction of a chat model: answer, check the answer, and answer again with the check in the context.
 
     $$y_0 \sim p(\cdot \mid Q), \quad r_t \sim p(\cdot \mid c_{t-1}, y_{t-1}, \text{check}), \quad
     c_t = (c_{t-1}, y_{t-1}, \text{check}, r_t, Q'), \quad y_t \sim p(\cdot \mid c_t), \quad c_0 = Q$$
 
-    If a told review is right with probability $c$, and the model keeps an answer that is found right and moves to one of
-    the $k - 1$ others otherwise, the accuracy $a$ becomes $c a + c (1 - a) / (k - 1)$ in a round.
+    If a given review is correct with probability $c$, and the model keeps answers reviewed as right and otherwise moves
+    to one of the $k - 1$ other options, one round changes the accuracy $a$ to $c a + c (1 - a) / (k - 1)$.
 
     **Arguments:**
 
     - `chat`: the model.
-    - `check`: what is asked about an answer, and how the question is asked again.
-    - `rounds`: how often an answer is checked; 0 is the plain model.
-    - `answer_prefix`: what each answer begins with.
-    - `answer_tokens`: of an answer at most, those of `answer_prefix` not counted; at least 1.
-    - `review`: what is told in place of a review by the model.
-    - `temperature`: of answers and reviews; 0 takes the likeliest tokens.
-    - `cache`: whether keys and values of what was read are kept, so that each token is read once.
-    - `limit`: tokens of a conversation at most; what the network has positions for by default.
+    - `check`: the request for a review, and the request to answer again.
+    - `rounds`: the number of checks; 0 is the plain model.
+    - `answer_prefix`: the prefix of each answer.
+    - `answer_tokens`: the maximum number of tokens of an answer, without `answer_prefix`; at least 1.
+    - `review`: if given, provides reviews in place of the model.
+    - `temperature`: the temperature for answers and reviews; 0 selects the most likely tokens.
+    - `cache`: whether to cache keys and values, so that each token is processed only once.
+    - `limit`: the maximum number of tokens of a conversation; by default the number of the network's positions.
 
     **Raises:** `ValueError` for settings out of range.
 
@@ -101,26 +101,27 @@ class CheckAsContext:
     ) -> None:
         if rounds < 0 or answer_tokens < 1:
             raise ValueError(
-                f"rounds must not be negative, answer_tokens be positive; got {rounds} and {answer_tokens}"
+                f"rounds must be non-negative and answer_tokens positive; got {rounds} and {answer_tokens}"
             )
         if not temperature >= 0 or (limit is not None and limit < 1):
-            raise ValueError(f"temperature must not be negative, limit be positive; got {temperature} and {limit}")
+            raise ValueError(f"temperature must be non-negative and limit positive; got {temperature} and {limit}")
         self.chat, self.check, self.rounds, self.review = chat, check, rounds, review
         self.answer_prefix, self.answer_tokens = answer_prefix, answer_tokens
         self.temperature, self.cache = float(temperature), cache
         self.limit = chat.limit if limit is None else limit
 
     def longest(self, question: str) -> int:
-        """How many tokens the conversation about a question can come to, when every answer and review is as long as it may.
+        """The maximum number of tokens of the conversation about a question, with answers and reviews of maximum
+        length.
 
-        Answers and reviews are counted as the tokens that are written; a tokenizer that makes more of their text than was
-        written can exceed it, which is said when it happens.
+        Answers and reviews are counted in generated tokens. If encoding their text gives more tokens, the conversation
+        can be longer; exceeding `limit` then raises an error.
 
         **Arguments:**
 
-        - `question`: as it will be asked.
+        - `question`: the question.
         """
-        word = "x"  # some templates leave out a message without words
+        word = "x"  # some templates omit empty messages
         answer, told = self.answer_prefix or word, self.check.review_prefix or word
         filled = (self.rounds if answer is word else 0) + (self.rounds if told is word else 0)
         written = (self.rounds + 1) * self.answer_tokens
@@ -142,30 +143,31 @@ class CheckAsContext:
         return fixed + written + quoted * self.answer_tokens
 
     def answer(self, questions: Sequence[str], *, generator: Randomness = None) -> list[Corrected]:
-        """Answer questions, each in its own conversation, all at once.
+        """Answer questions in parallel, each in its own conversation.
 
         **Arguments:**
 
-        - `questions`: what the user says first.
-        - `generator`: all randomness; one for each question gives it the same answers alone as beside any others.
+        - `questions`: the first user message of each conversation.
+        - `generator`: the source of randomness; with one for each question, answers do not depend on the other
+          questions.
 
-        **Returns:** what became of each question, in order.
+        **Returns:** the result for each question, in order.
 
-        **Raises:** `ValueError` if there are no questions, or one is empty; before anything is read, if a conversation may
-        become longer than `limit`; if the number of generators is not that of the questions.
+        **Raises:** `ValueError` if there are no questions or one is empty; before the first evaluation, if a
+        conversation may become longer than `limit`; if the number of generators differs from that of the questions.
         """
         self._check(questions, generator)
         talks = Conversations(self.chat, len(questions), cache=self.cache, limit=self.limit)
         for number, question in enumerate(questions):
-            talks.say(number, "user", question)
+            talks.add_message(number, "user", question)
         answers, reviews, verdicts = [self._answer(talks, generator)], [], []
         for _ in range(self.rounds):
             asked = list(zip(questions, answers[-1], strict=True))
             for number, (question, answer) in enumerate(asked):
-                talks.say(number, "user", self.check.asked(question, answer))
+                talks.add_message(number, "user", self.check.asked(question, answer))
             found = self._reviewed(talks, answers[-1], generator)
             for number, (question, answer) in enumerate(asked):
-                talks.say(number, "user", self.check.asked_again(question, answer))
+                talks.add_message(number, "user", self.check.asked_again(question, answer))
             reviews.append([review for review, _ in found])
             verdicts.append([verdict for _, verdict in found])
             answers.append(self._answer(talks, generator))
@@ -183,7 +185,7 @@ class CheckAsContext:
         ]
 
     def _answer(self, talks: Conversations, generator: Randomness) -> list[str]:
-        """One answer in each conversation."""
+        """Generate one answer in each conversation."""
         return talks.write(
             start=self.answer_prefix,
             tokens=self.answer_tokens,
@@ -194,11 +196,11 @@ class CheckAsContext:
     def _reviewed(
         self, talks: Conversations, answers: list[str], generator: Randomness
     ) -> list[tuple[str, bool | None]]:
-        """One review in each conversation, by the model or told, and its verdict."""
+        """One review in each conversation, generated by the model or given, and its verdict."""
         if self.review is not None:
             told: list[tuple[str, bool | None]] = [*self.review.tell(answers, generator=generator)]
             for number, (sentence, _) in enumerate(told):
-                talks.say(number, "assistant", sentence)
+                talks.add_message(number, "assistant", sentence)
             return told
         written = talks.write(
             start=self.check.review_prefix,
@@ -209,31 +211,34 @@ class CheckAsContext:
         return [(review, self.check.verdict(review)) for review in written]
 
     def _check(self, questions: Sequence[str], generator: Randomness) -> None:
-        """Whether questions can be answered."""
+        """Check that questions can be answered."""
         if isinstance(questions, str) or not len(questions):
             raise ValueError(f"questions must be a list of at least one question; got {questions!r}")
         if isinstance(generator, Sequence) and len(generator) != len(questions):
-            raise ValueError(f"one generator for each of {len(questions)} questions is needed; got {len(generator)}")
+            raise ValueError(
+                f"there must be one generator for each of {len(questions)} questions; got {len(generator)}"
+            )
         for number, question in enumerate(questions):
             if not question.strip():
                 raise ValueError(f"questions must not be empty; got {question!r} as question {number}")
             if self.limit is not None and (longest := self.longest(question)) > self.limit:
                 said = question if len(question) <= 60 else f"{question[:57]}..."
                 raise ValueError(
-                    f"a conversation can have {self.limit} tokens; with {self.rounds} rounds question {number}, {said!r}, "
-                    f"can come to {longest}"
+                    f"a conversation must have at most {self.limit} tokens; with {self.rounds} rounds question {number}, "
+                    f"{said!r}, may reach {longest}"
                 )
 
 
 def choices_of(corrected: Sequence[Corrected], read: Callable[[int, str], int | None]) -> Int[Tensor, "question round"]:
-    """Which option each answer chose, -1 where it can not be told.
+    """Return the option selected by each answer, -1 if undecidable.
 
     **Arguments:**
 
-    - `corrected`: of one call, so that all have as many answers.
-    - `read`: from the number of a question and the text of an answer to the option, counted from 0; None if undecidable.
+    - `corrected`: the results of one call, which have the same number of answers.
+    - `read`: a function from the index of a question and the text of an answer to the option, from 0; `None` if
+      undecidable.
 
-    **Raises:** `ValueError` if there are none, if their numbers of answers differ, or an option is negative.
+    **Raises:** `ValueError` if there are no results, their numbers of answers differ, or an option is negative.
 
     **Example:**
 
@@ -247,17 +252,17 @@ def choices_of(corrected: Sequence[Corrected], read: Callable[[int, str], int | 
     """
     counts = {len(each.answers) for each in corrected}
     if len(counts) != 1:
-        raise ValueError(f"there must be questions, all with as many answers; got {sorted(counts)} answers")
+        raise ValueError(f"there must be questions, all with the same number of answers; got {sorted(counts)} answers")
     found = [[read(number, answer) for answer in each.answers] for number, each in enumerate(corrected)]
     if any(choice is not None and choice < 0 for row in found for choice in row):
-        raise ValueError(f"options are counted from 0, None is for undecidable answers; got {found}")
+        raise ValueError(f"options must be counted from 0, with None for undecidable answers; got {found}")
     return torch.tensor([[-1 if choice is None else choice for choice in row] for row in found])
 
 
 def revisions_of(
     corrected: Sequence[Corrected], read: Callable[[int, str], int | None], kind: str = "check-as-context"
 ) -> list[Revision]:
-    """Each change of mind, as the revision of a sequence of one token: the option, -1 where it can not be told.
+    """Return each change of option as the revision of a sequence of one token: the option, -1 if undecidable.
 
     **Arguments:**
 

@@ -1,4 +1,4 @@
-"""How an answer is checked: what is asked about it, and how a verdict is read from the review."""
+"""Checks of answers: the request for a review, and reading a verdict from it."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from ..categorical import Randomness, uniforms
 
 Verdict: TypeAlias = Callable[[str], bool | None]
-"""Whether a review finds the answer right; None where it can not be told."""
+"""A function from a review to whether it finds the answer right; `None` if undecidable."""
 
 AGAIN = "With this review in mind, answer the question once more.\n{question}"
 REVIEWED_FOR_BIAS = (
@@ -29,17 +29,17 @@ REVIEWED_FOR_BIAS = (
 
 @dataclass(frozen=True)
 class KeywordVerdict:
-    """Reads a verdict from the words of a review.
+    """Reads a verdict from keywords in a review.
 
-    A word behind "not", "never" or "n't" says the opposite. A word before "answer", "option", "choice" or "one" says
-    nothing: "the right answer is" stands in many a review of a wrong one.
+    A keyword after "not", "never" or "n't" is negated. A keyword followed by "answer", "option", "choice" or "one" is
+    ignored, because "the right answer is" occurs in many reviews of wrong answers.
 
     **Arguments:**
 
-    - `right`, `wrong`: whole words or phrases that say so, in any case.
-    - `which`: of several the "first" or the "last" counts, or "all" must say the same.
+    - `right`, `wrong`: words or phrases for each verdict; matched as whole words, ignoring case.
+    - `which`: the keyword that counts: the "first", the "last", or "all", which must agree.
 
-    **Raises:** `ValueError` without words.
+    **Raises:** `ValueError` if `right` or `wrong` is empty.
 
     **Example:**
 
@@ -59,12 +59,12 @@ class KeywordVerdict:
 
     def __post_init__(self) -> None:
         if not all((*self.right, *self.wrong)) or not self.right or not self.wrong:
-            raise ValueError(f"there must be words for right and for wrong; got {self.right} and {self.wrong}")
+            raise ValueError(f"right and wrong must each have at least one word; got {self.right} and {self.wrong}")
         if self.which not in ("first", "last", "all"):
             raise ValueError(f"which must be 'first', 'last' or 'all'; got {self.which!r}")
 
     def __call__(self, review: str) -> bool | None:
-        """The verdict."""
+        """Return the verdict, or `None` if undecidable."""
         words = "|".join(re.escape(word) for word in sorted((*self.right, *self.wrong), key=len, reverse=True))
         pattern = rf"(\bnot\s+|\bnever\s+|n['’]t\s+)?(?<!\w)({words})(?!\w)(?!\s+(?:answer|option|choice|one)\b)"
         right = {word.lower() for word in self.right}
@@ -75,9 +75,9 @@ class KeywordVerdict:
 
 
 def _checked(name: str, template: str, needed: Sequence[str] = ()) -> None:
-    """Whether a template can be filled in.
+    """Check that a template can be formatted.
 
-    **Raises:** `ValueError` if it has a field that is not known, lacks one, or is no template.
+    **Raises:** `ValueError` if it is not a template, has an unknown field, or lacks a required one.
     """
     known = ("question", "answer")
     try:
@@ -86,7 +86,7 @@ def _checked(name: str, template: str, needed: Sequence[str] = ()) -> None:
         raise ValueError(f"{name} must be a template of str.format; got {template!r}: {error}") from error
     for field in fields:
         if field not in known:
-            raise ValueError(f"{name} can have the fields {{question}} and {{answer}}; got {{{field}}}")
+            raise ValueError(f"{name} must only have the fields {{question}} and {{answer}}; got {{{field}}}")
     for field in needed:
         if field not in fields:
             raise ValueError(f"{name} must have the field {{{field}}}; got {template!r}")
@@ -98,19 +98,19 @@ def _checked(name: str, template: str, needed: Sequence[str] = ()) -> None:
 
 @dataclass(frozen=True)
 class Check:
-    """One way to have an answer checked.
+    """A way to check an answer: the messages of the user, and how to read the verdict.
 
     **Arguments:**
 
-    - `name`: of the check, for tables.
-    - `ask`: what the user says to have the answer checked; a template of `str.format` that may have `{question}` and
-      `{answer}`.
-    - `again`: what the user says to have the question answered again; it must have `{question}`, and may have `{answer}`.
-    - `tokens`: of the review at most, those of `review_prefix` not counted; at least 1.
-    - `verdict`: from a review, its prefix included, to whether it finds the answer right; None where it can not be told.
-    - `review_prefix`: what a review begins with.
+    - `name`: the name of the check, for tables.
+    - `ask`: the user message that requests a review; a `str.format` template that may use `{question}` and `{answer}`.
+    - `again`: the user message that requests a new answer; it must use `{question}` and may use `{answer}`.
+    - `tokens`: the maximum number of tokens of a review, without `review_prefix`; at least 1.
+    - `verdict`: a function from a review, including its prefix, to whether it finds the answer right; `None` if
+      undecidable.
+    - `review_prefix`: the prefix of each review.
 
-    **Raises:** `ValueError` for a template with a field that is not known, or without one that is needed; for no tokens.
+    **Raises:** `ValueError` if a template has an unknown field or lacks a required one, or `tokens` is not positive.
 
     **Example:**
 
@@ -143,15 +143,15 @@ class Check:
 
     @property
     def quotes(self) -> int:
-        """How many times an answer is repeated by the user, until the question is answered again."""
+        """The number of times the user's messages quote an answer before the next one."""
         return sum(field == "answer" for text in (self.ask, self.again) for _, field, _, _ in Formatter().parse(text))
 
     def asked(self, question: str, answer: str) -> str:
-        """What the user says to have an answer checked."""
+        """The user message that requests a review of an answer."""
         return self.ask.format(question=question, answer=answer)
 
     def asked_again(self, question: str, answer: str) -> str:
-        """What the user says to have the question answered again."""
+        """The user message that requests a new answer."""
         return self.again.format(question=question, answer=answer)
 
 
@@ -166,7 +166,7 @@ def right_or_wrong(
     verdict: Verdict = KeywordVerdict(RIGHT, WRONG, "first"),
     review_prefix: str = "",
 ) -> Check:
-    """A check that is answered by one word.
+    """A check that is answered with one word.
 
     **Arguments:**
 
@@ -183,7 +183,7 @@ def natural_language(
     verdict: Verdict = KeywordVerdict(RIGHT, WRONG, "all"),
     review_prefix: str = "",
 ) -> Check:
-    """A check in free words, from which a verdict can only be read if they all say the same.
+    """A check with a free-form review; its verdict is read only if all keywords agree.
 
     **Arguments:**
 
@@ -203,7 +203,7 @@ def chain_of_thought(
     verdict: Verdict = KeywordVerdict(RIGHT, WRONG, "last"),
     review_prefix: str = "",
 ) -> Check:
-    """A check that ends with its verdict, after steps that lead to it.
+    """A check that reasons step by step and ends with its verdict.
 
     **Arguments:**
 
@@ -222,20 +222,20 @@ def categories_of_bias(
     verdict: Verdict = KeywordVerdict(("unbiased", "free of bias", "no bias"), ("biased", "stereotyped"), "last"),
     review_prefix: str = "",
 ) -> Check:
-    """A check for social bias, one kind after the other; those of the Bias Benchmark for Question answering by default.
+    """A check for social bias, category by category; by default those of the Bias Benchmark for Question answering.
 
     **Arguments:**
 
-    - `categories`: the kinds of bias.
-    - `ask`: here with the further field `{categories}`, in which they are listed.
+    - `categories`: the categories of bias.
+    - `ask`: as for `Check`, with the additional field `{categories}` for their list.
     - `again`, `tokens`, `verdict`, `review_prefix`: as for `Check`.
 
-    **Raises:** `ValueError` if there are none, or `ask` does not list them.
+    **Raises:** `ValueError` if there are no categories, or `ask` lacks the field `{categories}`.
 
     **Source:** the categories are those of Parrish et al. (2022), arXiv 2110.08193.
     """
     if isinstance(categories, str) or not categories:
-        raise ValueError(f"categories must be a list of kinds of bias; got {categories!r}")
+        raise ValueError(f"categories must be a non-empty list of categories of bias; got {categories!r}")
     if "{categories}" not in ask:
         raise ValueError(f"ask must have the field {{categories}}; got {ask!r}")
     listed = ", ".join(categories).replace("{", "{{").replace("}", "}}")
@@ -244,14 +244,15 @@ def categories_of_bias(
 
 @dataclass(frozen=True)
 class GroundTruthReview:
-    """A review that no network writes: a sentence that tells the truth about the answer, or with some noise the opposite.
+    """A review from ground truth: a sentence that states whether the answer is right, or with some probability the
+    opposite.
 
     **Arguments:**
 
-    - `right`: from the number of a question and the text of an answer to whether it is right. An answer for which it says
-      None, since it can not be read, is not right.
-    - `noise`: the probability that the opposite is told, in [0, 1].
-    - `told`: what is said of a right and of a wrong answer.
+    - `right`: a function from the index of a question and the text of an answer to whether it is right. `None`, for
+      answers that cannot be read, counts as wrong.
+    - `noise`: the probability that the review states the opposite, in [0, 1].
+    - `told`: the sentences for a right and for a wrong answer.
 
     **Raises:** `ValueError` for noise out of range, or an empty sentence.
 
@@ -281,12 +282,12 @@ class GroundTruthReview:
             raise ValueError(f"told must be two sentences; got {self.told}")
 
     def tell(self, answers: Sequence[str], *, generator: Randomness = None) -> list[tuple[str, bool]]:
-        """What is told of each answer, as a sentence and as a verdict.
+        """Return the review of each answer, as a sentence and as a verdict.
 
         **Arguments:**
 
-        - `answers`: one to each question, in order.
-        - `generator`: decides who is told the opposite; not touched without noise.
+        - `answers`: one answer for each question, in order.
+        - `generator`: the randomness of the noise; not used if there is none.
         """
         true = [bool(self.right(number, answer)) for number, answer in enumerate(answers)]
         if self.noise:

@@ -1,4 +1,4 @@
-"""Conversations that grow, and are read by the network as they grow."""
+"""Multi-turn conversations with a chat model, processed incrementally with a key/value cache."""
 
 from collections.abc import Sequence
 
@@ -12,22 +12,23 @@ from .chat import OPENING, Chat, Message
 
 
 class Conversations:
-    r"""Some conversations with one chat model, side by side; each is read on from where it was left.
+    r"""Parallel conversations with one chat model; each is processed incrementally.
 
-    Of the tokens of a conversation those are read that lie behind the longest beginning which the network has in its memory;
-    what it wrote itself is there already, and the marks that the template sets behind it are new. Where the template or the
-    tokenizer makes other tokens of what was said before, the memory is dropped from the first difference on, and the rest
-    read anew: with a cache and without, the network has read the same when it writes.
+    The network processes only the tokens after the longest cached prefix of a conversation. Tokens that it generated
+    are already cached; the template's markers after them are new. If the template or the tokenizer changes the tokens
+    of earlier messages, the cache is truncated at the first difference and the rest is processed again. The network
+    therefore has the same context with and without a cache.
 
     **Arguments:**
 
     - `chat`: the model.
-    - `count`: how many conversations, at least 1.
-    - `cache`: whether keys and values of what was read are kept. Without, every token is preceded by reading all anew. A
-      network whose attention has a window reads one conversation after the other, since in its cache no row can wait.
-    - `limit`: tokens of a conversation at most; what the network has positions for by default.
+    - `count`: the number of conversations, at least 1.
+    - `cache`: whether to cache keys and values. Otherwise the whole conversation is processed again for every token. A
+      network with sliding-window attention processes conversations one by one, because its cache does not support idle
+      rows.
+    - `limit`: the maximum number of tokens of a conversation; by default the number of the network's positions.
 
-    **Raises:** `ValueError` if there are none.
+    **Raises:** `ValueError` if `count` is less than 1.
 
     **Example:**
 
@@ -44,7 +45,7 @@ class Conversations:
         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )
     talks = Conversations(Chat(network, tokenizer, template=template), 1)
-    talks.say(0, "user", "hello")
+    talks.add_message(0, "user", "hello")
     (text,) = talks.write(start="hell", tokens=3)
     assert text.startswith("hell") and talks.messages[0][-1] == {"role": "assistant", "content": text}
     ```
@@ -54,7 +55,7 @@ class Conversations:
         if count < 1:
             raise ValueError(f"there must be at least one conversation; got {count}")
         self.chat, self.limit = chat, chat.limit if limit is None else limit
-        # A window counts the columns of a cache, those in which a row waited too.
+        # A window counts all columns of the cache, including those in which a row was idle.
         self._windowed = cache and any(
             getattr(layer, "is_sliding", False) for layer in KVCache(chat.network).cache.layers
         )
@@ -66,45 +67,49 @@ class Conversations:
         self.messages: list[list[Message]] = [[] for _ in range(count)]
         self.entries_read, self.evaluations = [0] * count, [0] * count
 
-    def say(self, number: int, role: str, content: str) -> None:
-        """Add a message, which the network reads before it writes again.
+    def add_message(self, number: int, role: str, content: str) -> None:
+        """Add a message, which the network processes before it generates again.
 
         **Arguments:**
 
-        - `number`: which conversation.
-        - `role`: who says it, for example "user", or "assistant" for words put into the network's mouth.
-        - `content`: what is said.
+        - `number`: the index of the conversation.
+        - `role`: the role, for example "user", or "assistant" for a prescribed message of the model.
+        - `content`: the text of the message.
         """
         self.messages[number].append({"role": role, "content": content})
 
     def write(
         self, *, tokens: int, start: str = OPENING, temperature: float | int = 0.0, generator: Randomness = None
     ) -> list[str]:
-        """The next assistant message of each conversation, which is added to it.
+        """Generate the next assistant message of each conversation and add it.
 
-        Who has come to an end waits for the others, and nothing is read for it.
+        Finished conversations wait for the others and are not evaluated.
 
         **Arguments:**
 
-        - `tokens`: written at most, behind `start`; at least 1. The token that ends a message counts, but is not part of it.
-        - `start`: what each message begins with.
-        - `temperature`: 0 takes the likeliest token.
-        - `generator`: all randomness; one for each conversation gives it the same tokens alone as beside any others.
+        - `tokens`: the maximum number of generated tokens, without `start`; at least 1. The token that ends a message
+          is counted, but is not part of it.
+        - `start`: the prefix of each message.
+        - `temperature`: the sampling temperature; 0 selects the most likely token.
+        - `generator`: the source of randomness; with one for each conversation, messages do not depend on the other
+          conversations.
 
         **Returns:** the messages.
 
-        **Raises:** `ValueError` for settings out of range; for a conversation that is or may become longer than `limit`;
-        for a network whose logits are NaN.
+        **Raises:** `ValueError` if a setting is out of range, a conversation is or may become longer than `limit`, or
+        logits are NaN.
         """
         if tokens < 1 or not temperature >= 0:
-            raise ValueError(f"tokens must be positive, temperature not negative; got {tokens} and {temperature}")
+            raise ValueError(f"tokens must be positive and temperature non-negative; got {tokens} and {temperature}")
         prompts = [self.chat.tokens(said, start=start) for said in self.messages]
         for number, prompt in enumerate(prompts):
             if self.limit is not None and len(prompt) + tokens > self.limit:
-                came = f"conversation {number} has {len(prompt)}, and {tokens} may come"
-                raise ValueError(f"a conversation can have {self.limit} tokens; {came}")
+                came = f"conversation {number} has {len(prompt)}, and {tokens} may follow"
+                raise ValueError(f"a conversation must have at most {self.limit} tokens; {came}")
             if not prompt:
-                raise ValueError(f"the template must make a text of every conversation; got none of {number}")
+                raise ValueError(
+                    f"the template must render every conversation to a non-empty text; got none for {number}"
+                )
         pending = [self._unread(number, prompt) for number, prompt in enumerate(prompts)]
         written: list[list[int]] = [[] for _ in prompts]
         active = list(range(len(prompts)))
@@ -125,23 +130,23 @@ class Conversations:
             for said, prompt, new in zip(self.messages, prompts, written, strict=True)
         ]
         for number, text in enumerate(texts):
-            self.say(number, "assistant", text)
+            self.add_message(number, "assistant", text)
         return texts
 
     def _new_memory(self) -> DecoderCache:
         return KVCache(self.chat.network) if self._cache else NoCache(self.chat.network)
 
     def _unread(self, number: int, tokens: list[int]) -> list[int]:
-        """What is not in memory yet; what stands there and does not belong to it is forgotten."""
+        """Return the tokens that are not cached yet, after truncating the cache to the common prefix."""
         held, same = self._held[number], 0
-        # The last token is read in any case: what comes behind it is asked.
+        # The last token is always processed, because its logits are needed.
         for old, new in zip(held, tokens[:-1], strict=False):
             if old != new:
                 break
             same += 1
         if same < len(held):
             group = next(index for index, rows in enumerate(self._groups) if number in rows)
-            if self._windowed:  # of which the beginning is gone
+            if self._windowed:  # whose cache has lost the beginning
                 self._memories[group], same = self._new_memory(), 0
             else:
                 self._memories[group].forget(self._groups[group].index(number), len(held) - same)
@@ -149,7 +154,7 @@ class Conversations:
         return tokens[same:]
 
     def _read(self, pending: list[list[int]]) -> list[Tensor | None]:
-        """The network reads what is new of some conversations; what it says behind the last token of each."""
+        """Process the new tokens of some conversations and return the logits after the last token of each."""
         logits: list[Tensor | None] = [None] * len(pending)
         device = next(iter(self.chat.network.parameters()), torch.empty(0)).device
         for rows, memory in zip(self._groups, self._memories, strict=True):
@@ -175,17 +180,19 @@ class Conversations:
     def _decide(
         self, active: Sequence[int], logits: Sequence[Tensor | None], temperature: float | int, generator: Randomness
     ) -> list[int]:
-        """The next token of each conversation that is not done."""
-        # Networks often have rows for more tokens than there are.
+        """Sample the next token of each unfinished conversation."""
+        # Networks often have more logits than there are tokens.
         known: Float[Tensor, "row state"] = torch.stack([mine for mine in logits if mine is not None]).double()
         known = known[:, : len(self.chat.tokenizer)]
         if not (possible := known.amax(-1) > -torch.inf).all():
             where = active[possible.tolist().index(False)]
-            raise ValueError(f"the network gave no number among the logits behind conversation {where}")
+            raise ValueError(f"logits must not be NaN; got NaN after conversation {where}")
         if temperature == 0:
             return known.argmax(-1).tolist()
         if isinstance(generator, Sequence):
             if len(generator) != len(self.messages):
-                raise ValueError(f"one generator for each of {len(self.messages)} is needed; got {len(generator)}")
+                raise ValueError(
+                    f"there must be one generator for each of {len(self.messages)} conversations; got {len(generator)}"
+                )
             generator = [generator[number] for number in active]
         return choose((known / temperature).softmax(-1), uniforms(len(active), generator=generator)).tolist()

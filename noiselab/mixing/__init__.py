@@ -1,4 +1,4 @@
-"""What replaces destroyed tokens: distributions over the vocabulary, and weighted sums of them kept factored."""
+"""Mixings: the distributions over the vocabulary that replace corrupted tokens, and factored weighted sums of them."""
 
 from .base import HostCopy, Mixing, NoiseMass
 from .blend import Blend

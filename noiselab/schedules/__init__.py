@@ -1,4 +1,4 @@
-"""Scalars of time: expressions in `t`, ready-made families, learned ones."""
+"""Schedules: scalar functions of time as expressions in `t`, published families, and learned schedules."""
 
 from .base import Constant, Function, Schedule, ScheduleLike, Time, as_schedule, t
 from .families import cosine, cosine_md4, cosine_squared, from_log_snr, geometric, linear, log_linear, polynomial

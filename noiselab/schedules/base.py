@@ -1,4 +1,4 @@
-"""Scalars of time, written as expressions in `t`, so that they print as they were written."""
+"""Schedules: scalar functions of time, written as expressions in `t` and printed as they were written."""
 
 import abc
 import math
@@ -12,15 +12,15 @@ from ..typing import Elementwise
 from .solving import implicit, require_within, solve
 
 ScheduleLike: TypeAlias = "Schedule | Callable[[Tensor], Tensor] | float | int"
-"""What may stand where a schedule is needed: a schedule, an elementwise function of time, or a constant."""
+"""Anything accepted as a schedule: a schedule, an elementwise function of time, or a constant."""
 
 
 class Schedule(nn.Module, abc.ABC):
-    r"""A scalar weight of time, $w(t)$ with $t \in [0, 1]$.
+    r"""A scalar function of time, $w(t)$ with $t \in [0, 1]$.
 
-    A subclass writes `forward(t)`, elementwise, for `t` of any shape; parameters make it a learned one. Schedules are
-    added, subtracted, multiplied, divided and raised to powers, with each other and with numbers. Called with another
-    schedule, one is taken at the times of the other: a change of time.
+    A subclass implements `forward(t)`, elementwise, for `t` of any shape; a schedule with parameters is learned.
+    Schedules can be added, subtracted, multiplied, divided and raised to powers, with each other and with numbers.
+    Calling a schedule with another schedule composes them: a change of time.
 
     **Example:**
 
@@ -40,28 +40,28 @@ class Schedule(nn.Module, abc.ABC):
     def __call__(self, t: "Schedule") -> "Schedule": ...
 
     def __call__(self, t: "Tensor | Schedule") -> "Tensor | Schedule":
-        """The weight at the times `t`; or, if `t` is a schedule, this schedule by that clock, $w(g(t))$."""
+        """The value at the times `t`; or, if `t` is a schedule g, the composition $w(g(t))$."""
         return self._by(t) if isinstance(t, Schedule) else super().__call__(t)
 
     @abc.abstractmethod
     def forward(self, t: Elementwise) -> Elementwise:
-        """The weight at the times `t`, elementwise."""
+        """The value at the times `t`, elementwise."""
 
     def derivative(self, t: Elementwise) -> Elementwise:
         """The slope dw/dt, by forward-mode automatic differentiation."""
-        t = t.contiguous()  # jvp refuses expanded tensors
+        t = t.contiguous()  # jvp does not accept expanded tensors
         return torch.func.jvp(self.forward, (t,), (torch.ones_like(t),))[1]
 
     def complement(self, t: Elementwise) -> Elementwise:
-        """What is left to one, 1 - w(t): the share of noise beside a signal w.
+        """The complement 1 - w(t): the noise weight of a signal w.
 
-        Written `1 - alpha`. Where alpha rounds to 1 a subtraction finds no noise; powers, `cos`, `exp`, `sigmoid` and
-        `MonotoneNetwork` know their complements to full relative precision, and so does what is composed of them.
+        Written `1 - alpha`. If alpha rounds to 1, a subtraction gives 0; powers, `cos`, `exp`, `sigmoid`,
+        `MonotoneNetwork` and expressions of them compute their complements to full relative precision.
         """
         return 1 - self.forward(t)
 
-    # What an expression asks of its parts. The same numbers, but the library's own nodes give them without a check of
-    # shapes at every level: the whole expression was checked where it was entered. What users write stays checked.
+    # Internal evaluation of the parts of an expression. The library's own nodes skip shape checks at inner levels,
+    # because the whole expression is checked at its entry; user-defined schedules are always checked.
 
     @no_type_check
     def _value(self, t: Tensor) -> Tensor:
@@ -82,16 +82,17 @@ class Schedule(nn.Module, abc.ABC):
     def inverse(self, value: "Schedule") -> "Schedule": ...
 
     def inverse(self, value: "Tensor | Schedule") -> "Tensor | Schedule":
-        r"""The times at which a monotone schedule has these values: $t$ with $w(t) = value$, by nested intervals in float64.
+        r"""The times at which a monotone schedule has the given values: $t$ with $w(t) = value$, by bisection in
+        float64.
 
         **Arguments:**
 
-        - `value`: tensor of any shape; or a schedule v, for the clock $w^{-1}(v(t))$ by which this schedule becomes v:
-          it is differentiable in t and in parameters of both, by the implicit function theorem.
+        - `value`: a tensor of any shape; or a schedule v, for the change of time $w^{-1}(v(t))$ that turns this
+          schedule into v; it is differentiable in t and in the parameters of both, by the implicit function theorem.
 
-        **Returns:** float64 times in [0, 1], the earliest where the schedule is flat; no gradient.
+        **Returns:** float64 times in [0, 1], the earliest if the schedule is flat; without gradient.
 
-        **Raises:** `ValueError` if the schedule is not monotone, or never has such a value.
+        **Raises:** `ValueError` if the schedule is not monotone or does not take such a value.
 
         **Example:**
 
@@ -110,7 +111,7 @@ class Schedule(nn.Module, abc.ABC):
         return solve(self, value, 1 - value)
 
     def _by(self, clock: "Schedule") -> "Schedule":
-        """This schedule by another clock. An expression writes the clock in place of `t`."""
+        """This schedule composed with a change of time; an expression substitutes it for `t`."""
         return _ByClock(self, clock)
 
     def __add__(self, other: ScheduleLike) -> "Schedule":
@@ -170,12 +171,12 @@ class Time(Schedule):
 
 
 class Constant(Schedule):
-    """The same number at every time.
+    """A constant schedule.
 
     **Arguments:**
 
     - `value`: a finite number.
-    - `name`: how it is printed, in place of the number.
+    - `name`: printed in place of the number.
 
     **Raises:** `ValueError` if the number is not finite.
     """
@@ -183,7 +184,7 @@ class Constant(Schedule):
     def __init__(self, value: float | int, name: str | None = None):
         super().__init__()
         if not math.isfinite(value):
-            raise ValueError(f"a constant schedule must be a finite number; got {value}")
+            raise ValueError(f"the value of a constant schedule must be finite; got {value}")
         self.value, self.name = float(value), name
 
     def forward(self, t: Elementwise) -> Elementwise:
@@ -210,7 +211,7 @@ class Function(Schedule):
 
     **Arguments:**
 
-    - `function`: takes and returns a tensor of any shape; differentiable by torch.
+    - `function`: an elementwise function of a tensor of any shape, differentiable by torch.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]):
@@ -232,7 +233,7 @@ class Function(Schedule):
 
 
 def as_schedule(value: ScheduleLike) -> Schedule:
-    """A schedule from a schedule, an elementwise function of time or a number.
+    """Convert a schedule, an elementwise function of time or a number to a schedule.
 
     **Raises:** `ValueError` for anything else.
     """
@@ -242,7 +243,7 @@ def as_schedule(value: ScheduleLike) -> Schedule:
         return Constant(value)
     if callable(value):
         return Function(value)
-    raise ValueError(f"a schedule, a function of time or a number is needed; got {value!r}")
+    raise ValueError(f"a schedule must be a Schedule, a function of time or a number; got {value!r}")
 
 
 _OPERATIONS: dict[str, tuple[Callable[..., Tensor], int]] = {
@@ -253,8 +254,9 @@ _OPERATIONS: dict[str, tuple[Callable[..., Tensor], int]] = {
     "/": (torch.div, 2),
     "**": (torch.pow, 4),
 }
-# The same with a number on either side. Forward-mode derivatives of `torch.mul` and its like take a number for a tensor of
-# slope zero, and to find the shape of its products PyTorch asks implementations in Python: most of the time of a rate.
+# The same operations with a number on one side. Forward-mode derivatives of `torch.mul` and similar functions treat a
+# number as a tensor with zero tangent, and infer the shape of products in Python, which takes most of the time of a
+# rate.
 _WITH_NUMBER: dict[str, Callable[..., Tensor]] = {
     "+": torch.ops.aten.add.Scalar,
     "-": torch.ops.aten.sub.Scalar,
@@ -267,7 +269,7 @@ _FROM_NUMBER: dict[str, Callable[..., Tensor]] = {
     "-": torch.rsub,
     "*": torch.ops.aten.mul.Scalar,
 }
-_MINUS, _ATOM = 3, 9  # precedence of a minus sign in front, and of what needs no brackets
+_MINUS, _ATOM = 3, 9  # precedence of a unary minus, and of parts that need no brackets
 
 
 def _precedence(part: Schedule) -> int:
@@ -282,14 +284,14 @@ def _show(part: Schedule, outside: int, bracket_equal: bool = False) -> str:
 
 
 class Node(Schedule):
-    """A schedule made of others by this library: `_value`, and `_complement` where there is a precise one."""
+    """Base class of the library's composed schedules: `_value`, and `_complement` if there is a precise form."""
 
     def forward(self, t: Elementwise) -> Elementwise:
-        """The weight at the times `t`."""
+        """The value at the times `t`."""
         return self._value(t)
 
     def complement(self, t: Elementwise) -> Elementwise:
-        """What is left to one."""
+        """The complement 1 - w(t)."""
         return self._complement(t)
 
     @abc.abstractmethod
@@ -301,7 +303,7 @@ class Node(Schedule):
 
 
 class _Operation(Node):
-    """Two schedules joined by an arithmetic sign."""
+    """An arithmetic operation on two schedules."""
 
     def __init__(self, left: ScheduleLike, right: ScheduleLike, sign: str):
         super().__init__()
@@ -311,7 +313,8 @@ class _Operation(Node):
     def _value(self, t: Tensor) -> Tensor:
         if self._from_one:
             return self.right._complement(t)
-        # A constant power or factor stays a number: the derivative of pow with respect to the power is not wanted.
+        # A constant power or factor stays a number, because the derivative of pow with respect to the power is not
+        # needed.
         if isinstance(self.right, Constant):
             return _WITH_NUMBER[self.sign](self.left._value(t), self.right.value)
         if isinstance(self.left, Constant) and self.sign in _FROM_NUMBER:
@@ -345,7 +348,7 @@ class _Operation(Node):
 
 
 class _Negative(Node):
-    """A schedule with a minus sign."""
+    """A negated schedule."""
 
     def __init__(self, inner: Schedule):
         super().__init__()
@@ -363,7 +366,7 @@ class _Negative(Node):
 
 
 class _ByClock(Node):
-    """A schedule that is no expression, at the times of another."""
+    """A schedule that is not an expression, composed with a change of time."""
 
     def __init__(self, inner: Schedule, clock: Schedule):
         super().__init__()
@@ -385,7 +388,7 @@ class _ByClock(Node):
 
 
 class _Inverse(Node):
-    """The clock by which one schedule becomes another."""
+    """The change of time that turns one schedule into another."""
 
     def __init__(self, inner: Schedule, value: Schedule):
         super().__init__()
@@ -404,4 +407,4 @@ class _Inverse(Node):
 
 
 t = Time()
-"""The time as a schedule, to write others with: `1 - t`, `0.5 * (t * (1 - t)) ** 0.5`."""
+"""The time as a schedule, for writing expressions: `1 - t`, `0.5 * (t * (1 - t)) ** 0.5`."""

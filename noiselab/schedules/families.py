@@ -1,8 +1,8 @@
-r"""Published signal schedules $\alpha_t$, each an expression in `t`: the probability that a token is untouched.
+r"""Published signal schedules $\alpha_t$, each an expression in `t`: the probability that a token is unchanged.
 
-The field writes them as $\alpha$, as total noise $\sigma$ with $\alpha = e^{-\sigma}$, as masking rate $1 - \alpha$,
-or as log signal-to-noise ratio $\lambda$ with $\alpha = \mathrm{sigmoid}(\lambda)$. Here all are $\alpha$; the share of
-noise beside it is `1 - alpha`, to full relative precision where alpha is near 1.
+Papers write them as $\alpha$, as total noise $\sigma$ with $\alpha = e^{-\sigma}$, as masking rate $1 - \alpha$, or as
+log signal-to-noise ratio $\lambda$ with $\alpha = \mathrm{sigmoid}(\lambda)$. Here all are given as $\alpha$; the noise
+weight `1 - alpha` has full relative precision even if alpha is near 1.
 """
 
 from .base import Constant, Schedule, ScheduleLike, t
@@ -10,7 +10,7 @@ from .functions import cos, exp, pi, sigmoid, sin
 
 
 def linear() -> Schedule:
-    r"""The straight line, $\alpha_t = 1 - t$: `log_linear` without a rest of signal.
+    r"""The linear schedule $\alpha_t = 1 - t$: `log_linear` without remaining signal.
 
     **Source:** Austin et al. (2021), arXiv 2107.03006, for masks (there as $1/(T - t + 1)$); Sahoo et al. (2024),
     arXiv 2406.07524; Shi et al. (2024), arXiv 2406.04329.
@@ -27,11 +27,11 @@ def linear() -> Schedule:
 
 
 def log_linear(eps: float | int = 1e-3) -> Schedule:
-    r"""The straight line that leaves a rest of signal: $\alpha_t = 1 - (1 - \epsilon) t$, $\sigma_t = -\log \alpha_t$.
+    r"""The linear schedule with remaining signal: $\alpha_t = 1 - (1 - \epsilon) t$, $\sigma_t = -\log \alpha_t$.
 
     **Arguments:**
 
-    - `eps`: signal left at t = 1, in [0, 1); 1e-3 as released. More than 1e-3 is refused by processes.
+    - `eps`: signal left at t = 1, in [0, 1); 1e-3 as released. Processes do not accept more than 1e-3.
 
     **Raises:** `ValueError` for `eps` outside its range.
 
@@ -72,7 +72,7 @@ def cosine(eps: float | int = 0.0) -> Schedule:
 
 
 def cosine_squared(eps: float | int = 0.0) -> Schedule:
-    r"""Half a cosine wave, $\alpha_t = \epsilon + (1 - \epsilon) \cos^2(\pi t / 2)$: flat at both ends.
+    r"""The squared cosine, $\alpha_t = \epsilon + (1 - \epsilon) \cos^2(\pi t / 2)$: flat at both ends.
 
     **Arguments:**
 
@@ -89,7 +89,7 @@ def cosine_squared(eps: float | int = 0.0) -> Schedule:
 def cosine_md4() -> Schedule:
     r"""MD4's cosine, $\alpha_t = 1 - \cos(\frac{\pi}{2}(1 - t)) = 1 - \sin(\pi t / 2)$: fast at first, slow at the end.
 
-    Written with the sine: near t = 0 the cosine of nearly a quarter turn has lost its digits.
+    Written with the sine, because near t = 0 the cosine of almost pi / 2 loses precision.
 
     **Source:** Shi et al. (2024), "Simplified and Generalized Masked Diffusion for Discrete Data", arXiv 2406.04329;
     the masking rate is that of Chang et al. (2022), MaskGIT, arXiv 2202.04200.
@@ -98,7 +98,7 @@ def cosine_md4() -> Schedule:
 
 
 def polynomial(power: float | int) -> Schedule:
-    r"""A power of time as the share of noise, $\alpha_t = 1 - t^p$.
+    r"""The polynomial schedule: the noise weight is a power of time, $\alpha_t = 1 - t^p$.
 
     **Arguments:**
 
@@ -114,16 +114,16 @@ def polynomial(power: float | int) -> Schedule:
 
 
 def geometric(sigma_min: float | int = 1e-4, sigma_max: float | int = 20.0) -> Schedule:
-    r"""Total noise that grows by equal factors: $\alpha_t = \exp(-\sigma_{min}^{1 - t}\, \sigma_{max}^t)$.
+    r"""The geometric schedule of total noise: $\alpha_t = \exp(-\sigma_{min}^{1 - t}\, \sigma_{max}^t)$.
 
-    It starts at $e^{-\sigma_{min}}$ and ends at $e^{-\sigma_{max}}$: not quite 1 and 0. Processes accept what is within
-    1e-3 of them, so `sigma_min` up to 1e-3 and `sigma_max` from 7.
+    It starts at $e^{-\sigma_{min}}$ and ends at $e^{-\sigma_{max}}$, not exactly at 1 and 0. Processes require ends
+    within 1e-3 of 1 and 0, hence `sigma_min` of at most 1e-3 and `sigma_max` of at least 7.
 
     **Arguments:**
 
     - `sigma_min`, `sigma_max`: 0 < sigma_min < sigma_max; 1e-4 and 20 as in SEDD's settings.
 
-    **Raises:** `ValueError` if they are not so.
+    **Raises:** `ValueError` if they are not in this order.
 
     **Source:** Lou et al. (2024), "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution",
     arXiv 2310.16834, and its release.
@@ -136,13 +136,13 @@ def geometric(sigma_min: float | int = 1e-4, sigma_max: float | int = 20.0) -> S
 def from_log_snr(log_snr: ScheduleLike) -> Schedule:
     r"""The signal of a log signal-to-noise ratio, $\alpha_t = \mathrm{sigmoid}(\lambda_t)$.
 
-    `1 - alpha` is $\mathrm{sigmoid}(-\lambda_t)$, so that neither side loses digits at any ratio: give a composition
-    the weights `alpha` and `1 - alpha`.
+    `1 - alpha` is computed as $\mathrm{sigmoid}(-\lambda_t)$, so that neither weight loses precision at any ratio. In a
+    mixture, use the weights `alpha` and `1 - alpha`.
 
     **Arguments:**
 
-    - `log_snr`: $\lambda_t$, falling; for a process from at least 6.91 to at most -6.91, where alpha is within 1e-3 of
-      1 and 0. Von Ruette et al. (2025) go from 9 to -9.
+    - `log_snr`: $\lambda_t$, decreasing; for a process from at least 6.91 to at most -6.91, so that alpha is within
+      1e-3 of 1 and 0. Von Ruette et al. (2025) use 9 to -9.
 
     **Source:** Kingma et al. (2021), "Variational Diffusion Models", arXiv 2107.00630; for tokens von Ruette et al.
     (2025), "Scaling Behavior of Discrete Diffusion Language Models", arXiv 2512.10858.
@@ -168,5 +168,5 @@ def _rest(eps: float | int) -> float | int:
 
 
 def _with_rest(alpha: Schedule, eps: float | int) -> Schedule:
-    # eps + (1 - eps) alpha, written so that the share of noise keeps its digits.
+    # eps + (1 - eps) alpha, written so that the noise weight keeps its precision.
     return alpha if _rest(eps) == 0 else 1 - (1 - Constant(eps)) * (1 - alpha)

@@ -1,4 +1,4 @@
-"""Elementary functions of schedules, printed as they are written: `cos(pi / 2 * t)`."""
+"""Elementary functions of schedules, which print as they are written: `cos(pi / 2 * t)`."""
 
 import math
 from collections.abc import Callable
@@ -53,7 +53,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
 }
 _COMPLEMENTS: dict[str, Callable[[Tensor], Tensor]] = {
-    # 1 - f(x) where f is near 1, without subtracting from 1
+    # 1 - f(x) for f near 1, without cancellation
     "cos": lambda x: 2 * torch.sin(x / 2) ** 2,
     "sin": lambda x: 2 * torch.sin(torch.pi / 4 - x / 2) ** 2,
     "exp": lambda x: -torch.expm1(x),
@@ -62,7 +62,7 @@ _COMPLEMENTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class _Elementary(Node):
-    """A function of torch's, by its name, of a schedule."""
+    """A torch function, given by its name, of a schedule."""
 
     def __init__(self, name: str, inner: ScheduleLike):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Learned schedules: any monotone curve from 1 to 0, and a positive number."""
+"""Learned schedules: a monotone curve from 1 to 0, and a positive constant."""
 
 import math
 
@@ -9,32 +9,32 @@ from ..exact import Exact
 from ..typing import Elementwise
 from .base import Schedule
 
-STEEPEST = 256.0  # of a step: a learned cliff between two times that are ever looked at would cheat the bound
+STEEPEST = 256.0  # limit on the steepness of a step: a learned jump between two evaluated times would falsify the bound
 
 
 class MonotoneNetwork(Exact, Schedule):
     r"""A learned monotone curve, by default a signal from exactly 1 at t = 0 to exactly 0 at t = 1.
 
-    One hidden layer with positive weights, normalised unit by unit: a mixture of t and of logistic steps, each cut to
-    [0, 1] and rescaled to run from 0 to 1.
+    One hidden layer with positive weights, normalised unit by unit: a mixture of t and of logistic steps, each restricted
+    to [0, 1] and rescaled to range from 0 to 1.
 
     $$1 - \alpha_t = p_0 t + \sum_k p_k \frac{\sigma(c_k (t - m_k)) - \sigma(-c_k m_k)}{\sigma(c_k (1 - m_k)) - \sigma(-c_k m_k)},
     \qquad 0 < c_k < 256,\ m_k \in (0, 1),\ p = \mathrm{softmax}$$
 
     Both $\alpha_t$ and $1 - \alpha_t$ have full relative precision at their ends, slopes are positive and finite
-    everywhere, and enough units come near any monotone curve that is not steeper than they are. It begins within 0.01
-    of the straight line. Numbers are float64 and stay so when a model around them is moved to another precision.
+    everywhere, and with enough units any monotone curve of bounded steepness can be approximated. The initial curve is
+    within 0.01 of the straight line. Parameters are float64 and stay so when the model is converted to another dtype.
 
     **Arguments:**
 
     - `width`: the number of steps, at least 1.
-    - `rising`: from 0 to 1 instead: a clock, or the weight of a noise.
+    - `rising`: whether the curve rises from 0 to 1, for a change of time or a noise weight.
 
-    **Raises:** `ValueError` if there is no step.
+    **Raises:** `ValueError` if `width` is less than 1.
 
     **Source:** networks with positive weights are Sill (1998), "Monotonic Networks"; for noise schedules, normalised at
-    both ends, Kingma et al. (2021), "Variational Diffusion Models", arXiv 2107.00630. This form, in which no end needs
-    a subtraction, is ours. Learn it with `learned_nelbo`.
+    both ends, Kingma et al. (2021), "Variational Diffusion Models", arXiv 2107.00630. This form, which needs no
+    subtraction at either end, is new here. Train it with `learned_nelbo`.
 
     **Example:**
 
@@ -55,7 +55,7 @@ class MonotoneNetwork(Exact, Schedule):
             raise ValueError(f"width must be at least 1; got {width}")
         self.rising = rising
         middles = (torch.arange(width, dtype=torch.float64) + 0.5) / width
-        # A tenth of the mixture: near the straight line, with a gradient in every step.
+        # A tenth of the mixture: close to the straight line, with a gradient in every step.
         shares = torch.cat([middles.new_tensor([0.9]), torch.full_like(middles, 0.1 / width)])
         self.middles = nn.Parameter(torch.logit(middles))
         steepness = min(2.0 * width + 2, STEEPEST / 2) / STEEPEST
@@ -67,14 +67,14 @@ class MonotoneNetwork(Exact, Schedule):
         return self._curve(t, self.rising)
 
     def complement(self, t: Elementwise) -> Elementwise:
-        """1 minus the curve, without a subtraction."""
+        """1 minus the curve, without cancellation."""
         return self._curve(t, not self.rising)
 
     def _curve(self, t: Tensor, rising: bool) -> Tensor:
         t = t.double()[..., None]
         steepness, middles = STEEPEST * self.steepness.double().sigmoid(), self.middles.double().sigmoid()
         here, low, high = (steepness * (u - middles) for u in (t, 0, 1))
-        # sigmoid(a) - sigmoid(b) = -sigmoid(a) sigmoid(-b) expm1(b - a), in which nothing cancels.
+        # sigmoid(a) - sigmoid(b) = -sigmoid(a) sigmoid(-b) expm1(b - a), without cancellation.
         risen = -here.sigmoid() * (-low).sigmoid() * torch.expm1(-steepness * t)
         rest = -high.sigmoid() * (-here).sigmoid() * torch.expm1(-steepness * (1 - t))
         steps = (risen if rising else rest) / (risen + rest)
@@ -86,11 +86,11 @@ class MonotoneNetwork(Exact, Schedule):
 
 
 class LearnedConstant(Exact, Schedule):
-    r"""A learned positive number, $e^\theta$: the weight of one noise beside others, or a power of time.
+    r"""A learned positive number, $e^\theta$: for instance the weight of one noise among several, or a power of time.
 
     **Arguments:**
 
-    - `value`: positive; where it begins.
+    - `value`: the initial value, positive.
 
     **Raises:** `ValueError` if it is not positive.
 

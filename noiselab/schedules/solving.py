@@ -1,4 +1,4 @@
-"""Inverting a monotone function of time: nested intervals, and derivatives by the implicit function theorem."""
+"""Inverting a monotone function of time by bisection, with derivatives by the implicit function theorem."""
 
 from typing import TYPE_CHECKING, no_type_check
 
@@ -8,8 +8,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .base import Schedule
 
-PARTS, ROUNDS = 8, 34  # down to 1e-30: far beyond float64 near t = 1, but near 0 times are much finer
-SLACK = 1e-9  # how far outside its range a value may lie by rounding
+PARTS, ROUNDS = 8, 34  # resolution 1e-30: needed near t = 0, where float64 is much finer than near 1
+SLACK = 1e-9  # tolerance for values outside the range, due to rounding
 
 
 @torch.no_grad()
@@ -19,21 +19,21 @@ def require_within(schedule: "Schedule", value: Tensor) -> None:
     w = schedule(torch.sin(torch.pi * u / 2) ** 2)
     steps = w.diff()
     if not w.isfinite().all() or not ((steps >= -SLACK).all() or (steps <= SLACK).all()) or w[0] == w[-1]:
-        raise ValueError(f"only a schedule that rises or falls throughout [0, 1] has an inverse; got {schedule}")
+        raise ValueError(f"a schedule must be monotone on [0, 1] to have an inverse; got {schedule}")
     low, high = sorted((w[0].item(), w[-1].item()))
     bad = ~((value >= low - SLACK) & (value <= high + SLACK))
     if bad.any():
         raise ValueError(
-            f"the inverse exists for values in [{low:.6g}, {high:.6g}], which {schedule} takes; "
+            f"values must lie in [{low:.6g}, {high:.6g}], the range of {schedule}; "
             f"got {value[bad].flatten()[0].item():.6g}"
         )
 
 
 @torch.no_grad()
 def solve(schedule: "Schedule", value: Tensor, complement: Tensor) -> Tensor:
-    """The times at which the schedule has the value, in [0, 1]; the ends where it has none.
+    """The times in [0, 1] at which the schedule has the value, or an end of [0, 1] if there is none.
 
-    Values above one half are looked up by their complements: 1 - 1e-20 is 1, but 1e-20 is not 0.
+    Values above one half are found by their complements, because 1 - 1e-20 rounds to 1, but 1e-20 does not round to 0.
     """
     upper = value > 0.5
     target = torch.where(upper, complement, value)
@@ -55,7 +55,7 @@ def solve(schedule: "Schedule", value: Tensor, complement: Tensor) -> Tensor:
 def implicit(schedule: "Schedule", value: Tensor, complement: Tensor) -> Tensor:
     """`solve`, differentiable to third order in the value and in the parameters of the schedule.
 
-    Newton steps from the root leave its value alone, but each doubles the number of derivatives that are right.
+    Newton steps from the root do not change its value, but each doubles the order of correct derivatives.
     """
     upper = value.detach() > 0.5
     target = torch.where(upper, complement, value)

@@ -279,7 +279,7 @@ def test_small_values_are_inverted_by_their_complements():
     [
         (
             lambda: (t * (1 - t)).inverse(TIMES),
-            r"rises or falls throughout \[0, 1\] has an inverse; got t \* \(1 - t\)",
+            r"monotone on \[0, 1\] to have an inverse; got t \* \(1 - t\)",
         ),
         (lambda: nl.schedules.Constant(0.5).inverse(TIMES), "has an inverse; got 0.5"),
         (lambda: nl.schedules.Function(lambda t: t / 0).inverse(TIMES), r"has an inverse; got f\(t\)"),

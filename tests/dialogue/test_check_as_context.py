@@ -227,13 +227,15 @@ def test_the_longest_conversation_is_said_before_anything_is_read():
             chat = scripted_chat(forbidden)
             with pytest.raises(ValueError) as raised:
                 CheckAsContext(chat, check, limit=longest - 1, **settings).answer(["a", "Which one ?"])
-            assert f"can have {longest - 1} tokens; with 2 rounds question 1, 'Which one ?'," in str(raised.value)
-            assert f"can come to {longest}" in str(raised.value)
+            assert f"must have at most {longest - 1} tokens; with 2 rounds question 1, 'Which one ?'," in str(
+                raised.value
+            )
+            assert f"may reach {longest}" in str(raised.value)
             short = CheckAsContext(scripted_chat(no_end), check, limit=longest, **settings)
             assert short.answer(["a", "Which one ?"])[1] == corrected
     chat = random_chat(positions=30)
     assert chat.limit == 30 and CheckAsContext(chat, CHECK, rounds=0).answer(QUESTIONS)
-    with pytest.raises(ValueError, match="can have 30 tokens; with 1 rounds question 0"):
+    with pytest.raises(ValueError, match="must have at most 30 tokens; with 1 rounds question 0"):
         CheckAsContext(chat, CHECK, rounds=1).answer(QUESTIONS)
 
 
@@ -259,7 +261,7 @@ def test_choices_that_can_not_be_told_and_changes_of_mind():
     ]
     assert choices_of(found, lambda number, answer: number).tolist() == [[0] * 4, [1] * 4]
     for wrong in ([], [found[0], replace(found[1], answers=("a",))]):
-        with pytest.raises(ValueError, match="all with as many answers"):
+        with pytest.raises(ValueError, match="all with the same number of answers"):
             choices_of(wrong, read)
     with pytest.raises(ValueError, match="counted from 0"):
         choices_of(found, lambda number, answer: -1)
@@ -268,11 +270,11 @@ def test_choices_that_can_not_be_told_and_changes_of_mind():
 def test_bad_input():
     chat = random_chat()
     for settings, message in (
-        ({"rounds": -1}, "rounds must not be negative"),
-        ({"rounds": 1, "answer_tokens": 0}, "answer_tokens be positive"),
-        ({"rounds": 1, "temperature": -1.0}, "temperature must not be negative"),
-        ({"rounds": 1, "temperature": float("nan")}, "temperature must not be negative"),
-        ({"rounds": 1, "limit": 0}, "limit be positive"),
+        ({"rounds": -1}, "rounds must be non-negative"),
+        ({"rounds": 1, "answer_tokens": 0}, "answer_tokens positive"),
+        ({"rounds": 1, "temperature": -1.0}, "temperature must be non-negative"),
+        ({"rounds": 1, "temperature": float("nan")}, "temperature must be non-negative"),
+        ({"rounds": 1, "limit": 0}, "limit positive"),
     ):
         with pytest.raises(ValueError, match=message):
             CheckAsContext(chat, CHECK, **settings)
@@ -284,7 +286,7 @@ def test_bad_input():
     ):
         with pytest.raises(ValueError, match=message):
             sampler.answer(questions)
-    with pytest.raises(ValueError, match="one generator for each of 2 questions is needed; got 1"):
+    with pytest.raises(ValueError, match="must be one generator for each of 2 questions; got 1"):
         sampler.answer(["a", "b"], generator=generators(0))
     bare = word_tokenizer()
     bare.chat_template = None

@@ -47,14 +47,14 @@ def test_bias_is_looked_for_in_the_categories():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"ask": "Is {reply} right?"}, "ask can have the fields {question} and {answer}; got {reply}"),
+        ({"ask": "Is {reply} right?"}, "ask must only have the fields {question} and {answer}; got {reply}"),
         ({"ask": "Is {} right?"}, "got {}"),
         ({"ask": "Is {answer.x} right?"}, "got {answer.x}"),
         ({"ask": "Is {answer} right"[:-12]}, "ask must be a template"),
         ({"ask": "{answer:{x}}"}, "ask must be a template"),
         ({"ask": " "}, "ask must not be empty"),
         ({"again": "Again: {answer}"}, "again must have the field {question}"),
-        ({"again": "{question} {context}"}, "again can have the fields {question} and {answer}; got {context}"),
+        ({"again": "{question} {context}"}, "again must only have the fields {question} and {answer}; got {context}"),
         ({"tokens": 0}, "tokens must be positive; got 0"),
         ({"tokens": -3}, "tokens must be positive; got -3"),
     ],
@@ -85,7 +85,7 @@ def test_verdicts_are_read_from_words(review, first, last, same):
 
 def test_words_of_verdicts_must_be_given():
     for right, wrong in (((), ("no",)), (("yes",), ()), (("yes", ""), ("no",))):
-        with pytest.raises(ValueError, match="must be words for right and for wrong"):
+        with pytest.raises(ValueError, match="must each have at least one word"):
             KeywordVerdict(right, wrong)
 
 

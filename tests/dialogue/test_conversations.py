@@ -33,11 +33,11 @@ def talk(chat, openings, *, cache=True, temperature=0.0, seeds=None, rounds=3, s
     talks = Conversations(chat, len(openings), cache=cache)
     generator = None if seeds is None else generators(*seeds)
     for number, opening in enumerate(openings):
-        talks.say(number, "user", opening)
+        talks.add_message(number, "user", opening)
     for size in range(rounds):
         talks.write(tokens=4 + 3 * size, start=start, temperature=temperature, generator=generator)
         for number in range(len(openings)):
-            talks.say(number, "user", "b c")
+            talks.add_message(number, "user", "b c")
     return talks
 
 
@@ -111,7 +111,7 @@ def test_tokens_that_merge_at_the_seam_are_read_anew():
     chat.network.lm_head.register_forward_hook(lambda *args: args[2] + bias[next(calls) % 3])
     talks = Conversations(chat, 1)
     for opening in ("c", "d"):
-        talks.say(0, "user", opening)
+        talks.add_message(0, "user", opening)
         assert talks.write(tokens=3) == ["ab"]
     asked = len(chat.tokens(talks.messages[0][:-1]))
     assert len(chat.tokens(talks.messages[0][:2], start=None)) == 3 + 1 + 1 + 1 + 1 + 1  # "ab" is one token
@@ -165,7 +165,7 @@ def test_messages_end_with_the_marks_of_the_template_the_tokenizer_and_the_netwo
 
 def test_the_end_counts_but_is_no_part_and_no_tokens_without_a_name_are_written():
     talks = Conversations(scripted_chat(lambda read: "<end>" if read[-1] == "b" else "b"), 1, cache=False)
-    talks.say(0, "user", "a")
+    talks.add_message(0, "user", "a")
     assert talks.write(tokens=2) == ["b"] and talks.evaluations == [2]
     assert talks.write(tokens=1) == ["b"] and talks.evaluations == [3]
     chat = random_chat()
@@ -177,25 +177,25 @@ def test_the_end_counts_but_is_no_part_and_no_tokens_without_a_name_are_written(
 def test_bad_input():
     chat, bare = random_chat(), word_tokenizer()
     bare.chat_template = None
-    with pytest.raises(ValueError, match="must have a chat template, or one be given"):
+    with pytest.raises(ValueError, match="a chat template must be given"):
         Chat(chat.network, bare)
     assert Chat(chat.network, bare, template=TEMPLATE).tokens([{"role": "user", "content": "a"}])
     with pytest.raises(ValueError, match="at least one conversation; got 0"):
         Conversations(chat, 0)
     talks = Conversations(chat, 2, limit=8)
-    talks.say(0, "user", "a")
-    talks.say(1, "user", "a b a b")
+    talks.add_message(0, "user", "a")
+    talks.add_message(1, "user", "a b a b")
     for settings in ({"tokens": 0}, {"tokens": 1, "temperature": -1.0}):
         with pytest.raises(ValueError, match="tokens must be positive"):
             talks.write(**settings)
-    with pytest.raises(ValueError, match="can have 8 tokens; conversation 1 has 8, and 1 may come"):
+    with pytest.raises(ValueError, match="must have at most 8 tokens; conversation 1 has 8, and 1 may follow"):
         talks.write(tokens=1)
     assert talks.entries_read == [0, 0]
     talks = Conversations(chat, 1)
-    talks.say(0, "user", "a")
-    with pytest.raises(ValueError, match="one generator for each of 1 is needed; got 2"):
+    talks.add_message(0, "user", "a")
+    with pytest.raises(ValueError, match="must be one generator for each of 1 conversations; got 2"):
         talks.write(tokens=1, temperature=1.0, generator=generators(0, 1))
     talks = Conversations(scripted_chat(lambda read: {}), 1, cache=False)
-    talks.say(0, "user", "a")
-    with pytest.raises(ValueError, match="no number among the logits behind conversation 0"):
+    talks.add_message(0, "user", "a")
+    with pytest.raises(ValueError, match="must not be NaN; got NaN after conversation 0"):
         talks.write(tokens=1)

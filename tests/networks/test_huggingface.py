@@ -140,7 +140,7 @@ def test_config_that_is_none(folder, text):
         (lambda w: w.pop("blocks.0.mlp.2.weight"), "blocks.0.mlp.2.weight is missing"),
         (lambda w: w.update(head=torch.ones(2)), "head is unexpected"),
         (lambda w: w["vocab_embed.embedding"].view(-1)[3].fill_(torch.nan), "vocab_embed.embedding is not finite"),
-        (lambda w: w["rotary_emb.sin_cached"].mul_(-1), "rotary_emb has another table than that of base 10000"),
+        (lambda w: w["rotary_emb.sin_cached"].mul_(-1), "rotary_emb must be the table of base 10000"),
     ],
 )
 def test_weights_of_another_model(folder, edit, message):
