@@ -1,6 +1,6 @@
-"""What a training loss is made of: weights of the tokens, cross-entropies, exact numbers of masks, the mean.
+"""Training losses: token weights, cross-entropies, masking an exact number of tokens, and the mean over tokens.
 
-Times to draw are in `times`.
+Distributions of times are in `times`.
 """
 
 from collections.abc import Callable
@@ -29,11 +29,11 @@ def elbo(process: InterpolatingProcess, x: Tokens, z: Tokens, t: Times) -> PerTo
 
 
 class Clipped:
-    r"""The ELBO's weight, cut off: $\min(w_t(z, x), w_{max})$.
+    r"""The ELBO's weight, clipped: $\min(w_t(z, x), w_{max})$.
 
     **Arguments:**
 
-    - `max_weight`: positive; 1 in the paper's ablation, 2 in the released settings.
+    - `max_weight`: the maximum weight, positive; 1 in the paper's ablation, 2 in the released settings.
 
     **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 4.
     """
@@ -56,14 +56,14 @@ class Dynamic:
 
     $$\mathrm{scale} \cdot e^{-\gamma \lambda_t / 2}, \qquad \lambda_t = \log\frac{\alpha_t}{1 - \alpha_t}$$
 
-    for a clean one, all cut off at `max_weight`. A mask is a token outside the process's support. To first order the
-    weight of a clean token is the ELBO's, relative to that of a wrong one.
+    for a clean token, all clipped at `max_weight`. A mask is a token outside the process's support. To first order, the
+    ratio of the weights of clean and wrong tokens is that of the ELBO.
 
     **Arguments:**
 
-    - `scale`: weight of a clean token where signal and noise are equal; `Dynamic.gidd` computes the published one.
+    - `scale`: the weight of a clean token at equal signal and noise; `Dynamic.gidd` computes the published value.
     - `gamma`: as in the process.
-    - `max_weight`: positive; 2 as released.
+    - `max_weight`: the maximum weight, positive; 2 as released.
 
     **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 4; release v1.0.0.
     """
@@ -77,7 +77,9 @@ class Dynamic:
     def gidd(
         cls, *, vocab_size: int, p_uniform: float | int, gamma: float | int = 1.0, max_weight: float | int = 2.0
     ) -> "Dynamic":
-        """The published scale B / vocab_size for the process `noiselab.gidd` of these arguments."""
+        """Dynamic weights with the published scale B / vocab_size for the process `noiselab.gidd` with the same
+        arguments.
+        """
         return cls(2**gamma * p_uniform / (1 - p_uniform) / vocab_size, gamma, max_weight)
 
     def __call__(self, process: InterpolatingProcess, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
@@ -89,7 +91,7 @@ class Dynamic:
 
     @staticmethod
     def snr(process: InterpolatingProcess, t: Tensor) -> Tensor:
-        """The log signal-to-noise ratio, cut off at -20 and 20 as published."""
+        """The log signal-to-noise ratio, clipped to [-20, 20] as published."""
         return torch.logit(process.alpha(t)).clamp(-20, 20)
 
     def __repr__(self) -> str:
@@ -97,9 +99,9 @@ class Dynamic:
 
 
 class DynamicV11(Dynamic):
-    r"""GIDD's dynamic weights as in release v1.1.0, where $-\mathrm{sigmoid}(-t)$ stands in place of $\lambda_t$.
+    r"""GIDD's dynamic weights as in release v1.1.0, which uses $-\mathrm{sigmoid}(-t)$ in place of $\lambda_t$.
 
-    Offered to reproduce that release: the weight of a clean token is nearly flat in time there, which is not the
+    Use it only to reproduce that release: the weight of a clean token is then almost constant in time, unlike the
     paper's formula.
 
     **Arguments:** as for `Dynamic`.
@@ -109,17 +111,17 @@ class DynamicV11(Dynamic):
 
     @staticmethod
     def snr(process: InterpolatingProcess, t: Tensor) -> Tensor:
-        """What the release uses for the log signal-to-noise ratio."""
+        """The value that the release uses as log signal-to-noise ratio."""
         return -torch.sigmoid(-t)
 
 
 def low_variance(process: InterpolatingProcess, x: Tokens, z: Tokens, t: Times) -> PerToken:
-    r"""For masking: the plain cross-entropy at masked tokens, $-\log \hat x_x$ without the bound's $1/t$.
+    r"""The plain cross-entropy at masked tokens, $-\log \hat x_x$, without the bound's $1/t$; for absorbing noise.
 
-    There $KL + IS = -\alpha_t \log \hat x_x$ at a mask, so that the weight is $1/\alpha_t$ at masks and 0 elsewhere. The
-    loss has the same minimiser as the bound and no large weights, but is no bound: it weighs early and late times alike.
+    At a mask $KL + IS = -\alpha_t \log \hat x_x$, so that the weight is $1/\alpha_t$ at masks and 0 elsewhere. The loss
+    has the same minimiser as the bound and no large weights, but it is not a bound: all times have equal weight.
 
-    **Raises:** `ValueError` for a process whose noise is more than masks.
+    **Raises:** `ValueError` if the process has noise other than masks.
 
     **Source:** Sahoo et al. (2026), "Scaling Beyond Masked Diffusion Language Models", arXiv 2602.15014.
     """
@@ -138,18 +140,18 @@ def objective_loss(
     *,
     predicts: Prediction = "leave_one_out",
 ) -> PerToken:
-    r"""The loss of each token: its objective's weight times $KL + IS$ (see `nelbo`), for a network of any prediction.
+    r"""The loss of each token: the objective's weight times $KL + IS$ (see `nelbo`), for any prediction type.
 
-    With the plain `elbo` this is the bound of the reverse process that the prediction stands for. For posterior logits it
-    is the bound of the marginalised reverse step $\sum_v q(z_s \mid z_t, v)\, p(v \mid z_t)$; for log-scores the score
+    With the plain `elbo` this is the bound of the reverse process defined by the prediction. For posterior logits it is
+    the bound of the marginalised reverse step $\sum_v q(z_s \mid z_t, v)\, p(v \mid z_t)$; for log-scores the score
     entropy.
 
     **Arguments:**
 
-    - `outputs`: logits or log-scores, as `predicts` says.
+    - `outputs`: logits or log-scores, according to `predicts`.
     - `x`, `z`, `t`: as for `nelbo`.
-    - `objective`: weights of the tokens.
-    - `predicts`: what the outputs are. Posterior logits are converted; gradients pass through.
+    - `objective`: the weight of each token.
+    - `predicts`: the prediction type of the outputs. Posterior logits are converted; gradients pass through.
 
     **Raises:** `ValueError` for another objective than `elbo` where noise depends on the token it destroys: a token has no
     single weight there.
@@ -171,18 +173,18 @@ def cross_entropy(
 ) -> PerToken:
     r"""The cross-entropy of each noisy token, $-\log p(x_i \mid z)$, in nats.
 
-    Its minimiser is the posterior, for every process and at every time: a network that is trained so on its bare outputs
-    predicts the posterior, and must be declared so. It is no bound on likelihood. A network that predicts something else
-    is converted, and learns its own prediction.
+    Its minimiser is the posterior, for every process and at every time. A network trained on its raw outputs with this
+    loss therefore predicts the posterior and must be declared accordingly. The loss is not a bound on the likelihood.
+    Outputs of other prediction types are converted first, so that the network learns its own prediction type.
 
     **Arguments:**
 
-    - `outputs`: logits or log-scores, as `predicts` says; tokens outside the support are ignored.
-    - `x`, `z`, `t`: clean tokens, noisy ones, their times.
+    - `outputs`: logits or log-scores, according to `predicts`; tokens outside the support are ignored.
+    - `x`, `z`, `t`: clean tokens, noisy tokens, and their times.
 
     **Returns:** nats in the dtype of the outputs, at least float32.
 
-    **Source:** the auxiliary loss of Austin et al. (2021), arXiv 2107.03006, section 3.4; on masks, BERT and LLaDA.
+    **Source:** the auxiliary loss of Austin et al. (2021), arXiv 2107.03006, section 3.4; for masks, BERT and LLaDA.
 
     **Example:**
 
@@ -212,18 +214,18 @@ def mask_exactly(
     attention_mask: Selection | Tokens | None = None,
     generator: Randomness = None,
 ) -> Tokens:
-    """Mask exactly so many tokens of each sequence, every set of that size as likely as any other.
+    """Mask an exact number of tokens of each sequence; all sets of that size are equally likely.
 
     **Arguments:**
 
-    - `process`: pure masking, with one mask.
+    - `process`: a process with absorbing noise and one mask token.
     - `x`: clean tokens.
-    - `counts`: how many to mask in each sequence; for `any_order_loss` uniform on 1 to the number of real tokens. A network
-      that is told the time is given `counts / length`.
+    - `counts`: the number of tokens to mask in each sequence; for `any_order_loss`, uniform on 1 to the number of real
+      tokens. Pass `counts / length` as the time to networks with time input.
     - `attention_mask`: 1 or True for real tokens; padding is not masked.
-    - `generator`: three uniform numbers for each token.
+    - `generator`: the source of randomness; draws three uniform numbers for each token.
 
-    **Raises:** `ValueError` for a process whose noise is more than masks.
+    **Raises:** `ValueError` if the process has noise other than masks.
     """
     batch, length = x.shape
     _require_masking(process, x, torch.full((batch,), sum(process.domain) / 2, device=x.device))
@@ -245,17 +247,18 @@ def any_order_loss(
     r"""The masked bound with an exact number of masks: $(L / k)\,(-\log \hat x_x)$ at each of k masked tokens of L.
 
     For k uniform on 1..L and a uniform choice of the k tokens, its mean is that of `nelbo` over uniform times, and so
-    bounds $-\log p(x)$; as in any-order autoregression, all that matters is how many tokens are seen. The number of
-    masks does not vary any more at a given time, and the weight L/k is at most L, while the variance of $1/t$ times the
-    cross-entropy is infinite over (0, 1]. It holds for networks that do not use the time, or are told k / L.
+    bounds $-\log p(x)$. As in any-order autoregression, only the number of visible tokens matters. The number of masks
+    no longer varies at a given time, and the weight L/k is at most L, whereas the variance of $1/t$ times the
+    cross-entropy is infinite over (0, 1]. The loss applies to networks that do not use time or receive k / L.
 
     **Arguments:**
 
-    - `logits`: of the clean token, as any prediction but a score gives them: at masks leave-one-out and posterior agree.
-    - `x`, `z`: clean tokens, and those of `mask_exactly`.
-    - `attention_mask`: 1 or True for real tokens, which L counts.
+    - `logits`: logits of the clean token, leave-one-out or posterior, which agree at masks; not scores.
+    - `x`, `z`: clean tokens, and the masked tokens from `mask_exactly`.
+    - `attention_mask`: 1 or True for real tokens; L is their number.
 
-    **Returns:** nats, at least float32; 0 at tokens that are not masked. The sum over a sequence is one draw of its bound.
+    **Returns:** nats, at least float32; 0 at tokens that are not masked. The sum over a sequence is an unbiased
+    estimate of its bound.
 
     **Source:** Nie et al. (2025), arXiv 2502.09992, equation 6; the equivalence is Ou et al. (2024), arXiv 2406.03736.
 
@@ -287,7 +290,7 @@ def any_order_loss(
 def _by_rows(
     convert: Callable[..., Tensor], process: NoiseProcess, outputs: Tensor, z: Tensor, t: Tensor, predicts: Prediction
 ) -> Tensor:
-    """A conversion of all tokens of a batch, unchecked: an impossible z is the caller's error."""
+    """Convert the outputs for all tokens of a batch, without checking for impossible z."""
     times = as_token_times(t, z).expand(z.shape).flatten()
     rows = convert(process, outputs.flatten(0, 1), z.flatten(), times, predicts=predicts, check=False)
     return rows.view_as(outputs)
@@ -301,7 +304,7 @@ def _require_masking(process: NoiseProcess, z: Tensor, t: Tensor) -> None:
 
 
 def mean_over_tokens(loss: PerToken, attention_mask: Selection | Tokens | None) -> Scalar:
-    """The mean over real tokens (padding does not count), or over all without a mask.
+    """The mean over real tokens, or over all tokens if there is no mask.
 
     **Arguments:**
 

@@ -1,4 +1,4 @@
-"""Training a probe: its loss, its data, its file."""
+"""Training probes: the loss, and saving and loading."""
 
 import json
 from pathlib import Path
@@ -20,22 +20,22 @@ from .noise import Place
 
 
 def labelled(batch: Batch) -> Bool[Tensor, " ..."]:
-    """What `probe_loss` scores, for the `count` of `Trainer`: every label."""
+    """The mask of labels that `probe_loss` scores (all), for the `count` of `Trainer`."""
     return torch.ones_like(batch["label"], dtype=torch.bool)
 
 
 def probe_loss(
     model: nn.Module, batch: Batch, *, place: Place, tokens: Tensor | None = None, autocast: torch.dtype | None = None
 ) -> Scalar:
-    r"""The loss of a probe: $-\log p(\text{label})$, mean over labels.
+    r"""The loss of a probe: the mean of $-\log p(\text{label})$ over labels.
 
     **Arguments:**
 
     - `model`: a `Probe`.
-    - `batch`: `input_ids`; `label`, 1 for yes; of the shape of the labels `places`, the last real token of each row by
-      default; `attention_mask`, with padding behind the rows.
-    - `place`: nothing here is random.
-    - `tokens`: labels in the optimizer step, which `labelled` counts.
+    - `batch`: `input_ids`; `label`, 1 for positive; optionally `places`, the positions of the labels, of the same shape
+      (by default the last real token of each row), and `attention_mask`, with padding on the right.
+    - `place`: not used; the loss is deterministic.
+    - `tokens`: the number of labels in the optimizer step, counted by `labelled`.
     - `autocast`: as for `noised_loss`.
 
     **Returns:** a scalar in nats per label.
@@ -65,12 +65,12 @@ def probe_loss(
 
 
 def save_probe(probe: Probe, file: str | Path) -> None:
-    """Write what of a probe is trained, with its ranks and a hash of the frozen rest; the whole file or none.
+    """Write the trained weights of a probe atomically, with its ranks and a hash of the frozen network.
 
     **Arguments:**
 
     - `probe`: the probe.
-    - `file`: of safetensors; replaced if it exists.
+    - `file`: the safetensors file; replaced if it exists.
     """
     trained = {name: p.detach().contiguous() for name, p in probe.named_parameters() if p.requires_grad}
     settings = {"embedding_rank": probe.embedding_rank, "attention_rank": probe.attention_rank}
@@ -80,24 +80,25 @@ def save_probe(probe: Probe, file: str | Path) -> None:
 
 
 def load_probe(network: nn.Module, file: str | Path) -> Probe:
-    """A probe of a network from the file that `save_probe` wrote.
+    """Load a probe of a network from a file written by `save_probe`.
 
     **Arguments:**
 
-    - `network`: the frozen one, as for `Probe`.
+    - `network`: the frozen network, as for `Probe`.
     - `file`: the file.
 
-    **Raises:** `ValueError` if the file is none of a probe, or of that of another network; `ImportError` as `Probe`.
+    **Raises:** `ValueError` if the file does not contain a probe, or belongs to another network; `ImportError` as
+    `Probe`.
     """
     try:
         with safe_open(file, framework="pt") as content:
             settings: dict[str, Any] = json.loads((content.metadata() or {})["probe"])
             saved = {name: content.get_tensor(name) for name in content.keys()}
     except (OSError, SafetensorError, KeyError) as error:
-        raise ValueError(f"{file} must hold a probe; {error!r}") from error
+        raise ValueError(f"{file} must contain a probe; {error!r}") from error
     probe = Probe(network, settings["embedding_rank"], settings["attention_rank"])
     if (frozen := _frozen(probe)) != settings["frozen"]:
-        raise ValueError(f"{file} must hold a probe of this network, {frozen}; got one of {settings['frozen']}")
+        raise ValueError(f"{file} must contain a probe of this network, {frozen}; got one of {settings['frozen']}")
     with torch.no_grad():
         for name, p in probe.named_parameters():
             if p.requires_grad:

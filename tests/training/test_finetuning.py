@@ -229,9 +229,9 @@ def test_probes_of_other_networks_and_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="probe of this network"):
         load_probe(other, tmp_path / "probe.safetensors")
     (tmp_path / "none.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="must hold a probe"):
+    with pytest.raises(ValueError, match="must contain a probe"):
         load_probe(llama(), tmp_path / "none.safetensors")
-    with pytest.raises(ValueError, match="must hold a probe"):
+    with pytest.raises(ValueError, match="must contain a probe"):
         load_probe(llama(), tmp_path / "missing.safetensors")
     words = Words("nano")
     with pytest.raises(ValueError, match="must be positive"):
