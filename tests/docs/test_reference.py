@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "reference").glob("*.md"))
-ENTRY = re.compile(r"^::: (\S+)\n(?: {4}options: (\{.*\})$)?", re.MULTILINE)
+ENTRY = re.compile(r"^::: (noiselab\S*)\n(?: {4}options: (\{.*\})$)?", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
