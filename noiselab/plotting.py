@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Okabe and Ito (2008): distinguishable with any colour vision, and in greyscale by their order.
 KEPT, ITSELF, OFF = "#0072b2", "#9ecae1", "#444444"
 COLOURS = ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#999999")
-MOST = 8  # groups that one can tell apart
+MAX_GROUPS = 8  # groups that one can tell apart
 
 
 class Group(NamedTuple):
@@ -68,9 +68,9 @@ def plot_process(
     x = data[0] if token is None else token
     if x not in data:
         raise ValueError(f"token must be in the support of the process, because it is a clean token; got {x}")
-    if names is not None and (len(names) != process.vocab_size or len(names) > MOST):
+    if names is not None and (len(names) != process.vocab_size or len(names) > MAX_GROUPS):
         raise ValueError(
-            f"names must be {process.vocab_size}, one for each token, and at most {MOST}; got {len(names)}"
+            f"names must be {process.vocab_size}, one for each token, and at most {MAX_GROUPS}; got {len(names)}"
         )
     if points < 2:
         raise ValueError(f"points must be at least 2; got {points}")
@@ -119,7 +119,7 @@ def _groups(process: NoiseProcess, x: int, names: Sequence[str] | None, t: Tenso
     itself = noise[:, x]
     groups = []
     single = names is None and not isinstance(process, InterpolatingProcess)
-    for name, colour, members in _likeliest(noise, x) if single else _members(process, x, names):
+    for name, colour, members in _group_most_likely(noise, x) if single else _members(process, x, names):
         elsewhere = [v for v in members if v != x]
         into = None if rate is None else rate[:, members].sum(-1).cpu()
         groups.append(Group(name, colour, noise[:, members].sum(-1).cpu(), noise[:, elsewhere].sum(-1).cpu(), into))
@@ -137,7 +137,7 @@ def _members(process: NoiseProcess, x: int, names: Sequence[str] | None) -> list
     return [(name, ITSELF if v == x else next(colours) if data[v] else OFF, [v]) for v, name in enumerate(names)]
 
 
-def _likeliest(noise: Tensor, x: int) -> list[tuple[str, str, list[int]]]:
+def _group_most_likely(noise: Tensor, x: int) -> list[tuple[str, str, list[int]]]:
     """Return the most likely noisy tokens of x as separate groups, and all others as one group."""
     peak = noise.amax(0).index_fill(0, torch.tensor(x, device=noise.device), 0)
     order = peak.argsort(descending=True).tolist()

@@ -1,4 +1,4 @@
-"""Evaluation: the bound on held-out data, judged samples, self-correction before and after, forced errors."""
+"""Evaluation: bounds on held-out data, samples under a judge, self-correction before and after, and forced errors."""
 
 from .bound import Bound, validation_bound
 from .correction import Correction, self_accuracy, self_correction

@@ -1,4 +1,4 @@
-r"""The bound on held-out data, with every term that makes it one, and with its standard error.
+r"""The full bound on held-out data, including end terms, with its standard error.
 
 $$-\log p(x) \;\le\;
 \underbrace{\int_{t_{low}}^{t_{high}} \mathbb E_z\,[\text{nelbo}]\,dt}_{\text{diffusion}}
@@ -29,14 +29,14 @@ from ..typing import Grid, Selection, Tokens
 
 @dataclass(frozen=True)
 class Bound:
-    """An upper bound on the negative log-likelihood, in nats per real token unless the name says otherwise.
+    """An upper bound on the negative log-likelihood, in nats per real token unless stated otherwise.
 
     **Arguments:**
 
     - `nelbo`: the whole bound, the sum of the three terms.
     - `error`: its standard error over sequences (`mean_and_error`).
     - `diffusion`, `reconstruction`, `prior`: the three terms.
-    - `tokens`, `sequences`: how many real tokens, in how many sequences.
+    - `tokens`, `sequences`: the number of real tokens and of sequences.
     - `low`, `high`: the time range of the diffusion term.
     - `nats`: the bound of each sequence as a whole, float64 [sequences], for paired comparisons.
     - `lengths`: the number of real tokens of each sequence, [sequences].
@@ -64,7 +64,7 @@ class Bound:
 
         **Arguments:**
 
-        - `count`: bytes of the text that these tokens encode.
+        - `count`: the number of bytes of the text that these tokens encode.
         """
         if count < 1:
             raise ValueError(f"the number of bytes must be positive; got {count}")
@@ -84,34 +84,36 @@ def validation_bound(
     batch_size: int = 32,
     generator: Generator | None = None,
 ) -> Bound:
-    r"""Estimate the negative ELBO of held-out data: mean over real tokens, end terms included.
+    r"""Estimate the negative ELBO of held-out data: the mean over real tokens, including end terms.
 
-    Every sequence gets `repeats` times, and all times together are one low-discrepancy set, dealt out at random. They
-    are spread by $t = low + (high - low) \sin^2(\pi \tau / 2)$, with the Jacobian as a weight, because the integrand
-    of hybrid noise is infinite like an inverse square root at both ends: under evenly spread times single draws there
-    would carry the mean.
+    Every sequence is evaluated at `repeats` times. All times together form one low-discrepancy set, assigned at random.
+    They are transformed by $t = low + (high - low) \sin^2(\pi \tau / 2)$, with the Jacobian as a weight, because the
+    integrand of hybrid noise diverges like an inverse square root at both ends: with uniform times, single draws there
+    would dominate the mean.
 
-    With `nodes` all sequences meet the same fixed times instead, so that two models differ by their answers and not by
-    their luck with times. With `steps` it is the bound in discrete time, that of a sampler with these steps.
+    With `nodes`, all sequences use the same fixed times, so that the comparison of two models has no variance from the
+    choice of times. With `steps`, the result is the bound in discrete time of a sampler with these steps.
 
     **Arguments:**
 
-    - `process`: the noise.
-    - `denoiser`: a posterior is converted. A `TransformersDenoiser` is told where padding is, unless it has a mask.
-    - `data`: tokens, all of them real; or a data set of dicts of `input_ids` and `attention_mask`, such as
+    - `process`: the noise process.
+    - `denoiser`: the denoiser; posterior predictions are converted. A `TransformersDenoiser` without an attention mask
+      receives that of the data.
+    - `data`: tokens, all of them real; or a data set of dicts with `input_ids` and `attention_mask`, such as
       `noiselab.data.TokenBlocks`. Padding is neither noised nor scored.
-    - `low`, `high`: the time range, by default from 1e-4 (or the lower end of the process's domain, if that is higher) to
-      the upper end of the domain. The bound holds for any `low`; the nearer to 0, the tighter, for the reconstruction
-      treats tokens as independent (from 0 it is taken at 1e-12, where rates stop). With `steps`, the whole domain by default.
-    - `nodes`: the number of fixed times at which every sequence is evaluated, where this process has them
-      (`noiselab.process_quadrature`, which says how many are enough). z is still drawn.
-    - `steps`: the number of even steps, or a falling grid of times, as for a sampler; each sequence gets one step, drawn as
-      times are.
-    - `repeats`: times, or steps, for each sequence; with `nodes`, draws of z at each.
-    - `batch_size`: sequences evaluated at once.
-    - `generator`: all randomness; torch's global one by default.
+    - `low`, `high`: the time range, by default from 1e-4 (or the lower end of the process's domain, if that is higher)
+      to the upper end of the domain. The bound holds for any `low` and is tighter closer to 0, because the
+      reconstruction term treats tokens as independent (with `low` = 0 it is evaluated at 1e-12, the smallest time with
+      defined rates). With `steps`, by default the whole domain.
+    - `nodes`: the number of fixed quadrature times for every sequence, if the process has a quadrature
+      (`noiselab.process_quadrature`, which describes how many suffice). z is still sampled.
+    - `steps`: the number of uniform steps, or a decreasing grid of times, as for a sampler; each sequence is evaluated
+      on one step, chosen like the times.
+    - `repeats`: the number of times, or steps, for each sequence; with `nodes`, of samples of z at each node.
+    - `batch_size`: the number of sequences evaluated at once.
+    - `generator`: the source of randomness; by default torch's global generator.
 
-    **Raises:** `ValueError` for an empty data set or time range, or both `nodes` and `steps`.
+    **Raises:** `ValueError` if the data set or the time range is empty, or both `nodes` and `steps` are given.
 
     **Example:**
 
@@ -128,12 +130,12 @@ def validation_bound(
     ```
     """
     if nodes is not None and steps is not None:
-        raise ValueError(f"either nodes or steps may be given; got {nodes} and {steps}")
+        raise ValueError(f"nodes and steps must not both be given; got {nodes} and {steps}")
     grid = None if steps is None else _grid(process, steps, low, high)
     low, high = time_range(process, low, high) if grid is None else (grid[-1].item(), grid[0].item())
     count = len(data)  # type: ignore[arg-type]
     if count < 1 or repeats < 1:
-        raise ValueError(f"at least one sequence and one repeat are needed; got {count} and {repeats}")
+        raise ValueError(f"there must be at least one sequence and one repeat; got {count} and {repeats}")
     fixed = None if nodes is None else process_quadrature(process, nodes, low=low, high=high)
     tau = stratified_times(count * repeats, generator=generator)
     tau = tau[torch.randperm(len(tau), generator=generator)].view(count, repeats)
@@ -166,7 +168,7 @@ def _grid(process: NoiseProcess, steps: int | Grid, low: float | int | None, hig
     """The times of the steps, checked."""
     if isinstance(steps, Tensor):
         if low is not None or high is not None:
-            raise ValueError(f"a grid has its own ends, without low and high; got {low} and {high}")
+            raise ValueError(f"low and high must be None with a grid, which has its own ends; got {low} and {high}")
         return falling(process, steps)
     if steps < 1:
         raise ValueError(f"steps must be at least 1; got {steps}")
@@ -200,7 +202,7 @@ def mean_and_error(nats: Float[Tensor, " sequence"], lengths: Int[Tensor, " sequ
 def batches(
     data: Dataset[Mapping[str, Tensor]] | Int[Tensor, "sequence length"], size: int, device: torch.device | str
 ) -> Iterator[tuple[Tokens, Selection]]:
-    """Tokens and where they are real, batch by batch, in order, the last one as short as it is."""
+    """Yield tokens and the mask of real ones, batch by batch in order; the last batch may be smaller."""
     if isinstance(data, Tensor):
         for x in data.split(size):
             x = x.long().to(device)
@@ -217,7 +219,7 @@ def _collate(items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def masked_to(denoiser: Denoiser, real: Selection) -> Denoiser:
-    """The denoiser with the attention mask of a batch, where there is padding and it can take one."""
+    """Return the denoiser with the attention mask of a batch, if there is padding and the denoiser accepts a mask."""
     if type(denoiser) is not TransformersDenoiser or denoiser.attention_mask is not None or bool(real.all()):
         return denoiser
     return TransformersDenoiser(denoiser.model, denoiser.predicts, real, vocab_size=denoiser.vocab_size)
@@ -225,7 +227,7 @@ def masked_to(denoiser: Denoiser, real: Selection) -> Denoiser:
 
 @contextlib.contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode within the block, the previous mode after it."""
+    """Context manager: evaluation mode inside, the previous mode afterwards."""
     training = module.training
     module.eval()
     try:
@@ -235,7 +237,7 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 
 def device_of(*modules: torch.nn.Module) -> torch.device:
-    """Where the modules live, read off the first tensor they have."""
+    """The device of the first tensor of the modules."""
     for module in modules:
         for tensor in (*module.parameters(), *module.buffers()):
             return tensor.device

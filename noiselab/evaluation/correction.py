@@ -1,4 +1,4 @@
-"""Self-correction before and after: what changed, and what it was worth to a judge."""
+"""Self-correction before and after: what changed, and the effect on perplexity under a judge."""
 
 from dataclasses import dataclass, field
 
@@ -20,12 +20,12 @@ class Correction:
 
     **Arguments:**
 
-    - `before`, `after`: the samples.
-    - `revisions`: every change on the way, in order.
-    - `steps`: network evaluations until the last sample stopped.
-    - `changed`: the share of tokens that differ in the end.
-    - `accuracy_before`, `accuracy_after`: self-accuracy, the share of tokens that are the model's own best guess.
-    - `judge_before`, `judge_after`: perplexity, entropy and n-grams, if there was a judge.
+    - `before`, `after`: the samples before and after.
+    - `revisions`: all changes, in order.
+    - `steps`: the number of network evaluations until the last sample stopped.
+    - `changed`: the fraction of tokens that differ at the end.
+    - `accuracy_before`, `accuracy_after`: self-accuracy, the fraction of tokens that are the arg-max of the model.
+    - `judge_before`, `judge_after`: perplexity, entropy and n-grams, if a judge was given.
     """
 
     before: Tensor = field(repr=False)
@@ -48,15 +48,15 @@ def self_correction(
     start: int | None = None,
     generator: Randomness = None,
 ) -> Correction:
-    """Run self-correction on samples and compare before with after.
+    """Run self-correction on samples and compare them before and after.
 
     **Arguments:**
 
-    - `correction`: what to run, with its settings.
-    - `samples`: whole samples, without padding; left as they are.
-    - `steps`: at most so many.
-    - `judge`, `start`: as for `generative_perplexity`; without a judge there is no perplexity.
-    - `generator`: all randomness.
+    - `correction`: the self-correction to run.
+    - `samples`: complete samples, without padding; they are not modified.
+    - `steps`: the maximum number of steps.
+    - `judge`, `start`: as for `generative_perplexity`; without a judge, perplexity is not measured.
+    - `generator`: the source of randomness.
     """
     with evaluating(correction.denoiser):
         walk = list(correction.walk(samples, steps=steps, generator=generator))
@@ -81,7 +81,7 @@ def self_correction(
 
 
 def self_accuracy(correction: SelfCorrection, z: Int[Tensor, "sample length"]) -> float:
-    """The share of tokens that are the arg-max of the denoiser's prediction at the correction's time."""
+    """The fraction of tokens that are the arg-max of the denoiser's prediction at the correction's time."""
     times = torch.full(z.shape[:1], correction.time, dtype=torch.float64, device=z.device)
     with torch.no_grad():
         logits = correction.denoiser(z, times)

@@ -1,7 +1,7 @@
-"""Self-correction of a trained model's samples as a judge sees it: temperatures by steps, and what to compare it with.
+"""Self-correction of a trained model's samples over temperatures and steps, measured by a judge, with baselines.
 
-A judge rewards likely text, and text grows likelier by growing poorer. Each row therefore also says how much likelier it is
-than fresh samples of *equal entropy*, which sampling at a lower temperature gives for nothing.
+A judge prefers likely text, and less diverse text is more likely. Each row therefore also gives the improvement over
+fresh samples of *equal entropy*, which sampling at a lower temperature provides without correction.
 """
 
 import math
@@ -31,11 +31,11 @@ class Treated:
 
     **Arguments:**
 
-    - `treatment`: "before"; "one jump", all tokens drawn anew at the correction's time, in one evaluation;
-      "self-correction"; "jump, then self-correction", at the first temperature alone; or "cooler", fresh samples at a lower
-      temperature.
-    - `temperature`, `steps`: of the treatment, 0 where it has none.
-    - `changed`: the share of tokens that differ from those before; 1 for fresh samples.
+    - `treatment`: "before"; "one jump", all tokens resampled at the correction's time in one evaluation;
+      "self-correction"; "jump, then self-correction", at the first temperature only; or "cooler", fresh samples at a
+      lower temperature.
+    - `temperature`, `steps`: those of the treatment, or 0.
+    - `changed`: the fraction of tokens that differ from those before; 1 for fresh samples.
     """
 
     treatment: str
@@ -52,11 +52,12 @@ class GridRow:
     **Arguments:**
 
     - `treatment`, `temperature`, `steps`: as in `Treated`.
-    - `nats`: the judge's -log p, and `gain`, by how much it fell.
-    - `beyond`: by how much it lies below that of fresh samples of the same entropy, along the line of least squares through
-      those of all temperatures: what is gained beyond poorer text. Not a number where no temperature gives an entropy so low.
-    - `entropy`: of the tokens within a sample; `distinct`: the share of different pairs among all pairs of tokens.
-    - `changed`: the share of tokens that differ.
+    - `nats`: the judge's -log p; `gain`: its decrease.
+    - `beyond`: the decrease relative to fresh samples of the same entropy, by a least-squares line through those of all
+      temperatures: the gain beyond that of less diverse text. NaN if no temperature gives an entropy this low.
+    - `entropy`: the entropy of the tokens within a sample; `distinct`: the fraction of distinct pairs among all pairs
+      of tokens.
+    - `changed`: the fraction of tokens that differ.
     """
 
     treatment: str
@@ -87,22 +88,22 @@ def correction_grid(
     start: int | None = None,
     seeds: Iterable[int] = range(5),
 ) -> list[GridRow]:
-    """Draw samples, correct them at each temperature for each number of steps, and let a judge read all of them.
+    """Generate samples, correct them at each temperature for each number of steps, and score all of them with a judge.
 
-    Each seed draws one set of samples, which all treatments get; gains are taken seed by seed.
+    Each seed generates one set of samples, which is used by all treatments; gains are computed seed by seed.
 
     **Arguments:**
 
-    - `denoiser`: of the trained model; only tokens of the process's support are drawn.
+    - `denoiser`: the denoiser of the trained model; only tokens in the process's support are sampled.
     - `judge`: a causal model with the same tokenizer; `start` as for `generative_perplexity`.
-    - `length`: tokens of a sample, and `samples` of them for each seed.
-    - `sampling_steps`: of the ancestral sampler, evenly from the upper end of time to `end`. Above 0 the samples keep the
-      noise of that time, as published ones do; masks alone are filled in.
-    - `time`, `temperatures`, `steps`, `tokens_per_step`: of self-correction.
-    - `cooler`: temperatures below 1 of the fresh samples to compare with.
-    - `seeds`: at least two.
+    - `length`: the number of tokens of a sample; `samples`: the number of samples for each seed.
+    - `sampling_steps`: the steps of the ancestral sampler, uniform from the upper end of time to `end`. If `end` is
+      above 0, samples keep the noise of that time, as published ones do; only masks are filled in.
+    - `time`, `temperatures`, `steps`, `tokens_per_step`: settings of self-correction.
+    - `cooler`: temperatures below 1 for the fresh samples used as baseline.
+    - `seeds`: at least two seeds.
 
-    **Raises:** `ValueError` for too few seeds, or settings that the sampler or self-correction refuses.
+    **Raises:** `ValueError` if there are too few seeds, or the sampler or self-correction rejects a setting.
 
     **Source:** the treatment and its grid: von Ruette et al. (2025), arXiv 2503.04482, section 5.3; entropy beside perplexity:
     Zheng et al. (2024), arXiv 2409.02908.
@@ -146,7 +147,7 @@ def correction_grid(
 
 
 class _Set:
-    """The samples of one seed, and what becomes of them."""
+    """The samples of one seed and their treatments."""
 
     def __init__(
         self,
@@ -167,7 +168,7 @@ class _Set:
         self.samples = self.drawn(denoiser)
 
     def drawn(self, denoiser: Denoiser) -> Tokens:
-        """Samples, with the noise of the last time, but for masks."""
+        """Generate samples that keep the noise of the last time, except masks."""
         sampler, last = AncestralSampler(self.process, denoiser), self.end == self.process.domain[0]
         z = sampler.sample(self.shape, times=self.times, clean=last, generator=self.random)
         shows = ~self.process.data_tokens(z.device)[z]
@@ -181,7 +182,7 @@ class _Set:
         return Treated(treatment, temperature, steps, judgement, changed)
 
     def treated(self, corrections: Sequence[SelfCorrection], steps: Sequence[int]) -> list[Treated]:
-        """The samples as they are and after each treatment."""
+        """The samples before and after each treatment."""
         x = self.samples
         at = torch.full((len(x),), corrections[0].time, dtype=torch.float64, device=x.device)
         jumped = AncestralSampler(self.process, self.denoiser).clean(x, at, generator=self.random)
@@ -220,7 +221,7 @@ def _summary(found: list[list[Treated]]) -> list[GridRow]:
 
 
 class _Fresh:
-    """The line of least squares through nats and entropies of all fresh samples, at all temperatures."""
+    """The least-squares line through nats and entropies of all fresh samples, at all temperatures."""
 
     def __init__(self, treated: list[Treated]):
         points = [t.judgement for t in treated if t.treatment in (BEFORE, COOLER)]
@@ -237,7 +238,7 @@ class _Fresh:
         )
 
     def beyond(self, after: list[Treated]) -> list[float]:
-        """How far below the line, set by set; not a number where fresh samples are never so poor."""
+        """The distance below the line, set by set; NaN if fresh samples never have an entropy this low."""
         entropies = [a.judgement.entropy for a in after]
         if not self.known or float(np.mean(entropies)) < self.coolest - 1e-9:
             return [math.nan] * len(after)

@@ -1,4 +1,4 @@
-"""95 % confidence intervals: of means over seeds, of shares, of differences on the same cases."""
+"""95 % confidence intervals of means over seeds, of proportions, and of paired differences."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,9 @@ def interval(values: list[float]) -> Interval:
 
 
 def _student(freedom: int) -> float:
-    """The 97.5 % point of Student's t: two freedoms or one in closed form, more by Fisher and Cornish's series (to 1e-3)."""
+    """The 97.5 % quantile of Student's t: closed form for one or two degrees of freedom, else the Cornish-Fisher series
+    (to 1e-3).
+    """
     if freedom == 1:
         return math.tan(0.475 * math.pi)
     if freedom == 2:
@@ -41,11 +43,11 @@ def _student(freedom: int) -> float:
 
 
 def wilson(count: int, of: int) -> tuple[float, float]:
-    r"""The interval of a share: all $p$ with $|c / n - p| \le 1.96 \sqrt{p (1 - p) / n}$.
+    r"""The Wilson interval of a proportion: all $p$ with $|c / n - p| \le 1.96 \sqrt{p (1 - p) / n}$.
 
     **Arguments:**
 
-    - `count`: cases $c$; `of`: among how many, $n$.
+    - `count`: the number of positive cases $c$; `of`: the number of all cases $n$.
 
     **Raises:** `ValueError` unless 0 <= `count` <= `of` and `of` is positive.
 
@@ -60,15 +62,16 @@ def wilson(count: int, of: int) -> tuple[float, float]:
 
 
 def paired_difference(new: Sequence[bool], old: Sequence[bool]) -> Interval:
-    """By how much a share is higher than another on the same cases: in some only one of the two is right.
+    """The difference of two proportions on the same cases, with its confidence interval.
 
     **Arguments:**
 
-    - `new`, `old`: whether each case is right, with each of two methods.
+    - `new`, `old`: whether each case is right under each of two methods.
 
-    **Returns:** the difference of the shares, and the half-width by the variance of the differences (as McNemar's test).
+    **Returns:** the difference of the proportions, and the half-width from the variance of the differences (as in
+    McNemar's test).
 
-    **Raises:** `ValueError` unless there are two cases or more, the same for both.
+    **Raises:** `ValueError` unless both have the same number of cases, at least two.
 
     **Example:**
 
@@ -79,6 +82,6 @@ def paired_difference(new: Sequence[bool], old: Sequence[bool]) -> Interval:
     ```
     """
     if len(new) != len(old) or len(new) < 2:
-        raise ValueError(f"there must be as many cases for both, two or more; got {len(new)} and {len(old)}")
+        raise ValueError(f"both must have the same number of cases, at least two; got {len(new)} and {len(old)}")
     differences = torch.tensor(new, dtype=torch.float64) - torch.tensor(old, dtype=torch.float64)
     return Interval(differences.mean().item(), 1.959963984540054 * differences.std().item() / len(new) ** 0.5)

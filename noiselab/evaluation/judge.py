@@ -1,7 +1,7 @@
-"""How likely samples are under an autoregressive judge, and whether they are likely only because they repeat.
+"""Perplexity of samples under an autoregressive judge, with measures of their diversity.
 
-A perplexity alone is won by a text of one word. It is therefore never reported without the entropy and the distinct
-n-grams of the same samples.
+A text that repeats a single word has low perplexity. Perplexity is therefore always reported with the entropy and the
+distinct n-grams of the same samples.
 """
 
 import math
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a causal language model says about samples.
+    """The scores of samples under a causal language model.
 
     **Arguments:**
 
     - `perplexity`: the exponential of `nats`.
-    - `nats`: mean -log p of a scored token; `error`: its standard error over samples.
-    - `tokens`: how many tokens were scored, of `samples` samples.
-    - `entropy`: the entropy of the token frequencies within a sample, in nats, mean over samples.
-    - `distinct`: for n = 1, 2, 3, ...: the share of different n-grams among all n-grams of all samples.
+    - `nats`: the mean -log p of a scored token; `error`: its standard error over samples.
+    - `tokens`: the number of scored tokens, in `samples` samples.
+    - `entropy`: the entropy of the token frequencies within a sample, in nats, averaged over samples.
+    - `distinct`: for n = 1, 2, 3, ...: the fraction of distinct n-grams among all n-grams of all samples.
     - `total`: -log p of each sample, float64 [samples].
     """
 
@@ -49,7 +49,7 @@ class Judgement:
 
         **Arguments:**
 
-        - `count`: bytes that the scored tokens encode.
+        - `count`: the number of bytes that the scored tokens encode.
         """
         if count < 1:
             raise ValueError(f"the number of bytes must be positive; got {count}")
@@ -65,21 +65,21 @@ def generative_perplexity(
     batch_size: int = 16,
     ngrams: int = 3,
 ) -> Judgement:
-    """Perplexity of token ids under a causal model with the same tokenizer, and how varied they are.
+    """Compute the perplexity of token ids under a causal model with the same tokenizer, and their diversity.
 
-    Ids go to the judge as they are: no text in between can change them. Only real tokens are scored, those after the
-    first real one, or all of them behind a `start` token.
+    Ids are passed to the judge directly, without decoding to text. Only real tokens are scored: those after the first
+    real one, or all of them if a `start` token is given.
 
     **Arguments:**
 
-    - `judge`: called with `input_ids` and `attention_mask`, returns logits or something that has them, such as a
-      causal model of transformers.
-    - `samples`: token ids. None must lie outside the judge's vocabulary.
+    - `judge`: a model that is called with `input_ids` and `attention_mask` and returns logits or an object with
+      `logits`, such as a causal transformers model.
+    - `samples`: token ids, all in the judge's vocabulary.
     - `attention_mask`: 1 for real tokens, with padding on either side; by default all are real.
-    - `start`: a token to put before each sample (an end-of-text or begin-of-text token), so that the first token counts
-      too. Leave it out for samples that begin in the middle of a text.
-    - `batch_size`: samples at once; the last batch is as short as it is.
-    - `ngrams`: the longest n-grams that are counted.
+    - `start`: a token to prepend to each sample (an end-of-text or begin-of-text token), so that the first token is
+      scored too. Omit it for samples that begin in the middle of a text.
+    - `batch_size`: the number of samples scored at once.
+    - `ngrams`: the length of the longest n-grams that are counted.
 
     **Raises:** `ValueError` if no token can be scored, or if the mask has gaps.
 
@@ -87,7 +87,7 @@ def generative_perplexity(
     """
     real = torch.ones_like(samples, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     if (real[:, 1:] != real[:, :-1]).sum(-1).max() > 1:
-        raise ValueError("real tokens must be next to one another, with padding on one side; got a mask with gaps")
+        raise ValueError("real tokens must be contiguous, with padding on one side; got a mask with gaps")
     texts = [row[kept].tolist() for row, kept in zip(samples.cpu(), real.cpu(), strict=True)]
     return _judge(judge, texts, start, batch_size, ngrams)
 
@@ -102,18 +102,19 @@ def text_perplexity(
     batch_size: int = 16,
     ngrams: int = 3,
 ) -> Judgement:
-    """Perplexity of texts under a causal model with a tokenizer of its own.
+    """Compute the perplexity of texts under a causal model with its own tokenizer.
 
-    For samples of a model with another tokenizer: decode them (without special tokens), then judge the text. The numbers
-    are per token of the judge. Entropy and n-grams are counted in the judge's tokens too.
+    Use it for samples of a model with another tokenizer: decode them without special tokens, then score the text. All
+    results, including entropy and n-grams, are in tokens of the judge.
 
     **Arguments:**
 
     - `judge`: as for `generative_perplexity`.
-    - `tokenizer`: the judge's. Nothing is added, cut or padded by it.
+    - `tokenizer`: the judge's tokenizer. It adds, truncates and pads nothing.
     - `texts`: the samples.
     - `start`: as for `generative_perplexity`.
-    - `max_tokens`: cut longer texts; by default nothing is cut, and what the judge cannot take is its own error.
+    - `max_tokens`: the length to which longer texts are truncated; by default nothing is truncated, and texts that are
+      too long raise the judge's own error.
     - `batch_size`, `ngrams`: as for `generative_perplexity`.
 
     **Raises:** `ValueError` if no token can be scored.
@@ -127,9 +128,9 @@ def _judge(judge: nn.Module, texts: list[list[int]], start: int | None, batch_si
     rows = [[*before, *text] for text in texts]
     scored = torch.tensor([max(len(row) - 1, 0) for row in rows])
     if not int(scored.sum()):
-        raise ValueError(f"at least one token that follows another is needed; got {len(texts)} samples without")
+        raise ValueError(f"there must be at least one token that follows another; got {len(texts)} samples without")
     total = torch.zeros(len(rows), dtype=torch.float64)
-    # Longest first, so that a batch holds rows of like length; every row keeps its own place in the result.
+    # Longest first, so that rows of a batch have similar lengths; results are returned in the original order.
     order = sorted((i for i in range(len(rows)) if len(rows[i]) > 1), key=lambda i: -len(rows[i]))
     with torch.no_grad(), evaluating(judge):
         for first in range(0, len(order), batch_size):
@@ -152,7 +153,7 @@ def _judge(judge: nn.Module, texts: list[list[int]], start: int | None, batch_si
 def token_nats(
     judge: nn.Module, samples: Int[Tensor, "sample length"], *, start: int, batch_size: int = 16
 ) -> Float[Tensor, "sample length"]:
-    """-log p of each token under a causal model, given those before it.
+    """Compute -log p of each token under a causal model, given the previous ones.
 
     **Arguments:**
 
@@ -170,7 +171,9 @@ def token_nats(
 
 
 def _surprise(judge: nn.Module, rows: list[list[int]], device: torch.device) -> Float[Tensor, "batch tokens"]:
-    """-log p of all tokens but the first of each row, 0 for padding: on the right, where a causal model does not look."""
+    """-log p of all tokens but the first of each row; 0 for padding, which is on the right and does not affect a causal
+    model.
+    """
     length = max(map(len, rows))
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     real = torch.zeros(len(rows), length, dtype=torch.bool)
@@ -183,12 +186,12 @@ def _surprise(judge: nn.Module, rows: list[list[int]], device: torch.device) -> 
         raise ValueError(f"samples must lie in the judge's vocabulary of {largest} tokens; got {int(ids.max())}")
     logits = logits_of(judge(input_ids=ids, attention_mask=real.long()))[:, :-1]
     losses = F.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none")
-    # The target decides: a token counts if it is real itself (the token before it then is, with padding on the right).
+    # A token is scored if it is real; with padding on the right, the previous token is then real too.
     return torch.where(real[:, 1:], losses, 0).cpu().double()
 
 
 def token_entropy(texts: Sequence[Sequence[int]]) -> float:
-    """The entropy of the token frequencies within each text, in nats; mean over texts that hold a token.
+    """The entropy of the token frequencies within each text, in nats, averaged over non-empty texts.
 
     **Example:**
 
@@ -208,6 +211,8 @@ def token_entropy(texts: Sequence[Sequence[int]]) -> float:
 
 
 def distinct(texts: Sequence[Sequence[int]], n: int) -> float:
-    """Different n-grams over all n-grams, of all texts together; lower for more text, so compare equal amounts."""
+    """The fraction of distinct n-grams in all texts together; it decreases with the amount of text, so compare equal
+    amounts.
+    """
     grams = [tuple(text[i : i + n]) for text in texts for i in range(len(text) - n + 1)]
     return len(set(grams)) / len(grams) if grams else math.nan

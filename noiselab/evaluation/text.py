@@ -1,4 +1,4 @@
-"""How many bytes of text tokens stand for, so that models with different tokenizers can be compared."""
+"""The number of bytes of text per token, for comparing models with different tokenizers."""
 
 from typing import TYPE_CHECKING
 
@@ -11,13 +11,14 @@ if TYPE_CHECKING:
 
 
 def token_bytes(tokenizer: "transformers.PreTrainedTokenizerBase") -> Int[Tensor, " state"]:
-    """The number of bytes that each token of a byte-level tokenizer stands for; special tokens stand for none.
+    """The number of bytes that each token of a byte-level tokenizer encodes; special tokens encode none.
 
-    Exact where decoding is not: a token may be a part of a character.
+    Unlike decoding, this is exact for tokens that are parts of a character.
 
     **Returns:** indexed by token id, up to the largest one.
 
-    **Raises:** `ValueError` unless the tokenizer is byte-level, as GPT-2's and those of `noiselab.data.train_tokenizer`.
+    **Raises:** `ValueError` unless the tokenizer is byte-level, like GPT-2's and those of
+    `noiselab.data.train_tokenizer`.
 
     **Example:**
 
@@ -36,5 +37,5 @@ def token_bytes(tokenizer: "transformers.PreTrainedTokenizerBase") -> Int[Tensor
     special = set(tokenizer.all_special_ids)
     count = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.long)
     for token, index in vocabulary.items():
-        count[index] = 0 if index in special else len(token)  # byte-level tokens have one sign for each byte
+        count[index] = 0 if index in special else len(token)  # byte-level tokens have one character for each byte
     return count

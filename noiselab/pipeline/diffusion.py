@@ -364,7 +364,9 @@ class GiddPipeline(DiffusionPipeline):
 
 
 def interpolating(pipe: DiffusionPipeline) -> InterpolatingProcess:
-    """The process of a pipeline, for what needs noise that forgets the token it destroys."""
+    """The process of a pipeline, for methods that require state-independent corruption."""
     if not isinstance(pipe.process, InterpolatingProcess):
-        raise ValueError(f"this needs noise that forgets the token it destroys; got {pipe.process}")
+        raise ValueError(
+            f"the process must be an InterpolatingProcess (state-independent corruption); got {pipe.process}"
+        )
     return pipe.process

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from .trace import Trace
 
-MOST = 64  # positions with text
-LONGEST = 12  # characters of a cell
+MAX_POSITIONS = 64  # positions with text
+MAX_CHARACTERS = 12  # characters of a cell
 LETTER, LINE = 0.062, 0.2  # inches
 INK, GREY, PAPER = "#1f2733", "#c9ced6", "#ffffff"
 SIGNS = {" ": "·", "\n": "⏎", "\r": "␍", "\t": "⇥"}
@@ -57,7 +57,7 @@ def plot_trace(
         raise ValueError(f"positions must contain at least one position in range({length}); got {place}")
     if rows is not None and rows < 2:
         raise ValueError(f"rows must be at least 2; got {rows}")
-    written = len(place) <= MOST
+    written = len(place) <= MAX_POSITIONS
     most = (40 if written else 240) if rows is None else rows
     shown = torch.linspace(0, len(one) - 1, min(most, len(one)), dtype=torch.float64).round().long()
     states, made_by = one.states[shown][:, 0, list(place)], one.made_by()[shown][:, 0, list(place)]
@@ -126,7 +126,7 @@ def _mix(colour: str, strength: float) -> tuple[float, float, float]:
 def _visible(text: str) -> str:
     """Replace blanks and line ends by visible signs, and other invisible characters by a placeholder."""
     signs = "".join(SIGNS.get(c, c if c.isprintable() else "\ufffd") for c in text)
-    return signs if len(signs) <= LONGEST else signs[: LONGEST - 1] + "…"
+    return signs if len(signs) <= MAX_CHARACTERS else signs[: MAX_CHARACTERS - 1] + "…"
 
 
 def _widths(states: Tensor, words: dict[int, str]) -> list[int]:

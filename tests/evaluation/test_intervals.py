@@ -43,5 +43,5 @@ def test_a_difference_of_the_same_cases_is_surer_than_one_of_others():
 def test_errors():
     with pytest.raises(ValueError, match="count must lie"):
         wilson(4, 3)
-    with pytest.raises(ValueError, match="as many cases for both"):
+    with pytest.raises(ValueError, match="the same number of cases"):
         paired_difference([True, False], [True])
