@@ -15,8 +15,7 @@ import torch.nn.functional as F
 
 import noiselab as nl
 from measure import in_turns, peak_memory
-from noiselab.elbo.tokens import outside
-from noiselab.samplers.three_way import UNIFORMS_PER_MOVE, reverse_move
+from noiselab.process.three_way import UNIFORMS_PER_MOVE, reverse_move
 
 V, BATCH, LENGTH, WIDTH = 50_258, 2, 256, 768
 MASK = V - 1
@@ -144,7 +143,7 @@ def three_way_step():
     process, logits, _, z, _ = world()
     s, t = reverse_times()
     plan = reverse_move(process, z, s, t).plan(process, z, uniforms())
-    return plan.resolve(logits[plan.rows], outside(process))
+    return plan.resolve(logits[plan.rows])
 
 
 def rows_read():

@@ -14,10 +14,9 @@ import torch
 import noiselab as nl
 from core import report
 from measure import in_turns
-from noiselab.elbo.tokens import outside
 from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.networks.huggingface import TransformersDenoiser
-from noiselab.samplers.three_way import UNIFORMS_PER_MOVE, reverse_move
+from noiselab.process.three_way import UNIFORMS_PER_MOVE, reverse_move
 
 V, LENGTH = 50_258, 512
 MASK = V - 1
@@ -77,7 +76,7 @@ class Always(nl.AncestralSampler):
         u = nl.categorical.uniforms(*z.shape, UNIFORMS_PER_MOVE, generator=generator, device=z.device)
         plan = reverse_move(self.process, z, s, t).plan(self.process, z, u)
         logits = self.denoiser(z, t)
-        return plan.resolve(logits[plan.rows], outside(self.process)) if plan.rows.any() else plan.z
+        return plan.resolve(logits[plan.rows]) if plan.rows.any() else plan.z
 
 
 def processes() -> dict[str, nl.InterpolatingProcess]:

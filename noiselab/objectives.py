@@ -125,7 +125,7 @@ def low_variance(process: InterpolatingProcess, x: Tokens, z: Tokens, t: Times) 
 
     **Source:** Sahoo et al. (2026), "Scaling Beyond Masked Diffusion Language Models", arXiv 2602.15014.
     """
-    _require_masking(process, z, t)
+    _refuse_noise_on_data(process, z, t)
     masked = ~process.data_tokens(z.device)[z]
     return torch.where(masked, 1 / process.alpha(process.interior(t, z)).double(), 0)
 
@@ -158,10 +158,9 @@ def objective_loss(
     """
     if objective is elbo:
         weight = None  # the losses have it themselves, for every process
-    elif isinstance(process, InterpolatingProcess):
-        weight = objective(process, x, z, t)
     else:
-        raise ValueError(f"a reweighted objective needs an InterpolatingProcess; got a {type(process).__name__}")
+        process.accept_weight(torch.ones_like(z, dtype=torch.float64))
+        weight = objective(process, x, z, t)
     if predicts == "score":
         return score_entropy(process, outputs, x, z, t, weight=weight)
     check_shapes(outputs, x, z)
@@ -201,8 +200,7 @@ def cross_entropy(
     check_shapes(outputs, x, z)
     logits = _by_rows(to_posterior, process, outputs, z, t, predicts)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if process.support is not None:
-        logits = logits.masked_fill(~process.support, -torch.inf)
+    logits = process.on_support(logits)
     return F.cross_entropy(logits.flatten(0, 1), x.flatten(), reduction="none").view(x.shape)
 
 
@@ -228,7 +226,7 @@ def mask_exactly(
     **Raises:** `ValueError` if the process has noise other than masks.
     """
     batch, length = x.shape
-    _require_masking(process, x, torch.full((batch,), sum(process.domain) / 2, device=x.device))
+    _refuse_noise_on_data(process, x, torch.full((batch,), sum(process.domain) / 2, device=x.device))
     u = uniforms(batch, length, generator=generator, device=x.device)
     if attention_mask is not None:
         u = torch.where(attention_mask.bool(), u, 2)
@@ -281,8 +279,7 @@ def any_order_loss(
     masked = ~process.data_tokens(z.device)[z] & real
     dtype = torch.promote_types(logits.dtype, torch.float32)
     weight = real.sum(-1, keepdim=True).to(dtype) / masked.sum(-1, keepdim=True).clamp(min=1)
-    if process.support is not None:
-        logits = logits.masked_fill(~process.support, -torch.inf)
+    logits = process.on_support(logits)
     loss = F.cross_entropy(logits.to(dtype).flatten(0, 1), x.flatten(), reduction="none").view(x.shape)
     return torch.where(masked, weight * loss, 0)
 
@@ -296,7 +293,7 @@ def _by_rows(
     return rows.view_as(outputs)
 
 
-def _require_masking(process: NoiseProcess, z: Tensor, t: Tensor) -> None:
+def _refuse_noise_on_data(process: NoiseProcess, z: Tensor, t: Tensor) -> None:
     if not isinstance(process, InterpolatingProcess) or noise_on_data(process, z, t) is not None:
         raise ValueError(
             f"noise must be masks only (`noiselab.masked`); got {process}, which puts noise on data tokens"

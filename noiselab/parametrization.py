@@ -13,10 +13,9 @@ and posterior differ in a single logit, by $\log(1 + \alpha / b(z_i))$.
 
 from typing import Literal, TypeAlias, get_args
 
-import torch
 from torch import Tensor
 
-from .process import InterpolatingProcess, NoiseProcess
+from .process import NoiseProcess
 from .typing import PerRow, RowLogits, RowTokens
 
 Prediction: TypeAlias = Literal["leave_one_out", "posterior", "score"]
@@ -58,12 +57,8 @@ def to_leave_one_out(
     if predicts == "leave_one_out":
         return outputs
     if predicts == "score":
-        return _from_score(process, outputs, z, t)
-    if isinstance(process, InterpolatingProcess):
-        odds = _log_odds(process, z, t)
-        return _shift(outputs, z, -torch.where(odds.isinf(), 0, odds))
-    like = process.likelihood(z[:, None], t[:, None])[:, 0]
-    return outputs - torch.where(like > 0, like, 1).log().to(outputs)
+        return process.solve_score(outputs, z, t)
+    return process.remove_evidence(outputs, z, t)
 
 
 def to_posterior(
@@ -89,14 +84,8 @@ def to_posterior(
     if predicts == "posterior":
         return outputs
     if predicts == "score":
-        outputs = _from_score(process, outputs, z, t)
-    if not isinstance(process, InterpolatingProcess):
-        return outputs + process.likelihood(z[:, None], t[:, None])[:, 0].log().to(outputs)
-    odds = _log_odds(process, z, t)
-    certain = odds.isinf()
-    only_z = torch.full_like(outputs, -torch.inf).scatter(-1, z[..., None], 0)
-    outputs = torch.where(certain[..., None], only_z, outputs)
-    return _shift(outputs, z, torch.where(certain, 0, odds))
+        outputs = process.solve_score(outputs, z, t)
+    return process.add_evidence(outputs, z, t)
 
 
 def to_score(
@@ -138,65 +127,9 @@ def to_score(
         return outputs
     if predicts == "posterior":
         outputs = to_leave_one_out(process, outputs, z, t, check=False)
-    if process.support is not None:
-        outputs = outputs.masked_fill(~process.support, -torch.inf)
-    dtype = torch.promote_types(outputs.dtype, torch.float32)
-    if isinstance(process, InterpolatingProcess):
-        alpha, noise = _signal_and_noise(process, t)
-        # By logarithms, so that a probability too small for its dtype is not lost where there is no noise beside it.
-        log_x, some = alpha.log().to(dtype) + outputs.to(dtype).log_softmax(-1), noise > 0
-        # Two infinities, at a token that cannot stand, would have no gradient.
-        log_q = torch.where(some, torch.logaddexp(log_x, torch.where(some, noise, 1).log().to(dtype)), log_x)
-    else:
-        log_q = process.marginal(outputs.double().softmax(-1)[:, None], t[:, None])[:, 0].log().to(dtype)
+    log_q = process.log_marginal(process.on_support(outputs), t)
     at_z = z[:, None]
     return (log_q - log_q.gather(-1, at_z)).scatter(-1, at_z, 0)
-
-
-def require_solvable(process: NoiseProcess) -> InterpolatingProcess:
-    """The process, if scores under its noise determine the clean token in closed form.
-
-    **Raises:** `ValueError` otherwise.
-    """
-    if not isinstance(process, InterpolatingProcess):
-        raise ValueError(
-            "a score can be solved for the clean token only where noise does not depend on the token it destroys (an "
-            f"InterpolatingProcess); got a {type(process).__name__}"
-        )
-    return process
-
-
-def _from_score(process: NoiseProcess, outputs: Tensor, z: Tensor, t: Tensor) -> Tensor:
-    process = require_solvable(process)
-    dtype = torch.promote_types(outputs.dtype, torch.float32)
-    # Kept finite, so that a row without any token left is even and not nan.
-    log_q = outputs.to(dtype).scatter(-1, z[:, None], 0).log_softmax(-1).clamp(min=torch.finfo(dtype).min / 2)
-    if process.support is not None:
-        log_q = log_q.masked_fill(~process.support, -torch.inf)
-    _, noise = _signal_and_noise(process, t)
-    gap = noise.log().to(dtype) - log_q  # log(b / q): q - b = q (1 - exp(gap))
-    left = gap < 0
-    log_x = torch.where(left, log_q + torch.log(-torch.expm1(torch.where(left, gap, -1))), -torch.inf)
-    return torch.where(left.any(-1, keepdim=True), log_x, log_q)
-
-
-def _signal_and_noise(process: InterpolatingProcess, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Alpha as a column and b as rows, float64."""
-    t = t[:, None].double()
-    return process.alpha(t).double(), process.noise(t).dense()[:, 0]
-
-
-def _log_odds(process: InterpolatingProcess, z: Tensor, t: Tensor) -> Tensor:
-    """log(1 + alpha / b(z)) for each row; infinite where noise cannot have produced z."""
-    z, t = z[:, None], t[:, None].double()
-    b = process.noise(t).at(z)
-    some = b > 0
-    # Kept apart: the slope of log1p(alpha / 0) would be no number.
-    return torch.where(some, torch.log1p(process.alpha(t) / torch.where(some, b, 1)), torch.inf)[:, 0]
-
-
-def _shift(logits: Tensor, z: Tensor, by: Tensor) -> Tensor:
-    return logits.scatter_add(-1, z[..., None], by[..., None].to(logits))
 
 
 def _accept(process: NoiseProcess, z: Tensor, t: Tensor, predicts: Prediction, check: bool) -> None:
@@ -204,13 +137,7 @@ def _accept(process: NoiseProcess, z: Tensor, t: Tensor, predicts: Prediction, c
         raise ValueError(f"predicts must be one of {', '.join(map(repr, get_args(Prediction)))}; got {predicts!r}")
     if not check:
         return
-    if isinstance(process, InterpolatingProcess):
-        lifted, column = t[:, None].double(), z[:, None]
-        kept = (process.alpha(lifted) > 0) & process.data_tokens(z.device)[column]
-        possible = ((process.noise(lifted).at(column) > 0) | kept)[:, 0]
-    else:
-        like = process.likelihood(z[:, None], t[:, None])[:, 0]
-        possible = (like > 0).logical_and(process.data_tokens(z.device)).any(-1)
+    possible = process.is_possible(z[:, None], t[:, None])[:, 0]
     if not possible.all():
         row = int((~possible).nonzero()[0])
         raise ValueError(

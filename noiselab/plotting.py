@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .process import InterpolatingProcess, NoiseProcess, TokenDependentProcess
+from .process import InterpolatingProcess, NoiseProcess
 from .typing import Grid
 
 if TYPE_CHECKING:
@@ -77,16 +77,19 @@ def plot_process(
     low, high = process.domain
     u = torch.linspace(0.002, 0.998, points, dtype=torch.float64, device=process.device)
     t = low + (high - low) * torch.sin(torch.pi * u / 2) ** 2
-    whole = isinstance(process, InterpolatingProcess)
-    figure = Figure(figsize=(8, 6 if whole else 3.6), layout="constrained")
-    axes = figure.subplots(2, 2).flatten() if whole else [figure.subplots()]
+    factored = process if isinstance(process, InterpolatingProcess) else None
+    figure = Figure(figsize=(8, 3.6 if factored is None else 6), layout="constrained")
+    axes = [figure.subplots()] if factored is None else figure.subplots(2, 2).flatten()
     with torch.no_grad():
-        kept, itself, groups = _groups(process, x, names, t)
+        if factored is None:
+            kept, itself, groups = _groups_of_tokens(process, x, names, t)
+        else:
+            kept, itself, groups = _groups(factored, x, names, t)
         _draw_shares(axes[0], t, kept, itself, groups, f"token {x}" if names is None else names[x])
-        if isinstance(process, InterpolatingProcess):
+        if factored is not None:
             _draw_signal(axes[1], t, kept, groups)
             _draw_rates(axes[2], t, groups)
-            _draw_weights(axes[3], process, x, names, t)
+            _draw_weights(axes[3], factored, x, names, t)
     for axis in axes:
         axis.set(xlabel="time t", xlim=(low, high))
         axis.set_title(axis.get_title(), fontsize=10)
@@ -98,32 +101,41 @@ def plot_process(
     return figure
 
 
-def _groups(process: NoiseProcess, x: int, names: Sequence[str] | None, t: Tensor) -> tuple[Grid, Grid, list[Group]]:
+def _groups(
+    process: InterpolatingProcess, x: int, names: Sequence[str] | None, t: Tensor
+) -> tuple[Grid, Grid, list[Group]]:
     """How probably x is untouched, how probably it is itself by noise, and what else it is; all on the CPU."""
     xs = torch.full((len(t), 1), x, device=t.device)
-    if isinstance(process, InterpolatingProcess):
-        kept = process.alpha(t).double()
-        mass = process.noise(t[:, None])
-        if names is None and len(mass.parts) > 1:
-            groups, itself = _by_part(process, xs, t), mass.at(xs)[:, 0]
-            return kept.cpu(), itself.expand(len(t)).cpu(), groups
-        noise = mass.dense()[:, 0]
-        every = torch.arange(process.vocab_size, device=t.device).expand(len(t), -1)
-        rate = process.rate(every, t).expand(len(t), -1)
-    else:
-        assert isinstance(process, TokenDependentProcess)
-        signal = process.signal(t)
-        kept = signal[:, min(x, signal.shape[1] - 1)]
-        noise, rate = process.marginal(xs, t)[:, 0], None
-        noise = noise - kept[:, None] * torch.nn.functional.one_hot(xs[:, 0], noise.shape[1])
-    itself = noise[:, x]
+    kept = process.alpha(t).double()
+    mass = process.noise(t[:, None])
+    if names is None and len(mass.parts) > 1:
+        groups, itself = _by_part(process, xs, t), mass.at(xs)[:, 0]
+        return kept.cpu(), itself.expand(len(t)).cpu(), groups
+    noise = mass.dense()[:, 0]
+    every = torch.arange(process.vocab_size, device=t.device).expand(len(t), -1)
+    rate = process.rate_into(every, t).expand(len(t), -1)
+    return kept.cpu(), noise[:, x].cpu(), _grouped(_members(process, x, names), x, noise, rate)
+
+
+def _groups_of_tokens(
+    process: NoiseProcess, x: int, names: Sequence[str] | None, t: Tensor
+) -> tuple[Grid, Grid, list[Group]]:
+    """The same of any process: the tokens that x most probably becomes, without their rates."""
+    xs = torch.full((len(t), 1), x, device=t.device)
+    kept = process.untouched(xs, t)[:, 0]
+    noise = process.marginal(xs, t)[:, 0]
+    noise = noise - kept[:, None] * torch.nn.functional.one_hot(xs[:, 0], noise.shape[1])
+    members = _group_most_likely(noise, x) if names is None else _members(process, x, names)
+    return kept.cpu(), noise[:, x].cpu(), _grouped(members, x, noise, None)
+
+
+def _grouped(members: list[tuple[str, str, list[int]]], x: int, noise: Tensor, rate: Tensor | None) -> list[Group]:
     groups = []
-    single = names is None and not isinstance(process, InterpolatingProcess)
-    for name, colour, members in _group_most_likely(noise, x) if single else _members(process, x, names):
-        elsewhere = [v for v in members if v != x]
-        into = None if rate is None else rate[:, members].sum(-1).cpu()
-        groups.append(Group(name, colour, noise[:, members].sum(-1).cpu(), noise[:, elsewhere].sum(-1).cpu(), into))
-    return kept.cpu(), itself.cpu(), groups
+    for name, colour, these in members:
+        elsewhere = [v for v in these if v != x]
+        into = None if rate is None else rate[:, these].sum(-1).cpu()
+        groups.append(Group(name, colour, noise[:, these].sum(-1).cpu(), noise[:, elsewhere].sum(-1).cpu(), into))
+    return groups
 
 
 def _members(process: NoiseProcess, x: int, names: Sequence[str] | None) -> list[tuple[str, str, list[int]]]:
@@ -197,7 +209,7 @@ def _draw_rates(axis: "Axes", t: Tensor, groups: list[Group]) -> None:
 
 def _draw_weights(axis: "Axes", process: InterpolatingProcess, x: int, names: Sequence[str] | None, t: Tensor) -> None:
     every, middle = torch.arange(process.vocab_size, device=t.device), t[len(t) // 2].view(1)
-    reached = process.rate(every[None], middle).expand(1, len(every))[0] > 0
+    reached = process.rate_into(every[None], middle).expand(1, len(every))[0] > 0
     kinds: list[tuple[str, str, str, int]] = []
     for k, (name, colour, members) in enumerate(_members(process, x, names)):
         others = [v for v in members if v != x and reached[v]]

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from .numerics import gauss_legendre
 from .schedules import ScheduleLike, as_schedule
 from .typing import PerSequence, PerToken, Scalar
 
@@ -322,14 +323,6 @@ def quadrature(
     span = high - low
     t = low + span * u**4 * (35 - 84 * u + 70 * u**2 - 20 * u**3)
     return t.clamp(low + 1e-12 * span, high - 1e-12 * span), 140 * span * weight * (u * (1 - u)) ** 3
-
-
-def gauss_legendre(nodes: int) -> tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]]:
-    """Nodes in (0, 1) and weights, from the eigenvectors of the Jacobi matrix (Golub and Welsch, 1969)."""
-    i = torch.arange(1, nodes, dtype=torch.float64)
-    off = i / (4 * i * i - 1).sqrt()
-    node, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
-    return (node + 1) / 2, vectors[0] ** 2
 
 
 def _checked(count: int, first: int, total: int | None) -> int:

@@ -1,13 +1,17 @@
 """What revises tokens without moving in time."""
 
 import abc
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from ..categorical import Randomness
+from ..process import NoiseProcess
 from ..typing import Selection, Times, Tokens
+
+TAKE_ANY_PROCESS = ("GibbsCorrector", "ForwardBackwardCorrector", "SelfCorrection")  # for a message
 
 
 class Corrector(abc.ABC):
@@ -20,6 +24,8 @@ class Corrector(abc.ABC):
     """What a trace calls the changes of this corrector."""
     converges = False
     """Whether it claims to leave the law at its time unchanged, given the exact denoiser."""
+    takes: ClassVar[type[NoiseProcess]] = NoiseProcess
+    """The kind of process that it needs; others are refused, in words."""
 
     @abc.abstractmethod
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:

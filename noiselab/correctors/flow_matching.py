@@ -1,5 +1,7 @@
 """The corrector of discrete flow matching: forward and backward jumps at one and the same time."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -7,9 +9,10 @@ from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import in_a_line
 from ..process import InterpolatingProcess, NoiseProcess
-from ..samplers.three_way import UNIFORMS_PER_MOVE, Move
+from ..process.three_way import UNIFORMS_PER_MOVE, Move
+from ..process.validation import require_kind
 from ..typing import Selection, Times, Tokens
-from .base import Corrector, free
+from .base import TAKE_ANY_PROCESS, Corrector, free
 
 
 class DFMCorrector(Corrector):
@@ -52,15 +55,13 @@ class DFMCorrector(Corrector):
     """  # noqa: E501
 
     kind = "dfm"
+    process: InterpolatingProcess
+    takes = InterpolatingProcess
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, size: float | int = 0.1):
         if not 0 < size <= 1:
             raise ValueError(f"size must lie in (0, 1]; got {size}")
-        if not isinstance(process, InterpolatingProcess):
-            raise ValueError(
-                "DFMCorrector needs noise that forgets the token it destroys, an InterpolatingProcess; got "
-                f"{process} (GibbsCorrector takes any process)"
-            )
+        require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)
         process.validate(16)
         self.process, self.denoiser, self.size = process, as_leave_one_out(denoiser, process), size
 
@@ -72,7 +73,7 @@ class DFMCorrector(Corrector):
         rate = _total_rate(process, time)
         # Where no noise comes, nothing jumps.
         up = torch.where(rate > 0, self.size * noise.total(), 0)
-        jumps = torch.where(rate > 0, up / rate * process.rate(z, time).clamp(min=0), 0)
+        jumps = torch.where(rate > 0, up / rate * process.rate_into(z, time).clamp(min=0), 0)
         move = Move(
             data=jumps * alpha,
             noise=jumps * (1 - alpha),
@@ -83,13 +84,13 @@ class DFMCorrector(Corrector):
         )
         plan = move.plan(process, z, u[..., 2:])
         noised = rows & (u[..., 0] < up)
-        plan = plan._replace(z=torch.where(rows, plan.z, z), rows=plan.rows & rows & ~noised)
-        new = plan.apply(process, self.denoiser, z, t)
+        plan = replace(plan, z=torch.where(rows, plan.z, z), rows=plan.rows & rows & ~noised)
+        new = plan.apply(self.denoiser, z, t)
         if not noised.any():
             return new
         at = time.expand(z.shape)[noised][:, None]
         tokens = torch.arange(process.vocab_size, device=z.device).expand(len(at), -1)
-        return new.masked_scatter(noised, choose(process.rate(tokens, at).clamp(min=0), u[..., 1][noised]))
+        return new.masked_scatter(noised, choose(process.rate_into(tokens, at).clamp(min=0), u[..., 1][noised]))
 
     def __repr__(self) -> str:
         return f"DFMCorrector({self.process}, {in_a_line(self.denoiser)}, size={self.size:g})"

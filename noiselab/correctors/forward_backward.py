@@ -2,9 +2,9 @@
 
 import torch
 
-from ..categorical import Randomness, choose, uniforms
+from ..categorical import Randomness
 from ..denoisers import Denoiser
-from ..process import InterpolatingProcess, NoiseProcess, TokenDependentProcess, as_token_times
+from ..process import NoiseProcess, as_token_times
 from ..samplers.ancestral import AncestralSampler
 from ..samplers.base import Sampler
 from ..typing import Selection, Times, Tokens
@@ -54,8 +54,6 @@ class ForwardBackwardCorrector(Corrector):
             raise ValueError(
                 f"predictor must be a noiselab.Sampler or a noiselab.Denoiser; got {type(predictor).__name__}"
             )
-        if not isinstance(process, InterpolatingProcess | TokenDependentProcess):
-            raise ValueError(f"process must be one whose forward transition is known; got {type(process).__name__}")
         self.predictor = AncestralSampler(process, predictor) if isinstance(predictor, Denoiser) else predictor
         self.process, self.span = process, span
 
@@ -65,36 +63,8 @@ class ForwardBackwardCorrector(Corrector):
         high = low + self.span * (self.process.domain[1] - low).clamp(min=0)
         if rows is not None:
             low, high = low.expand(z.shape), torch.where(free(rows, z), high, low)
-        noisy = renoise(self.process, z, low, high, generator=generator)
+        noisy = self.process.renoise(z, low, high, generator=generator)
         return self.predictor.step(noisy, high, low, generator=generator)
 
     def __repr__(self) -> str:
         return f"ForwardBackwardCorrector({self.predictor}, span={self.span:g})"
-
-
-def renoise(
-    process: InterpolatingProcess | TokenDependentProcess,
-    z: Tokens,
-    s: Times,
-    t: Times,
-    *,
-    generator: Randomness = None,
-) -> Tokens:
-    r"""Tokens at t of any process, drawn from the forward transition $q_{t|s}(\cdot \mid z_s)$.
-
-    **Arguments:**
-
-    - `z`: tokens at s.
-    - `s`, `t`: s < t; a token with s = t stays as it is.
-    """
-    if isinstance(process, InterpolatingProcess):
-        return process.renoise(z, s, t, generator=generator)
-    s, t = (as_token_times(time, z).expand(z.shape) for time in (s, t))
-    u, rows = uniforms(*z.shape, generator=generator, device=z.device), s < t
-    if not rows.any():
-        return z
-    # `transition` gives columns, the law of what a token comes from; all of them together have the row of what it becomes.
-    tokens = torch.arange(process.vocab_size, device=z.device).expand(int(rows.sum()), -1)
-    matrix = process.transition(tokens, s[rows][:, None], t[rows][:, None])
-    law = matrix.gather(-1, z[rows][:, None, None].expand(*tokens.shape, 1))[..., 0].clamp(min=0)
-    return z.masked_scatter(rows, choose(law, u[rows]))

@@ -5,14 +5,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..categorical import Randomness, choose, uniforms
+from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import in_a_line
-from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..numerics import ROW_DRAWS
+from ..process import NoiseProcess, as_token_times
 from ..typing import Selection, Times, Tokens
 from .base import Corrector, free
 
-DRAWS = 5  # uniform numbers per position and step
 Positions = Literal["random", "unlikely"]
 
 
@@ -71,13 +71,13 @@ class GibbsCorrector(Corrector):
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
         """A few tokens of each sequence drawn anew; the network is asked about these only, or, for "unlikely", about `rows`."""
         rows, time = free(rows, z), as_token_times(t, z).expand(z.shape)
-        u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
+        u = uniforms(*z.shape, ROW_DRAWS, generator=generator, device=z.device)
         if self.positions == "random":
             return self._redraw(z, t, time, self._first(torch.zeros_like(time), u[..., 0], rows), u)
         if not rows.any():
             return z
         x_hat = self._predict(z, t, rows)
-        like = self._likelihood(x_hat, z[rows][:, None], time[rows][:, None])
+        like = self.process.predicted_probability(x_hat, z[rows], time[rows])
         chosen = self._first(torch.zeros_like(time).masked_scatter(rows, like), u[..., 0], rows)
         return self._redraw(z, t, time, chosen, u, x_hat[chosen[rows]])
 
@@ -87,36 +87,20 @@ class GibbsCorrector(Corrector):
         order = order.gather(-1, key.masked_fill(~rows, torch.inf).gather(-1, order).argsort(dim=-1, stable=True))
         return torch.zeros_like(rows).scatter(-1, order[:, : self.tokens_per_step], True) & rows
 
-    def _likelihood(self, x_hat: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        """How likely the tokens z [rows, 1] are under the prediction."""
-        if isinstance(self.process, InterpolatingProcess):
-            return self.process.alpha(t) * x_hat.gather(-1, z) + self.process.noise(t).at(z)
-        return self.process.marginal(x_hat[:, None], t)[:, 0].gather(-1, z)
-
     def _redraw(
         self, z: Tensor, t: Tensor, time: Tensor, chosen: Tensor, u: Tensor, x_hat: Tensor | None = None
     ) -> Tensor:
         """The chosen tokens drawn from q_t(. | x_hat); `x_hat` is theirs, if it is known already."""
-        process, at = self.process, time[chosen][:, None]
-        if not isinstance(process, InterpolatingProcess):
-            if not chosen.any():
-                return z
-            law = process.marginal((self._predict(z, t, chosen) if x_hat is None else x_hat)[:, None], at)[:, 0]
-            return z.masked_scatter(chosen, choose(law, u[..., 4][chosen]))
-        u_chosen = u[chosen][:, None]
-        signal = (u_chosen[..., 1] < process.alpha(at))[:, 0]
-        from_noise = process.noise(at).choose(u_chosen[..., 2], u_chosen[..., 3])[:, 0]
-        new = z.masked_scatter(chosen, from_noise)
-        asked = chosen.masked_scatter(chosen, signal)
+        process, at, u = self.process, time[chosen], u[chosen]
+        drawn, needs = process.plan_noisy(at, u)
+        new, asked = z.masked_scatter(chosen, drawn), chosen.masked_scatter(chosen, needs)
         if not asked.any():
             return new
-        x_hat = self._predict(z, t, asked) if x_hat is None else x_hat[signal]
-        return new.masked_scatter(asked, choose(x_hat, u[..., 4][asked]))
+        x_hat = self._predict(z, t, asked) if x_hat is None else x_hat[needs]
+        return new.masked_scatter(asked, process.resolve_noisy(x_hat, at[needs], u[needs]))
 
     def _predict(self, z: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        logits = self.denoiser(z, t, rows)
-        if self.process.support is not None:
-            logits = logits.masked_fill(~self.process.support, -torch.inf)
+        logits = self.process.on_support(self.denoiser(z, t, rows))
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
 
     def __repr__(self) -> str:

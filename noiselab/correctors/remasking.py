@@ -7,12 +7,12 @@ import torch
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import in_a_line
-from ..process import NoiseProcess, as_token_times
-from ..samplers.base import require_interpolating
+from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..process.three_way import UNIFORMS_PER_MOVE
+from ..process.validation import require_kind
 from ..samplers.remasking import remasking_move
-from ..samplers.three_way import UNIFORMS_PER_MOVE
 from ..typing import Selection, Times, Tokens
-from .base import Corrector
+from .base import TAKE_ANY_PROCESS, Corrector
 
 Remasking = Literal["cap", "rescale", "confidence"]
 
@@ -50,10 +50,13 @@ class RemaskingCorrector(Corrector):
     """
 
     kind = "remask"
+    process: InterpolatingProcess
+    takes = InterpolatingProcess
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, *, amount: float | int = 0.02):
+        require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)
         process.validate(16)
-        self.process = require_interpolating(process, type(self).__name__)
+        self.process = process
         self.denoiser = as_leave_one_out(denoiser, process)
         if not 0 <= amount <= 1:
             raise ValueError(f"amount must lie in [0, 1]; got {amount}")
@@ -68,7 +71,7 @@ class RemaskingCorrector(Corrector):
         kappa = torch.where(noisy > 0, 1 - self.amount / torch.where(noisy > 0, noisy, 1), 1).clamp(0, 1)
         kappa = kappa.expand(z.shape) if rows is None else torch.where(rows, kappa, 1)
         plan = remasking_move(self.process, z, t, t, kappa).plan(self.process, z, u)
-        return plan.apply(self.process, self.denoiser, z, t)
+        return plan.apply(self.denoiser, z, t)
 
     def __repr__(self) -> str:
         return f"RemaskingCorrector({self.process}, {in_a_line(self.denoiser)}, amount={self.amount:g})"

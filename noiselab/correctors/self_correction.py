@@ -9,13 +9,10 @@ from torch import Tensor
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
-from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..numerics import LOGITS_AT_ONCE
+from ..process import NoiseProcess, as_token_times
 from ..typing import PerSequence, PerToken, Selection, Times, Tokens, TokenSet
 from .base import Corrector, free
-
-PROBES = 64  # tokens that are looked at where the noise of each costs a row
-
-AT_ONCE = 1 << 21  # entries of the largest tensor that is made of the logits
 
 
 class SelfCorrection(Corrector):
@@ -76,7 +73,7 @@ class SelfCorrection(Corrector):
                 "time must lie in [0, 1], temperature be positive, tokens_per_step at least 1, patience not negative; "
                 f"got {time}, {temperature}, {tokens_per_step}, {patience}"
             )
-        if process is not None and _never_wrong(process, time):
+        if process is not None and process.data_tokens_are_certain(time):
             warnings.warn(
                 f"under {process} no visible token is ever wrong at t = {time:g}, so that a model trained on it has never "
                 "seen wrong tokens: self-correction works, but on guesses that were not trained",
@@ -160,7 +157,7 @@ class SelfCorrection(Corrector):
         """A drawn token for each row, its probability, the likeliest token; some rows at a time, which stay in the cache."""
         support = None if self.support is None else self.support.to(logits.device)
         found = []
-        size = max(1, AT_ONCE // logits.shape[-1])
+        size = max(1, LOGITS_AT_ONCE // logits.shape[-1])
         for some, numbers in zip(logits.flatten(0, -2).split(size), u.flatten().split(size), strict=True):
             some = some.to(torch.promote_types(some.dtype, torch.float32))
             if support is not None:
@@ -184,11 +181,3 @@ class SelfCorrection(Corrector):
             f"SelfCorrection({in_a_line(self.denoiser)}, time={self.time:g}, temperature={self.temperature:g}, "
             f"tokens_per_step={self.tokens_per_step}, patience={self.patience})"
         )
-
-
-def _never_wrong(process: NoiseProcess, time: float) -> bool:
-    """Whether every data token that is seen at this time must be the clean one."""
-    tokens = process.data_tokens(process.device).nonzero()[:, 0]
-    if not isinstance(process, InterpolatingProcess):
-        tokens = tokens[:: max(1, len(tokens) // PROBES)]
-    return bool(process.is_clean(tokens[None], torch.full((1,), time, dtype=torch.float64, device=tokens.device)).all())

@@ -1,14 +1,15 @@
 """Changes from one prediction to another: leave-one-out, posterior, score. Each wraps a denoiser."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..parametrization import Prediction, require_solvable, to_leave_one_out, to_posterior, to_score
+from ..parametrization import Prediction, to_leave_one_out, to_posterior, to_score
 from ..process import NoiseProcess
 from ..typing import PerRow, RowLogits, RowTokens, Selection, Times, Tokens
 from .base import Denoiser, Transform, require_prediction
 
-NO_SIGNAL = 1e-4  # how near the end of time scores are asked for the clean token
+SCORE_END = 1e-4  # how near the end of time scores are asked for the clean token
 
 
 class _Conversion(Transform):
@@ -24,7 +25,7 @@ class _Conversion(Transform):
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """The inner denoiser's outputs, converted."""
         if self.inner.predicts == "score" and self.target != "score":
-            t = t.clamp(max=self.process.domain[1] - NO_SIGNAL)
+            t = t.clamp(max=self.process.domain[1] - SCORE_END)
         return super().forward(z, t, rows)
 
     def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
@@ -81,5 +82,7 @@ def as_leave_one_out(denoiser: Denoiser, process: NoiseProcess) -> Denoiser:
     if prediction == "leave_one_out":
         return denoiser
     if prediction == "score":
-        require_solvable(process)
+        # Tried on one token: what cannot be solved is refused now, not at the first step.
+        row = torch.zeros(1, process.vocab_size, dtype=torch.float64, device=process.device)
+        process.solve_score(row, row[:, 0].long(), row[:, 0] + sum(process.domain) / 2)
     return LeaveOneOut(denoiser, process)

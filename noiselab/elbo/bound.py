@@ -1,20 +1,23 @@
 """The integrand of the negative ELBO, by the fastest path that is right for the process."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..process import InterpolatingProcess, NoiseProcess, TokenDependentProcess
 from ..typing import Logits, PerToken, Times, Tokens
-from .by_token import nelbo_by_token
 from .definition import nelbo_dense
 from .streaming import CHUNK_BYTES, stream
-from .tokens import NoiseOnData, TokenTerms, check_shapes, noise_on_data, outside, scalars
+from .tokens import NoiseOnData, TokenTerms, check_shapes, noise_on_data, scalars
 from .traced import traced
+
+if TYPE_CHECKING:
+    from ..process import InterpolatingProcess, NoiseProcess
 
 
 def nelbo(
-    process: NoiseProcess,
+    process: "NoiseProcess",
     logits: Logits,
     x: Tokens,
     z: Tokens,
@@ -30,9 +33,9 @@ def nelbo(
 
     Its mean over uniform t and $z \sim q_t(\cdot \mid x)$ bounds $-\log p(x)$ per token; for the exact leave-one-out
     prediction it equals it. The gradient with respect to the logits is in closed form and kept for one backward pass.
-    A process with learned parameters takes the dense definition, so that gradients reach them; so does a
-    `TokenDependentProcess`, whose bound is a sum over all jumps (`nelbo_by_token`). Under `torch.compile` the same sums
-    are plain operations for the compiler to fuse.
+    A process with learned parameters takes the dense definition, so that gradients reach them. Where the rate into a
+    token depends on where the jump starts, the bound is a sum over all jumps (`nelbo_by_token`). Under `torch.compile`
+    the same sums are plain operations for the compiler to fuse.
 
     **Arguments:**
 
@@ -65,17 +68,26 @@ def nelbo(
     if logits.shape[-1] != process.vocab_size:
         raise ValueError(f"logits must have the width of the process, {process.vocab_size}; got {logits.shape[-1]}")
     check_shapes(logits, x, z, weight)
-    if isinstance(process, TokenDependentProcess):
-        if weight is not None:
-            raise ValueError("the bound of a TokenDependentProcess has no weight per token; got one")
-        return nelbo_by_token(process, logits, x, z, t)
-    assert isinstance(process, InterpolatingProcess)
+    return process.nelbo(logits, x, z, t, weight=weight, chunk_bytes=chunk_bytes)
+
+
+def nelbo_streamed(
+    process: "InterpolatingProcess",
+    logits: Logits,
+    x: Tokens,
+    z: Tokens,
+    t: Times,
+    *,
+    weight: PerToken | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> PerToken:
+    """The same of a process whose noise has factors, in a few passes; arguments as for `nelbo`."""
     if torch.is_grad_enabled() and any(p.requires_grad for p in process.parameters()):
         return nelbo_dense(process, logits, x, z, t, weight=weight)
     tokens = scalars(process, x, z, t, weight)
     if torch.compiler.is_compiling():
         return traced(process, logits, tokens, z, t)
-    return _Nelbo.apply(logits, tokens, noise_on_data(process, z, t), outside(process), chunk_bytes)
+    return _Nelbo.apply(logits, tokens, noise_on_data(process, z, t), process.off_support(), chunk_bytes)
 
 
 class _Nelbo(torch.autograd.Function):

@@ -1,4 +1,4 @@
-r"""The bound where the noise depends on the token it destroys: the sum over jumps as it stands.
+r"""The bound of any process: the sum over jumps as it stands.
 
 $$\sum_{y \ne z} \Big[ \lambda_y \log\frac{\lambda_y}{\hat\lambda_y} - \lambda_y + \hat\lambda_y \Big], \qquad
 \lambda_y = R_t(y, z)\, \frac{q_t(y \mid x)}{q_t(z \mid x)}, \quad
@@ -7,18 +7,20 @@ $$\sum_{y \ne z} \Big[ \lambda_y \log\frac{\lambda_y}{\hat\lambda_y} - \lambda_y
 Where no rate depends on where a jump starts, it collapses to KL + IS (`definition`).
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from ..process import InterpolatingProcess, TokenDependentProcess
 from ..typing import Logits, PerToken, Times, Tokens
 
+if TYPE_CHECKING:
+    from ..process import NoiseProcess
 
-def nelbo_by_token(
-    process: InterpolatingProcess | TokenDependentProcess, logits: Logits, x: Tokens, z: Tokens, t: Times
-) -> PerToken:
+
+def nelbo_by_token(process: "NoiseProcess", logits: Logits, x: Tokens, z: Tokens, t: Times) -> PerToken:
     """The integrand of the negative ELBO as a sum over all jumps, nats per unit of time for each token.
 
-    The definition for every process, and what `nelbo` does for a `TokenDependentProcess`. Dense and differentiable in
+    The definition for every process, and what `nelbo` does where the process has nothing faster. Dense and differentiable in
     everything; it holds several float64 [batch, length, state] tensors.
 
     **Arguments:** as for `nelbo`.
@@ -26,12 +28,9 @@ def nelbo_by_token(
     **Source:** Campbell et al. (2022), arXiv 2205.14987, for the bound of a jump process; derived on the theory page.
     """
     t = process.interior(t, z)
-    if process.support is not None:
-        logits = logits.masked_fill(~process.support, -torch.inf)
+    logits = process.on_support(logits)
     q, p = process.marginal(x, t), process.marginal(logits.double().softmax(-1), t)
     rate = process.rate(z, t)
-    if not isinstance(process, TokenDependentProcess):
-        rate = rate.expand(z.shape)[..., None].expand(q.shape).scatter(-1, z[..., None], 0)
     # A token that nothing jumps to costs nothing, even where its prediction has underflowed to 0.
     reached = (rate > 0).any(-1, keepdim=True)
     true, guessed = (rate * law / torch.where(reached, law.gather(-1, z[..., None]), 1) for law in (q, p))

@@ -1,13 +1,17 @@
 """The bound as it is defined: dense and differentiable in everything."""
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from ..process import InterpolatingProcess
 from ..typing import Elementwise, ElementwiseProbs, Logits, PerToken, Times, Tokens
+
+if TYPE_CHECKING:
+    from ..process import InterpolatingProcess
 
 
 def nelbo_dense(
-    process: InterpolatingProcess, logits: Logits, x: Tokens, z: Tokens, t: Times, *, weight: PerToken | None = None
+    process: "InterpolatingProcess", logits: Logits, x: Tokens, z: Tokens, t: Times, *, weight: PerToken | None = None
 ) -> PerToken:
     """The integrand of the negative ELBO, nats per unit of time for each token, written out.
 
@@ -17,12 +21,11 @@ def nelbo_dense(
     **Arguments:** as for `nelbo`.
     """
     t = process.interior(t, z)
-    if process.support is not None:
-        logits = logits.masked_fill(~process.support, -torch.inf)
+    logits = process.on_support(logits)
     one_hot = torch.nn.functional.one_hot(x.long(), logits.shape[-1]).double()
     q, p = process.marginal(one_hot, t), process.marginal(logits.double().softmax(-1), t)
     q_z = q.gather(-1, z[..., None])[..., 0]
-    w = process.rate(z, t) / q_z if weight is None else weight
+    w = process.rate_into(z, t) / q_z if weight is None else weight
     # A revealed token has no weight, though a prediction that underflows makes its divergence infinite.
     lost = (w == 0) & ((q > 0) & (p == 0)).any(-1)
     p = torch.where(lost[..., None], q, p)

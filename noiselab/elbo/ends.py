@@ -1,17 +1,18 @@
 """What a truncated time range leaves out of the bound: reconstruction at its lower end, the prior at its upper end."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..process import InterpolatingProcess, NoiseProcess, as_token_times
-from ..process.base import NO_SIGNAL
-from ..typing import Logits, PerToken, Times, Tokens
-from .definition import kl_divergence
+from ..numerics import SIGNAL_EPS, as_token_times
+from ..typing import Logits, PerToken, Times, Tokens, TokenTimes
+
+if TYPE_CHECKING:
+    from ..process import InterpolatingProcess, NoiseProcess
 
 
-def reconstruction(process: NoiseProcess, logits: Logits, x: Tokens, z: Tokens, t: Times) -> PerToken:
+def reconstruction(process: "NoiseProcess", logits: Logits, x: Tokens, z: Tokens, t: Times) -> PerToken:
     r"""$-\log p(x \mid z_t)$: what the jump from the lowest time t straight to clean tokens costs, in nats per token.
 
     $$p(x \mid z) = q_t(z \mid x)\, \hat x_x / q_t(z \mid \hat x)$$
@@ -30,7 +31,7 @@ def reconstruction(process: NoiseProcess, logits: Logits, x: Tokens, z: Tokens, 
     return torch.where(certain, 0, nats).to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def prior_kl(process: NoiseProcess, x: Tokens, t: Times) -> PerToken:
+def prior_kl(process: "NoiseProcess", x: Tokens, t: Times) -> PerToken:
     r"""$KL(q_t(\cdot \mid x)\,\|\,\bar q_t)$: what starting from pure noise at the upper time t costs, in nats per token.
 
     Pure noise, $\bar q_t = \alpha_t / |S| + b_t$ on the support S and $b_t$ off it, is the law of the noisy token for x
@@ -42,11 +43,13 @@ def prior_kl(process: NoiseProcess, x: Tokens, t: Times) -> PerToken:
     - `x`: clean tokens.
     - `t`: the upper end of the time range.
     """
-    t = as_token_times(t, x)
-    if not isinstance(process, InterpolatingProcess):
-        return kl_divergence(process.marginal(x, t), _pure_noise(process, x, t))
+    return process.prior_kl(x, as_token_times(t, x))
+
+
+def factored_prior_kl(process: "InterpolatingProcess", x: Tokens, t: TokenTimes) -> PerToken:
+    """The same of a process whose noise has factors; nothing is a difference of nearly equal numbers."""
     alpha, noise, data = process.alpha(t).double(), process.noise(t), process.data_tokens(x.device)
-    pure = alpha.abs() < NO_SIGNAL
+    pure = alpha.abs() < SIGNAL_EPS
     left = torch.where(pure, 1, alpha / data.sum())
     # The law of every token but x differs from pure noise by the missing share of signal.
     b, b_x = noise.dense() * data, noise.at(x)
@@ -61,25 +64,22 @@ def _missing(b: Tensor, left: Tensor) -> Tensor:
     return torch.where(some, b * torch.log1p(left / torch.where(some, b, 1)), 0)
 
 
-def prior_log_prob(process: NoiseProcess, z: Tokens, t: Times) -> PerToken:
+def prior_log_prob(process: "NoiseProcess", z: Tokens, t: Times) -> PerToken:
     r"""The log-probability of tokens under pure noise at the upper time t, $\log \bar q_t(z)$: that of `prior_kl`."""
-    t = as_token_times(t, z)
-    if not isinstance(process, InterpolatingProcess):
-        return _pure_noise(process, z, t).expand(*z.shape, -1).gather(-1, z[..., None])[..., 0].log()
+    return process.prior_log_prob(z, as_token_times(t, z))
+
+
+def factored_prior_log_prob(process: "InterpolatingProcess", z: Tokens, t: TokenTimes) -> PerToken:
+    """The same of a process whose noise has factors."""
     alpha, data = process.alpha(t).double(), process.data_tokens(z.device)
-    left = torch.where(alpha.abs() < NO_SIGNAL, 0, alpha / data.sum())
+    left = torch.where(alpha.abs() < SIGNAL_EPS, 0, alpha / data.sum())
     return (left * data[z] + process.noise(t).at(z)).log().expand(z.shape)
-
-
-def _pure_noise(process: NoiseProcess, x: Tensor, t: Tensor) -> Tensor:
-    data = process.data_tokens(x.device).double()
-    return process.marginal((data / data.sum()).expand(*x.shape, -1), t)
 
 
 class Predicted(NamedTuple):
     """Log-probabilities of a prediction x_hat, normalised over the data tokens, asked token by token, in float64."""
 
-    process: NoiseProcess
+    process: "NoiseProcess"
     logits: Tensor  # -inf off the data
     log_sum: Tensor
 
@@ -89,26 +89,29 @@ class Predicted(NamedTuple):
 
     def marginal(self, z: Tokens, t: Times) -> PerToken:
         r"""$\log q_t(z \mid \hat x)$ for the tokens z."""
-        t = as_token_times(t, z)
-        if not isinstance(self.process, InterpolatingProcess):
-            log_u = self.logits.double() - self.log_sum[..., None]
-            like = self.process.likelihood(z, t)
-            some = like > 0
-            return torch.where(some, log_u + torch.where(some, like, 1).log(), -torch.inf).logsumexp(-1)
-        alpha, noise = self.process.alpha(t).double(), self.process.noise(t)
-        log_u, b = self.at(z), noise.at(z)
-        # The sum of two masses that both vanish has no slope, the logarithm of one that vanishes an infinite one.
-        alone, gone = (b == 0).expand(z.shape), (alpha == 0).expand(z.shape)
-        signal = torch.where(gone, 1, alpha).log() + log_u
-        log_b = torch.where(alone, 1, b).log()
-        both = torch.logaddexp(torch.where(alone, 0, signal), log_b)
-        no_signal = log_b + alpha * log_u.exp() / torch.where(alone, 1, b)  # of the same value and slope
-        return torch.where(alone, torch.where(gone, -torch.inf, signal), torch.where(gone, no_signal, both))
+        return self.process.log_evidence(self.logits, self.log_sum, z, t)
 
 
-def predicted(process: NoiseProcess, logits: Logits) -> Predicted:
+def factored_log_evidence(
+    process: "InterpolatingProcess", logits: Logits, log_sum: PerToken, z: Tokens, t: TokenTimes
+) -> PerToken:
+    r"""$\log q_t(z \mid \hat x)$ of a process whose noise has factors, of finite slope also where a mass vanishes.
+
+    **Arguments:** as for `NoiseProcess.log_evidence`.
+    """
+    alpha, noise = process.alpha(t).double(), process.noise(t)
+    log_u, b = logits.gather(-1, z[..., None])[..., 0].double() - log_sum, noise.at(z)
+    # The sum of two masses that both vanish has no slope, the logarithm of one that vanishes an infinite one.
+    alone, gone = (b == 0).expand(z.shape), (alpha == 0).expand(z.shape)
+    signal = torch.where(gone, 1, alpha).log() + log_u
+    log_b = torch.where(alone, 1, b).log()
+    both = torch.logaddexp(torch.where(alone, 0, signal), log_b)
+    no_signal = log_b + alpha * log_u.exp() / torch.where(alone, 1, b)  # of the same value and slope
+    return torch.where(alone, torch.where(gone, -torch.inf, signal), torch.where(gone, no_signal, both))
+
+
+def predicted(process: "NoiseProcess", logits: Logits) -> Predicted:
     """The log-probabilities that logits stand for; tokens outside the support are ignored."""
-    if process.support is not None:
-        logits = logits.masked_fill(~process.support, -torch.inf)
+    logits = process.on_support(logits)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return Predicted(process, logits, logits.logsumexp(-1).double())

@@ -1,18 +1,22 @@
 """The bound fused with the output projection, so that the logits are never held."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..process import InterpolatingProcess
 from ..typing import PerToken, Scalar, Times, TokenProbs, Tokens
 from .streaming import spans, stream
-from .tokens import NoiseOnData, TokenTerms, check_shapes, noise_on_data, outside, scalars
+from .tokens import NoiseOnData, TokenTerms, check_shapes, noise_on_data, scalars
+
+if TYPE_CHECKING:
+    from ..process import InterpolatingProcess
 
 
 def nelbo_fused(
-    process: InterpolatingProcess,
+    process: "InterpolatingProcess",
     hidden: Float[Tensor, "batch length width"],
     projection: Float[Tensor, "state width"],
     bias: TokenProbs | None,
@@ -46,7 +50,7 @@ def nelbo_fused(
     check_shapes(hidden, x, z, weight, scale)
     if torch.is_grad_enabled() and any(p.requires_grad for p in process.parameters()):
         raise ValueError("a process with learned parameters needs `nelbo`, which has a gradient for them")
-    tokens, noise, off = scalars(process, x, z, t, weight), noise_on_data(process, z, t), outside(process)
+    tokens, noise, off = scalars(process, x, z, t, weight), noise_on_data(process, z, t), process.off_support()
     return _FusedNelbo.apply(hidden, projection, bias, tokens, noise, off, scale.reshape(-1), rows)
 
 

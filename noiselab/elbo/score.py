@@ -8,18 +8,22 @@ and q differs from the noise b at x only, so that the sums are over the noise, w
 scalar correction.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..process import InterpolatingProcess, NoiseProcess, TokenDependentProcess
 from ..typing import Logits, PerToken, Times, Tokens
 from .streaming import CHUNK_BYTES
 from .tokens import check_shapes
 
+if TYPE_CHECKING:
+    from ..process import InterpolatingProcess, NoiseProcess
+
 
 def score_entropy(
-    process: NoiseProcess,
+    process: "NoiseProcess",
     log_scores: Logits,
     x: Tokens,
     z: Tokens,
@@ -69,14 +73,28 @@ def score_entropy(
     if log_scores.shape[-1] != process.vocab_size:
         raise ValueError(f"scores must have the width of the process, {process.vocab_size}; got {log_scores.shape[-1]}")
     check_shapes(log_scores, x, z, weight)
+    return process.score_entropy(log_scores, x, z, t, weight=weight, chunk_bytes=chunk_bytes)
+
+
+def score_entropy_streamed(
+    process: "InterpolatingProcess",
+    log_scores: Logits,
+    x: Tokens,
+    z: Tokens,
+    t: Times,
+    *,
+    weight: PerToken | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> PerToken:
+    """The same of a process whose noise has factors, in one pass; arguments as for `score_entropy`."""
     learned = torch.is_grad_enabled() and any(p.requires_grad for p in process.parameters())
-    if not isinstance(process, InterpolatingProcess) or learned or torch.compiler.is_compiling():
+    if learned or torch.compiler.is_compiling():
         return score_entropy_dense(process, log_scores, x, z, t, weight=weight)
     return _ScoreEntropy.apply(log_scores, process, x, z, process.interior(t, z), weight, chunk_bytes)
 
 
 def score_entropy_dense(
-    process: NoiseProcess, log_scores: Logits, x: Tokens, z: Tokens, t: Times, *, weight: PerToken | None = None
+    process: "NoiseProcess", log_scores: Logits, x: Tokens, z: Tokens, t: Times, *, weight: PerToken | None = None
 ) -> PerToken:
     """The score entropy as it is defined, for any process: dense and differentiable in everything.
 
@@ -85,14 +103,8 @@ def score_entropy_dense(
     t, at_z = process.interior(t, z), z[..., None]
     q = process.marginal(x, t)
     q_z = q.gather(-1, at_z)
-    if isinstance(process, InterpolatingProcess):
-        into_z = process.rate(z, t).expand(z.shape) if weight is None else weight * q_z[..., 0]
-        rate = into_z[..., None].expand(q.shape).scatter(-1, at_z, 0)
-    elif weight is not None:
-        raise ValueError("a weight per token needs one rate into it; got a weight for token-dependent noise")
-    else:
-        assert isinstance(process, TokenDependentProcess)
-        rate = process.rate(z, t)
+    process.accept_weight(weight)
+    rate = process.rate(z, t) if weight is None else (weight[..., None] * q_z).expand(q.shape).scatter(-1, at_z, 0)
     log_s = log_scores.double().scatter(-1, at_z, 0)
     ratio = q / q_z
     some = ratio > 0  # a ratio of 0 meets a score of 0 at log 0
@@ -108,7 +120,7 @@ class _ScoreEntropy(torch.autograd.Function):
     def forward(
         ctx,
         log_scores: Tensor,
-        process: InterpolatingProcess,
+        process: "InterpolatingProcess",
         x: Tensor,
         z: Tensor,
         t: Tensor,
@@ -119,7 +131,7 @@ class _ScoreEntropy(torch.autograd.Function):
         alpha, noise = process.alpha(t).double(), process.noise(t)
         b_x, b_z = noise.at(x), noise.at(z)
         q_z = alpha * (x == z) + b_z
-        w = process.rate(z, t) / q_z if weight is None else weight.double()
+        w = process.rate_into(z, t) / q_z if weight is None else weight.double()
         columns = (x, z, alpha, b_x, q_z, w, noise.total() - b_z)
         rows = [column.expand(z.shape).reshape(-1) for column in columns]
         flat, times, shared = log_scores.flatten(0, -2), t.reshape(-1, 1), z.shape[1] // max(1, t.shape[1])

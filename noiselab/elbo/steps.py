@@ -13,28 +13,33 @@ $$KL = \frac{b_{t \mid s}(z)}{q_t(z \mid x)}\, KL\big(q_s(\cdot \mid x)\,\|\,q_s
 so that the streaming pass of `nelbo` serves here too.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..numerics import as_token_times
 from ..typing import Logits, PerToken, Times, Tokens
 from .bound import _Nelbo
 from .definition import kl_divergence
 from .ends import predicted
 from .streaming import CHUNK_BYTES
-from .tokens import TokenTerms, check_shapes, noise_on_data, outside
+from .tokens import TokenTerms, check_shapes, noise_on_data
 from .traced import traced
+
+if TYPE_CHECKING:
+    from ..process import InterpolatingProcess, NoiseProcess
 
 
 def step_kl(
-    process: NoiseProcess, logits: Logits, x: Tokens, z: Tokens, s: Times, t: Times, *, chunk_bytes: int = CHUNK_BYTES
+    process: "NoiseProcess", logits: Logits, x: Tokens, z: Tokens, s: Times, t: Times, *, chunk_bytes: int = CHUNK_BYTES
 ) -> PerToken:
     r"""$KL(q(z_s \mid z_t, x)\,\|\,q(z_s \mid z_t, \hat x))$: what one reverse step from t to s < t costs, in nats per token.
 
     Added up over the steps of a grid, each with its own $z \sim q_t(\cdot \mid x)$, together with the end terms, it bounds
     $-\log p(x)$ of the sampler that takes these steps. For small steps it is (t - s) times `nelbo`. No posterior is
     built; the gradient with respect to the logits is that of `nelbo` and of two scalars. A process with learned parameters,
-    and a `TokenDependentProcess`, take the dense definition (`step_kl_dense`).
+    or without factors, takes the dense definition (`step_kl_dense`).
 
     **Arguments:**
 
@@ -66,12 +71,25 @@ def step_kl(
     if logits.shape[-1] != process.vocab_size:
         raise ValueError(f"logits must have the width of the process, {process.vocab_size}; got {logits.shape[-1]}")
     check_shapes(logits, x, z)
-    learned = torch.is_grad_enabled() and any(p.requires_grad for p in process.parameters())
-    if learned or not isinstance(process, InterpolatingProcess):
+    return process.step_kl(logits, x, z, s, t, chunk_bytes=chunk_bytes)
+
+
+def step_kl_streamed(
+    process: "InterpolatingProcess",
+    logits: Logits,
+    x: Tokens,
+    z: Tokens,
+    s: Times,
+    t: Times,
+    *,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> PerToken:
+    """The same of a process whose noise has factors, without a posterior; arguments as for `step_kl`."""
+    if torch.is_grad_enabled() and any(p.requires_grad for p in process.parameters()):
         return step_kl_dense(process, logits, x, z, s, t)
     s, t, still = _apart(process, z, s, t)
     x_hat = predicted(process, logits)
-    keep, fresh = process.transition(z, s, t)
+    keep, fresh = process.factored_transition(z, s, t)
     q_s, q_t = process.probability(x, z, s), process.probability(x, z, t)
     log_p_s, log_p_t = x_hat.marginal(z, s), x_hat.marginal(z, t)
     stays = keep * q_s / q_t
@@ -85,15 +103,14 @@ def step_kl(
     return torch.where(nothing, 0, nats).to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def step_kl_dense(process: NoiseProcess, logits: Logits, x: Tokens, z: Tokens, s: Times, t: Times) -> PerToken:
+def step_kl_dense(process: "NoiseProcess", logits: Logits, x: Tokens, z: Tokens, s: Times, t: Times) -> PerToken:
     """The divergence of one reverse step from the posteriors as they stand: dense, for any process.
 
     The oracle that `step_kl` is tested against; differentiable in everything.
 
     **Arguments:** as for `step_kl`.
     """
-    if process.support is not None:
-        logits = logits.masked_fill(~process.support, -torch.inf)
+    logits = process.on_support(logits)
     s, t, still = _apart(process, z, s, t)
     nothing = process.is_clean(z, t) | still
     one_hot = torch.nn.functional.one_hot(x.long(), process.vocab_size).double()
@@ -103,7 +120,7 @@ def step_kl_dense(process: NoiseProcess, logits: Logits, x: Tokens, z: Tokens, s
     return torch.where(nothing, 0, kl_divergence(q, p)).to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _apart(process: NoiseProcess, z: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _apart(process: "NoiseProcess", z: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The lifted times, and where they are one: a step of no length, in whose place some other is taken.
 
     At t = 1 what is left of a signal of 0 would be 0/0, and its gradient too.
@@ -114,7 +131,7 @@ def _apart(process: NoiseProcess, z: Tensor, s: Tensor, t: Tensor) -> tuple[Tens
 
 
 def _divergence(
-    process: InterpolatingProcess, logits: Tensor, x: Tensor, z: Tensor, s: Tensor, chunk_bytes: int
+    process: "InterpolatingProcess", logits: Tensor, x: Tensor, z: Tensor, s: Tensor, chunk_bytes: int
 ) -> Tensor:
     """KL(q_s(. | x) || q_s(. | x_hat)), streamed: the integrand of the bound for a noisy token whose IS term is zero."""
     s = process.interior(s, z)
@@ -126,4 +143,4 @@ def _divergence(
     tokens = TokenTerms(*(v.expand(x.shape).reshape(-1) for v in columns))
     if torch.compiler.is_compiling():
         return traced(process, logits, tokens, z, s)
-    return _Nelbo.apply(logits, tokens, noise_on_data(process, z, s), outside(process), chunk_bytes)
+    return _Nelbo.apply(logits, tokens, noise_on_data(process, z, s), process.off_support(), chunk_bytes)

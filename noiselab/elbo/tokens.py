@@ -11,13 +11,15 @@ where e_v is the one-hot of v. Only the two sums over S know of the vocabulary.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from ..mixing import Mixing, NoiseMass
-from ..process import InterpolatingProcess
+
+if TYPE_CHECKING:
+    from ..process import InterpolatingProcess
 
 # A token without noise: its terms vanish, and nothing divides by zero. Large enough for the product of two ratios
 # a u / b (`_sum_log1p`) and of two clamped factors, small enough for a term to be below 1e-16.
@@ -150,17 +152,17 @@ def check_shapes(rows: Tensor, x: Tensor, z: Tensor, *more: Tensor | None) -> No
         raise ValueError(f"all must have one [batch, length]; got {', '.join(map(str, shapes))}")
 
 
-def scalars(process: InterpolatingProcess, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None) -> TokenTerms:
+def scalars(process: "InterpolatingProcess", x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None) -> TokenTerms:
     """The scalars of every token."""
     t = process.interior(t, z)
     a, noise = process.alpha(t).double(), process.noise(t)
     b_x, b_z = noise.at(x), noise.at(z)
-    w = process.rate(z, t) / (a * (x == z) + b_z) if weight is None else weight.double()
+    w = process.rate_into(z, t) / (a * (x == z) + b_z) if weight is None else weight.double()
     data = process.data_tokens(z.device)
     return TokenTerms(*(v.expand(z.shape).reshape(-1) for v in (x, z, a, b_x, b_z, w, data[x], data[z])))
 
 
-def noise_on_data(process: InterpolatingProcess, z: Tensor, t: Tensor) -> NoiseOnData | None:
+def noise_on_data(process: "InterpolatingProcess", z: Tensor, t: Tensor) -> NoiseOnData | None:
     """The noise on the data tokens, where there is any."""
     t = process.interior(t, z)
 
@@ -199,11 +201,3 @@ def _profiles(mass: NoiseMass, support: Tensor) -> Iterator[tuple[Tensor, Mixing
             yield weight, part, profile
         else:
             yield from ((weight * share, *rest) for share, *rest in _profiles(inner, support))  # type: ignore[misc]
-
-
-def outside(process: InterpolatingProcess) -> Tensor | None:
-    """The tokens that no data contain, as indices; `None` where there are none."""
-    if process.support is None:
-        return None
-    index = (~process.host_support()).nonzero()[:, 0]
-    return index.to(process.support.device) if len(index) else None

@@ -1,13 +1,17 @@
 """The sums of the bound as plain differentiable operations, for `torch.compile` to trace and fuse."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from ..process import InterpolatingProcess
 from .tokens import TokenTerms
 
+if TYPE_CHECKING:
+    from ..process import InterpolatingProcess
 
-def traced(process: InterpolatingProcess, logits: Tensor, tokens: TokenTerms, z: Tensor, t: Tensor) -> Tensor:
+
+def traced(process: "InterpolatingProcess", logits: Tensor, tokens: TokenTerms, z: Tensor, t: Tensor) -> Tensor:
     """The integrand [batch, length], from the scalars of the tokens: no buffers, no branches on values."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
     data = process.data_tokens(logits.device)

@@ -15,8 +15,8 @@ from torch import Generator, Tensor
 from ..denoisers import Denoiser, as_leave_one_out
 from ..elbo import nelbo, prior_kl, reconstruction
 from ..elbo.steps import step_kl
+from ..numerics import TIME_EPS
 from ..process import NoiseProcess
-from ..process.base import TIME_EPS
 from ..times import sine_clock, stratified_times
 from ..typing import Grid, PerSequence, Selection, Tokens
 from .nodes import process_quadrature

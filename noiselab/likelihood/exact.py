@@ -15,15 +15,14 @@ from ..denoisers import Denoiser, as_leave_one_out
 from ..elbo import nelbo, reconstruction
 from ..elbo.ends import prior_log_prob
 from ..elbo.steps import step_kl
+from ..numerics import ENTRIES_AT_ONCE, TIME_EPS
 from ..process import NoiseProcess
-from ..process.base import TIME_EPS
 from ..typing import Grid, PerSequence, Tokens
 from .bounds import BoundTerms, Scene
 from .nodes import process_quadrature
 from .ranges import falling, time_range
 
 LARGEST = 1 << 16  # sequences that are enumerated at most
-AT_ONCE = 1 << 23  # entries of the largest tensor
 
 
 def every_sequence(tokens: int | Int[Tensor, " chain"], length: int) -> Tokens:
@@ -161,17 +160,14 @@ def model_law(process: NoiseProcess, denoiser: Denoiser, length: int, times: Gri
 def _moved(process: NoiseProcess, denoiser: Denoiser, z: Tensor, law: Tensor, t: Tensor, s: Tensor | None) -> Tensor:
     """The law of the sequences after a step from t to s, or to clean tokens."""
     new, (reached,) = torch.zeros_like(law), (law > 0).nonzero(as_tuple=True)
-    for part in reached.split(max(1, AT_ONCE // len(z))):
+    for part in reached.split(max(1, ENTRIES_AT_ONCE // len(z))):
         zs = z[part]
         now = t.expand(len(zs))
         stays = process.is_clean(zs, now)
         if s is None and bool(stays.all()):
             new[part] += law[part]
             continue
-        logits = denoiser(zs, now)
-        if process.support is not None:
-            logits = logits.masked_fill(~process.support, -torch.inf)
-        x_hat = logits.double().softmax(-1)
+        x_hat = process.on_support(denoiser(zs, now)).double().softmax(-1)
         if s is None:
             step = x_hat * process.likelihood(zs, now)
             step = step / step.sum(-1, keepdim=True)
@@ -210,7 +206,7 @@ class _Every:
         """
         weight = torch.ones_like(t) if weight is None else weight
         numbers = [v.to(self.x.device) for v in (t, weight, *more)]
-        rows = max(1, AT_ONCE // max(len(self.x), self.x.shape[1] * self.process.vocab_size))
+        rows = max(1, ENTRIES_AT_ONCE // max(len(self.x), self.x.shape[1] * self.process.vocab_size))
         total = torch.zeros(len(self.x), dtype=torch.float64, device=self.x.device)
         for z in self.z.split(rows):
             for part in zip(*(v.split(max(1, rows // len(z))) for v in numbers), strict=True):

@@ -14,11 +14,10 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from ..categorical import choose, uniforms
 from ..denoisers import Denoiser
 from ..elbo.ends import Predicted, predicted, prior_log_prob
-from ..process import InterpolatingProcess, NoiseProcess, as_token_times
-from ..typing import Grid, PerSequence, Selection, Times, Tokens
+from ..process import NoiseProcess
+from ..typing import Grid, PerSequence, Selection, Tokens
 from .bounds import Scene
 from .ranges import falling
 
@@ -95,7 +94,7 @@ def path_log_weight(
     logs = prior_log_prob(process, z, t) - process.probability(scene.x, z, t).log()
     for s in map(scene.full, grid[1:].tolist()):
         x_hat = predicted(process, scene.predict(z, t))
-        earlier = step_back(process, scene.x, z, s, t, generator=generator)
+        earlier = process.draw_posterior(scene.x, z, s, t, generator=generator)
         certain = process.is_clean(z, t)  # stays for sure, whatever the prediction
         logs = logs + torch.where(
             certain, 0, _ratio(process, x_hat, scene.x, earlier, s) - _ratio(process, x_hat, scene.x, z, t)
@@ -106,31 +105,6 @@ def path_log_weight(
         jump = x_hat.at(scene.x) - _ratio(process, x_hat, scene.x, z, t)
         logs = logs + torch.where(process.is_clean(z, t), 0, jump)
     return scene.sum(logs)
-
-
-def step_back(
-    process: NoiseProcess, x: Tokens, z: Tokens, s: Times, t: Times, *, generator: Generator | None = None
-) -> Tokens:
-    r"""Tokens at the earlier time s, drawn from the true reverse transition $q(z_s \mid z_t, x)$.
-
-    For an `InterpolatingProcess` it is a choice between staying, x and the noise at s, and nothing dense is built.
-
-    **Arguments:**
-
-    - `x`, `z`: clean tokens, and noisy ones at `t`.
-    - `s`, `t`: s <= t.
-    """
-    u = uniforms(*x.shape, 3, generator=generator, device=x.device)
-    if not isinstance(process, InterpolatingProcess):
-        one_hot = torch.nn.functional.one_hot(x.long(), process.vocab_size).double()
-        return choose(process.posterior(z, one_hot, s, t), u[..., 0])
-    s, t = as_token_times(s, z), as_token_times(t, z)
-    keep, fresh = process.transition(z, s, t)
-    a_s, b_s = process.alpha(s).double(), process.noise(s)
-    stay = (keep * process.probability(x, z, s)).expand(z.shape)
-    clean, noise = ((fresh * part).expand(z.shape) for part in (a_s, b_s.total()))
-    place = u[..., 0] * (stay + clean + noise)
-    return torch.where(place < stay, z, torch.where(place < stay + clean, x, b_s.choose(u[..., 1], u[..., 2])))
 
 
 def _ratio(process: NoiseProcess, x_hat: Predicted, x: Tensor, z: Tensor, t: Tensor) -> Tensor:

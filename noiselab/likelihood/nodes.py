@@ -10,20 +10,13 @@ noise has an integrand like $t^{-1/2} \log t$. Where the noise forgets what it d
 stays, and r is 1/20; else 1/2.
 """
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..process import ChangeOfTime, InterpolatingProcess, NoiseProcess, TokenDependentProcess
-from ..process.base import TIME_EPS
-from ..processes.discrete import Steps
-from ..times import gauss_legendre
+from ..numerics import TIME_EPS, bisect, gauss_legendre
+from ..process import NoiseProcess
 from .ranges import time_range
-
-SHARE, SHARE_DEPENDENT = 0.05, 0.5  # of time itself on the clock
-HALVINGS = 110  # of the range of times: to 1e-12 with 20 digits
 
 
 @torch.no_grad()
@@ -67,12 +60,12 @@ def process_quadrature(
     low, high = time_range(process, max(low, process.domain[0]), high)
     low, high = max(low, process.domain[0] + TIME_EPS), min(high, process.domain[1] - TIME_EPS)
     clock = _Clock(process, low, high)
-    corners = torch.tensor([t for t in _corners(process) if low < t < high], dtype=torch.float64)
+    corners = torch.tensor([t for t in process.corners() if low < t < high], dtype=torch.float64)
     edges = torch.tensor([0.0, 1.0], dtype=torch.float64)
     if 2 * (len(corners) + 1) <= nodes:
-        edges = torch.cat([edges[:1], _inverse(_rest, clock.at(corners), 0.0, 1.0), edges[1:]])
+        edges = torch.cat([edges[:1], bisect(_rest, clock.at(corners), 0.0, 1.0), edges[1:]])
     u, weight = _pieces(edges, nodes)
-    t = _inverse(clock.at, _rest(u), low, high)
+    t = bisect(clock.at, _rest(u), low, high)
     return t, 6 * weight * u * (1 - u) / clock.slope(t)
 
 
@@ -82,7 +75,7 @@ class _Clock:
     def __init__(self, process: NoiseProcess, low: float, high: float):
         self.process, self.low, self.span = process, low, high - low
         self.home = process.device
-        self.share = SHARE if isinstance(process, InterpolatingProcess) else SHARE_DEPENDENT
+        self.share = process.clock_share
         start, stop = self._signal(torch.tensor([low, high], dtype=torch.float64))[1].tolist()
         self.start, self.turn = start, stop - start
         if not self.turn > 1e-9:  # the signal stays: time alone
@@ -101,34 +94,13 @@ class _Clock:
 
     def _signal(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The mean signal of the data tokens, and its angle."""
-        process, time = self.process, t.to(self.home)[:, None]
-        if isinstance(process, InterpolatingProcess):
-            alpha, share = process.alpha(time).double()[:, 0], process.noise(time).total()[:, 0]  # 1 - alpha, exactly
-        elif isinstance(process, TokenDependentProcess):
-            alpha = process.signal(time)[:, 0]
-            alpha = (alpha if alpha.shape[-1] == 1 else alpha[:, process.data_tokens(self.home)]).mean(-1)
-            share = 1 - alpha
-        else:  # of a process of its own kind nothing is known
-            return torch.ones_like(t), torch.zeros_like(t)
-        angle = torch.atan2(share.clamp(min=0).sqrt(), alpha.clamp(min=0).sqrt())
-        return alpha.to(t.device), angle.to(t.device)
+        home = t.to(self.home)
+        return self.process.signal_share(home)[0].to(t.device), self.process.signal_angle(home).to(t.device)
 
 
 def _rest(u: Tensor) -> Tensor:
     """The smooth step of degree 3, which rests at both ends."""
     return u * u * (3 - 2 * u)
-
-
-def _inverse(rising: Callable[[Tensor], Tensor], value: Tensor, low: float, high: float) -> Tensor:
-    """Where a rising function has these values, by halving."""
-    below, above = torch.full_like(value, low), torch.full_like(value, high)
-    for _ in range(HALVINGS):
-        middle = (below + above) / 2
-        if ((middle == below) | (middle == above)).all():
-            break
-        reached = rising(middle) >= value
-        below, above = torch.where(reached, below, middle), torch.where(reached, middle, above)
-    return (below + above) / 2
 
 
 def _pieces(edges: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
@@ -143,12 +115,3 @@ def _pieces(edges: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
         parts.append((start + width * u, width * weight))
     u, weight = (torch.cat(part) for part in zip(*parts, strict=True))
     return u, weight
-
-
-def _corners(process: NoiseProcess) -> list[float]:
-    """The times at which a chain turns from one step to the next."""
-    if isinstance(process, ChangeOfTime):
-        inner = torch.tensor(_corners(process.process), dtype=torch.float64, device=process.device)
-        return process.clock.inverse(inner).tolist() if len(inner) else []
-    lengths = {len(module.values) - 1 for module in process.modules() if isinstance(module, Steps)}
-    return sorted({k / steps for steps in lengths for k in range(1, steps)})

@@ -8,12 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..categorical import _invert
+from ..numerics import TIME_EPS
 from ..schedules import Constant, ScheduleLike, as_schedule
 from ..typing import Elementwise, ElementwiseProbs, PerToken, TokenProbs, Tokens, TokenSet, TokenTimes
 from .base import Mixing, NoiseMass, check_weights, same_size
 from .fixed import check_support
-
-TIME_EPS = 1e-12  # how near the ends of time a limit is taken
 
 
 class Blend(Mixing):

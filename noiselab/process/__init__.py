@@ -1,6 +1,7 @@
 """Noise processes: the interface of all, those written in two methods, and those composed of weighted noises."""
 
-from .base import NoiseProcess, as_token_times
+from ..numerics import as_token_times
+from .base import NoiseProcess
 from .change_of_time import ChangeOfTime
 from .interpolating import InterpolatingProcess
 from .interpolation import Interpolation

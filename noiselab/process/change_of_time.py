@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..mixing import Mixing, NoiseMass
+from ..numerics import TIME_EPS
 from ..schedules import Schedule, ScheduleLike, as_schedule
 from ..typing import Elementwise, ElementwiseProbs, PerToken, TokenProbs, Tokens, TokenSet, TokenTimes
-from .base import TIME_EPS
 from .interpolating import InterpolatingProcess
 from .validation import interior_times
 
-ROUNDING = 1e-9  # how far a clock may miss an end of the domain
+END_MISS = 1e-9  # how far a clock may miss an end of the domain
 
 
 class ChangeOfTime(InterpolatingProcess):
@@ -73,6 +73,11 @@ class ChangeOfTime(InterpolatingProcess):
         """The mixing at the inner time."""
         return self.process.mixing(self.inner_time(t))
 
+    def corners(self) -> list[float]:
+        """The corners of the process, at the times at which the clock shows them."""
+        inner = torch.tensor(self.process.corners(), dtype=torch.float64, device=self.device)
+        return self.clock.inverse(inner).tolist() if len(inner) else []
+
     def noise(self, t: TokenTimes) -> NoiseMass:
         """The noise at the inner time, factored as there."""
         inner_time = self.inner_time(t)
@@ -128,7 +133,7 @@ def _inverse_image(domain: tuple[float, float], clock: Schedule, home: torch.dev
             f"a clock must rise from t = 0 to t = 1; got {clock}, with {g[0].item():g} to {g[-1].item():g}"
         )
     low, high = domain
-    if g[0].item() > low + ROUNDING or g[-1].item() < high - ROUNDING:
+    if g[0].item() > low + END_MISS or g[-1].item() < high - END_MISS:
         raise ValueError(
             f"the clock must run through the domain of the process, {low:g} to {high:g}; "
             f"got {clock}, from {g[0].item():g} to {g[-1].item():g}"

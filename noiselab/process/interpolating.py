@@ -7,14 +7,35 @@ import abc
 from typing import cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..categorical import Randomness, choose, uniforms
+from ..elbo.bound import nelbo_streamed
+from ..elbo.ends import factored_log_evidence, factored_prior_kl, factored_prior_log_prob
+from ..elbo.score import score_entropy_streamed
+from ..elbo.steps import step_kl_streamed
+from ..elbo.streaming import CHUNK_BYTES
 from ..mixing import Mixing, NoiseMass
-from ..typing import Elementwise, PerToken, Probs, Selection, Times, Tokens, TokenTimes
-from .base import NO_SIGNAL, TIME_EPS, NoiseProcess, as_token_times
-from .validation import require_markov
+from ..numerics import SIGNAL_EPS, TIME_EPS, as_token_times
+from ..typing import (
+    Elementwise,
+    Logits,
+    PerRow,
+    PerToken,
+    Probs,
+    RowLogits,
+    RowTokens,
+    Selection,
+    Times,
+    Tokens,
+    TokenTimes,
+)
+from . import evidence
+from .base import NoiseProcess
+from .plans import ReversePlan
+from .three_way import UNIFORMS_PER_MOVE, reverse_move
+from .validation import check_interpolating, size_of_mixing
 
 
 class InterpolatingProcess(NoiseProcess):
@@ -49,6 +70,9 @@ class InterpolatingProcess(NoiseProcess):
     **Source:** von Ruette et al. (2025), "Generalized Interpolating Discrete Diffusion", arXiv 2503.04482.
     """
 
+    reverse_draws = UNIFORMS_PER_MOVE
+    clock_share = 0.05  # nothing happens while the signal stays
+
     # Write these two, elementwise: t is float64 and may have any shape.
 
     @abc.abstractmethod
@@ -60,6 +84,9 @@ class InterpolatingProcess(NoiseProcess):
         """What replaces a destroyed token: a distribution for each time, [*t.shape, state], or one row for all times."""
 
     # Derived from them.
+
+    def _found_vocab_size(self) -> int:
+        return size_of_mixing(self)
 
     def noise(self, t: TokenTimes) -> NoiseMass:
         r"""The noise $b_t = (1 - \alpha_t) \pi_t$ at lifted times, as weights on parts.
@@ -107,12 +134,21 @@ class InterpolatingProcess(NoiseProcess):
         u = uniforms(batch, length, 2, generator=generator, device=device or self.device)
         end = torch.full_like(u[:, :1, 0], self.domain[1])
         z, alpha = self.noise(end).choose(u[..., 0], u[..., 1]), self.alpha(end)
-        if not (alpha.abs() >= NO_SIGNAL).any():
+        if not (alpha.abs() >= SIGNAL_EPS).any():
             return z
         u, data = uniforms(batch, length, 2, generator=generator, device=u.device), self.data_tokens(u.device).nonzero()
         return torch.where(u[..., 0] < alpha, data[(u[..., 1] * len(data)).long(), 0], z)
 
-    def transition(self, z: Tokens, s: Times, t: Times) -> tuple[TokenTimes, Float[Tensor, "batch ..."]]:
+    def transition(self, z: Tokens, s: Times, t: Times) -> Probs:
+        r"""The forward transition from s to t >= s into the tokens z, from each token y, dense.
+
+        $$q_{t|s}(z \mid y) = \alpha_{t|s} 1[z = y] + b_{t|s}(z)$$
+        """
+        keep, fresh = self.factored_transition(z, s, t)
+        at_z = torch.zeros(*z.shape, self.vocab_size, dtype=torch.float64, device=z.device).scatter(-1, z[..., None], 1)
+        return fresh[..., None] + keep[..., None] * at_z
+
+    def factored_transition(self, z: Tokens, s: Times, t: Times) -> tuple[TokenTimes, Float[Tensor, "batch ..."]]:
         r"""The forward transition from s to t > s: $q_{t|s}(z_t \mid z_s) = \alpha_{t|s} 1[z_t = z_s] + b_{t|s}(z_t)$.
 
         **Returns:** $\alpha_{t|s} = \alpha_t / \alpha_s$ and, for the tokens `z`,
@@ -120,8 +156,9 @@ class InterpolatingProcess(NoiseProcess):
         """
         s, t = as_token_times(s, z), as_token_times(t, z)
         keep = self.alpha(t) / self.alpha(s)
-        # A difference of two nearly equal masses: rounding must not make it negative.
-        return keep, (self.noise(t).at(z) - keep * self.noise(s).at(z)).clamp(min=0)
+        fresh = self.noise(t).at(z) - keep * self.noise(s).at(z)
+        # A difference of two nearly equal masses: rounding must not make it negative, nor take its slope.
+        return keep, fresh - fresh.clamp(max=0).detach()
 
     def renoise(self, z: Tokens, s: Times, t: Times, *, generator: Randomness = None) -> Tokens:
         r"""Tokens at t, drawn from the forward transition $q_{t|s}(\cdot \mid z_s)$; two uniform numbers a token.
@@ -143,7 +180,12 @@ class InterpolatingProcess(NoiseProcess):
         fresh = (self.noise(t).dense() - keep[rows][:, None, None] * self.noise(s).dense()).clamp(min=0)
         return z.masked_scatter(rows, choose(fresh[:, 0], u[..., 1][rows]))
 
-    def rate(self, z: Tokens, t: Times) -> Float[Tensor, "batch ..."]:
+    def rate(self, z: Tokens, t: Times) -> Probs:
+        r"""The rate at which each *other* token y jumps to z: `rate_into`, the same for each, with 0 at y = z."""
+        into = self.rate_into(z, t).expand(z.shape)[..., None]
+        return into.expand(*z.shape, self.vocab_size).scatter(-1, z[..., None], 0)
+
+    def rate_into(self, z: Tokens, t: Times) -> Float[Tensor, "batch ..."]:
         r"""How fast any other token jumps to z: $r_t(z) = b_t'(z) - (\alpha_t'/\alpha_t)\, b_t(z)$.
 
         It does not depend on the token left behind. Derivatives come from forward-mode automatic differentiation.
@@ -166,29 +208,127 @@ class InterpolatingProcess(NoiseProcess):
     def elbo_weight(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
         r"""The weight of a token in the ELBO, $w_t(z, x) = r_t(z) / q_t(z \mid x)$, per unit of time."""
         t = self.interior(t, z)
-        return self.rate(z, t) / self.probability(x, z, t)
+        return self.rate_into(z, t) / self.probability(x, z, t)
 
     def is_clean(self, z: Tokens, t: Times) -> Selection:
         """Where noise cannot have produced z, so that the clean token is z itself."""
         return (self.noise(as_token_times(t, z)).at(z) == 0).expand(z.shape)
 
-    def posterior(self, z: Tokens, x_hat: Probs, s: Times, t: Times) -> Probs:
-        r"""The reverse transition from t to s < t, dense: $q(z_s \mid z_t, \hat x) \propto q_{t|s}(z_t \mid z_s)\, q_s(z_s \mid \hat x)$.
+    def is_possible(self, z: Tokens, t: Times) -> Selection:
+        """Where noise can have produced z, or there is signal left and z is a data token."""
+        t = as_token_times(t, z)
+        kept = (self.alpha(t) > 0) & self.data_tokens(z.device)[z]
+        return (self.noise(t).at(z) > 0) | kept
 
-        The definition. Samplers draw from it without building it (`samplers/ancestral.py`).
+    def data_tokens_are_certain(self, time: float | int) -> bool:
+        """Whether noise falls on no data token at this time."""
+        tokens = self.data_tokens(self.device).nonzero()[:, 0]
+        return bool(self.is_clean(tokens[None], torch.full((1,), time, dtype=torch.float64, device=self.device)).all())
 
-        **Arguments:**
+    def untouched(self, x: Tokens, t: Times) -> PerToken:
+        """Alpha."""
+        return self.alpha(as_token_times(t, x)).double().expand(x.shape)
 
-        - `z`: tokens at time t.
-        - `x_hat`: a distribution over clean tokens at each position: the prediction (the plug-in reverse process), or a
-          one-hot of x.
+    def signal_share(self, t: Elementwise) -> tuple[Elementwise, Elementwise]:
+        """Alpha and 1 - alpha, each to full precision."""
+        flat = t.reshape(-1, 1)
+        return self.alpha(flat).double().view(t.shape), self.noise(flat).total().view(t.shape)
 
-        **Returns:** a distribution at each position; not a number where z is impossible.
-        """  # noqa: E501
-        keep, fresh = self.transition(z, s, t)
-        at_z = torch.zeros_like(x_hat, dtype=torch.float64).scatter(-1, z[..., None], 1)
-        joint = (fresh[..., None] + keep[..., None] * at_z) * self.marginal(x_hat, s)
-        return joint / joint.sum(-1, keepdim=True)
+    # Draws and predictions.
+
+    def plan_reverse(self, z: Tokens, s: Times, t: Times, u: Float[Tensor, "batch length draws"]) -> ReversePlan:
+        """The reverse transition as a choice of three: keep, a token of the prediction, a token of the noise."""
+        return reverse_move(self, z, s, t).plan(self, z, u)
+
+    def draw_posterior(self, x: Tokens, z: Tokens, s: Times, t: Times, *, generator: Randomness = None) -> Tokens:
+        r"""Tokens at s < t drawn from $q(z_s \mid z_t, x)$: a choice between staying, x and the noise at s; nothing dense."""
+        u = uniforms(*x.shape, 3, generator=generator, device=x.device)
+        s, t = as_token_times(s, z), as_token_times(t, z)
+        keep, fresh = self.factored_transition(z, s, t)
+        a_s, b_s = self.alpha(s).double(), self.noise(s)
+        stay = (keep * self.probability(x, z, s)).expand(z.shape)
+        clean, noise = ((fresh * part).expand(z.shape) for part in (a_s, b_s.total()))
+        place = u[..., 0] * (stay + clean + noise)
+        return torch.where(place < stay, z, torch.where(place < stay + clean, x, b_s.choose(u[..., 1], u[..., 2])))
+
+    def plan_noisy(self, t: PerRow, u: Float[Tensor, "rows draws"]) -> tuple[RowTokens, Bool[Tensor, " rows"]]:
+        """Tokens of the noise; a token of the prediction is needed with probability alpha."""
+        t, u = t[:, None], u[:, None]
+        return self.noise(t).choose(u[..., 2], u[..., 3])[:, 0], (u[..., 1] < self.alpha(t))[:, 0]
+
+    def resolve_noisy(self, x_hat: Float[Tensor, "rows state"], t: PerRow, u: Float[Tensor, "rows draws"]) -> RowTokens:
+        """Tokens of the prediction."""
+        return choose(x_hat, u[..., 4])
+
+    def predicted_probability(self, x_hat: Float[Tensor, "rows state"], z: RowTokens, t: PerRow) -> PerRow:
+        r"""$q_t(z \mid \hat x) = \alpha_t \hat x_z + b_t(z)$ for single tokens z."""
+        t, z = t[:, None], z[:, None]
+        return (self.alpha(t) * x_hat.gather(-1, z) + self.noise(t).at(z))[:, 0]
+
+    def add_evidence(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
+        """Posterior logits from leave-one-out logits: they differ at z alone."""
+        return evidence.added(self, logits, z, t)
+
+    def remove_evidence(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
+        """Leave-one-out logits from posterior logits: they differ at z alone."""
+        return evidence.removed(self, logits, z, t)
+
+    def log_marginal(self, logits: RowLogits, t: PerRow) -> RowLogits:
+        r"""$\log q_t(y \mid \hat x)$ for every token y, by logarithms."""
+        return evidence.log_marginal(self, logits, t)
+
+    def solve_score(self, log_scores: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
+        r"""Leave-one-out logits from log-scores: $\hat x \propto \max(q - b_t, 0)$ with $q_y = s_y / \sum_u s_u$."""
+        return evidence.solved(self, log_scores, z, t)
+
+    def log_evidence(self, logits: Logits, log_sum: PerToken, z: Tokens, t: Times) -> PerToken:
+        r"""$\log q_t(z \mid \hat x)$ for the tokens z, float64."""
+        return factored_log_evidence(self, logits, log_sum, z, as_token_times(t, z))
+
+    # The bound.
+
+    def accept_weight(self, weight: PerToken | None) -> None:
+        """A token has one weight, since the rate into it does not depend on where the jump starts."""
+
+    def nelbo(
+        self,
+        logits: Logits,
+        x: Tokens,
+        z: Tokens,
+        t: Times,
+        *,
+        weight: PerToken | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> PerToken:
+        """The integrand of the bound, streamed."""
+        return nelbo_streamed(self, logits, x, z, t, weight=weight, chunk_bytes=chunk_bytes)
+
+    def score_entropy(
+        self,
+        log_scores: Logits,
+        x: Tokens,
+        z: Tokens,
+        t: Times,
+        *,
+        weight: PerToken | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> PerToken:
+        """The bound of free scores, streamed."""
+        return score_entropy_streamed(self, log_scores, x, z, t, weight=weight, chunk_bytes=chunk_bytes)
+
+    def step_kl(
+        self, logits: Logits, x: Tokens, z: Tokens, s: Times, t: Times, *, chunk_bytes: int = CHUNK_BYTES
+    ) -> PerToken:
+        """The divergence of one reverse step, streamed."""
+        return step_kl_streamed(self, logits, x, z, s, t, chunk_bytes=chunk_bytes)
+
+    def prior_kl(self, x: Tokens, t: Times) -> PerToken:
+        """The divergence from pure noise, from factors."""
+        return factored_prior_kl(self, x, as_token_times(t, x))
+
+    def prior_log_prob(self, z: Tokens, t: Times) -> PerToken:
+        """The log-probability under pure noise, from factors."""
+        return factored_prior_log_prob(self, z, as_token_times(t, z))
 
     def validate(self, times: int = 64) -> None:
         """Check that this is a Markov process from data to noise, at `times` points of `domain`, dense at its ends.
@@ -196,7 +336,7 @@ class InterpolatingProcess(NoiseProcess):
         **Raises:** `ValueError` that says what fails and where: a signal outside [0, 1] or rising, a mixing that is no
         distribution, a support that does not fit, a negative rate.
         """
-        require_markov(self, times)
+        check_interpolating(self, times)
 
 
 class _Written:

@@ -4,13 +4,13 @@ $$q_t(z \mid x) = \alpha_t(x)\, 1[z = x] + (1 - \alpha_t(x))\, \pi_t(z \mid x)$$
 
 Written as matrices $Q_t$ with row x, everything follows by linear algebra:
 
-    jump      Q_{t|s} = Q_s^{-1} Q_t
-    rate      R_t     = Q_t^{-1} Q_t'
+    transition  Q_{t|s} = Q_s^{-1} Q_t
+    rate        R_t     = Q_t^{-1} Q_t'
 
 and the process is a Markov process if and only if no off-diagonal rate is negative. A jump now depends on where it
 starts, so that reverse rates and the bound sum over all tokens: dense, and meant for small vocabularies. A process whose
 matrices have a structure replaces `marginal`, `likelihood`, `transition` and `rate` by what that structure allows
-(`noiselab.processes.by_token`).
+(`noiselab.processes.Coarse` and `TokenRates` do).
 """
 
 import abc
@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..categorical import Randomness, choose, uniforms
-from ..typing import Elementwise, PerToken, Probs, Selection, Times, TokenProbs, Tokens
-from .base import TIME_EPS, NoiseProcess, as_token_times
-from .validation import interior_times
+from ..numerics import TIME_EPS, as_token_times
+from ..typing import Elementwise, PerToken, Probs, Times, Tokens
+from .base import NoiseProcess, columns
+from .validation import check_domain, check_ends, check_support, interior_times, size_of_mixing
 
 DENSE = 256  # tokens up to which `validate` looks at whole matrices
 PROBES = 8  # columns that it looks at otherwise
@@ -79,6 +79,9 @@ class TokenDependentProcess(NoiseProcess):
 
     # Derived from them.
 
+    def _found_vocab_size(self) -> int:
+        return size_of_mixing(self)
+
     def signal(self, t: Elementwise) -> Float[Tensor, "... state"]:
         """`alpha` with its last axis for the token, of size 1 where it does not depend on it."""
         alpha = self.alpha(t).double()
@@ -92,6 +95,18 @@ class TokenDependentProcess(NoiseProcess):
         signal = self.signal(t)[..., None]
         return signal * torch.eye(pi.shape[-1], dtype=torch.float64, device=t.device) + (1 - signal) * pi
 
+    def untouched(self, x: Tokens, t: Times) -> PerToken:
+        """The signal of each token."""
+        signal = self.signal(as_token_times(t, x))
+        return signal.expand(*x.shape, self.vocab_size).gather(-1, x[..., None])[..., 0]
+
+    def signal_share(self, t: Elementwise) -> tuple[Elementwise, Elementwise]:
+        """The mean of alpha over the data tokens, and the rest to 1."""
+        signal = self.signal(t.reshape(-1, 1))[:, 0]
+        signal = signal if signal.shape[-1] == 1 else signal[:, self.data_tokens(t.device)]
+        share = signal.mean(-1).view(t.shape)
+        return share, 1 - share
+
     def marginal(self, x: Tokens | Probs, t: Times) -> Probs:
         r"""The law of the noisy token, $q_t(\cdot \mid x) = \sum_v x_v\, q_t(\cdot \mid v)$, dense.
 
@@ -103,37 +118,16 @@ class TokenDependentProcess(NoiseProcess):
             x = nn.functional.one_hot(x.long(), self.vocab_size)
         return (x.double()[..., None, :] @ self.kernel(as_token_times(t, x[..., 0])))[..., 0, :]
 
-    def likelihood(self, z: Tokens, t: Times) -> Probs:
-        r"""How probable the noisy token is, $q_t(z \mid v)$, for each clean token v: a column of the matrix."""
-        return _columns(self.kernel(as_token_times(t, z)), z)
-
     def probability(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
         r"""The number $q_t(z \mid x)$ for each token."""
         return self.likelihood(z, t).gather(-1, x[..., None])[..., 0]
-
-    def corrupt(self, x: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
-        """Noisy tokens drawn from `marginal`, one uniform number a token."""
-        return choose(self.marginal(x, t), uniforms(*x.shape, generator=generator, device=x.device))
-
-    def prior(
-        self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None
-    ) -> Tokens:
-        """Pure noise: tokens drawn from `prior_law`."""
-        u = uniforms(batch, length, generator=generator, device=device or self.device)
-        return choose(self.prior_law().to(u.device).expand(batch, length, -1), u)
-
-    def prior_law(self) -> TokenProbs:
-        """The law of pure noise: the rows of the matrix at the upper end of `domain`, averaged over the data tokens."""
-        data = self.data_tokens(self.device)
-        x = (data.double() / data.sum()).view(1, 1, -1)
-        return self.marginal(x, x.new_tensor([self.domain[1]]))[0, 0]
 
     def transition(self, z: Tokens, s: Times, t: Times) -> Probs:
         r"""The forward transition from s to t > s, $q_{t|s}(z \mid y)$ for each token y: a column of $Q_s^{-1} Q_t$."""
         s, t = as_token_times(s, z), as_token_times(t, z)
         matrix = _solve(self.kernel(s), self.kernel(t), s)
-        # What rounding has left of a zero would let a revealed token move.
-        return _columns(torch.where(matrix.abs() < 1e-13, 0, matrix), z)
+        # What rounding has left of a zero would let a certain token move; its slope stays.
+        return columns(matrix - torch.where(matrix.abs() < 1e-13, matrix, 0).detach(), z)
 
     def rate(self, z: Tokens, t: Times) -> Probs:
         r"""How fast each *other* token y jumps to z: a column of $R_t = Q_t^{-1} Q_t'$, with 0 at y = z.
@@ -148,27 +142,8 @@ class TokenDependentProcess(NoiseProcess):
         """
         t = as_token_times(t, z)
         kernel, slope, *_ = torch.func.jvp(self.kernel, (t,), (torch.ones_like(t),))
-        rate = _columns(_solve(kernel, slope, t), z)
+        rate = columns(_solve(kernel, slope, t), z)
         return rate.scatter(-1, z[..., None], 0)
-
-    def posterior(self, z: Tokens, x_hat: Probs, s: Times, t: Times) -> Probs:
-        r"""The reverse transition from t to s < t: $q(z_s \mid z_t, \hat x) \propto q_{t|s}(z_t \mid z_s)\, q_s(z_s \mid \hat x)$.
-
-        **Arguments:**
-
-        - `z`: tokens at time t.
-        - `x_hat`: a distribution over clean tokens at each position: the leave-one-out prediction (the plug-in reverse
-          process), or a one-hot of x.
-
-        **Returns:** a distribution at each position; not a number where z is impossible.
-        """  # noqa: E501
-        joint = self.transition(z, s, t) * self.marginal(x_hat, s)
-        return joint / joint.sum(-1, keepdim=True)
-
-    def is_clean(self, z: Tokens, t: Times) -> Selection:
-        """Where z can have come from itself only, so that the clean token is z."""
-        like = self.likelihood(z, t) > 0
-        return (like.sum(-1) == 1) & like.gather(-1, z[..., None])[..., 0]
 
     @torch.no_grad()
     def validate(self, times: int = 64) -> None:
@@ -179,20 +154,14 @@ class TokenDependentProcess(NoiseProcess):
         **Raises:** `ValueError` that says what fails and where: a signal outside [0, 1], a mixing that is no
         distribution, a negative rate, tokens that are not clean at t = 0, an end that still depends on the token.
         """
-        low, high = self.domain
-        if not 0 <= low < high <= 1:
-            raise ValueError(f"domain must be two times 0 <= low < high <= 1; got {self.domain}")
         states = self.vocab_size
-        support = self.support
-        if support is not None and (support.dtype != torch.bool or support.shape != (states,) or not support.any()):
-            raise ValueError(
-                f"support must be Bool of shape [{states}] with a token in it; got {support.dtype} {list(support.shape)}"
-            )
+        check_domain(self)
+        check_support(self)
         t = interior_times(self.domain, times if states <= DENSE else min(times, PROBES)).to(self.device)
         self._check_signal(t)
         if states <= DENSE:
             self._check_rows(t)
-        self._check_ends()
+        check_ends(self)
         step = 1 if states <= DENSE else max(1, states // PROBES)
         self._check_columns(t, torch.arange(states, device=t.device)[::step])
 
@@ -234,25 +203,6 @@ class TokenDependentProcess(NoiseProcess):
                     f"from token {token} into token {z[column].item()} at t = {time[row].item():.6g}"
                 )
 
-    def _check_ends(self) -> None:
-        low, high = self.domain
-        data = self.data_tokens(self.device).nonzero()[:, 0]
-        x = data[:: max(1, len(data) // PROBES)][None]
-        ends = [self.marginal(x, torch.full((1,), end, dtype=torch.float64, device=x.device))[0] for end in (low, high)]
-        kept = ends[0].gather(-1, x[0, :, None])[:, 0]
-        if low == 0 and not (kept >= 1 - 1e-3).all():
-            token = int((kept < 1 - 1e-3).nonzero()[0])
-            raise ValueError(
-                f"tokens must be clean at t = 0; token {int(x[0, token])} is so with probability {kept[token].item():.6g}"
-            )
-        apart = (ends[1] - self.prior_law()).abs().sum(-1)
-        if high == 1 and not (apart < 2e-3).all():
-            token = int(apart.argmax())
-            raise ValueError(
-                "at t = 1 noise must not depend on the clean token any more; that of token "
-                f"{int(x[0, token])} is {apart[token].item():.4g} away from the mean (sum of absolute differences)"
-            )
-
 
 def _solve(matrices: Tensor, right: Tensor, t: Tensor) -> Tensor:
     try:
@@ -263,10 +213,3 @@ def _solve(matrices: Tensor, right: Tensor, t: Tensor) -> Tensor:
             f"{t.max().item():.9g}], where too little signal is left: end `domain` earlier, or replace `transition` and `rate` "
             "by what the structure of the matrices allows"
         ) from error
-
-
-def _columns(matrices: Tensor, z: Tensor) -> Tensor:
-    """Column z of the matrix at each position: [batch, length, state] from [batch, 1 or length, state, state]."""
-    states = matrices.shape[-1]
-    wide = matrices.expand(*z.shape, states, states)
-    return wide.gather(-1, z[..., None, None].expand(*z.shape, states, 1))[..., 0]

@@ -1,22 +1,26 @@
 """What makes `alpha` and `mixing` a process, checked once at the edge, in words."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..numerics import TIME_EPS
+
 if TYPE_CHECKING:
+    from .base import NoiseProcess
     from .interpolating import InterpolatingProcess
+    from .token_dependent import TokenDependentProcess
 
 MASS_AT_ONCE = 1 << 22  # entries [times, state] that a check may hold
 END_TOLERANCE = 1e-3  # how far alpha may be from 1 and 0 at the ends: SEDD's and MDLM's published schedules are so near
 ROUNDING = 1e-6  # noise of values computed in float32
 SINGLE = 1e-7  # that of one value, as an absolute number
 STEEPEST = 1e4  # per unit of time, over a stretch of 1e-10: beyond it a curve jumps or has infinite slope
-TIME_EPS = 1e-12  # how near the ends of time rates are taken: what changes beyond is in no bound
 TOKENS = 8  # whose noise is followed as a curve
+ENDS = 8  # clean tokens whose laws at the ends of time are looked at
 FOLLOWED = 1024  # tokens up to which that is done at all the times that looking for jumps needs
 
 
@@ -28,15 +32,130 @@ def interior_times(domain: tuple[float, float], points: int) -> Tensor:
     return low + (high - low) * torch.cat([near, torch.sin(torch.pi * u / 2) ** 2, 1 - near]).sort().values
 
 
-@torch.no_grad()
-def require_markov(process: "InterpolatingProcess", times: int) -> None:
-    """Raise `ValueError` unless `process` is a Markov process from data to noise on its domain."""
+def size_of_mixing(process: "InterpolatingProcess | TokenDependentProcess") -> int:
+    """The number of tokens, read off `mixing`.
+
+    **Raises:** `ValueError` for a mixing that needs `vocab_size` itself.
+    """
+    middle = torch.full((1, 1), sum(process.domain) / 2, dtype=torch.float64, device=process.device)
+    try:
+        return process.mixing(middle).shape[-1]
+    except (AttributeError, RecursionError) as error:
+        # Left as they are, nn.Module would report them as a missing `vocab_size`.
+        raise ValueError(f"mixing(t) must work without vocab_size, or set vocab_size first; {error}") from error
+
+
+def require_kind(
+    process: "NoiseProcess", kind: type["NoiseProcess"], name: str, others: Sequence[str] = ()
+) -> "NoiseProcess":
+    """The process, if it is of the kind that a method needs.
+
+    **Arguments:**
+
+    - `name`: the method.
+    - `others`: methods that take any process.
+
+    **Raises:** `ValueError` that says what is needed, what came, and what takes it.
+    """
+    if not isinstance(process, kind):
+        instead = f" ({', '.join(others)} take any process)" if others else ""
+        raise ValueError(f"{name} needs an {kind.__name__}; got the {type(process).__name__} {process}{instead}")
+    return process
+
+
+def check_domain(process: "NoiseProcess") -> None:
+    """Raise `ValueError` unless the domain is two times."""
     low, high = process.domain
     if not 0 <= low < high <= 1:
         raise ValueError(f"domain must be two times 0 <= low < high <= 1; got {process.domain}")
+
+
+def check_support(process: "NoiseProcess") -> None:
+    """Raise `ValueError` unless the support is a set of tokens."""
+    support, states = process.support, process.vocab_size
+    if support is None:
+        return
+    if support.dtype != torch.bool or support.shape != (states,):
+        raise ValueError(f"support must be Bool of shape [{states}]; got {support.dtype} {list(support.shape)}")
+    if not support.any():
+        raise ValueError("support must hold at least one token; got none")
+
+
+def check_ends(process: "NoiseProcess") -> None:
+    """Raise `ValueError` unless tokens are clean at t = 0 and noise at t = 1 does not depend on them."""
+    low, high = process.domain
+    data = process.data_tokens(process.device).nonzero()[:, 0]
+    x = data[:: max(1, len(data) // ENDS)][None]
+    ends = [process.marginal(x, torch.full((1,), end, dtype=torch.float64, device=x.device))[0] for end in (low, high)]
+    kept = ends[0].gather(-1, x[0, :, None])[:, 0]
+    if low == 0 and not (kept >= 1 - 1e-3).all():
+        token = int((kept < 1 - 1e-3).nonzero()[0])
+        raise ValueError(
+            f"tokens must be clean at t = 0; token {int(x[0, token])} is so with probability {kept[token].item():.6g}"
+        )
+    apart = (ends[1] - process.prior_law()).abs().sum(-1)
+    if high == 1 and not (apart < 2e-3).all():
+        token = int(apart.argmax())
+        raise ValueError(
+            "at t = 1 noise must not depend on the clean token any more; that of token "
+            f"{int(x[0, token])} is {apart[token].item():.4g} away from the mean (sum of absolute differences)"
+        )
+
+
+@torch.no_grad()
+def check_dense(process: "NoiseProcess", times: int) -> None:
+    """Raise `ValueError` unless `marginal` and `transition` are a Markov process from data to noise on their domain."""
+    check_domain(process)
+    check_support(process)
+    states, device = process.vocab_size, process.device
+    t = interior_times(process.domain, times).to(device)
+    z = torch.arange(states, device=device)
+    for part in t.split(max(1, MASS_AT_ONCE // states**2)):
+        here, every = part[:, None], z.expand(len(part), -1)
+        after = (here + 0.01 * (process.domain[1] - here)).contiguous()
+        law, later = process.marginal(every, part), process.marginal(every, after[:, 0])
+        into = process.transition(every, part, after[:, 0])
+        for name, rows in (("marginal", law), ("transition", into.mT)):
+            if rows.shape != (len(part), states, states):
+                raise ValueError(
+                    f"{name} of tokens [{len(part)}, {states}] must be [{len(part)}, {states}, {states}]; "
+                    f"got {list(rows.shape)}"
+                )
+            low, sums = rows.min(-1).values, rows.sum(-1)
+            bad = ~((low >= -ROUNDING) & ((sums - 1).abs() < 1e-5))
+            if bad.any():
+                row, token = bad.nonzero()[0].tolist()
+                raise ValueError(
+                    f"{name} must be non-negative and sum to 1 over the tokens that token {token} becomes; got sum "
+                    f"{sums[row, token].item():.6g} and smallest entry {low[row, token].item():.3g} at "
+                    f"t = {part[row].item():.6g}"
+                )
+        gap = (law @ into.mT - later).abs().amax((1, 2))
+        if not (gap < ROUNDING).all():
+            row = int(gap.nan_to_num(torch.inf).argmax())
+            raise ValueError(
+                "transition must lead from the marginal at s to that at t; it misses it by "
+                f"{gap[row].item():.3g} from s = {part[row].item():.6g} to t = {after[row, 0].item():.6g}"
+            )
+        rate = process.rate(every, part)
+        bad = ~(rate >= -ROUNDING * (1 + rate.abs().amax((-2, -1), keepdim=True)))
+        if bad.any():
+            row, into_z, token = bad.nonzero()[0].tolist()
+            raise ValueError(
+                f"no rate may be negative, or this is no Markov process; got {rate[row, into_z, token].item():.4g} "
+                f"from token {token} into token {into_z} at t = {part[row].item():.6g}"
+            )
+    check_ends(process)
+
+
+@torch.no_grad()
+def check_interpolating(process: "InterpolatingProcess", times: int) -> None:
+    """Raise `ValueError` unless a signal and a mixing are a Markov process from data to noise on their domain."""
+    check_domain(process)
+    low, high = process.domain
     states = process.vocab_size
     home = process.device
-    _check_support(process, states)
+    check_support(process)
     t = interior_times(process.domain, times).to(home)
     ends = torch.tensor([low, high], dtype=torch.float64, device=home)
     _check_signal(process, torch.cat([ends[:1], t, ends[1:]]))
@@ -52,16 +171,6 @@ def require_markov(process: "InterpolatingProcess", times: int) -> None:
         _check_rate(process, part, tokens)
     _check_jumps(process, torch.cat([ends[:1], t, ends[1:]]), max(1, MASS_AT_ONCE // states))
     _check_columns(process, t)
-
-
-def _check_support(process: "InterpolatingProcess", states: int) -> None:
-    support = process.support
-    if support is None:
-        return
-    if support.dtype != torch.bool or support.shape != (states,):
-        raise ValueError(f"support must be Bool of shape [{states}]; got {support.dtype} {list(support.shape)}")
-    if not support.any():
-        raise ValueError("support must hold at least one token; got none")
 
 
 def _check_signal(process: "InterpolatingProcess", t: Tensor) -> None:
@@ -124,7 +233,7 @@ def _check_mixing(process: "InterpolatingProcess", t: Tensor, states: int) -> No
 
 def _check_rate(process: "InterpolatingProcess", t: Tensor, tokens: Tensor) -> None:
     z = tokens.expand(len(t), -1)
-    rate = process.rate(z, t).expand(z.shape)
+    rate = process.rate_into(z, t).expand(z.shape)
     # A rate is a difference of terms of this size, since all rates add up to -alpha'/alpha; below rounding it is zero.
     slack = 1e-6 * rate.sum(-1, keepdim=True).abs() * process.noise(t[:, None]).at(z)
     bad = ~(rate >= -slack)

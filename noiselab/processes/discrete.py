@@ -32,6 +32,11 @@ class Steps(Exact, Schedule):
         k = (t * steps).floor().clamp(0, steps - 1).long()
         return values[k] + (t * steps - k) * (values[k + 1] - values[k])
 
+    def corners(self) -> list[float]:
+        """The times at which one step ends and the next begins."""
+        steps = len(self.values) - 1
+        return [k / steps for k in range(1, steps)]
+
     def __repr__(self) -> str:
         return f"Steps({len(self.values) - 1}, {self.values[0].item():g} to {self.values[-1].item():g})"
 

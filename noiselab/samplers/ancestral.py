@@ -1,30 +1,8 @@
 """The reverse transition, drawn exactly: three-way where the noise has factors, from the dense posterior elsewhere."""
 
-import torch
-
-from ..categorical import Randomness, choose, uniforms
-from ..denoisers import Denoiser
-from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..categorical import Randomness, uniforms
 from ..typing import Times, Tokens
 from .base import Sampler
-from .three_way import UNIFORMS_PER_MOVE, reverse_move
-
-
-def dense_step(
-    process: NoiseProcess, denoiser: Denoiser, z: Tokens, s: Times, t: Times, *, generator: Randomness = None
-) -> Tokens:
-    """One reverse transition of any process, drawn from its dense posterior; revealed tokens need no network."""
-    s, t = (as_token_times(time, z).expand(z.shape) for time in (s, t))
-    u = uniforms(*z.shape, generator=generator, device=z.device)
-    rows = ~process.is_clean(z, t) & (s < t)
-    if not rows.any():
-        return z
-    logits = denoiser(z, t, rows)
-    if process.support is not None:
-        logits = logits.masked_fill(~process.support, -torch.inf)
-    x_hat = logits.double().softmax(-1)[:, None]
-    law = process.posterior(z[rows][:, None], x_hat, s[rows], t[rows])[:, 0]
-    return z.masked_scatter(rows, choose(law, u[rows]))
 
 
 class AncestralSampler(Sampler):
@@ -54,8 +32,5 @@ class AncestralSampler(Sampler):
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """One reverse transition; the network is not called where no token needs it."""
-        if not isinstance(self.process, InterpolatingProcess):
-            return dense_step(self.process, self.denoiser, z, s, t, generator=generator)
-        u = uniforms(*z.shape, UNIFORMS_PER_MOVE, generator=generator, device=z.device)
-        plan = reverse_move(self.process, z, s, t).plan(self.process, z, u)
-        return plan.apply(self.process, self.denoiser, z, t)
+        u = uniforms(*z.shape, self.process.reverse_draws, generator=generator, device=z.device)
+        return self.process.plan_reverse(z, s, t, u).apply(self.denoiser, z, t)

@@ -3,7 +3,7 @@
 import abc
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import in_a_line
 from ..parametrization import to_posterior
-from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..process import NoiseProcess, as_token_times
+from ..process.validation import require_kind
 from ..typing import Grid, Times, Tokens
 
 
@@ -30,6 +31,8 @@ class Stage(NamedTuple):
     time: Tensor
     z: Tensor
 
+
+TAKE_ANY_PROCESS = ("AncestralSampler", "BlockSampler", "Infilling")  # for a message
 
 Advance: TypeAlias = Callable[..., list[Stage]]
 """What makes one step: called as `Sampler.stages`."""
@@ -53,8 +56,11 @@ class Sampler(abc.ABC):
     """What a trace calls the changes of this sampler."""
     converges = False
     """Whether it claims that its law tends to that of the data as steps grow, given the exact denoiser."""
+    takes: ClassVar[type[NoiseProcess]] = NoiseProcess
+    """The kind of process that it needs; others are refused, in words."""
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
+        require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)
         process.validate(16)
         self.process = process
         self.denoiser = as_leave_one_out(denoiser, process)
@@ -220,9 +226,7 @@ class Sampler(abc.ABC):
         if not rows.any():
             return z
         time = as_token_times(t, z).expand(z.shape)
-        logits = self.denoiser(z, time, rows)
-        if self.process.support is not None:
-            logits = logits.masked_fill(~self.process.support, -torch.inf)
+        logits = self.process.on_support(self.denoiser(z, time, rows))
         logits = to_posterior(self.process, logits, z[rows], time[rows], check=False)
         u = uniforms(*z.shape, generator=generator, device=z.device)
         return z.masked_scatter(rows, choose(logits.double().softmax(-1), u[rows]))
@@ -282,16 +286,3 @@ class WrappedSampler(Sampler):
     def extra_repr(self) -> str:
         """What it is set to."""
         return ""
-
-
-def require_interpolating(process: NoiseProcess, name: str) -> InterpolatingProcess:
-    """The process.
-
-    **Raises:** `ValueError` if its noise depends on the token that it destroys.
-    """
-    if not isinstance(process, InterpolatingProcess):
-        raise ValueError(
-            f"{name} needs noise that forgets the token it destroys, an InterpolatingProcess; got {process} "
-            "(AncestralSampler takes any process)"
-        )
-    return process

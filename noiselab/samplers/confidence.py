@@ -20,10 +20,11 @@ from torch import Tensor
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
+from ..numerics import LOGITS_AT_ONCE
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..schedules import ScheduleLike, as_schedule
 from ..typing import PerRow, RowLogits, Times, Tokens
-from .base import Sampler, require_interpolating
+from .base import Sampler
 from .path_planning import at, best, log_law, noise_at, pick, ranked, spread
 
 PositionScore: TypeAlias = str | Callable[[Tensor, Tensor], Tensor]
@@ -31,7 +32,6 @@ PositionScore: TypeAlias = str | Callable[[Tensor, Tensor], Tensor]
 
 BLIND = ("margin", "entropy", "random")  # scores that do not see the drawn token
 SCORES = ("confidence", *BLIND)
-AT_ONCE = 1 << 21  # entries of the largest tensor that is made of the logits
 DRAWS = 2  # uniform numbers per position and step: the token, and what is random about the position
 
 
@@ -39,10 +39,11 @@ class _PlannedSampler(Sampler):
     """What the two have in common: asks at masks, draws, scores, and reveals what `chosen` says."""
 
     process: InterpolatingProcess
+    takes = InterpolatingProcess
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, score: PositionScore, draw: bool):
-        super().__init__(require_interpolating(process, type(self).__name__), denoiser)
-        require_visible(self.process, type(self).__name__)
+        super().__init__(process, denoiser)
+        refuse_noise_on_data(self.process, type(self).__name__)
         if isinstance(score, str) and score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)} or a function; got {score!r}")
         self.score, self.draw = score, draw
@@ -65,7 +66,7 @@ class _PlannedSampler(Sampler):
 
     def _judged(self, logits: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Token, score and cost of each row; some rows at a time, which stay in the cache, unless a user's score wants all."""
-        size = len(logits) if callable(self.score) else max(1, AT_ONCE // logits.shape[-1])
+        size = len(logits) if callable(self.score) else max(1, LOGITS_AT_ONCE // logits.shape[-1])
         found = []
         for some, numbers, times in zip(logits.split(size), u.split(size), s.split(size), strict=True):
             log_probs = log_law(some, self.process)
@@ -264,7 +265,7 @@ class EntropyBoundedSampler(_PlannedSampler):
         return [f"bound={self.bound:g}", *super().options()]
 
 
-def require_visible(process: InterpolatingProcess, name: str) -> None:
+def refuse_noise_on_data(process: InterpolatingProcess, name: str) -> None:
     """Raise `ValueError` where noise falls on tokens that data contain."""
     home = process.device
     times = torch.linspace(*process.domain, 7, dtype=torch.float64, device=home)[None, 1:-1]

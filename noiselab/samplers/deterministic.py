@@ -11,9 +11,9 @@ import torch
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..process.three_way import UNIFORMS_PER_MOVE, Move
 from ..typing import Times, Tokens
-from .base import Sampler, require_interpolating
-from .three_way import UNIFORMS_PER_MOVE, Move
+from .base import Sampler
 
 
 class DeterministicSampler(Sampler):
@@ -50,15 +50,15 @@ class DeterministicSampler(Sampler):
     """
 
     process: InterpolatingProcess
+    takes = InterpolatingProcess
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, *, share: float | int = 1.0):
-        inner = require_interpolating(process, type(self).__name__)
         super().__init__(process, denoiser)
         if not 0 <= share <= 1:
             raise ValueError(f"share must lie in [0, 1]; got {share}")
         low, high = process.domain
         middle = low + (high - low) * torch.tensor([[0.1], [0.4], [0.9]], dtype=torch.float64, device=self.device)
-        noise = inner.noise(middle)
+        noise = self.process.noise(middle)
         row = noise.dense() / noise.total()[..., None]
         if (row - row[:1]).abs().max() > 1e-6:
             raise ValueError(
@@ -91,7 +91,7 @@ class DeterministicSampler(Sampler):
             noise_slope=torch.where(seen, 0, drawn * a_t),
         )
         plan = move.plan(process, z, u)
-        return plan.apply(process, self.denoiser, z, t)
+        return plan.apply(self.denoiser, z, t)
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, share={self.share:g})"

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
-from ..elbo.tokens import outside
+from ..numerics import TIME_EPS
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
-from ..process.base import TIME_EPS
 from ..typing import Times, Tokens
-from .base import Sampler, require_interpolating
+from .base import Sampler
 
 ROUNDS, CLOSE = 120, 1e-8  # of the search for a time, and how near it is enough, on the logit of time and in log-odds
 
@@ -56,14 +55,14 @@ class FirstHittingSampler(Sampler):
     """
 
     process: InterpolatingProcess
+    takes = InterpolatingProcess
     converges = True
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
-        inner = require_interpolating(process, type(self).__name__)
         super().__init__(process, denoiser)
         low, high = process.domain
         times = low + (high - low) * torch.tensor([[0.1], [0.5], [0.9]], dtype=torch.float64, device=self.device)
-        shown = (inner.noise(times).dense() > 0).flatten(0, -2).any(0)
+        shown = (self.process.noise(times).dense() > 0).flatten(0, -2).any(0)
         if int(shown.sum()) != 1 or (shown & process.data_tokens(shown.device)).any():
             raise ValueError(
                 "FirstHittingSampler needs masking: noise that is one token, which data do not contain; got "
@@ -127,10 +126,10 @@ class GillespieSampler(Sampler):
     """
 
     process: InterpolatingProcess
+    takes = InterpolatingProcess
     converges = True
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
-        require_interpolating(process, type(self).__name__)
         super().__init__(process, denoiser)
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
@@ -204,8 +203,7 @@ def _ask(sampler: Sampler, z: Tensor, where: Tensor, now: Tensor, s: Tensor, t: 
     rows = torch.arange(z.shape[1], device=z.device) == where[:, None]
     still = ~(s < t)
     time = torch.where(still, t, now[:, None]) if still.any() else now
-    assert isinstance(sampler.process, InterpolatingProcess)
-    logits, off = sampler.denoiser(z, time, rows).double(), outside(sampler.process)
+    logits, off = sampler.denoiser(z, time, rows).double(), sampler.process.off_support()
     return logits if off is None else logits.index_fill(-1, off, -torch.inf)
 
 

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
 from ..elbo.definition import kl_divergence
+from ..numerics import ENTRIES_AT_ONCE
 from ..process import NoiseProcess
 from ..typing import Grid, Tokens
 
-SHARE = 0.01  # of the new prediction in the old one, so that a truncated one has a finite cost
-AT_ONCE = 1 << 23  # numbers in the largest tensor
+NEW_IN_STALE = 0.01  # of the new prediction in the old one, so that a truncated one has a finite cost
 
 
 def outdating(
@@ -53,7 +53,7 @@ def outdating(
     **Returns:** nats, float64, for all `times` but the first and the last.
     """
     batch, length = shape
-    size = max(1, AT_ONCE // max(1, length * process.vocab_size))
+    size = max(1, ENTRIES_AT_ONCE // max(1, length * process.vocab_size))
     total = torch.zeros(len(times) - 2, dtype=torch.float64, device=times.device)
     for i in range(0, batch, size):
         some = generator[i : i + size] if isinstance(generator, Sequence) else generator
@@ -77,14 +77,11 @@ def _walk(
         rows = ~process.is_clean(z, now)
         if not rows.any():
             break
-        logits = denoiser(z, now, rows)
-        if process.support is not None:
-            logits = logits.masked_fill(~process.support, -torch.inf)
-        x_hat = logits.double().softmax(-1)
+        x_hat = process.on_support(denoiser(z, now, rows)).double().softmax(-1)
         law = _moved(process, z[rows], x_hat, s, t)
         if k > 0:
             # Whatever is settled stays so: the rows of now are among those of before.
-            stale = (1 - SHARE) * old[rows[old_rows]] + SHARE * x_hat
+            stale = (1 - NEW_IN_STALE) * old[rows[old_rows]] + NEW_IN_STALE * x_hat
             divergence = kl_divergence(law, _moved(process, z[rows], stale, s, t))
             costs[k] = divergence.nan_to_num(0).clamp(min=0).sum()  # rounding leaves some below 0
         if x is not None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..categorical import Randomness
 from ..denoisers import Denoiser, as_leave_one_out
-from ..process import InterpolatingProcess, NoiseProcess, TokenDependentProcess
+from ..numerics import bisect
+from ..process import NoiseProcess
 from ..typing import Grid, Tokens
 from .grid_costs import outdating
 
@@ -213,17 +214,8 @@ def _over(process: NoiseProcess, u: Tensor) -> Tensor:
 @torch.no_grad()
 def _signal(process: NoiseProcess, t: Tensor) -> tuple[Tensor, Tensor]:
     """The mean signal of the data tokens, and what is left to 1, to full precision where it can be had."""
-    home = process.device
-    time = t.to(home)[:, None]
-    if isinstance(process, InterpolatingProcess):
-        alpha, noise = process.alpha(time).double(), process.noise(time).total()
-    elif isinstance(process, TokenDependentProcess):
-        signal = process.signal(time)[:, 0]
-        alpha = (signal if signal.shape[-1] == 1 else signal[:, process.data_tokens(home)]).mean(-1, keepdim=True)
-        noise = 1 - alpha
-    else:
-        raise ValueError(f"the process must have a signal alpha; got a {type(process).__name__}")
-    return alpha[:, 0].clamp(min=0).to(t.device), noise[:, 0].clamp(min=0).to(t.device)
+    signal, rest = process.signal_share(t.to(process.device))
+    return signal.clamp(min=0).to(t.device), rest.clamp(min=0).to(t.device)
 
 
 def _at_clock(process: NoiseProcess, value: Tensor) -> Tensor:
@@ -232,12 +224,9 @@ def _at_clock(process: NoiseProcess, value: Tensor) -> Tensor:
     The angle spreads out what is nearly clean and what is nearly noise, and time what the signal does not show.
     """
     low, high = process.domain
-    if not isinstance(process, InterpolatingProcess | TokenDependentProcess):
-        return _over(process, value)
 
     def angle(t: Tensor) -> Tensor:
-        alpha, noise = _signal(process, t)
-        return torch.atan2(noise.sqrt(), alpha.sqrt())
+        return process.signal_angle(t.to(process.device)).to(t.device)
 
     first, last = angle(torch.tensor([low, high], dtype=torch.float64))
     return _inverse(process, lambda t: (t - low) / (high - low) + (angle(t) - first) / (last - first), 2 * value)
@@ -246,14 +235,7 @@ def _at_clock(process: NoiseProcess, value: Tensor) -> Tensor:
 def _inverse(process: NoiseProcess, rising: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
     """Where a function that rises over the domain has these falling values, by halving; the ends are those of the domain."""
     low, high = process.domain
-    below, above = torch.full_like(value, low), torch.full_like(value, high)
-    for _ in range(HALVINGS):
-        middle = (below + above) / 2
-        if ((middle == below) | (middle == above)).all():
-            break
-        reached = rising(middle) >= value
-        below, above = torch.where(reached, below, middle), torch.where(reached, middle, above)
-    times = (below + above) / 2
+    times = bisect(rising, value, low, high, halvings=HALVINGS)
     times[0], times[-1] = high, low
     if not (times[1:] < times[:-1]).all():
         raise ValueError(f"the signal must fall, without jumps, for its times to be found; got {process}")

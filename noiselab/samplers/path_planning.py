@@ -7,11 +7,10 @@ from torch import Tensor
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
-from ..elbo.tokens import outside
 from ..parametrization import to_posterior
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..typing import PerRow, PerToken, RowLogits, RowTokens, Selection, Times, Tokens
-from .base import Sampler, require_interpolating
+from .base import Sampler
 
 DRAWS = 3  # uniform numbers per position and step: the candidate, and two for a token of the noise
 
@@ -71,6 +70,7 @@ class PathPlanningSampler(Sampler):
     """
 
     process: InterpolatingProcess
+    takes = InterpolatingProcess
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class PathPlanningSampler(Sampler):
         stochasticity: float | int = 1.0,
         draw: bool = True,
     ):
-        super().__init__(require_interpolating(process, type(self).__name__), denoiser)
+        super().__init__(process, denoiser)
         if planner is not None and not (isinstance(planner, Denoiser) and planner.predicts != "score"):
             came = "one that predicts scores" if isinstance(planner, Denoiser) else type(planner).__name__
             raise ValueError(f"planner must be a noiselab.Denoiser that predicts logits of tokens; got {came}")
@@ -144,7 +144,7 @@ def log_law(logits: RowLogits, process: InterpolatingProcess) -> RowLogits:
     cannot stand together. So it is the token without which they can, and which it knows to be impossible, that scores worst.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    off = outside(process)
+    off = process.off_support()
     # A copy of our own, worked on in place: these are passes over [rows, state].
     law = logits.clone() if off is None else logits.index_fill(-1, off, -torch.inf)
     top, index = law.max(-1, keepdim=True)

@@ -14,9 +14,9 @@ import torch
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..process.three_way import UNIFORMS_PER_MOVE, Move
 from ..typing import PerToken, Times, Tokens, TokenTimes
-from .base import Sampler, require_interpolating
-from .three_way import UNIFORMS_PER_MOVE, Move
+from .base import Sampler
 
 Remasking = Literal["cap", "rescale", "confidence"]
 
@@ -66,6 +66,7 @@ class RemaskingSampler(Sampler):
     """  # noqa: E501
 
     process: InterpolatingProcess
+    takes = InterpolatingProcess
 
     def __init__(
         self,
@@ -76,7 +77,6 @@ class RemaskingSampler(Sampler):
         amount: float | int = 0.02,
         between: tuple[float | int, float | int] = (0, 1),
     ):
-        require_interpolating(process, type(self).__name__)
         super().__init__(process, denoiser)
         if schedule not in get_args(Remasking):
             raise ValueError(f"schedule must be one of {get_args(Remasking)}; got {schedule!r}")
@@ -94,7 +94,7 @@ class RemaskingSampler(Sampler):
         s, t = as_token_times(s, z), as_token_times(t, z)
         kappa = self.keeping(z, s, t)
         plan = remasking_move(process, z, s, t, kappa).plan(process, z, u)
-        return plan.apply(process, self.denoiser, z, t)
+        return plan.apply(self.denoiser, z, t)
 
     def keeping(self, z: Tokens, s: TokenTimes, t: TokenTimes) -> PerToken:
         r"""The share $\kappa$ of the reverse transition for each token, at lifted times."""
@@ -114,7 +114,7 @@ class RemaskingSampler(Sampler):
     def least(self, z: Tokens, s: TokenTimes, t: TokenTimes) -> PerToken:
         r"""The least $\kappa$ that leaves a law: below 0 where the noise can only be the token that is there, or is none."""
         process = self.process
-        keep, fresh = process.transition(z, s, t)
+        keep, fresh = process.factored_transition(z, s, t)
         noise = process.noise(t)
         b, total = noise.at(z).expand(z.shape), noise.total()
         alone = (b >= total * (1 - 1e-12)) & ~process.data_tokens(z.device)[z]
@@ -128,9 +128,7 @@ class RemaskingSampler(Sampler):
         rows = self.process.data_tokens(z.device)[z] & (s < t)
         if not rows.any():
             return torch.zeros(z.shape, dtype=torch.float64, device=z.device)
-        logits = self.denoiser(z, t, rows).double()
-        if self.process.support is not None:
-            logits = logits.masked_fill(~self.process.support, -torch.inf)
+        logits = self.process.on_support(self.denoiser(z, t, rows).double())
         believed = logits.softmax(-1).gather(-1, z[rows][:, None])[:, 0].nan_to_num(0)
         score = torch.full(z.shape, -torch.inf, dtype=torch.float64, device=z.device).masked_scatter(rows, -believed)
         return score.softmax(-1).nan_to_num(0)
@@ -154,7 +152,7 @@ def remasking_move(process: InterpolatingProcess, z: Tokens, s: Times, t: Times,
     s, t = as_token_times(s, z), as_token_times(t, z)
     a_s, b_s = process.alpha(s).double(), process.noise(s)
     a_t, b_t = process.alpha(t).double(), process.noise(t).at(z)
-    keep, fresh = process.transition(z, s, t)
+    keep, fresh = process.factored_transition(z, s, t)
     noisy, rest = b_s.total(), 1 - kappa
     noise = noisy * (kappa * fresh + rest * b_t)
     stay = kappa * keep * b_s.at(z)

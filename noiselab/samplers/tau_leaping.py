@@ -11,9 +11,9 @@ import torch
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..process.three_way import UNIFORMS_PER_MOVE, Move, reverse_move
 from ..typing import PerToken, Times, Tokens
-from .base import Sampler, require_interpolating
-from .three_way import UNIFORMS_PER_MOVE, Move, reverse_move
+from .base import Sampler
 
 
 class EulerSampler(Sampler):
@@ -44,10 +44,10 @@ class EulerSampler(Sampler):
     """
 
     process: InterpolatingProcess
+    takes = InterpolatingProcess
     converges = True
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
-        require_interpolating(process, type(self).__name__)
         super().__init__(process, denoiser)
 
     def odds(self, u: PerToken) -> PerToken:
@@ -61,7 +61,7 @@ class EulerSampler(Sampler):
         s, t = as_token_times(s, z), as_token_times(t, z)
         inside = process.interior(t, z)
         alpha, noise = process.alpha(inside).double(), process.noise(inside)
-        jumps = (t - s) * process.rate(z, inside).clamp(min=0)
+        jumps = (t - s) * process.rate_into(z, inside).clamp(min=0)
         move = Move(alpha * jumps, (1 - alpha) * jumps, noise.at(z), alpha, noise.choose)
         odds = self.odds(u[..., 0])
         last = (s <= process.domain[0]) & (s < t)
@@ -75,7 +75,7 @@ class EulerSampler(Sampler):
                 draw=lambda u, which: torch.where(last, final.draw(u, which), noise.choose(u, which)),
             )
         plan = move.plan(process, z, u, odds)
-        return plan.apply(process, self.denoiser, z, t)
+        return plan.apply(self.denoiser, z, t)
 
 
 class TauLeapingSampler(EulerSampler):

@@ -60,6 +60,10 @@ class Schedule(nn.Module, abc.ABC):
         """
         return 1 - self.forward(t)
 
+    def corners(self) -> list[float]:
+        """Times at which the slope jumps, as far as they are known: none."""
+        return []
+
     # Internal evaluation of the parts of an expression. The library's own nodes skip shape checks at inner levels,
     # because the whole expression is checked at its entry; user-defined schedules are always checked.
 

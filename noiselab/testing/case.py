@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..process import InterpolatingProcess, NoiseProcess
-from .check import PROCESS_LAWS, TOKEN_DEPENDENT_LAWS, Law, check_process, laws_of
+from ..process import NoiseProcess
+from .check import ANY_PROCESS_LAWS, PROCESS_LAWS, TOKEN_DEPENDENT_LAWS, Law, check_process, laws_of
 
 
 def _test(law: Law, check: Callable[[Any, Any, Law], None]) -> Callable[[Any], None]:
@@ -49,8 +49,10 @@ class _OfProcess(Laws):
     def check(self, subject: NoiseProcess, law: Law) -> None:
         """Run one law on a copy of the process."""
         if law not in laws_of(subject):
-            right = "ProcessLaws" if isinstance(subject, InterpolatingProcess) else "TokenDependentProcessLaws"
-            raise TypeError(f"this is no law of a {type(subject).__name__}: inherit from {right}")
+            raise TypeError(
+                f"this is no law of a {type(subject).__name__}: inherit from ProcessLaws for an InterpolatingProcess, "
+                "TokenDependentProcessLaws for a TokenDependentProcess, AnyProcessLaws for any other"
+            )
         check_process(subject, [law])
 
 
@@ -74,3 +76,7 @@ class ProcessLaws(_OfProcess, laws=PROCESS_LAWS):
 
 class TokenDependentProcessLaws(_OfProcess, laws=TOKEN_DEPENDENT_LAWS):
     """The laws of a `TokenDependentProcess` as a pytest class, used in the same way."""
+
+
+class AnyProcessLaws(_OfProcess, laws=ANY_PROCESS_LAWS):
+    """The laws of a kind of process of your own as a pytest class, used in the same way."""

@@ -5,15 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from ..process import InterpolatingProcess, NoiseProcess, TokenDependentProcess
-from .bound_laws import BOUND_LAWS, bound_is_tight
-from .matrix_laws import (
-    bound_of_matrices_does_not_depend_on_the_clock,
-    equal_rows_are_an_interpolating_process,
-    rates_are_the_slope_of_jump,
-    revealed_tokens_are_certain,
-    reverse_step_has_the_posterior_law,
-    rows_are_distributions,
-)
+from .bound_laws import bound_does_not_depend_on_the_clock, bound_equals_definition, bound_is_tight
+from .matrix_laws import equal_rows_are_an_interpolating_process
 from .overrides import overrides_equal_definitions
 from .process_laws import (
     is_a_markov_process,
@@ -21,12 +14,16 @@ from .process_laws import (
     one_law_in_three_forms,
     posterior_is_bayes,
     rate_is_the_slope_of_jump,
+    revealed_tokens_are_certain,
+    rows_are_distributions,
+    signal_falls,
     two_jumps_are_one,
     weight_is_rate_over_marginal,
 )
 from .sampling_laws import (
     draws_follow_their_generator,
     draws_have_the_marginal_law,
+    other_draws_have_their_laws,
     positions_are_independent,
     revealed_tokens_stay,
     reverse_move_has_the_posterior_law,
@@ -40,43 +37,45 @@ Law: TypeAlias = Callable[[Any], None]
 LARGEST = 256  # tokens that laws may enumerate
 NAMED = 5  # laws that are named after the first broken one
 
+ANY_PROCESS_LAWS: tuple[Law, ...] = (
+    is_a_markov_process,
+    overrides_equal_definitions,
+    rows_are_distributions,
+    one_law_in_three_forms,
+    two_jumps_are_one,
+    rate_is_the_slope_of_jump,
+    posterior_is_bayes,
+    signal_falls,
+    draws_follow_their_generator,
+    draws_have_the_marginal_law,
+    positions_are_independent,
+    revealed_tokens_are_certain,
+    revealed_tokens_stay,
+    reverse_move_has_the_posterior_law,
+    other_draws_have_their_laws,
+    bound_does_not_depend_on_the_clock,
+    bound_is_tight,
+)
+"""The laws of every `NoiseProcess`: what follows from its two primitives, draws and bound last."""
+
 PROCESS_LAWS: tuple[Law, ...] = (
     *WRITING_LAWS,
     is_a_markov_process,
     shortcuts_equal_definitions,
     overrides_equal_definitions,
     noise_is_the_share_of_mixing,
-    one_law_in_three_forms,
-    two_jumps_are_one,
-    rate_is_the_slope_of_jump,
+    *ANY_PROCESS_LAWS[2:6],
     weight_is_rate_over_marginal,
-    posterior_is_bayes,
-    draws_follow_their_generator,
-    draws_have_the_marginal_law,
-    positions_are_independent,
-    revealed_tokens_stay,
-    reverse_move_has_the_posterior_law,
-    *BOUND_LAWS,
+    *ANY_PROCESS_LAWS[6:-2],
+    bound_equals_definition,
+    *ANY_PROCESS_LAWS[-2:],
 )
 """All laws of an `InterpolatingProcess`: first how it is written, then what follows from it, draws and bound last."""
 
 TOKEN_DEPENDENT_LAWS: tuple[Law, ...] = (
     *WRITING_LAWS,
-    is_a_markov_process,
-    overrides_equal_definitions,
-    rows_are_distributions,
-    one_law_in_three_forms,
-    two_jumps_are_one,
-    rates_are_the_slope_of_jump,
-    posterior_is_bayes,
-    draws_follow_their_generator,
-    draws_have_the_marginal_law,
-    positions_are_independent,
-    revealed_tokens_are_certain,
-    reverse_step_has_the_posterior_law,
-    bound_of_matrices_does_not_depend_on_the_clock,
+    *ANY_PROCESS_LAWS,
     equal_rows_are_an_interpolating_process,
-    bound_is_tight,
 )
 """All laws of a `TokenDependentProcess`, in the same order."""
 
@@ -90,7 +89,9 @@ def laws_of(process: NoiseProcess) -> tuple[Law, ...]:
         return PROCESS_LAWS
     if isinstance(process, TokenDependentProcess):
         return TOKEN_DEPENDENT_LAWS
-    raise ValueError(f"a noiselab.NoiseProcess with laws is needed; got {type(process).__name__}")
+    if isinstance(process, NoiseProcess):
+        return ANY_PROCESS_LAWS
+    raise ValueError(f"a noiselab NoiseProcess is needed; got {type(process).__name__}")
 
 
 def check_process(process: NoiseProcess, laws: Sequence[Law] = ()) -> None:
@@ -122,13 +123,13 @@ def check_process(process: NoiseProcess, laws: Sequence[Law] = ()) -> None:
         def mixing(self, t):
             return torch.full((*t.shape, 4), 0.25)
 
-        def rate(self, z, t):  # faster, and wrong
+        def rate_into(self, z, t):  # faster, and wrong
             return (0.25 / t)[:, None].expand(z.shape)
 
     try:
         check_process(Impatient())
     except AssertionError as error:
-        assert "`Impatient.rate` differs from its definition" in str(error)
+        assert "`Impatient.rate_into` differs from its definition" in str(error)
     ```
     """
     laws = laws or laws_of(process)

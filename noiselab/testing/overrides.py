@@ -54,28 +54,56 @@ class BareMatrices(TokenDependentProcess):
         return self.written.mixing(t)
 
 
+class Primitives(NoiseProcess):
+    """Nothing but the two primitives of a process: every other method is the definition.
+
+    **Arguments:**
+
+    - `process`: whose `marginal` and `transition` are asked.
+    - `clock`: a rising function of time; by default time itself.
+    """
+
+    def __init__(self, process: NoiseProcess, clock: Callable[[Tensor], Tensor] = lambda t: t):
+        super().__init__(process.support)
+        self.written, self.domain, self.clock = process, process.domain, clock
+        self.vocab_size = process.vocab_size
+
+    def marginal(self, x: Tensor, t: Tensor) -> Tensor:
+        """That of the process."""
+        return self.written.marginal(x, self.clock(t))
+
+    def transition(self, z: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """That of the process."""
+        return self.written.transition(z, self.clock(s), self.clock(t))
+
+
 def overrides_equal_definitions(process: NoiseProcess) -> None:
-    """Every derived method that a class replaces equals its definition in terms of `alpha` and `mixing`."""
-    bare: NoiseProcess
+    """Every method that a class replaces equals its definition: by `alpha` and `mixing`, and by the two primitives."""
+    kinds = (InterpolatingProcess, TokenDependentProcess, NoiseProcess, nn.Module)
     if isinstance(process, InterpolatingProcess):
-        bare, derived = Bare(process), DERIVED
-    else:
-        assert isinstance(process, TokenDependentProcess)
-        bare, derived = BareMatrices(process), DERIVED_OF_MATRICES
-    for name, (definition, ask) in derived.items():
-        where = _override(process, name)
+        _compare_all(process, Bare(process), DERIVED, kinds)
+        _compare_all(process, Primitives(process), CLOCK, (NoiseProcess, nn.Module))
+    elif isinstance(process, TokenDependentProcess):
+        _compare_all(process, BareMatrices(process), DERIVED_OF_MATRICES, kinds)
+    _compare_all(process, Primitives(process), DEFINED, (NoiseProcess, nn.Module))
+
+
+def _compare_all(
+    process: NoiseProcess, bare: NoiseProcess, methods: dict[str, tuple[str, "Ask"]], definitions: tuple[type, ...]
+) -> None:
+    for name, (definition, ask) in methods.items():
+        where = _override(process, name, definitions)
         if where is not None:
             for per_token in (False, True):
                 _compare(process, bare, name, where, definition, ask, per_token)
 
 
-def _override(process: NoiseProcess, name: str) -> str | None:
+def _override(process: NoiseProcess, name: str, definitions: tuple[type, ...]) -> str | None:
     """Where a method is written if it is no definition, as "Class.method"."""
     if name in vars(process):
         return f"{type(process).__name__}.{name}"
     owner = next((kind for kind in type(process).__mro__ if name in vars(kind)), nn.Module)
-    bases = (InterpolatingProcess, TokenDependentProcess, NoiseProcess, nn.Module)
-    return None if owner in bases else f"{owner.__name__}.{name}"
+    return None if owner in definitions else f"{owner.__name__}.{name}"
 
 
 def _compare(
@@ -96,10 +124,10 @@ def _compare(
             got, want = torch.broadcast_tensors(got, want)
         except RuntimeError as error:
             raise AssertionError(f"{what} in shape: got {list(got.shape)}, want {list(want.shape)}") from error
-        if name == "is_clean" and isinstance(process, InterpolatingProcess):
-            # Where 1 - alpha has lost all its digits, the definition finds no noise.
-            noise = process.noise(question.lifted).at(question.z)
-            want = torch.where((noise > 0) & (noise < 1e-12), got, want)
+        if name == "is_clean":
+            # Where what is left to the signal has lost all its digits, the definition finds no noise.
+            others = process.likelihood(question.z, question.t).scatter(-1, question.z[..., None], 0).amax(-1)
+            want = torch.where((others > 0) & (others < 1e-12), got, want)
         agree(what, got, want, rtol=1e-6, **places)
 
 
@@ -115,10 +143,17 @@ class Question:
         self.lifted = as_token_times(self.t, self.z)
         self.x_hat = logits(process, *self.z.shape).softmax(-1)
         self.every = torch.arange(process.vocab_size)
+        self.scores = torch.linspace(-1, 1, self.x_hat.numel(), dtype=torch.float64).view(self.x_hat.shape)
+        self.possible = process.likelihood(self.z, self.t).gather(-1, self.x[..., None])[..., 0] > 0
 
     def given(self) -> tuple[Tensor, ...]:
         """All that is passed to methods."""
         return self.x, self.z, self.s, self.t, self.lifted, self.x_hat
+
+    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, noisy tokens and times of the single tokens that are possible."""
+        t = self.lifted.expand(self.z.shape)
+        return self.x_hat.log()[self.possible], self.z[self.possible], t[self.possible]
 
     def at_tokens(self, **more: Tensor) -> Places:
         """Coordinates of [batch, length]."""
@@ -142,8 +177,8 @@ def _noise(p: InterpolatingProcess, q: Question) -> Answers:
     ]
 
 
-def _jump(p: InterpolatingProcess, q: Question) -> Answers:
-    keep, fresh = p.transition(q.z, q.s, q.t)
+def _factored(p: InterpolatingProcess, q: Question) -> Answers:
+    keep, fresh = p.factored_transition(q.z, q.s, q.t)
     s = as_token_times(q.s, q.z)
     return [(" (the share kept)", keep, {"s": s, "t": q.lifted}), (" (the rest)", fresh, q.at_tokens(s=s))]
 
@@ -163,7 +198,7 @@ def _posterior(p: NoiseProcess, q: Question) -> Answers:
 def _column(method: str) -> Ask:
     """What goes into z from each token, [batch, length, state]."""
 
-    def ask(p: TokenDependentProcess, q: Question) -> Answers:
+    def ask(p: NoiseProcess, q: Question) -> Answers:
         times = (q.s, q.t) if method == "transition" else (q.t,)
         places = {"from token": q.every, "into token": q.z[..., None], "t": q.lifted[..., None]}
         return [("", getattr(p, method)(q.z, *times), places)]
@@ -171,24 +206,131 @@ def _column(method: str) -> Ask:
     return ask
 
 
+def _of_rows(method: str, *, posterior: bool = False) -> Ask:
+    """A law over tokens from logits of single tokens, those that z allows; rows up to a constant."""
+
+    def ask(p: NoiseProcess, q: Question) -> Answers:
+        logits, z, t = q.rows()
+        bare = Primitives(p.written if isinstance(p, Primitives) else p)
+        logits = bare.add_evidence(logits, z, t) if posterior else logits
+        value = getattr(p, method)(logits, t) if method == "log_marginal" else getattr(p, method)(logits, z, t)
+        return [("", value.softmax(-1), {"token": q.every, "z": z[:, None], "t": t[:, None]})]
+
+    return ask
+
+
+def _solved(p: NoiseProcess, q: Question) -> Answers:
+    """What has the scores of a prediction is the prediction."""
+    logits, z, t = q.rows()
+    if isinstance(p, Primitives):
+        return [("", logits.softmax(-1), {"token": q.every})]
+    log_q = Primitives(p).log_marginal(logits, t)
+    solved = p.solve_score(log_q - log_q.gather(-1, z[:, None]), z, t)
+    return [("", solved.softmax(-1), {"token": q.every, "z": z[:, None], "t": t[:, None]})]
+
+
+def _predicted(p: NoiseProcess, q: Question) -> Answers:
+    logits, z, t = q.rows()
+    return [("", p.predicted_probability(logits.softmax(-1), z, t), {"z": z, "t": t})]
+
+
+def _evidence(p: NoiseProcess, q: Question) -> Answers:
+    return [("", p.log_evidence(q.x_hat.log(), torch.zeros_like(q.z, dtype=torch.float64), q.z, q.t), q.at_tokens())]
+
+
+def _bound(method: str) -> Ask:
+    """A term of the bound for the noisy tokens that are possible."""
+
+    def ask(p: NoiseProcess, q: Question) -> Answers:
+        times = (q.s, q.t) if method == "step_kl" else (q.t,)
+        outputs = q.x_hat.log() if method != "score_entropy" else q.scores
+        with torch.no_grad():
+            value = getattr(p, method)(outputs, q.x, q.z, *times)
+        return [("", torch.where(q.possible, value, 0), q.at_tokens(x=q.x))]
+
+    return ask
+
+
+def _clock(p: NoiseProcess, q: Question) -> Answers:
+    # The definition needs two data tokens to see what the law of all of them shares.
+    if int(p.data_tokens().sum()) < 2:
+        return []
+    return [
+        (part, value, {"t": q.t}) for part, value in zip((" (signal)", " (rest)"), p.signal_share(q.t), strict=True)
+    ]
+
+
+def _untouched(p: NoiseProcess, q: Question) -> Answers:
+    if int(p.data_tokens().sum()) < 2:
+        return []
+    return [("", torch.where(p.data_tokens()[q.x], p.untouched(q.x, q.t), 0), q.at_tokens())]
+
+
+def _simple(method: str) -> Ask:
+    """A method of the noisy tokens and their times."""
+    return lambda p, q: [("", getattr(p, method)(q.z, q.t), q.at_tokens())]
+
+
 COMMON: dict[str, tuple[str, Ask]] = {
     "data_tokens": ("the support", lambda p, q: [("", p.data_tokens(), {"token": q.every})]),
     "host_support": ("the support", lambda p, q: [("", p.host_support(), {"token": q.every})]),
     "interior": ("t, kept off the ends", lambda p, q: [("", p.interior(q.t, q.z), {"t": q.lifted})]),
+    "on_support": ("-inf off the support", lambda p, q: [("", p.on_support(q.scores), q.dense())]),
+    "likelihood": ("a column of the law", lambda p, q: [("", p.likelihood(q.z, q.t), q.dense(z=q.z[..., None]))]),
+    "probability": ("an entry of the law", lambda p, q: [("", p.probability(q.x, q.z, q.t), q.at_tokens(x=q.x))]),
+    "posterior": ("Bayes' rule", _posterior),
+    "is_clean": (
+        "q(z | v) = 0 for all other v",
+        lambda p, q: [("", p.is_clean(q.z, q.t) | ~q.possible, q.at_tokens())],
+    ),
+    "prior_law": ("the mean marginal at the end", lambda p, q: [("", p.prior_law(), {"token": q.every})]),
 }
+"""Methods of every process: the definition in words, and how to ask for it."""
+
+DEFINED: dict[str, tuple[str, Ask]] = {
+    **COMMON,
+    "kernel": (
+        "the marginal of every token",
+        lambda p, q: [("", p.kernel(q.lifted), {"t": q.lifted[..., None, None]})],
+    ),
+    "rate": ("the slope of `transition`", _column("rate")),
+    "is_possible": ("q(z | v) > 0 for a data token v", _simple("is_possible")),
+    "data_tokens_are_certain": (
+        "`is_clean` for all data tokens",
+        lambda p, q: [("", torch.tensor([p.data_tokens_are_certain(float(t)) for t in q.t.flatten()[:5]]), {})],
+    ),
+    "add_evidence": ("x_hat_v q(z | v)", _of_rows("add_evidence")),
+    "remove_evidence": ("p_v / q(z | v)", _of_rows("remove_evidence", posterior=True)),
+    "log_marginal": ("log q(. | x_hat)", _of_rows("log_marginal")),
+    "solve_score": ("the prediction that has these scores", _solved),
+    "predicted_probability": ("q(z | x_hat)", _predicted),
+    "log_evidence": ("log q(z | x_hat)", _evidence),
+    "nelbo": ("the sum over all jumps", _bound("nelbo")),
+    "score_entropy": ("the sum over all jumps", _bound("score_entropy")),
+    "step_kl": ("the divergence of the posteriors", _bound("step_kl")),
+    "prior_kl": ("the divergence from `prior_law`", lambda p, q: [("", p.prior_kl(q.x, q.t), q.at_tokens(x=q.x))]),
+    "prior_log_prob": ("the logarithm of the mean marginal", _simple("prior_log_prob")),
+}
+"""Every method that `NoiseProcess` defines by its two primitives, but for draws, which have laws of their own."""
+
+CLOCK: dict[str, tuple[str, Ask]] = {
+    "signal_share": ("what no law shares", _clock),
+    "untouched": ("what a token has more than others", _untouched),
+}
+"""The signal, which another kind of process may define otherwise."""
+
 DERIVED: dict[str, tuple[str, Ask]] = {
     **COMMON,
     "noise": ("(1 - alpha) mixing", _noise),
     "marginal": ("alpha x + b", _marginal),
-    "likelihood": ("alpha 1[v = z] + b(z)", lambda p, q: [("", p.likelihood(q.z, q.t), q.dense(z=q.z[..., None]))]),
-    "probability": ("alpha 1[z = x] + b(z)", lambda p, q: [("", p.probability(q.x, q.z, q.t), q.at_tokens(x=q.x))]),
-    "transition": ("b_t - (alpha_t / alpha_s) b_s", _jump),
-    "rate": ("b' - (alpha' / alpha) b", lambda p, q: [("", p.rate(q.z, q.t), q.at_tokens())]),
+    "factored_transition": ("b_t - (alpha_t / alpha_s) b_s", _factored),
+    "transition": ("(alpha_t / alpha_s) 1[z = y] + b_t - (alpha_t / alpha_s) b_s", _column("transition")),
+    "rate_into": ("b' - (alpha' / alpha) b", lambda p, q: [("", p.rate_into(q.z, q.t), q.at_tokens())]),
+    "rate": ("b' - (alpha' / alpha) b", _column("rate")),
     "elbo_weight": ("rate / q(z | x)", lambda p, q: [("", p.elbo_weight(q.x, q.z, q.t), q.at_tokens(x=q.x))]),
-    "is_clean": ("b(z) = 0", lambda p, q: [("", p.is_clean(q.z, q.t), q.at_tokens())]),
-    "posterior": ("Bayes' rule", _posterior),
+    "signal_share": ("alpha and 1 - alpha", _clock),
 }
-"""Every derived method: its definition in words, and how to ask for it."""
+"""Every method that an `InterpolatingProcess` derives from `alpha` and `mixing`."""
 
 DERIVED_OF_MATRICES: dict[str, tuple[str, Ask]] = {
     **COMMON,
@@ -197,12 +339,8 @@ DERIVED_OF_MATRICES: dict[str, tuple[str, Ask]] = {
         lambda p, q: [("", p.kernel(q.lifted), {"t": q.lifted[..., None, None]})],
     ),
     "marginal": ("x Q", _marginal),
-    "likelihood": ("a column of Q", lambda p, q: [("", p.likelihood(q.z, q.t), q.dense(z=q.z[..., None]))]),
-    "probability": ("an entry of Q", lambda p, q: [("", p.probability(q.x, q.z, q.t), q.at_tokens(x=q.x))]),
     "transition": ("a column of Q_s^-1 Q_t", _column("transition")),
     "rate": ("a column of Q^-1 Q'", _column("rate")),
-    "is_clean": ("q(z | v) = 0 for all other v", lambda p, q: [("", p.is_clean(q.z, q.t), q.at_tokens())]),
-    "posterior": ("Bayes' rule", _posterior),
-    "prior_law": ("the mean row at the end", lambda p, q: [("", p.prior_law(), {"token": q.every})]),
+    "signal_share": ("the mean of alpha over data tokens", _clock),
 }
 """The same of a `TokenDependentProcess`."""

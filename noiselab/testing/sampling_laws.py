@@ -4,10 +4,10 @@ import torch
 from torch import Generator, Tensor
 
 from ..categorical import uniforms
-from ..elbo.tokens import outside
-from ..process import InterpolatingProcess, NoiseProcess
-from ..samplers.three_way import UNIFORMS_PER_MOVE, reverse_move
-from .tools import data_tokens, draws, every_token, frequencies, logits, some, times, tokens, within_errors
+from ..numerics import ROW_DRAWS
+from ..process import NoiseProcess
+from .overrides import Primitives
+from .tools import data_tokens, draws, every_token, frequencies, kernel, logits, some, times, tokens, within_errors
 
 
 def draws_follow_their_generator(process: NoiseProcess) -> None:
@@ -65,30 +65,63 @@ def _prior(process: NoiseProcess) -> Tensor:
     return process.marginal((data.double() / data.sum()).view(1, 1, -1), end)[0, 0]
 
 
-def revealed_tokens_stay(process: InterpolatingProcess) -> None:
-    """Where noise cannot have produced z, the reverse move keeps it."""
+def revealed_tokens_stay(process: NoiseProcess) -> None:
+    """Where z can have come from itself only, the reverse step keeps it."""
     s, t = times(process, 2)[:, None]
     z = every_token(process, 1)
     certain = process.is_clean(z, t)
-    u = uniforms(1, process.vocab_size, UNIFORMS_PER_MOVE, generator=Generator().manual_seed(0))
-    moves = reverse_move(process, z, s, t).plan(process, z, u)
-    moved = certain & (moves.rows | (moves.z != z))
+    u = uniforms(1, process.vocab_size, process.reverse_draws, generator=Generator().manual_seed(0))
+    plan = process.plan_reverse(z, s, t, u)
+    moved = certain & (plan.rows | (plan.z != z))
     assert not moved.any(), (
-        f"token {z[moved][0].item()} is revealed at t = {t.item():.6g}: noise cannot have produced it, but the reverse move "
-        "asks about it or moves it"
+        f"token {z[moved][0].item()} is certain at t = {t.item():.6g}: noise cannot have produced it, but the reverse step "
+        "asks for its prediction or moves it"
     )
 
 
-def reverse_move_has_the_posterior_law(process: InterpolatingProcess) -> None:
-    """The three-way move draws from the dense posterior, also from t = 1 and down to s = 0."""
+def reverse_move_has_the_posterior_law(process: NoiseProcess) -> None:
+    """The reverse step draws from the dense posterior, also from t = 1 and down to s = 0."""
     n, generator, (low, high) = draws(process, 40_000), Generator().manual_seed(0), process.domain
     x_hat = logits(process, 1, process.vocab_size)
     for pair in ((0.7, 0.3), (1.0, 0.5), (0.4, 0.0)):
         t, s = low + (high - low) * torch.tensor(pair, dtype=torch.float64)[:, None]
-        possible = some((process.marginal(x_hat.softmax(-1), t)[0].diagonal() > 0).nonzero()[:, 0], 8)
-        want = process.posterior(possible[None], x_hat[:, possible].softmax(-1), s, t)[0]
-        z, u = possible.repeat(n, 1), uniforms(n, len(possible), UNIFORMS_PER_MOVE, generator=generator)
-        moves = reverse_move(process, z, s.expand(n), t.expand(n)).plan(process, z, u)
-        out = moves.resolve(x_hat[:, possible].expand(n, -1, -1)[moves.rows], outside(process))
+        possible = some((process.marginal(x_hat.softmax(-1), t)[0].diagonal() > 1e-9).nonzero()[:, 0], 8)
+        joint = (process.marginal(x_hat.softmax(-1), s)[0] * kernel(process, s, t).T)[possible]
+        want = joint / joint.sum(-1, keepdim=True)
+        z, u = possible.repeat(n, 1), uniforms(n, len(possible), process.reverse_draws, generator=generator)
+        plan = process.plan_reverse(z, s.expand(n), t.expand(n), u)
+        out = plan.resolve(x_hat[:, possible].expand(n, -1, -1)[plan.rows])
         places = {"z_t": possible, "t": t.expand(len(possible)), "s": s.expand(len(possible))}
         within_errors("reverse moves", frequencies(out.T, process.vocab_size), want, n, **places)
+
+
+def other_draws_have_their_laws(process: NoiseProcess) -> None:
+    """`renoise`, `draw_posterior` and the two halves of a noisy token given a prediction draw from the dense laws."""
+    n, (s, t) = draws(process, 20_000), times(process, 2)
+    states, bare = process.vocab_size, Primitives(process)
+    at_s, at_t = s.expand(n), t.expand(n)
+    possible = some((bare.prior_law() + bare.marginal(bare.data_tokens().double()[None, None], s[None])[0, 0] > 1e-9)
+                    .nonzero()[:, 0], 8)  # fmt: skip
+    places = {"z": possible, "s": s.expand(len(possible)), "t": t.expand(len(possible))}
+    z = possible.repeat(n, 1)
+    drawn = process.renoise(z, at_s, at_t, generator=Generator().manual_seed(1))
+    within_errors(
+        "draws of `renoise`", frequencies(drawn.T, states), kernel(bare, s[None], t[None])[possible], n, **places
+    )
+
+    x = some(data_tokens(process), 4)
+    pairs_x, pairs_z = (v.flatten() for v in torch.meshgrid(x, possible, indexing="ij"))
+    seen = bare.probability(pairs_x[None], pairs_z[None], t[None])[0] > 1e-9
+    pairs_x, pairs_z = pairs_x[seen], pairs_z[seen]
+    one_hot = torch.nn.functional.one_hot(pairs_x, states).double()[None]
+    want = bare.posterior(pairs_z[None], one_hot, s[None], t[None])[0]
+    args = (pairs_x.repeat(n, 1), pairs_z.repeat(n, 1), at_s, at_t)
+    drawn = process.draw_posterior(*args, generator=Generator().manual_seed(2))
+    within_errors("draws of `draw_posterior`", frequencies(drawn.T, states), want, n, x=pairs_x, z=pairs_z)
+
+    x_hat = logits(process, 1, 1)[0].softmax(-1)
+    u = uniforms(n, ROW_DRAWS, generator=Generator().manual_seed(3))
+    drawn, needs = process.plan_noisy(at_t, u)
+    drawn = drawn.masked_scatter(needs, process.resolve_noisy(x_hat.expand(n, -1)[needs], at_t[needs], u[needs]))
+    want = bare.marginal(x_hat[None], t[None])[0]
+    within_errors("draws of `plan_noisy` and `resolve_noisy`", frequencies(drawn[None], states), want, n, t=t[None])

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from ..process import InterpolatingProcess, NoiseProcess, TokenDependentProcess
+from ..process import NoiseProcess
 
 Places: TypeAlias = dict[str, Any]
 """Coordinates by name, tensors that broadcast with what is compared."""
@@ -66,12 +66,7 @@ def logits(process: NoiseProcess, *shape: int) -> Tensor:
 
 def kernel(process: NoiseProcess, s: Tensor, t: Tensor) -> Tensor:
     """q(z_t | z_s) as a matrix, rows z_s."""
-    z = every_token(process, 1)
-    if isinstance(process, InterpolatingProcess):
-        keep, fresh = process.transition(z, s, t)
-        return keep * torch.eye(process.vocab_size, dtype=torch.float64) + fresh
-    assert isinstance(process, TokenDependentProcess)
-    return process.transition(z, s, t)[0].T
+    return process.transition(every_token(process, 1), s, t)[0].T
 
 
 def agree(what: str, got: Tensor, want: Tensor, *, rtol: float = 1e-7, atol: float = 1e-8, **places: Tensor) -> None:
@@ -123,14 +118,6 @@ def within_errors(what: str, share: Tensor, want: Tensor, n: int, **places: Tens
 def frequencies(drawn: Tensor, states: int) -> Tensor:
     """How often each token comes in each row of [rows, draws]."""
     return torch.stack([torch.bincount(row, minlength=states) for row in drawn]) / drawn.shape[-1]
-
-
-def gauss_legendre(nodes: int) -> tuple[Tensor, Tensor]:
-    """Nodes in (0, 1) and weights, from the eigenvectors of the Jacobi matrix (Golub and Welsch, 1969)."""
-    i = torch.arange(1, nodes, dtype=torch.float64)
-    off = i / (4 * i * i - 1).sqrt()
-    node, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
-    return (node + 1) / 2, vectors[0] ** 2
 
 
 def _place(shape: torch.Size, index: int, places: dict[str, Tensor]) -> str:

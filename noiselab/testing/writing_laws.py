@@ -6,8 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..numerics import gauss_legendre
 from ..process import InterpolatingProcess, NoiseProcess
-from .tools import Places, agree, gauss_legendre, random_times, times
+from .tools import Places, agree, random_times, times
 
 WRITTEN = ("alpha", "mixing")
 

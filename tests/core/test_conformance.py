@@ -142,14 +142,14 @@ class MasksVanish(Outsider):
 
 
 class FastRate(Outsider):
-    def rate(self, z, t):  # forgets that the mixing moves
+    def rate_into(self, z, t):  # forgets that the mixing moves
         t = as_token_times(t, z)
         return self.noise(t).at(z) / (t * (1 - t))
 
 
 class RateOfOneTimePerSequence(Outsider):
-    def rate(self, z, t):
-        return super().rate(z, t if t.dim() == 1 else t[:, 0])
+    def rate_into(self, z, t):
+        return super().rate_into(z, t if t.dim() == 1 else t[:, 0])
 
 
 class FastNoise(Outsider):
@@ -179,8 +179,8 @@ class FastProbability(Outsider):
 
 
 class FastJump(Outsider):
-    def transition(self, z, s, t):
-        keep, _ = super().transition(z, s, t)
+    def factored_transition(self, z, s, t):
+        keep, _ = super().factored_transition(z, s, t)
         return keep, (1 - keep) * self.noise(as_token_times(t, z)).at(z)
 
 
@@ -321,11 +321,11 @@ MISTAKES = {
     MasksVanish: ("is_a_markov_process", r"rate into every token .* got -.* into token 4 at t = 0\.\d+"),
     FastRate: (
         "overrides_equal_definitions",
-        r"`FastRate.rate` differs .* b' .* at token \d, t = 0\.\d+: got .*, want",
+        r"`FastRate.rate_into` differs .* b' .* at token \d, t = 0\.\d+: got .*, want",
     ),
     RateOfOneTimePerSequence: (
         "overrides_equal_definitions",
-        r"`RateOfOne\w+.rate` .* of shape \[batch, length\], at token",
+        r"`RateOfOne\w+.rate_into` .* of shape \[batch, length\], at token",
     ),
     FastNoise: (
         "noise_is_the_share_of_mixing|overrides_equal_definitions",
@@ -334,7 +334,10 @@ MISTAKES = {
     FastMarginal: ("overrides_equal_definitions", r"`FastMarginal.marginal` of tokens .* at x = (\d), token \1, t = 0"),
     FastLikelihood: ("overrides_equal_definitions", r"`FastLikelihood.likelihood` .* at z = \d, token \d, t = 0"),
     FastProbability: ("overrides_equal_definitions", r"`FastProbability.probability` .* at x = (\d), token \1, t = 0"),
-    FastJump: ("overrides_equal_definitions", r"`FastJump.transition` \(the rest\) .* at s = 0\.\d+, token \d, t = 0"),
+    FastJump: (
+        "overrides_equal_definitions",
+        r"`FastJump.factored_transition` \(the rest\) .* at s = 0\.\d+, token \d, t = 0",
+    ),
     FastWeight: ("overrides_equal_definitions", r"`FastWeight.elbo_weight` .* at x = \d, token \d, t = 0"),
     RevealsWords: (
         "overrides_equal_definitions",
@@ -487,8 +490,8 @@ class Mine(nl.InterpolatingProcess):
 
 
 class Wrong(Mine):
-    def rate(self, z, t):
-        return 0.9 * super().rate(z, t)
+    def rate_into(self, z, t):
+        return 0.9 * super().rate_into(z, t)
 
 
 class TestMine(ProcessLaws):

@@ -8,8 +8,13 @@ from worlds import DATA, PROCESSES, V
 
 import noiselab as nl
 from noiselab.process import as_token_times
-from noiselab.testing import TOKEN_DEPENDENT_LAWS, TokenDependentProcessLaws, check_process
-from noiselab.testing.matrix_laws import equal_rows_are_an_interpolating_process, rows_are_distributions
+from noiselab.testing import (
+    TOKEN_DEPENDENT_LAWS,
+    TokenDependentProcessLaws,
+    check_process,
+    equal_rows_are_an_interpolating_process,
+    rows_are_distributions,
+)
 
 PAIRS = torch.block_diag(*2 * [torch.full((2, 2), 0.5)], torch.ones(1, 1)).double()
 MASK = torch.eye(V, dtype=torch.float64)[V - 1].expand(V, V)
@@ -129,18 +134,18 @@ PLANTED = {
     "rate 10 % low": (
         "rate",
         lambda right: lambda *a: 0.9 * right(*a),
-        {"rates_are_the_slope_of_jump", "bound_is_tight"},
+        {"rate_is_the_slope_of_jump", "bound_is_tight"},
     ),
     "rate of half the time": (
         "rate",
         lambda right: lambda self, z, t: right(self, z, t / 2),
-        {"rates_are_the_slope_of_jump", "bound_of_matrices_does_not_depend_on_the_clock"},
+        {"rate_is_the_slope_of_jump", "bound_does_not_depend_on_the_clock"},
     ),
-    "jump into other tokens": ("transition", transposed, {"two_jumps_are_one", "rates_are_the_slope_of_jump"}),
+    "jump into other tokens": ("transition", transposed, {"two_jumps_are_one", "rate_is_the_slope_of_jump"}),
     "posterior of the wrong time": (
         "posterior",
         lambda right: lambda self, z, x, s, t: right(self, z, x, s, t + 0.2 * (1 - t)),
-        {"posterior_is_bayes", "reverse_step_has_the_posterior_law"},
+        {"posterior_is_bayes", "reverse_move_has_the_posterior_law"},
     ),
     "probability without the signal": (
         "probability",

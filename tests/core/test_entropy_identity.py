@@ -66,8 +66,8 @@ def test_the_posterior_does_not(name):
 
 
 class SlowRate(Stranger):
-    def rate(self, z, t):
-        return 0.97 * super().rate(z, t)
+    def rate_into(self, z, t):
+        return 0.97 * super().rate_into(z, t)
 
 
 class EarlyCorruption(Stranger):
@@ -78,7 +78,7 @@ class EarlyCorruption(Stranger):
 class ForgottenSignal(Stranger):
     """A rate without its second term, (alpha'/alpha) b."""
 
-    def rate(self, z, t):
+    def rate_into(self, z, t):
         t = as_token_times(t, z)
         return torch.func.jvp(lambda t: self.noise(t).at(z), (t,), (torch.ones_like(t),))[1]
 

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from worlds import INITIAL, PROCESSES, TRANSITION, Stranger, V, processes, row
 
 import noiselab as nl
-from noiselab import parametrization as par
+from noiselab.process import evidence
 
 CONVERT = {
     "leave_one_out": nl.parametrization.to_leave_one_out,
@@ -100,19 +100,19 @@ def double_noise(process, t):
     return alpha, 2 * noise
 
 
-SIGNAL_AND_NOISE = par._signal_and_noise
+SIGNAL_AND_NOISE = evidence._signal_and_noise
 MISTAKES = [
     ("_shift", wrong_sign),
     ("_log_odds", no_signal),
-    ("_from_score", no_noise_taken_out),
-    ("_from_score", scores_not_normalised),
+    ("solved", no_noise_taken_out),
+    ("solved", scores_not_normalised),
     ("_signal_and_noise", double_noise),
 ]
 
 
 @pytest.mark.parametrize(("place", "mistake"), MISTAKES, ids=lambda value: getattr(value, "__name__", value))
 def test_planted_mistakes_are_seen(monkeypatch, place, mistake):
-    monkeypatch.setattr(par, place, mistake)
+    monkeypatch.setattr(evidence, place, mistake)
     with pytest.raises(AssertionError):
         conversions_are_their_definitions(Stranger())
         conversions_are_undone(Stranger())
@@ -156,7 +156,7 @@ def kernel_between(process, s, t):
     """q(z_t | z_s) [n, z_s, z_t]: from `transition`, checked elsewhere against the two marginals."""
     columns = []
     for z in range(V):
-        keep, fresh = process.transition(torch.full((len(t), 1), z), s, t)
+        keep, fresh = process.factored_transition(torch.full((len(t), 1), z), s, t)
         columns.append(keep * (torch.arange(V) == z) + fresh)
     return torch.stack(columns, -1)
 

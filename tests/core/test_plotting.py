@@ -28,7 +28,7 @@ def test_areas_are_the_marginal_law(name, names):
     with torch.no_grad():
         kept, itself, groups = plotting._groups(process, x, names, times)
         law = process.marginal(torch.full((7, 1), x), times)[:, 0]
-        rate = process.rate(torch.arange(V).expand(7, -1), times).expand(7, -1)
+        rate = process.rate_into(torch.arange(V).expand(7, -1), times).expand(7, -1)
     agree("untouched and again itself", kept + itself, law[:, x], t=times)
     agree("all areas", kept + itself + sum(group.elsewhere for group in groups), torch.ones(7), t=times)
     agree("all noise", sum(group.noise for group in groups), 1 - kept, t=times)
@@ -45,8 +45,8 @@ def test_parts_of_a_composed_process_are_drawn_by_name():
     assert (mask.name, words.name) == ("Absorbing(4)", "Uniform(4 of 5)")
     assert mask.colour == plotting.OFF and words.colour != plotting.OFF
     z = torch.full((7, 1), V - 1)
-    agree("the rate into the mask", mask.rate, process.rate(z, times)[:, 0], t=times)
-    agree("the rate into words", words.rate, 4 * process.rate(0 * z, times)[:, 0], t=times)
+    agree("the rate into the mask", mask.rate, process.rate_into(z, times)[:, 0], t=times)
+    agree("the rate into words", words.rate, 4 * process.rate_into(0 * z, times)[:, 0], t=times)
     agree("wrong words", words.elsewhere, words.noise * 3 / 4, t=times)
 
 
@@ -81,7 +81,7 @@ def test_noise_that_depends_on_the_token_shows_its_fate():
     process = TokenRates(row(1.0, 2.0, 0.5, 3.0, 1.0), mask_id=4)
     (axis,) = nl.plot_process(process, token=2, names=NAMES, points=8).axes
     assert axis.get_title() == "what becomes of c"
-    kept, itself, groups = plotting._groups(process, 2, NAMES, times)
+    kept, itself, groups = plotting._groups_of_tokens(process, 2, NAMES, times)
     agree("untouched", kept, 1 - times**0.5, t=times)
     agree("masked", groups[4].elsewhere, times**0.5, t=times)
     assert itself.abs().max() < 1e-12

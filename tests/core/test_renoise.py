@@ -11,7 +11,7 @@ def fits(process, n=40_000):
     for s, t in ((0.3, 0.6), (0.0, 0.2), (0.5, 1.0)):
         s, t = (torch.tensor([time], dtype=torch.float64) for time in (s, t))
         every = torch.arange(V)[None]
-        keep, fresh = process.transition(every, s, t)
+        keep, fresh = process.factored_transition(every, s, t)
         for v in process.data_tokens().nonzero()[:, 0].tolist():
             z = torch.full((n, 1), v)
             y = process.renoise(z, s.expand(n), t.expand(n), generator=torch.Generator().manual_seed(v))

@@ -140,7 +140,7 @@ def test_the_rate_is_the_published_one(schedule, published):
     assert_close(-schedule.derivative(TIMES) / schedule(TIMES), published(TIMES))
     masked = nl.Interpolation(schedule, {nl.Absorbing(2, 3): 1 - schedule})
     masks = torch.full((len(TIMES), 1), 2)
-    assert_close(masked.rate(masks, TIMES)[:, 0], published(TIMES))
+    assert_close(masked.rate_into(masks, TIMES)[:, 0], published(TIMES))
 
 
 def test_the_weight_of_md4_is_minus_the_slope_over_the_masked_share():

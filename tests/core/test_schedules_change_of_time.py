@@ -72,7 +72,9 @@ def test_laws_and_steps_are_the_inner_ones():
     x, z, logits = scene(process)
     u, v = U * 0.7, U
     assert_close(process.marginal(x, v), inner.marginal(x, v**2))
-    for ours, theirs in zip(process.transition(z, u, v), inner.transition(z, u**2, v**2), strict=True):
+    for ours, theirs in zip(
+        process.factored_transition(z, u, v), inner.factored_transition(z, u**2, v**2), strict=True
+    ):
         assert_close(ours, theirs)
     x_hat = logits.masked_fill(~DATA, -torch.inf).softmax(-1)
     assert_close(process.posterior(z, x_hat, u, v), inner.posterior(z, x_hat, u**2, v**2))

@@ -130,7 +130,7 @@ def test_quadrature_is_exact_for_polynomials_and_square_roots(low, high):
 
 
 def test_gauss_legendre_is_exact_to_its_degree():
-    from noiselab.times import gauss_legendre
+    from noiselab.numerics import gauss_legendre
 
     for nodes in (1, 2, 5):
         u, weight = gauss_legendre(nodes)

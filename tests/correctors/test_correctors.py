@@ -266,7 +266,7 @@ def test_forward_backward_goes_both_ways_and_its_bias_falls_with_the_span(name):
 def dfm(world, size):
     """By hand: an Euler step with the rates of both directions, for all tokens at once."""
     t, n = world.at(len(world.every)), len(world.every)
-    rate = world.process.rate(torch.arange(world.states)[None], t[:1])[0].expand(world.states)
+    rate = world.process.rate_into(torch.arange(world.states)[None], t[:1])[0].expand(world.states)
     q = world.process.marginal(world.prediction(), t)
     alpha = world.process.alpha(t[0]).double()
     h = size * (1 - alpha) / rate.sum()

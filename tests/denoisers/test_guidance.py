@@ -13,7 +13,6 @@ from noiselab.denoisers import guidance
 from noiselab.denoisers.guidance import ClassifierFreeGuidance, ClassifierGuidance, by_enumeration, first_order
 from noiselab.process import as_token_times
 from noiselab.processes import TokenRates
-from noiselab.samplers.ancestral import dense_step
 
 OTHER = TRANSITION.flip(0).roll(1, 1)
 LENGTH = 3
@@ -364,7 +363,7 @@ def test_noise_that_depends_on_the_token_can_be_guided():
     assert_close(guided(z, t).softmax(-1)[possible], Tabular(process, x, given)(z, t).softmax(-1)[possible])
     now = torch.full((len(z),), 0.9, dtype=torch.float64)
     z = process.corrupt(oracle.sample(len(z), LENGTH, generator=generator()), now, generator=generator())
-    after = dense_step(process, guided, z, now - 0.9, now, generator=generator())
+    after = nl.AncestralSampler(process, guided).step(z, now, now - 0.9, generator=generator())
     assert (after < 4).all()
 
 

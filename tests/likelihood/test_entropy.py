@@ -84,14 +84,14 @@ def test_the_posterior_is_no_leave_one_out_prediction(name):
 
 
 class SlowRate(Turning):
-    def rate(self, z, t):
-        return 0.999 * super().rate(z, t)
+    def rate_into(self, z, t):
+        return 0.999 * super().rate_into(z, t)
 
 
 class ForgottenSignal(Turning):
     """A rate without its second term, (alpha'/alpha) b."""
 
-    def rate(self, z, t):
+    def rate_into(self, z, t):
         t = as_token_times(t, z)
         return torch.func.jvp(lambda t: self.noise(t).at(z), (t,), (torch.ones_like(t),))[1]
 

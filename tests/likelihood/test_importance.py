@@ -9,7 +9,6 @@ from small_worlds import LEAKY, SMALL, grid, world
 
 import noiselab as nl
 from noiselab.likelihood import importance as module
-from noiselab.likelihood.importance import step_back
 
 NAMES = ["masked", "gidd 0.5", "uniform", "turning", "token-dependent", "chain"]
 
@@ -92,7 +91,7 @@ def test_a_step_back_has_the_law_of_the_posterior(name):
                 continue
             one_hot = torch.nn.functional.one_hot(clean[:1], process.vocab_size).double()
             law = process.posterior(noisy[:1], one_hot, s[:1], t[:1])[0, 0]
-            drawn = step_back(process, clean, noisy, s, t, generator=torch.Generator().manual_seed(0))
+            drawn = process.draw_posterior(clean, noisy, s, t, generator=torch.Generator().manual_seed(0))
             share = torch.bincount(drawn[:, 0], minlength=process.vocab_size) / 20_000
             assert ((share - law).abs() <= 5 * (law * (1 - law) / 20_000).sqrt() + 1e-9).all()
 

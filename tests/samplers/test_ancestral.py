@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from worlds import INITIAL, PROCESSES, TRANSITION, V, processes
 
 import noiselab as nl
-from noiselab.samplers.three_way import UNIFORMS_PER_MOVE, reverse_move
+from noiselab.process.three_way import UNIFORMS_PER_MOVE, reverse_move
 
 LENGTH = 6
 

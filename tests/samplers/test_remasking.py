@@ -59,7 +59,7 @@ def averaged(process, z, s, t, kappa, x_hat):
     like_s, like_t = (process.likelihood(states, time)[0] for time in (s, t))  # [z, x]
     posterior = x_hat * like_t[z]
     posterior = posterior / posterior.sum()
-    keep, fresh = process.transition(torch.tensor([[z]]), s, t)
+    keep, fresh = process.factored_transition(torch.tensor([[z]]), s, t)
     jump = fresh + keep * (states[0] == z)
     law = torch.zeros(process.vocab_size).double()
     for x, p in enumerate(posterior.tolist()):

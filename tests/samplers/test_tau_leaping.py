@@ -39,7 +39,7 @@ def test_one_step_has_the_law_of_the_rates(kind, name):
     y = kind(process, Fixed()).step(z.expand(n, -1), t.expand(n), (t - h).expand(n), generator=generator())
     q = process.marginal(x_hat.expand(1, 3, -1), t)[0]
     at_z = q.gather(-1, z.T)
-    total = h * process.rate(z, t)[0].expand(3)[:, None] / at_z
+    total = h * process.rate_into(z, t)[0].expand(3)[:, None] / at_z
     moves = total.clamp(max=1) if kind is EulerSampler else 1 - torch.exp(-total)
     want = moves * q
     want = want.scatter_add(-1, z.T, 1 - moves)

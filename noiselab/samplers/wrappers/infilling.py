@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ...categorical import Randomness
+from ...numerics import TIME_EPS
 from ...process import as_token_times
-from ...process.base import TIME_EPS
 from ...typing import Grid, Selection, Times, Tokens
 from ..base import Advance, Sampler, Stage, WrappedSampler
 

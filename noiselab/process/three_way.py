@@ -15,17 +15,21 @@ network's output at the few remaining rows only.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..categorical import choose
-from ..denoisers import Denoiser
-from ..elbo.tokens import outside
-from ..process import InterpolatingProcess, as_token_times
+from ..numerics import as_token_times
 from ..typing import RowLogits, Times, Tokens
+from .plans import ReversePlan
+
+if TYPE_CHECKING:
+    from .base import NoiseProcess
+    from .interpolating import InterpolatingProcess
 
 UNIFORMS_PER_MOVE = 5  # for each token and step: whether it moves, from what, a token of the noise (2), one of x_hat
 
@@ -45,7 +49,7 @@ class Move(NamedTuple):
 
     def plan(
         self,
-        process: InterpolatingProcess,
+        process: "NoiseProcess",
         z: Tokens,
         u: Float[Tensor, "batch length draws"],
         odds: Float[Tensor, "batch length"] | None = None,
@@ -75,31 +79,27 @@ class Move(NamedTuple):
         noise = torch.where(may_move if limit is not None else may_move & ~to_data, self.draw(u[..., 2], u[..., 3]), z)
         # Off the support x_hat_z is zero, so that a token which may move does.
         settled = may_move & ~to_data & (~process.data_tokens(z.device)[z] | (slack == torch.inf))
-        return Plan(torch.where(settled, noise, z), may_move & ~settled, slack, to_data, noise, u[..., 4], limit)
+        z, rows, off = torch.where(settled, noise, z), may_move & ~settled, process.off_support()
+        return Plan(z, rows, slack, to_data, noise, u[..., 4], limit, off)
 
 
-class Plan(NamedTuple):
-    """All of a reverse step that needs no network; tensors of shape [batch, length]."""
+@dataclass(frozen=True, eq=False)
+class Plan(ReversePlan):
+    """All of a step of three choices that needs no network; tensors of shape [batch, length]."""
 
-    z: Tensor  # the result so far: kept tokens, and draws from the noise that are settled
-    rows: Tensor  # Bool: where x_hat is needed
     slack: Tensor  # a row of these moves if and only if x_hat_z < slack
     to_data: Tensor  # Bool: it moves to a token of x_hat, not of the noise
     noise: Tensor  # the token it takes from the noise otherwise
     u: Tensor  # the uniform number that draws from x_hat
     limit: Tensor | None = None  # to_data holds only while x_hat_z <= limit; always by default
+    off: Tensor | None = None  # tokens that no data contain, as indices
 
-    def resolve(self, logits: RowLogits, off: Tensor | None = None) -> Tokens:
-        """The tokens after the step, from the leave-one-out logits of `rows` in row-major order.
-
-        **Arguments:**
-
-        - `off`: tokens that no data contain, as indices.
-        """
+    def resolve(self, logits: RowLogits) -> Tokens:
+        """The tokens after the step, from the leave-one-out logits of `rows` in row-major order."""
         z, slack, to_data = self.z[self.rows], self.slack[self.rows], self.to_data[self.rows]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if off is not None:
-            logits = logits.index_fill(-1, off, -torch.inf)
+        if self.off is not None:
+            logits = logits.index_fill(-1, self.off, -torch.inf)
         probs = (logits - logits.amax(-1, keepdim=True)).exp_()
         x_hat_z = (probs.gather(-1, z[:, None])[:, 0] / probs.sum(-1)).double()
         move = x_hat_z < slack
@@ -109,12 +109,8 @@ class Plan(NamedTuple):
         new = torch.where(move, torch.where(to_data, drawn, self.noise[self.rows]), z)
         return self.z.masked_scatter(self.rows, new)
 
-    def apply(self, process: InterpolatingProcess, denoiser: Denoiser, z: Tokens, t: Times) -> Tokens:
-        """The tokens after the step; the network is evaluated at `rows`, and not at all if there are none."""
-        return self.resolve(denoiser(z, t, self.rows), outside(process)) if self.rows.any() else self.z
 
-
-def reverse_move(process: InterpolatingProcess, z: Tokens, s: Times, t: Times) -> Move:
+def reverse_move(process: "InterpolatingProcess", z: Tokens, s: Times, t: Times) -> Move:
     r"""The masses of the reverse transition $q(z_s \mid z_t, \hat x)$, which add up to $q_t(z_t \mid \hat x)$.
 
         stay                keep (a_s x_hat_z + b_s(z))       keep  = alpha_{t|s}
@@ -128,7 +124,7 @@ def reverse_move(process: InterpolatingProcess, z: Tokens, s: Times, t: Times) -
     """
     s, t = as_token_times(s, z), as_token_times(t, z)
     a_s, b_s = process.alpha(s).double(), process.noise(s)
-    keep, fresh = process.transition(z, s, t)
+    keep, fresh = process.factored_transition(z, s, t)
     return Move(
         data=fresh * a_s, noise=fresh * (1 - a_s), stay=keep * b_s.at(z), stay_slope=keep * a_s, draw=b_s.choose
     )

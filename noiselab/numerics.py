@@ -1,0 +1,68 @@
+"""What rounding can do, named once; and the small numerical methods that several rooms need."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from .typing import Elementwise, Times, TokenTimes
+
+TIME_EPS = 1e-12
+"""How near the ends of time rates and limits are taken: what changes beyond is in no bound."""
+SIGNAL_EPS = 1e-15
+"""The signal that is 0 but for rounding: cos(pi / 2) is 6e-17."""
+ROW_DRAWS = 5
+"""Uniform numbers for each position in a step of three choices, or in a Gibbs draw."""
+LOGITS_AT_ONCE = 1 << 21
+"""Entries of the largest tensor that is made of logits at once, so that it stays in the cache."""
+ENTRIES_AT_ONCE = 1 << 23
+"""Entries of the largest tensor that an enumeration holds at once."""
+
+
+def as_token_times(t: Times, z: Shaped[Tensor, "batch length"]) -> TokenTimes:
+    """Time as float64 [batch, 1 or length], the form in which a process receives it.
+
+    **Arguments:**
+
+    - `t`: one time for each sequence, [batch], or for each token, [batch, length]; times of this form stay as they are.
+
+    **Raises:** `ValueError` for any other shape, of times or of tokens.
+    """
+    if z.dim() != 2:
+        raise ValueError(f"tokens must have shape [batch, length]; got {list(z.shape)}")
+    batch, length = z.shape
+    if not isinstance(t, Tensor):
+        raise ValueError(f"t must be a tensor of times, [{batch}] or [{batch}, {length}]; got {t!r}")
+    if t.shape not in ((batch,), (batch, length), (batch, 1)):
+        raise ValueError(f"t must have shape [{batch}] or [{batch}, {length}]; got {list(t.shape)}")
+    # jvp refuses expanded tensors, hence contiguous.
+    return (t[:, None] if t.dim() == 1 else t).to(z.device, torch.float64).contiguous()
+
+
+def bisect(
+    rising: Callable[[Elementwise], Elementwise], value: Elementwise, low: float, high: float, *, halvings: int = 110
+) -> Elementwise:
+    """Where a rising function takes these values, by halving the interval from `low` to `high`.
+
+    **Arguments:**
+
+    - `rising`: elementwise, not falling on the interval.
+    - `value`: one value for each result; one that the function does not take gives an end of the interval.
+    - `halvings`: their number; it ends earlier once no float64 lies between the bounds.
+    """
+    below, above = torch.full_like(value, low), torch.full_like(value, high)
+    for _ in range(halvings):
+        middle = (below + above) / 2
+        if ((middle == below) | (middle == above)).all():
+            break
+        reached = rising(middle) >= value
+        below, above = torch.where(reached, below, middle), torch.where(reached, middle, above)
+    return (below + above) / 2
+
+
+def gauss_legendre(nodes: int) -> tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]]:
+    """The nodes of Gauss-Legendre quadrature in (0, 1), and their weights."""
+    node, weight = np.polynomial.legendre.leggauss(nodes)
+    return (torch.from_numpy(node) + 1) / 2, torch.from_numpy(weight) / 2

@@ -1,0 +1,60 @@
+"""A reverse step before the network is evaluated."""
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from ..categorical import choose
+from ..typing import PerToken, RowLogits, Selection, Times, Tokens, TokenTimes
+
+if TYPE_CHECKING:
+    from .base import NoiseProcess
+
+Predict: TypeAlias = Callable[[Tokens, Times, Selection], RowLogits]
+"""What gives leave-one-out logits of selected positions: a denoiser."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReversePlan(abc.ABC):
+    """All of a reverse step that needs no network.
+
+    **Arguments:**
+
+    - `z`: the result so far: kept tokens, and what is settled.
+    - `rows`: where the leave-one-out prediction is needed.
+    """
+
+    z: Tokens
+    rows: Selection
+
+    @abc.abstractmethod
+    def resolve(self, logits: RowLogits) -> Tokens:
+        """The tokens after the step, from the leave-one-out logits of `rows` in row-major order."""
+
+    def apply(self, denoiser: Predict, z: Tokens, t: Times) -> Tokens:
+        """The tokens after the step; the network is evaluated at `rows`, and not at all if there are none.
+
+        **Arguments:**
+
+        - `denoiser`: predicts leave-one-out.
+        - `z`, `t`: the tokens before the step, and their times.
+        """
+        return self.resolve(denoiser(z, t, self.rows)) if self.rows.any() else self.z
+
+
+@dataclass(frozen=True, eq=False)
+class DensePlan(ReversePlan):
+    """The reverse transition of any process, drawn from its dense posterior: only certain tokens need no network."""
+
+    process: "NoiseProcess"
+    s: TokenTimes
+    t: TokenTimes
+    u: PerToken
+
+    def resolve(self, logits: RowLogits) -> Tokens:
+        """The tokens after the step, one uniform number each."""
+        rows, process = self.rows, self.process
+        x_hat = process.on_support(logits).double().softmax(-1)[:, None]
+        law = process.posterior(self.z[rows][:, None], x_hat, self.s[rows][:, None], self.t[rows][:, None])[:, 0]
+        return self.z.masked_scatter(rows, choose(law, self.u[rows]))
