@@ -1,4 +1,4 @@
-"""The rows of the sampler bench as a table and as figures."""
+"""Tables and figures of the sampler benchmark."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ MARKERS, LINES = "osD^vPX*<>", ("-", "--", ":")
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table, one after another for each world, process and denoiser."""
+    """The rows as Markdown tables, one for each world, process and denoiser."""
     lines: list[str] = []
     before = None
     for row in rows:
@@ -61,19 +61,20 @@ COSTS = {"evaluations": "evaluations of the network", "needed": "evaluations tha
 
 
 def plot(rows: Sequence[Row], measure: str = "gap", *, cost: str = "evaluations") -> "Figure":
-    """A measure against what it cost, both logarithmic: a panel for each world and process.
+    """Plot a measure against its cost, both logarithmic, with one panel for each world and process.
 
-    Hollow points lie below the data: the samples are likelier than these. What is grey, that many samples cannot tell.
+    Hollow points have a negative gap: their samples are more likely than the data. The grey area is below the
+    resolution of this number of samples.
 
     **Arguments:**
 
-    - `rows`: what `bench` returns, or several such lists together.
+    - `rows`: the result of `bench`, or several results concatenated.
     - `measure`: "gap", "pairs", "triples" or "forbidden".
-    - `cost`: "evaluations", as counted in a batch, or "needed", those that a sequence alone would have had.
+    - `cost`: "evaluations", as counted in a batch, or "needed", those of a sequence sampled alone.
 
-    **Returns:** a `matplotlib.figure.Figure` on a clear background, with lines that are seen on white and on black.
+    **Returns:** a `matplotlib.figure.Figure` with a transparent background, legible on white and on black.
 
-    **Raises:** `ValueError` for another measure or cost, or no rows.
+    **Raises:** `ValueError` for an unknown measure or cost, or if there are no rows.
     """
     from matplotlib.figure import Figure
 
@@ -150,14 +151,14 @@ def _panel(axis: "Axes", rows: Sequence[Row], methods: Sequence[str], measure: s
 
 
 def _bottom(rows: Sequence[Row], measure: str) -> float:
-    """Where the axis begins: gaps far below what can be told are not shown, all else is."""
+    """The lower end of the axis: gaps far below the resolution are not shown."""
     floor, values = _floor(rows, measure), [abs(getattr(row, measure)) for row in rows]
     positive = [value for value in values if 0 < value < math.inf]
     return floor / 4 if measure == "gap" and floor else 0.8 * min([*positive, floor or 1.0])
 
 
 def _floor(rows: Sequence[Row], measure: str) -> float:
-    """What exact samples of this number show on average, or two standard errors."""
+    """The resolution: the average over exact samples of the same number, or two standard errors."""
     if measure == "gap":
         errors = sorted(row.error for row in rows if not math.isnan(row.error))
         return 2 * errors[len(errors) // 2] if errors else 0.0

@@ -1,4 +1,4 @@
-"""The sampler bench: how far from the data a sampler's law is, against what it costs, where the truth is known."""
+"""The sampler benchmark: the distance of a sampler's distribution from known data, against its cost."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,21 +14,21 @@ from ..samplers import Sampler
 from .world import SampleMeasures, World
 
 Factory: TypeAlias = Callable[[InterpolatingProcess, Denoiser], Sampler]
-"""Makes a sampler; a sampler class is one."""
+"""A function that builds a sampler, for example a sampler class."""
 
 
 @dataclass(frozen=True)
 class Row(SampleMeasures):
-    """A method at one number of evaluations: what it cost, and what its samples are like.
+    """The cost of a method at one number of evaluations, and the measures of its samples.
 
     **Arguments:** those of `SampleMeasures`, and
 
-    - `world`, `process`, `denoiser`, `method`: which.
-    - `budget`: the evaluations per sequence that were aimed at.
-    - `steps`: the steps that were taken for it.
-    - `evaluations`: how often the network was asked about a sequence, as counted.
-    - `needed`: the same, without the times that no token of the sequence needed an answer: what a sequence costs alone.
-    - `sequences`: how many there were.
+    - `world`, `process`, `denoiser`, `method`: their names.
+    - `budget`: the target number of evaluations per sequence.
+    - `steps`: the number of steps.
+    - `evaluations`: the counted number of network evaluations per sequence.
+    - `needed`: the same without evaluations in which no token of the sequence was active: the cost of a sequence alone.
+    - `sequences`: the number of sequences.
     """
 
     world: str
@@ -56,22 +56,22 @@ def bench(
 ) -> list[Row]:
     """Sample with each method at about the same numbers of network evaluations, and measure exactly.
 
-    The number of steps is found by counting: a method that asks twice in a step gets half as many. One that does not get
-    dearer with more steps, such as `FirstHittingSampler`, gets one row.
+    The number of steps is found by counting: a method with two evaluations per step gets half the number of steps. A
+    method whose cost does not grow with the number of steps, such as `FirstHittingSampler`, gets one row.
 
     **Arguments:**
 
-    - `catalogue`: name -> factory(process, denoiser); a sampler class is one.
-    - `denoiser`: the exact one by default.
-    - `evaluations`: numbers of evaluations per sequence to aim at.
-    - `sequences`: how many for each row and seed.
-    - `seeds`: of independent sets of samples, which are put together.
-    - `name`, `label`: of the process and of the denoiser, for tables.
+    - `catalogue`: name -> factory(process, denoiser), for example a sampler class.
+    - `denoiser`: the denoiser; by default the exact one.
+    - `evaluations`: target numbers of evaluations per sequence.
+    - `sequences`: the number of sequences for each row and seed.
+    - `seeds`: seeds of independent sets of samples, which are pooled.
+    - `name`, `label`: the names of the process and of the denoiser, for tables.
 
     **Returns:** a row for each method and number of evaluations.
 
-    **Raises:** `ValueError` for numbers that are too small, and for a world with impossible transitions if the denoiser is
-    exact: it has no answer to a sequence that cannot be.
+    **Raises:** `ValueError` if a number is too small, or the world has impossible transitions and the denoiser is
+    exact: its prediction is undefined for impossible sequences.
 
     **Example:**
 
@@ -114,7 +114,7 @@ def bench(
                 continue
             batch, flat = _near(run, budget, steps)
             if last is not None and batch.steps > 1.5 * last.steps and batch.evaluations < 1.05 * last.evaluations:
-                break  # more steps cost nothing: it has done all that it can
+                break  # the cost does not depend on the number of steps
             last = batch
             rows.append(
                 Row(
@@ -134,7 +134,7 @@ def bench(
 
 
 class _Batch(NamedTuple):
-    """Samples, and what they cost."""
+    """Samples and their cost."""
 
     x: Tensor
     steps: int
@@ -143,7 +143,7 @@ class _Batch(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A sampler, ready to be asked for samples in so many steps."""
+    """A sampler that is called with a number of steps."""
 
     sampler: Sampler
     counter: CallCounter
@@ -159,7 +159,9 @@ class _Run(NamedTuple):
 
 
 def _near(run: _Run, budget: int, steps: int) -> tuple[_Batch, bool]:
-    """Samples for about so many evaluations, from a first guess; and whether the number of steps makes no difference."""
+    """Samples with about `budget` evaluations, from an initial guess of steps, and whether the cost is independent of
+    steps.
+    """
     batch, flat = run(steps), False
     while batch.evaluations > 1.1 * budget and batch.steps > 1 and not flat:
         share = batch.steps * budget / batch.evaluations

@@ -1,4 +1,4 @@
-"""Worlds in which samples are measured exactly: likelihood, n-grams and mistakes against the law of a Markov chain."""
+"""Worlds in which samples are measured exactly: likelihood, n-grams and errors against the known law of a Markov chain."""
 
 import functools
 import math
@@ -15,27 +15,32 @@ from ..process import InterpolatingProcess
 from ..processes import gidd, masked, uniform
 from ..typing import Tokens
 
-LAWS_OF_SEQUENCES = 4096  # the most sequences of which a chi-square is taken
-REPEATS = 8  # sets of exact samples that a floor is the mean of
+LAWS_OF_SEQUENCES = 4096  # maximum number of possible sequences for a chi-square test
+REPEATS = 8  # sets of exact samples averaged for a floor
 
 
 @dataclass(frozen=True)
 class SampleMeasures:
-    r"""What is wrong with samples of a known chain.
+    r"""Measures of samples against a known chain.
 
     **Arguments:**
 
-    - `gap`, `error`: nats per token by which the samples are less likely than the data, $-E[\log p(x)]/L - H/L$, and its
-      standard error. Below 0 they are likelier, as after a low temperature: then look at `entropy`. Infinite if a sample
-      cannot be.
-    - `entropy`: of a token given the one before it, from the samples' pairs, minus the data's; nats. Below 0 they are poorer.
+    - `gap`, `error`: nats per token by which the samples are less likely than the data, $-E[\log p(x)]/L - H/L$, and
+      its standard error. Below 0 they are more likely than the data, as at a low temperature; then compare `entropy`.
+      Infinite if a sample is impossible.
+    - `entropy`: the entropy of a token given the previous one, from pairs in the samples, minus that of the data, in
+      nats. Below 0 samples are less diverse.
     - `pairs`, `triples`: total variation between the frequencies of n-grams and their law, averaged over positions, in [0, 1].
-    - `pairs_floor`, `triples_floor`: the same for as many exact samples, on average: no sampler is measured below it.
-    - `forbidden`: share of transitions that never or hardly ever happen.
-    - `flawless`: share of sequences without a forbidden transition.
-    - `nats`: mean -log p of an allowed transition. Below that of exact samples, the most likely transitions are too frequent.
-    - `residue`: share of tokens that are no data: masks that are left. All measures but `gap` take them as one more state.
-    - `pvalue`: of a chi-square test against the law of whole sequences; not a number where there are too many of them.
+    - `pairs_floor`, `triples_floor`: the average for the same number of exact samples, which is the resolution of the
+      measure.
+    - `forbidden`: the fraction of forbidden (impossible or rare) transitions.
+    - `flawless`: the fraction of sequences without a forbidden transition.
+    - `nats`: the mean -log p of an allowed transition. If it is below that of exact samples, the most likely
+      transitions are too frequent.
+    - `residue`: the fraction of tokens outside the data (remaining masks). All measures but `gap` count them as one
+      more state.
+    - `pvalue`: the p-value of a chi-square test against the law of whole sequences; NaN if there are too many
+      sequences.
     """
 
     gap: float
@@ -53,18 +58,18 @@ class SampleMeasures:
 
 
 class World:
-    r"""A Markov chain as data: the law of every sequence, of every n-gram and of the exact denoiser is known.
+    r"""A Markov chain as data: the law of sequences and n-grams and the exact denoiser are known.
 
-    A sequence with a transition of probability 0 is wrong beyond doubt. Few-step samples can contain one, and the exact
-    denoiser of masking has no answer to such a context: to sample with it, make forbidden transitions rare, not impossible, as
-    `World.sharp` does.
+    A sequence with a transition of probability 0 is certainly wrong. Few-step samples can contain one, and the exact
+    denoiser of absorbing noise is undefined in such a context. To sample with it, make forbidden transitions rare but
+    possible, as in `World.sharp`.
 
     **Arguments:**
 
     - `transition`: row v is the law of the token after v. The first token is uniform.
-    - `length`: of a sequence.
+    - `length`: the length of a sequence.
     - `rare`: transitions of at most this probability are called forbidden.
-    - `name`: for tables.
+    - `name`: the name, for tables.
 
     **Example:**
 
@@ -89,7 +94,7 @@ class World:
         self.transition, self.length, self.rare, self.name = transition.double(), length, rare, name
         self.states = len(transition)
         self.initial = torch.full((self.states,), 1 / self.states, dtype=torch.float64)
-        # Only for the chain itself, which is the same whatever the noise.
+        # Used only for the chain, which does not depend on the noise.
         self.chain = self.oracle(masked(vocab_size=self.states + 1, mask_id=self.states))
         self.floors = functools.lru_cache(maxsize=64)(self._floors)
 
@@ -120,21 +125,23 @@ class World:
         rare: float | int = 1e-4,
         seed: int = 0,
     ) -> "World":
-        """Few followers for each token; every other one has the probability `rare`."""
+        """A chain with few likely followers of each token; every other one has the probability `rare`."""
         generator = Generator().manual_seed(seed)
         followed = World.random(states=states, length=length, followers=followers, generator=generator).transition
         return cls((1 - states * rare) * followed + rare, length, rare=1.01 * rare, name="sharp")
 
     @classmethod
     def soft(cls, *, states: int = 8, length: int = 16, seed: int = 0) -> "World":
-        """Rows drawn evenly from all distributions (Dirichlet of concentration 1): everything can follow everything."""
+        """A chain with rows drawn uniformly from all distributions (Dirichlet of concentration 1): all transitions are
+        possible.
+        """
         u = torch.rand(states, states, generator=Generator().manual_seed(seed), dtype=torch.float64)
         mass = -torch.log1p(-u).clamp(max=-1e-4)
         return cls(mass / mass.sum(-1, keepdim=True), length, name="soft")
 
     @classmethod
     def tiny(cls, *, states: int = 3, length: int = 4, seed: int = 0) -> "World":
-        """So few sequences that the law of all of them is tested."""
+        """A chain with so few possible sequences that the law of whole sequences can be tested."""
         small = cls.soft(states=states, length=length, seed=seed)
         return cls(small.transition, length, name="tiny")
 
@@ -152,17 +159,17 @@ class World:
         return MarkovOracle(self.initial, self.transition, process)
 
     def sample(self, count: int, *, generator: Generator | None = None) -> Tokens:
-        """Sequences of the chain."""
+        """Sample sequences of the chain."""
         return self.chain.sample(count, self.length, generator=generator)
 
     @property
     def entropy(self) -> float:
-        """Of a sequence, in nats per token: what the best possible model pays."""
+        """The entropy of a sequence in nats per token, a lower bound on the loss of any model."""
         return self.chain.entropy(self.length) / self.length
 
     @property
     def forbidden(self) -> Bool[Tensor, "state state"]:
-        """The transitions that are counted as mistakes."""
+        """The transitions that count as errors."""
         return self.transition <= self.rare
 
     def ngrams(self, n: int) -> Float[Tensor, " ngrams"]:
@@ -195,9 +202,9 @@ class World:
         return sum(pairs) / REPEATS, sum(triples) / REPEATS
 
     def measure(self, x: Tokens) -> SampleMeasures:
-        """Everything that is wrong with samples; exact but for their number.
+        """Measure samples; exact up to sampling noise.
 
-        **Raises:** `ValueError` for sequences of another length.
+        **Raises:** `ValueError` if the sequences have another length.
         """
         if x.shape[1] != self.length:
             raise ValueError(f"samples must have length {self.length}; got {x.shape[1]}")
@@ -230,7 +237,7 @@ class World:
 
 
 def frequencies(x: Tokens, n: int, states: int) -> Float[Tensor, " ngrams"]:
-    """How frequent each n-gram of states is in sequences, in lexical order."""
+    """The frequency of each n-gram of states in sequences, in lexical order."""
     length = x.shape[1] - n + 1
     index = torch.zeros_like(x[:, :length])
     for i in range(n):
@@ -246,17 +253,17 @@ def conditional_entropy(pairs: Float[Tensor, " pairs"]) -> float:
 
 
 def chi_square(x: Tokens, law: Float[Tensor, " sequences"], *, least: float | int = 5) -> float:
-    """The p-value of Pearson's chi-square test: how often exact samples would be as far from their law.
+    """The p-value of Pearson's chi-square test: the probability that exact samples deviate at least this much.
 
     **Arguments:**
 
     - `x`: samples.
     - `law`: the probability of every sequence, in the order of `every_sequence(states, length)`.
-    - `least`: sequences that are expected less often are pooled, the rarest first.
+    - `least`: the minimum expected count; sequences below it are pooled, the rarest first.
 
-    **Returns:** 0 where a sample is impossible.
+    **Returns:** the p-value; 0 if a sample is impossible.
 
-    **Raises:** `ValueError` for a token that is no state.
+    **Raises:** `ValueError` if a token is not a state.
 
     **Example:**
 

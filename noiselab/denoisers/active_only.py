@@ -1,4 +1,4 @@
-"""Batches without the sequences in which no prediction is needed."""
+"""Skipping the sequences of a batch in which no prediction is needed."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,8 +10,8 @@ from .base import WrappedDenoiser
 class ActiveOnly(WrappedDenoiser):
     """Evaluates only the sequences of a batch that have a selected row.
 
-    Finished sequences then cost nothing (`EndToken`, `EarlyStopping`, or no token that may move). Not for denoisers whose
-    state belongs to one batch, such as an attention mask for each sequence, or a cache.
+    Finished sequences are then not evaluated (with `EndToken`, `EarlyStopping`, or if no token may change). Do not use
+    it with denoisers that store state for one batch, such as an attention mask for each sequence or a cache.
 
     **Arguments:**
 

@@ -1,4 +1,4 @@
-"""What sampling costs, in evaluations of the network."""
+"""Counting network evaluations."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,8 +10,8 @@ from .base import Denoiser, WrappedDenoiser
 class CallCounter(WrappedDenoiser):
     """Counts the evaluations of a denoiser (number of function evaluations, NFE).
 
-    `calls` counts the calls, `sequences` and `rows` the sequences and tokens in them, and `active` the sequences in which a
-    row was selected: what each sequence would cost alone. `CallCounter(ActiveOnly(inner))` evaluates no others.
+    `calls` counts calls, `sequences` and `rows` the sequences and tokens in them, and `active` the sequences with a
+    selected row, which is the cost of each sequence alone. `CallCounter(ActiveOnly(inner))` evaluates no others.
 
     **Arguments:**
 
@@ -44,5 +44,5 @@ class CallCounter(WrappedDenoiser):
         return self.inner(z, t, rows)
 
     def reset(self) -> None:
-        """Count from 0 again."""
+        """Reset all counts to 0."""
         self.calls, self.sequences, self.active, self.rows = 0, 0, 0, 0

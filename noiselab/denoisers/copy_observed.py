@@ -1,4 +1,4 @@
-"""Carry-over unmasking: a token that noise cannot have made is predicted with certainty."""
+"""Carry-over unmasking: tokens that noise cannot have produced are predicted with certainty."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,17 @@ from .base import Denoiser, Transform
 
 
 class CopyObserved(Transform):
-    """A leave-one-out prediction that believes the tokens which noise cannot make: all mass is on the token itself.
+    """A leave-one-out prediction that copies tokens known to be clean: all probability is on the token itself.
 
-    What is modelled is a network for masked text. It copies visible tokens by construction (SUBS of MDLM) or was never
-    trained on them (no loss is taken there), and in either case does not know their leave-one-out law. Masks are predicted as
-    before. For noise that falls on data tokens nothing changes: such a network has learned to doubt what it sees.
+    It models a network for masked text, which copies visible tokens by construction (SUBS of MDLM) or was never trained
+    on them (no loss there), and in either case has no leave-one-out prediction for them. Predictions at masks are
+    unchanged. For processes with noise on data tokens nothing changes, because such a network has learned that visible
+    tokens may be wrong.
 
     **Arguments:**
 
     - `inner`: the denoiser to wrap; predicts leave-one-out.
-    - `process`: tokens that it reveals in the middle of time are believed.
+    - `process`: the process; tokens that it marks as clean (`is_clean`) in the middle of time are copied.
     """
 
     believed: Tensor
@@ -29,6 +30,6 @@ class CopyObserved(Transform):
         self.register_buffer("believed", process.is_clean(tokens, middle)[0])
 
     def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
-        """One-hot of the token itself where it is believed."""
+        """One-hot of the token itself where it is known to be clean."""
         copied = torch.full_like(logits, -torch.inf).scatter(-1, z[:, None], 0.0)
         return torch.where(self.believed[z][:, None], copied, logits)

@@ -1,8 +1,8 @@
-r"""Steering by a condition: two predictions combined, or one prediction and a classifier. Each is a denoiser.
+r"""Guidance: combining a conditional and an unconditional prediction, or a prediction and a classifier, in a denoiser.
 
-Both act on x_hat. Published guidance acts on the reverse transition or on its rates, where a weight other than 0 (than 1, of a
-classifier) also changes how fast tokens move: masks by the factor $\sum_v c_v^{1 + w} u_v^{-w}$. On x_hat it changes only where
-they go.
+Both act on x_hat. Published guidance acts on the reverse transition or its rates, where a weight other than 0 (1 for a
+classifier) also changes how fast tokens change, for masks by the factor $\sum_v c_v^{1 + w} u_v^{-w}$. Guidance on
+x_hat changes only their destination.
 """
 
 from collections.abc import Callable
@@ -18,32 +18,35 @@ from ..typing import Selection, Times, Tokens
 from .base import Denoiser, WrappedDenoiser, in_a_line, require_denoiser
 
 LogLikelihoods: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-r"""Called as (z, t, rows), as a denoiser is: $\log p(y \mid z_{-i}, x_i = v)$ for every token v of every position i, up to a
-constant for each position; [batch, length, state], or [n, state] for the selected rows."""
+r"""A function (z, t, rows), called like a denoiser: $\log p(y \mid z_{-i}, x_i = v)$ for every token v of every
+position i, up to a constant for each position; [batch, length, state], or [n, state] for the selected rows.
+"""
 
 
 class ClassifierFreeGuidance(WrappedDenoiser):
-    r"""What a condition adds to a prediction, taken w times more: $\hat x_v \propto c_v^{1 + w}\, u_v^{-w}$.
+    r"""Classifier-free guidance of x_hat: $\hat x_v \propto c_v^{1 + w}\, u_v^{-w}$.
 
-    A weight of 0 is the conditional prediction c, -1 the unconditional one u; between them lies their geometric mean, above 0
-    the condition is exaggerated, below -1 it is avoided. (The scale $\gamma = 1 + w$ is common, too.) For a sequence of one
-    token samples have this law at any number of steps; longer ones do not have the law $p(x)\, p(y \mid x)^{1 + w}$ unless
-    w is 0 or -1.
+    A weight of 0 gives the conditional prediction c, -1 the unconditional one u, and weights between them a geometric
+    mean. Above 0 the condition is amplified, below -1 it is avoided. (The scale $\gamma = 1 + w$ is also common.) For a
+    sequence of one token, samples have this distribution for any number of steps; for longer sequences, the
+    distribution is not $p(x)\, p(y \mid x)^{1 + w}$ unless w is 0 or -1.
 
-    - A token that c excludes stays excluded for w > -1, one that u excludes for w < 0.
-    - A token that u excludes and c does not has an infinite ratio c / u. True laws have no such tokens, truncated predictions
-      do. For w > 0 it keeps its weight under c, as if u agreed; for w < -1 the same with c and u exchanged.
-    - Where nothing is left (-1 < w < 0, and no token that both allow), c is taken.
+    - A token excluded by c stays excluded for w > -1, one excluded by u for w < 0.
+    - A token excluded by u but not by c has an infinite ratio c / u. Exact distributions have no such tokens, but
+      truncated predictions do. For w > 0 it keeps its probability under c, as if u were equal; for w < -1 the roles are
+      exchanged.
+    - If no token is left (-1 < w < 0, and no token is allowed by both), c is used.
 
-    If both predict posteriors, so does this: the likelihood of a token's own noisy value is a factor of all three.
+    If both denoisers predict posteriors, so does this one: the likelihood of a token's own noisy value is a factor of
+    all three.
 
     **Arguments:**
 
-    - `conditional`, `unconditional`: denoisers of the same tokens, which predict the same. Each is asked once; a network that
-      takes the condition as an input can answer for both at once in a denoiser of its own.
-    - `weight`: w, any finite number, or a schedule of time.
+    - `conditional`, `unconditional`: denoisers of the same vocabulary and prediction type. Each is evaluated once; for
+      a network that takes the condition as an input, write a denoiser that evaluates both in one batch.
+    - `weight`: the weight w, any finite number, or a schedule.
 
-    **Raises:** `ValueError` for a weight that is not finite, two that predict different things, or predict scores.
+    **Raises:** `ValueError` if the weight is not finite, or the denoisers differ in prediction type or predict scores.
 
     **Source:** Ho and Salimans (2022), arXiv 2207.12598; for discrete diffusion Nisonoff et al. (2024), arXiv 2406.01572, by
     rates, and Schiff et al. (2024), arXiv 2412.10193, by the reverse transition.
@@ -72,19 +75,22 @@ class ClassifierFreeGuidance(WrappedDenoiser):
         require_denoiser(unconditional, "ClassifierFreeGuidance", scores=False)
         if conditional.predicts != unconditional.predicts:
             raise ValueError(
-                "both denoisers must predict the same; got one that predicts "
+                "both denoisers must have the same prediction type; got one that predicts "
                 f"{conditional.predicts!r} and one that predicts {unconditional.predicts!r}"
             )
         self.unconditional, self.weight = unconditional, _finite(weight)
 
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
-        """Log-probabilities of both, combined; at least float32."""
+        """The combined log-probabilities; at least float32."""
         c, u = _log_probs(self.inner(z, t, rows)), _log_probs(self.unconditional(z, t, rows))
         if c.shape != u.shape:
-            raise ValueError(f"both denoisers must have the same tokens; got {list(c.shape)} and {list(u.shape)}")
+            raise ValueError(
+                f"both denoisers must have the same vocabulary; got outputs {list(c.shape)} and {list(u.shape)}"
+            )
         w = _weights(self.weight, z, t, rows).to(c)
         ratio = torch.where(c.isfinite() & u.isfinite(), c - u, 0)
-        # From the end whose exponent is positive, so that a weight of 0 is c and -1 is u, exactly.
+        # Written relative to the prediction with positive exponent, so that a weight of 0 gives exactly c, and -1
+        # exactly u.
         excluded = (w < 0) & u.isinf()
         near, far = (c + w * ratio).masked_fill(excluded, -torch.inf), u + (1 + w) * ratio
         guided = torch.where(w > -1, near, far)
@@ -96,29 +102,31 @@ class ClassifierFreeGuidance(WrappedDenoiser):
 
 
 class ClassifierGuidance(WrappedDenoiser):
-    r"""A prediction times how well each token fits a condition: $\hat x_v\; p(y \mid z_{-i}, x_i = v)^w$, normalised.
+    r"""Classifier guidance of x_hat: $\hat x_v\; p(y \mid z_{-i}, x_i = v)^w$, normalised.
 
-    At w = 1, with the exact classifier, this is Bayes' rule: the leave-one-out prediction for the data that fulfil y, so that
-    samples tend to the law $p(x \mid y)$. The classifier must judge what the prediction judges: all noisy tokens but the own,
-    which is *clean* and v. That is not $p(y \mid z)$ with v in place of $z_i$, but for masks, where a token that is no mask is
-    clean. Since $z_i$ is noise once $x_i$ is known, the same factor serves a denoiser that predicts posteriors.
+    At w = 1, with the exact classifier, this is Bayes' rule: the leave-one-out prediction for data that satisfy y, so
+    that the distribution of samples tends to $p(x \mid y)$. The classifier must condition on all noisy tokens except
+    the token's own, which is *clean* with value v. This differs from $p(y \mid z)$ with v in place of $z_i$, except for
+    absorbing noise, where any token other than a mask is clean. Given $x_i$, $z_i$ carries no information about y, so
+    the same factor applies to a denoiser that predicts posteriors.
 
-    Where the classifier excludes every token that the prediction does not, the prediction is left as it is.
+    If the classifier excludes every token that the prediction allows, the prediction is unchanged.
 
     **Arguments:**
 
-    - `inner`: the denoiser to steer.
-    - `log_likelihoods`: called as (z, t, rows), as a denoiser is: $\log p(y \mid z_{-i}, x_i = v)$ for every v, up to a
-      constant for each position; [batch, length, state], or [n, state] for the selected rows. `by_enumeration` and
-      `first_order` make one from a classifier.
-    - `weight`: w, finite and not negative, or a schedule of time. To avoid y, give the likelihoods of its contrary.
+    - `inner`: the denoiser to guide.
+    - `log_likelihoods`: a function (z, t, rows), called like a denoiser: $\log p(y \mid z_{-i}, x_i = v)$ for every v,
+      up to a constant for each position; [batch, length, state], or [n, state] for the selected rows. `by_enumeration`
+      and `first_order` build one from a classifier.
+    - `weight`: the weight w, finite and non-negative, or a schedule. To avoid y, use the likelihoods of its complement.
 
-    **Raises:** `ValueError` for another weight, or a denoiser that predicts scores.
+    **Raises:** `ValueError` for an invalid weight, or a denoiser that predicts scores.
 
     **Source:** Schiff et al. (2024), arXiv 2412.10193, and Nisonoff et al. (2024), arXiv 2406.01572, who put the noisy token v
     in place of $z_i$.
 
-    **Example:** sequences that end in token 0; how probable that is, the posterior of the last token says.
+    **Example:** guidance to sequences that end in token 0; the log-likelihoods come from the posterior of the last
+    token.
 
     ```python
     import torch
@@ -152,7 +160,7 @@ class ClassifierGuidance(WrappedDenoiser):
                 f"log_likelihoods must have the shape of the logits, {list(logits.shape)}; got {list(fit.shape)}"
             )
         w = _weights(self.weight, z, t, rows).to(logits)
-        # What is impossible anyway needs no classifier, which may have no answer there.
+        # Impossible tokens need no classifier, which may be undefined there.
         guided = torch.where((w == 0) | logits.isneginf(), logits, logits + w * fit)
         return torch.where(guided.isneginf().all(-1, keepdim=True), logits, guided)
 
@@ -164,19 +172,19 @@ class ClassifierGuidance(WrappedDenoiser):
 def by_enumeration(
     classifier: Callable[[Tensor, Tensor], Tensor], process: NoiseProcess, *, clean: bool = True, at_once: int = 4096
 ) -> LogLikelihoods:
-    r"""Log-likelihoods for `ClassifierGuidance` by asking about every data token at every position, one by one.
+    r"""Log-likelihoods for `ClassifierGuidance` by evaluating the classifier for every data token at every position.
 
-    They are as exact as the classifier is. It is asked as many times as there are data tokens, for each token of the sequence
-    that the prediction is wanted of: for small vocabularies.
+    They are as exact as the classifier. The classifier is evaluated once for each data token and each selected
+    position, so this is only for small vocabularies.
 
     **Arguments:**
 
     - `classifier`: (z, t) to $\log p(y \mid z)$, [batch], up to a constant; with times [batch, length].
-    - `process`: the noise; tokens that data do not contain are not asked about, and impossible.
-    - `clean`: whether the classifier is told that the token in question is clean: its time is then the lower end of the domain
-      (where a process should have no noise left), and that of the others t. Otherwise all have time t, as published, and the
-      token is taken for a noisy one.
-    - `at_once`: at most so many sequences are asked about in one call.
+    - `process`: the noise process; tokens outside its support are impossible and not evaluated.
+    - `clean`: whether the inserted token is given as clean: its time is then the lower end of the domain (where a
+      process should have no noise left), and the time of the others is t. Otherwise all have time t, as published, and
+      the token is treated as noisy.
+    - `at_once`: the maximum number of sequences in one call.
 
     **Raises:** `ValueError` unless `at_once` is positive.
     """
@@ -191,7 +199,7 @@ def by_enumeration(
         asked = torch.cartesian_prod(torch.arange(len(sequence), device=z.device), tokens)
         for row, token in (part.unbind(-1) for part in asked.split(at_once)):
             here = position[row, None]
-            # Clean, whatever is there: a time of its own for this token.
+            # The inserted token is clean: it has its own time.
             own = time[sequence[row]].scatter(1, here, process.domain[0]) if clean else time[sequence[row]]
             replaced = z[sequence[row]].scatter(1, here, token[:, None].to(z.dtype))
             fit[row, token] = classifier(replaced, own).to(fit)
@@ -202,26 +210,27 @@ def by_enumeration(
 
 
 def first_order(classifier: Callable[[Tensor, Tensor], Tensor], process: NoiseProcess) -> LogLikelihoods:
-    r"""Log-likelihoods for `ClassifierGuidance` from one gradient: the classifier as a linear function of the one-hot tokens.
+    r"""Log-likelihoods for `ClassifierGuidance` from one gradient: a linear approximation of the classifier in the
+    one-hot tokens.
 
     $$\log p(y \mid z^{i \to v}) \approx \log p(y \mid z) + g_{i v} - g_{i z_i}, \qquad
     g = \nabla_{\text{onehot}(z)} \log p(y \mid z)$$
 
-    Exact for a classifier that is linear in them; else good only where a single token moves it little. One forward and one
-    backward pass, whatever the vocabulary.
+    Exact for a classifier that is linear in the one-hot tokens; otherwise accurate only if a single token has little
+    effect. It takes one forward and one backward pass for any vocabulary size.
 
     **Arguments:**
 
     - `classifier`: (one_hot [batch, length, state], t as it is given) to $\log p(y \mid z)$, [batch], differentiable in the
       one-hot tokens. A network takes them as `one_hot @ embedding.weight`.
-    - `process`: the noise, which has the vocabulary.
+    - `process`: the noise process, which determines the vocabulary.
 
     **Source:** Grathwohl et al. (2021), arXiv 2102.04509, for the approximation; Vignac et al. (2022), arXiv 2209.14734, and
     Schiff et al. (2024), arXiv 2412.10193, for guidance by it.
     """
 
     def linear(z: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
-        # Samplers run without gradients, or in inference mode, whose tensors remember nothing.
+        # Samplers run without gradients or in inference mode, so both are switched here.
         with torch.inference_mode(False), torch.enable_grad():
             one_hot = nn.functional.one_hot(z.long(), process.vocab_size).to(torch.get_default_dtype())
             one_hot = one_hot.requires_grad_()
@@ -255,7 +264,7 @@ def _finite(weight: ScheduleLike, least: float = -torch.inf) -> Schedule:
     bad = ~found.isfinite() | (found < least)
     if bad.any():
         raise ValueError(
-            f"the weight must be finite{'' if least < 0 else ' and not negative'} at every time; got {weight}, which is "
+            f"the weight must be finite{'' if least < 0 else ' and non-negative'} at every time; got {weight}, which is "
             f"{found[bad][0].item():g} somewhere in [0, 1]"
         )
     return schedule

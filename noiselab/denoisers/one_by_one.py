@@ -1,4 +1,4 @@
-"""Leave-one-out predictions of a network that knows masks alone: each token is masked while it is asked about."""
+"""Leave-one-out predictions from a network trained on masks only: each token is masked while it is predicted."""
 
 import torch
 from jaxtyping import Float
@@ -9,19 +9,21 @@ from .base import Denoiser, WrappedDenoiser
 
 
 class OneByOne(WrappedDenoiser):
-    """Masks each token, and asks the inner denoiser about it there: in passes, every so many tokens at once.
+    """Predicts each token with the inner denoiser while that token is masked, in several passes.
 
-    What a masked language model says of a *visible* token was never trained. Of a masked one it says the leave-one-out law,
-    given the tokens that are left. With as many passes as tokens each is masked alone and the answer is that law itself; with
-    fewer, tokens `passes` places apart do not see one another, which is an approximation. The time is handed on.
+    The prediction of a masked language model at a *visible* token was never trained. At a masked token it is the
+    leave-one-out distribution given the unmasked tokens. If the number of passes equals the number of tokens, each
+    token is masked alone and the result is exact. With fewer passes, every `passes`-th token is masked in the same
+    pass, and these tokens do not condition on each other, which is an approximation. The time is passed to the inner
+    denoiser.
 
     **Arguments:**
 
-    - `inner`: a denoiser of masks.
-    - `mask_id`: the mask.
-    - `passes`: evaluations for one answer, at least 1; 1 masks everything.
+    - `inner`: a denoiser trained on masks.
+    - `mask_id`: the id of the mask token.
+    - `passes`: the number of evaluations for one prediction, at least 1; 1 masks all tokens at once.
 
-    **Raises:** `ValueError` for fewer passes, or a denoiser of scores.
+    **Raises:** `ValueError` if `passes` is less than 1, or the denoiser predicts scores.
 
     **Source:** pseudo-likelihoods of masked language models: Salazar et al. (2020), arXiv 1910.14659.
 
@@ -53,7 +55,7 @@ class OneByOne(WrappedDenoiser):
         wanted = torch.ones_like(z, dtype=torch.bool) if rows is None else rows
         place = torch.arange(z.shape[1], device=z.device)
         found: Tensor | None = None
-        # Where each selected token stands among those that are returned.
+        # The index of each selected token in the result.
         order = torch.cumsum(wanted.flatten().long(), 0).view_as(z) - 1
         for k in range(min(self.passes, z.shape[1])):
             hidden = (place % self.passes == k).expand(z.shape)
@@ -69,5 +71,5 @@ class OneByOne(WrappedDenoiser):
         return found.view(*z.shape, -1) if rows is None else found
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"mask_id={self.mask_id}, passes={self.passes}"

@@ -1,4 +1,4 @@
-"""Exact answers for data from a Markov chain: a denoiser without a network or training."""
+"""The exact denoiser for data from a Markov chain, without a network or training."""
 
 import torch
 from jaxtyping import Float
@@ -12,19 +12,20 @@ from .base import Denoiser, select
 
 
 class MarkovOracle(Exact, Denoiser):
-    r"""The exact leave-one-out law $p(x_i \mid z_{-i})$ for data from a Markov chain, by forward-backward.
+    r"""The exact leave-one-out distribution $p(x_i \mid z_{-i})$ for data from a Markov chain, by the forward-backward
+    algorithm.
 
     Noise is independent per token, so the noisy sequence is a hidden Markov model with emissions $q_t(z_i \mid x_i)$.
-    Cost: O(length states^2). In this world every bound and every sampler can be checked exactly.
+    The cost is O(length states^2). With it, every bound and every sampler can be tested exactly.
 
     **Arguments:**
 
-    - `initial`: law of the first token, [n].
-    - `transition`: row v is the law of the token after v, [n, n].
-    - `process`: any process, with one time per sequence or per token. States are its tokens if n is its vocabulary
-      size, the tokens of its support if n is their number, else its first n tokens.
+    - `initial`: the distribution of the first token, [n].
+    - `transition`: row v is the distribution of the token after v, [n, n].
+    - `process`: any process, with one time per sequence or per token. The states are all its tokens if n is its
+      vocabulary size, the tokens of its support if n is their number, otherwise its first n tokens.
 
-    **Raises:** `ValueError` if the laws are no distributions or do not fit the process.
+    **Raises:** `ValueError` if the rows are not distributions or do not match the process.
 
     **Source:** Baum et al. (1970) for the recursion; the leave-one-out identity is on the theory page.
 
@@ -65,7 +66,7 @@ class MarkovOracle(Exact, Denoiser):
         self.register_buffer("tokens", _tokens(len(initial), process).to(laws.device))
 
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
-        """Exact leave-one-out log-probabilities, float64; -inf for tokens that are no states of the chain."""
+        """Exact leave-one-out log-probabilities, float64; -inf for tokens that are not states of the chain."""
         t = as_token_times(t, z)
         like = self.process.likelihood(z, t)[..., self.tokens]  # q_t(z_i | v) for each state v
         length = z.shape[1]
@@ -80,7 +81,7 @@ class MarkovOracle(Exact, Denoiser):
         return select(logits, rows)
 
     def sample(self, batch: int, length: int, *, generator: Randomness = None) -> Tokens:
-        """Sequences of the chain."""
+        """Sample sequences of the chain."""
         u = uniforms(batch, length, generator=generator, device=self.initial.device)
         state = choose(self.initial.expand(batch, -1), u[:, 0])
         states = [state]
@@ -90,7 +91,9 @@ class MarkovOracle(Exact, Denoiser):
         return self.tokens[torch.stack(states, 1)]
 
     def log_prob(self, x: Tokens) -> PerSequence:
-        """The exact log-probability of sequences, in nats; -inf if a token is no state or a step is forbidden."""
+        """The exact log-probability of sequences, in nats; -inf if a token is not a state or a transition is
+        impossible.
+        """
         states = torch.zeros_like(x)
         known = torch.zeros_like(x, dtype=torch.bool)
         for state, token in enumerate(self.tokens.tolist()):
@@ -122,7 +125,5 @@ def _tokens(states: int, process: NoiseProcess) -> Tensor:
     if states == len(data):
         return data
     if states > vocab_size:
-        raise ValueError(
-            f"the chain must have at most as many states as the process has tokens, {vocab_size}; got {states}"
-        )
+        raise ValueError(f"the chain must not have more states than the process has tokens, {vocab_size}; got {states}")
     return torch.arange(states)

@@ -1,4 +1,4 @@
-"""A denoiser that is wrong by a known amount: what samplers do with a network's mistakes, without a network."""
+"""A denoiser with a known error, for studying how samplers respond to errors of a network, without a network."""
 
 import torch
 from jaxtyping import Float
@@ -9,23 +9,24 @@ from .base import Denoiser, WrappedDenoiser
 
 
 class Perturbed(WrappedDenoiser):
-    r"""Adds an error of known size to the logits: the same input always gets the same error, as from a network.
+    r"""Adds an error of known size to the logits; as with a network, the same input always has the same error.
 
     $$\tilde\ell_i(v) = \ell_i(v) + \text{scale} \cdot g_i(v), \qquad
     g_i(v) = \frac{1}{\sqrt{2w}} \sum_{d \in \{\pm 1, \dots, \pm w\}} A_d[z_{i+d}, v]$$
 
-    The tables $A_d$ are drawn once, independent standard normal numbers, so that $g$ has mean 0 and variance 1 over their
-    draws. Beyond the ends of a sequence stands one more row of the table. The error knows the neighbouring noisy tokens but
-    not the token's own value, nor the time: a leave-one-out prediction stays one. For small scales the divergence
-    $\mathrm{KL}(\hat x \,\|\, \tilde x)$ is scale² / 2 times the variance of $g$ under x_hat. Logits of -inf stay.
+    The tables $A_d$ are drawn once, independent standard normal numbers, so that $g$ has mean 0 and variance 1 over
+    these draws. Positions beyond the ends of a sequence use an additional row of the table. The error depends on
+    neighbouring noisy tokens but not on the token's own value or on time, so that a leave-one-out prediction remains
+    one. For small scales the divergence $\mathrm{KL}(\hat x \,\|\, \tilde x)$ is scale² / 2 times the variance of $g$
+    under x_hat. Logits of -inf are unchanged.
 
     **Arguments:**
 
-    - `inner`: the denoiser to wrap, of logits; most often an exact one.
-    - `scale`: standard deviation of the error, in nats of log-odds.
-    - `vocab_size`: the number of tokens, noisy ones too.
-    - `width`: w, how many neighbours on each side the error depends on.
-    - `generator`: fixes the error.
+    - `inner`: the denoiser to wrap, which predicts logits; usually an exact one.
+    - `scale`: the standard deviation of the error, in nats of log-odds.
+    - `vocab_size`: the number of tokens, including noise tokens.
+    - `width`: w, the number of neighbours on each side that the error depends on.
+    - `generator`: the randomness of the tables.
 
     **Raises:** `ValueError` for a negative scale, a width below 1, or a denoiser that predicts scores, which are ratios.
 
@@ -76,11 +77,11 @@ class Perturbed(WrappedDenoiser):
         """
         length, nobody = z.shape[1], self.tables.shape[1] - 1
         around = torch.nn.functional.pad(z, (self.width, self.width), value=nobody)
-        starts = [i for i in range(2 * self.width + 1) if i != self.width]  # the token itself is left out
+        starts = [i for i in range(2 * self.width + 1) if i != self.width]  # excludes the token itself
         beside = [around[:, i : i + length] for i in starts]
         parts = [table[v if rows is None else v[rows]] for table, v in zip(self.tables, beside, strict=True)]
         return torch.stack(parts).sum(0) / len(parts) ** 0.5
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"{self.scale:g}"

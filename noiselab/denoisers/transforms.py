@@ -1,7 +1,7 @@
-"""Changes of the prediction: temperature, truncation, support. Each wraps a denoiser.
+"""Transforms of the prediction: temperature, truncation, support. Each wraps a denoiser.
 
-All act on x_hat. Truncating the reverse transition instead would depend on the number of steps. Whatever is cut, the most
-probable token stays, so that no row is left without mass.
+All act on x_hat; the effect of truncating the reverse transition would depend on the number of steps. Truncation always
+keeps the most probable token, so that every row has mass.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Temperature(Transform):
 
     **Arguments:**
 
-    - `temperature`: positive; below 1 sharpens.
+    - `temperature`: positive; values below 1 sharpen the prediction.
     """
 
     def __init__(self, inner: Denoiser, temperature: float | int):
@@ -43,22 +43,22 @@ class Temperature(Transform):
         self.temperature = temperature
 
     def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
-        """Logits / temperature; at least float32, for half precision has no room for what a low temperature makes."""
+        """Logits / temperature; at least float32, because low temperatures overflow half precision."""
         return logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"{self.temperature:g}"
 
 
 class TopK(Transform):
-    """The k most probable tokens, and those as probable as the last of them.
+    """Keeps the k most probable tokens, and all tokens with the probability of the k-th.
 
     **Arguments:**
 
-    - `k`: at least 1; from the size of the vocabulary on, nothing is cut.
+    - `k`: at least 1; values of at least the vocabulary size have no effect.
 
-    **Raises:** `ValueError` for another k.
+    **Raises:** `ValueError` if k is less than 1.
 
     **Source:** Fan et al. (2018), arXiv 1805.04833.
 
@@ -90,12 +90,12 @@ class TopK(Transform):
         return logits.masked_fill(logits < last, -torch.inf)
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"{self.k}"
 
 
 class TopP(Transform):
-    """The smallest set of most probable tokens whose mass reaches p; the token that crosses p is kept.
+    """Keeps the smallest set of most probable tokens whose mass reaches p, including the token that crosses p.
 
     **Arguments:**
 
@@ -111,10 +111,10 @@ class TopP(Transform):
         self.p = p
 
     def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
-        """Tokens behind the crossing one get no mass."""
+        """Tokens after the crossing one get no mass."""
         if self.p == 1:
             return logits
-        # Sorted before the softmax, which may round the two most probable tokens to one number.
+        # Sorted before the softmax, which may round the two most probable tokens to the same value.
         logits_down, index = logits.to(torch.promote_types(logits.dtype, torch.float32)).sort(-1, descending=True)
         value = logits_down.softmax(-1)
         # Float32 probabilities do not add up to 1 exactly.
@@ -124,12 +124,12 @@ class TopP(Transform):
         return logits.masked_fill(torch.zeros_like(drop).scatter(-1, index, drop), -torch.inf)
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"{self.p:g}"
 
 
 class MinP(Transform):
-    """Tokens at least p times as probable as the most probable one.
+    """Keeps tokens that are at least p times as probable as the most probable one.
 
     **Arguments:**
 
@@ -152,16 +152,16 @@ class MinP(Transform):
         return logits.masked_fill(wide < wide.amax(-1, keepdim=True) + self.log_p, -torch.inf)
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"{self.p:g}"
 
 
 class Support(Transform):
-    """Only some tokens.
+    """Restricts predictions to some tokens.
 
     **Arguments:**
 
-    - `support`: Bool [state], the tokens that keep their mass; at least one.
+    - `support`: the tokens that keep their mass, Bool [state]; at least one.
     """
 
     support: Tensor
@@ -169,7 +169,7 @@ class Support(Transform):
     def __init__(self, inner: Denoiser, support: TokenSet):
         super().__init__(inner)
         if not support.any():
-            raise ValueError("support must hold at least one token; got none")
+            raise ValueError("support must contain at least one token; got none")
         self.register_buffer("support", support)
 
     def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
@@ -177,20 +177,21 @@ class Support(Transform):
         return logits.masked_fill(~self.support, -torch.inf)
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"{int(self.support.sum())} of {len(self.support)} tokens"
 
 
 class Suppress(Transform):
-    """All tokens but some: what `Support` says by those that stay, said by those that go.
+    """Excludes some tokens from predictions, as the complement of `Support`.
 
-    Samplers leave the mask out by themselves. Of the tokens that data can contain, one must stay.
+    Samplers exclude the mask themselves. At least one token of the data must remain.
 
     **Arguments:**
 
-    - `tokens`: the tokens that get no mass, as numbers.
+    - `tokens`: the ids of the tokens that get no mass.
 
-    **Raises:** `ValueError` for a negative token; when first asked, for one outside the vocabulary, or if none would stay.
+    **Raises:** `ValueError` for a negative token; on the first call, for one outside the vocabulary, or if none
+    remains.
 
     **Example:**
 
@@ -212,7 +213,7 @@ class Suppress(Transform):
         every = sorted({int(token) for token in tokens})
         if every and every[0] < 0:
             raise ValueError(f"tokens must not be negative; got {every[0]}")
-        # Known without a look at the tensor, which would make a GPU wait.
+        # Stored, because reading the tensor would synchronize with a GPU.
         self.count, self.largest = len(every), max(every, default=-1)
         self.register_buffer("tokens", torch.tensor(every, dtype=torch.long))
 
@@ -226,5 +227,5 @@ class Suppress(Transform):
         return logits.index_fill(-1, self.tokens.to(logits.device), -torch.inf)
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"{self.count} token{'s' * (self.count != 1)}"

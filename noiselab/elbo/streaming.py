@@ -1,7 +1,7 @@
-"""The bound and its closed-form gradient in a few passes over chunks of rows that stay in cache.
+"""The bound and its closed-form gradient in a few passes over chunks of rows that fit into the cache.
 
-Scalars of a token are float64; the sums over the vocabulary run in the dtype of the logits, at least float32. Besides
-the gradient, only three work buffers of `CHUNK_BYTES` are held.
+Scalars of a token are float64; sums over the vocabulary use the dtype of the logits, at least float32. Besides the
+gradient, only three work buffers of `CHUNK_BYTES` are allocated.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from .tokens import NoiseOnData, TokenTerms
 
-CHUNK_BYTES = 1 << 22  # of one work buffer: smaller ones cost more in small operations than their better caching saves
+CHUNK_BYTES = (
+    1 << 22
+)  # size of a work buffer; with smaller ones, the overhead of operations exceeds the benefit of the cache
 
 
 def stream(
@@ -23,7 +25,7 @@ def stream(
     grad: Tensor | None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Tensor:
-    """The integrand for every row [n], float64; its gradient is written to `grad` [n, state] where that is given."""
+    """The integrand for every row [n], float64; its gradient is written to `grad` [n, state] if given."""
     n, states = logits.shape
     dtype = torch.promote_types(logits.dtype, torch.float32)
     step = max(1, min(n, chunk_bytes // (states * dtype.itemsize)))
@@ -45,7 +47,7 @@ def stream(
 
 
 def spans(n: int, step: int) -> Iterator[tuple[int, int]]:
-    """Ranges of at most `step` of n rows."""
+    """Ranges of at most `step` rows that cover n rows."""
     return ((i, min(i + step, n)) for i in range(0, n, step))
 
 
@@ -61,10 +63,10 @@ def _chunk(
 ) -> tuple[Tensor, Tensor]:
     """The logsumexp over the data and sum_S b log1p(a u / b) of a few rows; the gradient is left in `e`.
 
-    `v` and `r` are scratch: fresh memory for each operation would cost more than the arithmetic.
+    `v` and `r` are scratch buffers: allocating memory for each operation would cost more than the arithmetic.
     """
     z_sum, lse = _exponentials(logits, off, e)
-    # a u = scale * e. Where the signal is spent, noise must still be divisible by it.
+    # a u = scale * e. Clamped, because the noise is divided by the signal even where it is 0.
     a = tokens.a.clamp(min=1e-30)
     scale = a / z_sum
     if noise is None:
@@ -90,7 +92,7 @@ class _Sums(NamedTuple):
 
 
 def _over_column(b: Tensor, scale: Tensor, e: Tensor, v: Tensor) -> _Sums:
-    """Noise that is constant over the data: every factor is a column, and e becomes s = a u / b."""
+    """For noise that is constant over the data: every factor is a column, and e becomes s = a u / b."""
     kl = _sum_log1p(e.mul_((scale / b).to(e.dtype)[:, None]), v) * b
     torch.add(e, 1, out=v)
     torch.div(e, v, out=v)  # h
@@ -98,7 +100,7 @@ def _over_column(b: Tensor, scale: Tensor, e: Tensor, v: Tensor) -> _Sums:
 
 
 def _over_product(column: Tensor, row: Tensor, scale: Tensor, e: Tensor, v: Tensor, r: Tensor) -> _Sums:
-    """Noise that is one row at all times, up to a factor: nothing of its size is built."""
+    """For noise that is one row at all times, up to a factor; no tensor of its size is allocated."""
     torch.mul(e, (scale / column).to(e.dtype)[:, None], out=v)
     log = torch.log1p(v.div_(row), out=r)
     kl = torch.mv(log, row).double() * column
@@ -107,7 +109,7 @@ def _over_product(column: Tensor, row: Tensor, scale: Tensor, e: Tensor, v: Tens
 
 
 def _over_rows(noise: NoiseOnData, scale: Tensor, e: Tensor, v: Tensor, b: Tensor) -> _Sums:
-    """Any other noise, of which b / scale is built in `b`."""
+    """For any other noise; b / scale is computed in `b`."""
     noise.over(scale, e.dtype, out=b)
     kl = torch.div(e, b, out=v).log1p_().mul_(b).sum(-1).double() * scale
     torch.div(b, torch.add(e, b, out=v), out=v).mul_(e)
@@ -120,7 +122,7 @@ def _exponentials(logits: Tensor, off: Tensor | None, e: Tensor) -> tuple[Tensor
         top = logits.amax(-1, keepdim=True).to(e.dtype)
         torch.sub(logits, top, out=e)
     else:
-        # Excluded before the largest is taken, so that a huge logit of an impossible token cannot underflow the rest.
+        # Excluded before taking the maximum, so that a large logit of an impossible token cannot underflow the others.
         e.copy_(logits).index_fill_(-1, off, -torch.inf)
         top = e.amax(-1, keepdim=True)
         e.sub_(top)

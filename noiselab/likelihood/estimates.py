@@ -1,4 +1,4 @@
-"""A number with its standard error."""
+"""Estimates with standard errors."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ class Estimate(NamedTuple):
 
     **Arguments:**
 
-    - `mean`: of the replicates.
+    - `mean`: the mean of the replicates.
     - `error`: the standard error of that mean.
 
     **Example:**
@@ -41,7 +41,7 @@ class Estimate(NamedTuple):
         return format(self, f".{digits}f")
 
     def distance(self, value: float | int) -> float:
-        """How many standard errors the mean lies above a value."""
+        """The distance of the mean above a value, in standard errors."""
         return (self.mean - value) / self.error if self.error > 0 else math.copysign(math.inf, self.mean - value)
 
 
@@ -51,21 +51,21 @@ def estimate(replicates: Float[Tensor, " replicates"]) -> Estimate:
     **Raises:** `ValueError` for fewer than two.
     """
     if len(replicates) < 2:
-        raise ValueError(f"an error needs at least two replicates; got {len(replicates)}")
+        raise ValueError(f"there must be at least two replicates for an error; got {len(replicates)}")
     values = replicates.double()
     return Estimate(values.mean().item(), (values.std() / len(values) ** 0.5).item())
 
 
 def average(draw: Callable[[], Times], repeats: int) -> Estimate:
-    """Repeat an estimate, and state the error by how much the repeats differ.
+    """Repeat an estimate and compute its standard error from the repeats.
 
-    Within one estimate times may be stratified, z shared, values paired: then its values are not independent, and their
-    spread says nothing about the error of their mean. Whole estimates are independent.
+    Within one estimate, times may be stratified, z shared or values paired. Its values are then not independent, and
+    their variance does not determine the error of their mean. Repeated estimates are independent.
 
     **Arguments:**
 
-    - `draw`: makes one estimate from fresh randomness; a tensor is averaged over all its entries.
-    - `repeats`: at least 2; 20 give the error to about 16 per cent.
+    - `draw`: a function that computes one estimate with new randomness; a tensor is averaged over all its entries.
+    - `repeats`: the number of repeats, at least 2; with 20 the error is accurate to about 16 per cent.
 
     **Raises:** `ValueError` for fewer than two repeats.
 
@@ -76,7 +76,7 @@ def average(draw: Callable[[], Times], repeats: int) -> Estimate:
     import noiselab as nl
 
     generator = torch.Generator().manual_seed(0)
-    # The integral of t^2. Stratified times: the error is far below that of independent ones.
+    # The integral of t^2. With stratified times the error is far below that of independent ones.
     found = nl.likelihood.average(lambda: nl.stratified_times(100, generator=generator) ** 2, 20)
     assert abs(found.distance(1 / 3)) < 3 and found.error < 0.001
     ```

@@ -1,4 +1,4 @@
-"""Learning a process through the bound: gradients that know that the noisy tokens depend on what is learned."""
+"""Learning a process with the bound: gradients that account for the dependence of noisy tokens on its parameters."""
 
 from collections.abc import Sequence
 
@@ -22,23 +22,24 @@ def learned_nelbo(
     $$\tfrac12 \big(\nabla f(z) + \nabla f(z')\big)
     + \tfrac12 \big(f(z) - f(z')\big) \big(\nabla \log q_t(z \mid x) - \nabla \log q_t(z' \mid x)\big)$$
 
-    The second term is what plain backpropagation through `nelbo` leaves out: with the parameters the law of z changes,
-    too. It is the score-function gradient in which each draw is the other's baseline. Both draws are one batch for the
-    denoiser, whose gradient is the usual one.
+    Plain backpropagation through `nelbo` omits the second term: the distribution of z also depends on the parameters.
+    This term is the score-function gradient in which each draw is the baseline of the other. Both draws form one batch
+    for the denoiser, whose gradient is the usual one.
 
     **Arguments:**
 
-    - `process`: with parameters, such as `MonotoneNetwork` or `noiselab.schedules.LearnedConstant` in an
-      `Interpolation`. Without any, this is the mean of `nelbo` over two draws.
+    - `process`: a process with parameters, such as `MonotoneNetwork` or `noiselab.schedules.LearnedConstant` in an
+      `Interpolation`. Without parameters, the result is the mean of `nelbo` over two draws.
     - `x`: clean tokens.
-    - `t`: drawn by a law that does not depend on the parameters: [batch] or [batch, length].
-    - `generator`: for the draws of z.
+    - `t`: times from a distribution that does not depend on the parameters: [batch] or [batch, length].
+    - `generator`: the source of randomness for z.
 
     **Returns:** nats per sequence and unit of time. If the process keeps signal at the end of its domain, or has noise
     at its start, `prior_kl` and `reconstruction` depend on the parameters as well.
 
-    **Source:** Shi et al. (2024), arXiv 2406.04329, learn the schedules of GenMD4 so; the baseline is Salimans and
-    Knowles (2014), arXiv 1401.1022, and Kool et al. (2019), "Buy 4 REINFORCE samples, get a baseline for free!".
+    **Source:** Shi et al. (2024), arXiv 2406.04329, learn the schedules of GenMD4 in this way; the baseline is from
+    Salimans and Knowles (2014), arXiv 1401.1022, and Kool et al. (2019), "Buy 4 REINFORCE samples, get a baseline for
+    free!".
 
     **Example:**
 
@@ -67,7 +68,7 @@ def learned_nelbo(
 def leave_one_out_surrogate(
     first: PerSequence, second: PerSequence, log_first: PerSequence, log_second: PerSequence
 ) -> PerSequence:
-    """The mean of two losses, whose gradient also moves the law that they were drawn from.
+    """The mean of two losses, with a gradient that includes the distribution from which they were drawn.
 
     **Arguments:**
 
@@ -75,5 +76,5 @@ def leave_one_out_surrogate(
     - `log_first`, `log_second`: the logarithms of their probabilities.
     """
     score = log_first - log_second
-    # Zero in value: only its gradient counts.
+    # The last term has value 0 and contributes only its gradient.
     return (first + second) / 2 + (first - second).detach() / 2 * (score - score.detach())

@@ -1,4 +1,4 @@
-"""Time ranges and grids of times, checked."""
+"""Validation of time ranges and grids."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -6,13 +6,13 @@ from torch import Tensor
 from ..process import NoiseProcess
 from ..typing import Grid
 
-LOW = 1e-4  # lower end of the time range where nothing else is asked for
+LOW = 1e-4  # default lower end of the time range
 
 
 def time_range(
     process: NoiseProcess, low: float | int | None = None, high: float | int | None = None
 ) -> tuple[float, float]:
-    """The time range, checked, with its defaults.
+    """Validate a time range and fill in its defaults.
 
     **Raises:** `ValueError` unless it rises within the domain of the process.
     """
@@ -25,7 +25,7 @@ def time_range(
 
 
 def falling(process: NoiseProcess, times: Grid) -> Grid:
-    """A grid of times, checked, float64.
+    """Validate a grid of times and convert it to float64.
 
     **Raises:** `ValueError` unless it falls within the domain of the process.
     """
@@ -34,17 +34,17 @@ def falling(process: NoiseProcess, times: Grid) -> Grid:
     times, (low, high) = times.double(), process.domain
     if len(times) < 2 or not (times[1:] < times[:-1]).all():
         raise ValueError(f"times must fall from noise to data; got {times.tolist()}")
-    # A grid made in float32 may miss the ends by its rounding.
+    # A float32 grid may miss the ends by rounding.
     if times[0] > high + 1e-6 or times[-1] < low - 1e-6:
         raise ValueError(f"times must lie in [{low}, {high}]; got {times[0].item()} to {times[-1].item()}")
     return times.clamp(low, high)
 
 
 def require_range(t: Float[Tensor, "batch ..."], weight: Float[Tensor, "batch ..."], low: float, high: float) -> None:
-    """Drawn times must lie in the range, and their weights be high - low on average.
+    """Check that drawn times lie in the range and that their weights have mean high - low.
 
-    **Raises:** `ValueError` for times outside, or weights whose mean is another by a quarter and five standard errors:
-    those of another range, whose mean would be no bound.
+    **Raises:** `ValueError` if a time is outside, or the mean of the weights differs by more than a quarter and five
+    standard errors, which indicates weights of another range, for which the mean is not a bound.
     """
     if t.shape != weight.shape:
         raise ValueError(f"times and weights must have one shape; got {list(t.shape)} and {list(weight.shape)}")
@@ -57,5 +57,5 @@ def require_range(t: Float[Tensor, "batch ..."], weight: Float[Tensor, "batch ..
         if abs(mean - span) > 0.25 * span + 5 * error:
             raise ValueError(
                 f"times must run over the range of the bound, [{low:g}, {high:g}], with weights of mean {span:g}; got "
-                f"{mean:.3g} +- {error:.1g}: give low and high to both"
+                f"{mean:.3g} +- {error:.1g} (pass the same low and high to both)"
             )

@@ -1,4 +1,4 @@
-"""Processes composed of a signal and weighted noises."""
+"""Processes composed of a signal and a weighted sum of noises."""
 
 from collections.abc import Mapping
 from typing import no_type_check
@@ -16,22 +16,22 @@ from .validation import interior_times
 
 
 class Interpolation(InterpolatingProcess):
-    r"""A signal and any number of noises with any non-negative weights, normalised.
+    r"""A process composed of a signal and any number of noises with non-negative weights, normalised.
 
     $$C_t = w_0 + \sum_k w_k, \qquad \alpha_t = w_0 / C_t, \qquad b_t = \sum_k (w_k / C_t)\, u_k$$
 
-    A common positive factor of the weights changes nothing.
+    Only the ratios of the weights matter.
 
     **Arguments:**
 
     - `signal`: the weight $w_0$ of the clean token: a schedule, a function of time or a number.
     - `noises`: the weight $w_k$ of each mixing $u_k$.
-    - `support`: the tokens that data consist of, Bool [state]. By default all but those on which an `Absorbing` noise
-      puts its mass, alone or in a blend.
+    - `support`: the tokens that occur in data, Bool [state]. By default all except the tokens of `Absorbing` noises,
+      alone or in a blend.
     - `domain`: the times at which the process is used; weights and rates are checked there.
 
-    **Raises:** `ValueError` if mixings differ in size, a weight is negative, all vanish, or the result is no Markov
-    process (`validate`).
+    **Raises:** `ValueError` if mixings differ in size, a weight is negative, all weights vanish, or the process is not
+    Markov (`validate`).
 
     **Source:** von Ruette et al. (2025), arXiv 2503.04482, generalised to any number of noises.
 
@@ -65,38 +65,36 @@ class Interpolation(InterpolatingProcess):
         if support is None and special:
             support = ~torch.isin(torch.arange(self.vocab_size), torch.tensor(special))
             if not support.any():
-                raise ValueError(
-                    "an absorbing token that data do not contain must leave others; got a vocabulary of it"
-                )
+                raise ValueError("the support must not be empty; got absorbing noise on the whole vocabulary")
         self.support = None if support is None else support.clone()
         self.validate()
 
     def raw_weights(self, t: Elementwise) -> Float[Tensor, "*batch parts"]:
-        """The weights, the signal's first; what rounding has made negative is 0."""
+        """The weights, the signal's first; values that are negative by rounding are set to 0."""
         return self._written(t).clamp(min=0)
 
     def alpha(self, t: Elementwise) -> Elementwise:
-        """The signal's share of all weights."""
+        """The normalised weight of the signal."""
         return self._shares(t)[..., 0]
 
     def mixing(self, t: Elementwise) -> ElementwiseProbs:
         """The normalised noise, dense; at a time without noise, its limit from the right, or all parts evenly."""
         shares = self._shares(t)[..., 1:]
-        # 0/0 where there is no noise yet: there the limit is taken just inside.
+        # 0/0 where there is no noise yet; the limit is evaluated just inside.
         shares = torch.where(shares.sum(-1, keepdim=True) > 0, shares, self._shares(t + 1e-9)[..., 1:])
-        # No noise for longer, or too little for float64: nothing is replaced, and any distribution is right.
+        # If there is still no noise, or too little for float64, no token is replaced, and any distribution is correct.
         shares = torch.where(shares.sum(-1, keepdim=True) > 0, shares, 1 / shares.shape[-1])
-        # Normalised first: products with shares near the smallest float would round to 0.
+        # Normalised first, because products with weights near the smallest float would round to 0.
         return NoiseMass(shares / shares.sum(-1, keepdim=True), self._mixings(), t).dense()
 
     def noise(self, t: TokenTimes) -> NoiseMass:
-        """The noises' shares of all weights, on their mixings."""
+        """The mixings with the normalised weights of the noises."""
         return NoiseMass(self._shares(t)[..., 1:], self._mixings(), t)
 
     def validate(self, times: int = 64) -> None:
-        """Check the weights, then what every process must obey.
+        """Check the weights, then the conditions on every process.
 
-        **Raises:** `ValueError` that says what fails and where.
+        **Raises:** `ValueError` that states what fails and where.
         """
         low, high = self.domain
         grid = interior_times(self.domain, times).to(self.device)
@@ -105,7 +103,7 @@ class Interpolation(InterpolatingProcess):
             check_weights(self._written(t), t, (self.signal, *self.weights))
         super().validate(times)
 
-    # Asked at every call of what is public, and checked there.
+    # Internal, called by the public methods, which check shapes.
 
     @no_type_check
     def _written(self, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Ready-made processes, a few lines each, with their paper: one file a family."""
+"""Published processes, in a few lines each, with their sources: one file per family."""
 
 from .coarse import Coarse
 from .discrete import absorbing_betas, cosine_betas, d3pm

@@ -1,4 +1,4 @@
-"""Tokens that turn into coarser ones before they are masked."""
+"""Coarse-to-fine noise: tokens are replaced by coarser ones before they are masked."""
 
 import torch
 from jaxtyping import Float, Int
@@ -11,22 +11,23 @@ from ..typing import Elementwise, Probs, Times, Tokens
 
 
 class Coarse(TokenDependentProcess):
-    r"""First a token becomes the token of its class, then all become masks.
+    r"""Tokens are first replaced by the token of their class, then by masks.
 
     $$q_t(\cdot \mid x) = u_t \big[ f_t\, e_x + (1 - f_t)\, e_{parent(x)} \big] + (1 - u_t)\, e_{mask}$$
 
-    Read backwards, a model first decides on a class and then on a token of it. Both steps are semigroups that commute,
-    hence $f_{t \mid s} = f_t / f_s$, likewise u, and the process is a Markov process for any falling f and u.
+    In the reverse process, a model first predicts a class and then a token of it. Both steps are commuting semigroups,
+    hence $f_{t \mid s} = f_t / f_s$, likewise for u, and the process is Markov for any decreasing f and u.
 
     **Arguments:**
 
-    - `parent`: the coarse token of each token; coarse tokens and the mask are their own. Data consist of the others.
+    - `parent`: the coarse token of each token; coarse tokens and the mask are their own parents. Data consist of the
+      others.
     - `mask_id`: the mask token.
-    - `fine`: the share $f_t$ of tokens that have not turned coarse, falling from 1; by default $(1 - t)^2$.
-    - `unmasked`: the share $u_t$ of tokens that are no masks, falling from 1 to 0; by default 1 - t.
+    - `fine`: the fraction $f_t$ of tokens that are not coarse yet, decreasing from 1; by default $(1 - t)^2$.
+    - `unmasked`: the fraction $u_t$ of tokens that are not masks, decreasing from 1 to 0; by default 1 - t.
 
     **Raises:** `ValueError` if a parent has another parent, the mask has one, no token is left for the data, or the
-    shares do not fall from 1.
+    fractions do not decrease from 1.
 
     **Source:** in the manner of Austin et al. (2021), arXiv 2107.03006, appendix A.2, where structure enters by
     transition matrices; the continuous-time form is derived on the theory page.
@@ -37,7 +38,7 @@ class Coarse(TokenDependentProcess):
     import torch
     from noiselab.processes import Coarse
 
-    # Tokens 0 and 1 are of class 4, 2 and 3 of class 5; 6 is the mask.
+    # Tokens 0 and 1 belong to class 4, 2 and 3 to class 5; 6 is the mask.
     process = Coarse(torch.tensor([4, 4, 5, 5, 4, 5, 6]), mask_id=6)
     assert process.support.tolist() == [True] * 4 + [False] * 3
     ```
@@ -74,11 +75,11 @@ class Coarse(TokenDependentProcess):
         self.validate()
 
     def shares(self, t: Elementwise) -> Float[Tensor, "*batch two"]:
-        """The shares of tokens that are still fine, and that are no masks."""
+        """The fractions of tokens that are not coarse yet, and that are not masks."""
         return torch.stack([self.fine(t), self.unmasked(t)], -1).double()
 
     def alpha(self, t: Elementwise) -> Elementwise:
-        """Neither coarse nor masked."""
+        """The probability that a token is neither coarse nor masked."""
         return self.shares(t).prod(-1)
 
     def mixing(self, t: Elementwise) -> Float[Tensor, "*batch state state"]:
@@ -88,7 +89,7 @@ class Coarse(TokenDependentProcess):
         noise = unmasked * (1 - fine) * eye[self.parent] + (1 - unmasked) * eye[self.mask_id]
         return noise / noise.sum(-1, keepdim=True)
 
-    # A row has three entries at most: the token, its parent and the mask.
+    # A row has at most three entries: the token, its parent and the mask.
 
     def marginal(self, x: Tokens | Probs, t: Times) -> Probs:
         """The law of the noisy token: x, its coarse token, the mask."""
@@ -101,11 +102,11 @@ class Coarse(TokenDependentProcess):
         return unmasked * (fine * x + (1 - fine) * parents) + (1 - unmasked) * mask * x.sum(-1, keepdim=True)
 
     def likelihood(self, z: Tokens, t: Times) -> Probs:
-        """How probable the noisy token is, for each clean token."""
+        """The probability of the noisy token for each clean token."""
         return self._column(z, self.shares(as_token_times(t, z)))
 
     def corrupt(self, x: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
-        """Two uniform numbers a token: whether it has turned coarse, and whether it is masked."""
+        """Two uniform numbers per token: whether it is coarse, and whether it is masked."""
         u = uniforms(*x.shape, 2, generator=generator, device=x.device)
         fine, unmasked = (u < self.shares(as_token_times(t, x))).unbind(-1)
         return torch.where(unmasked, torch.where(fine, x, self.parent[x]), self.mask_id)

@@ -1,4 +1,4 @@
-"""Markov chains in T steps, given by the noise that each step adds."""
+"""Discrete-time Markov chains in T steps, given by the noise that each step adds."""
 
 import math
 
@@ -13,11 +13,11 @@ from ..typing import Elementwise, Grid, TokenSet
 
 
 class Steps(Exact, Schedule):
-    r"""Values at the times 0, 1/T, ..., 1, and straight lines between them.
+    r"""A schedule given by values at the times 0, 1/T, ..., 1, interpolated linearly.
 
     **Arguments:**
 
-    - `values`: T + 1 of them.
+    - `values`: the T + 1 values.
     """
 
     values: Tensor
@@ -42,22 +42,22 @@ class Steps(Exact, Schedule):
 
 
 def d3pm(noise: Mixing, betas: Grid, *, support: TokenSet | None = None) -> Interpolation:
-    r"""A Markov chain of T steps, of which step k replaces a token with probability $\beta_k$.
+    r"""D3PM: a Markov chain of T steps, in which step k replaces a token with probability $\beta_k$.
 
     $$q(z_k \mid z_{k-1}) = (1 - \beta_k)\, 1[z_k = z_{k-1}] + \beta_k\, \pi(z_k), \qquad
     \alpha_{k/T} = \prod_{j \le k} (1 - \beta_j)$$
 
-    The process has these laws at the times k/T, and straight lines of $\alpha$ between them, so that whatever takes a
-    process takes the chain too; at k/T the rate is that of the step that follows. Its bound is the discrete one
+    The process has these distributions at the times k/T and interpolates $\alpha$ linearly between them, so that the
+    chain can be used like any process; the rate at k/T is that of the following step. Its bound is the discrete one
     (`discrete_bound`) on the grid `torch.linspace(1, 0, T + 1)`.
 
     **Arguments:**
 
     - `noise`: $\pi$, for example `Absorbing` or `Uniform`.
-    - `betas`: $\beta_1, \dots, \beta_T$ in (0, 1); the last may be 1. Together they must leave no signal.
-    - `support`: the tokens that data consist of, as for `Interpolation`.
+    - `betas`: $\beta_1, \dots, \beta_T$ in (0, 1); the last may be 1. Together they must remove the signal.
+    - `support`: the tokens that occur in data, as for `Interpolation`.
 
-    **Raises:** `ValueError` for betas outside these ranges, or that leave a signal above 0.001.
+    **Raises:** `ValueError` if betas are out of range or leave a signal above 0.001.
 
     **Source:** Austin et al. (2021), "Structured Denoising Diffusion Models in Discrete State-Spaces" (D3PM), arXiv
     2107.03006, section 3; their predicted chain $\sum_v q(z_{k-1}, z_k \mid v)\, \hat x_v$ is `process.posterior`.
@@ -79,13 +79,13 @@ def d3pm(noise: Mixing, betas: Grid, *, support: TokenSet | None = None) -> Inte
     betas = betas.detach().double()
     if len(betas) == 0 or not ((betas > 0) & (betas <= 1)).all() or (betas[:-1] == 1).any():
         shown = f"{betas.min().item():.4g} to {betas.max().item():.4g}" if len(betas) else "none"
-        raise ValueError(f"betas must lie in (0, 1), of which only the last may be 1; got {shown}")
+        raise ValueError(f"betas must lie in (0, 1), except that the last may be 1; got {shown}")
     alpha = torch.cat([torch.ones_like(betas[:1]), (1 - betas).cumprod(0)])
     return Interpolation(Steps(alpha), {noise: Steps(1 - alpha)}, support=support)
 
 
 def absorbing_betas(steps: int) -> Grid:
-    r"""$\beta_k = 1 / (T - k + 1)$: the same share of all tokens is destroyed in each of T steps.
+    r"""$\beta_k = 1 / (T - k + 1)$: each of T steps corrupts the same fraction of all tokens.
 
     **Arguments:**
 
@@ -99,7 +99,7 @@ def absorbing_betas(steps: int) -> Grid:
 
 
 def cosine_betas(steps: int, offset: float = 0.008, largest: float = 0.999) -> Grid:
-    r"""The betas of a signal that falls as a cosine, as D3PM takes them for uniform noise.
+    r"""The betas of a cosine signal, as used by D3PM for uniform noise.
 
     $$\beta_k = \min\Big(1 - \frac{g(k/T)}{g((k-1)/T)},\ 0.999\Big), \qquad
     g(t) = \cos\Big(\frac{t + 0.008}{1.008} \frac{\pi}{2}\Big)$$
@@ -107,8 +107,8 @@ def cosine_betas(steps: int, offset: float = 0.008, largest: float = 0.999) -> G
     **Arguments:**
 
     - `steps`: T.
-    - `offset`: shifts the start of the cosine.
-    - `largest`: no beta is larger.
+    - `offset`: the shift of the cosine at the start.
+    - `largest`: the maximum beta.
 
     **Returns:** T numbers, float64.
 

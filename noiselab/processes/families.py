@@ -1,4 +1,4 @@
-"""Ready-made processes by name, from settings that a file can hold."""
+"""Processes by name, from JSON settings."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -11,23 +11,25 @@ from ..schedules import Schedule
 
 Make = TypeVar("Make", bound=Callable[..., NoiseProcess])
 FAMILIES: dict[str, Callable[..., NoiseProcess]] = {}
-"""Name -> what makes the process, from keyword arguments. Put your own in, and models trained on it are restored with it."""
+"""Name -> function that builds the process from keyword arguments. Register your own so that models trained on it can
+be loaded.
+"""
 SIGNALS = ("cosine", "cosine_md4", "cosine_squared", "geometric", "linear", "log_linear", "polynomial")
 
 
 def family(make: Make) -> Make:
-    """Decorator of what makes a process from JSON arguments: puts it into `FAMILIES`, so that its models are restored."""
+    """Decorator that registers a function that builds a process from JSON arguments, so that its models can be loaded."""
     FAMILIES[make.__name__] = make
     return make
 
 
 def process_from(settings: Mapping[str, Any]) -> NoiseProcess:
-    """The process that settings describe: `family`, a name in `FAMILIES`, and the arguments of what makes it.
+    """Build a process from settings: `family`, a name in `FAMILIES`, and the arguments of its function.
 
     Arguments are JSON: numbers, strings, lists. A `signal` is the name of a schedule, or a mapping of `name` and its arguments;
     `frequencies` and `support` are lists with an entry for each token.
 
-    **Raises:** `ValueError` for a family that is not there, or arguments that it does not take.
+    **Raises:** `ValueError` for an unknown family or invalid arguments.
 
     **Example:**
 
@@ -42,7 +44,7 @@ def process_from(settings: Mapping[str, Any]) -> NoiseProcess:
     family = given.pop("family", None)
     if family not in FAMILIES:
         raise ValueError(
-            f"family must be one of {sorted(FAMILIES)}, or one that was put into noiselab.processes.FAMILIES; got {family!r}"
+            f"family must be one of {sorted(FAMILIES)}, or registered in noiselab.processes.FAMILIES; got {family!r}"
         )
     if "signal" in given:
         given["signal"] = _signal(given["signal"])
@@ -53,7 +55,7 @@ def process_from(settings: Mapping[str, Any]) -> NoiseProcess:
     try:
         return FAMILIES[family](**given)
     except TypeError as error:
-        raise ValueError(f"the settings of {family!r} must be arguments that it takes; {error}") from error
+        raise ValueError(f"the settings of {family!r} must be its arguments; {error}") from error
 
 
 def _signal(given: Any) -> Schedule:
@@ -65,4 +67,4 @@ def _signal(given: Any) -> Schedule:
     try:
         return getattr(schedules, name)(**arguments)
     except TypeError as error:
-        raise ValueError(f"the arguments of {name!r} must be those that it takes; {error}") from error
+        raise ValueError(f"the arguments of {name!r} must be valid; {error}") from error

@@ -1,4 +1,4 @@
-"""Masks and other tokens together: GIDD's hybrid noise."""
+"""GIDD's hybrid noise of masks and other tokens."""
 
 from collections.abc import Callable
 
@@ -16,14 +16,14 @@ def gidd(*, vocab_size: int, mask_id: int, p_uniform: float | int, gamma: float 
 
     $$w_0 = 1 - t, \quad w_{mask} = t, \quad w_{uniform} = B\,(t(1-t))^{\gamma/2}, \quad B = 2^\gamma \frac{p_u}{1 - p_u}$$
 
-    The share of uniform tokens peaks at t = 1/2, where it is `p_uniform`.
+    The fraction of uniform tokens has its maximum `p_uniform` at t = 1/2.
 
     **Arguments:**
 
     - `vocab_size`: number of tokens, the mask included.
     - `mask_id`: the mask token, which data do not contain.
-    - `p_uniform`: in [0, 1); 0 is exactly masking.
-    - `gamma`: in (0, 2]; beyond 2 the uniform noise would have to fall faster than a Markov process can.
+    - `p_uniform`: the fraction of uniform tokens at t = 1/2, in [0, 1); 0 gives absorbing noise.
+    - `gamma`: in (0, 2]; above 2 the uniform noise would have to decrease faster than is possible for a Markov process.
 
     **Raises:** `ValueError` for arguments outside these ranges.
 
@@ -46,7 +46,7 @@ def gidd(*, vocab_size: int, mask_id: int, p_uniform: float | int, gamma: float 
 def hybrid(
     mask: Absorbing, words: Callable[[], Mixing], share: float | int, gamma: float | int, name: str
 ) -> Interpolation:
-    """GIDD's weights on a mask and on any noise `words()`, whose share at t = 1/2 is `share`, called `name`."""
+    """GIDD's weights on a mask and on any noise `words()` with fraction `share` at t = 1/2; `name` is used in messages."""
     if not 0 <= share < 1:
         raise ValueError(f"{name} must lie in [0, 1); got {share}")
     if not 0 < gamma <= 2:
@@ -65,7 +65,7 @@ def gidd_v1_0(*, vocab_size: int, mask_id: int, p_uniform: float | int, gamma: f
     $$w_0 = (1-t)^\gamma - c_t, \quad w_{mask} = t^\gamma, \quad w_{uniform} = (V - 1)\, c_t, \quad
     c_t = B\,(t(1-t))^{\gamma/2}, \quad \frac1B = 1 + \frac{1 - p_u}{p_u} \frac{V}{2}$$
 
-    It differs from the paper's process (`gidd`) by terms of order 1/V. Its signal reaches 0 shortly before t = 1, at
+    It differs from the paper's process (`gidd`) by terms of order 1/V. Its signal is 0 slightly before t = 1, at
     $t = 1/(1 + B^{2/\gamma})$, where its domain ends.
 
     **Arguments:**
@@ -95,7 +95,7 @@ def gidd_v1_0(*, vocab_size: int, mask_id: int, p_uniform: float | int, gamma: f
     mask, words = Absorbing(mask_id, vocab_size), torch.arange(vocab_size) != mask_id
     scale = 1 / (1 + (1 - p_uniform) / p_uniform * vocab_size / 2)
     c = scale * (t * (1 - t)) ** (gamma / 2)
-    # A hair earlier: rounding must not make the signal negative there.
+    # Slightly earlier, so that rounding does not make the signal negative.
     end = (1 - 1e-9) / (1 + scale ** (2 / gamma))
     noises = {mask: t**gamma, Uniform(words): (vocab_size - 1) * c}
     return Interpolation((1 - t) ** gamma - c, noises, domain=(0.0, end))

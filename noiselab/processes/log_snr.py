@@ -1,4 +1,4 @@
-"""Masks and uniform tokens as functions of the log signal-to-noise ratio."""
+"""Hybrid noise of masks and uniform tokens, parametrised by the log signal-to-noise ratio."""
 
 import math
 
@@ -19,26 +19,27 @@ def log_snr_hybrid(
     shift: float | int = 0.0,
     log_snr: tuple[float | int, float | int] = (-9.0, 9.0),
 ) -> Interpolation:
-    r"""Hybrid noise of masking and uniform tokens, written in the log signal-to-noise ratio $\lambda$.
+    r"""Hybrid noise of masking and uniform tokens, parametrised by the log signal-to-noise ratio $\lambda$.
 
     $$q_\lambda = \sigma(\lambda)\, x + \sigma(-\lambda)\, \pi_\lambda, \qquad
     \pi_\lambda = \sigma(a\lambda + b)\, u + \sigma(-a\lambda - b)\, m, \qquad
     \lambda_t = \lambda_{max} - (\lambda_{max} - \lambda_{min})\, t$$
 
-    With a > 0 a token is first replaced by others and later masked. As $\lambda$ falls, each noise must grow in proportion
-    to the signal: this is a Markov process if and only if $|a|\, \sigma(-\mathrm{sgn}(a)(a \lambda_{min} + b)) \le 1$, so
-    for every $|a| \le 1$. At both ends a little noise or signal is left: the bound needs `reconstruction` at t = 0 and
-    `prior_kl` at t = 1.
+    With a > 0 tokens are first replaced by others and later masked. As $\lambda$ decreases, each noise must grow
+    relative to the signal: this is a Markov process if and only if
+    $|a|\, \sigma(-\mathrm{sgn}(a)(a \lambda_{min} + b)) \le 1$, hence for every $|a| \le 1$. A little noise or signal
+    remains at the ends: the bound needs `reconstruction` at t = 0 and `prior_kl` at t = 1.
 
     **Arguments:**
 
     - `vocab_size`: number of tokens, the mask included.
     - `mask_id`: the mask token, which data do not contain.
-    - `scale`: a, the slope with which uniform noise gives way to masks.
-    - `shift`: b: where it does; 1000 and -1000 are purely uniform and purely masking, as released.
+    - `scale`: a, the slope of the transition from uniform noise to masks.
+    - `shift`: b, the position of the transition; 1000 and -1000 give purely uniform and purely absorbing noise, as
+      released.
     - `log_snr`: $\lambda_{min}$ and $\lambda_{max}$, in nats; at least 7 away from 0, so that t = 0 is clean and t = 1 noise.
 
-    **Raises:** `ValueError` for a range or scale that is no process.
+    **Raises:** `ValueError` if the range or scale does not define a process.
 
     **Source:** von Ruette et al. (2025), "Scaling Behavior of Discrete Diffusion Language Models", arXiv 2512.10858;
     github.com/dvruette/gidd-easydel. The condition on the scale is derived on the page of this family.
@@ -61,7 +62,7 @@ def log_snr_hybrid(
         shrinking = "uniform noise" if scale > 0 else "masking"
         raise ValueError(
             f"scale must leave a Markov process, |scale| sigmoid(-sign(scale) (scale log_snr_min + shift)) <= 1, or "
-            f"{shrinking} would have to shrink faster than tokens are destroyed; got {steepest:.6g} for scale "
+            f"{shrinking} would have to shrink faster than tokens are corrupted; got {steepest:.6g} for scale "
             f"{scale:g}, shift {shift:g}"
         )
     snr = high - (high - low) * t

@@ -1,10 +1,10 @@
-"""Masking: all noise on one token that data do not contain."""
+"""Masking (absorbing noise): all noise is on one token that does not occur in data."""
 
 from ..mixing import Absorbing
 from ..process import Interpolation
 from ..schedules import ScheduleLike
 from .families import family
-from .signals import LINEAR, rest
+from .signals import LINEAR, complement_of
 
 
 @family
@@ -33,4 +33,4 @@ def masked(*, vocab_size: int, mask_id: int, signal: ScheduleLike = LINEAR) -> I
     assert repr(process) == "Interpolation(1 - t ** 2, {Absorbing(4): 1 - (1 - t ** 2)})"
     ```
     """
-    return Interpolation(signal, {Absorbing(mask_id, vocab_size): rest(signal)})
+    return Interpolation(signal, {Absorbing(mask_id, vocab_size): complement_of(signal)})

@@ -1,4 +1,4 @@
-"""Tokens that wander among their neighbours before they are masked."""
+"""Neighbour noise: tokens move among their neighbours before they are masked."""
 
 import math
 from collections.abc import Callable
@@ -11,28 +11,28 @@ from ..process import TokenDependentProcess, as_token_times
 from ..schedules import ScheduleLike, as_schedule, t
 from ..typing import Elementwise, Probs, Times, Tokens
 
-TAIL = 1e-14  # probability of more hops than are counted
+TAIL = 1e-14  # probability of more hops than the series includes
 
 
 class Neighbours(TokenDependentProcess):
-    r"""A token hops from neighbour to neighbour, $\sigma_t$ hops on average, until it is masked.
+    r"""Tokens hop from neighbour to neighbour, $\sigma_t$ times on average, until they are masked.
 
     $$Q_t = u_t\, e^{-\sigma_t (I - K)} + (1 - u_t)\, 1 e_{mask}^\top, \qquad
     e^{-\sigma (I - K)} = \sum_n e^{-\sigma} \frac{\sigma^n}{n!} K^n$$
 
-    K holds the chances of a hop. A single hop, $\alpha I + (1 - \alpha) K$, would be no Markov process. The series is
-    applied to vectors, hop by hop, so that no matrix of [state, state] is built; with 50,000 tokens a bound still takes
-    seconds for a few dozen positions.
+    K contains the probabilities of a hop. A single hop, $\alpha I + (1 - \alpha) K$, would not be a Markov process. The
+    series is applied to vectors, hop by hop, so that no [state, state] matrix is computed; with 50,000 tokens a bound
+    takes seconds for a few dozen positions.
 
     **Arguments:**
 
-    - `index`: the neighbours of each token, [state, k]. Those of the mask are not read: it stays.
-    - `weight`: how often each of them is chosen, non-negative; the rows are normalised.
-    - `mask_id`: the mask token, which is nobody's neighbour.
-    - `hops`: $\sigma_t$, rising from 0; by default 2t.
-    - `unmasked`: the share $u_t$ of tokens that are no masks, falling from 1 to 0; by default 1 - t.
+    - `index`: the neighbours of each token, [state, k]. Those of the mask are ignored, because it does not move.
+    - `weight`: the probability of each neighbour, non-negative; rows are normalised.
+    - `mask_id`: the mask token, which must not be a neighbour of any token.
+    - `hops`: $\sigma_t$, increasing from 0; by default 2t.
+    - `unmasked`: the fraction $u_t$ of tokens that are not masks, decreasing from 1 to 0; by default 1 - t.
 
-    **Raises:** `ValueError` for neighbours or weights that do not fit, or hops that do not rise from 0.
+    **Raises:** `ValueError` if neighbours or weights are invalid, or hops do not increase from 0.
 
     **Source:** Austin et al. (2021), arXiv 2107.03006, appendix A.2.4, for noise among nearest neighbours in embedding
     space; uniformisation is Jensen (1953).
@@ -83,21 +83,21 @@ class Neighbours(TokenDependentProcess):
         most = self.hops(torch.tensor([self.domain[1]], dtype=torch.float64, device=index.device)).item()
         if not 0 < most < 1000:
             raise ValueError(f"hops must rise from 0 to a finite number, below 1000; got {most:g} at t = 1")
-        # Learned hops may come to more than they begin with.
+        # Learned hops may grow during training.
         self.terms = None if any(True for _ in self.hops.parameters()) else _terms(most)
         self.validate()
 
     def alpha(self, t: Elementwise) -> Elementwise:
-        """Neither a hop nor a mask."""
+        """The probability of no hop and no mask."""
         return self.unmasked(t) * (-self.hops(t)).exp()
 
     def kernel(self, t: Elementwise) -> Float[Tensor, "*batch state state"]:
-        """The matrices, by the series applied to the identity."""
+        """The transition matrices, by applying the series to the identity."""
         eye = torch.eye(self.vocab_size, dtype=torch.float64, device=t.device).expand(*t.shape, -1, -1)
         return self._law(eye, self.hops(t)[..., None, None], self.unmasked(t)[..., None, None])
 
     def mixing(self, t: Elementwise) -> Float[Tensor, "*batch state state"]:
-        """What is left of the matrices without the signal: one hop or more, or the mask."""
+        """The matrices conditioned on at least one hop or a mask."""
         eye = torch.eye(self.vocab_size, dtype=torch.float64, device=t.device).expand(*t.shape, -1, -1)
         unmasked = self.unmasked(t)[..., None, None]
         hopped = unmasked * self._series(eye, self.hops(t)[..., None, None], self._hop, first=1)
@@ -112,7 +112,7 @@ class Neighbours(TokenDependentProcess):
         return self._law(x.double(), self.hops(t)[..., None], self.unmasked(t)[..., None])
 
     def likelihood(self, z: Tokens, t: Times) -> Probs:
-        """How probable the noisy token is, for each clean token."""
+        """The probability of the noisy token for each clean token."""
         t = as_token_times(t, z)
         return self._column(z, self.hops(t), self.unmasked(t))
 
@@ -139,7 +139,7 @@ class Neighbours(TokenDependentProcess):
         return unmasked * self._series(x, hops, self._hop) + (1 - unmasked) * mask * x.sum(-1, keepdim=True)
 
     def _series(self, v: Tensor, hops: Tensor, step: Callable[[Tensor], Tensor], first: int = 0) -> Tensor:
-        """The mean of v after a Poisson number of hops, of which at least `first` are counted."""
+        """The mean of v after a Poisson number of hops, over numbers of at least `first`."""
         chance = (-hops).exp()
         total = chance * v if first == 0 else torch.zeros_like(chance * v)
         terms = _terms(hops.detach().max().item()) if self.terms is None else self.terms
@@ -166,7 +166,7 @@ class Neighbours(TokenDependentProcess):
 
 
 def _terms(hops: float) -> int:
-    """How many hops must be counted, so that more have a probability below `TAIL`."""
+    """The number of terms after which the remaining probability is below `TAIL`."""
     n, chance, seen = 0, math.exp(-hops), math.exp(-hops)
     while 1 - seen > TAIL and n < 20 + 10 * hops:
         n += 1

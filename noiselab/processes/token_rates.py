@@ -1,4 +1,4 @@
-"""Masking at a rate of its own for each class of tokens, which may be learned."""
+"""Masking with a separate, possibly learned rate for each class of tokens."""
 
 import torch
 from jaxtyping import Float, Int
@@ -12,20 +12,20 @@ from ..typing import Elementwise, ElementwiseProbs, PerToken, Probs, Times, Toke
 class TokenRates(TokenDependentProcess):
     r"""Masking whose signal depends on the token: $\alpha_t(x) = 1 - t^{w_x}$.
 
-    Tokens of large $w$ stay longer in the forward process, so that they come first in the reverse one. What has not
-    been masked says nothing about the others, but a mask does: tokens that are masked early are likelier behind it.
+    Tokens with large $w$ are masked later, so that they are generated first in the reverse process. An unmasked token
+    carries no information about others, but a mask does: tokens that are masked early are more likely at that position.
 
     $$\text{bound} = \sum_y \frac{-\alpha_t'(y)}{1 - \alpha_t(y)}
     \big( \mu_y - 1[y = x] - 1[y = x] \log \mu_y \big) \text{ at a mask, with } \mu = p(x \mid z)$$
 
     **Arguments:**
 
-    - `powers`: the exponents $w$, positive: one for each class of tokens.
+    - `powers`: the exponents $w$, positive, one for each class of tokens.
     - `mask_id`: the mask token, which data do not contain.
-    - `classes`: the class of each token; by default every token is a class of its own.
+    - `classes`: the class of each token; by default every token is its own class.
     - `learned`: whether the exponents are parameters; train them with `learned_nelbo`.
 
-    **Raises:** `ValueError` for exponents that are not positive, or classes that do not fit.
+    **Raises:** `ValueError` if exponents are not positive, or classes are out of range.
 
     **Source:** Shi et al. (2024), "Simplified and Generalized Masked Diffusion for Discrete Data", arXiv 2406.04329,
     section 6 (GenMD4).
@@ -84,10 +84,10 @@ class TokenRates(TokenDependentProcess):
         mask = torch.arange(self.vocab_size, device=t.device) == self.mask_id
         return mask.to(t).expand(*t.shape, self.vocab_size, -1)
 
-    # The matrices have entries on the diagonal and in the mask's column only.
+    # The matrices have entries only on the diagonal and in the column of the mask.
 
     def marginal(self, x: Tokens | Probs, t: Times) -> Probs:
-        """The law of the noisy token: what is left of x, and the mask."""
+        """The law of the noisy token: x with its signal, or the mask."""
         if not x.is_floating_point():
             x = nn.functional.one_hot(x.long(), self.vocab_size)
         share = self.masked_share(as_token_times(t, x[..., 0]))
@@ -95,16 +95,16 @@ class TokenRates(TokenDependentProcess):
         return x * (1 - share) + masked * (torch.arange(self.vocab_size, device=x.device) == self.mask_id)
 
     def likelihood(self, z: Tokens, t: Times) -> Probs:
-        """How probable the noisy token is, for each clean token."""
+        """The probability of the noisy token for each clean token."""
         return self._column(z, self.masked_share(as_token_times(t, z)))
 
     def probability(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
-        """The probability of z, given x; nothing dense for one time per token."""
+        """The probability of z given x, without dense tensors for per-token times."""
         share = as_token_times(t, z).expand(z.shape) ** self.log_powers.exp()[self.classes[x]]
         return (1 - share) * (z == x) + share * (z == self.mask_id)
 
     def corrupt(self, x: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
-        """Masks where a uniform number falls below the token's share."""
+        """Mask a token if a uniform number is below its masking probability."""
         u = uniforms(*x.shape, generator=generator, device=x.device)
         share = as_token_times(t, x) ** self.log_powers.exp()[self.classes[x]]
         return torch.where(u < share, self.mask_id, x)
@@ -123,7 +123,7 @@ class TokenRates(TokenDependentProcess):
         return torch.where(into_mask, slope / (1 - share), 0)
 
     def _column(self, z: Tensor, share: Tensor) -> Tensor:
-        """Keep with 1 - share, else mask; the mask stays."""
+        """Keep a token with probability 1 - share, otherwise mask it; masks do not change."""
         tokens = torch.arange(self.vocab_size, device=z.device)
         masked = torch.where(tokens == self.mask_id, 1, share)
         kept = torch.where(tokens == z[..., None], 1 - share, 0)

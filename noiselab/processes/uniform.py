@@ -1,4 +1,4 @@
-"""Noise that is uniform over tokens."""
+"""Uniform noise."""
 
 from collections.abc import Collection
 
@@ -6,7 +6,7 @@ from ..mixing import Uniform, support_without
 from ..process import Interpolation
 from ..schedules import ScheduleLike
 from .families import family
-from .signals import LINEAR, rest
+from .signals import LINEAR, complement_of
 
 
 @family
@@ -19,7 +19,7 @@ def uniform(*, vocab_size: int, special: Collection[int] = (), signal: ScheduleL
     - `special`: tokens that occur neither in data nor in noise, such as padding or a mask.
     - `signal`: $\alpha_t$, falling from 1 at t = 0 to 0 at t = 1.
 
-    **Raises:** `ValueError` for special tokens outside the vocabulary or a vocabulary of them, or a signal that does not
+    **Raises:** `ValueError` if special tokens are outside the vocabulary or make up all of it, or the signal does not
     fall from 1 to 0.
 
     **Source:** Austin et al. (2021), arXiv 2107.03006; Lou et al. (2024), arXiv 2310.16834; Schiff et al. (2024), "Simple
@@ -37,6 +37,6 @@ def uniform(*, vocab_size: int, special: Collection[int] = (), signal: ScheduleL
     ```
     """
     if not special:
-        return Interpolation(signal, {Uniform(vocab_size): rest(signal)})
+        return Interpolation(signal, {Uniform(vocab_size): complement_of(signal)})
     words = support_without(vocab_size, special)
-    return Interpolation(signal, {Uniform(words): rest(signal)}, support=words)
+    return Interpolation(signal, {Uniform(words): complement_of(signal)}, support=words)

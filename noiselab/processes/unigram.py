@@ -1,4 +1,4 @@
-"""Noise from the token frequencies of a corpus, alone or beside masks."""
+"""Unigram noise (token frequencies of a corpus), alone or combined with masks."""
 
 from ..mixing import Absorbing, Unigram
 from ..process import Interpolation
@@ -6,22 +6,22 @@ from ..schedules import ScheduleLike
 from ..typing import TokenProbs, TokenSet
 from .families import family
 from .hybrid import hybrid
-from .signals import LINEAR, rest
+from .signals import LINEAR, complement_of
 
 
 @family
 def unigram(
     frequencies: TokenProbs, *, signal: ScheduleLike = LINEAR, support: TokenSet | None = None
 ) -> Interpolation:
-    r"""Noise from a row of frequencies: $q_t(z \mid x) = \alpha_t\, 1[z = x] + (1 - \alpha_t)\, f_z$.
+    r"""Unigram noise: $q_t(z \mid x) = \alpha_t\, 1[z = x] + (1 - \alpha_t)\, f_z$.
 
     **Arguments:**
 
     - `frequencies`: f, a distribution over the tokens.
     - `signal`: $\alpha_t$, falling from 1 at t = 0 to 0 at t = 1.
-    - `support`: the tokens that data consist of; `None` for all of them.
+    - `support`: the tokens that occur in data; `None` for all of them.
 
-    **Raises:** `ValueError` if the frequencies are no distribution, or the signal does not fall from 1 to 0.
+    **Raises:** `ValueError` if the frequencies are not a distribution, or the signal does not fall from 1 to 0.
 
     **Source:** Vignac et al. (2023), "DiGress", arXiv 2209.14734, section 4, where noise from the marginals of the data
     is in discrete time.
@@ -36,14 +36,14 @@ def unigram(
     assert repr(process) == "Interpolation(1 - t, {Unigram(3): t})"
     ```
     """
-    return Interpolation(signal, {Unigram(frequencies): rest(signal)}, support=support)
+    return Interpolation(signal, {Unigram(frequencies): complement_of(signal)}, support=support)
 
 
 @family
 def mask_and_unigram(
     frequencies: TokenProbs, *, mask_id: int, p_unigram: float | int, gamma: float | int = 1.0
 ) -> Interpolation:
-    r"""GIDD's hybrid noise (`gidd`) with a row of frequencies in place of uniform tokens.
+    r"""GIDD's hybrid noise (`gidd`) with token frequencies in place of the uniform distribution.
 
     $$w_0 = 1 - t, \quad w_{mask} = t, \quad w_f = B\,(t(1-t))^{\gamma/2}, \quad B = 2^\gamma \frac{p_f}{1 - p_f}$$
 
@@ -51,7 +51,7 @@ def mask_and_unigram(
 
     - `frequencies`: f, a distribution over the tokens, 0 at the mask.
     - `mask_id`: the mask token, which data do not contain.
-    - `p_unigram`: the share of such tokens at t = 1/2, in [0, 1).
+    - `p_unigram`: the fraction of unigram tokens at t = 1/2, in [0, 1).
     - `gamma`: in (0, 2].
 
     **Raises:** `ValueError` for arguments outside these ranges.

@@ -30,7 +30,7 @@ t = nl.t
         (lambda: nl.gidd(vocab_size=V, mask_id=4, p_uniform=0.1, gamma=3), r"gamma must lie in \(0, 2\]"),
         (lambda: nl.schedules.Constant(float("nan")), "finite number; got nan"),
         (lambda: nl.MarkovOracle(INITIAL, TRANSITION * 0.9, nl.uniform(vocab_size=V)), "each row of transition"),
-        (lambda: nl.MarkovOracle(INITIAL, TRANSITION, nl.uniform(vocab_size=3)), "at most as many states"),
+        (lambda: nl.MarkovOracle(INITIAL, TRANSITION, nl.uniform(vocab_size=3)), "must not have more states"),
         (lambda: nl.objectives.Clipped(0), "max_weight must be positive"),
     ],
 )

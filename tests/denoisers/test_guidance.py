@@ -379,7 +379,9 @@ def test_weights_that_are_not_finite_are_refused(weight):
 def test_what_cannot_be_guided_is_refused():
     plain, posterior, score = (Fixed(torch.zeros(3), predicts) for predicts in ("leave_one_out", "posterior", "score"))
     fit = by_enumeration(lambda z, t: torch.zeros(len(z)), nl.masked(vocab_size=3, mask_id=2))
-    with pytest.raises(ValueError, match=r"predict the same; got one .*'leave_one_out' and one .*'posterior'"):
+    with pytest.raises(
+        ValueError, match=r"have the same prediction type; got one .*'leave_one_out' and one .*'posterior'"
+    ):
         ClassifierFreeGuidance(plain, posterior, 1)
     for make in (lambda: ClassifierFreeGuidance(score, score, 1), lambda: ClassifierGuidance(score, fit)):
         with pytest.raises(ValueError, match=r"wrap it in noiselab\.denoisers\.LeaveOneOut first"):
@@ -389,7 +391,7 @@ def test_what_cannot_be_guided_is_refused():
     with pytest.raises(ValueError, match="at_once must be at least 1"):
         by_enumeration(lambda z, t: z, nl.uniform(vocab_size=3), at_once=0)
     z, t = torch.zeros(1, 2, dtype=torch.long), torch.ones(1)
-    with pytest.raises(ValueError, match="must have the same tokens"):
+    with pytest.raises(ValueError, match="must have the same vocabulary"):
         ClassifierFreeGuidance(plain, Fixed(torch.zeros(4)), 1)(z, t)
     with pytest.raises(ValueError, match="must have the shape of the logits"):
         ClassifierGuidance(plain, lambda z, t, rows: torch.zeros(3))(z, t)

@@ -76,7 +76,7 @@ def test_frequencies_and_families_of_ones_own():
     for settings, words in (
         ({}, "family must be one of"),
         ({"family": "masked", "vocab_size": 4, "mask_id": 3, "signal": "sine"}, "signal must be one of"),
-        ({"family": "masked", "vocab_size": 4, "mask_id": 3, "sigma": 1}, "must be arguments that it takes"),
+        ({"family": "masked", "vocab_size": 4, "mask_id": 3, "sigma": 1}, "must be its arguments"),
         (
             {"family": "masked", "vocab_size": 4, "mask_id": 3, "signal": {"name": "cosine", "a": 1}},
             "arguments of 'cosine'",

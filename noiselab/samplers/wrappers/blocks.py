@@ -1,4 +1,4 @@
-"""Sequences made block by block, from left to right."""
+"""Sampling block by block, from left to right."""
 
 from collections.abc import Iterator
 from typing import Literal, get_args
@@ -15,26 +15,27 @@ Context = Literal["all", "past"]
 
 
 class BlockSampler(WrappedSampler):
-    """Walks the whole grid of times for one block of tokens after the other (semi-autoregressive sampling).
+    """Runs the whole grid of times for one block of tokens after another (semi-autoregressive sampling).
 
-    While a block is walked, the tokens before it are at the lower end of time and those after it are noise at the first of
-    the times, and the denoiser is told so, with one time per token. With the exact denoiser the law tends to that of the
-    data for any block size, as that of the inner sampler does. A block as long as the sequence is the inner sampler.
+    While a block is sampled, earlier tokens are at the lower end of time and later tokens are noise at the first of the
+    times; the denoiser receives these per-token times. With the exact denoiser the distribution converges to that of
+    the data for any block size, if that of the inner sampler does. With a single block the result is the inner sampler.
 
-    A grid that ends above the lower end of time is continued to it by one more step in each block but the last, whose noise
-    `clean` removes, as that of any sampler. (Noise that a process has at the lower end itself, such as `log_snr_hybrid`, is
-    removed by `clean` from all blocks.)
+    If the grid ends above the lower end of time, each block but the last takes one more step to it; `clean` removes the
+    noise of the last block, as for any sampler. (If a process has noise at the lower end itself, such as
+    `log_snr_hybrid`, `clean` removes it from all blocks.)
 
     **Arguments:**
 
-    - `inner`: the sampler to wrap. Its own walk, if it has one (`EarlyStopping`), is that of each block.
-    - `block_size`: tokens in a block; positive. Blocks are counted from position 0.
-    - `context`: what the denoiser sees: "all", or "past", which cuts sequences after the current block. For a network with
-      block-causal attention (`noiselab.networks.block_cache.BlockCausal`) that saves work and changes nothing; for others it is
-      another context than that of training.
-    - `given`: the number of first tokens that are there already, such as a prompt; blocks of these alone are not walked.
+    - `inner`: the sampler to wrap. If it has its own walk (`EarlyStopping`), that is used in each block.
+    - `block_size`: the number of tokens in a block, positive. Blocks start at position 0.
+    - `context`: the denoiser's input: "all", or "past", which truncates sequences after the current block. For a
+      network with block-causal attention (`noiselab.networks.block_cache.BlockCausal`), "past" saves work and gives the
+      same result; for others it is a context that differs from training.
+    - `given`: the number of leading tokens that are given, such as a prompt; blocks that consist only of these are
+      skipped.
 
-    **Raises:** `ValueError` for other settings.
+    **Raises:** `ValueError` for invalid settings.
 
     **Source:** Arriola et al. (2025), arXiv 2503.09573; Nie et al. (2025), LLaDA, arXiv 2502.09992.
 
@@ -54,7 +55,7 @@ class BlockSampler(WrappedSampler):
     def __init__(self, inner: Sampler, block_size: int, *, context: Context = "all", given: int = 0):
         super().__init__(inner)
         if block_size < 1 or given < 0:
-            raise ValueError(f"block_size must be positive, given not negative; got {block_size}, {given}")
+            raise ValueError(f"block_size must be positive and given non-negative; got {block_size}, {given}")
         if context not in get_args(Context):
             raise ValueError(f"context must be 'all' or 'past'; got {context!r}")
         self.block_size, self.context, self.given = block_size, context, given
@@ -93,7 +94,7 @@ class BlockSampler(WrappedSampler):
         return torch.where(position >= end, first.to(t), t)
 
     def _within(self, begin: int, end: int, first: Tensor, advance: Advance) -> Advance:
-        """What makes the stages of one step in a block, from times that are meant for the block."""
+        """Return the function that makes the stages of one step in a block, from the times of the block."""
 
         def within(z: Tensor, t: Tensor, s: Tensor, *, generator: Randomness = None) -> list[Stage]:
             t, s = (self._place(time, z, begin, end, first) for time in (t, s))
@@ -103,7 +104,7 @@ class BlockSampler(WrappedSampler):
         return within
 
     def _whole(self, stage: Stage, z: Tensor, first: Tensor) -> Stage:
-        """A stage with the tokens that were not shown, at their time."""
+        """Extend a stage by the later tokens that were truncated, at their time."""
         seen = stage.z.shape[1]
         if seen == z.shape[1]:
             return stage
@@ -112,7 +113,7 @@ class BlockSampler(WrappedSampler):
         return stage._replace(time=torch.cat((time, rest), 1), z=torch.cat((stage.z, z[:, seen:]), 1))
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"block_size={self.block_size}, context={self.context!r}" + (
             f", given={self.given}" if self.given else ""
         )

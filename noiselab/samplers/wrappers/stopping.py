@@ -1,4 +1,4 @@
-"""Walks that end early, and sequences that do."""
+"""Early stopping of sequences and of sampling."""
 
 from collections.abc import Iterator
 
@@ -13,21 +13,24 @@ from ..base import Advance, Sampler, Stage, WrappedSampler
 
 
 class EarlyStopping(WrappedSampler):
-    """Stops a sequence when none of its tokens has changed for some steps, and the walk when all sequences have stopped.
+    """Stops updating a sequence once none of its tokens has changed for `patience` steps, and ends sampling once all
+    have stopped.
 
-    A stopped sequence is taken as it is, and for clean: it stands at the lower end of time and is not asked about. It must have
-    left the first time of the grid everywhere, and hold no token that data cannot contain (a mask).
+    A stopped sequence is treated as fully denoised: its time is set to the lower end of the domain and the network is
+    no longer evaluated on it. A sequence stops only if all its tokens have left the first time of the grid and it
+    contains no token outside the support of the data (a mask).
 
-    Under masking a sequence without masks is finished, and nothing is lost. Under other noise it is an approximation: a wrong
-    token that was left alone for `patience` steps stays, and `converges` is False. The finer the grid, the larger must
-    `patience` be for the same quality.
+    For absorbing noise a sequence without masks is finished, so that the result is exact. For other noise it is an
+    approximation: a wrong token that does not change for `patience` steps is kept, and `converges` is False. Finer
+    grids require a larger `patience` for the same quality.
 
     **Arguments:**
 
-    - `inner`: the sampler to wrap. Inside `BlockSampler` each block stops by itself; around it, only the last one can.
-    - `patience`: steps without a change; at least 1.
+    - `inner`: the sampler to wrap. Inside `BlockSampler` each block stops separately; around it, only the last block
+      can stop.
+    - `patience`: the number of steps without a change, at least 1.
 
-    **Raises:** `ValueError` for another patience.
+    **Raises:** `ValueError` if `patience` is less than 1.
 
     **Example:**
 
@@ -52,7 +55,7 @@ class EarlyStopping(WrappedSampler):
     def path(
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
     ) -> Iterator[list[Stage]]:
-        """That of the inner sampler, until all sequences have stopped."""
+        """The path of the inner sampler, until all sequences have stopped."""
         advance, first, low = advance or self.stages, times[0], self.process.domain[0]
         quiet = torch.zeros(len(z), dtype=torch.long, device=z.device)
         stopped = torch.zeros(len(z), dtype=torch.bool, device=z.device)
@@ -62,7 +65,7 @@ class EarlyStopping(WrappedSampler):
             nonlocal quiet, stopped
             done = _around(advance, stopped, low, z, t, s, generator)
             changed = torch.stack([stage.z != z for stage in done]).any(0).any(-1)
-            # Blocks inside know of later tokens only by the times they are told; those outside leave them where they are.
+            # An inner BlockSampler marks later tokens only by their times; an outer one leaves them at the first time.
             told = (as_token_times(s, z) < first).all(-1)
             ours = as_token_times(done[-1].time, z) < first
             quiet = torch.where(told & ~changed, quiet + 1, 0)
@@ -73,31 +76,33 @@ class EarlyStopping(WrappedSampler):
         for stages in self.inner.path(z, times, generator=generator, advance=onward):
             if not over:
                 yield stages
-            # What is left draws its random numbers and asks nobody: a sequence then leaves its generator as in any batch.
+            # Remaining steps draw their random numbers without evaluating the network, so that generators do not depend
+            # on the batch.
             over = bool(stopped.all())
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"patience={self.patience}"
 
 
 class EndToken(WrappedSampler):
-    """Sequences of varying length: all that follows the first end token is replaced.
+    """Sequences of variable length: all tokens after the first end token are replaced.
 
-    With `BlockSampler` inside, a sequence is finished when its end token is in a finished block: what follows is not walked
-    any more, and when all sequences are finished the walk ends. A finished sequence is not asked about
-    (a denoiser in `ActiveOnly` then does not evaluate it). The law of what comes before the end is that of the
-    inner sampler, and so is the law of the lengths. (Where noise is left at the lower end of time itself, an end token
-    may be noise, with that small probability.)
+    With a `BlockSampler` inside, a sequence is finished when its end token is in a finished block: later tokens are not
+    sampled, and sampling ends when all sequences are finished. Finished sequences have no active rows, so that a
+    denoiser in `ActiveOnly` does not evaluate them. The distribution of the tokens before the end, and of the lengths,
+    is that of the inner sampler. (If a process has noise at the lower end of time, an end token may be noise, with that
+    small probability.)
 
     **Arguments:**
 
     - `inner`: the sampler to wrap.
-    - `token`: the end token; one that data can contain.
-    - `fill`: what replaces the tokens after it; by default the end token itself.
-    - `prompt`: the number of first tokens that do not count: an end token among them does not end a sequence.
+    - `token`: the end token, in the support of the data.
+    - `fill`: the token that replaces all tokens after it; by default the end token itself.
+    - `prompt`: the number of leading tokens that are ignored: an end token among them does not end a sequence.
 
-    **Raises:** `ValueError` for tokens outside the vocabulary, an end token that data cannot contain, or a negative prompt.
+    **Raises:** `ValueError` if a token is outside the vocabulary, the end token is outside the support, or `prompt` is
+    negative.
 
     **Example:**
 
@@ -119,16 +124,16 @@ class EndToken(WrappedSampler):
         if not (0 <= token < vocab_size and 0 <= fill < vocab_size):
             raise ValueError(f"token and fill must lie in [0, {vocab_size}); got {token}, {fill}")
         if not self.process.host_support()[token]:
-            raise ValueError(f"the end token must be one that data can contain; got {token}, which only noise is")
+            raise ValueError(f"the end token must be in the support of the process; got {token}")
         if prompt < 0:
-            raise ValueError(f"prompt must not be negative; got {prompt}")
+            raise ValueError(f"prompt must be non-negative; got {prompt}")
         self.token, self.fill, self.prompt = token, fill, prompt
         self.converges = False
 
     def path(
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
     ) -> Iterator[list[Stage]]:
-        """That of the inner sampler, until all sequences have ended."""
+        """The path of the inner sampler, until all sequences have ended."""
         advance, length = advance or self.stages, z.shape[1]
         end = torch.full((len(z),), length, device=z.device)  # where a sequence has ended; `length` if it has not
 
@@ -141,15 +146,17 @@ class EndToken(WrappedSampler):
             end = torch.minimum(end, self._end(stages[-1]))
             if not over:
                 yield [stage._replace(z=self._filled(stage.z, end)) for stage in stages]
-            over = bool((end < length).all())  # what is left draws its random numbers, as in any batch
+            over = bool((end < length).all())  # remaining steps still draw their random numbers
 
     def clean(self, z: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
-        """As the inner sampler does it; then what follows the first end token is replaced."""
+        """Apply `clean` of the inner sampler, then replace all tokens after the first end token."""
         z = self.inner.clean(z, t, generator=generator)
         return self._filled(z, lengths(z, self.token, prompt=self.prompt))
 
     def _end(self, stage: Stage) -> Tensor:
-        """The first end token that is at the lower end of time with all before it; the length where there is none."""
+        """The first end token such that it and all earlier tokens are at the lower end of time; the length if there is
+        none.
+        """
         finished = as_token_times(stage.time, stage.z).expand(stage.z.shape) <= self.process.domain[0]
         finished = finished.long().cumprod(-1).bool()
         return lengths(torch.where(finished, stage.z, -1), self.token, prompt=self.prompt)
@@ -158,7 +165,7 @@ class EndToken(WrappedSampler):
         return torch.where(torch.arange(z.shape[1], device=z.device) > end[:, None], self.fill, z)
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         more = f", fill={self.fill}" if self.fill != self.token else ""
         return f"token={self.token}{more}" + (f", prompt={self.prompt}" if self.prompt else "")
 
@@ -169,7 +176,7 @@ def lengths(x: Tokens, token: int, *, prompt: int = 0) -> Int[Tensor, " batch"]:
     **Arguments:**
 
     - `token`: the end token.
-    - `prompt`: the number of first tokens among which it does not count as an end.
+    - `prompt`: the number of leading tokens that are ignored.
     """
     end = (x == token) & (torch.arange(x.shape[1], device=x.device) >= prompt)
     return (end.long().cumsum(-1) == 0).sum(-1)
@@ -178,7 +185,7 @@ def lengths(x: Tokens, token: int, *, prompt: int = 0) -> Int[Tensor, " batch"]:
 def _around(
     advance: Advance, still: Tensor, low: float, z: Tensor, t: Tensor, s: Tensor, generator: Randomness
 ) -> list[Stage]:
-    """The stages of one step, in which some sequences stand still at the lower end of time."""
+    """The stages of one step in which some sequences stay unchanged at the lower end of time."""
     t, s = (torch.where(still if time.dim() == 1 else still[:, None], low, time) for time in (t, s))
     done = advance(z, t, s, generator=generator)
     return [stage._replace(z=torch.where(still[:, None], z, stage.z)) for stage in done]
