@@ -116,6 +116,7 @@ def test_masks_that_are_left_are_reported():
     assert not len(plot(rows).axes[0].lines)  # nothing that could be drawn
 
 
+@pytest.mark.long_for("uniform", "masked")
 @pytest.mark.parametrize("name", ["masked", "gidd", "uniform"])
 def test_samplers_that_claim_to_converge_do(name):
     process = WORLD.processes()[name]

@@ -44,6 +44,7 @@ def estimate(process, denoiser, powers=None, sequences=12_000, replicates=20, su
     return results.mean().item(), results.std().item() / replicates**0.5
 
 
+@pytest.mark.long_for("uniform-own clocks", "mask and unigram-*")
 @pytest.mark.parametrize("clocks", ["one clock", "own clocks"])
 @pytest.mark.parametrize("name", NAMES)
 def test_leave_one_out_gives_the_entropy(name, clocks, record_property):

@@ -15,6 +15,13 @@ from noiselab.elbo import streaming, tokens
 from noiselab.testing import writing_laws
 
 
+@pytest.mark.long_for(
+    "gidd, gamma 2-draws_have_the_marginal_law",
+    "gidd, gamma 2-bound_*",
+    "gidd, gamma 2-reverse_move_has_the_posterior_law",
+    "uniform on words-bound_*",
+    "sparse unigram-bound_is_tight",
+)
 @pytest.mark.parametrize("law", laws.PROCESS_LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_ready_made(name, law):

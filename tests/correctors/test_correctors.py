@@ -288,6 +288,7 @@ def test_dfm_jumps_at_both_rates_and_its_bias_falls_with_the_size(name):
     assert distance(single.law @ dfm(single, 0.3), single.law) < 1e-12
 
 
+@pytest.mark.long_for("uniform", "masked")
 @pytest.mark.parametrize("name", FORGETFUL)
 def test_many_small_dfm_steps_leave_the_law_as_it_is(name):
     world = World(name)

@@ -273,6 +273,7 @@ def deviation(x, law):
     return (((count - want) ** 2 / want).sum() - free) / (2 * free) ** 0.5
 
 
+@pytest.mark.long_for("top-[kp]-gidd*")
 @pytest.mark.parametrize("steps", [8, 128])
 @pytest.mark.parametrize("noise", ["masked", "gidd"])
 @pytest.mark.parametrize("name", EDITS)

@@ -136,6 +136,7 @@ def test_a_step_compiles_without_a_graph_break():
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.long_for("gidd v1.0.0")
 @pytest.mark.parametrize("name", SMALL)
 def test_it_bounds_the_likelihood_of_the_sampler_and_tends_to_the_entropy(name):
     process, oracle, x, p, entropy = world(name, 3)

@@ -17,6 +17,7 @@ def surplus_of(process, oracle, x, low=0.0, high=None, denoiser=None):
     return terms.total + oracle.log_prob(x), terms
 
 
+@pytest.mark.long_for("*-[245]", "gidd 0.1-6", "gidd, gamma 2-6")
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize("name", SMALL)
 def test_by_enumeration_the_bound_is_the_entropy(name, length):
@@ -31,6 +32,7 @@ def test_by_enumeration_the_bound_is_the_entropy(name, length):
     assert worst < (1e-2 if name == LEAKY else 1e-6)
 
 
+@pytest.mark.long
 def test_what_the_log_snr_leaves_at_its_ends_falls_with_its_range():
     """The excess of the published range, -9 to 9, is noise and signal left at the ends: e^-9 of them."""
     gaps = []
@@ -55,6 +57,7 @@ def test_it_is_for_larger_vocabularies(name):
     assert -1e-8 < gap < 1e-4
 
 
+@pytest.mark.long_for("gidd, gamma 2", "uniform on words", "sparse unigram")
 @pytest.mark.parametrize("name", PROCESSES)
 def test_by_drawing_the_bound_is_the_entropy(name):
     process = PROCESSES[name]().requires_grad_(False)

@@ -145,6 +145,7 @@ def test_whatever_is_asked_in_whatever_order_the_answers_are_those_without_a_cac
     close(cached(z, t[:, 0]), plain(z, t[:, 0]))
 
 
+@pytest.mark.long_for("gidd-all")
 @pytest.mark.parametrize("context", ["all", "past"])
 @pytest.mark.parametrize("name", PROCESSES)
 def test_the_same_numbers_give_the_same_tokens_with_less_work(name, context):
@@ -304,6 +305,7 @@ def plain_work(kind):
     return 3 * (3 * first + later)
 
 
+@pytest.mark.long_for("gidd-*")
 @pytest.mark.parametrize("kind", [PrefixCache, DualCache])
 @pytest.mark.parametrize("name", PROCESSES)
 def test_samples_by_an_approximate_cache(name, kind):

@@ -56,6 +56,7 @@ def test_no_noise_is_left_for_random_processes(make):
     in_states(oracle, x)
 
 
+@pytest.mark.long_for("gidd, gamma 2", "uniform on words", "sparse unigram", "learned")
 @pytest.mark.parametrize("name", PROCESSES)
 def test_the_sampled_law_converges_to_the_datas(name):
     process, n = PROCESSES[name](), 4000

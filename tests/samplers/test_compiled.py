@@ -1,5 +1,6 @@
 """A compiled step gives the tokens of the step as it is."""
 
+import pytest
 import torch
 from worlds import PROCESSES, V
 
@@ -48,6 +49,7 @@ def test_a_compiled_step_is_the_step(unchecked):
         assert moved > 0
 
 
+@pytest.mark.long
 def test_one_of_generated_code_is_too(unchecked):
     """The same with the default compiler, for the ancestral step."""
     process = PROCESSES["gidd"]()

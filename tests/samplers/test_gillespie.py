@@ -18,6 +18,7 @@ def test_first_hitting_is_exact_whatever_the_grid(steps):
     assert counting.calls == 4 or steps > 1
 
 
+@pytest.mark.long_for("gidd", "uniform")
 @pytest.mark.parametrize("name", NOISES)
 def test_gillespie_is_exact_in_a_single_step(name):
     process = NOISES[name]()
@@ -68,6 +69,7 @@ def test_gillespie_from_t_to_s_has_the_marginal_at_s(name):
     assert ((seen - want).abs() <= 5 * (want * (1 - want) / n).sqrt() + 1e-9).all()
 
 
+@pytest.mark.long_for("gidd", "uniform")
 @pytest.mark.parametrize("name", NOISES)
 def test_batched_equals_one_by_one_and_prompts_stay(name):
     process = NOISES[name]()

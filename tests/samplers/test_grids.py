@@ -161,6 +161,7 @@ def test_pilots_that_are_none_are_refused(arguments, message):
         adaptive_grid(process, oracle, 4, **arguments)
 
 
+@pytest.mark.long_for("log-SNR*")
 @pytest.mark.parametrize("name", SMALL)
 def test_the_measured_cost_is_what_steps_of_double_length_add_to_the_bound(name, monkeypatch):
     """An identity for any grid, to Monte-Carlo error; for the exact denoiser, and pilots of the law of data."""
@@ -180,6 +181,7 @@ def test_the_measured_cost_is_what_steps_of_double_length_add_to_the_bound(name,
     assert abs(other - want) > 10 * error  # pilots of another law have another cost
 
 
+@pytest.mark.long_for("log-SNR*", "gidd-16*", "uniform*")
 @pytest.mark.parametrize(
     ("name", "steps", "given"),
     [
@@ -217,6 +219,7 @@ def gain(process, oracle, x, law, grid):
     return 1 - best / cost
 
 
+@pytest.mark.long_for("gidd")
 @pytest.mark.parametrize("name", ["gidd", "uniform"])
 def test_no_point_of_the_measured_grid_can_be_moved_for_more_than_a_little(name, monkeypatch):
     """The density is the square root of the cost; the cost itself, a planted mistake, makes a grid that costs more."""

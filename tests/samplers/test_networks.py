@@ -49,6 +49,7 @@ def runs(process, sampler):
         assert (sampler.sample((1, LENGTH), steps=3, generator=[torch.Generator().manual_seed(i)]) == x[i]).all()
 
 
+@pytest.mark.long_for("gillespie")
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers(name, denoiser):
     process = nl.masked(vocab_size=V, mask_id=V - 1)

@@ -126,6 +126,7 @@ def test_without_remasking_it_is_the_ancestral_sampler():
         assert (a == b).double().mean() > 0.999 and RemaskingSampler(process, o, amount=0).converges
 
 
+@pytest.mark.long_for("uniform")
 @pytest.mark.parametrize("name", ["masked", "uniform"])
 def test_ddim_tends_to_the_law_of_the_data(name):
     process = NOISES[name]()

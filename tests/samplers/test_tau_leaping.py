@@ -12,6 +12,7 @@ from noiselab.samplers.tau_leaping import EulerSampler, TauLeapingSampler
 GRID = torch.linspace(1, 0, 193, dtype=torch.float64)
 
 
+@pytest.mark.long_for("*-uniform", "EulerSampler-gidd", "TauLeapingSampler-masked")
 @pytest.mark.parametrize("name", NOISES)
 @pytest.mark.parametrize("kind", [EulerSampler, TauLeapingSampler])
 def test_the_law_tends_to_that_of_the_data(kind, name):

@@ -37,6 +37,7 @@ def close(found, wanted, limit):
         torch.testing.assert_close(torch.tensor(a), torch.as_tensor(b).detach().flatten(), rtol=0, atol=limit)
 
 
+@pytest.mark.long_for("16-1")
 @pytest.mark.parametrize(("batch", "accumulation"), [(8, 2), (4, 4), (16, 1)])
 def test_two_processes_make_the_steps_of_one_with_the_joint_batch(results, tmp_path, batch, accumulation):
     """Padding differs between rows, hence the number of real tokens between processes and micro-steps."""

@@ -54,6 +54,7 @@ def excess(oracle, x, tokens=None, known=None):
     return (((seen - want) ** 2 / want).sum().item() - freedom) / (2 * freedom) ** 0.5
 
 
+@pytest.mark.long_for("uniform*", "gidd-1-past")
 @pytest.mark.parametrize(("size", "context"), [(1, "past"), (2, "all"), (3, "past")])
 @pytest.mark.parametrize("name", ["masked", "gidd", "uniform"])
 def test_the_law_is_that_of_the_data_for_any_block_size(name, size, context):
@@ -190,6 +191,7 @@ def test_known_tokens_inside_and_around_blocks_are_the_same(name, context):
         assert (x[:, KNOWN[0]] == TOKENS[:, KNOWN[0]]).all() and (x < 4).all()
 
 
+@pytest.mark.long_for("gidd")
 @pytest.mark.parametrize("name", ["masked", "gidd"])
 def test_blocks_around_known_tokens_have_the_conditional_law(name):
     sampler, oracle = world(name)

@@ -219,6 +219,7 @@ def test_batched_equals_one_by_one_with_a_generator_each(name):
     assert torch.equal(together, torch.cat(alone))
 
 
+@pytest.mark.long_for("all")
 @pytest.mark.parametrize("context", ["all", "past"])
 def test_prompts_blocks_and_ends_together(context):
     sampler, _ = world("gidd", ENDING)
