@@ -20,7 +20,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 -m "not long and not docs"
 
 test-long: $(VENV)/.test
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -n 2 -m long
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -47,7 +47,7 @@ bench: $(VENV)/.run
 	$(BIN)/python benchmarks/training.py && exit $$((core + sampling + pipeline + autoregressive + in_context))
 
 # Everything that must hold before a change is handed in.
-check: test lint types docs notebooks smoke
+check: test test-long lint types docs notebooks smoke
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_worlds import SMALL
 from torch.testing import assert_close
 from worlds import row
 
@@ -229,6 +230,8 @@ PROCESSES = {
     "gidd, gamma 2": lambda: nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.3, gamma=2.0),
     "gidd": lambda: nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.3),
     "uniform": lambda: nl.uniform(vocab_size=2),
+    "mask and unigram": SMALL["mask and unigram"],
+    "turning": SMALL["turning"],
 }
 CHAIN = torch.tensor([[0.9, 0.1], [0.3, 0.7]], dtype=torch.float64)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from small_worlds import LEAKY, SMALL, Turning, known, world
-from worlds import INITIAL, PROCESSES, TRANSITION
+from worlds import INITIAL, PROCESSES, TRANSITION, Stranger
 
 import noiselab as nl
 from noiselab.process import as_token_times
@@ -17,8 +17,8 @@ def surplus_of(process, oracle, x, low=0.0, high=None, denoiser=None):
     return terms.total + oracle.log_prob(x), terms
 
 
-@pytest.mark.long_for("*-[245]", "gidd 0.1-6", "gidd, gamma 2-6")
-@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 6])
+@pytest.mark.long_for("gidd 0.1-6", "gidd, gamma 2-6", "coarse masked-6")
+@pytest.mark.parametrize("length", [1, 3, 6])
 @pytest.mark.parametrize("name", SMALL)
 def test_by_enumeration_the_bound_is_the_entropy(name, length):
     process, oracle, x, p, entropy = world(name, length, seed=length)
@@ -57,10 +57,7 @@ def test_it_is_for_larger_vocabularies(name):
     assert -1e-8 < gap < 1e-4
 
 
-@pytest.mark.long_for("gidd, gamma 2", "uniform on words", "sparse unigram")
-@pytest.mark.parametrize("name", PROCESSES)
-def test_by_drawing_the_bound_is_the_entropy(name):
-    process = PROCESSES[name]().requires_grad_(False)
+def drawn_surplus(process):
     oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
     generator = torch.Generator().manual_seed(1)
 
@@ -69,8 +66,24 @@ def test_by_drawing_the_bound_is_the_entropy(name):
         return nl.continuous_bound(process, oracle, x, generator=generator).total + oracle.log_prob(x)
 
     found = nl.likelihood.average(surplus, 16)
-    print(f"{name}: bound - entropy {found} of {oracle.entropy(5):.4f}")
-    assert abs(found.distance(0)) < 3 and found.error < 0.05 * oracle.entropy(5)
+    print(f"bound - entropy {found} of {oracle.entropy(5):.4f}")
+    assert found.error < 0.05 * oracle.entropy(5)
+    return found
+
+
+@pytest.mark.parametrize("name", ["masked", "gidd", "chain", "stranger"])
+def test_by_drawing_the_bound_is_the_entropy(name):
+    """On other processes by enumeration, above; that draws have their law is a law of each process."""
+    assert abs(drawn_surplus(PROCESSES[name]().requires_grad_(False)).distance(0)) < 3
+
+
+class EarlyCorruption(Stranger):
+    def corrupt(self, x, t, *, generator=None):
+        return super().corrupt(x, 0.9 * t, generator=generator)
+
+
+def test_noise_drawn_too_early_breaks_the_identity():
+    assert abs(drawn_surplus(EarlyCorruption()).distance(0)) > 4
 
 
 @pytest.mark.parametrize("name", SMALL)
