@@ -1,14 +1,14 @@
-r"""What a denoiser predicts, and the way from one answer to the other.
+r"""Prediction types of denoisers, and conversions between them.
 
-Three answers hold the same knowledge, and stand at each position for one token's law:
+A denoiser predicts one of three equivalent quantities for the token at each position:
 
     leave_one_out   p(x_i | z_{-i}), the clean token given everything but its own noisy value: x_hat
     posterior       p(x_i | z)                                   proportional to x_hat_v q_t(z_i | v)
     score           s_y = p_t(z with z_i -> y) / p_t(z)          = q_t(y | x_hat) / q_t(z_i | x_hat)
 
-All functions take one row for each token, as a denoiser gives them for selected `rows`, and hold a few tensors of that
-size. Where noise forgets what it destroyed, $q_t(z_i \mid v) = b(z_i)$ for every v but $v = z_i$, so that leave-one-out
-and posterior differ in a single logit, by $\log(1 + \alpha / b(z_i))$.
+All functions take one row for each token, as a denoiser returns them for selected `rows`, and allocate a few tensors of
+that size. For state-independent corruption, $q_t(z_i \mid v) = b(z_i)$ for every v except $v = z_i$, so that
+leave-one-out and posterior differ in a single logit, by $\log(1 + \alpha / b(z_i))$.
 """
 
 from typing import Literal, TypeAlias, get_args
@@ -19,7 +19,7 @@ from .process import NoiseProcess
 from .typing import PerRow, RowLogits, RowTokens
 
 Prediction: TypeAlias = Literal["leave_one_out", "posterior", "score"]
-"""What a denoiser says it predicts: logits of either law, or the logarithms of the scores."""
+"""The prediction type of a denoiser: leave-one-out logits, posterior logits, or log-scores."""
 
 
 def to_leave_one_out(
@@ -36,20 +36,20 @@ def to_leave_one_out(
     $$\hat x_v \propto \frac{p(x_i = v \mid z)}{q_t(z_i \mid v)}, \qquad
     \hat x \propto \max(q - b_t,\, 0) \;\text{ with }\; q_y = \frac{s_y}{\sum_u s_u}$$
 
-    A clean token v that cannot have become z has posterior 0, whatever $\hat x_v$ is: there the posterior's logit is
-    returned as it is, and no bound or sampler reads it. Scores that a network is free to choose need not belong to any
-    $\hat x$: a negative difference counts as 0, and if none is positive, q itself is taken. Scores of an $\hat x$ give it
-    back, up to rounding, which grows as $b_t / \alpha_t$. Where no signal is left (t = 1) they do not determine it.
+    A clean token v that cannot have become z has posterior 0 for any $\hat x_v$: the posterior's logit is then returned
+    unchanged, and no bound or sampler reads it. The scores of a network need not correspond to any $\hat x$: negative
+    differences are set to 0, and if none is positive, q itself is used. Scores of an $\hat x$ restore it up to
+    rounding, which grows as $b_t / \alpha_t$. If no signal is left (t = 1), scores do not determine $\hat x$.
 
     **Arguments:**
 
-    - `outputs`, `z`, `t`: for each token what was predicted, its noisy value and its time.
-    - `predicts`: what the outputs are; for scores, the entry at z is taken to be $\log 1$.
-    - `check`: whether an impossible z raises. It is one wait for a GPU, which denoisers and losses leave out; unchecked, an
-      impossible z gives not-a-number, or meaningless logits.
+    - `outputs`, `z`, `t`: the prediction for each token, its noisy value and its time.
+    - `predicts`: the prediction type of the outputs; for scores, the entry at z is assumed to be $\log 1$.
+    - `check`: whether an impossible z raises an error. The check synchronizes with a GPU, so denoisers and losses omit
+      it; an unchecked impossible z gives NaN or meaningless logits.
 
-    **Raises:** `ValueError` for an impossible z; for scores of a process whose noise depends on the token it destroys,
-    where a linear system for each token would have to be solved.
+    **Raises:** `ValueError` for an impossible z, or for scores of a process with state-dependent corruption, where a
+    linear system would have to be solved for each token.
 
     **Source:** Bayes' rule; for scores, the plug-in ratio of Lou et al. (2024), arXiv 2310.16834, solved for x_hat.
     """
@@ -74,7 +74,7 @@ def to_posterior(
 
     $$p(x_i = v \mid z) \propto \hat x_v\; q_t(z_i \mid v)$$
 
-    Where noise cannot have produced z, the answer is z, whatever the network says.
+    If noise cannot have produced z, the posterior is one-hot at z for any prediction.
 
     **Arguments:** and **Raises:** as for `to_leave_one_out`.
 
@@ -101,12 +101,12 @@ def to_score(
 
     $$s_y = \frac{q_t(y \mid \hat x)}{q_t(z_i \mid \hat x)} = \frac{p_t(z^{i \to y})}{p_t(z)}, \qquad s_{z_i} = 1$$
 
-    The second equality holds for the exact leave-one-out law, and makes it the concrete score that SEDD trains. A
-    posterior says nothing of the score where z can have come from one clean token only.
+    The second equality holds for the exact leave-one-out distribution and makes it the concrete score that SEDD trains.
+    A posterior does not determine the score if z can only have come from a single clean token.
 
     **Arguments:** and **Raises:** as for `to_leave_one_out`.
 
-    **Returns:** at least float32; exactly 0 at z, -inf where a token cannot stand.
+    **Returns:** at least float32; exactly 0 at z, -inf at impossible tokens.
 
     **Source:** Lou et al. (2024), arXiv 2310.16834; Meng et al. (2022), arXiv 2211.00802.
 

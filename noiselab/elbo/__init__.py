@@ -3,10 +3,10 @@ r"""The negative ELBO of any process, from logits.
 $$-\log p(x) \le \mathbb E_{t,\, z \sim q_t(\cdot \mid x)}
   \Big[ w_t(z, x)\,\big( KL(q_t(\cdot \mid x)\,\|\,q_t(\cdot \mid \hat x)) + IS(q_t(z \mid x),\, q_t(z \mid \hat x)) \big) \Big]$$
 
-with $w_t(z, x) = r_t(z) / q_t(z \mid x)$ and $IS(a, b) = a/b - \log(a/b) - 1$. `definition` says it densely;
-`streaming` gives the same number and its gradient in a few passes over the logits; `fused` does so without holding the
-logits; `ends` has the terms of a truncated time range, `steps` the bound in discrete time, `score` the bound of free
-scores, `by_token` that of noise which depends on the token it destroys.
+with $w_t(z, x) = r_t(z) / q_t(z \mid x)$ and $IS(a, b) = a/b - \log(a/b) - 1$. `definition` computes it densely;
+`streaming` computes the same value and its gradient in a few passes over the logits; `fused` does so without storing
+the logits. `ends` contains the terms of a truncated time range, `steps` the bound in discrete time, `score` the bound
+for scores, and `by_token` the bound for state-dependent corruption.
 """  # noqa: E501
 
 from .bound import nelbo

@@ -1,4 +1,4 @@
-"""The integrand of the negative ELBO, by the fastest path that is right for the process."""
+"""The integrand of the negative ELBO, by the fastest method for the process."""
 
 from typing import TYPE_CHECKING
 
@@ -32,23 +32,23 @@ def nelbo(
     \qquad \hat x = \mathrm{softmax}(logits)$$
 
     Its mean over uniform t and $z \sim q_t(\cdot \mid x)$ bounds $-\log p(x)$ per token; for the exact leave-one-out
-    prediction it equals it. The gradient with respect to the logits is in closed form and kept for one backward pass.
-    A process with learned parameters takes the dense definition, so that gradients reach them. Where the rate into a
-    token depends on where the jump starts, the bound is a sum over all jumps (`nelbo_by_token`). Under `torch.compile`
-    the same sums are plain operations for the compiler to fuse.
+    prediction it is an equality. The gradient with respect to the logits is computed in closed form and stored for one
+    backward pass. For a process with learned parameters, the dense definition is used, so that gradients reach them. If
+    the rate into a token depends on the token left, the bound is a sum over all jumps (`nelbo_by_token`). Under
+    `torch.compile` the same sums are plain operations that the compiler can fuse.
 
     **Arguments:**
 
     - `logits`: leave-one-out logits; tokens outside the support are ignored.
-    - `x`, `z`: clean tokens, and noisy ones drawn at `t`. An impossible z gives not-a-number: it is the caller's error.
-    - `t`: in the domain of the process, [batch] or [batch, length]; not checked, for it would stall a GPU.
+    - `x`, `z`: clean tokens, and noisy ones drawn at `t`. An impossible z is not checked and gives NaN.
+    - `t`: in the domain of the process, [batch] or [batch, length]; not checked, because that would stall a GPU.
     - `weight`: replaces $w_t(z, x)$ (`process.elbo_weight`) in a reweighted objective; non-negative.
-    - `chunk_bytes`: size of a work buffer.
+    - `chunk_bytes`: the size of a work buffer.
 
     **Returns:** nats per unit of time in the dtype of the logits, at least float32.
 
-    **Raises:** `ValueError` if the logits are wider or narrower than the process, the shapes do not agree, or a weight is
-    given where a token has no single one (`TokenDependentProcess`).
+    **Raises:** `ValueError` if the logits do not match the vocabulary size, shapes do not match, or a weight is given
+    for a process without a single weight per token (`TokenDependentProcess`).
 
     **Source:** for GIDD, von Ruette et al. (2025), arXiv 2503.04482, theorem 3.7; the weight of any process and the
     closed form are derived on the theory page.
@@ -81,7 +81,7 @@ def nelbo_streamed(
     weight: PerToken | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> PerToken:
-    """The same of a process whose noise has factors, in a few passes; arguments as for `nelbo`."""
+    """`nelbo` of a process with factored noise, in a few passes; arguments as for `nelbo`."""
     if torch.is_grad_enabled() and any(p.requires_grad for p in process.parameters()):
         return nelbo_dense(process, logits, x, z, t, weight=weight)
     tokens = scalars(process, x, z, t, weight)
@@ -98,13 +98,14 @@ class _Nelbo(torch.autograd.Function):
         flat = logits.flatten(0, -2)
         ctx.grad = torch.empty_like(flat) if ctx.needs_input_grad[0] else None
         loss = stream(flat, tokens, noise, off, ctx.grad, chunk_bytes)
-        # In the logits' own working dtype: a float64 upstream gradient would make the backward pass many times slower.
+        # In the working dtype of the logits: a float64 upstream gradient would make the backward pass many times
+        # slower.
         return loss.view(logits.shape[:-1]).to(torch.promote_types(logits.dtype, torch.float32))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream: Tensor):
-        # Scaled in place and let go: a copy would double the peak memory.
+        # Scaled in place and released, because a copy would double the peak memory.
         grad, ctx.grad = ctx.grad, None
         if grad is None:
             raise RuntimeError("nelbo keeps its gradient for one backward pass; call it again for another")

@@ -1,4 +1,4 @@
-"""The bound as it is defined: dense and differentiable in everything."""
+"""The bound by its definition: dense and differentiable in all inputs."""
 
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 def nelbo_dense(
     process: "InterpolatingProcess", logits: Logits, x: Tokens, z: Tokens, t: Times, *, weight: PerToken | None = None
 ) -> PerToken:
-    """The integrand of the negative ELBO, nats per unit of time for each token, written out.
+    """The integrand of the negative ELBO by its definition, in nats per unit of time for each token.
 
-    The oracle that the fast path is tested against, and what learned processes are trained with: gradients reach the
-    process too. It holds several [batch, length, state] tensors.
+    The reference for tests of the fast methods, and the method for learned processes, because gradients also reach the
+    process. It allocates several [batch, length, state] tensors.
 
     **Arguments:** as for `nelbo`.
     """
@@ -26,7 +26,7 @@ def nelbo_dense(
     q, p = process.marginal(one_hot, t), process.marginal(logits.double().softmax(-1), t)
     q_z = q.gather(-1, z[..., None])[..., 0]
     w = process.rate_into(z, t) / q_z if weight is None else weight
-    # A revealed token has no weight, though a prediction that underflows makes its divergence infinite.
+    # A token known to be clean has weight 0, even if an underflowed prediction makes its divergence infinite.
     lost = (w == 0) & ((q > 0) & (p == 0)).any(-1)
     p = torch.where(lost[..., None], q, p)
     rho = q_z / p.gather(-1, z[..., None])[..., 0]
@@ -34,9 +34,10 @@ def nelbo_dense(
 
 
 def kl_divergence(q: ElementwiseProbs, p: ElementwiseProbs) -> Elementwise:
-    r"""$KL(q\,\|\,p)$ over the last axis, with a finite gradient where q is 0: that of a probability that stays 0.
+    r"""$KL(q\,\|\,p)$ over the last axis, with a finite gradient where q is 0, assuming that q stays 0.
 
-    (The slope of q log q is infinite there, and a parameter that cannot move q would get 0 times infinity.)
+    (The derivative of q log q is infinite there, and a parameter that does not affect q would receive 0 times
+    infinity.)
     """
     some = q > 0
     log_ratio = torch.where(some, q, 1).log() - torch.where(some, p, 1).log()

@@ -1,4 +1,4 @@
-"""What a truncated time range leaves out of the bound: reconstruction at its lower end, the prior at its upper end."""
+"""End terms of a truncated time range: reconstruction at its lower end, and the prior at its upper end."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 def reconstruction(process: "NoiseProcess", logits: Logits, x: Tokens, z: Tokens, t: Times) -> PerToken:
-    r"""$-\log p(x \mid z_t)$: what the jump from the lowest time t straight to clean tokens costs, in nats per token.
+    r"""The reconstruction term $-\log p(x \mid z_t)$ at the lowest time t, in nats per token.
 
     $$p(x \mid z) = q_t(z \mid x)\, \hat x_x / q_t(z \mid \hat x)$$
 
-    Its mean over $z \sim q_t(\cdot \mid x)$, added to the integral of `nelbo` over times above t, keeps the bound a
-    bound. Hybrid noise goes as the square root of t, so the term is not negligible: at t = 1e-4 it is hundredths of a
+    Its mean over $z \sim q_t(\cdot \mid x)$ must be added to the integral of `nelbo` over times above t to obtain a
+    bound. Hybrid noise grows as the square root of t, so the term is not negligible: at t = 1e-4 it is hundredths of a
     nat.
 
     **Arguments:** as for `nelbo`; `t` is the lower end of the time range.
 
-    **Returns:** nats per token, at least float32; 0 where z reveals x, whatever the logits.
+    **Returns:** nats per token, at least float32; 0 where z determines x, for any logits.
     """
     x_hat = predicted(process, logits)
     nats = x_hat.marginal(z, t) - process.probability(x, z, t).log() - x_hat.at(x)
@@ -32,11 +32,11 @@ def reconstruction(process: "NoiseProcess", logits: Logits, x: Tokens, z: Tokens
 
 
 def prior_kl(process: "NoiseProcess", x: Tokens, t: Times) -> PerToken:
-    r"""$KL(q_t(\cdot \mid x)\,\|\,\bar q_t)$: what starting from pure noise at the upper time t costs, in nats per token.
+    r"""The prior term $KL(q_t(\cdot \mid x)\,\|\,\bar q_t)$ at the upper time t, in nats per token.
 
     Pure noise, $\bar q_t = \alpha_t / |S| + b_t$ on the support S and $b_t$ off it, is the law of the noisy token for x
-    uniform on the data tokens: what `process.prior` draws. Zero when $\alpha_t = 0$ (to 1e-15, the rounding of a cosine),
-    where it is the mixing.
+    uniform on the data tokens, from which `process.prior` draws. The term is zero if $\alpha_t = 0$ (up to 1e-15, the
+    rounding of a cosine), where pure noise is the mixing.
 
     **Arguments:**
 
@@ -47,11 +47,11 @@ def prior_kl(process: "NoiseProcess", x: Tokens, t: Times) -> PerToken:
 
 
 def factored_prior_kl(process: "InterpolatingProcess", x: Tokens, t: TokenTimes) -> PerToken:
-    """The same of a process whose noise has factors; nothing is a difference of nearly equal numbers."""
+    """`prior_kl` of a process with factored noise, without cancellation."""
     alpha, noise, data = process.alpha(t).double(), process.noise(t), process.data_tokens(x.device)
     pure = alpha.abs() < SIGNAL_EPS
     left = torch.where(pure, 1, alpha / data.sum())
-    # The law of every token but x differs from pure noise by the missing share of signal.
+    # The probability of every token but x differs from pure noise by the missing signal.
     b, b_x = noise.dense() * data, noise.at(x)
     others = _missing(b, left[..., None]).sum(-1) - _missing(b_x, left)
     at_x = torch.where(pure, 1, alpha + b_x)
@@ -70,14 +70,14 @@ def prior_log_prob(process: "NoiseProcess", z: Tokens, t: Times) -> PerToken:
 
 
 def factored_prior_log_prob(process: "InterpolatingProcess", z: Tokens, t: TokenTimes) -> PerToken:
-    """The same of a process whose noise has factors."""
+    """`prior_log_prob` of a process with factored noise."""
     alpha, data = process.alpha(t).double(), process.data_tokens(z.device)
     left = torch.where(alpha.abs() < SIGNAL_EPS, 0, alpha / data.sum())
     return (left * data[z] + process.noise(t).at(z)).log().expand(z.shape)
 
 
 class Predicted(NamedTuple):
-    """Log-probabilities of a prediction x_hat, normalised over the data tokens, asked token by token, in float64."""
+    """Log-probabilities of a prediction x_hat, normalised over the data tokens, for single tokens, in float64."""
 
     process: "NoiseProcess"
     logits: Tensor  # -inf off the data
@@ -95,23 +95,23 @@ class Predicted(NamedTuple):
 def factored_log_evidence(
     process: "InterpolatingProcess", logits: Logits, log_sum: PerToken, z: Tokens, t: TokenTimes
 ) -> PerToken:
-    r"""$\log q_t(z \mid \hat x)$ of a process whose noise has factors, of finite slope also where a mass vanishes.
+    r"""$\log q_t(z \mid \hat x)$ of a process with factored noise, with a finite gradient even where a mass is 0.
 
     **Arguments:** as for `NoiseProcess.log_evidence`.
     """
     alpha, noise = process.alpha(t).double(), process.noise(t)
     log_u, b = logits.gather(-1, z[..., None])[..., 0].double() - log_sum, noise.at(z)
-    # The sum of two masses that both vanish has no slope, the logarithm of one that vanishes an infinite one.
+    # The logarithm of a sum of two zero masses has no gradient, and that of one zero mass an infinite one.
     alone, gone = (b == 0).expand(z.shape), (alpha == 0).expand(z.shape)
     signal = torch.where(gone, 1, alpha).log() + log_u
     log_b = torch.where(alone, 1, b).log()
     both = torch.logaddexp(torch.where(alone, 0, signal), log_b)
-    no_signal = log_b + alpha * log_u.exp() / torch.where(alone, 1, b)  # of the same value and slope
+    no_signal = log_b + alpha * log_u.exp() / torch.where(alone, 1, b)  # with the same value and gradient
     return torch.where(alone, torch.where(gone, -torch.inf, signal), torch.where(gone, no_signal, both))
 
 
 def predicted(process: "NoiseProcess", logits: Logits) -> Predicted:
-    """The log-probabilities that logits stand for; tokens outside the support are ignored."""
+    """The log-probabilities given by logits; tokens outside the support are ignored."""
     logits = process.on_support(logits)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return Predicted(process, logits, logits.logsumexp(-1).double())

@@ -1,4 +1,4 @@
-"""The bound fused with the output projection, so that the logits are never held."""
+"""The bound fused with the output projection, so that the logits are never stored."""
 
 from typing import TYPE_CHECKING
 
@@ -30,26 +30,28 @@ def nelbo_fused(
 ) -> tuple[Scalar, PerToken]:
     r"""$\sum_i scale_i\, nelbo_i$ for logits = hidden projection^T + bias, block by block of tokens.
 
-    The gradients of the hidden states, the projection and the bias are made in the forward pass, hence the scale of
-    each token is needed beforehand, and the result is a scalar.
+    The gradients of the hidden states, the projection and the bias are computed in the forward pass; therefore the
+    scale of each token must be given, and the result is a scalar.
 
     **Arguments:**
 
     - `hidden`, `projection`, `bias`: the last hidden states and the output projection, of one dtype.
     - `x`, `z`, `t`, `weight`: as for `nelbo`.
     - `scale`: the factor of each token in the sum, for example mask / number of real tokens.
-    - `rows`: tokens at a time; their logits and gradient are all that is held of the vocabulary's size.
+    - `rows`: the number of tokens per block; only their logits and gradients have the size of the vocabulary.
 
     **Returns:** the scaled sum, and the detached value of each token.
 
-    **Raises:** `ValueError` if the projection does not fit the process, or the process has learned parameters, for
-    which this has no gradient.
+    **Raises:** `ValueError` if the projection does not match the vocabulary size, or the process has learned
+    parameters, whose gradients this function does not compute.
     """
     if projection.shape[0] != process.vocab_size:
         raise ValueError(f"the projection must have {process.vocab_size} rows; got {projection.shape[0]}")
     check_shapes(hidden, x, z, weight, scale)
     if torch.is_grad_enabled() and any(p.requires_grad for p in process.parameters()):
-        raise ValueError("a process with learned parameters needs `nelbo`, which has a gradient for them")
+        raise ValueError(
+            "the process must not have learned parameters here; use `nelbo`, which computes their gradients"
+        )
     tokens, noise, off = scalars(process, x, z, t, weight), noise_on_data(process, z, t), process.off_support()
     return _FusedNelbo.apply(hidden, projection, bias, tokens, noise, off, scale.reshape(-1), rows)
 
@@ -69,7 +71,7 @@ class _FusedNelbo(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         h = hidden.flatten(0, -2)
         n, states = len(h), projection.shape[0]
-        # Summed over blocks in at least float32: bfloat16 would lose a per cent and more.
+        # Summed over blocks in at least float32, because bfloat16 would lose a per cent or more.
         exact = torch.promote_types(projection.dtype, torch.float32)
         grad_h, grad_projection = torch.empty_like(h), torch.zeros_like(projection, dtype=exact)
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=exact)

@@ -1,11 +1,11 @@
-r"""Score entropy: the bound for a network that predicts the ratios of probabilities and no clean token.
+r"""Score entropy: the bound for a network that predicts ratios of probabilities instead of clean tokens.
 
 Scores of an $\hat x$ give exactly `nelbo`. With $r$ the rate into z, $q_y = q_t(y \mid x)$ and $w = r / q_z$ it is
 
     w ( q_z sum_{y != z} s_y - sum_{y != z} q_y (1 + log s_y + log q_z - log q_y) )
 
-and q differs from the noise b at x only, so that the sums are over the noise, which tokens share, and the clean token is a
-scalar correction.
+and q differs from the noise b only at x, so that the sums are over the noise, which is common to all tokens, and the
+clean token is a scalar correction.
 """
 
 from typing import TYPE_CHECKING
@@ -39,20 +39,22 @@ def score_entropy(
 
     Its mean over uniform t and $z \sim q_t(\cdot \mid x)$ bounds $-\log p(x)$ per token, as `nelbo` does, for any
     positive scores; the exact ratios $p_t(z^{i \to y}) / p_t(z)$ minimise it. For scores that belong to a prediction
-    $\hat x$ (`to_score`) it equals `nelbo`. One pass over the scores, with the gradient in closed form, kept for one backward
-    pass; a process with learned parameters or token-dependent noise, and `torch.compile`, take the definition.
+    $\hat x$ (`to_score`) it equals `nelbo`. It takes one pass over the scores and computes the gradient in closed form,
+    stored for one backward pass. For processes with learned parameters or state-dependent corruption, and under
+    `torch.compile`, the definition is used.
 
     **Arguments:**
 
     - `log_scores`: $\log s_y$ for every token y, masks included; the entry at z is not read.
-    - `x`, `z`: clean tokens, and noisy ones drawn at `t`. An impossible z gives not-a-number: it is the caller's error.
+    - `x`, `z`: clean tokens, and noisy ones drawn at `t`. An impossible z is not checked and gives NaN.
     - `t`: in [0, 1], [batch] or [batch, length].
     - `weight`: replaces $w_t(z, x) = R_t / q_t(z \mid x)$ in a reweighted objective, as in `nelbo`.
-    - `chunk_bytes`: size of a work buffer.
+    - `chunk_bytes`: the size of a work buffer.
 
     **Returns:** nats per unit of time in the dtype of the scores, at least float32.
 
-    **Raises:** `ValueError` if the shapes do not agree, or a weight is given where a token has no single one.
+    **Raises:** `ValueError` if shapes do not match, or a weight is given for a process without a single weight per
+    token.
 
     **Source:** Lou et al. (2024), "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution", arXiv
     2310.16834, the diffusion-weighted denoising score entropy.
@@ -86,7 +88,7 @@ def score_entropy_streamed(
     weight: PerToken | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> PerToken:
-    """The same of a process whose noise has factors, in one pass; arguments as for `score_entropy`."""
+    """`score_entropy` of a process with factored noise, in one pass; arguments as for `score_entropy`."""
     learned = torch.is_grad_enabled() and any(p.requires_grad for p in process.parameters())
     if learned or torch.compiler.is_compiling():
         return score_entropy_dense(process, log_scores, x, z, t, weight=weight)
@@ -96,7 +98,7 @@ def score_entropy_streamed(
 def score_entropy_dense(
     process: "NoiseProcess", log_scores: Logits, x: Tokens, z: Tokens, t: Times, *, weight: PerToken | None = None
 ) -> PerToken:
-    """The score entropy as it is defined, for any process: dense and differentiable in everything.
+    """The score entropy by its definition, for any process: dense and differentiable in all inputs.
 
     **Arguments:** and **Raises:** as for `score_entropy`.
     """
@@ -107,10 +109,10 @@ def score_entropy_dense(
     rate = process.rate(z, t) if weight is None else (weight[..., None] * q_z).expand(q.shape).scatter(-1, at_z, 0)
     log_s = log_scores.double().scatter(-1, at_z, 0)
     ratio = q / q_z
-    some = ratio > 0  # a ratio of 0 meets a score of 0 at log 0
+    some = ratio > 0  # a ratio of 0 with a score of 0 would give 0 log 0
     safe, log_s_safe = torch.where(some, ratio, 1), torch.where(some, log_s, 0)
     term = log_s.exp() + torch.where(some, safe * (safe.log() - 1 - log_s_safe), 0)
-    # Nothing is asked of the scores from where no token comes.
+    # Scores of tokens without jumps to z do not contribute.
     value = torch.where(rate > 0, rate * term, 0).sum(-1)
     return value.to(torch.promote_types(log_scores.dtype, torch.float32))
 

@@ -10,7 +10,7 @@ $$KL = \frac{b_{t \mid s}(z)}{q_t(z \mid x)}\, KL\big(q_s(\cdot \mid x)\,\|\,q_s
   + \frac{\alpha_{t \mid s}\, q_s(z \mid x)}{q_t(z \mid x)} \log\frac{q_s(z \mid x)}{q_s(z \mid \hat x)}
   + \log\frac{q_t(z \mid \hat x)}{q_t(z \mid x)}, \qquad z = z_t$$
 
-so that the streaming pass of `nelbo` serves here too.
+so that the streaming pass of `nelbo` can be used.
 """
 
 from typing import TYPE_CHECKING
@@ -34,24 +34,25 @@ if TYPE_CHECKING:
 def step_kl(
     process: "NoiseProcess", logits: Logits, x: Tokens, z: Tokens, s: Times, t: Times, *, chunk_bytes: int = CHUNK_BYTES
 ) -> PerToken:
-    r"""$KL(q(z_s \mid z_t, x)\,\|\,q(z_s \mid z_t, \hat x))$: what one reverse step from t to s < t costs, in nats per token.
+    r"""$KL(q(z_s \mid z_t, x)\,\|\,q(z_s \mid z_t, \hat x))$: the bound's term of one reverse step from t to s < t, in
+    nats per token.
 
-    Added up over the steps of a grid, each with its own $z \sim q_t(\cdot \mid x)$, together with the end terms, it bounds
-    $-\log p(x)$ of the sampler that takes these steps. For small steps it is (t - s) times `nelbo`. No posterior is
-    built; the gradient with respect to the logits is that of `nelbo` and of two scalars. A process with learned parameters,
-    or without factors, takes the dense definition (`step_kl_dense`).
+    Summed over the steps of a grid, each with its own $z \sim q_t(\cdot \mid x)$, and with the end terms added, it
+    bounds $-\log p(x)$ of the sampler that takes these steps. For small steps it is (t - s) times `nelbo`. No posterior
+    is computed; the gradient with respect to the logits is that of `nelbo` and of two scalars. For a process with
+    learned parameters, or without factored noise, the dense definition is used (`step_kl_dense`).
 
     **Arguments:**
 
     - `logits`: leave-one-out logits at (z, t); tokens outside the support are ignored.
-    - `x`, `z`: clean tokens, and noisy ones drawn at `t`. An impossible z gives not-a-number.
-    - `s`, `t`: 0 <= s <= t <= 1, [batch] or [batch, length]. Where no noise is left at s, it is `reconstruction` at t;
-      where s = t, it is 0.
-    - `chunk_bytes`: size of a work buffer.
+    - `x`, `z`: clean tokens, and noisy ones drawn at `t`. An impossible z gives NaN.
+    - `s`, `t`: 0 <= s <= t <= 1, [batch] or [batch, length]. If no noise is left at s, the term equals `reconstruction`
+      at t; if s = t, it is 0.
+    - `chunk_bytes`: the size of a work buffer.
 
-    **Returns:** nats per token in the dtype of the logits, at least float32; 0 where z reveals x.
+    **Returns:** nats per token in the dtype of the logits, at least float32; 0 where z determines x.
 
-    **Raises:** `ValueError` if the logits do not have the width of the process, or the shapes do not agree.
+    **Raises:** `ValueError` if the logits do not match the vocabulary size, or shapes do not match.
 
     **Source:** Sohl-Dickstein et al. (2015), arXiv 1503.03585, and Austin et al. (2021), arXiv 2107.03006, for the bound;
     the form in a few scalars is derived above.
@@ -84,7 +85,7 @@ def step_kl_streamed(
     *,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> PerToken:
-    """The same of a process whose noise has factors, without a posterior; arguments as for `step_kl`."""
+    """`step_kl` of a process with factored noise, without computing a posterior; arguments as for `step_kl`."""
     if torch.is_grad_enabled() and any(p.requires_grad for p in process.parameters()):
         return step_kl_dense(process, logits, x, z, s, t)
     s, t, still = _apart(process, z, s, t)
@@ -93,20 +94,20 @@ def step_kl_streamed(
     q_s, q_t = process.probability(x, z, s), process.probability(x, z, t)
     log_p_s, log_p_t = x_hat.marginal(z, s), x_hat.marginal(z, t)
     stays = keep * q_s / q_t
-    # Where z cannot have been there at s, the logarithm may be infinite and has no weight.
+    # If the token at s cannot have been z, the logarithm may be infinite and has weight 0.
     log_s = torch.where(stays > 0, q_s.log() - log_p_s, 0)
     wide = _divergence(process, logits, x, z, s, chunk_bytes)
     nats = fresh / q_t * wide + stays * log_s + log_p_t - q_t.log()
-    rebuilt = log_p_t - q_t.log() - x_hat.at(x)  # the divergence from x, certain at s
+    rebuilt = log_p_t - q_t.log() - x_hat.at(x)  # the divergence if x is certain at s
     nats = torch.where(process.noise(s).total() > 0, nats, rebuilt)
     nothing = process.is_clean(z, t) | still
     return torch.where(nothing, 0, nats).to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def step_kl_dense(process: "NoiseProcess", logits: Logits, x: Tokens, z: Tokens, s: Times, t: Times) -> PerToken:
-    """The divergence of one reverse step from the posteriors as they stand: dense, for any process.
+    """The divergence of one reverse step by its definition, from dense posteriors, for any process.
 
-    The oracle that `step_kl` is tested against; differentiable in everything.
+    The reference for tests of `step_kl`; differentiable in all inputs.
 
     **Arguments:** as for `step_kl`.
     """
@@ -114,16 +115,16 @@ def step_kl_dense(process: "NoiseProcess", logits: Logits, x: Tokens, z: Tokens,
     s, t, still = _apart(process, z, s, t)
     nothing = process.is_clean(z, t) | still
     one_hot = torch.nn.functional.one_hot(x.long(), process.vocab_size).double()
-    # The posterior of a prediction that cannot have become z is 0/0.
+    # The posterior is 0/0 if the prediction cannot have become z.
     x_hat = torch.where(nothing[..., None], one_hot, logits.double().softmax(-1))
     q, p = (process.posterior(z, law, s, t) for law in (one_hot, x_hat))
     return torch.where(nothing, 0, kl_divergence(q, p)).to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _apart(process: "NoiseProcess", z: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The lifted times, and where they are one: a step of no length, in whose place some other is taken.
+    """The token times, and the mask of steps of length 0, which are replaced by other steps.
 
-    At t = 1 what is left of a signal of 0 would be 0/0, and its gradient too.
+    At t = 1 the ratio of two signals of 0 would be 0/0, and its gradient too.
     """
     s, t = as_token_times(s, z), as_token_times(t, z)
     still = s == t
@@ -137,7 +138,7 @@ def _divergence(
     s = process.interior(s, z)
     a, b_x = process.alpha(s).double(), process.noise(s).at(x)
     one, data = torch.ones_like(b_x), process.data_tokens(x.device)
-    # A noisy token that is neither x nor a data token: of the same probability under x and x_hat.
+    # A noisy token that is neither x nor a data token, hence with the same probability under x and x_hat.
     other, off = (x + 1) % process.vocab_size, torch.zeros_like(x, dtype=torch.bool)
     columns = (x, other, a, b_x, one, one, data[x], off)
     tokens = TokenTerms(*(v.expand(x.shape).reshape(-1) for v in columns))

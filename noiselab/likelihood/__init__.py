@@ -1,4 +1,4 @@
-"""The full bound on the likelihood, every term of it: estimated, tightened, or enumerated where all can be listed."""
+"""The full bound on the likelihood with all its terms: estimated, tightened by importance weights, or enumerated."""
 
 from .bounds import BoundTerms, continuous_bound, discrete_bound
 from .estimates import Estimate, average, estimate

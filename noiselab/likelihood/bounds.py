@@ -1,8 +1,8 @@
-r"""The negative log-likelihood of sequences, bounded from above by three terms that belong together.
+r"""Upper bounds on the negative log-likelihood of sequences, as the sum of three terms.
 
 $$-\log p(x) \;\le\; \text{diffusion} + \text{reconstruction} + \text{prior}$$
 
-Each is estimated without bias, for each sequence by itself. Leaving one out leaves no bound.
+Each term is estimated without bias for each sequence. The sum is a bound only with all three.
 """
 
 import itertools
@@ -24,13 +24,13 @@ from .ranges import falling, require_range, time_range
 
 
 class BoundTerms(NamedTuple):
-    r"""The terms of a bound on $-\log p(x)$ in nats, one number for each sequence.
+    r"""The terms of a bound on $-\log p(x)$ in nats, one value for each sequence.
 
     **Arguments:**
 
     - `diffusion`: the integral of `nelbo` over the time range, or the sum of `step_kl` over the steps.
-    - `reconstruction`: of the clean tokens from the noisy ones at the lower end.
-    - `prior`: for starting from pure noise at the upper end.
+    - `reconstruction`: the term for predicting the clean tokens from noisy ones at the lower end.
+    - `prior`: the term for starting from pure noise at the upper end.
     """
 
     diffusion: PerSequence
@@ -39,7 +39,7 @@ class BoundTerms(NamedTuple):
 
     @property
     def total(self) -> PerSequence:
-        """The bound: all three."""
+        """The bound: the sum of all three terms."""
         return self.diffusion + self.reconstruction + self.prior
 
     def mean(self, weights: PerSequence | None = None) -> "BoundTerms":
@@ -47,7 +47,7 @@ class BoundTerms(NamedTuple):
 
         **Arguments:**
 
-        - `weights`: probabilities of the sequences; equal ones by default.
+        - `weights`: probabilities of the sequences; uniform by default.
         """
         if weights is None:
             weights = torch.full_like(self.prior, 1 / len(self.prior))
@@ -71,27 +71,27 @@ def continuous_bound(
     $$\int_{low}^{high} \mathbb E_{z \sim q_t}\Big[\sum_i \text{nelbo}_i\Big] dt
     + \mathbb E_{z \sim q_{low}}\Big[\sum_i -\log p(x_i \mid z)\Big] + \sum_i KL(q_{high}(\cdot \mid x_i)\,\|\,\bar q_{high})$$
 
-    It is a bound for every time range and denoiser, and equals $-\log p(x)$ for the exact denoiser on the whole range.
+    It is a bound for every time range and denoiser, and equals $-\log p(x)$ for the exact denoiser on the full range.
 
     **Arguments:**
 
-    - `denoiser`: of any parametrisation.
+    - `denoiser`: a denoiser of any prediction type.
     - `x`: clean tokens.
     - `times`: (t, weight), one time for each sequence, [batch], or for each token, [batch, length], such that the mean of
       weight * f(t) is the integral: from `importance_times`, `block_times`, `path_times`. They must run over the range
       from `low` to `high`. By default stratified on the clock of `sine_clock`.
-    - `nodes`: instead of drawn times, every sequence meets the same fixed ones, that many, where this process has them
-      (`process_quadrature`, which says how many are enough), or those given as (t, weight), to be summed. Each is an
-      evaluation of the network, and the only randomness is that of z.
-    - `low`, `high`: the time range: by default from 1e-4, or the lower end of the process's domain if that is higher, to
-      its upper end. Reconstruction treats tokens as independent, and the nearer `low` is to 0, the tighter. From 0 itself it
-      is taken at 1e-12, where rates stop: what noise does before is in no other term. The network is asked only if some
-      token is noisy there: for masking hardly ever, for noise on data tokens always.
-    - `real`: where tokens are real; padding is neither noised nor scored.
-    - `generator`: of times and z.
+    - `nodes`: the number of fixed quadrature times for all sequences, in place of random times (`process_quadrature`,
+      which describes how many suffice), or the times themselves as (t, weight), to be summed. Each is one network
+      evaluation; the only randomness is that of z.
+    - `low`, `high`: the time range: by default from 1e-4, or the lower end of the process's domain if that is higher,
+      to its upper end. Reconstruction treats tokens as independent, so the bound is tighter for `low` closer to 0. With
+      `low` = 0 it is evaluated at 1e-12, the smallest time with defined rates. It needs the network only if some token
+      is noisy there: almost never for absorbing noise, always for noise on data tokens.
+    - `real`: the mask of real tokens; padding is neither noised nor scored.
+    - `generator`: the source of randomness for times and z.
 
-    **Returns:** nats per sequence, float64. The mean over sequences has the standard error of `average`, or, of
-    independent sequences, of their spread.
+    **Returns:** nats per sequence, float64. For the standard error of their mean use `average`, or, if they are
+    independent, their standard deviation.
 
     **Raises:** `ValueError` for a time range outside the domain, or both `times` and `nodes`.
 
@@ -115,7 +115,7 @@ def continuous_bound(
     low, high = time_range(process, low, high)
     low = max(low, process.domain[0] + TIME_EPS)
     if times is not None and nodes is not None:
-        raise ValueError("either times or nodes may be given; got both")
+        raise ValueError("times and nodes must not both be given; got both")
     scene = Scene(process, denoiser, x, real, generator)
     if nodes is not None:
         fixed = process_quadrature(process, nodes, low=low, high=high) if isinstance(nodes, int) else nodes
@@ -145,17 +145,16 @@ def discrete_bound(
     $$\sum_{(t, s)} \mathbb E_{z \sim q_t}\Big[\sum_i KL\big(q(z_s \mid z, x_i)\,\|\,q(z_s \mid z, \hat x_i)\big)\Big]
     + \text{reconstruction} + \text{prior}$$
 
-    The last step of a grid that ends where no noise is left is the reconstruction; on any other grid it is the sampler's jump
-    to clean tokens, one more step. It bounds the likelihood of what `AncestralSampler` draws with this grid and denoiser
-    (`model_law`), for any number of steps; with more steps it falls to the
-    continuous bound.
+    If no noise is left at the end of the grid, the last step is the reconstruction; otherwise the sampler's jump to
+    clean tokens is an additional step. The result bounds the likelihood under `AncestralSampler` with this grid and
+    denoiser (`model_law`), for any number of steps, and converges to the continuous bound as their number grows.
 
     **Arguments:**
 
     - `denoiser`, `x`, `real`, `generator`: as for `continuous_bound`.
-    - `times`: falling, as for a sampler: N + 1 of them make N steps.
-    - `pick`: a number in [0, 1) for each sequence (`stratified_times(batch)`): only the step that it falls on is
-      evaluated, times the number of steps. By default all steps are, with one evaluation of the network each.
+    - `times`: decreasing times, as for a sampler; N + 1 times define N steps.
+    - `pick`: a number in [0, 1) for each sequence (`stratified_times(batch)`) that selects a single step, whose term is
+      multiplied by the number of steps. By default all steps are evaluated, with one network evaluation each.
 
     **Returns:** nats per sequence, float64.
 
@@ -173,7 +172,7 @@ def discrete_bound(
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), process)
     x = torch.tensor([[0, 0], [1, 1]])  # two equal tokens: one bit
     one_step = nl.discrete_bound(process, oracle, x, torch.tensor([1.0, 0.0]))
-    # All tokens at once, each by itself: two bits.
+    # All tokens at once, independently: two bits.
     assert torch.allclose(one_step.total, torch.tensor(4.0).log().double())
     ```
     """
@@ -184,7 +183,7 @@ def discrete_bound(
     count = len(steps) - 1
     if pick is not None and count:
         if pick.shape != x.shape[:1] or not ((pick >= 0) & (pick < 1)).all():
-            raise ValueError(f"pick must hold {len(x)} numbers in [0, 1); got {pick.tolist()}")
+            raise ValueError(f"pick must contain {len(x)} numbers in [0, 1); got {pick.tolist()}")
         k = (pick.double() * count).long().clamp(max=count - 1)
         return BoundTerms(count * scene.step(steps[k + 1], steps[k]), *ends)
     diffusion = torch.zeros_like(ends[0])
@@ -194,7 +193,7 @@ def discrete_bound(
 
 
 class Scene:
-    """Sequences, noise and a leave-one-out denoiser together: the terms that bounds are made of, summed over tokens."""
+    """Sequences with a process and a leave-one-out denoiser: computes the terms of bounds, summed over tokens."""
 
     def __init__(
         self,
@@ -210,7 +209,8 @@ class Scene:
         strange = ~data[x] if real is None else ~data[x] & real
         if strange.any():
             raise ValueError(f"x must consist of data tokens (`process.support`); got token {x[strange][0].item()}")
-        # Padding may hold a token that the process never makes: it is scored as one that it does make, and dropped.
+        # Padding may be outside the support of the process; it is replaced by a token of the support, and its loss
+        # dropped.
         self.x = x if real is None else torch.where(real, x, data.to(torch.uint8).argmax())
 
     def draw(self, t: Tensor) -> Tensor:
@@ -219,12 +219,12 @@ class Scene:
         return z if self.real is None else torch.where(self.real, z, self.x)
 
     def noisy(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens drawn at the times t, and the prediction from them."""
+        """Noisy tokens at the times t, and the prediction from them."""
         z = self.draw(t)
         return z, self.predict(z, t)
 
     def predict(self, z: Tensor, t: Tensor) -> Tensor:
-        """Leave-one-out logits; padding is shown to the network as it is."""
+        """Leave-one-out logits; the network receives padding unchanged."""
         return self.denoiser(z if self.real is None else torch.where(self.real, z, self.given), t)
 
     def integrand(self, t: Tensor, weight: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ class Scene:
         t, weight = t.to(self.x.device), weight.to(self.x.device)
         weight = (weight[:, None] if weight.dim() == 1 else weight).expand(self.x.shape)
         z, logits = self.noisy(t)
-        # Dropped where the weight is 0: there, at the very ends of time, the integrand may be infinite.
+        # Dropped where the weight is 0, because at the ends of time the integrand may be infinite.
         value = nelbo(self.process, logits, self.x, z, t).double()
         return self.sum(torch.where(weight == 0, 0, weight * value))
 
@@ -243,7 +243,7 @@ class Scene:
         return self.sum(step_kl(self.process, logits, self.x, z, s, t).double())
 
     def rebuilt(self, low: float) -> Tensor:
-        """One draw of the reconstruction; without the network where every token is seen to be clean."""
+        """One draw of the reconstruction; the network is not evaluated if all tokens are known to be clean."""
         t = self.full(low)
         z = self.draw(t)
         certain = self.process.is_clean(z, t)
@@ -256,7 +256,7 @@ class Scene:
         return self.sum(prior_kl(self.process, self.x, self.full(high)).double())
 
     def clean_at(self, t: float) -> bool:
-        """Whether no noise is left at a time: tokens are themselves, and can have come from no others."""
+        """Whether no noise is left at a time, so that every token is clean."""
         time = self.full(t)
         certain = (self.process.probability(self.x, self.x, time) == 1) & self.process.is_clean(self.x, time)
         return bool(certain.all())

@@ -1,12 +1,12 @@
-r"""A tighter bound from several noise paths of each sequence.
+r"""Importance-weighted bounds: a tighter bound from several noise paths of each sequence.
 
 A path $z_T, \dots, z_0$ drawn from $q(\cdot \mid x)$ has the importance weight
 
 $$w = \frac{\pi(z_T)}{q_T(z_T \mid x)} \prod_{(t, s)} \frac{p(z_s \mid z_t)}{q(z_s \mid z_t, x)}, \qquad
 \frac{p(z_s \mid z_t)}{q(z_s \mid z_t, x)} = \frac{q_s(z_s \mid \hat x)\; /\; q_t(z_t \mid \hat x)}{q_s(z_s \mid x)\; /\; q_t(z_t \mid x)}$$
 
-since the forward transition is a factor of both. Its mean is $p(x)$ of the sampler, and the mean of its logarithm the
-bound in discrete time.
+since the forward transition is a factor of both. The mean of w is $p(x)$ under the sampler, and the mean of -log w is
+the bound in discrete time.
 """  # noqa: E501
 
 import math
@@ -34,19 +34,19 @@ def importance_bound(
 ) -> PerSequence:
     r"""Estimate $-\log \frac 1K \sum_k w_k$ from K noise paths of each sequence.
 
-    Its mean bounds $-\log p(x)$ of the sampler that takes these steps. For K = 1 it is the bound in discrete time, it falls
-    as K grows, and tends to $-\log p(x)$ itself.
+    Its mean bounds $-\log p(x)$ of the sampler that takes these steps. For K = 1 it is the bound in discrete time; it
+    decreases with K and converges to $-\log p(x)$.
 
     **Arguments:**
 
     - `denoiser`, `x`, `real`, `generator`: as for `continuous_bound`.
-    - `times`: falling, as for a sampler. Where noise is left at the last of them, the jump to clean tokens
-      (`reconstruction`) is one more step.
-    - `draws`: K, the number of paths; each takes as many evaluations of the network as there are steps.
+    - `times`: decreasing times, as for a sampler. If noise is left at the last time, the jump to clean tokens
+      (`reconstruction`) is an additional step.
+    - `draws`: the number K of paths; each takes one network evaluation per step.
 
-    **Returns:** nats per sequence, float64; infinite where all weights vanish.
+    **Returns:** nats per sequence, float64; infinite if all weights are 0.
 
-    **Raises:** `ValueError` for a grid that does not fall within the domain, or no draws.
+    **Raises:** `ValueError` if the grid does not decrease within the domain, or `draws` is less than 1.
 
     **Source:** Burda et al. (2016), arXiv 1509.00519.
 
@@ -60,12 +60,12 @@ def importance_bound(
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), process)
     x, times = torch.tensor([[0, 0]]).expand(500, -1), torch.tensor([1.0, 0.5, 0.0])
     loose, tight = (nl.likelihood.importance_bound(process, oracle, x, times, draws=k).mean() for k in (1, 16))
-    # The two equal tokens come in one step, independently, with probability 1/2.
+    # In one step, the two tokens are independent and equal with probability 1/2.
     assert torch.tensor(8 / 3).log() < tight + 0.05 < loose
     ```
     """
     if draws < 1:
-        raise ValueError(f"at least one draw is needed; got {draws}")
+        raise ValueError(f"draws must be at least 1; got {draws}")
     weights = [path_log_weight(process, denoiser, x, times, real=real, generator=generator) for _ in range(draws)]
     return math.log(draws) - torch.stack(weights).logsumexp(0)
 
@@ -95,7 +95,7 @@ def path_log_weight(
     for s in map(scene.full, grid[1:].tolist()):
         x_hat = predicted(process, scene.predict(z, t))
         earlier = process.draw_posterior(scene.x, z, s, t, generator=generator)
-        certain = process.is_clean(z, t)  # stays for sure, whatever the prediction
+        certain = process.is_clean(z, t)  # does not change, for any prediction
         logs = logs + torch.where(
             certain, 0, _ratio(process, x_hat, scene.x, earlier, s) - _ratio(process, x_hat, scene.x, z, t)
         )

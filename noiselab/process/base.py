@@ -1,4 +1,4 @@
-r"""What every noise process offers: two primitives, and everything that the library needs, defined from them."""
+r"""The base class of noise processes: two abstract primitives, and all other operations defined from them."""
 
 import abc
 from itertools import chain
@@ -35,22 +35,23 @@ from ..typing import (
 from .plans import DensePlan, ReversePlan
 from .validation import check_dense
 
-CERTAIN_AT_MOST = 64  # tokens that `data_tokens_are_certain` looks at, each of which may cost a matrix
+CERTAIN_AT_MOST = 64  # maximum number of tokens that `data_tokens_are_certain` checks, each of which may cost a matrix
 
 
 class NoiseProcess(Exact, abc.ABC):
-    r"""Independent noise on each token, with a law $q_t(z \mid x)$ that starts at x and ends in pure noise.
+    r"""A noise process that acts independently on each token, with a law $q_t(z \mid x)$ from x at t = 0 to pure noise
+    at t = 1.
 
-    A kind of process writes two primitives, `marginal` and `transition`, and sets `vocab_size`. Everything else that
-    denoisers, bounds, samplers and evaluations ask of a process is defined from them here: dense, state^2 numbers for
-    each token. `InterpolatingProcess` and `TokenDependentProcess` derive the primitives from a signal and a mixing,
-    and replace definitions by what their form allows; `noiselab.testing` compares every replacement with its definition.
+    A subclass implements two primitives, `marginal` and `transition`, and sets `vocab_size`. All other operations used
+    by denoisers, bounds, samplers and evaluations are defined here from these primitives, with dense tensors of state^2
+    numbers per token. `InterpolatingProcess` and `TokenDependentProcess` derive the primitives from a signal and a
+    mixing, and override definitions with faster ones; `noiselab.testing` compares every override with its definition.
 
     Times are `t` of shape [batch] (one per sequence) or [batch, length] (one per token), 0 is clean, 1 is noise, s < t.
 
     **Arguments:**
 
-    - `support`: the tokens that data consist of, Bool of shape [state]; `None` for all of them.
+    - `support`: the tokens that occur in data, Bool of shape [state]; `None` for all of them.
 
     **Example:**
 
@@ -84,12 +85,13 @@ class NoiseProcess(Exact, abc.ABC):
 
     support: Tensor | None
     domain: tuple[float, float] = (0.0, 1.0)
-    """The times at which the process is used; `validate` looks at no others."""
+    """The range of times in which the process is used and validated."""
     reverse_draws: int = 1
-    """Uniform numbers for each token that `plan_reverse` takes."""
+    """The number of uniform numbers per token for `plan_reverse`."""
     clock_share: float = 0.5
-    """The share of time itself in the clock of `process_quadrature`, beside the angle of the signal: what may happen
-    while the signal stays."""
+    """The weight of time in the clock of `process_quadrature`, beside the angle of the signal, for changes at constant
+    signal.
+    """
     _vocab_size: int | None = None
 
     def __init__(self, support: TokenSet | None = None):
@@ -117,7 +119,7 @@ class NoiseProcess(Exact, abc.ABC):
 
     @property
     def vocab_size(self) -> int:
-        """The number of tokens: set by the subclass."""
+        """The number of tokens, set by the subclass."""
         if self._vocab_size is None:
             self._vocab_size = self._found_vocab_size()
         return self._vocab_size
@@ -131,7 +133,7 @@ class NoiseProcess(Exact, abc.ABC):
             f"a noise process must set vocab_size, the number of its tokens; {type(self).__name__} does not"
         )
 
-    # The law, in the forms that it is needed in.
+    # The law in various forms.
 
     def kernel(self, t: Elementwise) -> Float[Tensor, "*batch state state"]:
         r"""The law as a matrix for each time: row x is $q_t(\cdot \mid x)$."""
@@ -147,18 +149,18 @@ class NoiseProcess(Exact, abc.ABC):
         return self.marginal(x, t).gather(-1, z[..., None])[..., 0]
 
     def is_clean(self, z: Tokens, t: Times) -> Selection:
-        """Where z can have come from itself only, so that the clean token is z."""
+        """The mask of tokens z that can only have come from themselves, so that the clean token is z."""
         like = self.likelihood(z, t) > 0
         return (like.sum(-1) == 1) & like.gather(-1, z[..., None])[..., 0]
 
     def is_possible(self, z: Tokens, t: Times) -> Selection:
-        """Where a token of the data can have become z."""
+        """The mask of tokens z that some data token can have become."""
         return ((self.likelihood(z, t) > 0) & self.data_tokens(z.device)).any(-1)
 
     def posterior(self, z: Tokens, x_hat: Probs, s: Times, t: Times) -> Probs:
         r"""The reverse transition from t to s < t, dense: $q(z_s \mid z_t, \hat x) \propto q_{t|s}(z_t \mid z_s)\, q_s(z_s \mid \hat x)$.
 
-        Samplers draw from it without building it where the process allows it (`plan_reverse`).
+        Samplers draw from it without computing it if the process allows (`plan_reverse`).
 
         **Arguments:**
 
@@ -180,45 +182,48 @@ class NoiseProcess(Exact, abc.ABC):
 
         - `t`: in the open interval (0, 1): at the ends the rate may be infinite.
 
-        **Returns:** jumps per unit of time; negative where this is no Markov process.
+        **Returns:** jumps per unit of time; negative values mean that the process is not Markov.
         """
         t = as_token_times(t, z)
         slope = torch.func.jvp(lambda later: self.transition(z, t, later), (t,), (torch.ones_like(t),))[1]
         return slope.double().scatter(-1, z[..., None], 0)
 
     def untouched(self, x: Tokens, t: Times) -> PerToken:
-        r"""How probably the clean tokens x are untouched by noise: what is drawn apart in pictures.
+        r"""The probability that the clean tokens x are unchanged by noise; shown separately in plots.
 
-        Here what x has more on itself than the data token that has least: $q_t(x \mid x) - \min_v q_t(x \mid v)$, which is
-        $\alpha_t$ for an `InterpolatingProcess`. As for `signal_share`, a kind with a signal of its own may give that.
+        By default the excess probability of x over the data token with the smallest,
+        $q_t(x \mid x) - \min_v q_t(x \mid v)$, which is $\alpha_t$ for an `InterpolatingProcess`. As for
+        `signal_share`, processes with an explicit signal may return it.
         """
         like = self.likelihood(x, t)[..., self.data_tokens(x.device)]
         return self.probability(x, x, t) - like.amin(-1)
 
     def signal_share(self, t: Elementwise) -> tuple[Elementwise, Elementwise]:
-        r"""How much of a data token is left at the times t, and the rest to 1: what grids and quadratures use as a clock.
+        r"""The signal remaining at the times t, and its complement to 1, which grids and quadratures use as a clock.
 
-        Here the rest is what the law shares, whatever the clean token: $\sum_z \min_x q_t(z \mid x)$ over data tokens x.
-        That is $1 - \alpha_t$ for an `InterpolatingProcess`. A kind with a signal of its own may give that: only the
-        places of steps and nodes depend on it.
+        By default the complement is the mass common to the laws of all data tokens x, $\sum_z \min_x q_t(z \mid x)$,
+        which is $1 - \alpha_t$ for an `InterpolatingProcess`. Processes with an explicit signal may return it instead;
+        only the positions of steps and nodes depend on it.
         """
         rest = self.kernel(t)[..., self.data_tokens(t.device), :].amin(-2).sum(-1)
         return 1 - rest, rest
 
     def signal_angle(self, t: Elementwise) -> Elementwise:
-        r"""The angle of the signal, $\cos^2 \theta_t$ = `signal_share`: it spreads out what is nearly clean or nearly noise."""
+        r"""The angle of the signal, $\cos^2 \theta_t$ = `signal_share`; it resolves times of nearly clean and nearly
+        pure noise.
+        """
         signal, rest = self.signal_share(t)
         return torch.atan2(rest.clamp(min=0).sqrt(), signal.clamp(min=0).sqrt())
 
     def corners(self) -> list[float]:
-        """Times inside the domain at which the law has a corner, rising: those of its schedules."""
+        """The times inside the domain at which the law has a corner (from its schedules), in increasing order."""
         found = (module.corners() for module in self.modules() if module is not self and isinstance(module, Schedule))
         return sorted(set(chain.from_iterable(found)))
 
     # Draws.
 
     def corrupt(self, x: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
-        """Noisy tokens drawn from `marginal`, one uniform number a token."""
+        """Draw noisy tokens from `marginal`, with one uniform number per token."""
         return choose(self.marginal(x, t), uniforms(*x.shape, generator=generator, device=x.device))
 
     def prior_law(self) -> TokenProbs:
@@ -230,42 +235,43 @@ class NoiseProcess(Exact, abc.ABC):
     def prior(
         self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None
     ) -> Tokens:
-        """Pure noise: tokens drawn from `prior_law`."""
+        """Draw tokens of pure noise from `prior_law`."""
         u = uniforms(batch, length, generator=generator, device=device or self.device)
         return choose(self.prior_law().to(u.device).expand(batch, length, -1), u)
 
     def renoise(self, z: Tokens, s: Times, t: Times, *, generator: Randomness = None) -> Tokens:
-        r"""Tokens at t, drawn from the forward transition $q_{t|s}(\cdot \mid z_s)$.
+        r"""Draw tokens at t from the forward transition $q_{t|s}(\cdot \mid z_s)$.
 
         **Arguments:**
 
         - `z`: tokens at s.
-        - `s`, `t`: s < t; a token with s = t stays as it is.
+        - `s`, `t`: s < t; a token with s = t does not change.
         """
         s, t = (as_token_times(time, z).expand(z.shape) for time in (s, t))
         u, rows = uniforms(*z.shape, generator=generator, device=z.device), s < t
         if not rows.any():
             return z
-        # `transition` gives columns, the law of what a token comes from; all of them together have the row of what it becomes.
+        # `transition` returns columns (probabilities of arriving at a token); the columns of all tokens contain the
+        # required rows.
         tokens = torch.arange(self.vocab_size, device=z.device).expand(int(rows.sum()), -1)
         matrix = self.transition(tokens, s[rows][:, None], t[rows][:, None])
         law = matrix.gather(-1, z[rows][:, None, None].expand(*tokens.shape, 1))[..., 0].clamp(min=0)
         return z.masked_scatter(rows, choose(law, u[rows]))
 
     def plan_reverse(self, z: Tokens, s: Times, t: Times, u: Float[Tensor, "batch length draws"]) -> ReversePlan:
-        """The reverse transition from t to s, as far as it can be drawn without the network.
+        """Draw the part of the reverse transition from t to s that does not need the network.
 
         **Arguments:**
 
         - `z`: tokens at time t.
-        - `s`, `t`: s < t; a token with s = t stays as it is.
-        - `u`: `reverse_draws` uniform numbers a position, float64.
+        - `s`, `t`: s < t; a token with s = t does not change.
+        - `u`: `reverse_draws` uniform numbers per position, float64.
         """
         s, t = (as_token_times(time, z).expand(z.shape) for time in (s, t))
         return DensePlan(z, ~self.is_clean(z, t) & (s < t), self, s, t, u[..., 0])
 
     def draw_posterior(self, x: Tokens, z: Tokens, s: Times, t: Times, *, generator: Randomness = None) -> Tokens:
-        r"""Tokens at the earlier time s, drawn from the true reverse transition $q(z_s \mid z_t, x)$.
+        r"""Draw tokens at the earlier time s from the true reverse transition $q(z_s \mid z_t, x)$.
 
         **Arguments:**
 
@@ -277,25 +283,25 @@ class NoiseProcess(Exact, abc.ABC):
         return choose(self.posterior(z, one_hot, s, t), u[..., 0])
 
     def plan_noisy(self, t: PerRow, u: Float[Tensor, "rows draws"]) -> tuple[RowTokens, Bool[Tensor, " rows"]]:
-        r"""Single tokens drawn from $q_t(\cdot \mid \hat x)$, as far as they need no prediction $\hat x$.
+        r"""Draw single tokens from $q_t(\cdot \mid \hat x)$, except those that need the prediction $\hat x$.
 
         **Arguments:**
 
-        - `t`: the time of each.
-        - `u`: five uniform numbers each, float64.
+        - `t`: the time of each token.
+        - `u`: five uniform numbers per token, float64.
 
-        **Returns:** the tokens, and Bool [rows], which of them `resolve_noisy` must draw.
+        **Returns:** the tokens, and the mask [rows] of those that `resolve_noisy` must draw.
         """
         return torch.zeros_like(t, dtype=torch.long), torch.ones_like(t, dtype=torch.bool)
 
     def resolve_noisy(self, x_hat: Float[Tensor, "rows state"], t: PerRow, u: Float[Tensor, "rows draws"]) -> RowTokens:
-        """The tokens that need their prediction, drawn from it; arguments of these rows as for `plan_noisy`."""
+        """Draw the tokens that need their prediction; arguments for these rows as for `plan_noisy`."""
         return choose(self.marginal(x_hat[:, None], t[:, None])[:, 0], u[..., 4])
 
     # Predictions: one row for each token.
 
     def on_support(self, logits: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
-        """The logits, -inf at tokens that no data contain."""
+        """The logits, with -inf at tokens outside the support."""
         return logits if self.support is None else logits.masked_fill(~self.support.to(logits.device), -torch.inf)
 
     def add_evidence(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
@@ -303,7 +309,7 @@ class NoiseProcess(Exact, abc.ABC):
         return logits + self.likelihood(z[:, None], t[:, None])[:, 0].log().to(logits)
 
     def remove_evidence(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
-        """Leave-one-out logits from posterior logits; of a clean token that cannot have become z, the posterior's."""
+        """Leave-one-out logits from posterior logits; for clean tokens that cannot have become z, the posterior logits."""
         like = self.likelihood(z[:, None], t[:, None])[:, 0]
         return logits - torch.where(like > 0, like, 1).log().to(logits)
 
@@ -318,13 +324,13 @@ class NoiseProcess(Exact, abc.ABC):
         return self.marginal(logits.double().softmax(-1)[:, None], t[:, None])[:, 0].log().to(dtype)
 
     def solve_score(self, log_scores: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
-        r"""Leave-one-out logits from log-scores: what $\hat x$ has these scores.
+        r"""Leave-one-out logits from log-scores: the prediction $\hat x$ with these scores.
 
-        **Raises:** `ValueError` where a linear system would have to be solved for each token: the definition.
+        **Raises:** `ValueError` by default, because a linear system would have to be solved for each token.
         """
         raise ValueError(
-            "a score can be solved for the clean token only where noise does not depend on the token it destroys (an "
-            f"InterpolatingProcess); got a {type(self).__name__}"
+            "solving a score for the clean token requires state-independent corruption (an InterpolatingProcess); "
+            f"got a {type(self).__name__}"
         )
 
     def predicted_probability(self, x_hat: Float[Tensor, "rows state"], z: RowTokens, t: PerRow) -> PerRow:
@@ -342,23 +348,23 @@ class NoiseProcess(Exact, abc.ABC):
         some = like > 0
         return torch.where(some, log_u + torch.where(some, like, 1).log(), -torch.inf).logsumexp(-1)
 
-    # The bound; the functions of `noiselab.elbo` check their arguments and call these.
+    # The bound. The functions of `noiselab.elbo` check their arguments and call these methods.
 
     def accept_weight(self, weight: PerToken | None) -> None:
-        """Refuse a weight of the token in the bound, where the bound has no single one.
+        """Check whether the bound has a single weight per token that can be replaced.
 
-        **Raises:** `ValueError` for a weight: the definition.
+        **Raises:** `ValueError` if a weight is given and the bound has no single weight per token (the default).
         """
         if weight is not None:
             raise ValueError(
-                "a weight per token, as of a reweighted objective, needs an InterpolatingProcess, whose rate into a token "
-                f"does not depend on where the jump starts; got a {type(self).__name__}"
+                "a weight per token, as in a reweighted objective, requires an InterpolatingProcess, whose rate into a "
+                f"token does not depend on the token left; got a {type(self).__name__}"
             )
 
     def elbo_weight(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
-        """The weight of a token in the bound, where it has one.
+        """The weight of a token in the bound, if there is a single one.
 
-        **Raises:** `ValueError` where the rate into a token depends on where the jump starts: the definition.
+        **Raises:** `ValueError` if the rate into a token depends on the token left (the default).
         """
         self.accept_weight(torch.ones_like(z, dtype=torch.float64))
         raise NotImplementedError
@@ -387,7 +393,7 @@ class NoiseProcess(Exact, abc.ABC):
         weight: PerToken | None = None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> PerToken:
-        """The bound of free scores (`noiselab.elbo.score_entropy`), as it is defined."""
+        """The bound for scores (`noiselab.elbo.score_entropy`), by its definition."""
         return score_entropy_dense(self, log_scores, x, z, t, weight=weight)
 
     def step_kl(
@@ -411,14 +417,14 @@ class NoiseProcess(Exact, abc.ABC):
     # Tokens and times.
 
     def off_support(self) -> Int[Tensor, " off"] | None:
-        """The tokens that no data contain, as indices; `None` where there are none."""
+        """The indices of tokens outside the support; `None` if there are none."""
         if self.support is None:
             return None
         index = (~self.host_support()).nonzero()[:, 0]
         return index.to(self.support.device) if len(index) else None
 
     def data_tokens(self, device: torch.device | str | None = None) -> TokenSet:
-        """The support as a tensor, also where it is `None`."""
+        """The support as a tensor, even if it is `None`."""
         return torch.ones(self.vocab_size, dtype=torch.bool, device=device) if self.support is None else self.support
 
     def host_support(self) -> TokenSet:
@@ -426,20 +432,22 @@ class NoiseProcess(Exact, abc.ABC):
         return torch.ones(self.vocab_size, dtype=torch.bool) if self.support is None else self._host.of(self.support)
 
     def data_tokens_are_certain(self, time: float | int) -> bool:
-        """Whether every data token that is seen at this time must be the clean one; of many tokens, some are looked at."""
+        """Whether every data token observed at this time must be the clean one; for many tokens, a subset is checked."""
         tokens = self.data_tokens(self.device).nonzero()[:, 0]
         tokens = tokens[:: max(1, len(tokens) // CERTAIN_AT_MOST)]
         time = torch.full((1,), time, dtype=torch.float64, device=tokens.device)
         return bool(self.is_clean(tokens[None], time).all())
 
     def interior(self, t: Times, z: Tokens) -> TokenTimes:
-        """Times as `as_token_times` makes them, kept 1e-12 off the ends of the domain, where rates may be infinite."""
+        """Times as returned by `as_token_times`, kept 1e-12 away from the ends of the domain, where rates may be
+        infinite.
+        """
         low, high = self.domain
         return as_token_times(t, z).clamp(low + TIME_EPS, high - TIME_EPS)
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors live."""
+        """The device of its tensors."""
         return next(chain(self.buffers(), self.parameters()), torch.empty(0)).device
 
     def validate(self, times: int = 64) -> None:
@@ -453,7 +461,7 @@ class NoiseProcess(Exact, abc.ABC):
         try:
             states = self.vocab_size
             data = states if self.support is None else int(self.support.sum())
-        except Exception:  # a half-built process still prints
+        except Exception:  # partially constructed processes must print too
             return f"{type(self).__name__}()"
         more = self.extra_repr() or f"{states} tokens" + (f", {data} in data" if data < states else "")
         return f"{type(self).__name__}({more})"

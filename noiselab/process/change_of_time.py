@@ -1,4 +1,4 @@
-"""A process by another clock."""
+"""Change of time of a process."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,24 +14,24 @@ from ..typing import Elementwise, ElementwiseProbs, PerToken, TokenProbs, Tokens
 from .interpolating import InterpolatingProcess
 from .validation import interior_times
 
-END_MISS = 1e-9  # how far a clock may miss an end of the domain
+END_MISS = 1e-9  # tolerance of a clock at the ends of the domain
 
 
 class ChangeOfTime(InterpolatingProcess):
-    r"""The same process by another clock, $q_u(z \mid x) = q^{inner}_{g(u)}(z \mid x)$.
+    r"""A process under a change of time, $q_u(z \mid x) = q^{inner}_{g(u)}(z \mid x)$.
 
-    Its bound is the inner one, each time visited for longer or shorter: the integrand of `nelbo` at u is
-    $g'(u)$ times the inner one at $g(u)$, so that the integral stays. Training sees other times more often; the variance
-    of the estimate changes. A denoiser for it is told u, not $g(u)$.
+    Its bound is that of the inner process: the integrand of `nelbo` at u is $g'(u)$ times the inner one at $g(u)$, so
+    that the integral is unchanged. Only the distribution of times in training and the variance of estimates change. A
+    denoiser for this process receives u, not $g(u)$.
 
     **Arguments:**
 
-    - `process`: factored or written in two methods.
-    - `clock`: $g$, rising in [0, 1] from (at most) the lower end of the process's `domain` to (at least) its upper end.
-      The clock by which a process gets the signal `beta` is `nl.schedules.Function(process.alpha).inverse(beta)`.
+    - `process`: the inner process, factored or written as two methods.
+    - `clock`: $g$, increasing on [0, 1] from (at most) the lower end of the process's `domain` to (at least) its upper
+      end. The clock that gives a process the signal `beta` is `nl.schedules.Function(process.alpha).inverse(beta)`.
 
-    **Raises:** `ValueError` for a clock that does not rise throughout or leaves out part of the domain, or whose process
-    is none (`validate`): a clock may not jump.
+    **Raises:** `ValueError` if the clock is not increasing, does not cover the domain, or does not define a process
+    (`validate`), for instance because it jumps.
 
     **Source:** invariance of the bound: Kingma et al. (2021), arXiv 2107.00630, section 5; for discrete data Shi et al.
     (2024), arXiv 2406.04329.
@@ -62,7 +62,7 @@ class ChangeOfTime(InterpolatingProcess):
     def inner_time(self, t: Elementwise) -> Elementwise:
         """The time g(t) of the inner process."""
         low, high = self.process.domain
-        # A clock that is flat towards its end shows the end too early, by rounding, and there rates are infinite.
+        # By rounding, a clock that is flat near its end reaches the end too early, where rates are infinite.
         return torch.where(t < self.domain[1], self.clock(t).clamp(low, high - TIME_EPS), high)
 
     def alpha(self, t: Elementwise) -> Elementwise:
@@ -74,12 +74,12 @@ class ChangeOfTime(InterpolatingProcess):
         return self.process.mixing(self.inner_time(t))
 
     def corners(self) -> list[float]:
-        """The corners of the process, at the times at which the clock shows them."""
+        """The corners of the inner process, in the outer time."""
         inner = torch.tensor(self.process.corners(), dtype=torch.float64, device=self.device)
         return self.clock.inverse(inner).tolist() if len(inner) else []
 
     def noise(self, t: TokenTimes) -> NoiseMass:
-        """The noise at the inner time, factored as there."""
+        """The factored noise at the inner time."""
         inner_time = self.inner_time(t)
         return _reclocked(self.process.noise(inner_time), t, inner_time, self.inner_time)
 
@@ -88,7 +88,7 @@ class ChangeOfTime(InterpolatingProcess):
 
 
 class _Reclocked(Mixing):
-    """A part of the inner noise, told the outer time; made anew at each call, as the part itself may be."""
+    """A part of the inner noise as a function of the outer time; created at each call, like the part itself."""
 
     def __init__(self, part: Any, t: Tensor, inner_time: Tensor, clock: Callable[[Tensor], Tensor]):
         super().__init__()
@@ -112,7 +112,7 @@ class _Reclocked(Mixing):
         return inner and _reclocked(inner, t, inner_time, self.clock)
 
     def _inner(self, t: Tensor) -> Tensor:
-        # The time of the noise that it is a part of is known: a clock may be costly.
+        # The inner time is cached, because evaluating a clock may be expensive.
         return self.known[1] if t is self.known[0] else self.clock(t)
 
     def __repr__(self) -> str:
@@ -125,7 +125,7 @@ def _reclocked(inner: NoiseMass, t: Tensor, inner_time: Tensor, clock: Callable[
 
 @torch.no_grad()
 def _inverse_image(domain: tuple[float, float], clock: Schedule, home: torch.device) -> tuple[float, float]:
-    """The times at which the clock shows the domain."""
+    """The outer times that correspond to the domain of the inner process."""
     times = interior_times((0.0, 1.0), 64).to(home)
     g = clock(torch.cat([times.new_zeros(1), times, times.new_ones(1)]))
     if not g.isfinite().all() or not (g.diff() > 0).all():

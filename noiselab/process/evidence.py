@@ -1,4 +1,4 @@
-"""What a noisy token says about the clean one, where noise has factors: a single logit of each row differs.
+"""The evidence of a noisy token about the clean one for factored noise: only one logit of each row changes.
 
 All functions take one row for each token.
 """
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def added(process: "InterpolatingProcess", logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
-    r"""Posterior logits: $\log(1 + \alpha_t / b_t(z))$ more at z, or z alone where noise cannot have produced it."""
+    r"""Posterior logits: leave-one-out logits plus $\log(1 + \alpha_t / b_t(z))$ at z, or one-hot at z if noise cannot
+    have produced it.
+    """
     odds = _log_odds(process, z, t)
     certain = odds.isinf()
     only_z = torch.full_like(logits, -torch.inf).scatter(-1, z[..., None], 0)
@@ -24,7 +26,7 @@ def added(process: "InterpolatingProcess", logits: RowLogits, z: RowTokens, t: P
 
 
 def removed(process: "InterpolatingProcess", logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
-    """Leave-one-out logits from posterior logits; the same where noise cannot have produced z."""
+    """Leave-one-out logits from posterior logits; unchanged where noise cannot have produced z."""
     odds = _log_odds(process, z, t)
     return _shift(logits, z, -torch.where(odds.isinf(), 0, odds))
 
@@ -33,16 +35,16 @@ def log_marginal(process: "InterpolatingProcess", logits: RowLogits, t: PerRow) 
     r"""$\log q_t(y \mid \hat x)$ for every token y, at least float32."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
     alpha, noise = _signal_and_noise(process, t)
-    # By logarithms, so that a probability too small for its dtype is not lost where there is no noise beside it.
+    # In logarithms, so that a probability below the range of its dtype is not lost where there is no noise.
     log_x, some = alpha.log().to(dtype) + logits.to(dtype).log_softmax(-1), noise > 0
-    # Two infinities, at a token that is impossible, would have no gradient.
+    # Two infinities, at an impossible token, would give a NaN gradient.
     return torch.where(some, torch.logaddexp(log_x, torch.where(some, noise, 1).log().to(dtype)), log_x)
 
 
 def solved(process: "InterpolatingProcess", log_scores: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
     """Leave-one-out logits from log-scores."""
     dtype = torch.promote_types(log_scores.dtype, torch.float32)
-    # Kept finite, so that a row without any token left is even and not NaN.
+    # Kept finite, so that a row in which no token is left becomes uniform and not NaN.
     log_q = log_scores.to(dtype).scatter(-1, z[:, None], 0).log_softmax(-1).clamp(min=torch.finfo(dtype).min / 2)
     log_q = process.on_support(log_q)
     _, noise = _signal_and_noise(process, t)
@@ -63,7 +65,7 @@ def _log_odds(process: "InterpolatingProcess", z: Tensor, t: Tensor) -> Tensor:
     z, t = z[:, None], t[:, None].double()
     b = process.noise(t).at(z)
     some = b > 0
-    # Kept apart: the slope of log1p(alpha / 0) would be NaN.
+    # Masked, because the derivative of log1p(alpha / 0) would be NaN.
     return torch.where(some, torch.log1p(process.alpha(t) / torch.where(some, b, 1)), torch.inf)[:, 0]
 
 

@@ -1,4 +1,4 @@
-r"""Noise processes: two methods in, the rest derived.
+r"""Processes with state-independent corruption, defined by a signal and a mixing.
 
 $$q_t(z \mid x) = \alpha_t\, 1[z = x] + b_t(z), \qquad b_t = (1 - \alpha_t)\, \pi_t$$
 """
@@ -39,14 +39,14 @@ from .validation import check_interpolating, size_of_mixing
 
 
 class InterpolatingProcess(NoiseProcess):
-    r"""A noise process that replaces tokens: $q_t(z \mid x) = \alpha_t 1[z = x] + (1 - \alpha_t)\,\pi_t(z)$.
+    r"""A process with state-independent corruption: $q_t(z \mid x) = \alpha_t 1[z = x] + (1 - \alpha_t)\,\pi_t(z)$.
 
-    A subclass writes `alpha` and `mixing`; everything else is derived from them. In the derived methods times are
+    A subclass implements `alpha` and `mixing`; everything else is derived from them. In the derived methods times are
     `t` of shape [batch] (one per sequence) or [batch, length] (one per token), 0 is clean, 1 is noise and s < t.
 
     **Arguments:**
 
-    - `support`: the tokens that data consist of, Bool of shape [state]; `None` for all of them.
+    - `support`: the tokens that occur in data, Bool of shape [state]; `None` for all of them.
 
     **Example:**
 
@@ -71,17 +71,19 @@ class InterpolatingProcess(NoiseProcess):
     """
 
     reverse_draws = UNIFORMS_PER_MOVE
-    clock_share = 0.05  # nothing happens while the signal stays
+    clock_share = 0.05  # the law is constant while the signal is
 
-    # Write these two, elementwise: t is float64 and may have any shape.
+    # To be implemented, elementwise: t is float64 and may have any shape.
 
     @abc.abstractmethod
     def alpha(self, t: Elementwise) -> Elementwise:
-        """The signal: the probability that a token is untouched. Falls from 1 at t = 0 to 0 at t = 1."""
+        """The signal: the probability that a token is unchanged, decreasing from 1 at t = 0 to 0 at t = 1."""
 
     @abc.abstractmethod
     def mixing(self, t: Elementwise) -> Float[Tensor, "..."]:
-        """What replaces a destroyed token: a distribution for each time, [*t.shape, state], or one row for all times."""
+        """The distribution that replaces a corrupted token: one for each time, [*t.shape, state], or one row for all
+        times.
+        """
 
     # Derived from them.
 
@@ -89,10 +91,10 @@ class InterpolatingProcess(NoiseProcess):
         return size_of_mixing(self)
 
     def noise(self, t: TokenTimes) -> NoiseMass:
-        r"""The noise $b_t = (1 - \alpha_t) \pi_t$ at lifted times, as weights on parts.
+        r"""The noise $b_t = (1 - \alpha_t) \pi_t$ at token times, as weights on parts.
 
-        The only method that a factored process replaces (`Interpolation` does). Replace it as well where 1 - alpha
-        loses its digits: where alpha rounds to 1, a subtraction finds no noise.
+        The only method that a factored process overrides (as `Interpolation` does). Override it also if 1 - alpha loses
+        precision: where alpha rounds to 1, a subtraction gives no noise.
         """
         return NoiseMass((1 - self.alpha(t).double())[..., None], (cast(Mixing, _Written(self)),), t)
 
@@ -109,27 +111,29 @@ class InterpolatingProcess(NoiseProcess):
         return self.alpha(t)[..., None] * x + self.noise(t).dense()
 
     def likelihood(self, z: Tokens, t: Times) -> Probs:
-        r"""How probable the noisy token is, $q_t(z \mid v) = \alpha_t 1[v = z] + b_t(z)$, for each clean token v, dense."""
+        r"""The probability of the noisy token, $q_t(z \mid v) = \alpha_t 1[v = z] + b_t(z)$, for each clean token v,
+        dense.
+        """
         t = as_token_times(t, z)
         same = z[..., None] == torch.arange(self.vocab_size, device=z.device)
         return self.alpha(t).double()[..., None] * same + self.noise(t).at(z)[..., None]
 
     def probability(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
-        r"""The number $q_t(z \mid x) = \alpha_t 1[z = x] + b_t(z)$ for each token; nothing dense."""
+        r"""The number $q_t(z \mid x) = \alpha_t 1[z = x] + b_t(z)$ for each token, without dense tensors."""
         t = as_token_times(t, z)
         return self.alpha(t).double() * (x == z) + self.noise(t).at(z)
 
     def corrupt(self, x: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
-        """Noisy tokens drawn from `marginal`, three uniform numbers a token, nothing dense."""
+        """Draw noisy tokens from `marginal` with three uniform numbers per token, without dense tensors."""
         t, u = as_token_times(t, x), uniforms(*x.shape, 3, generator=generator, device=x.device)
         return torch.where(u[..., 0] < self.alpha(t), x, self.noise(t).choose(u[..., 1], u[..., 2]))
 
     def prior(
         self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None
     ) -> Tokens:
-        """Pure noise: tokens drawn from the mixing at the upper end of `domain`, t = 1.
+        """Draw tokens of pure noise from the mixing at the upper end of `domain`, t = 1.
 
-        What signal may be left there is that of data tokens of equal probability.
+        Any signal left there is that of uniformly distributed data tokens.
         """
         u = uniforms(batch, length, 2, generator=generator, device=device or self.device)
         end = torch.full_like(u[:, :1, 0], self.domain[1])
@@ -157,25 +161,25 @@ class InterpolatingProcess(NoiseProcess):
         s, t = as_token_times(s, z), as_token_times(t, z)
         keep = self.alpha(t) / self.alpha(s)
         fresh = self.noise(t).at(z) - keep * self.noise(s).at(z)
-        # A difference of two nearly equal masses: rounding must not make it negative, nor take its slope.
+        # A difference of two nearly equal masses: rounding must neither make it negative nor remove its gradient.
         return keep, fresh - fresh.clamp(max=0).detach()
 
     def renoise(self, z: Tokens, s: Times, t: Times, *, generator: Randomness = None) -> Tokens:
-        r"""Tokens at t, drawn from the forward transition $q_{t|s}(\cdot \mid z_s)$; two uniform numbers a token.
+        r"""Draw tokens at t from the forward transition $q_{t|s}(\cdot \mid z_s)$, with two uniform numbers per token.
 
         **Arguments:**
 
         - `z`: tokens at s.
-        - `s`, `t`: s < t; a token with s = t stays as it is.
+        - `s`, `t`: s < t; a token with s = t does not change.
         """
         s, t = as_token_times(s, z), as_token_times(t, z)
         u = uniforms(*z.shape, 2, generator=generator, device=z.device)
-        # Alpha is 0 at t = 1, also where it is so at s.
+        # At t = 1 alpha is 0, even if it is already 0 at s.
         keep = torch.where(s == t, 1, self.alpha(t) / self.alpha(s)).nan_to_num(0).expand(z.shape)
         rows = u[..., 0] >= keep
         if not rows.any():
             return z
-        # What is noise at t and was none at s: dense, but for the few tokens that are replaced only.
+        # The noise added between s and t: dense, but only for the few tokens that are replaced.
         s, t = s.expand(z.shape)[rows][:, None], t.expand(z.shape)[rows][:, None]
         fresh = (self.noise(t).dense() - keep[rows][:, None, None] * self.noise(s).dense()).clamp(min=0)
         return z.masked_scatter(rows, choose(fresh[:, 0], u[..., 1][rows]))
@@ -186,7 +190,7 @@ class InterpolatingProcess(NoiseProcess):
         return into.expand(*z.shape, self.vocab_size).scatter(-1, z[..., None], 0)
 
     def rate_into(self, z: Tokens, t: Times) -> Float[Tensor, "batch ..."]:
-        r"""How fast any other token jumps to z: $r_t(z) = b_t'(z) - (\alpha_t'/\alpha_t)\, b_t(z)$.
+        r"""The rate at which any other token jumps to z: $r_t(z) = b_t'(z) - (\alpha_t'/\alpha_t)\, b_t(z)$.
 
         It does not depend on the token left behind. Derivatives come from forward-mode automatic differentiation.
 
@@ -194,7 +198,8 @@ class InterpolatingProcess(NoiseProcess):
 
         - `t`: in the open interval (0, 1): at the ends the rate may be infinite.
 
-        **Returns:** jumps per unit of time; negative where `alpha` and `mixing` are no Markov process.
+        **Returns:** jumps per unit of time; negative values mean that `alpha` and `mixing` do not define a Markov
+        process.
         """
         t = as_token_times(t, z)
 
@@ -211,17 +216,17 @@ class InterpolatingProcess(NoiseProcess):
         return self.rate_into(z, t) / self.probability(x, z, t)
 
     def is_clean(self, z: Tokens, t: Times) -> Selection:
-        """Where noise cannot have produced z, so that the clean token is z itself."""
+        """The mask of tokens z that noise cannot have produced, so that the clean token is z."""
         return (self.noise(as_token_times(t, z)).at(z) == 0).expand(z.shape)
 
     def is_possible(self, z: Tokens, t: Times) -> Selection:
-        """Where noise can have produced z, or there is signal left and z is a data token."""
+        """The mask of tokens z that noise can have produced, or that are data tokens while there is signal."""
         t = as_token_times(t, z)
         kept = (self.alpha(t) > 0) & self.data_tokens(z.device)[z]
         return (self.noise(t).at(z) > 0) | kept
 
     def data_tokens_are_certain(self, time: float | int) -> bool:
-        """Whether noise falls on no data token at this time."""
+        """Whether the noise at this time is disjoint from the data tokens."""
         tokens = self.data_tokens(self.device).nonzero()[:, 0]
         return bool(self.is_clean(tokens[None], torch.full((1,), time, dtype=torch.float64, device=self.device)).all())
 
@@ -237,11 +242,13 @@ class InterpolatingProcess(NoiseProcess):
     # Draws and predictions.
 
     def plan_reverse(self, z: Tokens, s: Times, t: Times, u: Float[Tensor, "batch length draws"]) -> ReversePlan:
-        """The reverse transition as a choice of three: keep, a token of the prediction, a token of the noise."""
+        """The reverse transition as a three-way choice: keep, draw from the prediction, draw from the noise."""
         return reverse_move(self, z, s, t).plan(self, z, u)
 
     def draw_posterior(self, x: Tokens, z: Tokens, s: Times, t: Times, *, generator: Randomness = None) -> Tokens:
-        r"""Tokens at s < t drawn from $q(z_s \mid z_t, x)$: a choice between staying, x and the noise at s; nothing dense."""
+        r"""Draw tokens at s < t from $q(z_s \mid z_t, x)$: a choice between staying, x and the noise at s, without
+        dense tensors.
+        """
         u = uniforms(*x.shape, 3, generator=generator, device=x.device)
         s, t = as_token_times(s, z), as_token_times(t, z)
         keep, fresh = self.factored_transition(z, s, t)
@@ -252,12 +259,12 @@ class InterpolatingProcess(NoiseProcess):
         return torch.where(place < stay, z, torch.where(place < stay + clean, x, b_s.choose(u[..., 1], u[..., 2])))
 
     def plan_noisy(self, t: PerRow, u: Float[Tensor, "rows draws"]) -> tuple[RowTokens, Bool[Tensor, " rows"]]:
-        """Tokens of the noise; a token of the prediction is needed with probability alpha."""
+        """Draw tokens of the noise; with probability alpha a token of the prediction is needed."""
         t, u = t[:, None], u[:, None]
         return self.noise(t).choose(u[..., 2], u[..., 3])[:, 0], (u[..., 1] < self.alpha(t))[:, 0]
 
     def resolve_noisy(self, x_hat: Float[Tensor, "rows state"], t: PerRow, u: Float[Tensor, "rows draws"]) -> RowTokens:
-        """Tokens of the prediction."""
+        """Draw tokens of the prediction."""
         return choose(x_hat, u[..., 4])
 
     def predicted_probability(self, x_hat: Float[Tensor, "rows state"], z: RowTokens, t: PerRow) -> PerRow:
@@ -266,15 +273,15 @@ class InterpolatingProcess(NoiseProcess):
         return (self.alpha(t) * x_hat.gather(-1, z) + self.noise(t).at(z))[:, 0]
 
     def add_evidence(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
-        """Posterior logits from leave-one-out logits: they differ at z alone."""
+        """Posterior logits from leave-one-out logits, which differ only at z."""
         return evidence.added(self, logits, z, t)
 
     def remove_evidence(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
-        """Leave-one-out logits from posterior logits: they differ at z alone."""
+        """Leave-one-out logits from posterior logits, which differ only at z."""
         return evidence.removed(self, logits, z, t)
 
     def log_marginal(self, logits: RowLogits, t: PerRow) -> RowLogits:
-        r"""$\log q_t(y \mid \hat x)$ for every token y, by logarithms."""
+        r"""$\log q_t(y \mid \hat x)$ for every token y, computed in logarithms."""
         return evidence.log_marginal(self, logits, t)
 
     def solve_score(self, log_scores: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
@@ -288,7 +295,7 @@ class InterpolatingProcess(NoiseProcess):
     # The bound.
 
     def accept_weight(self, weight: PerToken | None) -> None:
-        """A token has one weight, since the rate into it does not depend on where the jump starts."""
+        """Accept any weight: the rate into a token does not depend on the token left."""
 
     def nelbo(
         self,
@@ -313,7 +320,7 @@ class InterpolatingProcess(NoiseProcess):
         weight: PerToken | None = None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> PerToken:
-        """The bound of free scores, streamed."""
+        """The bound for scores, streamed."""
         return score_entropy_streamed(self, log_scores, x, z, t, weight=weight, chunk_bytes=chunk_bytes)
 
     def step_kl(
@@ -333,14 +340,14 @@ class InterpolatingProcess(NoiseProcess):
     def validate(self, times: int = 64) -> None:
         """Check that this is a Markov process from data to noise, at `times` points of `domain`, dense at its ends.
 
-        **Raises:** `ValueError` that says what fails and where: a signal outside [0, 1] or rising, a mixing that is no
-        distribution, a support that does not fit, a negative rate.
+        **Raises:** `ValueError` that says what fails and where: a signal outside [0, 1] or increasing, a mixing that is
+        not a distribution, an invalid support, a negative rate.
         """
         check_interpolating(self, times)
 
 
 class _Written:
-    """What a user wrote as `mixing`, as the single part of a Mass. No module: it is made anew at each call."""
+    """The user's `mixing` as the single part of a `NoiseMass`. Not a module, because it is created at each call."""
 
     at, choose, profile = Mixing.at, Mixing.choose, Mixing.profile
 
@@ -348,7 +355,7 @@ class _Written:
         self.process = process
 
     def probs(self, t: Tensor) -> Tensor:
-        # At the very ends a mixing is often 0/0, since there is no noise or no signal: its limit is taken just inside.
+        # At the ends a mixing is often 0/0, because there is no noise or no signal; its limit is evaluated just inside.
         low, high = self.process.domain
         p = self.process.mixing(t.clamp(low + TIME_EPS, high - TIME_EPS)).to(t.device, torch.float64)
         return p.expand(*t.shape, -1) if p.dim() == 1 else p

@@ -1,4 +1,4 @@
-"""A reverse step before the network is evaluated."""
+"""Plans: the part of a reverse step that is drawn before the network is evaluated."""
 
 import abc
 from collections.abc import Callable
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from .base import NoiseProcess
 
 Predict: TypeAlias = Callable[[Tokens, Times, Selection], RowLogits]
-"""What gives leave-one-out logits of selected positions: a denoiser."""
+"""A function that returns leave-one-out logits at selected positions, such as a denoiser."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReversePlan(abc.ABC):
-    """All of a reverse step that needs no network.
+    """The part of a reverse step that does not need the network.
 
     **Arguments:**
 
-    - `z`: the result so far: kept tokens, and what is settled.
-    - `rows`: where the leave-one-out prediction is needed.
+    - `z`: the tokens after the step, as far as they are determined.
+    - `rows`: the mask of positions that need the leave-one-out prediction.
     """
 
     z: Tokens
@@ -33,7 +33,7 @@ class ReversePlan(abc.ABC):
         """The tokens after the step, from the leave-one-out logits of `rows` in row-major order."""
 
     def apply(self, denoiser: Predict, z: Tokens, t: Times) -> Tokens:
-        """The tokens after the step; the network is evaluated at `rows`, and not at all if there are none.
+        """The tokens after the step; the network is evaluated only at `rows`, and not at all if there are none.
 
         **Arguments:**
 
@@ -45,7 +45,9 @@ class ReversePlan(abc.ABC):
 
 @dataclass(frozen=True, eq=False)
 class DensePlan(ReversePlan):
-    """The reverse transition of any process, drawn from its dense posterior: only certain tokens need no network."""
+    """The reverse transition of any process, drawn from its dense posterior; only tokens known to be clean need no
+    network.
+    """
 
     process: "NoiseProcess"
     s: TokenTimes
@@ -53,7 +55,7 @@ class DensePlan(ReversePlan):
     u: PerToken
 
     def resolve(self, logits: RowLogits) -> Tokens:
-        """The tokens after the step, one uniform number each."""
+        """The tokens after the step, with one uniform number each."""
         rows, process = self.rows, self.process
         x_hat = process.on_support(logits).double().softmax(-1)[:, None]
         law = process.posterior(self.z[rows][:, None], x_hat, self.s[rows][:, None], self.t[rows][:, None])[:, 0]

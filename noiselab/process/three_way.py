@@ -1,4 +1,4 @@
-r"""The reverse step as an exact three-way choice, of which all is decided that can be before the network is asked.
+r"""The reverse step as an exact three-way choice, decided as far as possible before the network is evaluated.
 
 Every predictor whose law is a mixture of "stay", "take a token of x_hat" and "take a token of the noise" has masses that
 are linear in x_hat_z, the prediction at the token that is there:
@@ -31,21 +31,23 @@ if TYPE_CHECKING:
     from .base import NoiseProcess
     from .interpolating import InterpolatingProcess
 
-UNIFORMS_PER_MOVE = 5  # for each token and step: whether it moves, from what, a token of the noise (2), one of x_hat
+UNIFORMS_PER_MOVE = (
+    5  # for each token and step: whether it moves, to data or noise, a token of the noise (2), a token of x_hat
+)
 
 
 class Move(NamedTuple):
     """The masses of the three choices, float64 of a shape that broadcasts to [batch, length].
 
-    The share of the moves, (data + noise) / (all of it), must not rise with x_hat_z.
+    The probability of a move, (data + noise) / (sum of all masses), must not increase with x_hat_z.
     """
 
     data: Tensor  # draw from x_hat
     noise: Tensor  # draw from the noise
     stay: Tensor
-    stay_slope: Tensor  # what x_hat_z = 1 adds to it
+    stay_slope: Tensor  # added to it at x_hat_z = 1
     draw: Callable[[Tensor, Tensor], Tensor]  # a token of the noise, from two uniform numbers [batch, length]
-    noise_slope: Tensor | None = None  # what x_hat_z = 1 adds to it; nothing by default
+    noise_slope: Tensor | None = None  # added to it at x_hat_z = 1; 0 by default
 
     def plan(
         self,
@@ -54,15 +56,15 @@ class Move(NamedTuple):
         u: Float[Tensor, "batch length draws"],
         odds: Float[Tensor, "batch length"] | None = None,
     ) -> "Plan":
-        """Decide what can be decided without the network.
+        """Determine all that does not depend on the network.
 
         **Arguments:**
 
-        - `process`: the noise, which knows the tokens that data can contain. Elsewhere x_hat_z is zero.
-        - `z`: the tokens that are there.
-        - `u`: five uniform numbers a position, float64.
-        - `odds`: a token moves where its mass of moves times `odds` exceeds that of staying; by default 1 / u - 1 with the
-          first uniform number, which makes the masses shares.
+        - `process`: the noise process, whose support determines where x_hat_z may be non-zero.
+        - `z`: the current tokens.
+        - `u`: five uniform numbers per position, float64.
+        - `odds`: a token moves if its mass of moves times `odds` exceeds that of staying; by default 1 / u - 1 with the
+          first uniform number, so that tokens move with the probability given by the masses.
         """
         odds = 1 / u[..., 0].clamp(min=2**-54) - 1 if odds is None else odds
         lead = odds * (self.data + self.noise) - self.stay
@@ -77,7 +79,7 @@ class Move(NamedTuple):
             taken = (1 - u[..., 1]) * self.noise_slope
             limit = torch.where(taken > 0, spare / torch.where(taken > 0, taken, 1), torch.inf)
         noise = torch.where(may_move if limit is not None else may_move & ~to_data, self.draw(u[..., 2], u[..., 3]), z)
-        # Off the support x_hat_z is zero, so that a token which may move does.
+        # Outside the support x_hat_z is zero, so that a token that may move does move.
         settled = may_move & ~to_data & (~process.data_tokens(z.device)[z] | (slack == torch.inf))
         z, rows, off = torch.where(settled, noise, z), may_move & ~settled, process.off_support()
         return Plan(z, rows, slack, to_data, noise, u[..., 4], limit, off)
@@ -85,14 +87,14 @@ class Move(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan(ReversePlan):
-    """All of a step of three choices that needs no network; tensors of shape [batch, length]."""
+    """The part of a three-way step that does not need the network; tensors of shape [batch, length]."""
 
     slack: Tensor  # a row of these moves if and only if x_hat_z < slack
     to_data: Tensor  # Bool: it moves to a token of x_hat, not of the noise
-    noise: Tensor  # the token it takes from the noise otherwise
+    noise: Tensor  # otherwise the token drawn from the noise
     u: Tensor  # the uniform number that draws from x_hat
     limit: Tensor | None = None  # to_data holds only while x_hat_z <= limit; always by default
-    off: Tensor | None = None  # tokens that no data contain, as indices
+    off: Tensor | None = None  # indices of tokens outside the support
 
     def resolve(self, logits: RowLogits) -> Tokens:
         """The tokens after the step, from the leave-one-out logits of `rows` in row-major order."""

@@ -1,16 +1,16 @@
-r"""Noise that looks at the token it destroys: the mixing is a matrix, $\pi_t(z \mid x)$.
+r"""Processes with state-dependent corruption: the mixing is a matrix, $\pi_t(z \mid x)$.
 
 $$q_t(z \mid x) = \alpha_t(x)\, 1[z = x] + (1 - \alpha_t(x))\, \pi_t(z \mid x)$$
 
-Written as matrices $Q_t$ with row x, everything follows by linear algebra:
+With matrices $Q_t$ whose row x is this law, transitions and rates follow by linear algebra:
 
     transition  Q_{t|s} = Q_s^{-1} Q_t
     rate        R_t     = Q_t^{-1} Q_t'
 
-and the process is a Markov process if and only if no off-diagonal rate is negative. A jump now depends on where it
-starts, so that reverse rates and the bound sum over all tokens: dense, and meant for small vocabularies. A process whose
-matrices have a structure replaces `marginal`, `likelihood`, `transition` and `rate` by what that structure allows
-(`noiselab.processes.Coarse` and `TokenRates` do).
+and the process is Markov if and only if no off-diagonal rate is negative. Jumps depend on the token left, so that
+reverse rates and the bound are sums over all tokens: dense, and intended for small vocabularies. Processes with
+structured matrices override `marginal`, `likelihood`, `transition` and `rate` (as `noiselab.processes.Coarse` and
+`TokenRates` do).
 """
 
 import abc
@@ -24,21 +24,21 @@ from ..typing import Elementwise, PerToken, Probs, Times, Tokens
 from .base import NoiseProcess, columns
 from .validation import check_domain, check_ends, check_support, interior_times, size_of_mixing
 
-DENSE = 256  # tokens up to which `validate` looks at whole matrices
-PROBES = 8  # columns that it looks at otherwise
+DENSE = 256  # largest vocabulary for which `validate` checks whole matrices
+PROBES = 8  # number of columns that it checks otherwise
 
 
 class TokenDependentProcess(NoiseProcess):
-    r"""A noise process whose mixing depends on the clean token: $\pi_t(\cdot \mid x)$, a row for each x.
+    r"""A process with state-dependent corruption: the mixing $\pi_t(\cdot \mid x)$ has a row for each clean token x.
 
-    A subclass writes `alpha` and `mixing`; the rest is derived from them. Not every pair is a Markov process, and
-    `validate` says where one is not: a single hop to a neighbour, for instance, is none, since a token that has moved
-    would have to know that it may not move again. Matrices are inverted in float64, which the signal must allow: where
-    it falls below 1e-12 or so inside the domain, replace `transition` and `rate`, or end the domain there.
+    A subclass implements `alpha` and `mixing`; the rest is derived from them. Not every pair defines a Markov process;
+    `validate` reports where it does not. For instance, a single hop to a neighbour is not Markov, because the future of
+    a token would depend on whether it has already moved. Matrices are inverted in float64: if the signal falls below
+    about 1e-12 inside the domain, override `transition` and `rate`, or end the domain there.
 
     **Arguments:**
 
-    - `support`: the tokens that data consist of, Bool of shape [state]; `None` for all of them.
+    - `support`: the tokens that occur in data, Bool of shape [state]; `None` for all of them.
 
     **Example:**
 
@@ -67,15 +67,17 @@ class TokenDependentProcess(NoiseProcess):
     transition matrices in discrete time.
     """
 
-    # Write these two, elementwise: t is float64 and may have any shape.
+    # To be implemented, elementwise: t is float64 and may have any shape.
 
     @abc.abstractmethod
     def alpha(self, t: Elementwise) -> Float[Tensor, "..."]:
-        """The signal: how surely a token is untouched, [*t.shape], or [*t.shape, state] if it depends on the token."""
+        """The signal: the probability that a token is unchanged, [*t.shape], or [*t.shape, state] if it depends on the
+        token.
+        """
 
     @abc.abstractmethod
     def mixing(self, t: Elementwise) -> Float[Tensor, "*batch state state"]:
-        """What replaces a destroyed token: row x is the distribution that replaces x."""
+        """The distribution that replaces a corrupted token: row x is that of the clean token x."""
 
     # Derived from them.
 
@@ -83,14 +85,14 @@ class TokenDependentProcess(NoiseProcess):
         return size_of_mixing(self)
 
     def signal(self, t: Elementwise) -> Float[Tensor, "... state"]:
-        """`alpha` with its last axis for the token, of size 1 where it does not depend on it."""
+        """`alpha` with a last axis for the token, of size 1 if it does not depend on it."""
         alpha = self.alpha(t).double()
         return alpha[..., None] if alpha.shape == t.shape else alpha
 
     def kernel(self, t: Elementwise) -> Float[Tensor, "*batch state state"]:
-        r"""The matrices $Q_t$: row x is $q_t(\cdot \mid x)$. What a process with matrices of its own may replace."""
+        r"""The matrices $Q_t$: row x is $q_t(\cdot \mid x)$. Override it for processes with explicit matrices."""
         low, high = self.domain
-        # At the ends a mixing is often 0/0, since there is no noise or no signal: its limit is taken just inside.
+        # At the ends a mixing is often 0/0, because there is no noise or no signal; its limit is evaluated just inside.
         pi = self.mixing(t.clamp(low + TIME_EPS, high - TIME_EPS)).double()
         signal = self.signal(t)[..., None]
         return signal * torch.eye(pi.shape[-1], dtype=torch.float64, device=t.device) + (1 - signal) * pi
@@ -101,7 +103,7 @@ class TokenDependentProcess(NoiseProcess):
         return signal.expand(*x.shape, self.vocab_size).gather(-1, x[..., None])[..., 0]
 
     def signal_share(self, t: Elementwise) -> tuple[Elementwise, Elementwise]:
-        """The mean of alpha over the data tokens, and the rest to 1."""
+        """The mean of alpha over the data tokens, and its complement to 1."""
         signal = self.signal(t.reshape(-1, 1))[:, 0]
         signal = signal if signal.shape[-1] == 1 else signal[:, self.data_tokens(t.device)]
         share = signal.mean(-1).view(t.shape)
@@ -126,11 +128,11 @@ class TokenDependentProcess(NoiseProcess):
         r"""The forward transition from s to t > s, $q_{t|s}(z \mid y)$ for each token y: a column of $Q_s^{-1} Q_t$."""
         s, t = as_token_times(s, z), as_token_times(t, z)
         matrix = _solve(self.kernel(s), self.kernel(t), s)
-        # What rounding has left of a zero would let a certain token move; its slope stays.
+        # Rounding errors in place of zeros would let tokens that are known to be clean move; gradients are kept.
         return columns(matrix - torch.where(matrix.abs() < 1e-13, matrix, 0).detach(), z)
 
     def rate(self, z: Tokens, t: Times) -> Probs:
-        r"""How fast each *other* token y jumps to z: a column of $R_t = Q_t^{-1} Q_t'$, with 0 at y = z.
+        r"""The rate at which each *other* token y jumps to z: a column of $R_t = Q_t^{-1} Q_t'$, with 0 at y = z.
 
         Derivatives come from forward-mode automatic differentiation.
 
@@ -138,7 +140,8 @@ class TokenDependentProcess(NoiseProcess):
 
         - `t`: in the open interval (0, 1): at the ends the rate may be infinite.
 
-        **Returns:** jumps per unit of time; negative where `alpha` and `mixing` are no Markov process.
+        **Returns:** jumps per unit of time; negative values mean that `alpha` and `mixing` do not define a Markov
+        process.
         """
         t = as_token_times(t, z)
         kernel, slope, *_ = torch.func.jvp(self.kernel, (t,), (torch.ones_like(t),))
@@ -149,10 +152,10 @@ class TokenDependentProcess(NoiseProcess):
     def validate(self, times: int = 64) -> None:
         """Check that this is a Markov process from data to noise, at `times` points of `domain`.
 
-        Of more than 256 tokens, a few columns are looked at, at fewer times.
+        For more than 256 tokens, only a few columns are checked, at fewer times.
 
-        **Raises:** `ValueError` that says what fails and where: a signal outside [0, 1], a mixing that is no
-        distribution, a negative rate, tokens that are not clean at t = 0, an end that still depends on the token.
+        **Raises:** `ValueError` that says what fails and where: a signal outside [0, 1], a mixing that is not a
+        distribution, a negative rate, tokens that are not clean at t = 0, a final law that still depends on the token.
         """
         states = self.vocab_size
         check_domain(self)

@@ -152,7 +152,7 @@ def test_score_entropy_where_noise_depends_on_the_token_and_where_it_is_learned(
         assert_close(nl.objectives.objective_loss(process, outputs, x, z, t, predicts=predicts), bound)
     with pytest.raises(ValueError, match="weight per token"):
         nl.elbo.score_entropy(process, scores, x, z, t, weight=torch.ones(z.shape))
-    with pytest.raises(ValueError, match=r"reweighted objective, needs an InterpolatingProcess, .*; got a Confused"):
+    with pytest.raises(ValueError, match=r"reweighted objective, requires an InterpolatingProcess, .*; got a Confused"):
         nl.objectives.objective_loss(process, logits, x, z, t, nl.objectives.Clipped(1))
 
     power = Learned()

@@ -292,7 +292,7 @@ def test_noise_that_depends_on_the_token():
     # What is forgotten is not read: the reverse step is the same.
     step = [process.posterior(z[:, None], law.softmax(-1)[:, None], t / 2, t)[:, 0] for law in (logits, back)]
     assert_close(step[1], step[0])
-    with pytest.raises(ValueError, match=r"only where noise does not depend on the token .* got a Confused"):
+    with pytest.raises(ValueError, match=r"requires state-independent corruption .* got a Confused"):
         nl.parametrization.to_leave_one_out(
             process, nl.parametrization.to_score(process, logits, z, t), z, t, predicts="score"
         )

@@ -133,7 +133,7 @@ def test_scores_cannot_be_solved_where_noise_depends_on_the_token():
         def mixing(self, t):
             return torch.full((*t.shape, V, V), 1 / V, dtype=torch.float64)
 
-    with pytest.raises(ValueError, match=r"solved for the clean token .* got a Still"):
+    with pytest.raises(ValueError, match=r"solving a score for the clean token .* got a Still"):
         nl.AncestralSampler(Still(), Fixed(torch.zeros(V), "score"))
     nl.AncestralSampler(Still(), Fixed(torch.zeros(V), "posterior"))
 
