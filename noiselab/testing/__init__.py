@@ -1,8 +1,8 @@
-"""Laws that every noise process obeys, to run on your own.
+"""Laws that every noise process must satisfy, for testing your own processes.
 
-Each is a function of a process that raises `AssertionError` in words: the method, the token, the time, what came and what
-was expected. `check_process` runs them all, in about a second, on processes of a few tokens. `ProcessLaws` makes them
-tests of your own package, one for each law.
+Each law is a function of a process that raises an `AssertionError` with the method, the token, the time, the value
+found and the value expected. `check_process` runs all laws, in about a second for processes of a few tokens.
+`ProcessLaws` turns them into tests of your own package, one for each law.
 
 **Example:**
 

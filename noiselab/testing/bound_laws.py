@@ -1,4 +1,4 @@
-"""Laws of the bound: every path to it is the definition, it does not know the clock, and it is tight."""
+"""Laws of the bound: all implementations agree, it is invariant under changes of time, and it is tight."""
 
 import copy
 
@@ -9,9 +9,9 @@ from ..elbo import nelbo, nelbo_dense, nelbo_fused
 from ..numerics import gauss_legendre
 from ..process import InterpolatingProcess, NoiseProcess
 from .overrides import Primitives
-from .tools import agree, data_tokens, logits, some, tokens
+from .tools import agree, data_tokens, logits, select_tokens, tokens
 
-PANELS = 128  # of time, in which the bound is integrated
+PANELS = 128  # subintervals of time for integrating the bound
 AT_ONCE = 1 << 21  # numbers of x_hat held at once
 
 
@@ -25,7 +25,9 @@ def bound_equals_definition(process: InterpolatingProcess) -> None:
     hidden = torch.randn(batch, length, width, dtype=torch.float64, generator=generator)
     matrix = torch.randn(states, width, dtype=torch.float64, generator=generator)
     bias = torch.randn(states, dtype=torch.float64, generator=generator)
-    process = copy.deepcopy(process).requires_grad_(False)  # with learned parameters, the dense path would be taken
+    process = copy.deepcopy(process).requires_grad_(
+        False
+    )  # with learned parameters, the dense definition would be used
     for shape in ((batch,), (batch, length)):
         low, high = process.domain
         t = low + (high - low) * (0.05 + 0.9 * torch.rand(shape, dtype=torch.float64, generator=generator))
@@ -54,7 +56,7 @@ def bound_equals_definition(process: InterpolatingProcess) -> None:
 
 
 def bound_does_not_depend_on_the_clock(process: NoiseProcess) -> None:
-    """Under a change of time t = g(u) the integrand, as it is defined, is multiplied by g'(u), so the bound stays."""
+    """Under a change of time t = g(u) the integrand is multiplied by g'(u), so that the bound is invariant."""
     low, high = process.domain
 
     def clock(u: Tensor) -> Tensor:
@@ -73,13 +75,13 @@ def bound_does_not_depend_on_the_clock(process: NoiseProcess) -> None:
 
 
 def bound_is_tight(process: NoiseProcess) -> None:
-    """For one token of known law, the bound of its leave-one-out answer (that law) adds up to its entropy."""
-    clean, states = some(data_tokens(process), 5), process.vocab_size
+    """For one token with a known law, the bound of the exact leave-one-out prediction equals the entropy of the law."""
+    clean, states = select_tokens(data_tokens(process), 5), process.vocab_size
     law = torch.zeros(states, dtype=torch.float64)
     law[clean] = torch.arange(1, len(clean) + 1, dtype=torch.float64)
     law = law / law.sum()
     low, high = process.domain
-    # In panels, since a schedule may have kinks; after t = sin^2(pi u / 2), twice, roots at both ends become smooth.
+    # In panels, because schedules may have kinks; applying t = sin^2(pi u / 2) twice makes roots at both ends smooth.
     node, part = gauss_legendre(8)
     t = ((torch.arange(PANELS, dtype=torch.float64)[:, None] + node) / PANELS).flatten()
     weight = part.repeat(PANELS) / PANELS
@@ -87,12 +89,12 @@ def bound_is_tight(process: NoiseProcess) -> None:
         weight = weight * torch.pi / 2 * torch.sin(torch.pi * t)
         t = torch.sin(torch.pi * t / 2) ** 2
     t, weight = low + (high - low) * t, weight * (high - low)
-    # What is lost below the domain, H(x | z), and above it, the information that pure noise would still have about x.
+    # Corrected for the ends of the domain: H(x | z) below it, and the remaining information of noise about x above it.
     total = _entropy(law) - _information(process, law, low) + _information(process, law, high)
     at_once = max(1, AT_ONCE // states**2)
     with torch.no_grad():
         for some_t, some_weight in zip(t.split(at_once), weight.split(at_once), strict=True):
-            z = torch.arange(states).repeat(len(some_t), 1)  # every noisy token stands at a position of its own
+            z = torch.arange(states).repeat(len(some_t), 1)  # one position for each noisy token
             x_hat = law.log().repeat(*z.shape, 1)
             for x in clean:
                 mass = process.probability(torch.full_like(z, int(x)), z, some_t).double()

@@ -1,4 +1,4 @@
-"""Laws as tests of a package of your own: inherit, return the process, and pytest finds one test for each law."""
+"""Laws as pytest classes: inherit, return the process, and pytest collects one test for each law."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,11 +16,11 @@ def _test(law: Law, check: Callable[[Any, Any, Law], None]) -> Callable[[Any], N
 
 
 class Laws:
-    """A test class with one test for each law; a subclass of it says of what kind of object the laws are.
+    """A test class with one test for each law; subclasses define the kind of object that the laws are about.
 
     **Arguments:**
 
-    - `laws`: given when subclassing, `class SamplerLaws(Laws, laws=SAMPLER_LAWS)`; each becomes `test_<its name>`.
+    - `laws`: a class argument, as in `class SamplerLaws(Laws, laws=SAMPLER_LAWS)`; each law becomes `test_<its name>`.
     """
 
     def __init_subclass__(cls, laws: Sequence[Law] = (), **kwargs: Any):
@@ -29,7 +29,7 @@ class Laws:
             setattr(cls, f"test_{law.__name__}", _test(law, cls.check))
 
     def subject(self) -> Any:
-        """What the laws are about, made anew for each test."""
+        """The object to test, created for each test."""
         raise NotImplementedError
 
     def check(self, subject: Any, law: Law) -> None:
@@ -39,7 +39,7 @@ class Laws:
 
 class _OfProcess(Laws):
     def process(self) -> NoiseProcess:
-        """The process to test, of a few tokens; made anew for each test."""
+        """The process to test, with a few tokens; created for each test."""
         raise NotImplementedError("write `process(self)`: it returns the process that the laws are checked on")
 
     def subject(self) -> NoiseProcess:
@@ -50,7 +50,7 @@ class _OfProcess(Laws):
         """Run one law on a copy of the process."""
         if law not in laws_of(subject):
             raise TypeError(
-                f"this is no law of a {type(subject).__name__}: inherit from ProcessLaws for an InterpolatingProcess, "
+                f"this is not a law of a {type(subject).__name__}: inherit from ProcessLaws for an InterpolatingProcess, "
                 "TokenDependentProcessLaws for a TokenDependentProcess, AnyProcessLaws for any other"
             )
         check_process(subject, [law])

@@ -1,4 +1,4 @@
-"""Running laws and saying which one fails."""
+"""Running laws and reporting which one fails."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -32,10 +32,10 @@ from .shortcuts import shortcuts_equal_definitions
 from .writing_laws import WRITING_LAWS, time_is_elementwise
 
 Law: TypeAlias = Callable[[Any], None]
-"""A function of the process that raises `AssertionError` in words where the law is broken; its docstring is the law."""
+"""A function of the process that raises `AssertionError` if the law is violated; its docstring states the law."""
 
-LARGEST = 256  # tokens that laws may enumerate
-NAMED = 5  # laws that are named after the first broken one
+LARGEST = 256  # largest vocabulary that laws enumerate
+NAMED = 5  # number of further violated laws that are named after the first
 
 ANY_PROCESS_LAWS: tuple[Law, ...] = (
     is_a_markov_process,
@@ -56,7 +56,7 @@ ANY_PROCESS_LAWS: tuple[Law, ...] = (
     bound_does_not_depend_on_the_clock,
     bound_is_tight,
 )
-"""The laws of every `NoiseProcess`: what follows from its two primitives, draws and bound last."""
+"""The laws of every `NoiseProcess`: first those of derived methods, then of draws and the bound."""
 
 PROCESS_LAWS: tuple[Law, ...] = (
     *WRITING_LAWS,
@@ -70,7 +70,9 @@ PROCESS_LAWS: tuple[Law, ...] = (
     bound_equals_definition,
     *ANY_PROCESS_LAWS[-2:],
 )
-"""All laws of an `InterpolatingProcess`: first how it is written, then what follows from it, draws and bound last."""
+"""All laws of an `InterpolatingProcess`: first those of `alpha` and `mixing`, then of derived methods, draws and the
+bound.
+"""
 
 TOKEN_DEPENDENT_LAWS: tuple[Law, ...] = (
     *WRITING_LAWS,
@@ -81,9 +83,9 @@ TOKEN_DEPENDENT_LAWS: tuple[Law, ...] = (
 
 
 def laws_of(process: NoiseProcess) -> tuple[Law, ...]:
-    """The laws that a process of this kind obeys, in the order in which they are checked.
+    """Return the laws for a kind of process, in the order in which they are checked.
 
-    **Raises:** `ValueError` for what is no noise process.
+    **Raises:** `ValueError` if the object is not a noise process.
     """
     if isinstance(process, InterpolatingProcess):
         return PROCESS_LAWS
@@ -91,23 +93,24 @@ def laws_of(process: NoiseProcess) -> tuple[Law, ...]:
         return TOKEN_DEPENDENT_LAWS
     if isinstance(process, NoiseProcess):
         return ANY_PROCESS_LAWS
-    raise ValueError(f"a noiselab NoiseProcess is needed; got {type(process).__name__}")
+    raise ValueError(f"process must be a noiselab NoiseProcess; got {type(process).__name__}")
 
 
 def check_process(process: NoiseProcess, laws: Sequence[Law] = ()) -> None:
-    """Run the laws on a process, whoever wrote it.
+    """Check that a process satisfies its laws.
 
-    Laws come in the order of `laws_of`: a mistake in `alpha` or `mixing` is named before what follows from it. After the
-    first broken law the others still run, unless shapes are wrong, and the message ends with those that are broken too.
+    Returns nothing if all laws hold. Laws run in the order of `laws_of`, so that an error in `alpha` or `mixing` is
+    reported before its consequences. After the first violated law the others still run, unless shapes are wrong, and
+    the message ends with those that are also violated. To check a process with a large vocabulary, build it with a
+    small one.
 
     **Arguments:**
 
-    - `process`: of at most 256 tokens, since laws enumerate them; a large one is checked at a small size. It is copied
-      and checked on the CPU.
-    - `laws`: which laws; all by default.
+    - `process`: a process with at most 256 tokens, because laws enumerate them. It is copied and checked on the CPU.
+    - `laws`: the laws to check; by default all.
 
-    **Raises:** `AssertionError` that names the first broken law and where it breaks: method, token, time, what came and
-    what was expected. `ValueError` for a process that is too large.
+    **Raises:** `AssertionError` that names the first violated law and where it fails: method, token, time, the value
+    found and the value expected. `ValueError` if the vocabulary is too large.
 
     **Example:**
 
@@ -142,7 +145,7 @@ def check_process(process: NoiseProcess, laws: Sequence[Law] = ()) -> None:
         except Exception as error:
             broken.append((law, error))
             if law is time_is_elementwise:
-                break  # of wrong shapes, the others would make huge ones, and say nothing
+                break  # with wrong shapes, the other laws could broadcast to huge tensors and report nothing useful
     if broken:
         law, first = broken[0]
         problem = str(first) if isinstance(first, AssertionError) else f"{type(first).__name__}: {first}"
@@ -156,7 +159,7 @@ def check_process(process: NoiseProcess, laws: Sequence[Law] = ()) -> None:
 def _refuse_large(process: NoiseProcess) -> None:
     try:
         states = process.vocab_size
-    except Exception:  # laws say it better
+    except Exception:  # the laws give a better message
         return
     if states > LARGEST:
         raise ValueError(f"laws enumerate tokens, at most {LARGEST}: check the process at a smaller size; got {states}")

@@ -13,14 +13,16 @@ from ..autoregressive import EditProcess
 from ..typing import TokenSequence
 
 EditLaw: TypeAlias = Callable[[EditProcess, Tensor], None]
-"""A function of the process and a text that raises `AssertionError` in words; its docstring is the law."""
+"""A function of the process and a text that raises `AssertionError` if the law is violated; its docstring states the
+law.
+"""
 
-DRAWS = 200
-ENUMERATED = 1_000  # streams
+DRAWS_PER_TEXT = 200
+MAX_STREAMS = 1_000  # maximum number of enumerated streams
 
 
 def streams_collapse_to_the_text(edits: EditProcess, x: TokenSequence) -> None:
-    """What is drawn for a text collapses to it: clean(corrupt(x)) = x, and x itself is left as it is."""
+    """Streams drawn for a text collapse to it: clean(corrupt(x)) = x, and x is not modified."""
     before = x.clone()
     for z in _draws(edits, x, 50):
         found = edits.clean(z)
@@ -29,7 +31,7 @@ def streams_collapse_to_the_text(edits: EditProcess, x: TokenSequence) -> None:
 
 
 def draws_are_possible(edits: EditProcess, x: TokenSequence) -> None:
-    """What is drawn has a positive probability, and no other text has drawn it."""
+    """Streams drawn for a text have positive probability for it, and zero probability for another text."""
     for z in _draws(edits, x, 50):
         log_q = edits.log_probability(z, x)
         assert -math.inf < log_q <= 1e-9, f"`log_probability` of {z.tolist()}, drawn for {x.tolist()}, is {log_q}"
@@ -40,8 +42,8 @@ def draws_are_possible(edits: EditProcess, x: TokenSequence) -> None:
 
 def lengths_have_the_stated_mean(edits: EditProcess, x: TokenSequence) -> None:
     """The mean length of streams is `expected_length`, to four standard errors."""
-    lengths = torch.tensor([len(z) for z in _draws(edits, x, DRAWS)], dtype=torch.float64)
-    error = lengths.std().item() / DRAWS**0.5
+    lengths = torch.tensor([len(z) for z in _draws(edits, x, DRAWS_PER_TEXT)], dtype=torch.float64)
+    error = lengths.std().item() / DRAWS_PER_TEXT**0.5
     stated, found = edits.expected_length(x), lengths.mean().item()
     assert abs(stated - found) <= 4 * error + 1e-9, (
         f"`expected_length` of {x.tolist()} is {stated:.4g}; drawn streams have {found:.4g} +- {error:.2g}"
@@ -49,11 +51,12 @@ def lengths_have_the_stated_mean(edits: EditProcess, x: TokenSequence) -> None:
 
 
 def probabilities_are_those_of_all_streams(edits: EditProcess, x: TokenSequence) -> None:
-    """The streams that come to a text have probabilities that sum to 1, by enumeration, and no others have any.
+    """The probabilities of the streams that collapse to a text sum to 1, by enumeration, and all other streams have
+    none.
 
-    Streams are as long as can be enumerated; those beyond carry what draws of that length say they do.
+    Streams are enumerated up to a maximum length; the probability of longer streams is estimated from draws.
     """
-    longest = int(math.log(ENUMERATED) / math.log(edits.vocab_size))
+    longest = int(math.log(MAX_STREAMS) / math.log(edits.vocab_size))
     if longest < len(x):
         raise ValueError(f"a text of {len(x)} tokens of {edits.vocab_size} has too many streams to enumerate")
     total = 0.0
@@ -65,25 +68,25 @@ def probabilities_are_those_of_all_streams(edits: EditProcess, x: TokenSequence)
             q = edits.log_probability(z, x).exp().item()
             assert q == 0 or torch.equal(edits.clean(z), x), f"{entries} has probability {q:.4g} and is no {x.tolist()}"
             total += q
-    drawn = torch.tensor([len(z) <= longest for z in _draws(edits, x, DRAWS)], dtype=torch.float64)
-    share, error = drawn.mean().item(), (drawn.var().item() / DRAWS) ** 0.5
-    assert abs(share - total) <= 4 * error + 1 / DRAWS, (
+    drawn = torch.tensor([len(z) <= longest for z in _draws(edits, x, DRAWS_PER_TEXT)], dtype=torch.float64)
+    share, error = drawn.mean().item(), (drawn.var().item() / DRAWS_PER_TEXT) ** 0.5
+    assert abs(share - total) <= 4 * error + 1 / DRAWS_PER_TEXT, (
         f"`log_probability` gives {total:.4f} to streams of at most {longest} entries; {share:.4f} +- {error:.2g} of the "
         f"drawn ones are so short"
     )
 
 
 def draws_follow_their_probabilities(edits: EditProcess, x: TokenSequence) -> None:
-    """Each stream is drawn as often as `log_probability` says, to four standard errors and a bit."""
+    """The frequency of each stream equals its `log_probability`, to slightly more than four standard errors."""
     seen: dict[tuple[int, ...], int] = {}
-    for z in _draws(edits, x, DRAWS):
+    for z in _draws(edits, x, DRAWS_PER_TEXT):
         key = tuple(z.tolist())
         seen[key] = seen.get(key, 0) + 1
     for key, count in seen.items():
         q = edits.log_probability(torch.tensor(key, dtype=torch.long), x).exp().item()
-        error = (DRAWS * q * (1 - q)) ** 0.5
-        assert abs(count - DRAWS * q) <= 4.5 * error + 3, (
-            f"{list(key)} has probability {q:.4g} and was drawn {count} times of {DRAWS}"
+        error = (DRAWS_PER_TEXT * q * (1 - q)) ** 0.5
+        assert abs(count - DRAWS_PER_TEXT * q) <= 4.5 * error + 3, (
+            f"{list(key)} has probability {q:.4g} and was drawn {count} times of {DRAWS_PER_TEXT}"
         )
 
 
@@ -93,18 +96,18 @@ EDIT_LAWS: tuple[EditLaw, ...] = (
     lengths_have_the_stated_mean,
     draws_follow_their_probabilities,
 )
-"""The laws of every edit process; `probabilities_are_those_of_all_streams` comes in for the smallest vocabularies."""
+"""The laws of every edit process; `probabilities_are_those_of_all_streams` is added for the smallest vocabularies."""
 
 
 def check_edits(edits: EditProcess, texts: Sequence[Int[Tensor, " _"]]) -> None:
-    """Run the laws of edit processes on some texts.
+    """Check that an edit process satisfies its laws on some texts.
 
     **Arguments:**
 
-    - `edits`: the process. With at most five tokens and texts of at most three, all streams are enumerated too.
-    - `texts`: short ones.
+    - `edits`: the process. For at most five tokens and texts of at most three, all streams are also enumerated.
+    - `texts`: short texts.
 
-    **Raises:** `AssertionError` that names the law and what broke it.
+    **Raises:** `AssertionError` that names the violated law and the cause.
 
     **Example:**
 

@@ -1,4 +1,4 @@
-"""A law of noise that depends on the token it destroys: where it does not, it is the noise that does not."""
+"""A law of state-dependent corruption: with equal rows it agrees with state-independent corruption."""
 
 import torch
 from torch import Generator, Tensor
@@ -9,7 +9,7 @@ from .tools import agree, logits, random_times, tokens
 
 
 def equal_rows_are_an_interpolating_process(process: TokenDependentProcess) -> None:
-    """Where all rows of the mixing are the same, the bound is that of the `InterpolatingProcess` of such a row."""
+    """If all rows of the mixing are equal, the bound is that of the `InterpolatingProcess` with this row."""
     t = random_times(process, 4)
     alpha, pi = process.alpha(t), process.mixing(t)
     if alpha.shape != t.shape or (pi - pi[:, :1]).abs().max() > 1e-9:

@@ -1,4 +1,4 @@
-"""The law of overrides: a method that a class replaces for speed says what the definition says."""
+"""The law of overrides: a method that a class overrides for speed returns the same as its definition."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -11,11 +11,11 @@ from .tools import Places, agree, logits, pairs, random_times, times
 
 
 class Bare(InterpolatingProcess):
-    """Nothing but the `alpha` and the `mixing` of a process: every other method is the definition.
+    """A process with the `alpha` and `mixing` of another, in which every other method is the definition.
 
     **Arguments:**
 
-    - `process`: whose two methods are asked.
+    - `process`: the process that provides the two methods.
     """
 
     def __init__(self, process: InterpolatingProcess):
@@ -33,11 +33,11 @@ class Bare(InterpolatingProcess):
 
 
 class BareMatrices(TokenDependentProcess):
-    """The same of a `TokenDependentProcess`.
+    """The same for a `TokenDependentProcess`.
 
     **Arguments:**
 
-    - `process`: whose two methods are asked.
+    - `process`: the process that provides the two methods.
     """
 
     def __init__(self, process: TokenDependentProcess):
@@ -55,12 +55,12 @@ class BareMatrices(TokenDependentProcess):
 
 
 class Primitives(NoiseProcess):
-    """Nothing but the two primitives of a process: every other method is the definition.
+    """A process with the two primitives of another, in which every other method is the definition.
 
     **Arguments:**
 
-    - `process`: whose `marginal` and `transition` are asked.
-    - `clock`: a rising function of time; by default time itself.
+    - `process`: the process that provides `marginal` and `transition`.
+    - `clock`: an increasing function of time; by default the identity.
     """
 
     def __init__(self, process: NoiseProcess, clock: Callable[[Tensor], Tensor] = lambda t: t):
@@ -69,16 +69,16 @@ class Primitives(NoiseProcess):
         self.vocab_size = process.vocab_size
 
     def marginal(self, x: Tensor, t: Tensor) -> Tensor:
-        """That of the process."""
+        """As in the given process."""
         return self.written.marginal(x, self.clock(t))
 
     def transition(self, z: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        """That of the process."""
+        """As in the given process."""
         return self.written.transition(z, self.clock(s), self.clock(t))
 
 
 def overrides_equal_definitions(process: NoiseProcess) -> None:
-    """Every method that a class replaces equals its definition: by `alpha` and `mixing`, and by the two primitives."""
+    """Every overridden method equals its definition, by `alpha` and `mixing` and by the two primitives."""
     kinds = (InterpolatingProcess, TokenDependentProcess, NoiseProcess, nn.Module)
     if isinstance(process, InterpolatingProcess):
         _compare_all(process, Bare(process), DERIVED, kinds)
@@ -99,7 +99,7 @@ def _compare_all(
 
 
 def _override(process: NoiseProcess, name: str, definitions: tuple[type, ...]) -> str | None:
-    """Where a method is written if it is no definition, as "Class.method"."""
+    """Return where a method is overridden, as "Class.method", or `None` if it is the definition."""
     if name in vars(process):
         return f"{type(process).__name__}.{name}"
     owner = next((kind for kind in type(process).__mro__ if name in vars(kind)), nn.Module)
@@ -125,14 +125,14 @@ def _compare(
         except RuntimeError as error:
             raise AssertionError(f"{what} in shape: got {list(got.shape)}, want {list(want.shape)}") from error
         if name == "is_clean":
-            # Where what is left to the signal has lost all its digits, the definition finds no noise.
+            # Where 1 - alpha has lost all precision, the definition gives no noise.
             others = process.likelihood(question.z, question.t).scatter(-1, question.z[..., None], 0).amax(-1)
             want = torch.where((others > 0) & (others < 1e-12), got, want)
         agree(what, got, want, rtol=1e-6, **places)
 
 
 class Question:
-    """Tokens and times to ask a process about: s < t, clean tokens x, noisy tokens z, predictions x_hat."""
+    """Arguments for the methods of a process: times s < t, clean tokens x, noisy tokens z, predictions x_hat."""
 
     def __init__(self, process: NoiseProcess, per_token: bool):
         x, z = pairs(process)
@@ -147,7 +147,7 @@ class Question:
         self.possible = process.likelihood(self.z, self.t).gather(-1, self.x[..., None])[..., 0] > 0
 
     def given(self) -> tuple[Tensor, ...]:
-        """All that is passed to methods."""
+        """All tensors that are passed to methods."""
         return self.x, self.z, self.s, self.t, self.lifted, self.x_hat
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -196,7 +196,7 @@ def _posterior(p: NoiseProcess, q: Question) -> Answers:
 
 
 def _column(method: str) -> Ask:
-    """What goes into z from each token, [batch, length, state]."""
+    """Query a method that returns values into z from each token, [batch, length, state]."""
 
     def ask(p: NoiseProcess, q: Question) -> Answers:
         times = (q.s, q.t) if method == "transition" else (q.t,)
@@ -207,7 +207,7 @@ def _column(method: str) -> Ask:
 
 
 def _of_rows(method: str, *, posterior: bool = False) -> Ask:
-    """A law over tokens from logits of single tokens, those that z allows; rows up to a constant."""
+    """Query a method from logits of single tokens to a law over tokens; rows are compared up to a constant."""
 
     def ask(p: NoiseProcess, q: Question) -> Answers:
         logits, z, t = q.rows()
@@ -220,7 +220,7 @@ def _of_rows(method: str, *, posterior: bool = False) -> Ask:
 
 
 def _solved(p: NoiseProcess, q: Question) -> Answers:
-    """What has the scores of a prediction is the prediction."""
+    """Solving the scores of a prediction restores the prediction."""
     logits, z, t = q.rows()
     if isinstance(p, Primitives):
         return [("", logits.softmax(-1), {"token": q.every})]
@@ -239,7 +239,7 @@ def _evidence(p: NoiseProcess, q: Question) -> Answers:
 
 
 def _bound(method: str) -> Ask:
-    """A term of the bound for the noisy tokens that are possible."""
+    """Query a term of the bound for the possible noisy tokens."""
 
     def ask(p: NoiseProcess, q: Question) -> Answers:
         times = (q.s, q.t) if method == "step_kl" else (q.t,)
@@ -252,7 +252,7 @@ def _bound(method: str) -> Ask:
 
 
 def _clock(p: NoiseProcess, q: Question) -> Answers:
-    # The definition needs two data tokens to see what the law of all of them shares.
+    # The definition needs two data tokens, because it compares their laws.
     if int(p.data_tokens().sum()) < 2:
         return []
     return [
@@ -267,7 +267,7 @@ def _untouched(p: NoiseProcess, q: Question) -> Answers:
 
 
 def _simple(method: str) -> Ask:
-    """A method of the noisy tokens and their times."""
+    """Query a method of the noisy tokens and their times."""
     return lambda p, q: [("", getattr(p, method)(q.z, q.t), q.at_tokens())]
 
 
@@ -285,7 +285,7 @@ COMMON: dict[str, tuple[str, Ask]] = {
     ),
     "prior_law": ("the mean marginal at the end", lambda p, q: [("", p.prior_law(), {"token": q.every})]),
 }
-"""Methods of every process: the definition in words, and how to ask for it."""
+"""Methods of every process: the definition in words, and how to query it."""
 
 DEFINED: dict[str, tuple[str, Ask]] = {
     **COMMON,
@@ -311,13 +311,13 @@ DEFINED: dict[str, tuple[str, Ask]] = {
     "prior_kl": ("the divergence from `prior_law`", lambda p, q: [("", p.prior_kl(q.x, q.t), q.at_tokens(x=q.x))]),
     "prior_log_prob": ("the logarithm of the mean marginal", _simple("prior_log_prob")),
 }
-"""Every method that `NoiseProcess` defines by its two primitives, but for draws, which have laws of their own."""
+"""Every method that `NoiseProcess` defines by its two primitives, except draws, which have separate laws."""
 
 CLOCK: dict[str, tuple[str, Ask]] = {
     "signal_share": ("what no law shares", _clock),
     "untouched": ("what a token has more than others", _untouched),
 }
-"""The signal, which another kind of process may define otherwise."""
+"""The signal, which another kind of process may define differently."""
 
 DERIVED: dict[str, tuple[str, Ask]] = {
     **COMMON,
@@ -343,4 +343,4 @@ DERIVED_OF_MATRICES: dict[str, tuple[str, Ask]] = {
     "rate": ("a column of Q^-1 Q'", _column("rate")),
     "signal_share": ("the mean of alpha over data tokens", _clock),
 }
-"""The same of a `TokenDependentProcess`."""
+"""The same for a `TokenDependentProcess`."""

@@ -1,4 +1,4 @@
-"""Laws of the forward process: it is Markov, and its forms agree."""
+"""Laws of the forward process: it is Markov, and its methods agree."""
 
 import torch
 
@@ -15,7 +15,7 @@ def is_a_markov_process(process: NoiseProcess) -> None:
 
 
 def _guess(process: NoiseProcess) -> str:
-    """What may be behind an invalid process, where its values say so."""
+    """Suggest the cause of an invalid process from its values."""
     x = data_tokens(process)[None]
     first, last = (process.probability(x, x, torch.tensor([end], dtype=torch.float64)) for end in process.domain)
     if (first < 0.99).all() and (last > 0.99).all():
@@ -38,7 +38,7 @@ def rows_are_distributions(process: NoiseProcess) -> None:
 
 
 def signal_falls(process: NoiseProcess) -> None:
-    """The clock of a process, `signal_share`, lies in [0, 1], adds up to 1 and never turns back."""
+    """The clock of a process, `signal_share`, lies in [0, 1], sums to 1 with its complement, and is monotone."""
     t = times(process, 17)
     signal, rest = process.signal_share(t)
     agree("`signal_share` does not add up to 1", signal + rest, torch.ones(()), t=t)
@@ -70,7 +70,7 @@ def one_law_in_three_forms(process: NoiseProcess) -> None:
 
 
 def two_jumps_are_one(process: NoiseProcess) -> None:
-    """Chapman-Kolmogorov: from r to s and from s to t is from r to t."""
+    """Chapman-Kolmogorov: the transitions from r to s and from s to t compose to the transition from r to t."""
     r, s, t = times(process, 3)[:, None]
     token = torch.arange(process.vocab_size)
     here: Places = {"from token": token[:, None], "to token": token}
@@ -95,7 +95,7 @@ def rate_is_the_slope_of_jump(process: NoiseProcess) -> None:
 
 
 def weight_is_rate_over_marginal(process: InterpolatingProcess) -> None:
-    """The weight of a token in the bound is the rate into it over its probability."""
+    """The weight of a token in the bound is the rate into it divided by its probability."""
     t, (x, z) = times(process, 7), pairs(process)
     x, z = x.expand(len(t), -1), z.expand(len(t), -1)
     want = process.rate_into(z, t) / process.marginal(x, t).gather(-1, z[..., None])[..., 0]
@@ -119,7 +119,7 @@ def posterior_is_bayes(process: NoiseProcess) -> None:
 
 
 def revealed_tokens_are_certain(process: NoiseProcess) -> None:
-    """Where `is_clean` says so, no other clean token can have become z, and the reverse step keeps it."""
+    """Where `is_clean` is true, no other clean token can have become z, and the reverse step keeps it."""
     s, t = times(process, 2)[:, None]
     z = every_token(process, 1)
     x_hat = logits(process, 1, process.vocab_size).softmax(-1)

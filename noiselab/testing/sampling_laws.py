@@ -1,4 +1,4 @@
-"""Laws of draws: noisy tokens, pure noise and reverse moves are distributed as the formulas say."""
+"""Laws of draws: noisy tokens, pure noise and reverse moves follow their formulas."""
 
 import torch
 from torch import Generator, Tensor
@@ -7,11 +7,22 @@ from ..categorical import uniforms
 from ..numerics import ROW_DRAWS
 from ..process import NoiseProcess
 from .overrides import Primitives
-from .tools import data_tokens, draws, every_token, frequencies, kernel, logits, some, times, tokens, within_errors
+from .tools import (
+    data_tokens,
+    draws,
+    every_token,
+    frequencies,
+    kernel,
+    logits,
+    select_tokens,
+    times,
+    tokens,
+    within_errors,
+)
 
 
 def draws_follow_their_generator(process: NoiseProcess) -> None:
-    """The same generator gives the same tokens, and torch's global one is left alone."""
+    """The same generator gives the same tokens, and torch's global generator is not used."""
     x, t = tokens(process, 4, 16), times(process, 4)
     state = torch.get_rng_state()
 
@@ -26,8 +37,8 @@ def draws_follow_their_generator(process: NoiseProcess) -> None:
 
 
 def draws_have_the_marginal_law(process: NoiseProcess) -> None:
-    """Tokens drawn by `corrupt` and `prior` are distributed as `marginal` says."""
-    n, x = draws(process, 20_000), some(data_tokens(process), 8)
+    """Tokens drawn by `corrupt` and `prior` follow `marginal`."""
+    n, x = draws(process, 20_000), select_tokens(data_tokens(process), 8)
     generator = Generator().manual_seed(0)
     for t in times(process, 3):
         before = x.expand(n, -1).clone()
@@ -40,7 +51,7 @@ def draws_have_the_marginal_law(process: NoiseProcess) -> None:
 
 
 def positions_are_independent(process: NoiseProcess) -> None:
-    """The noise of one position says nothing about that of another."""
+    """The noise at one position is independent of the noise at others."""
     states, generator = process.vocab_size, Generator().manual_seed(0)
     n = 20_000 if states <= 64 else 2_000
     x = data_tokens(process)[0].expand(n, 2)
@@ -53,7 +64,7 @@ def positions_are_independent(process: NoiseProcess) -> None:
         if not (excess <= 0).all():
             first, second = divmod(int(excess.argmax()), states)
             raise AssertionError(
-                f"noise must be drawn for each position by itself; at t = {t.item():.6g} two neighbours become tokens "
+                f"noise must be drawn independently for each position; at t = {t.item():.6g} two neighbours become tokens "
                 f"{first} and {second} {share.flatten()[first * states + second]:.4f} of {n} times, and would "
                 f"{want.flatten()[first * states + second]:.4f} if they were independent"
             )
@@ -66,7 +77,7 @@ def _prior(process: NoiseProcess) -> Tensor:
 
 
 def revealed_tokens_stay(process: NoiseProcess) -> None:
-    """Where z can have come from itself only, the reverse step keeps it."""
+    """Where z can only have come from itself, the reverse step keeps it."""
     s, t = times(process, 2)[:, None]
     z = every_token(process, 1)
     certain = process.is_clean(z, t)
@@ -85,7 +96,7 @@ def reverse_move_has_the_posterior_law(process: NoiseProcess) -> None:
     x_hat = logits(process, 1, process.vocab_size)
     for pair in ((0.7, 0.3), (1.0, 0.5), (0.4, 0.0)):
         t, s = low + (high - low) * torch.tensor(pair, dtype=torch.float64)[:, None]
-        possible = some((process.marginal(x_hat.softmax(-1), t)[0].diagonal() > 1e-9).nonzero()[:, 0], 8)
+        possible = select_tokens((process.marginal(x_hat.softmax(-1), t)[0].diagonal() > 1e-9).nonzero()[:, 0], 8)
         joint = (process.marginal(x_hat.softmax(-1), s)[0] * kernel(process, s, t).T)[possible]
         want = joint / joint.sum(-1, keepdim=True)
         z, u = possible.repeat(n, 1), uniforms(n, len(possible), process.reverse_draws, generator=generator)
@@ -100,7 +111,7 @@ def other_draws_have_their_laws(process: NoiseProcess) -> None:
     n, (s, t) = draws(process, 20_000), times(process, 2)
     states, bare = process.vocab_size, Primitives(process)
     at_s, at_t = s.expand(n), t.expand(n)
-    possible = some((bare.prior_law() + bare.marginal(bare.data_tokens().double()[None, None], s[None])[0, 0] > 1e-9)
+    possible = select_tokens((bare.prior_law() + bare.marginal(bare.data_tokens().double()[None, None], s[None])[0, 0] > 1e-9)
                     .nonzero()[:, 0], 8)  # fmt: skip
     places = {"z": possible, "s": s.expand(len(possible)), "t": t.expand(len(possible))}
     z = possible.repeat(n, 1)
@@ -109,7 +120,7 @@ def other_draws_have_their_laws(process: NoiseProcess) -> None:
         "draws of `renoise`", frequencies(drawn.T, states), kernel(bare, s[None], t[None])[possible], n, **places
     )
 
-    x = some(data_tokens(process), 4)
+    x = select_tokens(data_tokens(process), 4)
     pairs_x, pairs_z = (v.flatten() for v in torch.meshgrid(x, possible, indexing="ij"))
     seen = bare.probability(pairs_x[None], pairs_z[None], t[None])[0] > 1e-9
     pairs_x, pairs_z = pairs_x[seen], pairs_z[seen]

@@ -1,4 +1,4 @@
-"""The law of mixings: what a part replaces for speed says what its `probs` says."""
+"""The law of mixings: overridden methods of a part agree with its `probs`."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from .tools import agree, every_token, random_times
 
 
 def shortcuts_equal_definitions(process: InterpolatingProcess) -> None:
-    """`at`, `choose`, `profile` and `factors` of every mixing say what its `probs` says; its mass stays on its support."""
+    """`at`, `choose`, `profile` and `factors` of every mixing agree with its `probs`, whose mass is on its support."""
     host, z = process.host_support(), every_token(process, 4)
     token = torch.arange(process.vocab_size)
     for per_token in (False, True):
@@ -37,13 +37,15 @@ def shortcuts_equal_definitions(process: InterpolatingProcess) -> None:
 
 
 def _shortcuts(part: Any) -> list[str]:
-    """The methods of a mixing that are not the definitions."""
+    """The overridden methods of a mixing."""
     names = ("at", "choose", "profile", "factors")
     return [name for name in names if getattr(type(part), name, getattr(Mixing, name)) is not getattr(Mixing, name)]
 
 
 def _check_choose(part: Any, t: Tensor, token: Tensor) -> None:
-    """Of n even steps of u each token gets its share, to one step for each interval of u that selects it."""
+    """With n uniform values of u, each token is chosen in proportion to its probability, to one value per interval of
+    u.
+    """
     states = len(token)
     n = max(4000, 100 * states)
     u = ((torch.arange(n, dtype=torch.float64) + 0.5) / n).expand(len(t), -1)

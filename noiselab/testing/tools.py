@@ -1,4 +1,4 @@
-"""What laws are written with: times and tokens to try, exact kernels, and comparisons that say where they fail."""
+"""Tools for laws: test times and tokens, exact kernels, and comparisons that report where they fail."""
 
 from typing import Any, TypeAlias
 
@@ -12,13 +12,13 @@ Places: TypeAlias = dict[str, Any]
 
 
 def times(process: NoiseProcess, n: int) -> Tensor:
-    """Times inside the domain, evenly spaced, none of them round: there the schedules of chains have their kinks."""
+    """Uniform times inside the domain, avoiding round numbers, at which the schedules of chains have kinks."""
     low, high = process.domain
     return low + (high - low) * torch.linspace(0.0537, 0.9471, n, dtype=torch.float64)
 
 
 def random_times(process: NoiseProcess, *shape: int, seed: int = 0) -> Tensor:
-    """Times inside the domain, at random."""
+    """Random times inside the domain."""
     low, high = process.domain
     u = torch.rand(shape, dtype=torch.float64, generator=Generator().manual_seed(seed))
     return low + (high - low) * (0.05 + 0.9 * u)
@@ -30,28 +30,28 @@ def every_token(process: NoiseProcess, n: int) -> Tensor:
 
 
 def data_tokens(process: NoiseProcess) -> Tensor:
-    """The tokens that data consist of, as indices."""
+    """The indices of the data tokens."""
     return process.data_tokens().nonzero()[:, 0].cpu()
 
 
-def some(these: Tensor, at_most: int) -> Tensor:
-    """A few of these tokens, spread, the first and the last among them: enumerating all may be too much."""
+def select_tokens(these: Tensor, at_most: int) -> Tensor:
+    """Select at most `at_most` of these tokens, evenly spread and including the first and last."""
     return these[torch.linspace(0, len(these) - 1, min(at_most, len(these))).round().long()]
 
 
 def draws(process: NoiseProcess, n: int) -> int:
-    """How often to draw: less often where each draw may cost a row of a larger vocabulary."""
+    """The number of draws; smaller if each draw may cost a row of a large vocabulary."""
     return n if process.vocab_size <= 16 else n // 4
 
 
 def tokens(process: NoiseProcess, *shape: int) -> Tensor:
-    """Clean tokens at random."""
+    """Random clean tokens."""
     data = data_tokens(process)
     return data[torch.randint(len(data), shape, generator=Generator().manual_seed(3))]
 
 
 def pairs(process: NoiseProcess) -> tuple[Tensor, Tensor]:
-    """Each token z beside a few clean tokens x, itself among them if it is one: two rows [length]."""
+    """Pairs of each token z with a few clean tokens x, including itself if it is one: two rows [length]."""
     data, z = data_tokens(process), torch.arange(process.vocab_size)
     few = range(min(len(data), 3))
     x = torch.cat([z[process.data_tokens().cpu()], *(data[(z + k) % len(data)] for k in few)])
@@ -59,7 +59,7 @@ def pairs(process: NoiseProcess) -> tuple[Tensor, Tensor]:
 
 
 def logits(process: NoiseProcess, *shape: int) -> Tensor:
-    """Predictions at random, -inf off the support."""
+    """Random predictions, -inf outside the support."""
     values = torch.randn(*shape, process.vocab_size, dtype=torch.float64, generator=Generator().manual_seed(4))
     return values.masked_fill(~process.data_tokens().cpu(), -torch.inf)
 
@@ -70,12 +70,12 @@ def kernel(process: NoiseProcess, s: Tensor, t: Tensor) -> Tensor:
 
 
 def agree(what: str, got: Tensor, want: Tensor, *, rtol: float = 1e-7, atol: float = 1e-8, **places: Tensor) -> None:
-    """Raise `AssertionError` unless `got` equals `want`, naming the place where it is furthest off.
+    """Raise `AssertionError` unless `got` equals `want`, reporting the place with the largest difference.
 
     **Arguments:**
 
     - `what`: the beginning of the message.
-    - `got`, `want`: of shapes that broadcast with each other; not-a-number equals itself.
+    - `got`, `want`: tensors of shapes that broadcast with each other; NaN equals NaN.
     - `places`: coordinates that broadcast with them too: `token=z`, `t=t[:, None]`.
 
     **Raises:** `AssertionError`: "`rate` differs from its definition at token 3, t = 0.35: got 1.2, want 1.5".
@@ -103,7 +103,7 @@ def within_errors(what: str, share: Tensor, want: Tensor, n: int, **places: Tens
     - `places`: coordinates of the other axes.
     """
     want = want.double().expand(share.shape)
-    # Four draws more, since counts of rare tokens have the longer tail of a Poisson law.
+    # Four additional draws, because counts of rare tokens have the longer tail of a Poisson distribution.
     slack = torch.where(want > 0, 5 * (want * (1 - want) / n).sqrt() + 4 / n, 1e-9)
     excess = (share - want).abs() - slack
     if not (excess <= 0).all():
@@ -116,7 +116,7 @@ def within_errors(what: str, share: Tensor, want: Tensor, n: int, **places: Tens
 
 
 def frequencies(drawn: Tensor, states: int) -> Tensor:
-    """How often each token comes in each row of [rows, draws]."""
+    """The frequency of each token in each row of [rows, draws]."""
     return torch.stack([torch.bincount(row, minlength=states) for row in drawn]) / drawn.shape[-1]
 
 

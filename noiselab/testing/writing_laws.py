@@ -1,4 +1,4 @@
-"""Laws of how `alpha` and `mixing` are written: what the derived methods silently rely on."""
+"""Laws of the implementation of `alpha` and `mixing`: the assumptions of derived methods."""
 
 import copy
 from collections.abc import Callable
@@ -14,7 +14,7 @@ WRITTEN = ("alpha", "mixing")
 
 
 def time_is_elementwise(process: NoiseProcess) -> None:
-    """Times of any shape give what the same times give one by one, with the tokens as a last axis."""
+    """Times of any shape give the same values as one by one, with tokens as the last axis."""
     for name in WRITTEN:
         for shape in ((1,), (7,), (2, 3), (process.vocab_size,), (1, process.vocab_size)):
             t = random_times(process, *shape)
@@ -29,7 +29,7 @@ def time_is_elementwise(process: NoiseProcess) -> None:
 
 
 def same_times_same_answer(process: NoiseProcess) -> None:
-    """Asked twice, `alpha` and `mixing` answer the same."""
+    """Two calls of `alpha` or `mixing` with the same times return the same values."""
     t = random_times(process, 6)
     for name in WRITTEN:
         first, second = _ask(process, name, t), _ask(process, name, t)
@@ -37,7 +37,7 @@ def same_times_same_answer(process: NoiseProcess) -> None:
 
 
 def arguments_stay_as_they_are(process: NoiseProcess) -> None:
-    """Neither `alpha` nor `mixing` writes to the times that it is given."""
+    """Neither `alpha` nor `mixing` modifies its argument."""
     low, high = process.domain
     before = torch.cat([torch.tensor([low, low + 1e-9, high - 1e-9, high]).double(), random_times(process, 6)])
     for name in WRITTEN:
@@ -47,7 +47,7 @@ def arguments_stay_as_they_are(process: NoiseProcess) -> None:
 
 
 def derivatives_reach_time(process: NoiseProcess) -> None:
-    """The derivatives of `alpha` and `mixing` in time add up to their change."""
+    """The derivatives of `alpha` and `mixing` with respect to time integrate to their changes."""
     low, high = process.domain
     edges = low + (high - low) * torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
     node, weight = gauss_legendre(16)
@@ -82,7 +82,7 @@ def times_keep_their_digits(process: NoiseProcess) -> None:
 
 
 def low_precision_leaves_it_alone(process: NoiseProcess) -> None:
-    """Moved to bfloat16 with the network that holds it, a process without parameters answers as before."""
+    """A process without parameters returns the same values after its model is converted to bfloat16."""
     if any(True for _ in process.parameters()):
         return
     t, moved = times(process, 5), copy.deepcopy(process).to(torch.bfloat16)
@@ -93,7 +93,7 @@ def low_precision_leaves_it_alone(process: NoiseProcess) -> None:
 
 
 def _ask(process: NoiseProcess, name: str, t: Tensor) -> Tensor:
-    """What `alpha` or `mixing` says, as [*t.shape, rest], or `AssertionError` if its shape is another."""
+    """The values of `alpha` or `mixing`, as [*t.shape, rest]; raises `AssertionError` if the shape is wrong."""
     states = process.vocab_size
     ends = (states,) if isinstance(process, InterpolatingProcess) else (states, states)
     rests: tuple[tuple[int, ...], ...] = (ends,) if name == "mixing" else ((), (states,))[: len(ends)]
@@ -133,7 +133,7 @@ def _slope(process: NoiseProcess, name: str, t: Tensor) -> Tensor:
 
 
 def _places(t: Tensor, value: Tensor) -> Places:
-    """Coordinates of values [*t.shape, rest]: the token, where there is one, and the time."""
+    """Coordinates of values [*t.shape, rest]: the time, and the token if there is one."""
     rest = value.dim() - t.dim()
     named: Places = {"token": torch.arange(value.shape[-1])} if rest else {}
     if rest == 2:
@@ -149,4 +149,4 @@ WRITING_LAWS: tuple[Callable[[NoiseProcess], None], ...] = (
     times_keep_their_digits,
     low_precision_leaves_it_alone,
 )
-"""The laws of `alpha` and `mixing` as they are written."""
+"""The laws of the implementation of `alpha` and `mixing`."""
