@@ -6,7 +6,8 @@ selects. [Shapes](https://docs.kidger.site/jaxtyping/) are checked when the impo
 the tests.
 """
 
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -49,3 +50,6 @@ TokenProbs: TypeAlias = Float[Tensor, " state"]
 """One number for each token of the vocabulary, such as its frequency."""
 Scalar: TypeAlias = Float[Tensor, ""]
 """A single number."""
+
+Variants: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""Settings of a class by name: name for tables -> keyword arguments."""

@@ -6,24 +6,14 @@ import torch
 from torch import Tensor
 
 from ..categorical import Randomness
-from ..correctors import Corrector, SelfCorrection
-from ..correctors.flow_matching import DFMCorrector
-from ..correctors.forward_backward import ForwardBackwardCorrector
-from ..correctors.gibbs import GibbsCorrector
-from ..correctors.predictor_corrector import PredictorCorrector
-from ..correctors.remasking import RemaskingCorrector
-from ..process import InterpolatingProcess, NoiseProcess
-from ..samplers import AncestralSampler, Sampler, Stage, WrappedSampler
+from ..correctors import Corrector, GibbsCorrector, PredictorCorrector, SelfCorrection
+from ..denoisers import Denoiser
+from ..process import NoiseProcess
+from ..samplers import AncestralSampler, EarlyStopping, EntropyBoundedSampler, Sampler, Stage, WrappedSampler
 from ..samplers.base import Advance
-from ..samplers.confidence import ConfidenceSampler, EntropyBoundedSampler
-from ..samplers.deterministic import DeterministicSampler
-from ..samplers.gillespie import FirstHittingSampler, GillespieSampler
 from ..samplers.grids import even_grid, power_grid
-from ..samplers.path_planning import PathPlanningSampler
-from ..samplers.remasking import RemaskingSampler
-from ..samplers.tau_leaping import EulerSampler, TauLeapingSampler
-from ..samplers.wrappers.stopping import EarlyStopping
 from ..typing import Grid, Times, Tokens
+from .registry import factories_of, find_correctors, find_samplers, takes, variants_of
 from .runner import Factory
 
 ENOUGH = 512  # steps for samplers that stop by themselves; more than the tokens of any known world
@@ -113,8 +103,8 @@ class ThenCorrect(WrappedSampler):
         return f"{self.corrector}"
 
 
-def catalogue(process: InterpolatingProcess, *, slow: bool = False) -> dict[str, Factory]:
-    """The library's samplers that this noise allows, in settings of a middle strength.
+def catalogue(process: NoiseProcess, *, slow: bool = False) -> dict[str, Factory]:
+    """The library's samplers and correctors that this noise allows, in settings of a middle strength (`variants`).
 
     **Arguments:**
 
@@ -137,51 +127,33 @@ def catalogue(process: InterpolatingProcess, *, slow: bool = False) -> dict[str,
     assert {row.method for row in rows} == set(some)
     ```
     """
-    found: dict[str, Factory] = {
-        "ancestral": AncestralSampler,
+    found: dict[str, Factory] = {}
+    for sampler in find_samplers().values():
+        found |= {name: make for name, make in factories_of(sampler).items() if takes(make, process)}
+    if "first hitting" in found or not slow:  # the law of masking has it for less
+        found.pop("Gillespie", None)
+    for name in [name for name in variants_of(EntropyBoundedSampler) if name in found]:
+        found[name] = _with_steps_enough(found[name])
+    for corrector in find_correctors().values():
+        found |= {name: _corrected(make) for name, make in factories_of(corrector).items() if takes(make, process)}
+    return found | {
         "ancestral, squared times": lambda p, d: OnGrid(AncestralSampler(p, d), power_grid),
-        "tau-leaping": TauLeapingSampler,
-        "Euler": EulerSampler,
-        "remasking": lambda p, d: RemaskingSampler(p, d, "cap", amount=0.05),
-        "remasking loop": lambda p, d: PredictorCorrector(
-            AncestralSampler(p, d), RemaskingCorrector(p, d, amount=0.05)
-        ),
         "stopping early": lambda p, d: EarlyStopping(AncestralSampler(p, d), patience=PATIENCE),
-        "Gibbs": lambda p, d: PredictorCorrector(AncestralSampler(p, d), GibbsCorrector(p, d)),
         "Gibbs at the end": lambda p, d: ThenCorrect(AncestralSampler(p, d), GibbsCorrector(p, d)),
-        "forward-backward": lambda p, d: PredictorCorrector(AncestralSampler(p, d), ForwardBackwardCorrector(p, d)),
-        "DFM corrector": lambda p, d: PredictorCorrector(AncestralSampler(p, d), DFMCorrector(p, d)),
-        "path planning": PathPlanningSampler,
-        "self-correction": lambda p, d: ThenCorrect(AncestralSampler(p, d), SelfCorrection(d, support=p.support)),
     }
-    if _mixing_stands(process):
-        found["deterministic"] = DeterministicSampler
-        found["deterministic, half"] = lambda p, d: DeterministicSampler(p, d, share=0.5)
-    if _shows(process):
-        found["first hitting"] = FirstHittingSampler
-        found["most confident first"] = ConfidenceSampler
-        found["least entropy first"] = lambda p, d: ConfidenceSampler(p, d, score="entropy")
-        for bound in (0.1, 1.0):
-            found[f"entropy-bounded, {bound:g}"] = _entropy_bounded(bound)
-    elif slow:
-        found["Gillespie"] = GillespieSampler
-    return found
 
 
-def _entropy_bounded(bound: float) -> Factory:
+def _with_steps_enough(make: Factory) -> Factory:
     """It takes as many evaluations as it needs, if only there are steps enough."""
-    return lambda p, d: OnGrid(EntropyBoundedSampler(p, d, bound=bound), lambda p, steps: even_grid(p, ENOUGH))
+    return lambda p, d: OnGrid(make(p, d), lambda p, steps: even_grid(p, ENOUGH))
 
 
-def _shows(process: InterpolatingProcess) -> bool:
-    """Whether no noise falls on tokens that data contain."""
-    tokens = process.data_tokens().nonzero()[:, 0][None]
-    return bool(process.is_clean(tokens, torch.full((1,), sum(process.domain) / 2)).all())
+def _corrected(make: Callable[[NoiseProcess, Denoiser], Corrector]) -> Factory:
+    """Ancestral steps with a corrector: between them, or after them if it walks by itself."""
 
+    def sampler(process: NoiseProcess, denoiser: Denoiser) -> Sampler:
+        plain, corrector = AncestralSampler(process, denoiser), make(process, denoiser)
+        after = isinstance(corrector, SelfCorrection)
+        return ThenCorrect(plain, corrector) if after else PredictorCorrector(plain, corrector)
 
-def _mixing_stands(process: InterpolatingProcess) -> bool:
-    """Whether the noise is the same at all times."""
-    low, high = process.domain
-    noise = process.noise(low + (high - low) * torch.tensor([[0.1], [0.5], [0.9]], dtype=torch.float64))
-    row = noise.dense() / noise.total()[..., None]
-    return bool((row - row[:1]).abs().max() < 1e-6)
+    return sampler

@@ -1,15 +1,16 @@
 """What revises tokens without moving in time."""
 
 import abc
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from ..categorical import Randomness
+from ..denoisers import Denoiser
 from ..process import NoiseProcess
-from ..typing import Selection, Times, Tokens
+from ..typing import Selection, Times, Tokens, Variants
 
 TAKE_ANY_PROCESS = ("GibbsCorrector", "ForwardBackwardCorrector", "SelfCorrection")  # for a message
 
@@ -26,6 +27,15 @@ class Corrector(abc.ABC):
     """Whether it claims to leave the law at its time unchanged, given the exact denoiser."""
     takes: ClassVar[type[NoiseProcess]] = NoiseProcess
     """The kind of process that it needs; others are refused, in words."""
+    variants: ClassVar[Variants] = {}
+    """Names -> keyword arguments, for the bench, the tests and the tables; by default one, with the defaults."""
+    law = ""
+    """What it does to the law of noisy sequences, in a few words, for the table; by default what `converges` says."""
+
+    @classmethod
+    def for_process(cls, process: NoiseProcess, denoiser: Denoiser, **settings: Any) -> "Corrector":
+        """The corrector of a process and a denoiser, whatever the order of its own arguments."""
+        return cls(process, denoiser, **settings)  # type: ignore[call-arg]
 
     @abc.abstractmethod
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:

@@ -1,6 +1,7 @@
 """The corrector of discrete flow matching: forward and backward jumps at one and the same time."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from ..denoisers.base import in_a_line
 from ..process import InterpolatingProcess, NoiseProcess
 from ..process.three_way import UNIFORMS_PER_MOVE, Move
 from ..process.validation import require_kind
-from ..typing import Selection, Times, Tokens
+from ..typing import Selection, Times, Tokens, Variants
 from .base import TAKE_ANY_PROCESS, Corrector, free
 
 
@@ -57,6 +58,8 @@ class DFMCorrector(Corrector):
     kind = "dfm"
     process: InterpolatingProcess
     takes = InterpolatingProcess
+    variants: ClassVar[Variants] = {"DFM corrector": {}}
+    law = "unchanged to first order in `size`"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, size: float | int = 0.1):
         if not 0 < size <= 1:

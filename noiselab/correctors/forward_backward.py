@@ -1,5 +1,7 @@
 """Noise a little, and come back."""
 
+from typing import ClassVar
+
 import torch
 
 from ..categorical import Randomness
@@ -7,7 +9,7 @@ from ..denoisers import Denoiser
 from ..process import NoiseProcess, as_token_times
 from ..samplers.ancestral import AncestralSampler
 from ..samplers.base import Sampler
-from ..typing import Selection, Times, Tokens
+from ..typing import Selection, Times, Tokens, Variants
 from .base import Corrector, free
 
 
@@ -46,6 +48,8 @@ class ForwardBackwardCorrector(Corrector):
     """
 
     kind = "forward-backward"
+    variants: ClassVar[Variants] = {"forward-backward": {}}
+    law = "unchanged up to the error of the step back, which falls with `span`"
 
     def __init__(self, process: NoiseProcess, predictor: Sampler | Denoiser, span: float | int = 0.1):
         if not 0 < span <= 1:

@@ -1,6 +1,6 @@
 """Gibbs sampling of noisy tokens: each is drawn anew given all others."""
 
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import in_a_line
 from ..numerics import ROW_DRAWS
 from ..process import NoiseProcess, as_token_times
-from ..typing import Selection, Times, Tokens
+from ..typing import Selection, Times, Tokens, Variants
 from .base import Corrector, free
 
 Positions = Literal["random", "unlikely"]
@@ -55,6 +55,8 @@ class GibbsCorrector(Corrector):
     """
 
     kind = "gibbs"
+    variants: ClassVar[Variants] = {"Gibbs": {}}
+    law = "unchanged, for one token at a random position"
 
     def __init__(
         self, process: NoiseProcess, denoiser: Denoiser, tokens_per_step: int = 1, *, positions: Positions = "random"

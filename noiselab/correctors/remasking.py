@@ -1,6 +1,6 @@
 """Remasking of samples at their own time."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -11,7 +11,7 @@ from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..process.three_way import UNIFORMS_PER_MOVE
 from ..process.validation import require_kind
 from ..samplers.remasking import remasking_move
-from ..typing import Selection, Times, Tokens
+from ..typing import Selection, Times, Tokens, Variants
 from .base import TAKE_ANY_PROCESS, Corrector
 
 Remasking = Literal["cap", "rescale", "confidence"]
@@ -52,6 +52,8 @@ class RemaskingCorrector(Corrector):
     kind = "remask"
     process: InterpolatingProcess
     takes = InterpolatingProcess
+    variants: ClassVar[Variants] = {"remasking loop": {"amount": 0.05}}
+    law = "unchanged, for one token at a time"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, *, amount: float | int = 0.02):
         require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)

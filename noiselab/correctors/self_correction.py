@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
 from ..numerics import LOGITS_AT_ONCE
 from ..process import NoiseProcess, as_token_times
-from ..typing import PerSequence, PerToken, Selection, Times, Tokens, TokenSet
+from ..typing import PerSequence, PerToken, Selection, Times, Tokens, TokenSet, Variants
 from .base import Corrector, free
 
 
@@ -56,6 +57,13 @@ class SelfCorrection(Corrector):
     """
 
     kind = "self-correct"
+    variants: ClassVar[Variants] = {"self-correction": {}}
+    law = "changed: it searches for the most likely text"
+
+    @classmethod
+    def for_process(cls, process: NoiseProcess, denoiser: Denoiser, **settings: Any) -> "SelfCorrection":
+        """The corrector of a denoiser, with the support of the process."""
+        return cls(denoiser, support=process.support, **settings)
 
     def __init__(
         self,

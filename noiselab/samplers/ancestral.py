@@ -1,7 +1,9 @@
 """The reverse transition, drawn exactly: three-way where the noise has factors, from the dense posterior elsewhere."""
 
+from typing import ClassVar
+
 from ..categorical import Randomness, uniforms
-from ..typing import Times, Tokens
+from ..typing import Times, Tokens, Variants
 from .base import Sampler
 
 
@@ -29,6 +31,8 @@ class AncestralSampler(Sampler):
     """
 
     converges = True
+    variants: ClassVar[Variants] = {"ancestral": {}}
+    law = "exact as steps grow, error about 1/N"
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """One reverse transition; the network is not called where no token needs it."""

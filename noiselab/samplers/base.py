@@ -14,7 +14,7 @@ from ..denoisers.base import in_a_line
 from ..parametrization import to_posterior
 from ..process import NoiseProcess, as_token_times
 from ..process.validation import require_kind
-from ..typing import Grid, Times, Tokens
+from ..typing import Grid, Times, Tokens, Variants
 
 
 class Stage(NamedTuple):
@@ -58,6 +58,10 @@ class Sampler(abc.ABC):
     """Whether it claims that its law tends to that of the data as steps grow, given the exact denoiser."""
     takes: ClassVar[type[NoiseProcess]] = NoiseProcess
     """The kind of process that it needs; others are refused, in words."""
+    variants: ClassVar[Variants] = {}
+    """Names -> keyword arguments, for the bench, the tests and the tables; by default one, with the defaults."""
+    law = ""
+    """How near its law is to that of the data, in a few words, for the table; by default what `converges` says."""
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)

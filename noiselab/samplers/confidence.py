@@ -11,7 +11,7 @@ and over all orders the last product adds up to 1. A score that sees the drawn t
 
 import abc
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,7 @@ from ..denoisers.base import in_a_line
 from ..numerics import LOGITS_AT_ONCE
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..schedules import ScheduleLike, as_schedule
-from ..typing import PerRow, RowLogits, Times, Tokens
+from ..typing import PerRow, RowLogits, Times, Tokens, Variants
 from .base import Sampler
 from .path_planning import at, best, log_law, noise_at, pick, ranked, spread
 
@@ -152,6 +152,9 @@ class ConfidenceSampler(_PlannedSampler):
     ```
     """
 
+    variants: ClassVar[Variants] = {"most confident first": {}, "least entropy first": {"score": "entropy"}}
+    law = 'exact with "margin", "entropy", "random" and one token a step; "confidence" never'
+
     def __init__(
         self,
         process: NoiseProcess,
@@ -231,6 +234,9 @@ class EntropyBoundedSampler(_PlannedSampler):
     assert (x < 2).all() and counting.calls < 16
     ```
     """
+
+    variants: ClassVar[Variants] = {f"entropy-bounded, {bound:g}": {"bound": bound} for bound in (0.1, 1.0)}
+    law = "exact with `bound=0`"
 
     def __init__(
         self,

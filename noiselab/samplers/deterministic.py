@@ -6,13 +6,15 @@ has the marginal $q_s(\cdot \mid x)$ for every x and $\sigma$. With a prediction
 linear in x_hat_z (`three_way.py`).
 """
 
+from typing import ClassVar
+
 import torch
 
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..process.three_way import UNIFORMS_PER_MOVE, Move
-from ..typing import Times, Tokens
+from ..typing import Times, Tokens, Variants
 from .base import Sampler
 
 
@@ -51,6 +53,8 @@ class DeterministicSampler(Sampler):
 
     process: InterpolatingProcess
     takes = InterpolatingProcess
+    variants: ClassVar[Variants] = {"deterministic": {}, "deterministic, half": {"share": 0.5}}
+    law = "exact as steps grow; a bias that stays with `share` < 1"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, *, share: float | int = 1.0):
         super().__init__(process, denoiser)

@@ -10,6 +10,7 @@ a token of x_hat with probability $\alpha_t$, else to one of the noise.
 """  # noqa: E501
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
 from ..numerics import TIME_EPS
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
-from ..typing import Times, Tokens
+from ..typing import Times, Tokens, Variants
 from .base import Sampler
 
 ROUNDS, CLOSE = 120, 1e-8  # of the search for a time, and how near it is enough, on the logit of time and in log-odds
@@ -57,6 +58,8 @@ class FirstHittingSampler(Sampler):
     process: InterpolatingProcess
     takes = InterpolatingProcess
     converges = True
+    variants: ClassVar[Variants] = {"first hitting": {}}
+    law = "exact, without steps"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         super().__init__(process, denoiser)
@@ -128,6 +131,8 @@ class GillespieSampler(Sampler):
     process: InterpolatingProcess
     takes = InterpolatingProcess
     converges = True
+    variants: ClassVar[Variants] = {"Gillespie": {}}
+    law = "exact, without steps"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         super().__init__(process, denoiser)

@@ -1,5 +1,7 @@
 r"""Path planning: every step decides anew which positions are clean, so that revealed tokens may become noise again."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -9,7 +11,7 @@ from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
 from ..parametrization import to_posterior
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
-from ..typing import PerRow, PerToken, RowLogits, RowTokens, Selection, Times, Tokens
+from ..typing import PerRow, PerToken, RowLogits, RowTokens, Selection, Times, Tokens, Variants
 from .base import Sampler
 
 DRAWS = 3  # uniform numbers per position and step: the candidate, and two for a token of the noise
@@ -71,6 +73,7 @@ class PathPlanningSampler(Sampler):
 
     process: InterpolatingProcess
     takes = InterpolatingProcess
+    variants: ClassVar[Variants] = {"path planning": {}}
 
     def __init__(
         self,

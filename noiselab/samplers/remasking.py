@@ -7,7 +7,7 @@ $$\kappa\, q(z_s \mid z_t, x) + (1 - \kappa)\, q_s(z_s \mid x)$$
 With a prediction for x these are three moves again, with masses linear in x_hat_z (`three_way.py`).
 """
 
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 
@@ -15,7 +15,7 @@ from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..process.three_way import UNIFORMS_PER_MOVE, Move
-from ..typing import PerToken, Times, Tokens, TokenTimes
+from ..typing import PerToken, Times, Tokens, TokenTimes, Variants
 from .base import Sampler
 
 Remasking = Literal["cap", "rescale", "confidence"]
@@ -67,6 +67,8 @@ class RemaskingSampler(Sampler):
 
     process: InterpolatingProcess
     takes = InterpolatingProcess
+    variants: ClassVar[Variants] = {"remasking": {"schedule": "cap", "amount": 0.05}}
+    law = "a bias that grows with `amount`"
 
     def __init__(
         self,

@@ -6,13 +6,15 @@ The reverse transition of `AncestralSampler` holds $\hat x$ fixed, and solves th
 too. (The "analytic" step of SEDD is not here: it is the ancestral step, written with scores.)
 """
 
+from typing import ClassVar
+
 import torch
 
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..process.three_way import UNIFORMS_PER_MOVE, Move, reverse_move
-from ..typing import PerToken, Times, Tokens
+from ..typing import PerToken, Times, Tokens, Variants
 from .base import Sampler
 
 
@@ -46,6 +48,8 @@ class EulerSampler(Sampler):
     process: InterpolatingProcess
     takes = InterpolatingProcess
     converges = True
+    variants: ClassVar[Variants] = {"Euler": {}}
+    law = "exact as steps grow, with larger errors"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         super().__init__(process, denoiser)
@@ -100,6 +104,8 @@ class TauLeapingSampler(EulerSampler):
     assert (x < 2).all()
     ```
     """
+
+    variants: ClassVar[Variants] = {"tau-leaping": {}}
 
     def odds(self, u: PerToken) -> PerToken:
         """The same for 1 - exp(-h R): h R is compared with an exponential variable."""

@@ -7,33 +7,29 @@ import torch
 from exact_worlds import NOISES, generator, oracle_of
 
 import noiselab as nl
+from noiselab.bench import registry
 
 LENGTH = 6
 KNOWN = torch.tensor([[True, False, False, True, False, False]])
 TOKENS = torch.tensor([[1, 0, 0, 2, 0, 0]])
 
 
-def predictors(name, process, denoiser):
-    yield nl.AncestralSampler(process, denoiser)
-    yield nl.samplers.EulerSampler(process, denoiser)
-    yield nl.samplers.TauLeapingSampler(process, denoiser)
-    yield nl.samplers.RemaskingSampler(process, denoiser, "rescale", amount=0.2)
+def every(found, process, denoiser):
+    """All variants of the samplers or correctors that take this noise."""
+    for kind in found.values():
+        for make in registry.factories_of(kind).values():
+            if registry.takes(make, process):
+                yield make(process, denoiser)
+
+
+def predictors(process, denoiser):
+    yield from every(registry.find_samplers(), process, denoiser)
     yield nl.samplers.RemaskingSampler(process, denoiser, "confidence", amount=0.5)
-    yield nl.samplers.PathPlanningSampler(process, denoiser)
-    if name != "gidd":
-        yield nl.samplers.DeterministicSampler(process, denoiser)
-    if name == "masked":
-        yield nl.samplers.ConfidenceSampler(process, denoiser)
-        yield nl.samplers.EntropyBoundedSampler(process, denoiser, bound=0.3)
-        yield nl.samplers.FirstHittingSampler(process, denoiser)
 
 
 def correctors(process, denoiser):
+    yield from every(registry.find_correctors(), process, denoiser)
     yield nl.GibbsCorrector(process, denoiser, tokens_per_step=2)
-    yield nl.correctors.ForwardBackwardCorrector(process, denoiser, span=0.2)
-    yield nl.correctors.DFMCorrector(process, denoiser)
-    yield nl.correctors.RemaskingCorrector(process, denoiser, amount=0.2)
-    yield nl.SelfCorrection(denoiser, temperature=0.5, support=process.support)
 
 
 def wrap(kind, sampler, process, denoiser, dice):
@@ -57,7 +53,7 @@ def stack(name, seed):
     denoiser = oracle_of(process)
     if dice.random() < 0.4:
         denoiser = nl.TopP(nl.Temperature(denoiser, 0.8), 0.95)
-    sampler = dice.choice(list(predictors(name, process, denoiser)))
+    sampler = dice.choice(list(predictors(process, denoiser)))
     kinds = [kind for kind in ("correct", "correct", "fill", "block", "end", "stop") if dice.random() < 0.5]
     dice.shuffle(kinds)
     for kind in kinds:
@@ -81,3 +77,11 @@ def test_any_stack_ends_clean_keeps_what_is_known_and_does_not_mix_sequences(nam
     assert torch.equal(together, alone), sampler
     trace = nl.Trace.of(sampler, (3, LENGTH), steps=5, generator=[generator(i) for i in range(3)])
     assert torch.equal(trace.end, together), sampler
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_every_sampler_prints_on_one_line_what_it_is_made_of(name):
+    process = NOISES[name]()
+    for made in (*predictors(process, oracle_of(process)), *correctors(process, oracle_of(process))):
+        assert repr(made).startswith(type(made).__name__) and "\n" not in repr(made)
+        assert "MarkovOracle(3 states" in repr(made)

@@ -1,0 +1,84 @@
+"""Which samplers and correctors the library has: found by walking its packages, so that a new one is a new file.
+
+The bench, the common tests and the table of the guide take them from here. A class says what these need by `variants` and
+`law`; which noise it takes is found by trying, for it refuses the others itself.
+"""
+
+import functools
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .. import correctors, samplers
+from ..correctors import Corrector
+from ..denoisers import Denoiser
+from ..denoisers.base import select
+from ..process import NoiseProcess
+from ..samplers import Sampler, WrappedSampler
+from ..typing import Selection, Times, Tokens
+
+Kind = TypeVar("Kind")
+
+
+def find_classes(package: ModuleType, kind: type[Kind]) -> dict[str, type[Kind]]:
+    """The public classes of a package that derive from `kind` and can be made, by name, in the order of its modules."""
+    found: dict[str, type[Kind]] = {}
+    for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        module = importlib.import_module(info.name)
+        for name, value in vars(module).items():
+            defined_here = inspect.isclass(value) and value.__module__ == module.__name__
+            if defined_here and issubclass(value, kind) and not inspect.isabstract(value) and not name.startswith("_"):
+                found[name] = value
+    return found
+
+
+def find_samplers() -> dict[str, type[Sampler]]:
+    """The samplers that take a process and a denoiser, by name; those around samplers are left out."""
+    found = find_classes(samplers, Sampler)  # type: ignore[type-abstract]
+    return {name: kind for name, kind in found.items() if not issubclass(kind, WrappedSampler)}
+
+
+def find_correctors() -> dict[str, type[Corrector]]:
+    """The correctors, by name."""
+    return find_classes(correctors, Corrector)  # type: ignore[type-abstract]
+
+
+def variants_of(kind: type[Sampler] | type[Corrector]) -> Mapping[str, Mapping[str, Any]]:
+    """Names for tables -> keyword arguments: what the class says in `variants`, or its defaults under its own name."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub("(Sampler|Corrector)$", "", kind.__name__))
+    return vars(kind).get("variants") or {words.lower(): {}}
+
+
+def factories_of(kind: type[Kind]) -> dict[str, Callable[[NoiseProcess, Denoiser], Kind]]:
+    """Names for tables -> factory(process, denoiser), one for each variant of a sampler or a corrector."""
+    make = kind.for_process if issubclass(kind, Corrector) else kind
+    return {name: functools.partial(make, **settings) for name, settings in variants_of(kind).items()}  # type: ignore
+
+
+def takes(make: Callable[[NoiseProcess, Denoiser], Any], process: NoiseProcess) -> bool:
+    """Whether a sampler or corrector takes this noise: it refuses others by a `ValueError` when it is made."""
+    try:
+        make(process, _Flat(process.vocab_size))
+    except ValueError:
+        return False
+    return True
+
+
+class _Flat(Denoiser):
+    """Uniform predictions, for samplers that are made to see whether they can be."""
+
+    def __init__(self, states: int):
+        super().__init__()
+        self.states = states
+
+    def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
+        """Equal logits."""
+        return select(torch.zeros(*z.shape, self.states, device=z.device), rows)
