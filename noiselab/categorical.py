@@ -45,6 +45,11 @@ def uniforms(
     return torch.rand((batch, *rest), generator=generator, dtype=torch.float64, device=home).to(device or home)
 
 
+def select_generators(generator: Randomness, index: Int[Tensor, " selected"]) -> Randomness:
+    """The generators of some sequences of a batch; one for all stays that."""
+    return [generator[i] for i in index.tolist()] if isinstance(generator, Sequence) else generator
+
+
 def choose(mass: ElementwiseProbs, u: Elementwise) -> Int[Tensor, "*batch"]:
     r"""The token that a uniform number selects: the first whose cumulative mass exceeds $u \sum_v m_v$.
 

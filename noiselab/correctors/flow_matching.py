@@ -7,13 +7,11 @@ import torch
 from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
-from ..denoisers import Denoiser, as_leave_one_out
-from ..denoisers.base import in_a_line
+from ..denoisers import Denoiser
 from ..process import InterpolatingProcess, NoiseProcess
 from ..process.three_way import UNIFORMS_PER_MOVE, Move
-from ..process.validation import require_kind
 from ..typing import Selection, Times, Tokens, Variants
-from .base import TAKE_ANY_PROCESS, Corrector, free
+from .base import Corrector, as_selection
 
 
 class DFMCorrector(Corrector):
@@ -64,13 +62,12 @@ class DFMCorrector(Corrector):
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, size: float | int = 0.1):
         if not 0 < size <= 1:
             raise ValueError(f"size must lie in (0, 1]; got {size}")
-        require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)
-        process.validate(16)
-        self.process, self.denoiser, self.size = process, as_leave_one_out(denoiser, process), size
+        super().__init__(process, denoiser)
+        self.size = size
 
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
         """The tokens after the jumps of one step; the network is asked only for those that may jump back."""
-        process, rows, time = self.process, free(rows, z), self.process.interior(t, z)
+        process, rows, time = self.process, as_selection(rows, z), self.process.interior(t, z)
         u = uniforms(*z.shape, 2 + UNIFORMS_PER_MOVE, generator=generator, device=z.device)
         alpha, noise = process.alpha(time).double(), process.noise(time)
         rate = _total_rate(process, time)
@@ -95,8 +92,9 @@ class DFMCorrector(Corrector):
         tokens = torch.arange(process.vocab_size, device=z.device).expand(len(at), -1)
         return new.masked_scatter(noised, choose(process.rate_into(tokens, at).clamp(min=0), u[..., 1][noised]))
 
-    def __repr__(self) -> str:
-        return f"DFMCorrector({self.process}, {in_a_line(self.denoiser)}, size={self.size:g})"
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        return f"size={self.size:g}"
 
 
 def _total_rate(process: InterpolatingProcess, t: Tensor) -> Tensor:

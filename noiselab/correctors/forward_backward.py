@@ -6,11 +6,12 @@ import torch
 
 from ..categorical import Randomness
 from ..denoisers import Denoiser
+from ..denoisers.base import describe
 from ..process import NoiseProcess, as_token_times
 from ..samplers.ancestral import AncestralSampler
 from ..samplers.base import Sampler
 from ..typing import Selection, Times, Tokens, Variants
-from .base import Corrector, free
+from .base import Corrector, as_selection
 
 
 class ForwardBackwardCorrector(Corrector):
@@ -59,16 +60,17 @@ class ForwardBackwardCorrector(Corrector):
                 f"predictor must be a noiselab.Sampler or a noiselab.Denoiser; got {type(predictor).__name__}"
             )
         self.predictor = AncestralSampler(process, predictor) if isinstance(predictor, Denoiser) else predictor
-        self.process, self.span = process, span
+        super().__init__(process, self.predictor.denoiser)
+        self.span = span
 
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
         """The tokens after one way up and back; those outside `rows` do not leave their time."""
         low = as_token_times(t, z)
         high = low + self.span * (self.process.domain[1] - low).clamp(min=0)
         if rows is not None:
-            low, high = low.expand(z.shape), torch.where(free(rows, z), high, low)
+            low, high = low.expand(z.shape), torch.where(as_selection(rows, z), high, low)
         noisy = self.process.renoise(z, low, high, generator=generator)
         return self.predictor.step(noisy, high, low, generator=generator)
 
     def __repr__(self) -> str:
-        return f"ForwardBackwardCorrector({self.predictor}, span={self.span:g})"
+        return describe(self, self.predictor, f"span={self.span:g}")

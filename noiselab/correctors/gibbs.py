@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from ..categorical import Randomness, uniforms
-from ..denoisers import Denoiser, as_leave_one_out
-from ..denoisers.base import in_a_line
+from ..denoisers import Denoiser
 from ..numerics import ROW_DRAWS
 from ..process import NoiseProcess, as_token_times
 from ..typing import Selection, Times, Tokens, Variants
-from .base import Corrector, free
+from .base import Corrector, as_selection
 
 Positions = Literal["random", "unlikely"]
 
@@ -65,14 +64,13 @@ class GibbsCorrector(Corrector):
             raise ValueError(f"tokens_per_step must be at least 1; got {tokens_per_step}")
         if positions not in get_args(Positions):
             raise ValueError(f"positions must be 'random' or 'unlikely'; got {positions!r}")
-        process.validate(16)
-        self.process, self.denoiser = process, as_leave_one_out(denoiser, process)
+        super().__init__(process, denoiser)
         self.tokens_per_step, self.positions = tokens_per_step, positions
         self.converges = tokens_per_step == 1 and positions == "random"
 
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
         """A few tokens of each sequence drawn anew; the network is asked about these only, or, for "unlikely", about `rows`."""
-        rows, time = free(rows, z), as_token_times(t, z).expand(z.shape)
+        rows, time = as_selection(rows, z), as_token_times(t, z).expand(z.shape)
         u = uniforms(*z.shape, ROW_DRAWS, generator=generator, device=z.device)
         if self.positions == "random":
             return self._redraw(z, t, time, self._first(torch.zeros_like(time), u[..., 0], rows), u)
@@ -105,8 +103,6 @@ class GibbsCorrector(Corrector):
         logits = self.process.on_support(self.denoiser(z, t, rows))
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
 
-    def __repr__(self) -> str:
-        return (
-            f"GibbsCorrector({self.process}, {in_a_line(self.denoiser)}, tokens_per_step={self.tokens_per_step}, "
-            f"positions={self.positions!r})"
-        )
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        return f"tokens_per_step={self.tokens_per_step}, positions={self.positions!r}"

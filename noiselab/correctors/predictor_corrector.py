@@ -1,11 +1,11 @@
 """Correctors between the steps of a sampler."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ..categorical import Randomness
+from ..categorical import Randomness, select_generators
 from ..process import as_token_times
 from ..samplers.base import Sampler, Stage, WrappedSampler
 from ..typing import Selection, Times, Tokens
@@ -76,8 +76,7 @@ class PredictorCorrector(WrappedSampler):
         z, time = done[-1].z, s[index]
         # Without rows, correctors need not tell tokens apart.
         some = None if rows.all() else rows[index]
-        if isinstance(generator, Sequence):
-            generator = [generator[i] for i in index.tolist()]
+        generator = select_generators(generator, index)
         for _ in range(self.repeats):
             z = z.index_copy(0, index, self.corrector.step(z[index], time, rows=some, generator=generator))
             done.append(Stage(self.corrector.kind, s, z))

@@ -5,14 +5,12 @@ from typing import ClassVar, Literal
 import torch
 
 from ..categorical import Randomness, uniforms
-from ..denoisers import Denoiser, as_leave_one_out
-from ..denoisers.base import in_a_line
+from ..denoisers import Denoiser
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..process.three_way import UNIFORMS_PER_MOVE
-from ..process.validation import require_kind
 from ..samplers.remasking import remasking_move
 from ..typing import Selection, Times, Tokens, Variants
-from .base import TAKE_ANY_PROCESS, Corrector
+from .base import Corrector
 
 Remasking = Literal["cap", "rescale", "confidence"]
 
@@ -56,10 +54,7 @@ class RemaskingCorrector(Corrector):
     law = "unchanged, for one token at a time"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, *, amount: float | int = 0.02):
-        require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)
-        process.validate(16)
-        self.process = process
-        self.denoiser = as_leave_one_out(denoiser, process)
+        super().__init__(process, denoiser)
         if not 0 <= amount <= 1:
             raise ValueError(f"amount must lie in [0, 1]; got {amount}")
         self.amount = amount
@@ -75,5 +70,6 @@ class RemaskingCorrector(Corrector):
         plan = remasking_move(self.process, z, t, t, kappa).plan(self.process, z, u)
         return plan.apply(self.denoiser, z, t)
 
-    def __repr__(self) -> str:
-        return f"RemaskingCorrector({self.process}, {in_a_line(self.denoiser)}, amount={self.amount:g})"
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        return f"amount={self.amount:g}"

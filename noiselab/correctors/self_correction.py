@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
-from ..denoisers.base import in_a_line
+from ..denoisers.base import describe, require_denoiser
 from ..numerics import LOGITS_AT_ONCE
 from ..process import NoiseProcess, as_token_times
 from ..typing import PerSequence, PerToken, Selection, Times, Tokens, TokenSet, Variants
-from .base import Corrector, free
+from .base import Corrector, as_selection
 
 
 class SelfCorrection(Corrector):
@@ -91,13 +91,14 @@ class SelfCorrection(Corrector):
         support = process.support if support is None and process is not None else support
         if support is not None and not support.any():
             raise ValueError("support must hold at least one token; got none")
-        self.denoiser, self.support = denoiser, support
+        # Without `super().__init__`: what it takes is a denoiser as it is, and no process is needed.
+        self.denoiser, self.support = require_denoiser(denoiser, type(self).__name__), support
         self.time, self.temperature, self.tokens_per_step, self.patience = time, temperature, tokens_per_step, patience
 
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
         """One revision at the times t, of tokens of the support: what shows that it is noise is left to the sampler."""
         as_token_times(t, z)
-        rows = free(rows, z)
+        rows = as_selection(rows, z)
         if self.support is not None:
             rows = rows & self.support.to(z.device)[z]
         u = uniforms(*z.shape, generator=generator, device=z.device)
@@ -115,7 +116,7 @@ class SelfCorrection(Corrector):
 
         - `rows`: the tokens that may change, and whose accuracy counts; all by default. A prompt is outside.
         """
-        rows = None if rows is None else free(rows, z)
+        rows = None if rows is None else as_selection(rows, z)
         live = torch.ones(len(z), dtype=torch.bool, device=z.device) if rows is None else rows.any(-1)
         best = torch.zeros(len(z), dtype=torch.float64, device=z.device)
         stale = torch.zeros(len(z), dtype=torch.long, device=z.device)
@@ -185,7 +186,11 @@ class SelfCorrection(Corrector):
         return z
 
     def __repr__(self) -> str:
+        return describe(self, self.denoiser, self.extra_repr())
+
+    def extra_repr(self) -> str:
+        """What it is set to."""
         return (
-            f"SelfCorrection({in_a_line(self.denoiser)}, time={self.time:g}, temperature={self.temperature:g}, "
-            f"tokens_per_step={self.tokens_per_step}, patience={self.patience})"
+            f"time={self.time:g}, temperature={self.temperature:g}, tokens_per_step={self.tokens_per_step}, "
+            f"patience={self.patience}"
         )

@@ -154,8 +154,7 @@ class WrappedDenoiser(Denoiser):
         return self.inner(z, t, rows)
 
     def __repr__(self) -> str:
-        more = self.extra_repr()
-        return f"{type(self).__name__}({in_a_line(self.inner)}{', ' if more else ''}{more})"
+        return describe(self, self.inner, self.extra_repr())
 
 
 class Transform(WrappedDenoiser):
@@ -209,6 +208,12 @@ def _held_by(module: nn.Module) -> Iterator[object]:
     yield from (part for part in module.modules() if part is not module)
     for value in vars(module).values():
         yield from value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+
+
+def describe(thing: object, *parts: object) -> str:
+    """What an object is made of, in one line: its class, its parts and its settings; empty ones are left out."""
+    texts = [in_a_line(part) if isinstance(part, nn.Module) else str(part) for part in parts]
+    return f"{type(thing).__name__}({', '.join(text for text in texts if text)})"
 
 
 def in_a_line(denoiser: nn.Module) -> str:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..denoisers.base import ProjectedDenoiser, in_a_line
+from ..denoisers.base import ProjectedDenoiser, describe
 from ..parametrization import Prediction
 from ..process import as_token_times
 from ..typing import Selection, Times, Tokens
@@ -109,5 +109,4 @@ class Evaluation(ProjectedDenoiser):
         return ""
 
     def __repr__(self) -> str:
-        more = self.extra_repr()
-        return f"{type(self).__name__}({in_a_line(self.model)}{', ' if more else ''}{more})"
+        return describe(self, self.model, self.extra_repr())

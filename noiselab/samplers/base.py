@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
-from ..denoisers.base import in_a_line
+from ..denoisers.base import describe
 from ..parametrization import to_posterior
 from ..process import NoiseProcess, as_token_times
 from ..process.validation import require_kind
@@ -242,7 +242,11 @@ class Sampler(abc.ABC):
         return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.process}, {in_a_line(self.denoiser)})"
+        return describe(self, self.process, self.denoiser, self.extra_repr())
+
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        return ""
 
 
 class WrappedSampler(Sampler):
@@ -284,9 +288,4 @@ class WrappedSampler(Sampler):
         return self.inner.clean(z, t, generator=generator)
 
     def __repr__(self) -> str:
-        more = self.extra_repr()
-        return f"{type(self).__name__}({self.inner}{', ' if more else ''}{more})"
-
-    def extra_repr(self) -> str:
-        """What it is set to."""
-        return ""
+        return describe(self, self.inner, self.extra_repr())

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
-from ..denoisers.base import in_a_line
 from ..numerics import LOGITS_AT_ONCE
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..schedules import ScheduleLike, as_schedule
@@ -91,9 +90,9 @@ class _PlannedSampler(Sampler):
     def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
         """Which of `rows`, that may stay masked, are revealed; `left` masks are due."""
 
-    def __repr__(self) -> str:
-        options = "".join(f", {option}" for option in self.options())
-        return f"{type(self).__name__}({self.process}, {in_a_line(self.denoiser)}{options})"
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        return ", ".join(self.options())
 
     def options(self) -> list[str]:
         """What it is set to."""

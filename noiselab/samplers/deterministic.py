@@ -97,5 +97,6 @@ class DeterministicSampler(Sampler):
         plan = move.plan(process, z, u)
         return plan.apply(self.denoiser, z, t)
 
-    def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]}, share={self.share:g})"
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        return f"share={self.share:g}"

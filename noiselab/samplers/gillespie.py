@@ -9,13 +9,13 @@ at a candidate only where its answer decides (thinning): it accepts with probabi
 a token of x_hat with probability $\alpha_t$, else to one of the noise.
 """  # noqa: E501
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..categorical import Randomness, choose, uniforms
+from ..categorical import Randomness, choose, select_generators, uniforms
 from ..denoisers import Denoiser
 from ..numerics import TIME_EPS
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
@@ -95,7 +95,7 @@ class FirstHittingSampler(Sampler):
         return z
 
     def _filled(self, z: Tensor, where: Tensor, now: Tensor, s: Tensor, t: Tensor, u: Tensor) -> Tensor:
-        return choose(_ask(self, z, where, now, s, t).softmax(-1), u)
+        return choose(_evaluate(self, z, where, now, s, t).softmax(-1), u)
 
 
 class GillespieSampler(Sampler):
@@ -153,7 +153,10 @@ class GillespieSampler(Sampler):
             free = sequences[live & ~waiting]
             if len(free):  # go on until every sequence needs the network
                 now, where = after[free].max(-1)
-                old, draws = z[free, where], uniforms(len(free), 6, generator=_some(generator, free), device=z.device)
+                old, draws = (
+                    z[free, where],
+                    uniforms(len(free), 6, generator=select_generators(generator, free), device=z.device),
+                )
                 alpha, noise = process.alpha(now[:, None]).double()[:, 0], process.noise(now[:, None])
                 to_data = draws[:, 1] < alpha
                 token = noise.choose(draws[:, 2:3], draws[:, 3:4])[:, 0]
@@ -172,7 +175,7 @@ class GillespieSampler(Sampler):
                 done = sequences[waiting]
                 e = {k: v[done] for k, v in held.items()}
                 old = z[done, e["where"]]
-                law = _ask(self, z[done], e["where"], e["now"], s_[done], t_[done]).softmax(-1)
+                law = _evaluate(self, z[done], e["where"], e["now"], s_[done], t_[done]).softmax(-1)
                 x_hat_z = torch.where(in_data[old], law.gather(-1, old[:, None])[:, 0], 0)
                 accept = e["draws"][:, 0] * (e["noise"] + e["alpha"] * x_hat_z) < e["noise"]
                 token = torch.where(e["to_data"], choose(law, e["draws"][:, 4]), e["token"])
@@ -203,7 +206,7 @@ class GillespieSampler(Sampler):
         return torch.where(some, found, -torch.inf)
 
 
-def _ask(sampler: Sampler, z: Tensor, where: Tensor, now: Tensor, s: Tensor, t: Tensor) -> Tensor:
+def _evaluate(sampler: Sampler, z: Tensor, where: Tensor, now: Tensor, s: Tensor, t: Tensor) -> Tensor:
     """Logits, float64, of one token of each sequence, at that sequence's time; tokens that stand still keep their own."""
     rows = torch.arange(z.shape[1], device=z.device) == where[:, None]
     still = ~(s < t)
@@ -242,8 +245,3 @@ def _crossing(
         if settled.all():
             break
     return torch.minimum(torch.maximum(t, low), high)
-
-
-def _some(generator: Randomness, index: Tensor) -> Randomness:
-    """The generators of some sequences."""
-    return [generator[i] for i in index.tolist()] if isinstance(generator, Sequence) else generator

@@ -124,11 +124,10 @@ class PathPlanningSampler(Sampler):
             score = score.masked_scatter(stays, at(log_probs, candidate[stays]))
         return torch.where(stays, self.stochasticity * score, score)
 
-    def __repr__(self) -> str:
-        planner = "" if self.planner is None else f", {in_a_line(self.planner)}"
-        draw = "" if self.draw else ", draw=False"
-        denoiser = in_a_line(self.denoiser)
-        return f"PathPlanningSampler({self.process}, {denoiser}{planner}, stochasticity={self.stochasticity:g}{draw})"
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        planner = "" if self.planner is None else f"{in_a_line(self.planner)}, "
+        return f"{planner}stochasticity={self.stochasticity:g}" + ("" if self.draw else ", draw=False")
 
 
 def noise_at(process: InterpolatingProcess, s: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:

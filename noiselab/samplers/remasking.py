@@ -135,8 +135,9 @@ class RemaskingSampler(Sampler):
         score = torch.full(z.shape, -torch.inf, dtype=torch.float64, device=z.device).masked_scatter(rows, -believed)
         return score.softmax(-1).nan_to_num(0)
 
-    def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]}, {self.schedule}, amount={self.amount:g})"
+    def extra_repr(self) -> str:
+        """What it is set to."""
+        return f"{self.schedule}, amount={self.amount:g}"
 
 
 def remasking_move(process: InterpolatingProcess, z: Tokens, s: Times, t: Times, kappa: PerToken) -> Move:

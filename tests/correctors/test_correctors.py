@@ -128,7 +128,7 @@ class Posterior(nl.Denoiser):
 
     def __init__(self, oracle, process):
         super().__init__()
-        self.inner = nl.denoisers.Posterior(oracle, process)
+        self.inner, self.predicts = nl.denoisers.Posterior(oracle, process), "leave_one_out"
 
     def forward(self, z, t, rows=None):
         return self.inner(z, t, rows)
