@@ -50,7 +50,7 @@ def test_the_process_is_validated():
 
 
 def test_a_process_of_another_kind_is_refused_and_what_takes_it_is_named():
-    process = TokenRates(vocab_size=V, mask_id=V - 1)
+    process = TokenRates(torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0]), mask_id=V - 1)
     with pytest.raises(
         ValueError, match=r"Factored needs an InterpolatingProcess; got .*GibbsCorrector.* take any process"
     ):
