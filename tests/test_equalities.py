@@ -16,9 +16,9 @@ import noiselab as nl
 from noiselab.processes import TokenRates
 from noiselab.processes.discrete import Steps
 from noiselab.schedules import Time
-from noiselab.testing import check_process
-from noiselab.testing.bound_laws import BOUND_LAWS
+from noiselab.testing import bound_does_not_depend_on_the_clock, bound_equals_definition, bound_is_tight, check_process
 
+BOUND_LAWS = (bound_equals_definition, bound_does_not_depend_on_the_clock, bound_is_tight)
 IN_STEPS = {"md4 steps", "d3pm absorbing", "d3pm uniform", "digress"}
 SLIP = 1e-5  # the size of the planted mistakes
 
