@@ -48,20 +48,20 @@ def test_the_page_shows_these_rows(name):
 
 def wrong_weight(patch):
     own = [each for each in vars(nl.processes).values() if isinstance(each, type) and "rate" in vars(each)]
-    for process in (nl.InterpolatingProcess, *own):
-        rate = process.rate
-        patch.setattr(process, "rate", lambda self, z, t, rate=rate: (1 + SLIP) * rate(self, z, t))
+    for process, name in ((nl.InterpolatingProcess, "rate_into"), *((process, "rate") for process in own)):
+        rate = getattr(process, name)
+        patch.setattr(process, name, lambda self, z, t, rate=rate: (1 + SLIP) * rate(self, z, t))
 
 
 def wrong_slope_of_the_signal(patch):
-    rate = nl.InterpolatingProcess.rate
+    rate = nl.InterpolatingProcess.rate_into
 
     def slipped(self, z, t):
         time = nl.process.as_token_times(t, z)
         alpha, slope = torch.func.jvp(lambda t: self.alpha(t).double(), (time,), (torch.ones_like(time),))
         return rate(self, z, t) - SLIP * slope / alpha * self.noise(time).at(z)
 
-    patch.setattr(nl.InterpolatingProcess, "rate", slipped)
+    patch.setattr(nl.InterpolatingProcess, "rate_into", slipped)
 
 
 def wrong_schedule(patch):
@@ -224,7 +224,7 @@ FREQUENCIES = torch.tensor([0.5, 0.3, 0.2, 0.0])
         ),
         (
             lambda: nl.processes.d3pm(nl.Uniform(4), torch.tensor([0.5, 1, 0.5])),
-            "of which only the last may be 1; got 0.5 to 1",
+            "except that the last may be 1; got 0.5 to 1",
         ),
         (lambda: nl.processes.d3pm(nl.Uniform(4), torch.tensor([0.5, 0.0])), "betas must lie in"),
         (lambda: nl.processes.d3pm(nl.Uniform(4), torch.zeros(0)), "got none"),
