@@ -253,3 +253,30 @@ def test_a_mixing_must_answer_for_times_of_any_shape():
         ValueError, match=r"probs of Flat.* must have shape \[\*t.shape, 3\]; for times of shape \[2, 1\]"
     ):
         nl.Interpolation(1 - nl.t, {Flat(): nl.t})
+
+
+class LettersThenMask(nl.InterpolatingProcess):
+    """Letters with weight 1 - sin^2, the mask with sin^2: near t = 1 the letters' noise is a difference of numbers near 1."""
+
+    def __init__(self, lost=0.0):
+        super().__init__(torch.arange(V) < V - 1)
+        self.lost = lost
+
+    def alpha(self, t):
+        return torch.cos(torch.pi * t / 2) ** 2
+
+    def mixing(self, t):
+        masked = torch.sin(torch.pi * t / 2)[..., None] ** 2
+        letters, mask = (self.support / (V - 1)).double(), (~self.support).double()
+        share = (1 - masked) * (1 - self.lost * t[..., None])
+        return share * letters + (1 - share) * mask
+
+
+def test_a_small_noise_that_is_a_difference_of_large_shares_is_valid():
+    LettersThenMask().validate()
+    check_process(LettersThenMask())
+
+
+def test_but_one_that_falls_faster_than_the_signal_is_not():
+    with pytest.raises(ValueError, match="rate into every token must be non-negative"):
+        LettersThenMask(lost=1.0).validate()

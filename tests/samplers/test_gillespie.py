@@ -93,7 +93,7 @@ def test_noise_that_does_not_fit_is_refused():
         with pytest.raises(ValueError, match="needs masking"):
             FirstHittingSampler(process, oracle_of(process))
     process = TokenRates(torch.tensor([1.0, 2.0, 0.5, 1.0]), mask_id=3)
-    with pytest.raises(ValueError, match="forgets the token it destroys"):
+    with pytest.raises(ValueError, match="needs an InterpolatingProcess; got"):
         GillespieSampler(process, oracle_of(process))
 
 

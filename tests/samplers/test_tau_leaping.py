@@ -77,5 +77,5 @@ def test_no_noise_is_left_and_tokens_with_equal_times_stay(kind):
 def test_token_dependent_noise_is_refused():
     process = TokenRates(torch.tensor([1.0, 2.0, 0.5, 1.0]), mask_id=3)
     for kind in (EulerSampler, TauLeapingSampler):
-        with pytest.raises(ValueError, match="forgets the token it destroys"):
+        with pytest.raises(ValueError, match="needs an InterpolatingProcess; got"):
             kind(process, oracle_of(process))
