@@ -10,90 +10,55 @@ A smoke test: python recipes/autoregressive.py demo --steps 4 --warmup 1 --outpu
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import transformers
 
-from noiselab.data import vocabulary_size
+from common import (
+    BASE_NETWORK,
+    DEMO,
+    DEMO_HELP,
+    DEMO_NETWORK,
+    DEMO_TEXT,
+    MEDIUM,
+    MEDIUM_HELP,
+    MEDIUM_NETWORK,
+    MEDIUM_TEXT,
+    OPENWEBTEXT,
+    PUBLISHED,
+    Training,
+    prepare,
+    small_llama,
+    train_model,
+)
 from noiselab.pipeline import ModelSettings
 from noiselab.training import Trainer, causal_loss, predicted_tokens
-from noiselab.training.options import (
-    Data,
-    KeepOptions,
-    Optimization,
-    Run,
-    arguments_of,
-    as_yaml,
-    autocast_of,
-    command_line,
-    numbers_of,
-    run_recipe,
-)
-from noiselab.training.texts import load_data
+from noiselab.training.options import Run, command_line, run_recipe
 
 
 @dataclass(frozen=True)
-class Autoregressive:
+class Autoregressive(Training):
     """A small Llama, from its configuration."""
 
-    optimization: Optimization
-    data: Data
-    run: Run
-    layers: int = 12
-    """transformer blocks"""
-    width: int = 768
-    """of the residual stream"""
-    heads: int = 12
-    """attention heads"""
-    dropout: float = 0.0
-    """of attention weights, in [0, 1)"""
-
-
-OPENWEBTEXT = Data(corpus="hub:Skylion007/openwebtext", tokenizer="gpt2", length=512, validation=0.0125, stream=True)
-PUBLISHED = Optimization(steps=500_000, batch=512, micro_batch=32, precision="bfloat16")
 
 PRESETS = {
     "demo": (
-        "some minutes on two CPU cores: 1.8 MB of English about Python",
+        DEMO_HELP,
         Autoregressive(
-            Optimization(
-                steps=1_000,
-                batch=16,
-                micro_batch=16,
-                learning_rate=6e-3,
-                warmup=50,
-                ema=0.99,
-                optimizer="muon",
-                weight_decay=0.05,
-            ),
-            Data(corpus="library:prose", vocab_size=512, length=64, validation_sequences=512),
+            replace(DEMO, steps=1_000, warmup=50),
+            DEMO_TEXT,
             Run(Path("runs/autoregressive_demo"), log_every=50, evaluate_every=200, save_every=500),
-            layers=4,
-            width=128,
-            heads=4,
+            **DEMO_NETWORK,
         ),
     ),
     "medium": (
-        "some minutes on one GPU: 8 layers of width 384; give it more text, --corpus FILES",
+        MEDIUM_HELP,
         Autoregressive(
-            Optimization(
-                steps=1_500,
-                batch=64,
-                micro_batch=64,
-                learning_rate=3e-3,
-                warmup=200,
-                ema=0.999,
-                optimizer="muon",
-                weight_decay=0.05,
-                precision="bfloat16",
-            ),
-            Data(corpus="library:prose", vocab_size=2048, length=128, validation_sequences=512),
+            replace(MEDIUM, steps=1_500),
+            MEDIUM_TEXT,
             Run(Path("runs/autoregressive_medium"), log_every=50, evaluate_every=500, save_every=3_000),
-            layers=8,
-            width=384,
-            heads=6,
-            dropout=0.1,
+            **MEDIUM_NETWORK,
         ),
     ),
     "small": (
@@ -108,9 +73,7 @@ PRESETS = {
             PUBLISHED,
             OPENWEBTEXT,
             Run(Path("runs/autoregressive_base"), save_every=5_000, evaluate_every=5_000),
-            layers=24,
-            width=1024,
-            heads=16,
+            **BASE_NETWORK,
         ),
     ),
 }
@@ -119,58 +82,20 @@ PRESETS = {
 def main(arguments: Sequence[str] | None = None) -> Trainer:
     """Train, and write the finished model."""
     options = command_line(PRESETS, arguments)
-    optimization, run = options.optimization, options.run
-    transformers.logging.disable_progress_bar()  # those of saving, not that of training
-    args = arguments_of(optimization, run)
-    chief = args.process_index == 0
-    if chief:
-        print(as_yaml(options))
-
-    # Data: the first process prepares them, the others find them ready.
-    with args.main_process_first(local=False, desc="data"):
-        tokenizer, train, validation = load_data(options.data, run.output / "tokenizer", optimization.seed)
-    if chief:
-        print(f"training data: {train}\nheld out:      {validation}")
-
-    # The network.
-    transformers.set_seed(optimization.seed)
-    model = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=vocabulary_size(tokenizer),
-            hidden_size=options.width,
-            intermediate_size=4 * options.width * 2 // 3 // 8 * 8,
-            num_hidden_layers=options.layers,
-            num_attention_heads=options.heads,
-            max_position_embeddings=options.data.length,
-            attention_dropout=options.dropout,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            use_cache=False,
-        )
+    data = prepare(options)
+    transformers.set_seed(options.optimization.seed)
+    model = small_llama(
+        data.vocab_size,
+        layers=options.layers,
+        width=options.width,
+        heads=options.heads,
+        length=options.data.length,
+        dropout=options.dropout,
+        start=data.tokenizer.bos_token_id,
+        end=data.tokenizer.eos_token_id,
+        padding=data.tokenizer.pad_token_id,
     )
-    if chief:
-        print(f"weights:       {model.num_parameters():,}")
-
-    trainer = Trainer(
-        model,
-        args,
-        train_dataset=train,
-        eval_dataset=validation,
-        loss=causal_loss,
-        count=predicted_tokens,
-        autocast=autocast_of(optimization),
-        ema=optimization.ema,
-        optimizer=optimization.optimizer,
-        decay_all=optimization.decay_all,
-        settings=numbers_of(options),
-        callbacks=[KeepOptions(options, run.output)],
-    )
-    trainer.train(resume_from_checkpoint=None if run.resume == "never" else run.resume)
-    trainer.save_final(run.output / "final", tokenizer=tokenizer, parts=[ModelSettings()], settings=numbers_of(options))
-    if chief:
-        print(f"the finished model is in {run.output / 'final'}")
-    return trainer
+    return train_model(options, data, model, ModelSettings(), loss=causal_loss, count=predicted_tokens)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,223 @@
-"""Small networks that are trained once, for comparisons of many arms."""
+"""What the training recipes share: options, data, networks, the trainer and the finished model.
 
-from collections.abc import Callable
+A recipe of its own noise is a script beside this file: it names the noise, and the rest is here (docs/guides/training.md).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
 
+from noiselab.data import TokenBlocks, vocabulary_size
+from noiselab.networks.dit import DiT, DiTConfig
+from noiselab.objectives import Objective, elbo
+from noiselab.pipeline import ModelSettings
 from noiselab.training import Trainer
+from noiselab.training.options import (
+    Data,
+    KeepOptions,
+    Optimization,
+    Run,
+    arguments_of,
+    as_yaml,
+    autocast_of,
+    numbers_of,
+)
+from noiselab.training.texts import load_data
+
+
+@dataclass(frozen=True)
+class Training:
+    """The options of every training recipe."""
+
+    optimization: Optimization
+    data: Data
+    run: Run
+    layers: int = 12
+    """number of transformer blocks"""
+    width: int = 768
+    """width of the residual stream"""
+    heads: int = 12
+    """number of attention heads"""
+    dropout: float = 0.0
+    """dropout probability, in [0, 1)"""
+
+
+@dataclass(frozen=True)
+class DiffusionTraining(Training):
+    """The options of a recipe that trains a diffusion model."""
+
+    time_margin: float = 1e-3
+    """training times lie in [margin, 1 - margin]"""
+    time_width: int = 128
+    """width of the time embedding"""
+
+
+DEMO = Optimization(
+    steps=3_600,
+    batch=16,
+    micro_batch=16,
+    learning_rate=6e-3,
+    warmup=100,
+    ema=0.99,
+    optimizer="muon",
+    weight_decay=0.05,
+)
+DEMO_TEXT = Data(corpus="library:prose", vocab_size=512, length=64, validation_sequences=512)
+DEMO_NETWORK = {"layers": 4, "width": 128, "heads": 4}
+DEMO_HELP = "some minutes on two CPU cores: 1.8 MB of English about Python"
+
+MEDIUM = Optimization(
+    steps=6_000,
+    batch=64,
+    micro_batch=64,
+    learning_rate=3e-3,
+    warmup=200,
+    ema=0.999,
+    optimizer="muon",
+    weight_decay=0.05,
+    precision="bfloat16",
+)
+MEDIUM_TEXT = Data(corpus="library:prose", vocab_size=2048, length=128, validation_sequences=512)
+MEDIUM_NETWORK = {"layers": 8, "width": 384, "heads": 6, "dropout": 0.1}
+MEDIUM_HELP = "some minutes on one GPU: 8 layers of width 384; give it more text, --corpus FILES"
+
+PUBLISHED = Optimization(steps=500_000, batch=512, micro_batch=32, precision="bfloat16")
+OPENWEBTEXT = Data(corpus="hub:Skylion007/openwebtext", tokenizer="gpt2", length=512, validation=0.0125, stream=True)
+BASE_NETWORK = {"layers": 24, "width": 1024, "heads": 16}
+
+
+class Prepared(NamedTuple):
+    """What a run trains on.
+
+    **Arguments:**
+
+    - `args`: the arguments of transformers' trainer.
+    - `tokenizer`: with mask, padding and end-of-text tokens.
+    - `train`, `validation`: the training data, `TokenBlocks` or a `TokenStream`, and the held-out blocks.
+    """
+
+    args: transformers.TrainingArguments
+    tokenizer: Any
+    train: Any
+    validation: TokenBlocks
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens."""
+        return vocabulary_size(self.tokenizer)
+
+    def report(self, *lines: str) -> None:
+        """Print lines, on the first process only."""
+        if self.args.process_index == 0:
+            print("\n".join(lines))
+
+
+def prepare(options: Training) -> Prepared:
+    """Print the options and build the tokenizer and the data; the first process writes them, the others read them."""
+    transformers.logging.disable_progress_bar()  # the bars of saving; the bar of training stays
+    args = arguments_of(options.optimization, options.run)
+    with args.main_process_first(local=False, desc="data"):
+        data = load_data(options.data, options.run.output / "tokenizer", options.optimization.seed)
+    prepared = Prepared(args, *data)
+    prepared.report(as_yaml(options), f"training data: {prepared.train}", f"held out:      {prepared.validation}")
+    return prepared
+
+
+def build_dit(options: DiffusionTraining, vocab_size: int, *, p_uniform: float = 0.0) -> DiT:
+    """A DiT with random weights from the seed of the run.
+
+    **Arguments:**
+
+    - `options`: the sizes.
+    - `vocab_size`: the number of tokens.
+    - `p_uniform`: stored in the network's configuration.
+    """
+    transformers.set_seed(options.optimization.seed)
+    return DiT(
+        DiTConfig(
+            vocab_size=vocab_size,
+            max_seq_len=options.data.length,
+            hidden_size=options.width,
+            timestep_cond_dim=options.time_width,
+            num_hidden_layers=options.layers,
+            num_attention_heads=options.heads,
+            attention_dropout=options.dropout,
+            p_uniform=p_uniform,
+            t_eps=options.time_margin,
+        )
+    )
+
+
+def train_diffusion(
+    options: DiffusionTraining,
+    prepared: Prepared,
+    noise: Mapping[str, Any],
+    *,
+    objective: Objective = elbo,
+    model: DiT | None = None,
+) -> Trainer:
+    """Train a diffusion model and write it to `final`, with the settings of its noise.
+
+    **Arguments:**
+
+    - `options`, `prepared`: the options of the recipe, and what `prepare` makes of them.
+    - `noise`: `family` and its arguments, see `noiselab.processes.process_from`.
+    - `objective`: the weights of the bound.
+    - `model`: the network, that of `build_dit` by default.
+    """
+    settings = ModelSettings(noise)
+    process = settings.process()
+    model = build_dit(options, prepared.vocab_size) if model is None else model
+    prepared.report(
+        f"process:       {process}",
+        *([] if objective is elbo else [f"objective:     {objective}"]),
+    )
+    margin = options.time_margin
+    return train_model(
+        options,
+        prepared,
+        model,
+        settings,
+        process=process,
+        objective=objective,
+        time_range=(margin, 1 - margin),
+    )
+
+
+def train_model(options: Training, prepared: Prepared, model: Any, settings: ModelSettings, **loss: Any) -> Trainer:
+    """Train a network and write it to `final`, with its tokenizer and noiselab.json.
+
+    **Arguments:**
+
+    - `options`, `prepared`: the options of the recipe, and what `prepare` makes of them.
+    - `model`: the network.
+    - `settings`: the content of noiselab.json.
+    - `loss`: further arguments of `Trainer`: the process and its objective, or the loss.
+    """
+    optimization, run = options.optimization, options.run
+    prepared.report(f"weights:       {model.num_parameters():,}")
+    trainer = Trainer(
+        model,
+        prepared.args,
+        train_dataset=prepared.train,
+        eval_dataset=prepared.validation,
+        autocast=autocast_of(optimization),
+        ema=optimization.ema,
+        optimizer=optimization.optimizer,
+        decay_all=optimization.decay_all,
+        settings=numbers_of(options),
+        callbacks=[KeepOptions(options, run.output)],
+        **loss,
+    )
+    trainer.train(resume_from_checkpoint=None if run.resume == "never" else run.resume)
+    final = run.output / "final"
+    trainer.save_final(final, tokenizer=prepared.tokenizer, parts=[settings], settings=numbers_of(options))
+    prepared.report(f"the finished model is in {final}")
+    return trainer
 
 
 def small_llama(

@@ -9,99 +9,56 @@ Started again, a run goes on from its newest intact checkpoint. The finished mod
 A smoke test: python recipes/masked.py demo --steps 4 --warmup 1 --output runs/smoke
 
 Source: Sahoo et al. (2024), "Simple and Effective Masked Diffusion Language Models", arXiv 2406.07524; Shi et al. (2024),
-arXiv 2406.04329. Unlike the published network, this one is told the time.
+arXiv 2406.04329. Unlike the published network, this one takes the time as an input.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import transformers
-
-from noiselab.data import vocabulary_size
-from noiselab.networks.dit import DiT, DiTConfig
-from noiselab.pipeline import ModelSettings
-from noiselab.processes import process_from
-from noiselab.training import Trainer
-from noiselab.training.options import (
-    Data,
-    KeepOptions,
-    Optimization,
-    Run,
-    arguments_of,
-    as_yaml,
-    autocast_of,
-    command_line,
-    numbers_of,
-    run_recipe,
+from common import (
+    DEMO,
+    DEMO_HELP,
+    DEMO_NETWORK,
+    DEMO_TEXT,
+    MEDIUM,
+    MEDIUM_HELP,
+    MEDIUM_NETWORK,
+    MEDIUM_TEXT,
+    DiffusionTraining,
+    prepare,
+    train_diffusion,
 )
-from noiselab.training.texts import load_data
+from noiselab.training import Trainer
+from noiselab.training.options import Data, Optimization, Run, command_line, run_recipe
 
 
 @dataclass(frozen=True)
-class Masked:
+class Masked(DiffusionTraining):
     """Masked diffusion with the plain ELBO."""
 
-    optimization: Optimization
-    data: Data
-    run: Run
-    time_margin: float = 1e-3
-    """times lie in [margin, 1 - margin]"""
-    layers: int = 12
-    """transformer blocks"""
-    width: int = 768
-    """of the residual stream"""
-    heads: int = 12
-    """attention heads"""
-    time_width: int = 128
-    """of the time embedding"""
     dropout: float = 0.1
-    """in [0, 1)"""
+    """dropout probability, in [0, 1)"""
 
 
 PRESETS = {
     "demo": (
-        "some minutes on two CPU cores: 1.8 MB of English about Python",
+        DEMO_HELP,
         Masked(
-            Optimization(
-                steps=3_600,
-                batch=16,
-                micro_batch=16,
-                learning_rate=6e-3,
-                warmup=100,
-                ema=0.99,
-                optimizer="muon",
-                weight_decay=0.05,
-            ),
-            Data(corpus="library:prose", vocab_size=512, length=64, validation_sequences=512),
+            DEMO,
+            DEMO_TEXT,
             Run(Path("runs/masked_demo"), log_every=50, evaluate_every=400, save_every=400),
-            layers=4,
-            width=128,
-            heads=4,
+            **DEMO_NETWORK,
             dropout=0.0,
         ),
     ),
     "medium": (
-        "some minutes on one GPU: 8 layers of width 384; give it more text, --corpus FILES",
+        MEDIUM_HELP,
         Masked(
-            Optimization(
-                steps=6_000,
-                batch=64,
-                micro_batch=64,
-                learning_rate=3e-3,
-                warmup=200,
-                ema=0.999,
-                optimizer="muon",
-                weight_decay=0.05,
-                precision="bfloat16",
-            ),
-            Data(corpus="library:prose", vocab_size=2048, length=128, validation_sequences=512),
+            MEDIUM,
+            MEDIUM_TEXT,
             Run(Path("runs/masked_medium"), log_every=50, evaluate_every=500, save_every=3_000),
-            layers=8,
-            width=384,
-            heads=6,
-            dropout=0.1,
+            **MEDIUM_NETWORK,
         ),
     ),
     "small": (
@@ -127,74 +84,12 @@ PRESETS = {
 }
 
 
-def masks(tokenizer: Any) -> dict[str, Any]:
-    """Noise of masks alone."""
-    return {"family": "masked", "vocab_size": vocabulary_size(tokenizer), "mask_id": tokenizer.mask_token_id}
-
-
 def main(arguments: Sequence[str] | None = None) -> Trainer:
     """Train on masks, and write the finished model."""
-    return train(command_line(PRESETS, arguments), masks)
-
-
-def train(options: Masked, noise_of: Callable[[Any], dict[str, Any]]) -> Trainer:
-    """Train with the plain ELBO of any noise, settings of which are made from the tokenizer."""
-    optimization, run = options.optimization, options.run
-    transformers.logging.disable_progress_bar()  # those of saving, not that of training
-    args = arguments_of(optimization, run)
-    chief = args.process_index == 0
-    if chief:
-        print(as_yaml(options))
-
-    # Data: the first process prepares them, the others find them ready.
-    with args.main_process_first(local=False, desc="data"):
-        tokenizer, train, validation = load_data(options.data, run.output / "tokenizer", optimization.seed)
-    if chief:
-        print(f"training data: {train}\nheld out:      {validation}")
-
-    # The process; the objective is the ELBO unless another one is given.
-    noise = noise_of(tokenizer)
-    process = process_from(noise)
-
-    # The network.
-    transformers.set_seed(optimization.seed)
-    model = DiT(
-        DiTConfig(
-            vocab_size=vocabulary_size(tokenizer),
-            max_seq_len=options.data.length,
-            hidden_size=options.width,
-            timestep_cond_dim=options.time_width,
-            num_hidden_layers=options.layers,
-            num_attention_heads=options.heads,
-            attention_dropout=options.dropout,
-            p_uniform=0.0,
-            t_eps=options.time_margin,
-        )
-    )
-    if chief:
-        print(f"process:       {process}\nweights:       {model.num_parameters():,}")
-
-    trainer = Trainer(
-        model,
-        args,
-        train_dataset=train,
-        eval_dataset=validation,
-        process=process,
-        time_range=(options.time_margin, 1 - options.time_margin),
-        autocast=autocast_of(optimization),
-        ema=optimization.ema,
-        optimizer=optimization.optimizer,
-        decay_all=optimization.decay_all,
-        settings=numbers_of(options),
-        callbacks=[KeepOptions(options, run.output)],
-    )
-    trainer.train(resume_from_checkpoint=None if run.resume == "never" else run.resume)
-    trainer.save_final(
-        run.output / "final", tokenizer=tokenizer, parts=[ModelSettings(noise)], settings=numbers_of(options)
-    )
-    if chief:
-        print(f"the finished model is in {run.output / 'final'}")
-    return trainer
+    options = command_line(PRESETS, arguments)
+    data = prepare(options)
+    noise = {"family": "masked", "vocab_size": data.vocab_size, "mask_id": data.tokenizer.mask_token_id}
+    return train_diffusion(options, data, noise)
 
 
 if __name__ == "__main__":

@@ -13,31 +13,29 @@ Source: Schiff et al. (2024), "Simple Guidance Mechanisms for Discrete Diffusion
 et al. (2021), arXiv 2107.03006 (the noise).
 """
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import masked
-from noiselab.data import token_support, vocabulary_size
+from common import prepare, train_diffusion
+from noiselab.data import token_support
 from noiselab.training import Trainer
 from noiselab.training.options import command_line, run_recipe
 
 PRESETS = {
-    name: (text, dataclasses.replace(preset, run=dataclasses.replace(preset.run, output=Path(f"runs/uniform_{name}"))))
+    name: (text, replace(preset, run=replace(preset.run, output=Path(f"runs/uniform_{name}"))))
     for name, (text, preset) in masked.PRESETS.items()
 }
 
 
-def tokens(tokenizer: Any) -> dict[str, Any]:
-    """Uniform noise over the tokens that texts consist of: neither masks nor padding are among them."""
-    special = (~token_support(tokenizer)).nonzero()[:, 0].tolist()
-    return {"family": "uniform", "vocab_size": vocabulary_size(tokenizer), "special": special}
-
-
 def main(arguments: Sequence[str] | None = None) -> Trainer:
     """Train on uniform noise, and write the finished model."""
-    return masked.train(command_line(PRESETS, arguments), tokens)
+    options = command_line(PRESETS, arguments)
+    data = prepare(options)
+    # Noise is uniform over the tokens that texts consist of: not masks, not padding.
+    special = (~token_support(data.tokenizer)).nonzero()[:, 0].tolist()
+    return train_diffusion(options, data, {"family": "uniform", "vocab_size": data.vocab_size, "special": special})
 
 
 if __name__ == "__main__":

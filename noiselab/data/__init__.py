@@ -8,6 +8,7 @@ The libraries `transformers`, `datasets` and `pyarrow` are imported only when a 
 from .blocks import TokenBlocks
 from .corpus import Corpus, TextCorpus, hold_out
 from .files import FileCorpus
+from .frequencies import token_frequencies
 from .hub import HubCorpus
 from .library import standard_library
 from .packing import pack
@@ -26,6 +27,7 @@ __all__ = [
     "load_tokenizer",
     "pack",
     "standard_library",
+    "token_frequencies",
     "token_support",
     "train_tokenizer",
     "vocabulary_size",

@@ -84,6 +84,23 @@ def test_gidd_plus_records_its_noise_and_samples(tmp_path, texts):
     assert trainer.loss.keywords["process"].support.sum() == model.config.vocab_size - 1
 
 
+def test_unigram_noise_has_the_frequencies_of_the_training_data_and_is_restored(tmp_path, texts):
+    recipe, final = load("gidd_plus"), tmp_path / "run" / "final"
+    arguments = ["demo", *SMALL, *texts, "--output", str(tmp_path / "run"), "--noise", "unigram"]
+    with pytest.raises(ValueError, match=r"--weights must be clipped or elbo .* got dynamic"):
+        recipe.main(arguments)
+    trainer = recipe.main([*arguments, "--weights", "clipped"])
+    blocks = trainer.train_dataset
+    counts = torch.bincount(torch.cat([row[:n] for row, n in zip(blocks.tokens.long(), blocks.real, strict=True)]))
+    counts = torch.nn.functional.pad(counts, (0, blocks.vocab_size - len(counts))).double()
+    process, restored = trainer.loss.keywords["process"], Pipeline.from_pretrained(final).process
+    for found in (process, restored):
+        (row,) = (mixing.row for mixing in found.noise(torch.tensor([[0.5]])).parts if hasattr(mixing, "row"))
+        assert torch.allclose(row.double(), counts / counts.sum(), atol=1e-15)
+    middle = torch.tensor([0.5], dtype=torch.float64)
+    assert torch.equal(process.alpha(middle), restored.alpha(middle))
+
+
 def test_published_presets():
     for name, layers, width, heads in (("small", 12, 768, 12), ("base", 24, 1024, 16)):
         options = load("gidd_plus").PRESETS[name][1]
