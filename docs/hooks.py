@@ -1,4 +1,4 @@
-"""What MkDocs does with the pages of docs/families: each has its row and its place in the navigation without being listed.
+"""What MkDocs does with docs/families and the tables of samplers: each page and class has its row without being listed.
 
 A page begins with its `title`, `noise` and `written_as`; the losses it shows stand between the marks of tests/equalities.py.
 """
@@ -11,6 +11,10 @@ import yaml
 
 FOLDER = Path(__file__).parent / "families"
 ROWS, LOSSES = "<!-- a row for each page: docs/hooks.py -->", "<!-- rows of all pages: docs/hooks.py -->"
+SAMPLERS, CORRECTORS = (
+    "<!-- a row for each sampler: docs/hooks.py -->",
+    "<!-- a row for each corrector: docs/hooks.py -->",
+)
 START, END = "<!-- written by tests/equalities.py -->", "<!-- end -->"
 
 
@@ -22,7 +26,11 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **unused: Any) -> str:
-    """Puts both tables into the overview of the families."""
+    """Puts the tables of families, samplers and correctors into their pages."""
+    if page.file.src_uri == "guides/samplers.md":
+        from noiselab.bench.registry import corrector_table, sampler_table
+
+        return markdown.replace(SAMPLERS, sampler_table()).replace(CORRECTORS, corrector_table())
     if page.file.src_uri != "families/index.md":
         return markdown
     families = next(part["Families"] for part in config.nav if "Families" in part)

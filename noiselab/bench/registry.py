@@ -22,6 +22,7 @@ from ..correctors import Corrector
 from ..denoisers import Denoiser
 from ..denoisers.base import select
 from ..process import NoiseProcess
+from ..processes import TokenRates, gidd, uniform
 from ..samplers import Sampler, WrappedSampler
 from ..typing import Selection, Times, Tokens
 
@@ -70,6 +71,41 @@ def takes(make: Callable[[NoiseProcess, Denoiser], Any], process: NoiseProcess) 
     except ValueError:
         return False
     return True
+
+
+def sampler_table() -> str:
+    """A Markdown row for each sampler: what noise it takes, its error, where it evaluates the network."""
+    rows = [
+        "| Sampler (`nl.samplers`) | Process | Error with an exact denoiser | Network evaluated |",
+        "| --- " * 4 + "|",
+    ]
+    for name, kind in find_samplers().items():
+        law = kind.law or ("falls with the number of steps" if kind.converges else "a bias that does not vanish")
+        rows.append(f"| `{name}` | {noise_taken(kind)} | {law} | {kind.evaluated} |")
+    return "\n".join(rows)
+
+
+def corrector_table() -> str:
+    """A Markdown row for each corrector: what noise it takes, what it leaves unchanged."""
+    head = "| Corrector (`nl.correctors`) | Process | Leaves the distribution of noisy sequences unchanged |"
+    rows = [head, "| --- " * 3 + "|"]
+    for name, kind in find_correctors().items():
+        law = kind.law or ("exactly" if kind.converges else "no")
+        rows.append(f"| `{name}` | {noise_taken(kind)} | {law} |")
+    return "\n".join(rows)
+
+
+def noise_taken(kind: type[Sampler] | type[Corrector]) -> str:
+    """The noise that a class takes, in words: found by trying a process of each kind."""
+    make = next(iter(factories_of(kind).values()))
+    process = {
+        "state-dependent": TokenRates(torch.ones(3), mask_id=2),
+        "moving": gidd(vocab_size=3, mask_id=2, p_uniform=0.2),
+        "uniform": uniform(vocab_size=3),
+    }
+    taken = [name for name, one in process.items() if takes(make, one)]
+    words = {3: "any", 2: "state-independent", 1: "state-independent, constant mixing", 0: "masking"}
+    return words[len(taken)]
 
 
 class _Flat(Denoiser):

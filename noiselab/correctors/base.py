@@ -43,7 +43,7 @@ class Corrector(abc.ABC):
     variants: ClassVar[Variants] = {}
     """Names -> keyword arguments, for the bench, the tests and the tables; by default one, with the defaults."""
     law = ""
-    """What it does to the law of noisy sequences, in a few words, for the table; by default what `converges` says."""
+    """Whether it leaves the law of noisy sequences unchanged, in a few words, for the table; by default by `converges`."""
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)

@@ -57,7 +57,7 @@ class DFMCorrector(Corrector):
     process: InterpolatingProcess
     takes = InterpolatingProcess
     variants: ClassVar[Variants] = {"DFM corrector": {}}
-    law = "unchanged to first order in `size`"
+    law = "to first order in `size`"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, size: float | int = 0.1):
         if not 0 < size <= 1:

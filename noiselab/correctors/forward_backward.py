@@ -50,7 +50,7 @@ class ForwardBackwardCorrector(Corrector):
 
     kind = "forward-backward"
     variants: ClassVar[Variants] = {"forward-backward": {}}
-    law = "unchanged up to the error of the step back, which falls with `span`"
+    law = "up to the error of its step back, which falls with `span`"
 
     def __init__(self, process: NoiseProcess, predictor: Sampler | Denoiser, span: float | int = 0.1):
         if not 0 < span <= 1:

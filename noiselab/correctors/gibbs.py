@@ -55,7 +55,7 @@ class GibbsCorrector(Corrector):
 
     kind = "gibbs"
     variants: ClassVar[Variants] = {"Gibbs": {}}
-    law = "unchanged, for one token at a random position"
+    law = "exactly, for one token at a random position"
 
     def __init__(
         self, process: NoiseProcess, denoiser: Denoiser, tokens_per_step: int = 1, *, positions: Positions = "random"

@@ -51,7 +51,7 @@ class RemaskingCorrector(Corrector):
     process: InterpolatingProcess
     takes = InterpolatingProcess
     variants: ClassVar[Variants] = {"remasking loop": {"amount": 0.05}}
-    law = "unchanged, for one token at a time"
+    law = "exactly with one token at a time; not as ReMDM's loop"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, *, amount: float | int = 0.02):
         super().__init__(process, denoiser)

@@ -58,7 +58,7 @@ class SelfCorrection(Corrector):
 
     kind = "self-correct"
     variants: ClassVar[Variants] = {"self-correction": {}}
-    law = "changed: it searches for the most likely text"
+    law = "no: it searches for probable text"
 
     @classmethod
     def for_process(cls, process: NoiseProcess, denoiser: Denoiser, **settings: Any) -> "SelfCorrection":

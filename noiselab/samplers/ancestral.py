@@ -32,7 +32,7 @@ class AncestralSampler(Sampler):
 
     converges = True
     variants: ClassVar[Variants] = {"ancestral": {}}
-    law = "exact as steps grow, error about 1/N"
+    law = "falls as 1/N in the number of steps N"
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """One reverse transition; the network is not called where no token needs it."""

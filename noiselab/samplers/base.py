@@ -61,7 +61,9 @@ class Sampler(abc.ABC):
     variants: ClassVar[Variants] = {}
     """Names -> keyword arguments, for the bench, the tests and the tables; by default one, with the defaults."""
     law = ""
-    """How near its law is to that of the data, in a few words, for the table; by default what `converges` says."""
+    """Its error with an exact denoiser, in a few words, for the table; by default what `converges` says."""
+    evaluated = "at positions that may change"
+    """Where it evaluates the network, in a few words, for the table."""
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)

@@ -152,7 +152,8 @@ class ConfidenceSampler(_PlannedSampler):
     """
 
     variants: ClassVar[Variants] = {"most confident first": {}, "least entropy first": {"score": "entropy"}}
-    law = 'exact with "margin", "entropy", "random" and one token a step; "confidence" never'
+    law = 'none with "margin", "entropy" or "random" and one token per step; never exact with "confidence"'
+    evaluated = "at all masks"
 
     def __init__(
         self,
@@ -235,7 +236,7 @@ class EntropyBoundedSampler(_PlannedSampler):
     """
 
     variants: ClassVar[Variants] = {f"entropy-bounded, {bound:g}": {"bound": bound} for bound in (0.1, 1.0)}
-    law = "exact with `bound=0`"
+    law, evaluated = "none with `bound=0`", "at all masks, until none is left"
 
     def __init__(
         self,

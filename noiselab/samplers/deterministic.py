@@ -54,7 +54,7 @@ class DeterministicSampler(Sampler):
     process: InterpolatingProcess
     takes = InterpolatingProcess
     variants: ClassVar[Variants] = {"deterministic": {}, "deterministic, half": {"share": 0.5}}
-    law = "exact as steps grow; a bias that stays with `share` < 1"
+    law = "falls with N; does not for `share` < 1"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, *, share: float | int = 1.0):
         super().__init__(process, denoiser)

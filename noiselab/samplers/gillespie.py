@@ -59,7 +59,7 @@ class FirstHittingSampler(Sampler):
     takes = InterpolatingProcess
     converges = True
     variants: ClassVar[Variants] = {"first hitting": {}}
-    law = "exact, without steps"
+    law, evaluated = "none, and no steps", "once per token"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         super().__init__(process, denoiser)
@@ -132,7 +132,7 @@ class GillespieSampler(Sampler):
     takes = InterpolatingProcess
     converges = True
     variants: ClassVar[Variants] = {"Gillespie": {}}
-    law = "exact, without steps"
+    law, evaluated = "none, and no steps", "once per candidate for an event"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         super().__init__(process, denoiser)

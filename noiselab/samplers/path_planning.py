@@ -74,6 +74,7 @@ class PathPlanningSampler(Sampler):
     process: InterpolatingProcess
     takes = InterpolatingProcess
     variants: ClassVar[Variants] = {"path planning": {}}
+    evaluated = "at all positions"
 
     def __init__(
         self,

@@ -49,7 +49,7 @@ class EulerSampler(Sampler):
     takes = InterpolatingProcess
     converges = True
     variants: ClassVar[Variants] = {"Euler": {}}
-    law = "exact as steps grow, with larger errors"
+    law = "falls with N, but larger"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         super().__init__(process, denoiser)

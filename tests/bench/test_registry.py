@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import warnings
+from pathlib import Path
 
 import pytest
 from exact_worlds import NOISES
@@ -61,3 +62,26 @@ def test_trying_warns_of_nothing():
         warnings.simplefilter("error")
         for process in PROCESSES.values():
             catalogue(process)
+
+
+def test_the_guide_has_them_all():
+    """The tables that docs/hooks.py puts into the guide."""
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "samplers.md").read_text(encoding="utf-8")
+    for mark in ("a row for each sampler", "a row for each corrector"):
+        assert f"<!-- {mark}: docs/hooks.py -->" in page
+    tables = registry.sampler_table() + registry.corrector_table()
+    for kind in (*FOUND["samplers"].values(), *FOUND["correctors"].values()):
+        assert f"| `{kind.__name__}` |" in tables
+
+
+@pytest.mark.parametrize(
+    ("name", "noise"),
+    [
+        ("AncestralSampler", "any"),
+        ("EulerSampler", "state-independent"),
+        ("DeterministicSampler", "state-independent, constant mixing"),
+        ("ConfidenceSampler", "masking"),
+    ],
+)
+def test_the_noise_that_is_taken_is_found_by_trying(name, noise):
+    assert registry.noise_taken(FOUND["samplers"][name]) == noise

@@ -36,7 +36,7 @@ def test_one_network_call_less_exact_is_seen(monkeypatch):
     def always(sampler, z, where, now, s, t):
         return oracle_of(process)(torch.full_like(z, 3), t)[torch.arange(len(z)), where]
 
-    monkeypatch.setattr("noiselab.samplers.gillespie._ask", always)
+    monkeypatch.setattr("noiselab.samplers.gillespie._evaluate", always)
     assert p_value(FirstHittingSampler(process, oracle_of(process)), steps=1) < 1e-9
 
 
