@@ -1,6 +1,6 @@
-"""What it costs to take things back: `make bench`.
+"""The cost of backtracking: `make bench`.
 
-A Llama of 6 layers and width 192, float32, two threads. Training on streams against training on the bare text, for as many
+A Llama of 6 layers and width 192, float32, two threads. Training on streams against training on the bare text, for equally many
 clean tokens; decoding with a cache from which entries are dropped against transformers' `generate`, for each evaluation;
 problems of iGSM a second, of one core. A ratio that misses its limit is marked, and the exit status says so.
 """
@@ -68,7 +68,7 @@ def decoding(network: Any, edits: RandomTokenBackspace, rounds: int) -> list[tup
         used: dict[str, int] = {}
 
         def plain(semantics: Any, start: torch.Tensor = start, used: dict[str, int] = used) -> None:
-            # As many evaluations, for a later one, with more to attend to, costs more.
+            # Equally many evaluations: for a later one, with more to attend to, costs more.
             network.generate(
                 start,
                 attention_mask=torch.ones_like(start),
@@ -86,7 +86,7 @@ def decoding(network: Any, edits: RandomTokenBackspace, rounds: int) -> list[tup
         for semantics in ("erasing", "visible"):
             back(semantics)
             times = in_turns({"plain": partial(plain, semantics), "back": partial(back, semantics)}, rounds)
-            name = f"decoding, {semantics} / generate, for as many evaluations, {count} texts"
+            name = f"decoding, {semantics} / generate, for equally many evaluations, {count} texts"
             found.append((name, times["back"] / times["plain"]))
     return found
 

@@ -27,7 +27,7 @@ class CorrectionRow:
     **Arguments:**
 
     - `process`, `treatment`: which; the row "before" holds the samples as they were.
-    - `evaluations`: how often the network was asked about a sequence, without those for sampling; for "before" these.
+    - `evaluations`: network evaluations for a sequence, without those for sampling; for "before" these.
     - `gap`: nats per token short of the data, afterwards.
     - `gain`: nats per token by which the treatment made samples likelier.
     - `forbidden`: share of forbidden transitions afterwards, and `mended` by how much it fell.
@@ -69,7 +69,7 @@ def correction_study(
     | one jump | every token drawn anew at t = `time`, once and by itself (`Sampler.clean`): an ordinary last step from there |
     | self-correction | `SelfCorrection` at that time, one token a step, as published |
     | Gibbs sweeps | each token in turn drawn from the prediction given all the others, at the lower end of time |
-    | more steps | no correction: new samples, of as many more steps as self-correction took evaluations |
+    | more steps | no correction: new samples, with one more step for each evaluation of self-correction |
 
     **Arguments:**
 

@@ -20,7 +20,7 @@ LENGTH, STEPS = 128, 32
 
 
 def write(folder: Path) -> None:
-    """The published small network with random weights, and a tokenizer of as many tokens, as a saved pipeline."""
+    """The published small network with random weights, and a tokenizer of the same size, as a saved pipeline."""
     from noiselab.data import train_tokenizer
     from noiselab.networks.dit import DiT, DiTConfig
     from noiselab.pipeline import DiffusionPipeline, ModelSettings

@@ -205,7 +205,7 @@ def main() -> None:
     exact = [row for world in worlds for row in run(world, "exact denoiser", world.oracle, evaluations, sequences)]
     if (
         not quick
-    ):  # the chain of few followers to the end, where errors are small, and must be told from chance by fewer
+    ):  # the chain of few followers to the end, where errors are small, and must be distinguished from chance by fewer
         exact += run(worlds[0], "exact denoiser", worlds[0].oracle, (256, 512, 1024), sequences // 2)
     wrong = []
     for scale in (0.5,) if quick else (0.25, 0.5):

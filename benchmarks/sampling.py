@@ -70,7 +70,7 @@ class Everywhere(nl.Denoiser):
 
 
 class Always(nl.AncestralSampler):
-    """As samplers are usually written: the network is asked about all tokens at every step."""
+    """As samplers are usually written: the network is evaluated at all tokens at every step."""
 
     def step(self, z, t, s, *, generator=None):
         u = nl.categorical.uniforms(*z.shape, UNIFORMS_PER_MOVE, generator=generator, device=z.device)

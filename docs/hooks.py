@@ -1,6 +1,6 @@
 """What MkDocs does with docs/families and the tables of samplers: each page and class has its row without being listed.
 
-A page begins with its `title`, `noise` and `written_as`; the losses it shows stand between the marks of tests/equalities.py.
+A page begins with its `title`, `noise` and `written_as`; the losses it shows are between the marks of tests/equalities.py.
 """
 
 import re

@@ -153,7 +153,7 @@ def sedd(signal, rates, words):
 
     sum_{y != z} Q(y -> z) (s_y - p_y / p_z log s_y + K(p_y / p_z)),  K(a) = a (log a - 1),  p = exp(sigma Q)[x].
 
-    **Returns:** (log_scores, x, z, t) -> the loss; the matrix exponential is taken as it stands.
+    **Returns:** (log_scores, x, z, t) -> the loss; the matrix exponential is used unchanged.
     """
 
     def loss(log_s, x, z, t):

@@ -34,7 +34,7 @@ class Chain(torch.nn.Module):
         mixed = (1 - self.rate) * law + self.rate * nu
         if not self.backspaces:
             return mixed.log()
-        # The row at a token says whether it is taken back, by the law of the row before.
+        # The row at a token says whether it is deleted, by the law of the row before.
         back = torch.zeros(input_ids.shape, dtype=torch.float64)
         at = mixed[:, :-1].gather(-1, before[:, 1:, None])[..., 0]
         back[:, 1:] = self.rate * nu[:, :-1].gather(-1, before[:, 1:, None])[..., 0] / at
@@ -44,8 +44,8 @@ class Chain(torch.nn.Module):
 class Reader(torch.nn.Module):
     """A model that reads a stream as what it comes to, and answers by a function of that.
 
-    `answer` gets the text that stands, as a list, and returns the laws of what comes next: of four tokens, and the
-    probability that the last one is taken back. A token that was written behind a backspace stays.
+    `answer` gets the current text, as a list, and returns the laws of what comes next: of four tokens, and the
+    probability that the last one is deleted. A token that was written behind a backspace stays.
     """
 
     def __init__(self, answer):

@@ -15,7 +15,7 @@ class Table(nn.Module):
         random = torch.Generator().manual_seed(seed)
         self.embed = torch.randn(positions, vocab_size, width, generator=random, dtype=torch.float64)
         self.out = torch.randn(width, vocab_size, generator=random, dtype=torch.float64) * 0.4
-        # It takes back some tokens far more often than others.
+        # It deletes some tokens far more often than others.
         self.dislike = torch.linspace(1, -3, vocab_size, dtype=torch.float64) - shy
 
     def forward(self, input_ids, attention_mask=None, position_ids=None):

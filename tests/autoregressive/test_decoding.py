@@ -96,7 +96,7 @@ def test_cached_equals_reread_and_batched_equals_alone(llama, semantics, deep, k
         assert torch.equal(a, b) and torch.equal(a, c.streams[0])
     assert one.revisions == two.revisions and one.evaluations == two.evaluations
     for prompt, text, stream in zip(PROMPTS, one.texts, one.streams, strict=True):
-        assert torch.equal(text[: len(prompt)], prompt)  # a prompt is never taken back
+        assert torch.equal(text[: len(prompt)], prompt)  # a prompt is never deleted
         if kind == "tokens":
             assert torch.equal(KINDS[kind].clean(torch.cat([prompt, stream])), text)
 
@@ -141,7 +141,7 @@ def generator_after(seed, decisions):
 def goes_on_as_if_it_had_written_the_prompt(sampler, begin, written, mark, tries=16, **settings):
     """Cut streams before their first erasure: from there the same random numbers must give the same rest.
 
-    Returns how often the first thing that was done to the prompt was to take back of it.
+    Returns how often the first thing that was done to the prompt was to delete from it.
     """
     prompts, kept, whole, random = [], [], [], []
     for seed in range(tries):
@@ -168,7 +168,7 @@ def goes_on_as_if_it_had_written_the_prompt(sampler, begin, written, mark, tries
 @pytest.mark.parametrize("semantics", ["visible", "erasing"])
 @pytest.mark.parametrize("deep", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_may_be_taken_back_of_a_prompt_is_as_if_written(semantics, deep, kind):
+def test_what_may_be_deleted_of_a_prompt_is_as_if_written(semantics, deep, kind):
     network = Table(9, seed=3, shy=-0.5)
     sampler = BackspaceSampler(
         network, KINDS[kind], start=0, semantics=semantics, deep=deep, cache=False, tabu=True, budget=8
@@ -178,7 +178,7 @@ def test_what_may_be_taken_back_of_a_prompt_is_as_if_written(semantics, deep, ki
 
 
 @pytest.mark.parametrize("semantics", ["visible", "erasing"])
-def test_a_prompt_of_which_all_may_be_taken_back_has_the_law_of_streams_that_begin_so(semantics):
+def test_a_prompt_of_which_all_may_be_deleted_has_the_law_of_streams_that_begin_so(semantics):
     network, first = Table(4, seed=2, shy=1.0), 0
     law = torch.zeros(9, dtype=torch.float64)
     for z, text in streams(2, 8):
@@ -189,13 +189,13 @@ def test_a_prompt_of_which_all_may_be_taken_back_has_the_law_of_streams_that_beg
     sampler = BackspaceSampler(network, EDITS, start=START, semantics=semantics, cache=False)
     written = sampler.sample([torch.tensor([first])] * 800, length=2, kept=0, generator=generators(0)[0])
     counts = torch.bincount(torch.stack(written.texts) @ torch.tensor([3, 1]), minlength=9).double()
-    assert law[3:].sum() > 0.05  # it is taken back often enough to be missed
+    assert law[3:].sum() > 0.05  # it is deleted often enough to be missed
     assert all(written.stopped) and chi_square(counts, law) > 1e-3
 
 
 @pytest.mark.parametrize("semantics", ["visible", "erasing"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_cached_equals_reread_where_prompts_may_be_taken_back(llama, semantics, kind):
+def test_cached_equals_reread_where_prompts_may_be_deleted(llama, semantics, kind):
     settings = {"start": 0, "semantics": semantics, "bias": 3.0}
     cached = BackspaceSampler(llama, KINDS[kind], **settings)
     reread = BackspaceSampler(llama, KINDS[kind], cache=False, **settings)
@@ -254,7 +254,7 @@ def test_kept_must_lie_in_the_prompt(llama):
 
 
 def test_evaluations_are_what_the_network_reads(llama):
-    """Erasing reads what is written, not what is taken back; visible reads everything."""
+    """Erasing reads what is written, not what is deleted; visible reads everything."""
     for semantics in ("visible", "erasing"):
         sampler = BackspaceSampler(llama, KINDS["tokens"], start=0, semantics=semantics, bias=1.0)
         written = sampler.sample(4, length=8, generator=generators(*range(4)))
@@ -263,7 +263,7 @@ def test_evaluations_are_what_the_network_reads(llama):
             assert count == 1 + len(stream) - (backspaces if semantics == "erasing" else 0)
 
 
-def test_revisions_say_what_was_taken_back_and_for_what(llama):
+def test_revisions_say_what_was_deleted_and_for_what(llama):
     sampler = BackspaceSampler(llama, KINDS["tokens"], start=0, semantics="erasing", deep=False, bias=1.0)
     written = sampler.sample(3, length=8, generator=generators(0, 1, 2))
     assert written.revisions

@@ -44,7 +44,7 @@ def test_entropy_and_improbability_are_those_of_the_tokens_of_the_last_step(text
     assert by_improbability(NETWORK, **settings)(torch.tensor(text)) == pytest.approx(surest, abs=1e-9)
     back = by_backspace_probability(NETWORK, 3, start=START)(torch.tensor(text))
     assert back == pytest.approx(found[-1][3].item(), abs=1e-9)
-    for stop in (0, 1):  # read up to there, as a model that takes back steps that have hardly begun
+    for stop in (0, 1):  # read up to there, as a model that deletes steps that have hardly begun
         back = by_backspace_probability(NETWORK, 3, start=START, boundary=[STOP], stop=stop)(torch.tensor(text))
         expected = found[first + step.index(stop) + 1][3].item() if stop in step else 1.0
         assert back == pytest.approx(expected, abs=1e-9)

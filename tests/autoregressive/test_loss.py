@@ -60,7 +60,7 @@ def test_one_pass_over_the_tree_is_a_pass_for_each_text():
 
 def test_without_noise_it_is_the_loss_of_a_plain_model():
     model, edits = Table(9, seed=1), RandomTokenBackspace(9, 8, 0, UniformTokens(8))
-    model.dislike -= 1e3  # it never takes back
+    model.dislike -= 1e3  # it never backtracks
     batch = {"input_ids": torch.cat([torch.zeros(2, 1, dtype=torch.long), X], 1)}
     plain = causal_loss(model, batch, place=Place(step=0))
     for semantics in ("visible", "erasing"):
@@ -107,7 +107,7 @@ def test_the_trained_optimum_is_that_of_the_formulas(mistakes, unchecked):
             return torch.where(first, self.first, self.then[position_ids, input_ids])
 
     model, loss = Free(), EditLoss(edits, start=0, semantics="erasing", deep=False, mistakes=mistakes)
-    # Two tokens, the second always 0, so that there is something that follows the first if it stands.
+    # Two tokens, the second always 0, so that there is something that follows the first if it is kept.
     counts = (law * 100).round().long()
     x = torch.stack([torch.arange(size).repeat_interleave(counts), torch.zeros(100, dtype=torch.long)], -1)
     adam = torch.optim.Adam(model.parameters(), 0.1)

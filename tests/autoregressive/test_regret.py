@@ -84,8 +84,8 @@ def test_cached_equals_reread_and_batched_equals_alone(llama):  # noqa: F811
         assert torch.equal(one.texts[seed][: len(prompt)], prompt)
 
 
-def test_what_may_be_taken_back_of_a_prompt_is_as_if_written():
-    """Its last step among it: where the prompt ends with a boundary the detector is asked before anything is written."""
+def test_what_may_be_deleted_of_a_prompt_is_as_if_written():
+    """Its last step among it: where the prompt ends with a boundary the detector is evaluated before anything is written."""
     network, begin = Table(9, seed=3), torch.tensor([1, 7, 5])
     hates = lambda text: float(sum(text.tolist()) % 2)  # noqa: E731
     settings = {"retries": 6, "cache": False, "temperature": 0.9, "retry_temperature": 1.3}
@@ -117,7 +117,7 @@ def test_a_prompt_is_erased_to_its_last_boundary_but_no_further_than_is_kept(lla
             assert (where == 0) == (prompt[-1] == 7)  # a prompt that ends with a step is judged as it is
 
 
-def test_cached_equals_reread_where_prompts_may_be_taken_back(llama):  # noqa: F811
+def test_cached_equals_reread_where_prompts_may_be_deleted(llama):  # noqa: F811
     hates = lambda text: float(sum(text.tolist()) % 3 == 0)  # noqa: E731
     settings = {"vocab_size": 9, "boundary": [7, 3], "start": 0, "retries": 5}
     prompts = [torch.tensor([1, 7, 2, 5]), torch.tensor([4]), torch.tensor([6, 2, 3, 5, 7])]
@@ -152,6 +152,6 @@ def test_what_does_not_fit_is_refused(llama):  # noqa: F811
             sampler_of(llama, lambda text: 0.0, **wrong)
     with pytest.raises(ValueError, match="boundary must have tokens"):
         RetryUponRegret(llama, lambda text: 0.0, vocab_size=9, boundary=[], start=0)
-    for prompt in ([1, 4], [-1]):  # 4 stands for an erasure
+    for prompt in ([1, 4], [-1]):  # 4 is the backspace
         with pytest.raises(ValueError, match=r"lie in \[0, 4\)"):
             sampler_of(llama, lambda text: 0.0).sample([torch.tensor(prompt)], length=4)

@@ -29,7 +29,7 @@ class NoSeven(Bare):
 @pytest.mark.parametrize("semantics", ["visible", "erasing"])
 @pytest.mark.parametrize("budget", [None, 2])
 @pytest.mark.parametrize("kept", [None, 0])
-def test_a_model_that_takes_back_by_itself_needs_no_more_than_its_reach(semantics, budget, kept):
+def test_a_model_that_backtracks_by_itself_needs_no_more_than_its_reach(semantics, budget, kept):
     network, settings = (
         Table(9, seed=3, shy=-1.0),
         {"start": 0, "semantics": semantics, "budget": budget, "cache": False},
@@ -45,8 +45,8 @@ def test_a_model_that_takes_back_by_itself_needs_no_more_than_its_reach(semantic
     assert all(torch.equal(a, b) for a, b in zip(one.texts, two.texts, strict=True))
 
 
-def test_nothing_is_taken_back_beyond_the_budget_and_what_is_kept():
-    network, prompts = Table(10, seed=3), [torch.tensor([1, 7])] * 30  # a 7 that is kept stands
+def test_nothing_is_deleted_beyond_the_budget_and_what_is_kept():
+    network, prompts = Table(10, seed=3), [torch.tensor([1, 7])] * 30  # a 7 that is kept stays
     settings = {"vocab_size": 10, "backspace": 10, "start": 0, "semantics": "erasing", "cache": False}
     for budget in (0, 1, 3):
         writer = NoSeven(network, budget=budget, **settings)
@@ -73,7 +73,7 @@ def test_logits_that_a_writer_holds_are_not_edited():
     assert (Fixed.law == 0).all()
 
 
-def test_what_someone_else_takes_back_can_not_be_visible():
+def test_what_someone_else_deletes_cannot_be_visible():
     with pytest.raises(ValueError, match="regrets needs the erasing semantics"):
         NoSeven(Table(10), vocab_size=10, backspace=10, start=0, semantics="visible")
     with pytest.raises(ValueError, match="regrets needs the erasing semantics"):
@@ -81,7 +81,7 @@ def test_what_someone_else_takes_back_can_not_be_visible():
 
 
 @pytest.mark.parametrize("budget", [0, 1, 3])
-def test_a_prompt_is_not_taken_back_beyond_the_budget(budget):
+def test_a_prompt_is_not_deleted_beyond_the_budget(budget):
     class Discontented(Bare):
         def reach(self, text):
             return 0

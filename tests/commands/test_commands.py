@@ -197,7 +197,7 @@ def ended(arguments, capsys):
     return end.value.code, said.out + said.err
 
 
-def test_errors_are_told_in_one_line(models, tmp_path, capsys):
+def test_errors_are_one_line(models, tmp_path, capsys):
     empty = tmp_path / "empty.jsonl"
     empty.write_text("\n")
     bad = tmp_path / "bad.jsonl"

@@ -20,7 +20,7 @@ MASK = row(0, 0, 0, 0, 1)
 
 
 class Outsider(nl.InterpolatingProcess):
-    """Right as it stands: words that turn into masks."""
+    """Right: words that turn into masks."""
 
     def __init__(self):
         super().__init__(DATA)
@@ -142,7 +142,7 @@ class MasksVanish(Outsider):
 
 
 class FastRate(Outsider):
-    def rate_into(self, z, t):  # forgets that the mixing moves
+    def rate_into(self, z, t):  # leaves out that the mixing moves
         t = as_token_times(t, z)
         return self.noise(t).at(z) / (t * (1 - t))
 

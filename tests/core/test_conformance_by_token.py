@@ -21,7 +21,7 @@ MASK = torch.eye(V, dtype=torch.float64)[V - 1].expand(V, V)
 
 
 class Outsider(nl.TokenDependentProcess):
-    """Right as it stands: tokens are confused in pairs, then masked."""
+    """Right: tokens are confused in pairs, then masked."""
 
     def __init__(self):
         super().__init__(DATA)

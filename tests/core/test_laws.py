@@ -91,7 +91,7 @@ MISTAKES = {
         lambda right: lambda self, z, t: 0.9 * right(self, z, t),
         {"rate_is_the_slope_of_jump", "bound_is_tight"},
     ),
-    "rate forgets the signal's slope": (
+    "rate without the signal's slope": (
         Process,
         "rate_into",
         lambda right: lambda self, z, t: right(self, z, t) - self.noise(process_module.as_token_times(t, z)).at(z),
@@ -105,7 +105,7 @@ MISTAKES = {
         ),
         {"weight_is_rate_over_marginal"},
     ),
-    "probability forgets the signal": (
+    "probability without the signal": (
         Process,
         "probability",
         lambda right: lambda self, x, z, t: self.noise(process_module.as_token_times(t, z)).at(z).expand(z.shape),
@@ -146,7 +146,7 @@ MISTAKES = {
     "moves to x_hat too often": (Process, "plan_reverse", wrong_plan(1, 0.999), {"reverse_move_has_the_posterior_law"}),
     "moves too seldom": (Process, "plan_reverse", wrong_plan(0, 0.7), {"reverse_move_has_the_posterior_law"}),
     "always the same noise": (Process, "plan_reverse", wrong_plan(2, 0.1), {"reverse_move_has_the_posterior_law"}),
-    "revealed tokens asked about": (
+    "revealed tokens evaluated": (
         Process,
         "plan_reverse",
         lambda right: lambda *a: dataclasses.replace(right(*a), rows=torch.ones_like(right(*a).rows)),

@@ -353,7 +353,7 @@ MISTAKES = {
         same_number_twice,
         "shortcuts_equal_definitions",
     ),
-    "a blend forgets to normalise": (
+    "a blend that is not normalised": (
         "noiselab.mixing.blend.Blend.shares",
         lambda right: lambda self, t: self._weights(t),
         "is_a_markov_process",

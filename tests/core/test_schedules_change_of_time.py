@@ -94,7 +94,7 @@ def test_time_may_differ_by_token():
 
 
 def test_an_exact_denoiser_is_as_good_by_every_clock():
-    """The integral over time stays, and so do samples: what is told another time answers the same."""
+    """The integral over time stays, and so do samples: a denoiser that is given another time returns the same."""
     inner = PROCESSES["gidd"]()
     x = torch.tensor([[0, 1]])
     for process in (inner, nl.process.ChangeOfTime(inner, CLOCKS["network"](t**2))):

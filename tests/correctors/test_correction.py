@@ -131,12 +131,12 @@ def test_a_prompt_stays_and_its_mistakes_do_not_count():
     states = list(correction.walk(z, rows=rows, generator=generator()))
     assert all(torch.equal(state[~rows], z[~rows]) for state in states) and (states[-1] != z).any()
     assert torch.equal(counted.correct(z, rows=rows, generator=generator()), states[-1]) and torch.equal(z, kept)
-    assert asked.rows == 6 * asked.sequences  # nothing is asked about the prompt, nor about sequences that stopped
+    assert asked.rows == 6 * asked.sequences  # neither the prompt nor stopped sequences are evaluated
     _, accuracy = correction.revise(z, nl.categorical.uniforms(30, 10, generator=generator()), rows=rows)
     new = states[0]
     logits = ORACLE(z, torch.full((30,), 0.01)).masked_fill(~PROCESS.support, -torch.inf)
     torch.testing.assert_close(accuracy, (new == logits.argmax(-1))[:, 4:].double().mean(-1))
-    # All rows are what no rows are; without any, nothing is asked.
+    # All rows are what no rows are; without any, nothing is evaluated.
     same = [correction.correct(z, rows=r, generator=generator(1)) for r in (None, torch.ones_like(rows))]
     assert torch.equal(*same)
     asked.reset()

@@ -32,7 +32,7 @@ def world(name):
 
 
 class Recording(Corrector):
-    """Changes nothing, and remembers what it was asked."""
+    """Changes nothing, and keeps its arguments."""
 
     kind, converges = "recording", True
 
@@ -158,7 +158,7 @@ def test_correctors_are_nested_in_their_order():
 
 
 def test_a_prompt_stays_through_self_correction_between_steps():
-    """Tokens whose time stands still at 0."""
+    """Tokens whose time stays 0."""
     process, oracle = world("gidd")
     sampler = PredictorCorrector(
         nl.AncestralSampler(process, oracle), SelfCorrection(oracle, process=process, tokens_per_step=2), repeats=3

@@ -29,7 +29,7 @@ def stdlib(tmp_path: Path) -> Path:
     """A small folder laid out as a standard library."""
     files = {
         "one.py": MODULE,
-        "deep/two.py": '"""This paragraph stands in the second file only."""\n',
+        "deep/two.py": '"""This paragraph is in the second file only."""\n',
         "empty.py": "",
         "site-packages/other.py": "other = 1",
         "deep/test/test_two.py": "test = 1",
@@ -50,7 +50,7 @@ def test_library_sources_are_the_modules_in_order(stdlib: Path):
     texts = list(standard_library("sources", "all", folder=stdlib))
     assert texts == [
         "def (:",
-        '"""This paragraph stands in the second file only."""\n',
+        '"""This paragraph is in the second file only."""\n',
         MODULE,
         "An if statement.",
         "A yield expression is used in a generator.\n\n   y = yield x",
@@ -60,7 +60,7 @@ def test_library_sources_are_the_modules_in_order(stdlib: Path):
 def test_library_prose_holds_each_paragraph_once(stdlib: Path):
     texts = list(standard_library("prose", "all", folder=stdlib))
     assert texts == [
-        "This paragraph stands in the second file only.",
+        "This paragraph is in the second file only.",
         "This module does one thing very well.\nComments that are sentences are counted as prose too.",
         "A yield expression is used in a generator.",
     ]

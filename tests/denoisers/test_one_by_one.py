@@ -1,4 +1,4 @@
-"""A token that is masked while it is asked about is predicted from the others."""
+"""A token that is masked while it is predicted is predicted from the others."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def by_hand(x):
     return torch.stack(rows)
 
 
-def test_with_as_many_passes_as_tokens_it_is_the_leave_one_out_law():
+def test_with_one_pass_for_each_token_it_is_the_leave_one_out_law():
     found = OneByOne(ORACLE, 3, passes=6)(X, T).softmax(-1)
     for row, x in zip(found, X, strict=True):
         assert torch.allclose(row[:, :3], by_hand(x))

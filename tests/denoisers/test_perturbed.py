@@ -43,7 +43,7 @@ def test_the_error_is_the_sum_over_the_neighbours_rows():
             assert torch.allclose(found[b, i], want)
 
 
-def test_the_same_input_gets_the_same_error_whatever_stands_beside_it():
+def test_the_same_input_gets_the_same_error_whatever_is_beside_it():
     *_, wrong, z, t = world()
     whole = wrong(z, t)
     assert torch.equal(whole, wrong(z, t)) and torch.allclose(whole[7:8], wrong(z[7:8], t[7:8]))

@@ -76,7 +76,7 @@ def wrappings(oracle, process):
     ]
 
 
-def forget(denoiser):
+def without_evidence(denoiser):
     """What happens to somebody who does not say what the network predicts."""
     denoiser.predicts = "leave_one_out"
     return denoiser
@@ -98,7 +98,7 @@ def test_samplers_have_one_law_for_every_prediction(name):
     for law, draw in zip(laws[1:], draws[1:], strict=True):
         assert_close(law[~certain], laws[0][~certain], rtol=1e-8, atol=1e-10)
         assert torch.equal(draw, draws[0])
-    wrong = process.posterior(z, forget(nl.denoisers.Posterior(oracle, process))(z, t).softmax(-1), s, t)
+    wrong = process.posterior(z, without_evidence(nl.denoisers.Posterior(oracle, process))(z, t).softmax(-1), s, t)
     assert ((wrong - laws[0])[~certain].abs().max().item() > 0.02) == (name != "masked")
 
 

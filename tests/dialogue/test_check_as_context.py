@@ -239,7 +239,7 @@ def test_the_longest_conversation_is_said_before_anything_is_read():
         CheckAsContext(chat, CHECK, rounds=1).answer(QUESTIONS)
 
 
-def test_what_is_asked_about_an_answer_can_quote_it():
+def test_a_question_about_an_answer_can_quote_it():
     check = right_or_wrong(ask="check {answer}", again="again {question}", tokens=1)
     settings = {"rounds": 2, "answer_prefix": START, "answer_tokens": 1, "cache": False}
     chat = scripted_chat(lambda words: OPTIONS[words.count("again")])
@@ -250,7 +250,7 @@ def test_what_is_asked_about_an_answer_can_quote_it():
     ]
 
 
-def test_choices_that_can_not_be_told_and_changes_of_mind():
+def test_choices_that_cannot_be_read_and_changes_of_mind():
     answers = [("a", "b", "x", "x"), ("c", "c", "c", "a")]
     found = [Corrected("?", each, (), (), (), 0, 0) for each in answers]
     assert choices_of(found, read).tolist() == [[0, 1, -1, -1], [2, 2, 2, 0]]

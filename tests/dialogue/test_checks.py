@@ -22,7 +22,7 @@ BBQ += "Socio-economic status, Sexual orientation, Race x gender, Race x SES"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ready_made_checks_can_be_asked_and_replaced(kind):
+def test_ready_made_checks_can_be_used_and_replaced(kind):
     check = kind()
     assert "{" not in check.asked("Q {x}?", "A {y}")
     assert check.asked_again("Q {x}?", "A {y}").endswith("\nQ {x}?")
@@ -59,7 +59,7 @@ def test_bias_is_looked_for_in_the_categories():
         ({"tokens": -3}, "tokens must be positive; got -3"),
     ],
 )
-def test_templates_that_can_not_be_filled_in_are_refused(change, message):
+def test_templates_that_cannot_be_filled_in_are_refused(change, message):
     with pytest.raises(ValueError) as raised:
         replace(CHECK, **change)
     assert message in str(raised.value)
@@ -89,7 +89,7 @@ def test_words_of_verdicts_must_be_given():
             KeywordVerdict(right, wrong)
 
 
-def test_the_truth_is_told_and_with_noise_the_opposite():
+def test_the_truth_is_given_and_with_noise_the_opposite():
     answers = ["yes", "no", "no", "yes"] * 2000
     right = [answer == "yes" for answer in answers]
     told = {True: "My previous answer is right.", False: "My previous answer is wrong."}

@@ -119,7 +119,7 @@ def test_tokens_that_merge_at_the_seam_are_read_anew():
     assert talks.entries_read == [asked + 2 + 2]
 
 
-def test_what_stands_in_the_conversation_is_what_was_written():
+def test_the_text_of_the_conversation_is_what_was_written():
     for template, written in ((SPACED, " b"), (LETTERS, "b"), (LETTERS, " b"), (LETTERS, "b "), (TRIMMED, " b ")):
         chat = Chat(random_network(40), merging_tokenizer(template))
         messages, prompt = [{"role": "user", "content": "a"}], chat.tokens([{"role": "user", "content": "a"}])

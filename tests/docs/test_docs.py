@@ -1,4 +1,4 @@
-"""Every Python block of the pages, of README.md and of the docstrings runs as it stands."""
+"""Every Python block of the pages, of README.md and of the docstrings runs unchanged."""
 
 import ast
 import re

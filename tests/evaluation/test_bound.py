@@ -147,7 +147,7 @@ def test_padding_is_not_scored():
     assert abs(wrong.nelbo - plain.nelbo) > 4 * (plain.error**2 + wrong.error**2) ** 0.5
 
 
-def test_the_network_is_told_where_padding_is():
+def test_the_network_gets_the_places_of_padding():
     """Its tokens change nothing; a mask that the denoiser already has is respected."""
     torch.manual_seed(0)
     process = nl.gidd(vocab_size=8, mask_id=6, p_uniform=0.2)

@@ -79,7 +79,7 @@ def test_rates_of_a_model_that_knows_how_to_count(semantics):
     reviser = by_proofreading(Reader(counting), BACK, start=START, threshold=0.5, semantics=semantics, cache=False)
     found = repair(harm, reviser(harm.tokens))
     assert found[:4] == pytest.approx(((n - 1) / n, 0, 1 / n, 0))
-    # One token is taken back, or all but the first; the visible backspace is read, but nothing behind the last place.
+    # One token is deleted, or all but the first; the visible backspace is read, but nothing behind the last place.
     inner = (2 * (n - 2)) / n
     extra = inner if semantics == "erasing" else 2 * inner + 2 / n
     assert found.evaluations == pytest.approx((1 + n + extra) / n)
@@ -137,7 +137,7 @@ def test_who_knows_the_truth_mends_all(semantics):
 
 
 def test_with_the_visible_semantics_the_model_has_read_what_was_wrong_when_it_writes():
-    """A model that knows the right token, the one above the wrong one, only once it has taken that back."""
+    """A model that knows the right token, the one above the wrong one, only once it has deleted that one."""
     truth = torch.tensor([1, 3, 2, 0, 1])
 
     class Wise(Reader):
@@ -216,7 +216,7 @@ def test_cached_is_reread_and_batched_is_alone(semantics):
 
 
 def test_later_scores_are_those_of_the_text_that_was_mended():
-    """What stays stands below the threshold before the eyes of a model that reads the result, and what it wrote is its own."""
+    """What stays is below the threshold before the eyes of a model that reads the result, and what it wrote is its own."""
     network, z = llama(), torch.randint(10, (8, 9), generator=torch.Generator().manual_seed(1))
     for back in (True, False):
         way = by_backspace(network, 10, start=11) if back else by_surprise(network, start=11, backspace=10)

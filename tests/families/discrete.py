@@ -30,7 +30,7 @@ def chain(noise, row: Tensor, betas: Tensor, own_betas: Tensor, states: int) -> 
         for x in data:
             clean = torch.full_like(z, int(x))
             chance = process.probability(clean, z, time[1:])
-            # An impossible noisy token has chance 0 and a divergence that is no number.
+            # An impossible noisy token has chance 0 and a divergence that is NaN.
             noisy = torch.where(chance > 0, z, process.marginal(clean, time[1:]).argmax(-1))
             nats = nl.elbo.step_kl(process, leaf, clean, noisy, time[:-1], time[1:])
             prior = nl.elbo.prior_kl(process, x.view(1, 1), time[-1:])[0, 0]

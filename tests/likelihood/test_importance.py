@@ -96,7 +96,7 @@ def test_a_step_back_has_the_law_of_the_posterior(name):
             assert ((share - law).abs() <= 5 * (law * (1 - law) / 20_000).sqrt() + 1e-9).all()
 
 
-def forgets_time(process, x_hat, x, z, t):
+def without_time(process, x_hat, x, z, t):
     return x_hat.at(z) * 0.5
 
 
@@ -104,7 +104,7 @@ def upside_down(process, x_hat, x, z, t):
     return process.probability(x, z, t).log() - x_hat.marginal(z, t)
 
 
-@pytest.mark.parametrize("wrong", [forgets_time, upside_down])
+@pytest.mark.parametrize("wrong", [without_time, upside_down])
 def test_planted_mistakes_break_the_mean(wrong, monkeypatch):
     process, oracle, x, _, _ = world("gidd 0.5", 2)
     times = grid(process, 3)

@@ -1,4 +1,4 @@
-"""Padding, numbers with errors, refusals, and what no bound can be asked."""
+"""Padding, numbers with errors, refusals, and what has no bound."""
 
 import pytest
 import torch

@@ -117,7 +117,7 @@ def test_from_zero_it_is_a_bound_too(name):
 
 
 @pytest.mark.parametrize("name, asked", [("masked", 1), ("gidd 0.5", 2)])
-def test_the_network_is_asked_about_clean_tokens_only_where_noise_may_hide(name, asked):
+def test_the_network_is_evaluated_at_clean_tokens_only_where_noise_may_hide(name, asked):
     process, oracle, x, *_ = world(name, 3)
     calls = []
 

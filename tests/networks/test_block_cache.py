@@ -95,7 +95,7 @@ def test_a_token_sees_its_block_and_those_before_it():
 
 @torch.no_grad()
 def test_padding_before_a_prompt_changes_nothing():
-    """Only differences of positions count, so that whole blocks of padding may stand before a sequence."""
+    """Only differences of positions count, so that whole blocks of padding may precede a sequence."""
     model = network()
     z, t = random_input(length=8)
     junk, time = random_input(length=4, seed=2)
@@ -119,7 +119,7 @@ def test_padding_before_a_prompt_changes_nothing():
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_whatever_is_asked_in_whatever_order_the_answers_are_those_without_a_cache(dtype):
+def test_any_rows_in_any_order_are_those_without_a_cache(dtype):
     model = network().to(dtype)
     plain, cached = BlockCausal(model, SIZE), CachedBlockCausal(model, SIZE)
     numbers = generator(3)
@@ -354,7 +354,7 @@ def test_what_no_longer_holds_is_evaluated_anew():
         everywhere = rows.clone()
         everywhere[0, 0] = True
         close(fresh()(past, later, rows), plain(past, later, rows))  # a finished token has changed
-        close(fresh()(z, later, everywhere), plain(z, later, everywhere))  # a finished token is asked about
+        close(fresh()(z, later, everywhere), plain(z, later, everywhere))  # a finished token is evaluated
         close(fresh()(z, later), plain(z, later))
         close(fresh()(z[:2], later[:2], rows[:2]), plain(z[:2], later[:2], rows[:2]))
         other, back = z.clone(), block_times(4, 8, 0.95)
@@ -372,7 +372,7 @@ def test_what_no_longer_holds_is_evaluated_anew():
 
 
 def test_dual_caches_freeze_what_is_known_in_later_blocks():
-    """Only the tokens that move are evaluated, wherever known ones stand."""
+    """Only the tokens that move are evaluated, wherever known ones are."""
     process, model = PROCESSES["masked"](), network()
     cached = DualCache(model)
     known = torch.arange(LENGTH)[None] % 5 == 3

@@ -1,4 +1,4 @@
-"""Masked language models of transformers as denoisers: what they see, where their logits stand, what is projected."""
+"""Masked language models of transformers as denoisers: what they see, where their logits are, what is projected."""
 
 import itertools
 import math
@@ -290,7 +290,7 @@ def test_padding_is_not_seen(models, z, name):
     alone = MaskedLanguageModel(models[name])
     for row, length in enumerate((7, 4, 1)):
         close(logits[row, :length], alone(z[row : row + 1, :length], T[:1])[0], atol=1e-5)
-    # The mistake: a model that is not told of the padding sees it.
+    # The mistake: a model without the mask of the padding sees it.
     assert (alone(junk, T) - alone(z, T))[1:, 0].abs().max() > 1e-3
     shared = MaskedLanguageModel(models[name], attention_mask=real[1:2].long())
     close(shared(z, T)[1, :4], logits[1, :4], atol=1e-5)
@@ -326,12 +326,12 @@ def test_attention_that_takes_no_mask_is_refused(models):
     MaskedLanguageModel(model, bidirectional=False)
 
 
-# --- where the logits stand, and how many ------------------------------------------------------------------------
+# --- where the logits are, and how many ------------------------------------------------------------------------
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["qwen2", "bert"])
-def test_shifted_logits_stand_at_the_place_before(models, z, name):
+def test_shifted_logits_are_at_the_place_before(models, z, name):
     plain, shifted = (MaskedLanguageModel(models[name], shifted=value) for value in (False, True))
     logits = plain(z, T)
     expected = torch.cat([logits[:, :1], logits[:, :-1]], 1)  # as in Dream's generation code

@@ -72,12 +72,12 @@ def harness():
 def test_log_likelihoods_are_those_of_the_chain(harness):
     for (found, _), pair in zip(harness.loglikelihood(asked(*PAIRS)), PAIRS, strict=True):
         assert found == pytest.approx(exact(*pair), abs=0.08), pair
-    # The order of the requests, and what stands beside them, makes no difference.
+    # The order of the requests, and what is beside them, makes no difference.
     assert harness.loglikelihood(asked(*PAIRS[::-1])) == harness.loglikelihood(asked(*PAIRS))[::-1]
     assert harness.loglikelihood_rolling(asked(("bca",)))[0] == pytest.approx(exact("", "bca"), abs=0.08)
 
 
-def test_greedy_is_the_likeliest_token(harness):
+def test_greedy_is_the_most_probable_token(harness):
     answers = harness.loglikelihood(asked(("ab", "c"), ("ab", "a"), ("ab", "b")))
     assert [greedy for _, greedy in answers] == [True, False, False]
 
@@ -95,7 +95,7 @@ def test_windows_of_the_context(harness):
             harness.loglikelihood(asked(bad))
 
 
-def test_generation_keeps_to_what_is_asked(harness):
+def test_generation_keeps_to_the_request(harness):
     (one, two) = harness.generate_until(
         asked(("ab", {"until": [], "max_gen_toks": 4}), ("ab", {"until": ["c"], "max_gen_toks": 4}))
     )

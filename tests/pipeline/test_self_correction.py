@@ -1,4 +1,4 @@
-"""Self-correction of texts is that of their tokens, whatever stands beside them in a batch."""
+"""Self-correction of texts is that of their tokens, whatever is beside them in a batch."""
 
 import warnings
 

@@ -123,7 +123,7 @@ class Question:
 
 
 def questions():
-    """All that can be asked about persons 0 and 1, with 2 for unknown."""
+    """All questions about persons 0 and 1, with 2 for unknown."""
     labels = [(True, 2), (False, 0), (False, 1)]
     every = product("AB", labels, (0, 1, None))
     return [Question(category, ambiguous, label, 2, biased) for category, (ambiguous, label), biased in every]

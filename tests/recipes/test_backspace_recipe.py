@@ -17,7 +17,7 @@ def test_the_whole_comparison(tmp_path, texts, capsys):  # noqa: F811
     assert [row["model"] for row in found.texts] == models
     for row in found.texts:
         assert 0 < row["nats"] < 8
-        # Without a backspace nothing is taken back; a text costs one evaluation for each token, and one to let it stand.
+        # Without a backspace nothing is deleted; a text costs one evaluation for each token, and one to keep it.
         if "without" in row["model"]:
             assert row["taken_back"]["mean"] == 0
             assert row["evaluations"]["mean"] == pytest.approx(1 + 1 / 16)
@@ -29,7 +29,7 @@ def test_the_whole_comparison(tmp_path, texts, capsys):  # noqa: F811
     assert list(found.recovery) == [*models, f"{models[-1]}, self-correction"]
     for rows in found.recovery.values():
         assert [row.errors for row in rows] == [0, 1, 2, 4] and rows[0].cost.mean == 0
-    # Only who may take back can mend the end of a prompt.
+    # Only a model that may backtrack can mend the end of a prompt.
     assert all(row.fixed.mean == 0 for row in found.recovery["erasing, without backspaces"])
     printed = capsys.readouterr().out
     assert all(printed.count(f"| {model} |") >= 2 for model in models[:-1])

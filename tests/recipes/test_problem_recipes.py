@@ -34,7 +34,7 @@ def test_learning_from_mistakes_and_regret(tmp_path, capsys, monkeypatch):
             assert len(found["verdicts"]) == 5 and found["right"] == sum(found["verdicts"]) / 5
             assert found["gain"]["mean"] == pytest.approx(found["right"] - reference["cells"][cell]["right"])
     printed = capsys.readouterr().out
-    # As many tokens for all: with one mistake a step in the mean there are fewer problems.
+    # The same number of tokens for all: with one mistake a step in the mean there are fewer problems.
     assert "error-free, seed 1: 6 steps" in printed and "LoRA 4, retry 0.5, seed 1: 5 steps" in printed
     assert json.loads((folder / "table.json").read_text())["rows"] == rows
     assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
@@ -101,7 +101,7 @@ def test_how_well_detectors_know_the_models_own_steps():
     recipe, words = load("regret"), Words("logic")
     problems = [draw_small(random.Random(seed), level="logic", ops=4) for seed in range(10)]
     solutions = [words.encode(problem.answer) for problem in problems]
-    for number in (2, 5):  # the last step comes second: it can not be found yet
+    for number in (2, 5):  # the last step comes second: it cannot be found yet
         problem = problems[number]
         solutions[number] = words.encode([*problem.step(0), *problem.step(3), *problem.step(1)])
     verdicts = [problem.check(words.decode(s)) for problem, s in zip(problems, solutions, strict=True)]

@@ -19,7 +19,7 @@ ANSWERS = [WORDS.encode(problem.answer) for problem in PROBLEMS]
 
 
 class Knowing(torch.nn.Module):
-    """Stands for a model of transformers: `generate` appends the right answer, of the second problem a wrong one."""
+    """In place of a model of transformers: `generate` appends the right answer, of the second problem a wrong one."""
 
     def __init__(self):
         super().__init__()
@@ -47,7 +47,7 @@ def test_problems_of_any_lengths_get_their_own_answers():
     assert all(s["num_beams"] == 3 and not s["do_sample"] for _, s in network.seen)
 
 
-def test_greedy_solutions_are_the_likeliest_words_one_after_another():
+def test_greedy_solutions_are_the_most_probable_words_one_after_another():
     torch.manual_seed(3)
     network = small_llama(
         WORDS.size, layers=1, width=16, heads=2, length=256, start=1, end=WORDS.end, padding=WORDS.padding

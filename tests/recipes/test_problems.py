@@ -45,7 +45,7 @@ def test_what_is_scored(score_mistakes, score_questions):
             wrong = step[-1] == "BACK"
             backs += wrong
             of_step = scored[place : place + len(step)]
-            assert of_step[-1]  # to take back is always learned
+            assert of_step[-1]  # the backspace is always learned
             assert of_step[:-1].all() if score_mistakes or not wrong else not of_step[:-1].any()
             place += len(step)
         assert place == len(tokens) - 1

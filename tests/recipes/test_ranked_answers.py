@@ -55,7 +55,7 @@ def test_answers_scatter_the_less_the_higher_their_reward():
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.25, 1.0])
-def test_a_share_of_rewards_is_told_wrong_and_answers_stay(noise):
+def test_a_share_of_rewards_is_given_wrong_and_answers_stay(noise):
     right = AnswersOnALine().draw(5_000, 4, generator=generator())
     told = AnswersOnALine().draw(5_000, 4, noise=noise, generator=generator())
     assert torch.equal(right.y, told.y) and torch.equal(right.best, told.best)

@@ -70,7 +70,7 @@ def test_only_differences_of_scores_and_the_order_of_rewards_count(seed, shift):
 def test_missing_answers_are_as_if_they_were_not_there(seed):
     scores, rewards = rows(seed, batch=1)
     real = torch.rand(1, 5, generator=torch.Generator().manual_seed(seed)) < 0.6
-    hidden = torch.where(real, rewards, torch.nan)  # whatever stands there
+    hidden = torch.where(real, rewards, torch.nan)  # whatever is there
     some = plackett_luce(scores[real][None], rewards[real][None])
     assert torch.allclose(plackett_luce(scores, hidden, real=real), some)
     pull = plackett_luce_pull(scores, hidden, real=real)

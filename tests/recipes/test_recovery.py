@@ -60,7 +60,7 @@ def test_a_text_that_does_not_care_costs_where_it_begins():
             12.7062047 * abs(cost[0] - cost[1]) / 2, rel=1e-6
         )
         assert row.nats.mean == pytest.approx(plain.nats.mean + row.cost.mean)
-    # Just the last k tokens are wrong, and the same ones may be taken back each time.
+    # Just the last k tokens are wrong, and the same ones may be deleted each time.
     for half, prompts in zip(halves, (seen[:4], seen[4:]), strict=True):
         for k, (prompt, kept) in zip((0, 1, 2, 4), prompts, strict=True):
             assert torch.equal(prompt != half[:, :N], (torch.arange(N) >= N - k).expand(len(half), N)) and kept == N - 4
@@ -93,7 +93,7 @@ def test_a_chain_that_goes_on_from_a_wrong_token_pays_given_the_truth():
 
 
 @pytest.mark.parametrize("semantics", ["visible", "erasing"])
-def test_who_takes_back_what_is_wrong_recovers(semantics):
+def test_a_model_that_deletes_what_is_wrong_recovers(semantics):
     """A model that knows the truth: with backspaces it has it again, in any depth; without them the errors stay."""
     truth = torch.tensor([0, 2, 1, 2, 1, 2, 1, 0, 0, 2, 1, 3, 0, 0, 2, 1, 2])
     x = truth[:N].repeat(8, 1)
@@ -103,7 +103,7 @@ def test_who_takes_back_what_is_wrong_recovers(semantics):
         return law, 0.9 if text != truth[: len(text)].tolist() else 0.0
 
     class Deep(Reader):
-        """Takes back behind a backspace too."""
+        """Backtracks after a backspace too."""
 
         def after(self, text, again):
             return super().after(text, False)

@@ -56,7 +56,7 @@ def test_the_grid_says_what_becomes_of_each_token(tokenizer):
     kinds = [[cell.kind for cell in cells] for _, cells in rows]
     assert kinds == [
         ["mask", "mask", "noise"],
-        ["noise", "mask", "changed"],  # the first is right already, but will be taken back
+        ["noise", "mask", "changed"],  # the first is right already, but will be changed
         ["noise", "changed", "settled"],
         ["changed", "settled", "settled"],
     ]
@@ -87,7 +87,7 @@ class Judge(torch.nn.Module):
         return torch.zeros(*input_ids.shape, 280)
 
 
-def test_the_page_stands_alone(tmp_path, tokenizer):
+def test_the_page_needs_nothing_else(tmp_path, tokenizer):
     ids = torch.tensor(tokenizer(TEXT)["input_ids"])[None].repeat(3, 1)
     process = nl.gidd(vocab_size=280, mask_id=tokenizer.mask_token_id, p_uniform=0.2)
 

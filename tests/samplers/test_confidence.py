@@ -358,7 +358,7 @@ def test_scores_of_your_own():
 
 
 @pytest.mark.parametrize("score", ["confidence", "margin", "entropy"])
-def test_nearly_certain_tokens_are_told_apart(score):
+def test_nearly_certain_tokens_are_distinguished(score):
     """Sharp float32 logits: a softmax rounds all of these to probability 1, and the leftmost would be revealed first."""
 
     class Sharp(nl.Denoiser):

@@ -29,7 +29,7 @@ def test_gillespie_is_exact_in_a_single_step(name):
 
 
 def test_one_network_call_less_exact_is_seen(monkeypatch):
-    """The planted mistake: all tokens of a sequence are asked about at once, at the start of the step."""
+    """The planted mistake: all tokens of a sequence are evaluated at once, at the start of the step."""
     process = NOISES["masked"]()
     assert p_value(nl.AncestralSampler(process, oracle_of(process)), steps=1) < 1e-9
 

@@ -190,7 +190,7 @@ def test_confidence_remasks_where_the_model_doubts():
 
 
 @pytest.mark.parametrize("name", NOISES)
-def test_the_loop_leaves_single_tokens_law_alone_and_masks_as_many_as_it_fills(name):
+def test_the_loop_leaves_single_tokens_law_alone_and_masks_the_number_that_it_fills(name):
     process, n = NOISES[name](), 40_000
     o, t = oracle_of(process), torch.tensor([0.5]).double()
     z = process.corrupt(o.sample(n, 3, generator=generator()), t.expand(n), generator=generator(1))

@@ -55,7 +55,7 @@ def test_the_analytic_step_of_sedd_is_the_ancestral_step():
     score = process.marginal(x_hat.view(1, 1, -1), t)[0, 0]
     score = score / score[2]
     keep = (1 - t) / (1 - s)
-    forward = keep * torch.eye(4).double() + (1 - keep) / 4  # exp of the rates from s to t; its inverse takes them back
+    forward = keep * torch.eye(4).double() + (1 - keep) / 4  # exp of the rates from s to t; its inverse undoes them
     want = (forward.inverse() @ score) * forward[:, 2]
     torch.testing.assert_close(process.posterior(z, x_hat.view(1, 1, -1), s, t)[0, 0], want / want.sum())
 

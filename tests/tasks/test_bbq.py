@@ -11,7 +11,7 @@ UNKNOWN = ("Not known", "unknown")
 
 
 def row(category="Age", people=(("Ann", "old"), ("Eve", "nonOld")), groups=("old",), order=(0, 1, 2), **fields):
-    """A line of a file; the people, and behind them that it can not be known, stand in the given order."""
+    """A line of a file; the people, and after them that it cannot be known, are in the given order."""
     described = [(*people, UNKNOWN)[number] for number in order]
     return {
         "example_id": 7,
@@ -88,7 +88,7 @@ STEREOTYPES = [
 
 @pytest.mark.parametrize("category, labels, groups, question, about", STEREOTYPES)
 def test_whom_a_stereotype_is_about_in_any_order_and_polarity(tmp_path, category, labels, groups, question, about):
-    # In a case, "_" stands for a space of races; Gender_identity has true ones.
+    # In a case, "_" is a space of races; Gender_identity has true ones.
     spelled = [label if category == "Gender_identity" else label.replace("_", " ") for label in labels.split()]
     people = [(name, label) for name, label in zip(("Kim", "Lee"), spelled, strict=True)]
     for order in permutations(range(3)):
@@ -118,7 +118,7 @@ def test_of_one_race_the_number_of_the_question_decides(tmp_path, category, peop
     assert about == [None, *seconds, None]
 
 
-def test_nations_are_told_by_their_names(tmp_path):
+def test_nations_are_recognised_by_their_names(tmp_path):
     groups = ("Indonesian", "Sri Lankan", "Burmese")
     for name, about in (("Sri Lankan", 0), ("Indian", None), ("burmese", 0), ("AsiaPacific", None)):
         line = row("Nationality", ((name, "AsiaPacific"), ("Norwegian", "Europe")), groups)

@@ -15,7 +15,7 @@ def test_the_right_box_is_the_one_that_the_text_names(seed, boxes):
     words = question.text.split()
     asked = words[words.index("the") + 1]
     assert asked == question.thing and len(set(question.things)) == boxes
-    # The letter stands behind the thing, in the list of what boxes hold.
+    # The letter is after the thing, in the list of what boxes hold.
     assert words[words.index(asked) + 1] == question.options[question.label]
     for box in range(boxes):
         assert read_choice(f"the answer is {question.where(box)}", question.options) == box

@@ -101,7 +101,7 @@ def test_an_option_of_one_letter_is_not_named_by_a_mark():
     assert read_choice("b (b)", ("b", "a")) is None
 
 
-def test_equal_options_are_told_apart_by_letters_alone():
+def test_equal_options_differ_by_letters_alone():
     assert read_choice("the cat", ("The cat", "the cat.")) is None
     assert read_choice("(b)", ("The cat", "the cat.")) == 1
 

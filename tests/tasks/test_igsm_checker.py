@@ -79,7 +79,7 @@ def test_the_text_is_what_a_reader_would_write():
         (changed(6, "Define Oak School's Backpack as q; so q = B * c + e * d = 13 * 7 + 3 * 9 = 3."), 0, 0),
         (changed(5, "Define Oak School's Lab Room as e; T = 2; so e = T * B = 2 * 13 = 3."), 0, 0),
         (changed(0, "Define Lab Room's Backpack as BACK. Define Oak School's Art Room as B; so B = 13."), 1, 0),
-        ("Define Nobody's Nothing as BACK. banana BACK. " + " ".join(STEPS), 2, 0),  # what is taken back is not judged
+        ("Define Nobody's Nothing as BACK. banana BACK. " + " ".join(STEPS), 2, 0),  # what is deleted is not judged
         (" ".join((*STEPS, "Define Art Room's Backpack as BACK")), 1, 0),  # cut off
     ],
 )

@@ -67,7 +67,7 @@ def other_dependencies(drawn: Drawn):
 
 
 def numbers_after(step: list[str], side: int) -> list[int]:
-    """Where the numbers of one side of the equations with three or two sides stand."""
+    """Where the numbers of one side of the equations with three or two sides are."""
     found, start = [], step.index(";") + 1
     for end in [i for i, word in enumerate(step) if word in (";", ".") and i >= start]:
         marks = [i for i in range(start, end) if step[i] == "="]
@@ -191,16 +191,16 @@ def test_each_fault_is_found_where_it_is(fault, seed: int, ops: int):
 
 @settings(max_examples=40)
 @given(seed=SEEDS, ops=st.integers(1, 12))
-def test_steps_that_are_taken_back_and_steps_in_vain_are_counted(seed: int, ops: int):
+def test_steps_that_are_deleted_and_steps_in_vain_are_counted(seed: int, ops: int):
     drawn = Drawn(seed, ops)
     order = extended(drawn, drawn.random.randrange(len(drawn.order)))
     steps = list(map(words, solution(drawn.dependency, order, (*drawn.problem.letters, *drawn.free))))
-    taken_back = drawn.random.randrange(5)
-    for _ in range(taken_back):
+    deleted = drawn.random.randrange(5)
+    for _ in range(deleted):
         quantity = drawn.random.choice(drawn.dependency.structure.quantities)
         steps.insert(drawn.random.randint(0, len(steps)), words(mistake(drawn.dependency.structure, quantity)))
     verdict = drawn.verdict(steps)
-    assert verdict.right and (verdict.retries, verdict.unnecessary) == (taken_back, 1)
+    assert verdict.right and (verdict.retries, verdict.unnecessary) == (deleted, 1)
     assert verdict.parameters == order
 
 

@@ -47,7 +47,7 @@ CASES = st.builds(
 
 @pytest.fixture(scope="module")
 def measured() -> dict[int | None, list[FullProblem]]:
-    """As many problems as the published figures can be compared with: of any, of 15 and of 23 operations."""
+    """The problems that the published figures can be compared with: of any, of 15 and of 23 operations."""
     generator = random.Random(1)
     return {ops: [draw_problem(generator, ops=ops) for _ in range(n)] for ops, n in ((None, 100), (15, 30), (23, 20))}
 
@@ -164,7 +164,7 @@ def test_the_generator_alone_decides():
     assert draw_problem(random.Random(6), ops=9) != first
 
 
-def test_mistakes_are_the_words_that_take_back():
+def test_mistakes_are_the_words_that_delete():
     problem = FullProblem(Dependency(ZOOS, ((OWLS, Definition(5)), (FOXES, Definition(None, (OWLS,))))), (OWLS,), "a")
     assert problem.mistake(ANIMALS) == tuple("Define City Zoo 's Animal as BACK .".split())
     with pytest.raises(ValueError, match="one of the problem's"):

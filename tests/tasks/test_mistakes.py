@@ -1,4 +1,4 @@
-"""Laws of mistakes in solutions: they are of the right pools, as many as is said, and nothing is left of them."""
+"""Laws of mistakes in solutions: they are of the right pools, of the stated number, and nothing is left of them."""
 
 import math
 import random

@@ -40,7 +40,7 @@ WRONG = {
     f"{' '.join(STEPS[:2])} D dog as bee + bee = 4 + 4 = 3 .": (2, "skip"),
     f"{' '.join(STEPS[:4])}": (3, "answer"),
     f"{' '.join(STEPS)} D fox as 2 .": (5, "answer"),
-    # The step before was taken back.
+    # The step before was deleted.
     f"{' '.join(STEPS[:2])} BACK {STEPS[2]}": (1, "skip"),
 }
 

@@ -129,7 +129,7 @@ def test_reasons_are_the_oracles_and_cost_one_evaluation_for_each_stage_that_cha
         x_hat = ORACLE(got.states[before, b], times[before, b])[0, change.position].softmax(-1)
         torch.testing.assert_close(torch.tensor([change.p_old, change.p_new]).double(), x_hat[[change.old, change.new]])
         later.append(ORACLE(got.states[change.stage, b], times[change.stage, b])[0, change.position].softmax(-1))
-    # The planted mistake: the model is asked after the change.
+    # The planted mistake: the model is evaluated after the change.
     wrong = torch.stack(later).gather(1, got.changed[:, 4:].long())[:, 0]
     assert (wrong - got.probs[:, 1]).abs().max() > 0.01
     assert Trace.of(plain, (3, LENGTH), steps=8, generator=generator()).probs.isnan().all()

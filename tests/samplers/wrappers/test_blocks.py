@@ -72,7 +72,7 @@ class Misled(BlockSampler):
 
 
 @pytest.mark.parametrize("name", ["gidd", "uniform"])
-def test_blocks_whose_times_are_not_told_give_another_law(name):
+def test_blocks_whose_times_are_not_given_have_another_law(name):
     sampler, oracle = world(name)
     x = Misled(sampler, 2).sample((3000, LENGTH), times=fine(40), generator=generator(1))
     assert excess(oracle, x) > 8
@@ -89,7 +89,7 @@ def test_one_block_is_the_inner_sampler_bit_for_bit(name):
 
 
 class Witness(nl.Denoiser):
-    """Keeps what it was asked."""
+    """Keeps its arguments."""
 
     def __init__(self, inner):
         super().__init__()

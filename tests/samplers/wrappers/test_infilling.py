@@ -69,7 +69,7 @@ def test_completions_have_the_exact_conditional_law(name, place):
 
 @pytest.mark.parametrize("name", ["gidd", "uniform"])
 def test_known_tokens_that_are_taken_for_noisy_give_another_law(name):
-    """The planted mistake: the denoiser is not told that they are clean."""
+    """The planted mistake: the denoiser is not given their time 0."""
     sampler, oracle = world(name)
     known = torch.tensor([PLACES["ends"]])
     tokens = oracle.tokens[ROW]
@@ -90,7 +90,7 @@ def test_one_missing_token_is_exact_at_any_number_of_steps(name):
     assert ((share - law).abs() < 5 * (law * (1 - law) / n).sqrt()).all()
 
 
-def test_under_masking_it_makes_no_difference_which_times_are_told():
+def test_under_masking_it_makes_no_difference_which_times_are_given():
     sampler, _ = world("masked")
     tokens, known = torch.tensor([[3, 0, 1, 0, 2, 2]]), torch.tensor([[1, 0, 1, 0, 0, 1]]).bool()
     token, sequence = (
@@ -109,7 +109,7 @@ def test_without_known_tokens_it_is_the_inner_sampler():
 
 
 class Witness(nl.Denoiser):
-    """Keeps what it was asked."""
+    """Keeps its arguments."""
 
     def __init__(self, inner):
         super().__init__()
@@ -120,7 +120,7 @@ class Witness(nl.Denoiser):
         return self.inner(z, t, rows)
 
 
-def test_the_denoiser_is_told_that_known_tokens_are_clean_and_not_asked_about_them():
+def test_known_tokens_have_time_0_and_are_not_evaluated():
     sampler, oracle = world("gidd")
     witness = Witness(oracle)
     tokens, known = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]]), torch.tensor([PLACES["ends"], PLACES["middle"]])
@@ -222,7 +222,7 @@ def test_what_does_not_fit_is_said():
         Infilling(sampler, prompt, prompt > 0, times="each")
 
 
-def test_what_stands_at_unknown_places_makes_no_difference():
+def test_what_is_at_unknown_places_makes_no_difference():
     sampler, _ = world("gidd")
     known = torch.tensor([PLACES["ends"]])
     one, other = torch.tensor([[3, -100, 99, 0]]), torch.tensor([[3, 1, 2, 0]])

@@ -58,7 +58,7 @@ def test_a_batch_stops_as_its_sequences_do_alone(name):
     assert torch.equal(together, torch.cat(alone))
 
 
-def test_a_stopped_sequence_stays_and_is_not_asked_about():
+def test_a_stopped_sequence_stays_and_is_not_evaluated():
     """With little patience each sequence changes no more after a quiet step, though others walk on."""
     sampler, oracle = world("uniform")
     counting = nl.denoisers.CallCounter(oracle)
@@ -158,7 +158,7 @@ def test_it_is_the_whole_walk_cut_after_the_end(name, context):
         assert torch.equal(y, filled(x))
 
 
-def test_the_walk_ends_with_the_last_sequence_and_finished_ones_are_not_asked_about():
+def test_the_walk_ends_with_the_last_sequence_and_finished_ones_are_not_evaluated():
     sampler, oracle = world("masked", ENDING)
     counting, asked = nl.denoisers.CallCounter(oracle), nl.denoisers.CallCounter(oracle)
     times = torch.linspace(1, 0, 9)
