@@ -16,17 +16,17 @@ from ..typing import Grid, Times, Tokens
 from .registry import factories_of, find_correctors, find_samplers, takes, variants_of
 from .runner import Factory
 
-ENOUGH = 512  # steps for samplers that stop by themselves; more than the tokens of any known world
-PATIENCE = 4  # steps without a change, after which a sequence is left alone
+ENOUGH = 512  # steps for samplers that end by themselves; more than the tokens of any known world
+PATIENCE = 4  # steps without a change after which a sequence stops
 
 
 class OnGrid(WrappedSampler):
-    """A sampler whose `steps` are spaced by a rule.
+    """A sampler whose steps are placed by a rule.
 
     **Arguments:**
 
     - `inner`: the sampler.
-    - `rule`: from a process and a number of steps to falling times, such as `nl.samplers.power_grid`.
+    - `rule`: a function from a process and a number of steps to decreasing times, such as `nl.samplers.power_grid`.
 
     **Example:**
 
@@ -47,7 +47,7 @@ class OnGrid(WrappedSampler):
         self.rule = rule
 
     def grid(self, steps: int | None = None, times: Grid | None = None) -> Grid:
-        """The times that the rule gives for so many steps, or your own."""
+        """The times of the rule for this number of steps, or the given times."""
         if steps is None or times is not None:
             return super().grid(steps, times)
         return super().grid(times=self.rule(self.process, steps))
@@ -58,15 +58,15 @@ class OnGrid(WrappedSampler):
 
 
 class ThenCorrect(WrappedSampler):
-    """A sampler, and after its last step as many of a corrector as it took itself.
+    """A sampler followed by the same number of corrector steps.
 
-    A corrector that can `walk` does so, and may stop earlier; another one steps at the time where the sampler ends. The jump to
+    A corrector with a `walk` uses it and may stop earlier; others step at the final time of the sampler. The jump to
     clean tokens, if there is one, comes before.
 
     **Arguments:**
 
     - `inner`: the sampler.
-    - `corrector`: what follows.
+    - `corrector`: the corrector.
     """
 
     def __init__(self, inner: Sampler, corrector: Corrector):
@@ -86,7 +86,7 @@ class ThenCorrect(WrappedSampler):
             yield [Stage(self.corrector.kind, end, state)]
 
     def clean(self, z: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
-        """The tokens as they are: they were cleaned before they were corrected."""
+        """The tokens unchanged: they were cleaned before the correction."""
         return z
 
     def _corrected(self, z: Tensor, end: Tensor, steps: int, generator: Randomness) -> Iterator[Tensor]:
@@ -99,19 +99,19 @@ class ThenCorrect(WrappedSampler):
             yield z
 
     def extra_repr(self) -> str:
-        """What follows."""
+        """The corrector."""
         return f"{self.corrector}"
 
 
 def catalogue(process: NoiseProcess, *, slow: bool = False) -> dict[str, Factory]:
-    """The library's samplers and correctors that this noise allows, in settings of a middle strength (`variants`).
+    """The library's samplers and correctors that accept this process, with moderate settings (`variants`).
 
     **Arguments:**
 
-    - `slow`: also those that take a hundred evaluations and more, whatever the budget: `GillespieSampler` for noise that
-      does not show.
+    - `slow`: whether to include samplers that need at least a hundred evaluations for any budget: `GillespieSampler`
+      for noise on data tokens.
 
-    **Returns:** a dictionary of your own, name -> factory(process, denoiser): take out, and put yours in.
+    **Returns:** a new dictionary, name -> factory(process, denoiser), which you may modify.
 
     **Example:**
 
@@ -130,7 +130,7 @@ def catalogue(process: NoiseProcess, *, slow: bool = False) -> dict[str, Factory
     found: dict[str, Factory] = {}
     for sampler in find_samplers().values():
         found |= {name: make for name, make in factories_of(sampler).items() if takes(make, process)}
-    if "first hitting" in found or not slow:  # the law of masking has it for less
+    if "first hitting" in found or not slow:  # same distribution at lower cost for absorbing noise
         found.pop("Gillespie", None)
     for name in [name for name in variants_of(EntropyBoundedSampler) if name in found]:
         found[name] = _with_steps_enough(found[name])
@@ -144,12 +144,12 @@ def catalogue(process: NoiseProcess, *, slow: bool = False) -> dict[str, Factory
 
 
 def _with_steps_enough(make: Factory) -> Factory:
-    """It takes as many evaluations as it needs, if only there are steps enough."""
+    """Give the sampler enough steps to end by itself."""
     return lambda p, d: OnGrid(make(p, d), lambda p, steps: even_grid(p, ENOUGH))
 
 
 def _corrected(make: Callable[[NoiseProcess, Denoiser], Corrector]) -> Factory:
-    """Ancestral steps with a corrector: between them, or after them if it walks by itself."""
+    """Ancestral steps with a corrector between them, or after them if it has its own walk."""
 
     def sampler(process: NoiseProcess, denoiser: Denoiser) -> Sampler:
         plain, corrector = AncestralSampler(process, denoiser), make(process, denoiser)

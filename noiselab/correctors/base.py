@@ -1,4 +1,4 @@
-"""What revises tokens without moving in time."""
+"""The interface of correctors, which resample tokens without changing their time."""
 
 import abc
 from typing import Any, ClassVar
@@ -18,32 +18,32 @@ TAKE_ANY_PROCESS = ("GibbsCorrector", "ForwardBackwardCorrector", "SelfCorrectio
 
 
 class Corrector(abc.ABC):
-    """Draws tokens anew at their own time: one that is exact leaves the law of noisy sequences at t as it is.
+    """Resamples tokens at their current time; an exact corrector leaves the law of noisy sequences at t invariant.
 
-    A subclass writes `step`, and `extra_repr` for its settings. `PredictorCorrector` puts it between the steps of any
-    sampler.
+    A subclass implements `step`, and `extra_repr` for its settings. `PredictorCorrector` applies it between the steps
+    of any sampler.
 
     **Arguments:**
 
-    - `process`: the noise; checked once (`validate`).
-    - `denoiser`: of any parametrisation; `self.denoiser` predicts leave-one-out.
+    - `process`: the noise process; validated once (`validate`).
+    - `denoiser`: a denoiser of any prediction type; `self.denoiser` predicts leave-one-out.
 
-    **Raises:** `ValueError` if the process is no Markov process or of another kind than the corrector needs, or the
-    denoiser does not say what it predicts.
+    **Raises:** `ValueError` if the process is not Markov or of a kind that the corrector does not support, or the
+    denoiser does not declare its prediction type.
     """
 
     process: NoiseProcess
 
     kind = "correct"
-    """What a trace calls the changes of this corrector."""
+    """The kind of change in traces."""
     converges = False
-    """Whether it claims to leave the law at its time unchanged, given the exact denoiser."""
+    """Whether it leaves the law at its time invariant, given the exact denoiser; the tests verify this claim."""
     takes: ClassVar[type[NoiseProcess]] = NoiseProcess
-    """The kind of process that it needs; others are refused, in words."""
+    """The kind of process that it supports; others raise an error."""
     variants: ClassVar[Variants] = {}
-    """Names -> keyword arguments, for the bench, the tests and the tables; by default one, with the defaults."""
+    """Names -> keyword arguments for the bench, tests and tables; by default one variant with default arguments."""
     law = ""
-    """Whether it leaves the law of noisy sequences unchanged, in a few words, for the table; by default by `converges`."""
+    """Its effect on the law of noisy sequences in a few words, for tables; by default given by `converges`."""
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)
@@ -53,7 +53,7 @@ class Corrector(abc.ABC):
 
     @classmethod
     def for_process(cls, process: NoiseProcess, denoiser: Denoiser, **settings: Any) -> "Corrector":
-        """The corrector of a process and a denoiser, whatever the order of its own arguments."""
+        """Build the corrector from a process and a denoiser, independently of the signature of `__init__`."""
         return cls(process, denoiser, **settings)
 
     @abc.abstractmethod
@@ -64,19 +64,19 @@ class Corrector(abc.ABC):
 
         - `z`: tokens at t.
         - `t`: their times, [batch] or [batch, length].
-        - `rows`: the tokens that may change; all by default.
+        - `rows`: the mask of tokens that may change; by default all.
         """
 
     def __repr__(self) -> str:
         return describe(self, self.process, self.denoiser, self.extra_repr())
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return ""
 
 
 def as_selection(rows: Bool[Tensor, "..."] | None, z: Tokens) -> Selection:
-    """The tokens that may change, as a tensor, also where `rows` is `None`.
+    """The mask of tokens that may change as a tensor, even if `rows` is `None`.
 
     **Raises:** `ValueError` unless `rows` is Bool of the shape of z.
     """

@@ -1,4 +1,4 @@
-"""The corrector of discrete flow matching: forward and backward jumps at one and the same time."""
+"""The corrector of discrete flow matching: forward and backward jumps at the same time."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -15,28 +15,29 @@ from .base import Corrector, as_selection
 
 
 class DFMCorrector(Corrector):
-    r"""One Euler step of the chain that jumps at the forward and the backward rates of time t together.
+    r"""One Euler step of the chain with the sum of the forward and backward rates at time t.
 
     $$z \to y \;\text{ at rate }\; r_t(y) + r_t(z)\, \frac{q_t(y \mid \hat x)}{q_t(z \mid \hat x)}, \qquad h = \text{size} \cdot (1 - \alpha_t) / R_t$$
 
-    This chain leaves the law at t as it is, and a token by itself even obeys detailed balance. $R_t = -\alpha_t'/\alpha_t$
-    is the sum of all forward rates, so that a step noises each token with probability size $(1 - \alpha_t)$, whatever the
-    clock: a share `size` of as many as are noise at t. As many return.
+    This chain leaves the law at t invariant, and satisfies detailed balance for a single token.
+    $R_t = -\alpha_t'/\alpha_t$ is the sum of all forward rates, so that a step corrupts each token with probability
+    size $(1 - \alpha_t)$, independently of the schedule: a fraction `size` of the number of tokens that are noise at t.
+    The same number is restored on average.
 
-    First order: all tokens of a step jump at once, from the same predictions, so that the bias falls with the size and
-    does not vanish at a given one: `converges` is False. A single token's law stays exactly, unless its probabilities
-    to jump exceed 1 together, and it surely jumps (up to size 1/2 they do not for masking and uniform noise).
+    The method is of first order: all tokens of a step jump simultaneously, from the same predictions, so that the bias
+    decreases with the size but does not vanish, and `converges` is False. The law of a single token is exactly
+    invariant, unless its jump probabilities sum to more than 1 (not up to size 1/2 for absorbing and uniform noise).
 
     **Arguments:**
 
-    - `process`: one whose noise forgets the token it destroys (`InterpolatingProcess`).
-    - `denoiser`: of any parametrisation.
-    - `size`: how far a step goes, in (0, 1].
+    - `process`: a process with state-independent corruption (`InterpolatingProcess`).
+    - `denoiser`: a denoiser of any prediction type.
+    - `size`: the size of a step, in (0, 1].
 
-    **Raises:** `ValueError` for a size out of range, or noise that depends on the token it destroys.
+    **Raises:** `ValueError` if the size is out of range, or the process has state-dependent corruption.
 
     **Source:** Campbell et al. (2022), arXiv 2205.14987, for the sum of both rates; Gat et al. (2024), arXiv 2407.15595,
-    and Campbell et al. (2024), arXiv 2402.04997, who add it to the steps of a sampler. The unit of `size` is ours.
+    and Campbell et al. (2024), arXiv 2402.04997, who add it to the steps of a sampler. The unit of `size` is new here.
 
     **Example:**
 
@@ -66,12 +67,12 @@ class DFMCorrector(Corrector):
         self.size = size
 
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
-        """The tokens after the jumps of one step; the network is asked only for those that may jump back."""
+        """The tokens after the jumps of one step; the network is evaluated only at tokens that may jump back."""
         process, rows, time = self.process, as_selection(rows, z), self.process.interior(t, z)
         u = uniforms(*z.shape, 2 + UNIFORMS_PER_MOVE, generator=generator, device=z.device)
         alpha, noise = process.alpha(time).double(), process.noise(time)
         rate = _total_rate(process, time)
-        # Where no noise comes, nothing jumps.
+        # Without forward jumps there are no backward jumps.
         up = torch.where(rate > 0, self.size * noise.total(), 0)
         jumps = torch.where(rate > 0, up / rate * process.rate_into(z, time).clamp(min=0), 0)
         move = Move(
@@ -93,11 +94,11 @@ class DFMCorrector(Corrector):
         return new.masked_scatter(noised, choose(process.rate_into(tokens, at).clamp(min=0), u[..., 1][noised]))
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"size={self.size:g}"
 
 
 def _total_rate(process: InterpolatingProcess, t: Tensor) -> Tensor:
-    """How fast a token is replaced by noise, itself included: the sum of the forward rates, -alpha' / alpha."""
+    """The rate at which a token is replaced by noise, including itself: the sum of the forward rates, -alpha' / alpha."""
     alpha, slope, *_ = torch.func.jvp(lambda t: process.alpha(t).double(), (t,), (torch.ones_like(t),))
     return -slope / alpha

@@ -1,4 +1,4 @@
-"""Noise a little, and come back."""
+"""The forward-backward corrector: add noise, then denoise to the original time."""
 
 from typing import ClassVar
 
@@ -15,24 +15,26 @@ from .base import Corrector, as_selection
 
 
 class ForwardBackwardCorrector(Corrector):
-    r"""Noises the tokens up to a later time, and takes one step back to their own.
+    r"""Adds noise to tokens up to a later time, and takes one denoising step back.
 
     $$z_{t'} \sim q_{t'|t}(\cdot \mid z_t), \qquad t' = t + \text{span} \cdot (\text{end} - t)$$
 
-    The way up is exact, so that the law at t is left as it is up to the error of the step back: exactly for a single
-    token, else with a bias that falls with the span. Since it does not vanish at a given span, `converges` is False.
+    The forward transition is exact, so that the law at t is invariant up to the error of the denoising step: exactly
+    for a single token, otherwise with a bias that decreases with the span. The bias does not vanish for a given span,
+    so `converges` is False.
 
     **Arguments:**
 
-    - `process`: the noise that is added. Where it depends on the token it destroys, the way up is dense, state^2 numbers
+    - `process`: the noise process. For state-dependent corruption the forward transition is dense, with state^2 numbers
       for each token.
-    - `predictor`: what steps back: any sampler of this process, or a denoiser, for an `AncestralSampler`.
-    - `span`: how far up, as a share of the way to the end of the process's domain (t = 1), in (0, 1].
+    - `predictor`: the sampler for the denoising step, or a denoiser, for which an `AncestralSampler` is used.
+    - `span`: the length of the forward transition as a fraction of the remaining time to the end of the process's
+      domain (t = 1), in (0, 1].
 
-    **Raises:** `ValueError` for a span out of range, or a process or predictor of another kind.
+    **Raises:** `ValueError` if the span is out of range, or the process or predictor is of the wrong type.
 
-    **Source:** Campbell et al. (2022), arXiv 2205.14987, for correctors that go both ways; Wang et al. (2025), arXiv
-    2503.00307, who compare with them under this name.
+    **Source:** Campbell et al. (2022), arXiv 2205.14987, for forward-backward correctors; Wang et al. (2025), arXiv
+    2503.00307, who use them as a baseline under this name.
 
     **Example:**
 
@@ -64,7 +66,7 @@ class ForwardBackwardCorrector(Corrector):
         self.span = span
 
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
-        """The tokens after one way up and back; those outside `rows` do not leave their time."""
+        """The tokens after one forward transition and denoising step; tokens outside `rows` keep their time."""
         low = as_token_times(t, z)
         high = low + self.span * (self.process.domain[1] - low).clamp(min=0)
         if rows is not None:

@@ -1,4 +1,4 @@
-"""Gibbs sampling of noisy tokens: each is drawn anew given all others."""
+"""Gibbs sampling of noisy tokens: each is resampled given all others."""
 
 from typing import ClassVar, Literal, get_args
 
@@ -16,28 +16,29 @@ Positions = Literal["random", "unlikely"]
 
 
 class GibbsCorrector(Corrector):
-    r"""Draws a few noisy tokens of each sequence anew, given all the others.
+    r"""Resamples a few noisy tokens of each sequence, given all the others.
 
     $$z_i \sim p(z_i \mid z_{-i}) = q_t(\cdot \mid \hat x_i), \qquad \hat x_i = p(x_i \mid z_{-i})$$
 
-    The leave-one-out prediction is just what this law needs, so that with the exact one, and one token at a time at a
-    random position, the law of the noisy sequences stays exactly as it is: at any time, for any process. A token that
-    is drawn from the noise needs no network.
+    The conditional law follows from the leave-one-out prediction. With the exact prediction, and one token at a time at
+    a random position, the law of the noisy sequences is therefore exactly invariant, at any time and for any process.
+    Tokens that are drawn from the noise need no network evaluation.
 
-    Several tokens at once do not know of each other, which is only approximate: `repeats` of `PredictorCorrector` is
-    exact. The least likely positions depend on the tokens that are there, which is not exact either, and pulls towards
-    likely text. In both cases `converges` is False.
+    Several tokens in one step do not condition on each other, which is approximate; use `repeats` of
+    `PredictorCorrector` for an exact alternative. Choosing the least likely positions depends on the current tokens,
+    which is not exact either, and biases towards likely text. In both cases `converges` is False.
 
     **Arguments:**
 
     - `process`, `denoiser`: as for samplers.
-    - `tokens_per_step`: how many tokens of each sequence are drawn, at different positions; at least 1.
-    - `positions`: "random", or "unlikely": those whose token is least likely under the prediction, $q_t(z_i \mid \hat x_i)$.
+    - `tokens_per_step`: the number of tokens of each sequence that are resampled, at distinct positions; at least 1.
+    - `positions`: "random", or "unlikely": the positions with the smallest probability $q_t(z_i \mid \hat x_i)$ under
+      the prediction.
 
-    **Raises:** `ValueError` for another choice of positions, or no token.
+    **Raises:** `ValueError` for an unknown choice of positions, or if `tokens_per_step` is less than 1.
 
-    **Source:** Geman and Geman (1984) for the method; Gourevitch et al. (2026), arXiv 2605.22765, for uniform noise, with
-    informed positions; here for any noise.
+    **Source:** Geman and Geman (1984) for the method; Gourevitch et al. (2026), arXiv 2605.22765, for uniform noise,
+    with informed positions; here generalised to any noise.
 
     **Example:**
 
@@ -69,7 +70,9 @@ class GibbsCorrector(Corrector):
         self.converges = tokens_per_step == 1 and positions == "random"
 
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
-        """A few tokens of each sequence drawn anew; the network is asked about these only, or, for "unlikely", about `rows`."""
+        """Resample a few tokens of each sequence; the network is evaluated at these only, or, for "unlikely", at
+        `rows`.
+        """
         rows, time = as_selection(rows, z), as_token_times(t, z).expand(z.shape)
         u = uniforms(*z.shape, ROW_DRAWS, generator=generator, device=z.device)
         if self.positions == "random":
@@ -82,7 +85,7 @@ class GibbsCorrector(Corrector):
         return self._redraw(z, t, time, chosen, u, x_hat[chosen[rows]])
 
     def _first(self, key: Tensor, ties: Tensor, rows: Tensor) -> Tensor:
-        """Where the smallest keys among `rows` are, Bool; of equal ones, those with the smallest `ties`."""
+        """The mask of the smallest keys among `rows`; ties are broken by `ties`."""
         order = ties.argsort(-1)
         order = order.gather(-1, key.masked_fill(~rows, torch.inf).gather(-1, order).argsort(dim=-1, stable=True))
         return torch.zeros_like(rows).scatter(-1, order[:, : self.tokens_per_step], True) & rows
@@ -90,7 +93,7 @@ class GibbsCorrector(Corrector):
     def _redraw(
         self, z: Tensor, t: Tensor, time: Tensor, chosen: Tensor, u: Tensor, x_hat: Tensor | None = None
     ) -> Tensor:
-        """The chosen tokens drawn from q_t(. | x_hat); `x_hat` is theirs, if it is known already."""
+        """Draw the chosen tokens from q_t(. | x_hat); `x_hat` is their prediction, if already computed."""
         process, at, u = self.process, time[chosen], u[chosen]
         drawn, needs = process.plan_noisy(at, u)
         new, asked = z.masked_scatter(chosen, drawn), chosen.masked_scatter(chosen, needs)
@@ -104,5 +107,5 @@ class GibbsCorrector(Corrector):
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"tokens_per_step={self.tokens_per_step}, positions={self.positions!r}"

@@ -1,4 +1,4 @@
-"""Correctors between the steps of a sampler."""
+"""Applying correctors between the steps of a sampler."""
 
 from collections.abc import Callable
 
@@ -13,22 +13,23 @@ from .base import Corrector
 
 
 class PredictorCorrector(WrappedSampler):
-    """After each step of a sampler, some steps of a corrector at the time that was reached.
+    """Applies steps of a corrector after each step of a sampler, at the time that was reached.
 
-    A corrector draws tokens anew that the steps before drew without knowing of each other. Only tokens that the step
-    moved in time are corrected, so that prompts and finished blocks stay. Correctors are nested for several of them.
+    A corrector resamples tokens that were drawn independently of each other in a sampler step. Only tokens whose time
+    changed in the step are corrected, so that prompts and finished blocks do not change. Nest it to apply several
+    correctors.
 
     **Arguments:**
 
     - `predictor`: any sampler.
-    - `corrector`: what follows each of its steps.
-    - `when`: the times (low, high) between which tokens are corrected, ends excluded, so that by default clean tokens are
-      not; or a function, elementwise from times to Bool.
-    - `repeats`: corrector steps after each step of the sampler.
+    - `corrector`: the corrector applied after each step.
+    - `when`: the open interval of times (low, high) in which tokens are corrected, by default excluding clean tokens;
+      or an elementwise function from times to Bool.
+    - `repeats`: the number of corrector steps after each step of the sampler.
 
-    `converges` where both do.
+    `converges` is True if both converge.
 
-    **Raises:** `ValueError` for anything else.
+    **Raises:** `ValueError` for invalid arguments.
 
     **Source:** Song et al. (2021), arXiv 2011.13456, for predictors and correctors; Campbell et al. (2022), arXiv
     2205.14987, for discrete data.
@@ -59,22 +60,22 @@ class PredictorCorrector(WrappedSampler):
         if not isinstance(corrector, Corrector):
             raise ValueError(f"a corrector must be a noiselab.Corrector; got {type(corrector).__name__}")
         if not callable(when) and not (len(when) == 2 and when[0] < when[1]):
-            raise ValueError(f"when must be two rising times, or a function of times; got {when}")
+            raise ValueError(f"when must be two increasing times, or a function of times; got {when}")
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1; got {repeats}")
         self.corrector, self.when, self.repeats = corrector, when, repeats
         self.converges = predictor.converges and corrector.converges
 
     def stages(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> list[Stage]:
-        """Those of the predictor, then one for each step of the corrector."""
+        """The stages of the predictor, then one for each step of the corrector."""
         done = self.inner.stages(z, t, s, generator=generator)
         rows = self._rows(z, t, s)
-        # Sequences without such tokens take no part: not in the work, nor with their random numbers.
+        # Sequences without such tokens are skipped and draw no random numbers.
         index = rows.any(-1).nonzero()[:, 0]
         if not len(index):
             return done
         z, time = done[-1].z, s[index]
-        # Without rows, correctors need not tell tokens apart.
+        # `None` lets correctors skip the selection of tokens.
         some = None if rows.all() else rows[index]
         generator = select_generators(generator, index)
         for _ in range(self.repeats):
@@ -83,7 +84,7 @@ class PredictorCorrector(WrappedSampler):
         return done
 
     def _rows(self, z: Tensor, t: Tensor, s: Tensor) -> Selection:
-        """The tokens that have moved in time, where `when` allows it."""
+        """The mask of tokens whose time changed, where `when` allows correction."""
         t, s = as_token_times(t, z), as_token_times(s, z)
         allowed = self.when(s) if callable(self.when) else (self.when[0] < s) & (s < self.when[1])
         if not isinstance(allowed, Tensor) or allowed.dtype != torch.bool:
@@ -91,6 +92,6 @@ class PredictorCorrector(WrappedSampler):
         return ((s < t) & allowed).expand(z.shape)
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         when = self.when if callable(self.when) else f"({self.when[0]:g}, {self.when[1]:g})"
         return f"{self.corrector}, when={when}, repeats={self.repeats}"

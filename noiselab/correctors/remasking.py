@@ -1,4 +1,4 @@
-"""Remasking of samples at their own time."""
+"""The ReMDM loop: remasking at constant time."""
 
 from typing import ClassVar, Literal
 
@@ -16,19 +16,20 @@ Remasking = Literal["cap", "rescale", "confidence"]
 
 
 class RemaskingCorrector(Corrector):
-    r"""ReMDM's loop: at a time that stands still, each token is drawn anew from $q_t(\cdot \mid x)$ by chance.
+    r"""The ReMDM loop: at constant time, each token is resampled from $q_t(\cdot \mid x)$ with some probability.
 
-    With probability $1 - \kappa = \sigma / (1 - \alpha_t)$ a token is replaced by noise at t of a clean token from its
-    posterior: for masking, a visible token is masked with probability $\sigma$, and as many masks are filled. One token at a
-    time this leaves the law of noisy sequences alone; tokens drawn in the same step do not see each other's change.
+    With probability $1 - \kappa = \sigma / (1 - \alpha_t)$ a token is replaced by a draw from $q_t(\cdot \mid x)$, with
+    x from its posterior. For absorbing noise, visible tokens are masked with probability $\sigma$, and the same number
+    of masks is filled on average. With one token at a time the law of noisy sequences is invariant; tokens drawn in the
+    same step do not condition on each other.
 
     **Arguments:**
 
-    - `process`: one whose noise forgets what it destroys.
-    - `denoiser`: of any parametrisation.
-    - `amount`: $\sigma$ in [0, 1], at most $1 - \alpha_t$.
+    - `process`: a process with state-independent corruption.
+    - `denoiser`: a denoiser of any prediction type.
+    - `amount`: $\sigma$ in [0, 1], limited to $1 - \alpha_t$.
 
-    **Raises:** `ValueError` for another amount, or token-dependent noise.
+    **Raises:** `ValueError` if the amount is out of range, or the process has state-dependent corruption.
 
     **Source:** Wang et al. (2025), ReMDM, arXiv 2503.00307, section 4 (loop).
 
@@ -71,5 +72,5 @@ class RemaskingCorrector(Corrector):
         return plan.apply(self.denoiser, z, t)
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"amount={self.amount:g}"

@@ -17,27 +17,28 @@ from .base import Corrector, as_selection
 
 
 class SelfCorrection(Corrector):
-    r"""A fixed-point search at a small time: all sequences at once, each stops by itself.
+    r"""A fixed-point search at a small time, for a batch of sequences that stop independently.
 
     At time t0: x_hat = softmax(logits / temperature); draw z' from x_hat at every position; the score of a position is
     x_hat(z') where z' differs from z; the best-scored positions take their z'. A sequence stops when nothing changes,
-    or when its self-accuracy (the share of tokens equal to the arg-max) has not improved for more than `patience` steps.
+    or when its self-accuracy (the fraction of tokens equal to the arg-max) has not improved for more than `patience`
+    steps.
 
-    It searches for likely text, at any temperature, and does not sample: `converges` is False. `walk` and `correct` do
-    it after sampling, as published; between the steps of a sampler (`PredictorCorrector`) each `step` is one revision.
+    It searches for likely text at any temperature and does not sample: `converges` is False. `walk` and `correct` apply
+    it after sampling, as published; between the steps of a sampler (`PredictorCorrector`), each `step` is one revision.
 
     **Arguments:**
 
-    - `denoiser`: its prediction is used as it is, without conversion, as published.
-    - `time`: t0 in [0, 1].
+    - `denoiser`: the denoiser; its prediction is used without conversion, as published.
+    - `time`: the time t0, in [0, 1].
     - `temperature`: positive; 0.1 to 0.5 published.
-    - `tokens_per_step`: at most this many tokens of a sequence change in a step.
-    - `patience`: steps without improvement.
-    - `support`: tokens that may be drawn, Bool [state]; all by default. Pass `process.support`, or
-    - `process`: the noise that the model was trained on. Its support is taken, and a `UserWarning` is given where this
-      noise makes no visible token wrong (pure masking): such a model has never seen what it shall find here.
+    - `tokens_per_step`: the maximum number of tokens of a sequence that change in a step.
+    - `patience`: the number of steps without improvement before a sequence stops.
+    - `support`: the tokens that may be drawn, Bool [state]; by default all. Pass `process.support`, or
+    - `process`: the process that the model was trained on. Its support is used, and a `UserWarning` is given if it
+      never makes a visible token wrong (absorbing noise): the model was then not trained on wrong tokens.
 
-    **Raises:** `ValueError` for a setting out of range, or a support without tokens.
+    **Raises:** `ValueError` if a setting is out of range, or the support is empty.
 
     **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 5.3 and algorithm 1; defaults as released.
 
@@ -78,25 +79,25 @@ class SelfCorrection(Corrector):
     ):
         if not (0 <= time <= 1 and temperature > 0 and tokens_per_step >= 1 and patience >= 0):
             raise ValueError(
-                "time must lie in [0, 1], temperature be positive, tokens_per_step at least 1, patience not negative; "
+                "time must lie in [0, 1], temperature be positive, tokens_per_step at least 1, patience non-negative; "
                 f"got {time}, {temperature}, {tokens_per_step}, {patience}"
             )
         if process is not None and process.data_tokens_are_certain(time):
             warnings.warn(
                 f"under {process} no visible token is ever wrong at t = {time:g}, so that a model trained on it has never "
-                "seen wrong tokens: self-correction works, but on guesses that were not trained",
+                "seen wrong tokens: self-correction runs, but its predictions for visible tokens were not trained",
                 UserWarning,
                 stacklevel=2,
             )
         support = process.support if support is None and process is not None else support
         if support is not None and not support.any():
-            raise ValueError("support must hold at least one token; got none")
-        # Without `super().__init__`: what it takes is a denoiser as it is, and no process is needed.
+            raise ValueError("support must contain at least one token; got none")
+        # Without `super().__init__`, because the denoiser is not converted and no process is needed.
         self.denoiser, self.support = require_denoiser(denoiser, type(self).__name__), support
         self.time, self.temperature, self.tokens_per_step, self.patience = time, temperature, tokens_per_step, patience
 
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
-        """One revision at the times t, of tokens of the support: what shows that it is noise is left to the sampler."""
+        """One revision at the times t of tokens in the support; tokens outside it (masks) are left to the sampler."""
         as_token_times(t, z)
         rows = as_selection(rows, z)
         if self.support is not None:
@@ -109,12 +110,12 @@ class SelfCorrection(Corrector):
     ) -> Iterator[Tokens]:
         """The states after each step, at most `steps` of them; ends early when all sequences have stopped.
 
-        A stopped sequence is no longer evaluated, but still consumes its random numbers, so that its neighbours do not
-        depend on when it stopped.
+        A stopped sequence is no longer evaluated, but still consumes its random numbers, so that the other sequences do
+        not depend on when it stopped.
 
         **Arguments:**
 
-        - `rows`: the tokens that may change, and whose accuracy counts; all by default. A prompt is outside.
+        - `rows`: the mask of tokens that may change and that count for self-accuracy; by default all. Exclude prompts.
         """
         rows = None if rows is None else as_selection(rows, z)
         live = torch.ones(len(z), dtype=torch.bool, device=z.device) if rows is None else rows.any(-1)
@@ -141,16 +142,16 @@ class SelfCorrection(Corrector):
 
         **Arguments:**
 
-        - `u`: one uniform number a position.
-        - `t`: the times; `time` by default.
-        - `rows`: the tokens that may change, and whose accuracy is taken; all by default.
+        - `u`: one uniform number per position.
+        - `t`: the times; by default `time`.
+        - `rows`: the mask of tokens that may change and that count for self-accuracy; by default all.
         """
         z = z.long()
         t = torch.full(z.shape[:1], self.time, dtype=torch.float64, device=z.device) if t is None else t
         logits = self.denoiser(z, t) if rows is None else self.denoiser(z, t, rows)
         drawn, score, guess = self._guesses(logits, u if rows is None else u[rows])
         if rows is not None:
-            # Elsewhere the tokens themselves, which have no score.
+            # Outside `rows` the tokens themselves, which have no score.
             drawn, guess = z.masked_scatter(rows, drawn), z.masked_scatter(rows, guess)
             score = score.new_zeros(z.shape).masked_scatter(rows, score)
         score = torch.where(drawn != z, score, 0)
@@ -163,7 +164,9 @@ class SelfCorrection(Corrector):
         return z, (agreed * rows).sum(-1) / rows.sum(-1).clamp(min=1)
 
     def _guesses(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A drawn token for each row, its probability, the likeliest token; some rows at a time, which stay in the cache."""
+        """A drawn token for each row, its probability, and the most likely token; computed in chunks that fit into the
+        cache.
+        """
         support = None if self.support is None else self.support.to(logits.device)
         found = []
         size = max(1, LOGITS_AT_ONCE // logits.shape[-1])
@@ -180,7 +183,7 @@ class SelfCorrection(Corrector):
     def correct(
         self, z: Tokens, *, steps: int = 128, rows: Selection | None = None, generator: Randomness = None
     ) -> Tokens:
-        """The sequences after the whole walk; arguments as for `walk`."""
+        """The sequences after the complete walk; arguments as for `walk`."""
         for state in self.walk(z, steps=steps, rows=rows, generator=generator):
             z = state
         return z
@@ -189,7 +192,7 @@ class SelfCorrection(Corrector):
         return describe(self, self.denoiser, self.extra_repr())
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return (
             f"time={self.time:g}, temperature={self.temperature:g}, tokens_per_step={self.tokens_per_step}, "
             f"patience={self.patience}"

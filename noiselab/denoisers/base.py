@@ -1,4 +1,4 @@
-"""A network that guesses clean tokens, and denoisers that wrap denoisers."""
+"""The interface of denoisers, which predict clean tokens, and base classes for wrappers."""
 
 import abc
 import inspect
@@ -14,13 +14,13 @@ from ..typing import Logits, PerRow, RowLogits, RowTokens, Selection, Times, Tok
 
 
 class Denoiser(nn.Module, abc.ABC):
-    """Guesses clean tokens from noisy ones.
+    """Predicts clean tokens from noisy ones.
 
-    A subclass writes `forward(z, t)` and says what it predicts: `predicts = "leave_one_out"` (what the ELBO trains),
-    `"posterior"` (what cross-entropy on noisy tokens trains) or `"score"` (log-scores, what score entropy trains).
-    Samplers and evaluations convert. A network that says nothing is taken for one trained on the ELBO; a denoiser that
-    holds another denoiser must say it, or derive from `WrappedDenoiser`. Calling a denoiser with `rows` gives the logits of
-    selected tokens only; a `forward` that takes `rows` itself can save the work of the others.
+    A subclass implements `forward(z, t)` and declares its prediction type: `predicts = "leave_one_out"` (trained by the
+    ELBO), `"posterior"` (trained by cross-entropy on noisy tokens) or `"score"` (log-scores, trained by score entropy).
+    Samplers and evaluations convert between them. The default is "leave_one_out"; a denoiser that contains another
+    denoiser must declare its type, or derive from `WrappedDenoiser`. Calling a denoiser with `rows` returns the logits
+    of the selected tokens only; a `forward` with the argument `rows` can avoid computing the others.
 
     **Example:**
 
@@ -51,13 +51,13 @@ class Denoiser(nn.Module, abc.ABC):
 
     @property
     def predicts(self) -> Prediction:
-        """What it predicts: "leave_one_out", "posterior" or "score".
+        """The prediction type: "leave_one_out", "posterior" or "score".
 
-        **Raises:** `ValueError` where it is set to anything else, or never set by a denoiser that holds another one.
+        **Raises:** `ValueError` if it is set to another value, or not set by a denoiser that contains another one.
         """
         if self._predicts is None and any(isinstance(part, Denoiser) for part in _held_by(self)):
             raise ValueError(
-                f"a denoiser around a denoiser must say what it predicts; got {type(self).__name__}, which does not: set "
+                f"a denoiser around a denoiser must declare what it predicts; got {type(self).__name__}, which does not: set "
                 "`predicts`, or derive it from noiselab.WrappedDenoiser"
             )
         return self._predicts or "leave_one_out"
@@ -67,9 +67,9 @@ class Denoiser(nn.Module, abc.ABC):
         self._predicts = require_prediction(prediction)
 
     def __call__(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
-        """Logits of all tokens, or of the selected rows. Times may also come lifted, [batch, 1]."""
+        """Logits of all tokens, or of the selected rows. Times may also have shape [batch, 1]."""
         if t.shape == (len(z), 1) and z.shape[1] > 1:
-            t = t[:, 0]  # `forward` is promised one for each sequence or one for each token
+            t = t[:, 0]  # `forward` receives [batch] or [batch, length]
         if rows is None:
             return super().__call__(z, t)
         return super().__call__(z, t, rows) if self._takes_rows else select(super().__call__(z, t), rows)
@@ -82,21 +82,21 @@ class Denoiser(nn.Module, abc.ABC):
 
         - `z`: noisy tokens.
         - `t`: their time, [batch] or [batch, length].
-        - `rows`: the tokens whose logits are wanted; all by default.
+        - `rows`: the mask of tokens whose logits are returned; by default all.
 
         **Returns:** [batch, length, state]; with `rows`, [n, state] for the selected tokens in row-major order.
         """
 
 
 def select(logits: Logits, rows: Tensor | None) -> Float[Tensor, "... state"]:
-    """The logits of the selected tokens, for denoisers that cannot save the work of the others."""
+    """Select the logits of `rows`, for denoisers that compute all of them."""
     return logits if rows is None else logits[rows]
 
 
 class ProjectedDenoiser(Denoiser):
-    """A denoiser whose hidden states and output projection can be had apart.
+    """A denoiser with separate hidden states and output projection.
 
-    A subclass writes `hidden` and `project`. Only the selected rows are projected, and a loss can be fused with the
+    A subclass implements `hidden` and `project`. Only the selected rows are projected, and a loss can be fused with the
     projection (`noiselab.nelbo_fused`).
     """
 
@@ -109,22 +109,22 @@ class ProjectedDenoiser(Denoiser):
         """Logits from hidden states, row by row."""
 
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
-        """Logits of the selected rows, projecting no others."""
+        """Logits of the selected rows; only these are projected."""
         return self.project(select(self.hidden(z, t), rows))
 
 
 class WrappedDenoiser(Denoiser):
-    """A denoiser around a denoiser: predicts what the inner one predicts, but for what a subclass replaces.
+    """A denoiser that wraps another one; its prediction type is that of the inner denoiser.
 
-    A subclass writes `forward`, and `extra_repr` for its settings. One that predicts something else sets `predicts` after
-    `super().__init__(inner)`; one that cannot work on log-scores sets `accepts_scores = False`.
+    A subclass implements `forward`, and `extra_repr` for its settings. If its prediction type differs, set `predicts`
+    after `super().__init__(inner)`; if it does not support log-scores, set `accepts_scores = False`.
 
     **Arguments:**
 
     - `inner`: the denoiser to wrap.
 
-    **Raises:** `ValueError` if it is no `Denoiser`, or predicts scores, which are no logits of clean tokens, and the
-    subclass does not accept them.
+    **Raises:** `ValueError` if `inner` is not a `Denoiser`, or predicts scores, which are not logits of clean tokens,
+    and the subclass does not accept them.
 
     **Example:**
 
@@ -158,10 +158,10 @@ class WrappedDenoiser(Denoiser):
 
 
 class Transform(WrappedDenoiser):
-    """Changes the prediction x_hat of a denoiser, token by token, and never the reverse step.
+    """Transforms the prediction x_hat of a denoiser, token by token; it never acts on the reverse step.
 
-    A subclass writes `edit`; selected rows and what is predicted carry over. One whose `edit` is made for log-scores too
-    sets `accepts_scores = True`.
+    A subclass implements `edit`; the selection of rows and the prediction type are those of the inner denoiser. If
+    `edit` also supports log-scores, set `accepts_scores = True`.
 
     **Arguments:** and **Raises:** as for `WrappedDenoiser`.
     """
@@ -181,7 +181,7 @@ class Transform(WrappedDenoiser):
 
 
 def require_prediction(prediction: str) -> Prediction:
-    """What a denoiser says that it predicts, or `ValueError`."""
+    """Return a valid prediction type, or raise `ValueError`."""
     for known in get_args(Prediction):
         if prediction == known:
             return known
@@ -189,9 +189,9 @@ def require_prediction(prediction: str) -> Prediction:
 
 
 def require_denoiser(denoiser: object, name: str, *, scores: bool = True) -> Denoiser:
-    """The denoiser that `name` is built around.
+    """Check the denoiser passed to `name`.
 
-    **Raises:** `ValueError` if it is no `Denoiser`, or predicts scores and these are not accepted.
+    **Raises:** `ValueError` if it is not a `Denoiser`, or predicts scores and these are not accepted.
     """
     if not isinstance(denoiser, Denoiser):
         raise ValueError(f"{name} needs a noiselab.Denoiser; got {type(denoiser).__name__}")
@@ -204,19 +204,19 @@ def require_denoiser(denoiser: object, name: str, *, scores: bool = True) -> Den
 
 
 def _held_by(module: nn.Module) -> Iterator[object]:
-    """What a module holds: its parts, and what is in lists and dictionaries that torch does not look into."""
+    """The contents of a module: its submodules, and the items of lists and dictionaries, which torch does not register."""
     yield from (part for part in module.modules() if part is not module)
     for value in vars(module).values():
         yield from value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
 
 
 def describe(thing: object, *parts: object) -> str:
-    """What an object is made of, in one line: its class, its parts and its settings; empty ones are left out."""
+    """Describe an object in one line: its class, parts and settings; empty ones are omitted."""
     texts = [in_a_line(part) if isinstance(part, nn.Module) else str(part) for part in parts]
     return f"{type(thing).__name__}({', '.join(text for text in texts if text)})"
 
 
 def in_a_line(denoiser: nn.Module) -> str:
-    """A denoiser in one line, or its number of parameters where it would print as a tree."""
+    """Describe a denoiser in one line, or by its number of parameters if it would print as a tree."""
     text, count = repr(denoiser), sum(p.numel() for p in denoiser.parameters())
     return text if "\n" not in text else f"{type(denoiser).__name__}({count:,} parameters)"

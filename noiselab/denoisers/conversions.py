@@ -1,4 +1,4 @@
-"""Changes from one prediction to another: leave-one-out, posterior, score. Each wraps a denoiser."""
+"""Conversions between prediction types: leave-one-out, posterior, score. Each wraps a denoiser."""
 
 import torch
 from jaxtyping import Float
@@ -9,11 +9,11 @@ from ..process import NoiseProcess
 from ..typing import PerRow, RowLogits, RowTokens, Selection, Times, Tokens
 from .base import Denoiser, Transform, require_prediction
 
-SCORE_END = 1e-4  # how near the end of time scores are asked for the clean token
+SCORE_END = 1e-4  # margin from the end of time at which scores are still evaluated
 
 
 class _Conversion(Transform):
-    """Predicts what the subclass names, whatever the wrapped denoiser predicts."""
+    """Converts any prediction type to that of the subclass."""
 
     target: Prediction
     accepts_scores = True
@@ -29,8 +29,8 @@ class _Conversion(Transform):
         return super().forward(z, t, rows)
 
     def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
-        """The outputs of the other prediction, or the same where nothing is to be converted."""
-        # Unchecked: the check would be one wait for the GPU at each step.
+        """The converted outputs, or the same outputs if no conversion is needed."""
+        # Unchecked, because the check would synchronize with the GPU at each step.
         return _CONVERT[self.target](self.process, logits, z, t, predicts=self.inner.predicts, check=False)
 
 
@@ -38,22 +38,22 @@ _CONVERT = {"leave_one_out": to_leave_one_out, "posterior": to_posterior, "score
 
 
 class LeaveOneOut(_Conversion):
-    """Predicts leave-one-out: takes the likelihood of the token's own noisy value out, or solves the scores for x_hat.
+    """Converts to leave-one-out: removes the likelihood of the token's own noisy value, or solves the scores for x_hat.
 
-    Where no signal is left, scores are those of pure noise, whatever the data: they are asked for at times up to 1e-4
-    before the end of the process's domain, and stand for those after it.
+    If no signal is left, scores do not depend on the data. They are therefore evaluated at times at least 1e-4 before
+    the end of the process's domain, also for later times.
 
     **Arguments:**
 
     - `inner`: the denoiser to wrap.
-    - `process`: the noise that made z; an impossible z is not looked for (`to_leave_one_out` does).
+    - `process`: the process that generated z; an impossible z is not detected (`to_leave_one_out` does).
     """
 
     target = "leave_one_out"
 
 
 class Posterior(_Conversion):
-    """Predicts the posterior: puts the likelihood of the token's own noisy value in, if it was not.
+    """Converts to the posterior: adds the likelihood of the token's own noisy value.
 
     **Arguments:** as for `LeaveOneOut`.
     """
@@ -62,7 +62,7 @@ class Posterior(_Conversion):
 
 
 class Score(_Conversion):
-    """Predicts log-scores, for every token and masks too: 0 at the token that is there.
+    """Converts to log-scores for every token, including masks; 0 at the current token.
 
     **Arguments:** as for `LeaveOneOut`.
     """
@@ -71,10 +71,10 @@ class Score(_Conversion):
 
 
 def as_leave_one_out(denoiser: Denoiser, process: NoiseProcess) -> Denoiser:
-    """The denoiser itself if it predicts leave-one-out, else converted.
+    """Return the denoiser itself if it predicts leave-one-out, otherwise a conversion.
 
-    **Raises:** `ValueError` if it is no `Denoiser`, does not say what it predicts (`Denoiser.predicts`), or predicts scores
-    for state-dependent noise (`to_leave_one_out`).
+    **Raises:** `ValueError` if it is not a `Denoiser`, does not declare its prediction type (`Denoiser.predicts`), or
+    predicts scores for state-dependent corruption (`to_leave_one_out`).
     """
     if not isinstance(denoiser, Denoiser):
         raise ValueError(f"a denoiser must be a noiselab.Denoiser; got {type(denoiser).__name__}")
@@ -82,7 +82,7 @@ def as_leave_one_out(denoiser: Denoiser, process: NoiseProcess) -> Denoiser:
     if prediction == "leave_one_out":
         return denoiser
     if prediction == "score":
-        # Tried on one token: what cannot be solved is refused now, not at the first step.
+        # Tried on one token, so that unsupported conversions fail here and not at the first step.
         row = torch.zeros(1, process.vocab_size, dtype=torch.float64, device=process.device)
         process.solve_score(row, row[:, 0].long(), row[:, 0] + sum(process.domain) / 2)
     return LeaveOneOut(denoiser, process)

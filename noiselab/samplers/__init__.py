@@ -1,4 +1,4 @@
-"""Samplers: the interface, one method per file, and what wraps them."""
+"""Samplers: the interface, one method per file, and wrappers."""
 
 from .ancestral import AncestralSampler
 from .base import Sampler, Stage, WrappedSampler

@@ -1,4 +1,4 @@
-"""The reverse transition, drawn exactly: three-way where the noise has factors, from the dense posterior elsewhere."""
+"""The exact reverse transition: a three-way choice for factored noise, otherwise a draw from the dense posterior."""
 
 from typing import ClassVar
 
@@ -10,8 +10,8 @@ from .base import Sampler
 class AncestralSampler(Sampler):
     r"""Draws from the reverse transition $q(z_s \mid z_t, \hat x)$ exactly.
 
-    N steps are N transitions, from the prior at t = 1 to data at t = 0: no mask and no other noise is left at the end. (A
-    process that has some noise even at t = 0, such as `log_snr_hybrid`, is left by one more jump, `clean`.)
+    N steps are N transitions, from the prior at t = 1 to data at t = 0, where no noise is left. (For a process with
+    noise at t = 0, such as `log_snr_hybrid`, one more jump, `clean`, removes it.)
 
     **Source:** Austin et al. (2021), arXiv 2107.03006, for the plug-in reverse transition; the three-way form is
     derived on the theory page.
@@ -35,6 +35,6 @@ class AncestralSampler(Sampler):
     law = "falls as 1/N in the number of steps N"
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
-        """One reverse transition; the network is not called where no token needs it."""
+        """One reverse transition; the network is evaluated only if some token needs it."""
         u = uniforms(*z.shape, self.process.reverse_draws, generator=generator, device=z.device)
         return self.process.plan_reverse(z, s, t, u).apply(self.denoiser, z, t)

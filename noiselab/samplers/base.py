@@ -1,4 +1,4 @@
-"""Walks from noise to data."""
+"""The interface of samplers, which generate sequences in steps from noise to data."""
 
 import abc
 import itertools
@@ -18,12 +18,12 @@ from ..typing import Grid, Times, Tokens, Variants
 
 
 class Stage(NamedTuple):
-    """The tokens after one part of a step, and who made them.
+    """The tokens after one part of a step.
 
     **Arguments:**
 
-    - `kind`: who, for example "denoise" or "gibbs".
-    - `time`: where the tokens are now, [batch] or [batch, length].
+    - `kind`: the kind of change, for example "denoise" or "gibbs".
+    - `time`: the time of the tokens, [batch] or [batch, length].
     - `z`: the tokens.
     """
 
@@ -35,35 +35,38 @@ class Stage(NamedTuple):
 TAKE_ANY_PROCESS = ("AncestralSampler", "BlockSampler", "Infilling")  # for a message
 
 Advance: TypeAlias = Callable[..., list[Stage]]
-"""What makes one step: called as `Sampler.stages`."""
+"""A function that makes one step, with the signature of `Sampler.stages`."""
 
 
 class Sampler(abc.ABC):
-    """Draws sequences by steps from noise to data.
+    """Generates sequences in steps from noise (t = 1) to data (t = 0).
 
-    A subclass writes `step`; `walk` yields every state, so that progress bars, traces and early stops are the caller's.
-    One that is made of others writes `stages` too, so that a trace knows which of them changed what.
+    A subclass implements `step`. `walk` yields every state, so that callers can implement progress bars, traces and
+    early stopping. A sampler composed of others also implements `stages`, so that traces record which part made each
+    change.
 
     **Arguments:**
 
-    - `process`: the noise; checked once (`validate`).
-    - `denoiser`: of any parametrisation; `self.denoiser` predicts leave-one-out.
+    - `process`: the noise process; validated once (`validate`).
+    - `denoiser`: a denoiser of any prediction type; `self.denoiser` predicts leave-one-out.
 
-    **Raises:** `ValueError` if the process is no Markov process, or the denoiser does not say what it predicts.
+    **Raises:** `ValueError` if the process is not Markov, or the denoiser does not declare its prediction type.
     """
 
     kind = "denoise"
-    """What a trace calls the changes of this sampler."""
+    """The kind of change in traces."""
     converges = False
-    """Whether it claims that its law tends to that of the data as steps grow, given the exact denoiser."""
+    """Whether its distribution converges to that of the data as the number of steps grows, given the exact denoiser;
+    the tests verify this claim.
+    """
     takes: ClassVar[type[NoiseProcess]] = NoiseProcess
-    """The kind of process that it needs; others are refused, in words."""
+    """The kind of process that it supports; others raise an error."""
     variants: ClassVar[Variants] = {}
-    """Names -> keyword arguments, for the bench, the tests and the tables; by default one, with the defaults."""
+    """Names -> keyword arguments for the bench, tests and tables; by default one variant with default arguments."""
     law = ""
-    """Its error with an exact denoiser, in a few words, for the table; by default what `converges` says."""
+    """Its error with an exact denoiser in a few words, for tables; by default given by `converges`."""
     evaluated = "at positions that may change"
-    """Where it evaluates the network, in a few words, for the table."""
+    """Where it evaluates the network in a few words, for tables."""
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)
@@ -71,7 +74,7 @@ class Sampler(abc.ABC):
         self.process = process
         self.denoiser = as_leave_one_out(denoiser, process)
 
-    # Write this one.
+    # To be implemented.
 
     @abc.abstractmethod
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
@@ -80,10 +83,10 @@ class Sampler(abc.ABC):
         **Arguments:**
 
         - `z`: tokens at t.
-        - `t`, `s`: [batch] or [batch, length], s < t; a token with s = t stays as it is.
+        - `t`, `s`: [batch] or [batch, length], s < t; a token with s = t does not change.
         """
 
-    # What samplers around samplers replace.
+    # Overridden by wrappers.
 
     def stages(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> list[Stage]:
         """The parts of one step, the last of which ends at s; arguments as for `step`."""
@@ -92,23 +95,23 @@ class Sampler(abc.ABC):
     def start(
         self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None
     ) -> Tokens:
-        """The tokens that `sample` begins with: pure noise."""
+        """The initial tokens of `sample`: pure noise."""
         return self.process.prior(batch, length, generator=generator, device=device or self.device)
 
     def path(
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
     ) -> Iterator[list[Stage]]:
-        """The stages of each step along a grid that has been checked.
+        """The stages of each step along a validated grid.
 
         **Arguments:**
 
         - `z`, `times`, `generator`: as for `walk`.
-        - `advance`: what makes the stages of one step; `self.stages` by default. A sampler around this one hands over its own,
-          so that this one decides when, and the outer one how.
+        - `advance`: the function that makes the stages of one step; by default `self.stages`. A wrapper passes its own
+          function, so that the inner sampler determines the times and the wrapper determines the steps.
         """
         advance = advance or self.stages
         for t, s in itertools.pairwise(times):
-            # Entered anew at each step: between two states the caller's own mode holds.
+            # Entered at each step, so that the caller's gradient mode applies between steps.
             with torch.no_grad():
                 done = advance(z, t.expand(len(z)), s.expand(len(z)), generator=generator)
             z = done[-1].z
@@ -122,9 +125,10 @@ class Sampler(abc.ABC):
         **Arguments:**
 
         - `z`: tokens at `times[0]`.
-        - `times`: falling, in the domain of the process ([0, 1]); N + 1 of them make N steps.
+        - `times`: decreasing times in the domain of the process ([0, 1]); N + 1 times define N steps.
 
-        **Raises:** `ValueError` for a grid that leaves the domain or does not fall, or tokens outside the vocabulary.
+        **Raises:** `ValueError` if the grid leaves the domain or does not decrease, or tokens are outside the
+        vocabulary.
         """
         times = self.grid(times=times)
         if z.numel() and (z.min() < 0 or z.max() >= self.process.vocab_size):
@@ -134,9 +138,10 @@ class Sampler(abc.ABC):
         return (stages[-1].z for stages in self.path(z, times.to(z.device), generator=generator))
 
     def grid(self, steps: int | None = None, times: Grid | None = None) -> Grid:
-        """The times of `steps` even steps over the domain, or your own, checked.
+        """The times of `steps` uniform steps over the domain, or the given times, validated.
 
-        **Raises:** `ValueError` unless exactly one of them is given, `steps` is positive, and `times` fall within the domain.
+        **Raises:** `ValueError` unless exactly one is given, `steps` is positive, and `times` decrease within the
+        domain.
         """
         low, high = self.process.domain
         if (steps is None) == (times is None):
@@ -148,7 +153,7 @@ class Sampler(abc.ABC):
         times = times.double()
         if times.dim() != 1 or len(times) < 2 or not (times[1:] < times[:-1]).all():
             raise ValueError(f"times must fall from noise to data; got {times.tolist()}")
-        # A grid made in float32 may miss the ends by its rounding.
+        # A float32 grid may miss the ends by rounding.
         if times[0] > high + 1e-6 or times[-1] < low - 1e-6:
             raise ValueError(f"times must lie in [{low}, {high}]; got {times[0].item()} to {times[-1].item()}")
         return times.clamp(low, high)
@@ -162,7 +167,7 @@ class Sampler(abc.ABC):
         clean: bool = True,
         generator: Randomness = None,
     ) -> Iterator[list[Stage]]:
-        """All that `sample` does, stage by stage: the noise it starts from, each step, the jump to clean tokens.
+        """The stages of `sample`: the initial noise, each step, and the jump to clean tokens.
 
         **Arguments:** as for `sample`.
         """
@@ -170,7 +175,7 @@ class Sampler(abc.ABC):
         if abs(float(times[0]) - self.process.domain[1]) > 1e-6:
             raise ValueError(
                 f"times must start at {self.process.domain[1]}, where pure noise is drawn; got {float(times[0])} "
-                "(`walk` starts from tokens of your own at any time)"
+                "(`walk` starts from given tokens at any time)"
             )
         return self._run(shape, times, clean, generator)
 
@@ -195,19 +200,19 @@ class Sampler(abc.ABC):
         clean: bool = True,
         generator: Randomness = None,
     ) -> Tokens:
-        """Sequences from pure noise.
+        """Generate sequences from pure noise.
 
-        Where noise is left at the last time (a grid that ends above 0, a process that does not begin quite clean), the
-        tokens jump from there to clean ones (`clean`), which takes one more evaluation of the network.
+        If noise is left at the last time (because the grid ends above 0, or the process has noise at t = 0), the tokens
+        jump to clean ones (`clean`), which takes one more network evaluation.
 
         **Arguments:**
 
         - `shape`: (batch, length).
-        - `steps`: number of transitions from the upper end of the domain (t = 1) to the lower (t = 0), evenly spaced; or
-        - `times`: a grid of your own, from the upper end, where `prior` is drawn (`walk` starts anywhere). Where noise
-          goes as the square root of t (`gidd`, gamma = 1) even steps are too coarse near 0, and
-          `torch.linspace(1, 0, steps + 1) ** 2` is far closer to the data's law.
-        - `clean`: whether to make that jump; without it, the noise stays.
+        - `steps`: the number of uniform steps from the upper end of the domain (t = 1) to the lower (t = 0); or
+        - `times`: a decreasing grid that starts at the upper end, where `prior` is drawn (`walk` can start at any
+          time). If noise grows as the square root of t (`gidd`, gamma = 1), uniform steps are too coarse near 0, and
+          `torch.linspace(1, 0, steps + 1) ** 2` is far closer to the data distribution.
+        - `clean`: whether to make the final jump; otherwise the noise is kept.
 
         **Raises:** `ValueError` unless exactly one of `steps` and `times` is given, `steps` is positive and `times` start
         at the upper end of the domain.
@@ -219,10 +224,11 @@ class Sampler(abc.ABC):
 
     @torch.no_grad()
     def clean(self, z: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
-        r"""Clean tokens from noisy ones in one jump: each drawn by itself from $p(x \mid z) \propto \hat x_x\, q_t(z \mid x)$.
+        r"""Jump from noisy to clean tokens, each drawn independently from
+        $p(x \mid z) \propto \hat x_x\, q_t(z \mid x)$.
 
-        What `reconstruction` is the cost of. Tokens that noise cannot have produced stay as they are; if there are no
-        others, the network is not asked.
+        `reconstruction` is the corresponding term of the bound. Tokens known to be clean do not change; if all are, the
+        network is not evaluated.
 
         **Arguments:**
 
@@ -239,7 +245,7 @@ class Sampler(abc.ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the denoiser and the process live."""
+        """The device of the denoiser and the process."""
         tensors = (*self.denoiser.parameters(), *self.denoiser.buffers(), *self.process.buffers())
         return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
@@ -247,12 +253,12 @@ class Sampler(abc.ABC):
         return describe(self, self.process, self.denoiser, self.extra_repr())
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return ""
 
 
 class WrappedSampler(Sampler):
-    """A sampler around a sampler: does as the inner one does, but for what a subclass replaces.
+    """A sampler that wraps another one and behaves like it, except for methods overridden by a subclass.
 
     **Arguments:**
 
@@ -266,27 +272,27 @@ class WrappedSampler(Sampler):
         self.kind, self.converges = inner.kind, inner.converges
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
-        """The last of the stages."""
+        """The tokens after the last stage."""
         return self.stages(z, t, s, generator=generator)[-1].z
 
     def stages(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> list[Stage]:
-        """Those of the inner sampler."""
+        """The stages of the inner sampler."""
         return self.inner.stages(z, t, s, generator=generator)
 
     def start(
         self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None
     ) -> Tokens:
-        """That of the inner sampler."""
+        """The initial tokens of the inner sampler."""
         return self.inner.start(batch, length, generator=generator, device=device)
 
     def path(
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
     ) -> Iterator[list[Stage]]:
-        """That of the inner sampler, with these stages."""
+        """The path of the inner sampler, with the stages of this one."""
         return self.inner.path(z, times, generator=generator, advance=advance or self.stages)
 
     def clean(self, z: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
-        """As the inner sampler does it."""
+        """As for the inner sampler."""
         return self.inner.clean(z, t, generator=generator)
 
     def __repr__(self) -> str:

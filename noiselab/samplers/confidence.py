@@ -1,12 +1,13 @@
-r"""Samplers that let the model say where to reveal next, for noise that shows (masks).
+r"""Confidence-based sampling for absorbing noise: the model determines which positions to unmask next.
 
-All positions that are still noise are asked, a token is drawn for each, and the best-scored ones are revealed. How many:
-`ConfidenceSampler` follows the schedule, `EntropyBoundedSampler` a bound on the error.
+The network is evaluated at all masks, a token is drawn for each, and the positions with the best scores are revealed.
+Their number follows the schedule (`ConfidenceSampler`) or a bound on the error (`EntropyBoundedSampler`).
 
-With the exact denoiser one token a step is exact as long as where it is revealed does not depend on what it is: x, in an
-order that is chosen by the tokens seen so far, has the probability
+With the exact denoiser, revealing one token per step is exact if the choice of the position does not depend on the
+drawn token: x, in an order chosen from the tokens revealed so far, has the probability
 $\prod_k \pi(i_k \mid x_{i_1 \dots i_{k-1}})\, p(x_{i_k} \mid x_{i_1 \dots i_{k-1}}) = p(x) \prod_k \pi(i_k \mid \cdot)$,
-and over all orders the last product adds up to 1. A score that sees the drawn token puts $x_{i_k}$ into $\pi$ as well.
+and the last product sums to 1 over all orders. If the score depends on the drawn token, $\pi$ also depends on
+$x_{i_k}$.
 """
 
 import abc
@@ -24,18 +25,18 @@ from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..schedules import ScheduleLike, as_schedule
 from ..typing import PerRow, RowLogits, Times, Tokens, Variants
 from .base import Sampler
-from .path_planning import at, best, log_law, noise_at, pick, ranked, spread
+from .path_planning import best, choose_tokens, gather_log_probs, log_law, noise_at, ranked, scatter_rows
 
 PositionScore: TypeAlias = str | Callable[[Tensor, Tensor], Tensor]
-"""How good it is to reveal a position: a name, or a function of log-probabilities [n, state] and drawn tokens [n]."""
+"""The score for revealing a position: a name, or a function of log-probabilities [n, state] and drawn tokens [n]."""
 
-BLIND = ("margin", "entropy", "random")  # scores that do not see the drawn token
+BLIND = ("margin", "entropy", "random")  # scores that do not depend on the drawn token
 SCORES = ("confidence", *BLIND)
-DRAWS = 2  # uniform numbers per position and step: the token, and what is random about the position
+DRAWS = 2  # uniform numbers per position and step: for the token and for the choice of the position
 
 
 class _PlannedSampler(Sampler):
-    """What the two have in common: asks at masks, draws, scores, and reveals what `chosen` says."""
+    """Base class: evaluates the network at masks, draws and scores tokens, and reveals those selected by `chosen`."""
 
     process: InterpolatingProcess
     takes = InterpolatingProcess
@@ -48,7 +49,7 @@ class _PlannedSampler(Sampler):
         self.score, self.draw = score, draw
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
-        """Reveals some of the masks; the network is not called where there are none, nor if none is due."""
+        """Reveal some of the masks; the network is not evaluated if there are none or none is due."""
         u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
         t, s = as_token_times(t, z), as_token_times(s, z)
         known = self.process.is_clean(z, t)
@@ -60,22 +61,24 @@ class _PlannedSampler(Sampler):
         if not rows.any():
             return z
         drawn, score, cost = self._judged(self.denoiser(z, t, rows), u[rows], s.expand(z.shape)[rows])
-        shown = due | self.chosen(spread(score, rows), spread(cost, rows), rows & ~due, left)
+        shown = due | self.chosen(scatter_rows(score, rows), scatter_rows(cost, rows), rows & ~due, left)
         return torch.where(shown, z.masked_scatter(rows, drawn), z)
 
     def _judged(self, logits: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Token, score and cost of each row; some rows at a time, which stay in the cache, unless a user's score wants all."""
+        """Token, score and cost of each row, in chunks that fit into the cache, unless a user-defined score needs all
+        rows.
+        """
         size = len(logits) if callable(self.score) else max(1, LOGITS_AT_ONCE // logits.shape[-1])
         found = []
         for some, numbers, times in zip(logits.split(size), u.split(size), s.split(size), strict=True):
             log_probs = log_law(some, self.process)
-            drawn = pick(log_probs, numbers[:, 0], self.draw)
+            drawn = choose_tokens(log_probs, numbers[:, 0], self.draw)
             found.append((drawn, self.rate(log_probs, drawn, numbers[:, 1], times), self.cost(log_probs)))
         drawn, score, cost = (torch.cat(parts) for parts in zip(*found, strict=True))
         return drawn, score, cost
 
     def cost(self, log_probs: Tensor) -> Tensor:
-        """What revealing a position together with others costs; nothing by default."""
+        """The cost of revealing a position together with others; 0 by default."""
         return log_probs.new_zeros(len(log_probs))
 
     def live(self, due: Tensor, others: Tensor, left: Tensor) -> Tensor:
@@ -83,54 +86,56 @@ class _PlannedSampler(Sampler):
         return (due | others).any(-1)
 
     def rate(self, log_probs: Tensor, drawn: Tensor, u: Tensor, s: Tensor) -> Tensor:
-        """The scores of the asked positions, float64."""
+        """The scores of the evaluated positions, float64."""
         return gumbel(u) if self.score == "random" else position_score(self.score, log_probs, drawn)
 
     @abc.abstractmethod
     def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
-        """Which of `rows`, that may stay masked, are revealed; `left` masks are due."""
+        """The mask of revealed positions among `rows`, which may stay masked; `left` masks are to remain."""
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return ", ".join(self.options())
 
     def options(self) -> list[str]:
-        """What it is set to."""
+        """The settings, for `repr`."""
         score = self.score if isinstance(self.score, str) else getattr(self.score, "__name__", repr(self.score))
         return [f"score={score}"] + ["draw=False"] * (not self.draw)
 
 
 class ConfidenceSampler(_PlannedSampler):
-    r"""Reveals the positions that score best, as many as the schedule says.
+    r"""Reveals the positions with the best scores; their number follows the schedule.
 
-    Of the N tokens of a sequence that move to s, $\mathrm{round}(N (1 - \alpha_s))$ are masked afterwards: all are revealed
-    at the lower end of the domain. A token is drawn for every mask; the best-scored positions take theirs.
+    Of the N tokens of a sequence that move to s, $\mathrm{round}(N (1 - \alpha_s))$ are masked afterwards; all are
+    revealed at the lower end of the domain. A token is drawn for every mask, and the best-scored positions are
+    revealed.
 
-    | `score` | | with one token a step and the exact denoiser |
+    | `score` | | with one token per step and the exact denoiser |
     |---|---|---|
-    | `"confidence"` | $\log \hat x_v$ of the drawn token v | too likely tokens: what is drawn decides where |
+    | `"confidence"` | $\log \hat x_v$ of the drawn token v | biased to likely tokens: the drawn token affects the position |
     | `"margin"` | $\log(\hat x_{(1)} - \hat x_{(2)})$, the two most probable | exact |
     | `"entropy"` | $\sum_v \hat x_v \log \hat x_v$ | exact |
     | `"random"` | a random number | exact |
 
-    Exact, since the chain rule holds in every order that depends on revealed tokens only; `converges` says so. One token a
-    step needs as many steps as tokens, or more. Several tokens in one step are drawn independently: an error of any score.
+    Exactness follows from the chain rule, which holds in every order that depends only on revealed tokens; see
+    `converges`. It requires one token per step, hence at least as many steps as there are tokens. Several tokens in one
+    step are drawn independently, which causes an error for any score.
 
-    To choose more randomly, Gumbel noise is added to the scores, $\text{score} + T g$ with $g = -\log(-\log u)$: for one
-    position a step, it is chosen with probability proportional to $\exp(\text{score} / T)$. MaskGIT's falls with time:
-    `choice_temperature=4.5 * nl.t`. The temperature of the tokens is `nl.Temperature(denoiser, ...)`, and changes the scores
-    as well.
+    To choose positions more randomly, Gumbel noise is added to the scores, $\text{score} + T g$ with
+    $g = -\log(-\log u)$: with one position per step, positions are chosen with probability proportional to
+    $\exp(\text{score} / T)$. In MaskGIT the temperature decreases with time: `choice_temperature=4.5 * nl.t`. The
+    temperature of the tokens is set by `nl.Temperature(denoiser, ...)`, which also changes the scores.
 
     **Arguments:**
 
-    - `process`: noise that shows: none of it falls on tokens that data contain (`nl.masked` and the like).
-    - `denoiser`: as for every sampler; it is asked about masks only.
-    - `score`: a name, or a function of log-probabilities [n, state] and drawn tokens [n], where n counts the masks of all
-      sequences, to scores [n]. Equal scores are revealed from left to right.
-    - `choice_temperature`: T, not negative; a number, or a schedule of the time s that the step ends at.
-    - `draw`: whether tokens are drawn; if not, each is the most probable one (temperature 0).
+    - `process`: a process with absorbing noise, without noise on data tokens (such as `nl.masked`).
+    - `denoiser`: as for every sampler; it is evaluated only at masks.
+    - `score`: a name, or a function of log-probabilities [n, state] and drawn tokens [n], where n counts the masks of
+      all sequences, to scores [n]. Ties are broken from left to right.
+    - `choice_temperature`: T, non-negative; a number, or a schedule of the final time s of the step.
+    - `draw`: whether tokens are drawn; otherwise each is the most probable one (temperature 0).
 
-    **Raises:** `ValueError` for noise that does not show, or a score or temperature that does not fit.
+    **Raises:** `ValueError` for noise on data tokens, or an invalid score or temperature.
 
     **Source:** Chang et al. (2022), "MaskGIT", arXiv 2202.04200, section 3.2; Nie et al. (2025), "Large Language Diffusion
     Models" (LLaDA), arXiv 2502.09992, for `draw=False` ("low-confidence remasking"); Kim et al. (2025), arXiv 2502.06768,
@@ -168,55 +173,56 @@ class ConfidenceSampler(_PlannedSampler):
         self.choice_temperature = as_schedule(choice_temperature)
         values = self.choice_temperature(torch.linspace(*process.domain, 9, dtype=torch.float64))
         if not ((values >= 0) & values.isfinite()).all():
-            raise ValueError(f"choice_temperature must not be negative; got {values.min().item():g}")
+            raise ValueError(f"choice_temperature must be non-negative; got {values.min().item():g}")
         self.converges = draw and score in BLIND
 
     def live(self, due: Tensor, others: Tensor, left: Tensor) -> Tensor:
-        """The sequences that have more masks than they may keep."""
+        """The sequences with more masks than are to remain."""
         return due.any(-1) | (others.sum(-1) > left)
 
     def rate(self, log_probs: Tensor, drawn: Tensor, u: Tensor, s: Tensor) -> Tensor:
-        """The score and its noise."""
+        """The score plus Gumbel noise."""
         score = super().rate(log_probs, drawn, u, s)
         return score if self.score == "random" else score + self.choice_temperature(s) * gumbel(u)
 
     def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
-        """The best ones, so many that `left` masks are left."""
+        """The positions with the best scores, such that `left` masks remain."""
         return best(score, rows, rows.sum(-1) - left)
 
     def options(self) -> list[str]:
-        """What it is set to."""
+        """The settings, for `repr`."""
         score, *rest = super().options()
         noise = str(self.choice_temperature)
         return [score, *([] if noise == "0" else [f"choice_temperature={noise}"]), *rest]
 
 
 class EntropyBoundedSampler(_PlannedSampler):
-    r"""Reveals as many tokens at once as keeps the error of drawing them independently below a bound.
+    r"""Reveals the largest number of tokens per step for which a bound on the error of independent draws holds.
 
-    In each step the masks are sorted by their score, and the longest beginning U of that order is revealed for which
+    In each step the masks are sorted by their score, and the longest prefix U of that order is revealed for which
 
     $$\sum_{l \in U} H_l - \max_{l \in U} H_l \le \gamma, \qquad H_l = -\sum_v \hat x_v \log \hat x_v$$
 
-    at least one, and in the last step (to the lower end of the domain) all that are left. The left side is at least the
-    total correlation of the tokens in U, which is the Kullback-Leibler divergence of this step: their joint entropy is at
-    least that of any of them.
+    but at least one, and in the last step (to the lower end of the domain) all. The left side is at least the total
+    correlation of the tokens in U, which is the Kullback-Leibler divergence of this step, because their joint entropy
+    is at least that of any single one.
 
-    How fast it goes is up to the model, not to the schedule. Give it as many steps as tokens, `steps=length`: once nothing is
-    masked, the network is not called, so that calls are fewer. With fewer steps the last one reveals the rest, whatever the
-    bound. A network that is told the time is told that of the grid, at which more would be masked on average.
+    The speed is determined by the model and not by the schedule. Use one step per token, `steps=length`: once nothing
+    is masked, the network is no longer evaluated. With fewer steps, the last one reveals all remaining masks regardless
+    of the bound. A network with time input receives the time of the grid, at which more tokens would be masked on
+    average.
 
-    With `bound=0` and a score other than `"confidence"` it is exact for the exact denoiser: one token a step, beside those
-    that are certain (`converges`). A larger bound leaves an error that more steps do not remove.
+    With `bound=0` and a score other than `"confidence"` it is exact for the exact denoiser: one token per step, plus
+    those that are certain (`converges`). A larger bound causes an error that more steps do not remove.
 
     **Arguments:**
 
     - `process`, `denoiser`: as for `ConfidenceSampler`.
-    - `bound`: $\gamma$ in nats, not negative; infinite reveals all at once.
-    - `score`: what sorts, as for `ConfidenceSampler`; by default the entropy.
+    - `bound`: $\gamma$ in nats, non-negative; an infinite bound reveals all tokens at once.
+    - `score`: the score for sorting, as for `ConfidenceSampler`; by default the entropy.
     - `draw`: as for `ConfidenceSampler`.
 
-    **Raises:** `ValueError` for noise that does not show, a negative bound, or a score that does not fit.
+    **Raises:** `ValueError` for noise on data tokens, a negative bound, or an invalid score.
 
     **Source:** Ben-Hamu et al. (2025), "Accelerated Sampling from Masked Diffusion Models via Entropy Bounded Unmasking",
     arXiv 2505.24857, where the score is called an error proxy.
@@ -249,16 +255,16 @@ class EntropyBoundedSampler(_PlannedSampler):
     ):
         super().__init__(process, denoiser, score, draw)
         if not bound >= 0:
-            raise ValueError(f"bound must not be negative; got {bound}")
+            raise ValueError(f"bound must be non-negative; got {bound}")
         self.bound = bound
         self.converges = draw and bound == 0 and score in BLIND
 
     def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
-        """The longest beginning of the order within the bound."""
+        """The longest prefix of the order within the bound."""
         order = ranked(score, rows)
         entropies = cost.gather(-1, order)
         cost = entropies.cumsum(-1) - entropies.cummax(-1).values
-        # The first costs nothing, but for rounding.
+        # The cost of the first is 0, up to rounding.
         cost[:, 0] = 0
         return best(score, rows, ((cost <= self.bound) & rows.gather(-1, order)).sum(-1))
 
@@ -267,20 +273,20 @@ class EntropyBoundedSampler(_PlannedSampler):
         return entropy(log_probs)
 
     def options(self) -> list[str]:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return [f"bound={self.bound:g}", *super().options()]
 
 
 def refuse_noise_on_data(process: InterpolatingProcess, name: str) -> None:
-    """Raise `ValueError` where noise falls on tokens that data contain."""
+    """Raise `ValueError` if there is noise on data tokens."""
     home = process.device
     times = torch.linspace(*process.domain, 7, dtype=torch.float64, device=home)[None, 1:-1]
     hidden = ((process.noise(times).dense()[0] > 0).any(0) & process.data_tokens(home)).nonzero()[:, 0]
     if len(hidden):
         raise ValueError(
-            f"{name} needs noise that shows, on no token that data contain; got noise on {len(hidden)} of them, such as "
-            f"token {hidden[0].item()}. Use PathPlanningSampler or AncestralSampler, or tell the process by `support` which "
-            "tokens data contain"
+            f"{name} needs absorbing noise, without noise on data tokens; got noise on {len(hidden)} of them, such as "
+            f"token {hidden[0].item()}. Use PathPlanningSampler or AncestralSampler, or set the `support` of the process "
+            "to the tokens of the data"
         )
 
 
@@ -296,10 +302,10 @@ def position_score(score: PositionScore, log_probs: Tensor, drawn: Tensor) -> Pe
         value = score(log_probs, drawn)
         if not isinstance(value, Tensor) or value.shape != drawn.shape:
             came = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"score must give one number for each position, {list(drawn.shape)}; got {came}")
+            raise ValueError(f"score must return one number for each position, {list(drawn.shape)}; got {came}")
         return value.double()
     if score == "confidence":
-        return at(log_probs, drawn)
+        return gather_log_probs(log_probs, drawn)
     if score == "entropy":
         return -entropy(log_probs)
     first, second = log_probs.topk(2, -1).values.double().unbind(-1)

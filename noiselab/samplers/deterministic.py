@@ -1,9 +1,9 @@
-r"""DDIM for tokens: steps with as little chance as the marginals allow.
+r"""DDIM for tokens: steps with as little randomness as the marginals allow.
 
 $$\sigma\, 1[z_s = z_t] + (\alpha_s - \sigma \alpha_t)\, 1[z_s = x] + (b_s - \sigma b_t)(z_s)$$
 
-has the marginal $q_s(\cdot \mid x)$ for every x and $\sigma$. With a prediction for x these are three moves again, with masses
-linear in x_hat_z (`three_way.py`).
+has the marginal $q_s(\cdot \mid x)$ for every x and $\sigma$. With a prediction for x this is a three-way choice with
+masses that are linear in x_hat_z (`three_way.py`).
 """
 
 from typing import ClassVar
@@ -19,23 +19,25 @@ from .base import Sampler
 
 
 class DeterministicSampler(Sampler):
-    r"""Each token keeps its value or takes one of the prediction, and draws no noise that it need not.
+    r"""Each token keeps its value or takes one from the prediction, with as little new noise as possible.
 
     $$\sigma\, 1[z_s = z_t] + (\alpha_s - \sigma \alpha_t)\, \hat p(z_s) + (b_s - \sigma b_t)(z_s), \qquad
     \sigma = \text{share} \cdot \min\Big(\frac{1 - \alpha_s}{1 - \alpha_t}, \frac{\alpha_s}{\alpha_t}\Big)$$
 
-    $\hat p$ is the posterior. With `share` 1 no noise is drawn: a token keeps its value or takes one of the prediction. It is
-    defined where the mixing does not move with time. For masking, share 1 is the ancestral step; for uniform noise it
-    draws no new noise where the ancestral step does. With share 1 the law tends to that of the data; with less, every
-    token is drawn anew at every step with some probability, however short the step, and it does not.
+    $\hat p$ is the posterior. With `share` 1 no noise is drawn: a token keeps its value or takes one from the
+    prediction. The step is defined for time-constant mixings. For absorbing noise, share 1 is the ancestral step; for
+    uniform noise it draws no new noise, unlike the ancestral step. With share 1 the distribution converges to that of
+    the data. With a smaller share it does not, because every token is resampled with some probability at every step,
+    however short.
 
     **Arguments:**
 
-    - `process`: one whose mixing is the same at all times.
-    - `denoiser`: of any parametrisation.
-    - `share`: in [0, 1].
+    - `process`: a process with a time-constant mixing.
+    - `denoiser`: a denoiser of any prediction type.
+    - `share`: the fraction of the maximal $\sigma$, in [0, 1].
 
-    **Raises:** `ValueError` for a mixing that moves, other shares, or token-dependent noise.
+    **Raises:** `ValueError` if the mixing depends on time, the share is out of range, or the process has
+    state-dependent corruption.
 
     **Source:** Song et al. (2021), DDIM, arXiv 2010.02502, appendix A.
 
@@ -65,9 +67,7 @@ class DeterministicSampler(Sampler):
         noise = self.process.noise(middle)
         row = noise.dense() / noise.total()[..., None]
         if (row - row[:1]).abs().max() > 1e-6:
-            raise ValueError(
-                f"DeterministicSampler is defined for a mixing that does not move with time; that of {process} does"
-            )
+            raise ValueError(f"DeterministicSampler needs a time-constant mixing; that of {process} depends on time")
         self.share, self.converges = share, share == 1
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
@@ -83,9 +83,9 @@ class DeterministicSampler(Sampler):
         stick = torch.where(s < t, self.share * stick, 1)
         gain = torch.where(s < t, (a_s - stick * a_t).clamp(min=0), 0)
         drawn = b_s.total() - stick * total
-        drawn = torch.where((s < t) & (drawn > 1e-14), drawn, 0)  # a difference of two numbers that ought to be equal
+        drawn = torch.where((s < t) & (drawn > 1e-14), drawn, 0)  # rounding error of a difference of equal numbers
         b = b_t.at(z)
-        seen = b == 0  # of a token that noise cannot have made, x_hat_z is 1 without asking
+        seen = b == 0  # x_hat_z is 1 for tokens known to be clean
         move = Move(
             data=gain * b,
             noise=torch.where(seen, drawn, drawn * b),
@@ -98,5 +98,5 @@ class DeterministicSampler(Sampler):
         return plan.apply(self.denoiser, z, t)
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"share={self.share:g}"

@@ -4,9 +4,10 @@ A token at z leaves by the reverse rate, which depends on the network only throu
 
 $$\sum_{y \ne z} r_t(z)\, \frac{q_t(y \mid \hat x)}{q_t(z \mid \hat x)} \;\le\; \frac{r_t(z)}{b_t(z)} = \frac{d}{dt} \log \frac{b_t(z)}{\alpha_t}$$
 
-So candidates for jumps come from the schedule alone, by inverting the odds $b_t(z) / \alpha_t$, and the network is asked
-at a candidate only where its answer decides (thinning): it accepts with probability $b / (b + \alpha \hat x_z)$ and goes to
-a token of x_hat with probability $\alpha_t$, else to one of the noise.
+Candidates for jumps therefore follow from the schedule alone, by inverting the odds $b_t(z) / \alpha_t$, and the
+network is evaluated at a candidate only if the outcome depends on it (thinning). A candidate is accepted with
+probability $b / (b + \alpha \hat x_z)$ and jumps to a token of x_hat with probability $\alpha_t$, otherwise to one of
+the noise.
 """  # noqa: E501
 
 from collections.abc import Callable
@@ -22,22 +23,25 @@ from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..typing import Times, Tokens, Variants
 from .base import Sampler
 
-ROUNDS, CLOSE = 120, 1e-8  # of the search for a time, and how near it is enough, on the logit of time and in log-odds
+ROUNDS, CLOSE = (
+    120,
+    1e-8,
+)  # iterations of the search for a time, and its tolerance, on the logit of time and in log-odds
 
 
 class FirstHittingSampler(Sampler):
-    """Masks are filled one by one, each at its own random time: one evaluation for each token, whatever the grid.
+    """Fills masks one by one, each at its own random time, with one evaluation per token for any grid.
 
-    When a mask is filled does not depend on what the network says. So all times are drawn first, and the tokens are visited
-    in their order, each with the network's answer at that very time: the law of the continuous-time reverse chain, exactly. A
-    step from t to s fills the masks whose times lie between.
+    The times at which masks are filled do not depend on the network. All times are therefore drawn first, and tokens
+    are filled in their order, each with the prediction at its time. The result has exactly the distribution of the
+    continuous-time reverse chain. A step from t to s fills the masks whose times are between s and t.
 
     **Arguments:**
 
-    - `process`: masking: noise that is always the same token, which data do not contain.
-    - `denoiser`: of any parametrisation. A batch is asked about each sequence at its own time, [batch].
+    - `process`: a process with absorbing noise on a single token outside the data.
+    - `denoiser`: a denoiser of any prediction type. It is evaluated with one time for each sequence, [batch].
 
-    **Raises:** `ValueError` for other noise: `GillespieSampler` takes any.
+    **Raises:** `ValueError` for other noise; `GillespieSampler` accepts any.
 
     **Source:** Zheng et al. (2024), arXiv 2409.02908, section 4.
 
@@ -68,7 +72,7 @@ class FirstHittingSampler(Sampler):
         shown = (self.process.noise(times).dense() > 0).flatten(0, -2).any(0)
         if int(shown.sum()) != 1 or (shown & process.data_tokens(shown.device)).any():
             raise ValueError(
-                "FirstHittingSampler needs masking: noise that is one token, which data do not contain; got "
+                "FirstHittingSampler needs absorbing noise on one token outside the data; got "
                 f"{process} (GillespieSampler takes any noise)"
             )
 
@@ -78,7 +82,7 @@ class FirstHittingSampler(Sampler):
         u = uniforms(*z.shape, 2, generator=generator, device=z.device)
         s, t = (as_token_times(time, z).expand(z.shape) for time in (s, t))
         masked = ~process.data_tokens(z.device)[z] & (s < t)
-        # A mask at t is still one at c with probability b_c / b_t.
+        # A mask at t is still a mask at c with probability b_c / b_t.
         target = u[..., 0] * process.noise(t.contiguous()).total()
         hit = masked & (target >= process.noise(s.contiguous()).total())
         if not hit.any():
@@ -101,17 +105,17 @@ class FirstHittingSampler(Sampler):
 class GillespieSampler(Sampler):
     """The reverse chain of any noise, event by event: exact, with no step size.
 
-    The network is asked at candidates for events where its answer matters, and not where nothing can change. For masking that
-    is once for each token, as with `FirstHittingSampler`. Where noise does not show, tokens that are likely right are
-    candidates again and again, and are asked about each time: exact, and dear. The times of the grid make no difference to
-    the law. Below 1e-12 above the lower end of the domain, tokens jump to clean ones.
+    The network is evaluated only at candidate events whose outcome depends on it. For absorbing noise that is once for
+    each token, as with `FirstHittingSampler`. With noise on data tokens, tokens that are probably correct are
+    candidates many times, and each requires an evaluation, so that the sampler is exact but expensive. The distribution
+    does not depend on the grid. Closer than 1e-12 to the lower end of the domain, tokens jump to clean ones.
 
     **Arguments:**
 
-    - `process`: one whose noise forgets what it destroys.
-    - `denoiser`: of any parametrisation. A batch is asked about each sequence at its own time, [batch].
+    - `process`: a process with state-independent corruption.
+    - `denoiser`: a denoiser of any prediction type. It is evaluated with one time for each sequence, [batch].
 
-    **Raises:** `ValueError` for token-dependent noise.
+    **Raises:** `ValueError` for state-dependent corruption.
 
     **Source:** Gillespie (1977); thinning: Lewis and Shedler (1979); for masks Zheng et al. (2024), arXiv 2409.02908.
 
@@ -148,10 +152,10 @@ class GillespieSampler(Sampler):
         sequences, in_data = torch.arange(len(z), device=z.device), process.data_tokens(z.device)
         live = (after > -torch.inf).any(-1)
         waiting = torch.zeros_like(live)
-        held: dict[str, Tensor] = {}  # what the waiting sequences have drawn
+        held: dict[str, Tensor] = {}  # random numbers drawn by waiting sequences
         while live.any():
             free = sequences[live & ~waiting]
-            if len(free):  # go on until every sequence needs the network
+            if len(free):  # continue until every sequence needs the network
                 now, where = after[free].max(-1)
                 old, draws = (
                     z[free, where],
@@ -193,21 +197,23 @@ class GillespieSampler(Sampler):
         return torch.where(ends, self.clean(z, torch.where(ends, low + TIME_EPS, s_), generator=generator), z)
 
     def _candidate(self, z: Tensor, now: Tensor, s: Tensor, u: Tensor) -> Tensor:
-        """The next candidate for an event of each token before `now`; -inf if it lies below s."""
+        """The next candidate event of each token before `now`; -inf if it is below s."""
         process = self.process
 
         def log_odds(z: Tensor, t: Tensor) -> Tensor:
             return process.noise(t).at(z).log() - process.alpha(t).double().log()
 
         target = log_odds(z, now) + torch.log(1 - u)
-        # A token that noise cannot have made has no candidates, and its odds are 0 throughout.
+        # A token known to be clean has no candidates; its odds are always 0.
         some = (target > log_odds(z, s)) & (target > -torch.inf)
         found = _crossing(lambda c: log_odds(z, c) - target, s, now, process.domain, some)
         return torch.where(some, found, -torch.inf)
 
 
 def _evaluate(sampler: Sampler, z: Tensor, where: Tensor, now: Tensor, s: Tensor, t: Tensor) -> Tensor:
-    """Logits, float64, of one token of each sequence, at that sequence's time; tokens that stand still keep their own."""
+    """Logits, float64, of one token of each sequence, at the time of the sequence; tokens that do not move keep their
+    time.
+    """
     rows = torch.arange(z.shape[1], device=z.device) == where[:, None]
     still = ~(s < t)
     time = torch.where(still, t, now[:, None]) if still.any() else now
@@ -218,10 +224,10 @@ def _evaluate(sampler: Sampler, z: Tensor, where: Tensor, now: Tensor, s: Tensor
 def _crossing(
     f: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, domain: tuple[float, float], wanted: Tensor
 ) -> Tensor:
-    """Where a function of time that rises from below 0 at low to above at high passes 0; anything where it is not wanted.
+    """The root of an increasing function of time between low and high; arbitrary where it is not wanted.
 
-    On the logit of time, where log-odds of most schedules are all but lines: the secant rule of Illinois, and every third
-    time the middle. Each entry stops by itself, so that none depends on the others.
+    The search uses the logit of time, in which the log-odds of most schedules are nearly linear: the Illinois secant
+    method, with a bisection at every third iteration. Each entry stops independently of the others.
     """
     start, length = domain[0], domain[1] - domain[0]
 
@@ -236,7 +242,7 @@ def _crossing(
         t = torch.where(settled, t, start + length * torch.sigmoid(middle))
         value = f(t)
         below = value <= 0
-        # An end that stays a second time counts half, so that it does not stay for ever.
+        # The value at an end that is kept twice is halved (Illinois), so that it does not stagnate.
         again = (below == before) & (k > 0)
         a, at_a = torch.where(below, middle, a), torch.where(below, value, torch.where(again, at_a / 2, at_a))
         b, at_b = torch.where(below, b, middle), torch.where(below, torch.where(again, at_b / 2, at_b), value)

@@ -1,16 +1,18 @@
-r"""What long steps cost: the mistake of a step is that it holds x_hat where it is.
+r"""The cost of long steps: a step holds the prediction x_hat fixed.
 
-Given the exact x_hat each token is drawn from the right law, but by itself: what one token turns into says something about
-the others, which they learn one step late. It takes two tokens that move within one step: a prediction that is $\tau$ old
-loses about $2\, c(t)\, \tau$ nats per unit of time, and a step of length h about $c(t)\, h^2$. That is the divergence of the
-exact path from the drawn one; of N steps of lengths $h(t)$ it is about
+Given the exact x_hat, each token is drawn from the correct law, but independently: the change of one token carries
+information about the others, which is used only in the next step. The error requires two tokens that move within one
+step. A prediction of age $\tau$ loses about $2\, c(t)\, \tau$ nats per unit of time, and a step of length h about
+$c(t)\, h^2$. This is the divergence of the exact path from the drawn one; for N steps of lengths $h(t)$ it is about
 
 $$\sum c\, h^2 \approx \int c(t)\, h(t)\, dt, \qquad \int \frac{dt}{h(t)} = N .$$
 
-It is least where $c - \mu / h^2 = 0$ for one number $\mu$: lengths in proportion to $c^{-1/2}$, points in proportion to
-$\sqrt{c}$, and the same cost $c\, h^2 = \mu$ in each step. It bounds the divergence of the law of data from that of samples.
+It is minimal if $c - \mu / h^2 = 0$ for a constant $\mu$: lengths proportional to $c^{-1/2}$, a density of points
+proportional to $\sqrt{c}$, and the same cost $c\, h^2 = \mu$ in each step. It bounds the divergence of the data
+distribution from that of samples.
 
-On three times t > m > s the cost can be read off: one step from t to s loses against two, in the second of them,
+The cost can be estimated from three times t > m > s: compared with two steps, one step from t to s loses, in the second
+half,
 
 $$\sum_i KL\big(q(z_{s,i} \mid z_{m,i}, \hat x_i(z_m)) \,\|\, q(z_{s,i} \mid z_{m,i}, \hat x_i(z_t))\big),
 \qquad \text{on average } 2\, c\, (t - m)(m - s) .$$
@@ -30,7 +32,9 @@ from ..numerics import ENTRIES_AT_ONCE
 from ..process import NoiseProcess
 from ..typing import Grid, Tokens
 
-NEW_IN_STALE = 0.01  # of the new prediction in the old one, so that a truncated one has a finite cost
+NEW_IN_STALE = (
+    0.01  # weight of the new prediction mixed into the old one, so that truncated predictions have a finite cost
+)
 
 
 def outdating(
@@ -41,16 +45,16 @@ def outdating(
     shape: Sequence[int],
     generator: Randomness,
 ) -> Float[Tensor, " inner"]:
-    """What holding a prediction from one time to the next but one costs, at each time between; summed over all tokens.
+    """The cost of using a prediction for two steps instead of one, at each inner time; summed over all tokens.
 
     **Arguments:**
 
     - `denoiser`: predicts leave-one-out.
-    - `times`: falling.
-    - `x`: clean sequences whose noisy versions are looked at; without them, an ancestral sampler draws some.
+    - `times`: decreasing times.
+    - `x`: clean sequences, of which noisy versions are evaluated; by default an ancestral sampler generates some.
     - `shape`: (batch, length).
 
-    **Returns:** nats, float64, for all `times` but the first and the last.
+    **Returns:** nats, float64, for all `times` except the first and the last.
     """
     batch, length = shape
     size = max(1, ENTRIES_AT_ONCE // max(1, length * process.vocab_size))
@@ -69,7 +73,7 @@ def outdating(
 def _walk(
     process: NoiseProcess, denoiser: Denoiser, times: Tensor, z: Tensor, x: Tensor | None, generator: Randomness
 ) -> Tensor:
-    """The same along the walk of some sequences from z, each towards its x if that is given."""
+    """The cost along the walk of some sequences from z, each towards its x if given."""
     costs, old, old_rows = torch.zeros_like(times), torch.empty(0), torch.empty(0)
     for k, (t, s) in enumerate(itertools.pairwise(times)):
         u = uniforms(*z.shape, generator=generator, device=z.device)
@@ -80,10 +84,10 @@ def _walk(
         x_hat = process.on_support(denoiser(z, now, rows)).double().softmax(-1)
         law = _moved(process, z[rows], x_hat, s, t)
         if k > 0:
-            # Whatever is settled stays so: the rows of now are among those of before.
+            # Tokens known to be clean stay so: the current rows are a subset of the previous ones.
             stale = (1 - NEW_IN_STALE) * old[rows[old_rows]] + NEW_IN_STALE * x_hat
             divergence = kl_divergence(law, _moved(process, z[rows], stale, s, t))
-            costs[k] = divergence.nan_to_num(0).clamp(min=0).sum()  # rounding leaves some below 0
+            costs[k] = divergence.nan_to_num(0).clamp(min=0).sum()  # negative by rounding
         if x is not None:
             law = _moved(process, z[rows], nn.functional.one_hot(x[rows].long(), process.vocab_size).double(), s, t)
         z, old, old_rows = z.masked_scatter(rows, choose(law, u[rows])), x_hat, rows

@@ -1,7 +1,7 @@
-"""Where the steps of a sampler go: times that fall from noise to data, N + 1 of them for N steps.
+"""Time grids for samplers: N + 1 decreasing times from noise to data for N steps.
 
-Rules for any process, and `adaptive_grid`, which measures where steps are needed. All run through the domain of the process;
-hand them to `sample` as `times`.
+There are rules for any process, and `adaptive_grid`, which measures where steps are needed. All cover the domain of the
+process; pass them to `sample` as `times`.
 """
 
 from collections.abc import Callable
@@ -17,35 +17,35 @@ from ..typing import Grid, Tokens
 from .grid_costs import outdating
 
 HALVINGS = 64  # of the range of times: to 5e-20
-FLOOR = 0.02  # of the mean density of points: what no time goes without
-NOTHING = 1e-12  # nats a token that are rounding
-WINDOWS = 16  # a cost is averaged over this fraction of the short steps to either side
+FLOOR = 0.02  # minimum density of points, relative to the mean
+NOTHING = 1e-12  # nats per token below which a cost is rounding error
+WINDOWS = 16  # costs are averaged over 1 / WINDOWS of the short steps on either side
 
 
 def even_grid(process: NoiseProcess, steps: int) -> Grid:
-    """Steps of one length: what samplers do by themselves.
+    """Steps of equal length, the default of samplers.
 
     **Arguments:**
 
-    - `process`: the noise, whose domain the times run through.
-    - `steps`: their number, at least 1.
+    - `process`: the noise process, whose domain the times cover.
+    - `steps`: the number of steps, at least 1.
 
-    **Raises:** `ValueError` for fewer.
+    **Raises:** `ValueError` if `steps` is less than 1.
     """
     return _over(process, _falling(steps))
 
 
 def power_grid(process: NoiseProcess, steps: int, power: float | int = 2) -> Grid:
-    r"""Steps that are even in u for $t = u^p$: finer near data for p > 1.
+    r"""Uniform steps in u for $t = u^p$: finer near data for p > 1.
 
-    Where noise goes as the square root of t (`gidd`, gamma = 1), p = 2 makes it go as u.
+    If noise grows as the square root of t (`gidd`, gamma = 1), it grows linearly in u for p = 2.
 
     **Arguments:**
 
-    - `power`: p, positive.
+    - `power`: the power p, positive.
     - Others as for `even_grid`.
 
-    **Raises:** `ValueError` for fewer steps than 1, or another power.
+    **Raises:** `ValueError` if `steps` is less than 1, or `power` is not positive.
 
     **Example:**
 
@@ -63,26 +63,26 @@ def power_grid(process: NoiseProcess, steps: int, power: float | int = 2) -> Gri
 
 
 def cosine_grid(process: NoiseProcess, steps: int) -> Grid:
-    r"""Short steps first and long ones last, $t = \cos(\frac{\pi}{2} (1 - u))$ for even u.
+    r"""Short steps first and long ones last, $t = \cos(\frac{\pi}{2} (1 - u))$ for uniform u.
 
-    Of masked tokens, few are filled in while little is known.
+    For absorbing noise, few tokens are filled per step while little is known.
 
     **Arguments:** and **Raises:** as for `even_grid`.
 
     **Source:** Chang et al. (2022), MaskGIT, arXiv 2202.04200; Shi et al. (2024), MD4, arXiv 2406.04329.
     """
-    return _over(process, torch.sin(torch.pi / 2 * _falling(steps)))  # the sine is 0 at 0, exactly
+    return _over(process, torch.sin(torch.pi / 2 * _falling(steps)))  # the sine, because it is exactly 0 at 0
 
 
 def signal_grid(process: NoiseProcess, steps: int) -> Grid:
-    """Equal rises of the signal alpha: in masking, equally many tokens a step, whatever the schedule.
+    """Equal increments of the signal alpha: for absorbing noise, the same number of tokens per step for any schedule.
 
-    The times are found by halving, for processes written by hand too. Where the signal depends on the token, its mean over
-    the data tokens is meant.
+    The times are found by bisection, also for user-defined processes. If the signal depends on the token, its mean over
+    the data tokens is used.
 
     **Arguments:** as for `even_grid`.
 
-    **Raises:** `ValueError` for fewer steps than 1; for a process without alpha, or whose alpha jumps.
+    **Raises:** `ValueError` if `steps` is less than 1, or the signal jumps.
 
     **Example:**
 
@@ -101,15 +101,16 @@ def signal_grid(process: NoiseProcess, steps: int) -> Grid:
 
 
 def log_snr_grid(process: NoiseProcess, steps: int, limit: float | int = 4.0) -> Grid:
-    r"""Equal rises of the log signal-to-noise ratio $\lambda = \log \frac{\alpha}{1 - \alpha}$, between -`limit` and `limit`.
+    r"""Equal increments of the log signal-to-noise ratio $\lambda = \log \frac{\alpha}{1 - \alpha}$, between -`limit`
+    and `limit`.
 
-    At the ends of most processes the ratio is infinite: even rises run between the limits, and the first and the last time
-    are then moved to the ends of the domain. Where the ratio stays within the limits they change nothing.
+    At the ends of most processes the ratio is infinite. Increments are therefore equal between the limits, and the
+    first and last time are moved to the ends of the domain. Limits beyond the range of the ratio have no effect.
 
     **Arguments:**
 
-    - `limit`: positive, in nats. At 4 a token in 55 is noise, or signal. Wide limits waste steps on what happens rarely: in a
-      known world of six tokens 4 is best for 8 to 32 steps, and 5 for 128.
+    - `limit`: the limit in nats, positive. At 4, one token in 55 is noise, or signal. Wide limits waste steps on rare
+      events: in a known world of six tokens, 4 is best for 8 to 32 steps, and 5 for 128.
     - Others, and **Raises:** as for `signal_grid`.
 
     **Source:** von Ruette et al. (2025), arXiv 2512.10858, for time as this ratio.
@@ -138,26 +139,30 @@ def adaptive_grid(
     resolution: int = 64,
     generator: Randomness = None,
 ) -> Grid:
-    r"""Steps that all cost the same, for this network and these data: points in proportion to $\sqrt{c(t)}$.
+    r"""Steps of equal cost for a given network and data: the density of points is proportional to $\sqrt{c(t)}$.
 
-    The cost $c(t)\, h^2$ of a step of length h is what the sampler loses by not asking the network in between: a prediction is
-    out of date as soon as another token has moved. It is measured along pilot sequences that walk through `resolution` short
-    steps, as the divergence of the step with the old prediction from the step with the new one. For the exact denoiser its mean
-    is what longer steps add to the divergence of the sampled path from that of data; a network is believed.
+    The cost $c(t)\, h^2$ of a step of length h is the loss from not evaluating the network within the step: a
+    prediction is outdated as soon as another token has changed. It is measured along pilot sequences with `resolution`
+    short steps, as the divergence of the step with the old prediction from the step with the new one. For the exact
+    denoiser, its mean is the increase of the divergence of the sampled path from that of the data due to longer steps;
+    for a network, its predictions are assumed to be correct.
 
-    The pilots' times are half even and half by the angle of the signal. A fiftieth of the points is spread evenly over them, so
-    that no time goes without. Made for `AncestralSampler`, and good for all samplers whose steps hold x_hat.
+    The times of the pilots are placed half uniformly and half by the angle of the signal. One fiftieth of the points is
+    spread uniformly over them, as a minimum density. Designed for `AncestralSampler`, and useful for all samplers whose
+    steps hold x_hat fixed.
 
     **Arguments:**
 
-    - `denoiser`: of any parametrisation; asked `resolution` times about each pilot sequence, where tokens are not settled.
-    - `x`: clean sequences to make noisy for pilots; or
-    - `length`: of pilots that an ancestral sampler draws, `sequences` of them. Some thousand tokens in all are enough: 64
-      sequences of a text, more of a toy.
-    - `resolution`: number of short steps, at least 2. The cost is smooth, so that 64 serve longer grids too.
-    - `generator`: one, or one for each pilot.
+    - `denoiser`: a denoiser of any prediction type; evaluated `resolution` times on each pilot sequence, where tokens
+      are not known to be clean.
+    - `x`: clean sequences from which pilots are made by adding noise; or
+    - `length`: the length of pilots generated by an ancestral sampler; `sequences` is their number. A few thousand
+      tokens in total suffice: 64 sequences of text, more for a toy problem.
+    - `resolution`: the number of short steps, at least 2. The cost is smooth, so that 64 also suffice for longer grids.
+    - `generator`: one generator, or one for each pilot.
 
-    **Raises:** `ValueError` unless exactly one of `x` and `length` is given, `x` is of data tokens, and numbers are positive.
+    **Raises:** `ValueError` unless exactly one of `x` and `length` is given, `x` consists of data tokens, and numbers
+    are positive.
 
     **Source:** Park et al. (2024), "Jump Your Steps", arXiv 2410.07761, for a cost of this kind; Sabour et al. (2024), arXiv
     2404.14507, for grids fitted to a model. Estimate and density are derived in `noiselab/samplers/grid_costs.py`.
@@ -187,10 +192,10 @@ def adaptive_grid(
     home = next((tensor.device for tensor in tensors), torch.device("cpu"))
     shape = (sequences, length or 0) if x is None else x.shape
     if x is not None and not torch.isin(x.to(home), process.data_tokens(home).nonzero()).all():
-        raise ValueError("x must be clean sequences; got tokens that data cannot contain")
+        raise ValueError("x must be clean sequences; got tokens outside the support")
     cost = outdating(process, denoiser, fine.to(home), x, shape, generator).cpu()
     cost = torch.where(cost > NOTHING * shape[0] * shape[1], cost, 0)
-    # Points per short step, which are even on the clock; the outermost steps have the cost of their one neighbour.
+    # Points per short step, uniform on the clock; the outermost steps have the cost of their only neighbour.
     root = _smooth(cost, resolution // WINDOWS).sqrt()
     density = torch.cat([root[:1], root]) + torch.cat([root, root[-1:]])
     density = density + FLOOR * density.mean() if density.sum() > 0 else density + 1
@@ -199,14 +204,14 @@ def adaptive_grid(
 
 
 def _falling(steps: int) -> Tensor:
-    """Even numbers from 1 to 0."""
+    """Uniformly spaced numbers from 1 to 0."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1; got {steps}")
     return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
 
 def _over(process: NoiseProcess, u: Tensor) -> Tensor:
-    """The domain, for numbers from 1 to 0."""
+    """Map numbers from 1 to 0 to the domain."""
     low, high = process.domain
     return low + (high - low) * u
 
@@ -238,18 +243,18 @@ def _inverse(process: NoiseProcess, rising: Callable[[Tensor], Tensor], value: T
     times = bisect(rising, value, low, high, halvings=HALVINGS)
     times[0], times[-1] = high, low
     if not (times[1:] < times[:-1]).all():
-        raise ValueError(f"the signal must fall, without jumps, for its times to be found; got {process}")
+        raise ValueError(f"the signal must decrease without jumps; got {process}")
     return times
 
 
 def _smooth(cost: Tensor, reach: int) -> Tensor:
-    """Means over so many neighbours on either side, fewer at the ends."""
+    """Moving average over `reach` neighbours on either side, fewer at the ends."""
     ones, kernel = torch.ones_like(cost), cost.new_ones(1, 1, 2 * reach + 1)
     total, count = (nn.functional.conv1d(v[None, None], kernel, padding=reach)[0, 0] for v in (cost, ones))
     return total / count
 
 
 def _crossings(rising: Tensor, value: Tensor) -> Tensor:
-    """Where a function that is given at 0, 1, 2, ... and straight between has these values."""
+    """The positions at which a piecewise linear function with values at 0, 1, 2, ... has these values."""
     k = torch.searchsorted(rising, value, right=True).clamp(1, len(rising) - 1)
     return k - 1 + ((value - rising[k - 1]) / (rising[k] - rising[k - 1])).clamp(0, 1)

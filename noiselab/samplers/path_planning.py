@@ -1,4 +1,4 @@
-r"""Path planning: every step decides anew which positions are clean, so that revealed tokens may become noise again."""
+r"""Path planning: every step selects which positions are clean, so that revealed tokens may be remasked."""
 
 from typing import ClassVar
 
@@ -18,41 +18,43 @@ DRAWS = 3  # uniform numbers per position and step: the candidate, and two for a
 
 
 class PathPlanningSampler(Sampler):
-    r"""Keeps the tokens that score best, draws the others anew, and lets noise have what is left: remasking by a plan.
+    r"""Keeps or reveals the tokens with the best scores and replaces all others by noise: planned remasking.
 
-    At time t every position gets a candidate, drawn from the posterior $p(x_i \mid z) \propto \hat x_v\, q_t(z_i \mid v)$:
-    for a mask that is $\hat x$, and a token that noise cannot have made is its own candidate. Its score is
+    At time t every position gets a candidate, drawn from the posterior
+    $p(x_i \mid z) \propto \hat x_v\, q_t(z_i \mid v)$: for a mask that is $\hat x$, and a token known to be clean is
+    its own candidate. Its score is
 
     $$\log \hat x_v \text{ for a new token } v, \qquad \eta \log p_v \text{ for one that stays}$$
 
-    with p from the planner, by default $\hat x$ itself (self-planning). Of the N tokens of a sequence that move to s, the
-    best $N - \mathrm{round}(N (1 - \alpha_s))$ are clean and take their candidates; all others become noise of time s. Where
-    noise shows, this is the published rule: a revealed token that the model no longer believes in is masked again. Where
-    it does not (uniform noise), nobody knows which tokens are revealed, and a candidate that equals what is there counts as
-    one that stays; this reading is ours.
+    with p from the planner, by default $\hat x$ itself (self-planning). Of the N tokens of a sequence that move to s,
+    the best $N - \mathrm{round}(N (1 - \alpha_s))$ are clean and take their candidates; all others become noise of time
+    s. For absorbing noise this is the published rule: a revealed token to which the model assigns low probability is
+    masked again. For noise on data tokens (uniform noise) it is unknown which tokens are revealed, and a candidate
+    equal to the current token counts as one that stays; this generalisation is new here.
 
-    The logarithms are not positive, so a *large* $\eta$ lowers the scores of tokens that stay: they are remasked more
-    often. $\eta = 0$ never masks a token again, which makes it the `ConfidenceSampler`; $\eta = 1$ puts old and new tokens
-    on the same footing.
+    The logarithms are not positive, so a *large* $\eta$ lowers the scores of tokens that stay, which are then remasked
+    more often. With $\eta = 0$ no token is remasked, which gives the `ConfidenceSampler`; with $\eta = 1$ old and new
+    tokens are treated equally.
 
-    Its law does not tend to that of the data (`converges` is false): what is drawn decides what stays.
+    Its distribution does not converge to that of the data (`converges` is False), because the drawn tokens affect which
+    tokens stay.
 
-    A network that was trained on masks alone has never been asked about a token that it sees, and one that copies what it
-    sees is certain of it: self-planning then needs a planner.
+    A network trained only on masks has no trained prediction for visible tokens, and one that copies visible tokens is
+    certain of them: self-planning is then not possible, and a planner is required.
 
     **Arguments:**
 
     - `process`: an interpolating process.
-    - `denoiser`: as for every sampler. It is asked at masks and, unless there is a planner or `stochasticity` is 0, at
-      tokens that may stay.
-    - `planner`: a network that reads the sequence filled with all candidates, at the lower end of the domain (clean), and
-      scores the tokens that stay. Its logits are used as they are, without conversion: those of a masked language model
-      (BERT) will do.
-    - `stochasticity`: $\eta$, not negative.
-    - `draw`: whether candidates are drawn; if not, each is the most probable one.
+    - `denoiser`: as for every sampler. It is evaluated at masks and, unless there is a planner or `stochasticity` is 0,
+      at tokens that may stay.
+    - `planner`: a denoiser that is evaluated on the sequence filled with all candidates, at the lower end of the domain
+      (clean), and scores the tokens that stay. Its logits are used without conversion; a masked language model (BERT)
+      is suitable.
+    - `stochasticity`: $\eta$, non-negative.
+    - `draw`: whether candidates are drawn; otherwise each is the most probable one.
 
-    **Raises:** `ValueError` for a process that is not interpolating, a planner that is no denoiser or predicts scores, or a
-    negative `stochasticity`.
+    **Raises:** `ValueError` if the process is not interpolating, the planner is not a denoiser or predicts scores, or
+    `stochasticity` is negative.
 
     **Source:** Peng et al. (2025), "Path Planning for Masked Diffusion Model Sampling" (P2), arXiv 2502.03540; $\eta$ on the
     logarithm is that of its code. Zheng et al. (2023), arXiv 2302.05737, for uniform noise that is sampled by ranking.
@@ -90,11 +92,11 @@ class PathPlanningSampler(Sampler):
             came = "one that predicts scores" if isinstance(planner, Denoiser) else type(planner).__name__
             raise ValueError(f"planner must be a noiselab.Denoiser that predicts logits of tokens; got {came}")
         if not 0 <= stochasticity < float("inf"):
-            raise ValueError(f"stochasticity must be finite and not negative; got {stochasticity}")
+            raise ValueError(f"stochasticity must be finite and non-negative; got {stochasticity}")
         self.planner, self.stochasticity, self.draw = planner, stochasticity, draw
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
-        """Plans anew; the network is not called where all tokens are known and none is to be masked."""
+        """Make a new plan; the network is not evaluated if all tokens are known and none is to be masked."""
         u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
         t, s = as_token_times(t, z), as_token_times(s, z)
         known = self.process.is_clean(z, t)
@@ -107,8 +109,8 @@ class PathPlanningSampler(Sampler):
         if rows.any():
             log_probs = log_law(self.denoiser(z, t, rows), self.process)
             law = to_posterior(self.process, log_probs, z[rows], t.expand(z.shape)[rows], check=False)
-            candidate = z.masked_scatter(rows, pick(law.log_softmax(-1), u[..., 0][rows], self.draw))
-            score = spread(at(log_probs, candidate[rows]), rows)
+            candidate = z.masked_scatter(rows, choose_tokens(law.log_softmax(-1), u[..., 0][rows], self.draw))
+            score = scatter_rows(gather_log_probs(log_probs, candidate[rows]), rows)
         score = self.with_stability(score, candidate, judged & (candidate == z))
         free = moving & ~due
         clean = (moving & due) | best(score, free, free.sum(-1) - left)
@@ -116,26 +118,26 @@ class PathPlanningSampler(Sampler):
         return torch.where(moving, new, z)
 
     def with_stability(self, score: Tensor, candidate: Tensor, stays: Tensor) -> Tensor:
-        """The scores, those of tokens that stay by the planner and times the stochasticity."""
+        """The scores; for tokens that stay, those of the planner times the stochasticity."""
         if self.stochasticity == 0:
             return torch.where(stays, torch.inf, score)
         if self.planner is not None and stays.any():
             low = torch.full(candidate.shape[:1], self.process.domain[0], dtype=torch.float64, device=score.device)
             log_probs = log_law(self.planner(candidate, low, stays), self.process)
-            score = score.masked_scatter(stays, at(log_probs, candidate[stays]))
+            score = score.masked_scatter(stays, gather_log_probs(log_probs, candidate[stays]))
         return torch.where(stays, self.stochasticity * score, score)
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         planner = "" if self.planner is None else f"{in_a_line(self.planner)}, "
         return f"{planner}stochasticity={self.stochasticity:g}" + ("" if self.draw else ", draw=False")
 
 
 def noise_at(process: InterpolatingProcess, s: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
-    """Where no noise may be left at s, Bool [batch, length], and how many of the other `moving` tokens are noise then."""
+    """The mask of tokens without noise at s, and the number of the other `moving` tokens that are noise then."""
     share = process.noise(s).total().expand(moving.shape)
     due = (share == 0) | (s <= process.domain[0]).expand(moving.shape)
-    # Halves go up, whatever the rounding of the sum.
+    # Halves are rounded up, regardless of rounding errors in the sum.
     return due, ((share * (moving & ~due)).sum(-1) + 0.5 + 1e-9).floor().long()
 
 
@@ -148,7 +150,7 @@ def log_law(logits: RowLogits, process: InterpolatingProcess) -> RowLogits:
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     off = process.off_support()
-    # A copy of our own, worked on in place: these are passes over [rows, state].
+    # A copy, modified in place, because each operation is a pass over [rows, state].
     law = logits.clone() if off is None else logits.index_fill(-1, off, -torch.inf)
     top, index = law.max(-1, keepdim=True)
     others = law.sub_(top).scatter_(-1, index, -torch.inf).exp().sum(-1, keepdim=True)
@@ -160,23 +162,23 @@ def log_law(logits: RowLogits, process: InterpolatingProcess) -> RowLogits:
     return law
 
 
-def at(log_probs: RowLogits, z: RowTokens) -> PerRow:
+def gather_log_probs(log_probs: RowLogits, z: RowTokens) -> PerRow:
     """The log-probability of the token z in each row, float64."""
     return log_probs.gather(-1, z[:, None])[:, 0].double()
 
 
-def pick(log_probs: RowLogits, u: PerRow, draw: bool) -> RowTokens:
-    """A token of each row: drawn, or the most probable one."""
+def choose_tokens(log_probs: RowLogits, u: PerRow, draw: bool) -> RowTokens:
+    """Choose a token of each row: drawn, or the most probable one."""
     return choose(log_probs.exp(), u) if draw else log_probs.argmax(-1)
 
 
-def spread(values: PerRow, rows: Selection) -> PerToken:
-    """Numbers of rows at their positions, 0 elsewhere."""
+def scatter_rows(values: PerRow, rows: Selection) -> PerToken:
+    """Scatter the values of rows to their positions, with 0 elsewhere."""
     return torch.zeros(rows.shape, dtype=torch.float64, device=rows.device).masked_scatter(rows, values.double())
 
 
 def ranked(score: PerToken, rows: Selection) -> Tokens:
-    """Positions from the best score to the worst, those outside `rows` last; not-a-number is worst."""
+    """Positions from the best score to the worst; those outside `rows` are last, and NaN is worst."""
     low = torch.finfo(score.dtype).min
     return (
         score.nan_to_num(low, neginf=low).masked_fill(~rows, -torch.inf).argsort(dim=-1, descending=True, stable=True)
@@ -184,5 +186,5 @@ def ranked(score: PerToken, rows: Selection) -> Tokens:
 
 
 def best(score: PerToken, rows: Selection, count: Int[Tensor, " batch"]) -> Selection:
-    """The `count` best of `rows` in each sequence; from left to right where scores are equal."""
+    """The `count` best of `rows` in each sequence; ties are broken from left to right."""
     return rows & (ranked(score, rows).argsort(-1) < count[:, None])

@@ -1,10 +1,10 @@
-r"""ReMDM for any noise: steps that go back as well, with the right marginals all the same.
+r"""ReMDM for any noise: steps that also add noise and keep the correct marginals.
 
-For any clean x, a mixture of the reverse transition and of fresh noise has the marginal $q_s(\cdot \mid x)$ again:
+For any clean x, a mixture of the reverse transition and of new noise also has the marginal $q_s(\cdot \mid x)$:
 
 $$\kappa\, q(z_s \mid z_t, x) + (1 - \kappa)\, q_s(z_s \mid x)$$
 
-With a prediction for x these are three moves again, with masses linear in x_hat_z (`three_way.py`).
+With a prediction for x this is a three-way choice with masses that are linear in x_hat_z (`three_way.py`).
 """
 
 from typing import ClassVar, Literal, get_args
@@ -22,35 +22,36 @@ Remasking = Literal["cap", "rescale", "confidence"]
 
 
 class RemaskingSampler(Sampler):
-    r"""ReMDM for any noise: a token that is there may become noise again, by chance, and be guessed anew.
+    r"""ReMDM for any noise: with some probability a token becomes noise again and is then predicted again.
 
-    Each token takes its reverse transition with probability $\kappa$, and is drawn anew from $q_s(\cdot \mid x)$, x from
-    its posterior, otherwise. For masking that is the published family with the remasking probability
+    Each token takes its reverse transition with probability $\kappa$; otherwise it is drawn from $q_s(\cdot \mid x)$,
+    with x from its posterior. For absorbing noise this is the published family with the remasking probability
     $\sigma = (1 - \kappa)(1 - \alpha_s)$, of at most $\sigma_{max} = \min(1, (1 - \alpha_s) / \alpha_t)$:
 
     | `schedule` | $\sigma$ |
     | --- | --- |
     | "cap" | $\min(\eta, \sigma_{max})$ |
     | "rescale" | $\eta\, \sigma_{max}$ |
-    | "confidence" | $\eta\, \sigma_{max}$ times softmax$(-p)$ over the sequence's visible tokens, p being x_hat of the token that is there |
+    | "confidence" | $\eta\, \sigma_{max}$ times softmax$(-p)$ over the sequence's visible tokens, where p is x_hat of the current token |
 
-    For noise that does not show, $\kappa$ stops at 0, where everything is drawn anew, and "confidence" weighs all tokens.
-    Tokens that are redrawn in the same step do not see each other, however short the step. So with the exact denoiser an
-    error stays that grows with `amount`; only with `amount` falling as 1/N does the law of N steps tend to that of the data.
+    For noise on data tokens, $\kappa$ is limited to 0, at which all tokens are resampled, and "confidence" weighs all
+    tokens. Tokens resampled in the same step do not condition on each other, however short the step. With the exact
+    denoiser an error therefore remains that grows with `amount`; the distribution of N steps converges to that of the
+    data only if `amount` decreases as 1/N.
 
     **Arguments:**
 
-    - `process`: one whose noise forgets what it destroys.
-    - `denoiser`: of any parametrisation.
+    - `process`: a process with state-independent corruption.
+    - `denoiser`: a denoiser of any prediction type.
     - `schedule`: see the table.
     - `amount`: $\eta$ in [0, 1]; 0 is the ancestral sampler.
-    - `between`: times (low, high): tokens are remasked in steps that start in this range, and nowhere else ("switch").
+    - `between`: times (low, high): tokens are remasked only in steps that start in this range ("switch").
 
-    **Raises:** `ValueError` for other settings, or token-dependent noise.
+    **Raises:** `ValueError` for invalid settings, or state-dependent corruption.
 
-    **Source:** Wang et al. (2025), ReMDM, arXiv 2503.00307, sections 3 and 4; for other noise Deschenaux et al. (2026), arXiv
-    2602.21185. The published "confidence" is that of the step in which a token was drawn; here it is that of the network now.
-    The loop is `RemaskingCorrector`.
+    **Source:** Wang et al. (2025), ReMDM, arXiv 2503.00307, sections 3 and 4; for other noise Deschenaux et al. (2026),
+    arXiv 2602.21185. The published "confidence" is that of the step in which a token was drawn; here it is that of the
+    current prediction. The loop is `RemaskingCorrector`.
 
     **Example:**
 
@@ -90,7 +91,9 @@ class RemaskingSampler(Sampler):
         self.converges = amount == 0
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
-        """One step; for "confidence" all tokens that are no noise are asked about, else only those that may move."""
+        """One step; for "confidence" the network is evaluated at all tokens that are not noise, otherwise only where
+        tokens may move.
+        """
         process = self.process
         u = uniforms(*z.shape, UNIFORMS_PER_MOVE, generator=generator, device=z.device)
         s, t = as_token_times(s, z), as_token_times(t, z)
@@ -99,7 +102,7 @@ class RemaskingSampler(Sampler):
         return plan.apply(self.denoiser, z, t)
 
     def keeping(self, z: Tokens, s: TokenTimes, t: TokenTimes) -> PerToken:
-        r"""The share $\kappa$ of the reverse transition for each token, at lifted times."""
+        r"""The weight $\kappa$ of the reverse transition for each token, at token times."""
         process = self.process
         a_t = process.alpha(t).double()
         noisy = process.noise(s).total()
@@ -114,7 +117,9 @@ class RemaskingSampler(Sampler):
         return torch.maximum(kappa, self.least(z, s, t))
 
     def least(self, z: Tokens, s: TokenTimes, t: TokenTimes) -> PerToken:
-        r"""The least $\kappa$ that leaves a law: below 0 where the noise can only be the token that is there, or is none."""
+        r"""The smallest $\kappa$ that gives a distribution: below 0 if the noise can only be the current token, or
+        there is none.
+        """
         process = self.process
         keep, fresh = process.factored_transition(z, s, t)
         noise = process.noise(t)
@@ -136,21 +141,21 @@ class RemaskingSampler(Sampler):
         return score.softmax(-1).nan_to_num(0)
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"{self.schedule}, amount={self.amount:g}"
 
 
 def remasking_move(process: InterpolatingProcess, z: Tokens, s: Times, t: Times, kappa: PerToken) -> Move:
     r"""The masses of $\kappa\, q(z_s \mid z_t, \hat x) + (1 - \kappa)\, E\, q_s(z_s \mid x)$, x from the posterior.
 
-    They add up to $q_t(z_t \mid \hat x)$ = b_t + a_t x_hat_z:
+    They sum to $q_t(z_t \mid \hat x)$ = b_t + a_t x_hat_z:
 
         x_hat    a_s (kappa fresh + (1 - kappa) b_t)
         noise    (1 - a_s) (kappa fresh + (1 - kappa) (b_t + a_t x_hat_z))
         stay     kappa keep b_s + (kappa keep a_s + (1 - kappa) a_s a_t) x_hat_z
 
-    For kappa < 0 (noise that is one token of its own), what noise draws and what stays are the same token, and stand
-    together.
+    For kappa < 0 (absorbing noise on one token), the token drawn from noise and the one that stays are the same, and
+    their masses are combined.
     """
     s, t = as_token_times(s, z), as_token_times(t, z)
     a_s, b_s = process.alpha(s).double(), process.noise(s)
@@ -160,7 +165,7 @@ def remasking_move(process: InterpolatingProcess, z: Tokens, s: Times, t: Times,
     noise = noisy * (kappa * fresh + rest * b_t)
     stay = kappa * keep * b_s.at(z)
     together, seen = stay < 0, b_t == 0
-    # Of a token that noise cannot have made, x_hat_z is 1 without asking.
+    # x_hat_z is 1 for tokens known to be clean.
     return Move(
         data=a_s * (kappa * fresh + rest * b_t),
         noise=torch.where(seen, rest * noisy, torch.where(together, 0, noise)),

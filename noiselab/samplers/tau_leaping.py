@@ -1,9 +1,9 @@
-r"""Steps along the reverse Markov chain in continuous time, whose rates are held fixed for the length of a step.
+r"""Steps of the continuous-time reverse Markov chain with rates that are held fixed during a step.
 
 $$R_t(z \to y) = r_t(z)\, \frac{q_t(y \mid \hat x)}{q_t(z \mid \hat x)}, \qquad y \ne z$$
 
-The reverse transition of `AncestralSampler` holds $\hat x$ fixed, and solves the rest exactly; these hold the rates fixed
-too. (The "analytic" step of SEDD is not here: it is the ancestral step, written with scores.)
+The reverse transition of `AncestralSampler` holds only $\hat x$ fixed and is otherwise exact; these samplers also hold
+the rates fixed. (The "analytic" step of SEDD is the ancestral step, written with scores.)
 """
 
 from typing import ClassVar
@@ -19,17 +19,19 @@ from .base import Sampler
 
 
 class EulerSampler(Sampler):
-    r"""Euler steps of the reverse chain: a token jumps to y with probability $(t - s) R_t(z \to y)$, and else stays.
+    r"""Euler steps of the reverse chain: a token jumps to y with probability $(t - s) R_t(z \to y)$, and otherwise
+    stays.
 
-    Where these exceed 1 together, it surely jumps. The step that ends at the lower end of the domain is the jump to clean
-    tokens, because an Euler step can leave noise behind. Converges as 1/N, more slowly than the ancestral step.
+    If these probabilities sum to more than 1, the token always jumps. The last step, to the lower end of the domain, is
+    the jump to clean tokens, because an Euler step can leave noise. The error decreases as 1/N, but is larger than that
+    of the ancestral step.
 
     **Arguments:**
 
-    - `process`: one whose noise forgets what it destroys.
-    - `denoiser`: of any parametrisation.
+    - `process`: a process with state-independent corruption.
+    - `denoiser`: a denoiser of any prediction type.
 
-    **Raises:** `ValueError` for token-dependent noise.
+    **Raises:** `ValueError` for state-dependent corruption.
 
     **Source:** Campbell et al. (2022), arXiv 2205.14987; Lou et al. (2024), arXiv 2310.16834, section 4.1.
 
@@ -55,11 +57,11 @@ class EulerSampler(Sampler):
         super().__init__(process, denoiser)
 
     def odds(self, u: PerToken) -> PerToken:
-        """What the jumps expected in a step, times q(z), are compared with q(z): u < h R for one uniform number."""
+        """The factor by which expected jumps are compared with q(z): a token jumps if u < h R for one uniform number."""
         return 1 / u.clamp(min=2**-54)
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
-        """One step; the network is asked only for tokens that may jump."""
+        """One step; the network is evaluated only at tokens that may jump."""
         process = self.process
         u = uniforms(*z.shape, UNIFORMS_PER_MOVE, generator=generator, device=z.device)
         s, t = as_token_times(s, z), as_token_times(t, z)
@@ -83,14 +85,14 @@ class EulerSampler(Sampler):
 
 
 class TauLeapingSampler(EulerSampler):
-    r"""Tau-leaping: a token is left alone with probability $e^{-(t - s) R_t(z)}$, else it takes its first jump.
+    r"""Tau-leaping: a token does not change with probability $e^{-(t - s) R_t(z)}$; otherwise it takes its first jump.
 
-    With rates fixed for the step, jumps are a Poisson process; a token that would jump more than once takes the first of
-    its jumps. As `EulerSampler` in all else; never a probability above 1.
+    With fixed rates, jumps are a Poisson process; a token that would jump more than once takes only the first jump.
+    Probabilities never exceed 1. Otherwise it equals `EulerSampler`.
 
     **Arguments:** as for `EulerSampler`.
 
-    **Source:** Gillespie (2001); Campbell et al. (2022), arXiv 2205.14987, who refuse a second jump as well.
+    **Source:** Gillespie (2001); Campbell et al. (2022), arXiv 2205.14987, who also reject further jumps.
 
     **Example:**
 
@@ -108,5 +110,5 @@ class TauLeapingSampler(EulerSampler):
     variants: ClassVar[Variants] = {"tau-leaping": {}}
 
     def odds(self, u: PerToken) -> PerToken:
-        """The same for 1 - exp(-h R): h R is compared with an exponential variable."""
+        """The factor for 1 - exp(-h R): h R is compared with an exponential variable."""
         return 1 / -torch.log1p(-u).clamp(max=-(2**-54))

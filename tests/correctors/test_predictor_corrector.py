@@ -181,7 +181,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"a corrector must be a noiselab.Corrector; got AncestralSampler"):
         make(PredictorCorrector.__new__(PredictorCorrector), predictor, predictor)
     for when in ((0.5, 0.5), (1, 0), (0, float("nan"))):
-        with pytest.raises(ValueError, match="when must be two rising times"):
+        with pytest.raises(ValueError, match="when must be two increasing times"):
             PredictorCorrector(predictor, gibbs, when)
     with pytest.raises(ValueError, match="repeats must be at least 1; got 0"):
         PredictorCorrector(predictor, gibbs, repeats=0)

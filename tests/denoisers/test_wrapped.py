@@ -95,9 +95,9 @@ class Silent(nl.Denoiser):
 )
 def test_a_silent_denoiser_around_a_denoiser_is_refused_where_it_is_used(held):
     for use in (nl.AncestralSampler, nl.GibbsCorrector):
-        with pytest.raises(ValueError, match="must say what it predicts; got Silent, which does not"):
+        with pytest.raises(ValueError, match="must declare what it predicts; got Silent, which does not"):
             use(PROCESS, Silent(**held))
-    with pytest.raises(ValueError, match="must say what it predicts"):
+    with pytest.raises(ValueError, match="must declare what it predicts"):
         nl.Temperature(Silent(**held), 0.5)
     said = Silent(**held)
     said.predicts = "posterior"

@@ -395,7 +395,7 @@ def test_noise_that_does_not_show_is_refused():
     hidden = [nl.gidd(vocab_size=4, mask_id=3, p_uniform=0.1), nl.uniform(vocab_size=4), TwoMethods()]
     for process in hidden:
         for make in (ConfidenceSampler, EntropyBoundedSampler):
-            with pytest.raises(ValueError, match=r"noise that shows.*PathPlanningSampler or AncestralSampler"):
+            with pytest.raises(ValueError, match=r"absorbing noise.*PathPlanningSampler or AncestralSampler"):
                 make(process, oracle_of(process))
     rates = nl.processes.TokenRates(torch.ones(4), mask_id=3)
     for make in (ConfidenceSampler, EntropyBoundedSampler, PathPlanningSampler):
@@ -407,12 +407,15 @@ def test_bad_settings_are_refused():
     process, oracle = world()
     for wrong, message in [
         (lambda: ConfidenceSampler(process, oracle, "top"), "score must be one of confidence, margin, entropy, random"),
-        (lambda: ConfidenceSampler(process, oracle, choice_temperature=-1), "choice_temperature must not be negative"),
-        (lambda: ConfidenceSampler(process, oracle, choice_temperature=nl.t - 0.5), "choice_temperature must not be"),
-        (lambda: EntropyBoundedSampler(process, oracle, -0.1), "bound must not be negative; got -0.1"),
-        (lambda: EntropyBoundedSampler(process, oracle, math.nan), "bound must not be negative; got nan"),
-        (lambda: PathPlanningSampler(process, oracle, stochasticity=-1), "stochasticity must be finite and not"),
-        (lambda: PathPlanningSampler(process, oracle, stochasticity=math.inf), "stochasticity must be finite and not"),
+        (lambda: ConfidenceSampler(process, oracle, choice_temperature=-1), "choice_temperature must be non-negative"),
+        (
+            lambda: ConfidenceSampler(process, oracle, choice_temperature=nl.t - 0.5),
+            "choice_temperature must be non-negative",
+        ),
+        (lambda: EntropyBoundedSampler(process, oracle, -0.1), "bound must be non-negative; got -0.1"),
+        (lambda: EntropyBoundedSampler(process, oracle, math.nan), "bound must be non-negative; got nan"),
+        (lambda: PathPlanningSampler(process, oracle, stochasticity=-1), "stochasticity must be finite and non"),
+        (lambda: PathPlanningSampler(process, oracle, stochasticity=math.inf), "stochasticity must be finite and non"),
         (
             lambda: PathPlanningSampler(process, oracle, nl.denoisers.Score(oracle, process)),
             "planner must be .* got one that predicts",

@@ -90,7 +90,7 @@ def test_batched_equals_one_by_one_and_prompts_stay(name):
 def test_noise_that_does_not_fit_is_refused():
     uniform, gidd = NOISES["uniform"](), NOISES["gidd"]()
     for process in (uniform, gidd):
-        with pytest.raises(ValueError, match="needs masking"):
+        with pytest.raises(ValueError, match="needs absorbing noise"):
             FirstHittingSampler(process, oracle_of(process))
     process = TokenRates(torch.tensor([1.0, 2.0, 0.5, 1.0]), mask_id=3)
     with pytest.raises(ValueError, match="needs an InterpolatingProcess; got"):

@@ -126,7 +126,7 @@ def test_few_steps_and_processes_without_a_signal_are_refused():
         def mixing(self, t):
             return torch.tensor([0.5, 0.5])
 
-    with pytest.raises(ValueError, match="must fall, without jumps"):
+    with pytest.raises(ValueError, match="must decrease without jumps"):
         signal_grid(Jump(), 20)
     with pytest.raises(ValueError, match="must have a signal alpha"):
         signal_grid(opaque(process), 3)

@@ -226,7 +226,7 @@ def test_batched_equals_one_by_one_and_equal_times_stay(name):
 def test_what_does_not_fit_is_refused():
     process = NOISES["gidd"]()
     o = oracle_of(process)
-    with pytest.raises(ValueError, match="does not move with time"):
+    with pytest.raises(ValueError, match="needs a time-constant mixing"):
         DeterministicSampler(process, o)
     with pytest.raises(ValueError, match=r"share must lie in \[0, 1\]; got 2"):
         DeterministicSampler(NOISES["uniform"](), oracle_of(NOISES["uniform"]()), share=2.0)

@@ -1,4 +1,4 @@
-"""Sampling around tokens that are given: prompts, endings, gaps."""
+"""Infilling: sampling given known tokens such as prompts, endings or any other positions."""
 
 from collections.abc import Iterator
 from typing import Literal, get_args
@@ -18,26 +18,27 @@ TimeMode = Literal["token", "sequence"]
 
 
 class Infilling(WrappedSampler):
-    r"""Draws the tokens that are missing, given those that are known: any positions, in each sequence its own.
+    r"""Samples the missing tokens given known ones, at any positions, which may differ between sequences.
 
-    Known tokens are put in at the start and stand at the lower end of time throughout, so that the denoiser is told that they
-    are clean and a step leaves them alone. With the exact denoiser of one time per token the law of the others tends to
-    $p(x_{\text{missing}} \mid x_{\text{known}})$ as steps grow; for one missing token it is that at any number of steps.
-    (Where noise is left at the lower end itself, as in `log_snr_hybrid`, up to that noise.)
+    Known tokens are inserted at the start and have the lower end of time throughout: the denoiser receives them as
+    clean, and steps do not change them. With the exact denoiser and per-token times, the distribution of the other
+    tokens converges to $p(x_{\text{missing}} \mid x_{\text{known}})$ as the number of steps grows; for one missing
+    token it is exact for any number of steps. (For processes with noise at the lower end of time, such as
+    `log_snr_hybrid`, up to that noise.)
 
-    Put it around a sampler with correctors, not inside: what is around it does not know of known tokens. `converges` is
-    False, for the law is not that of whole sequences.
+    Wrap it around a sampler with correctors, not inside one: outer wrappers do not know the known tokens. `converges`
+    is False, because the distribution is conditional.
 
     **Arguments:**
 
     - `inner`: the sampler to wrap.
-    - `tokens`: the known tokens, for each sequence or one row for all; what stands elsewhere makes no difference.
-    - `known`: where they are known.
-    - `times`: "token", or "sequence" for networks that were trained with one time per sequence: they are told the time of the
-      sequence, and known tokens are put back after each step. For masking both are the same. For noise that does not
-      show, the network then takes known tokens for as noisy as the others, and the law is another one.
+    - `tokens`: the known tokens, for each sequence or one row for all; other positions are ignored.
+    - `known`: the mask of known positions.
+    - `times`: "token", or "sequence" for networks trained with one time per sequence: they receive the time of the
+      sequence, and known tokens are restored after each step. For absorbing noise both are equivalent. For noise on
+      data tokens, the network then treats known tokens as noisy, and the distribution differs.
 
-    **Raises:** `ValueError` for known tokens that data cannot contain, and for sequences of another length.
+    **Raises:** `ValueError` if known tokens are outside the support, or sequences have another length.
 
     **Example:**
 
@@ -65,50 +66,48 @@ class Infilling(WrappedSampler):
             raise ValueError(f"known tokens must lie in [0, {vocab_size}); got {given.min()} to {given.max()}")
         strange = given[~self.process.host_support()[given.long()]]
         if len(strange):
-            raise ValueError(
-                f"known tokens must be tokens that data can contain; got {strange.unique().tolist()[:8]}, which only noise is"
-            )
+            raise ValueError(f"known tokens must be in the support of the process; got {strange.unique().tolist()[:8]}")
         self.tokens, self.known, self.times = tokens.long(), known, times
         self.converges = False
 
     def start(
         self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None
     ) -> Tokens:
-        """The inner sampler's, with the known tokens in it."""
+        """The initial tokens of the inner sampler, with the known tokens inserted."""
         self.require(length)
         return self.put(self.inner.start(batch, length, generator=generator, device=device))
 
     def walk(self, z: Tokens, times: Grid, *, generator: Randomness = None) -> Iterator[Tokens]:
-        """As `Sampler.walk`; the known tokens are put into `z` first."""
+        """As `Sampler.walk`, after inserting the known tokens into `z`."""
         self.require(z.shape[1])
         return super().walk(z, times, generator=generator)
 
     def path(
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
     ) -> Iterator[list[Stage]]:
-        """That of the inner sampler, from a state with the known tokens in it."""
+        """The path of the inner sampler, from a state with the known tokens inserted."""
         for stages in self.inner.path(self.put(z), times, generator=generator, advance=advance or self.stages):
             yield [stage._replace(z=self.put(stage.z)) for stage in stages]
 
     def stages(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> list[Stage]:
-        """Those of the inner sampler, each with the known tokens as they were."""
+        """The stages of the inner sampler, each with the known tokens restored."""
         z = self.put(z)
         done = self.inner.stages(z, self.clock(t, z), self.clock(s, z), generator=generator)
         return [stage._replace(z=self.put(stage.z)) for stage in done]
 
     def clean(self, z: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
-        """As the inner sampler does it, around the known tokens."""
+        """As for the inner sampler, with the known tokens restored."""
         z = self.put(z)
         return self.put(self.inner.clean(z, self.clock(t, z), generator=generator))
 
     def put(self, z: Tokens) -> Tokens:
-        """The sequences, or their beginnings, with the known tokens in their places."""
+        """Insert the known tokens into sequences, or into their beginnings."""
         return torch.where(self._fit(self.known, z), self._fit(self.tokens, z), z)
 
     def clock(self, t: Times, z: Tokens) -> Float[Tensor, "..."]:
-        """The times that the inner sampler is given."""
+        """The times passed to the inner sampler."""
         if self.times == "sequence":
-            # At the very end of time an exact denoiser finds tokens of data impossible.
+            # At the upper end of time data tokens are impossible for an exact denoiser.
             return t.double().clamp(max=self.process.domain[1] - TIME_EPS)
         return torch.where(self._fit(self.known, z), self.process.domain[0], as_token_times(t, z))
 
@@ -120,7 +119,7 @@ class Infilling(WrappedSampler):
             )
 
     def _fit(self, given: Tensor, z: Tensor) -> Tensor:
-        """Cut or filled up to the length of z: a sampler by blocks may show the beginning only."""
+        """Truncate or pad to the length of z, because block samplers may pass only the beginning."""
         batch, length = z.shape
         if len(given) not in (1, batch):
             raise ValueError(
@@ -130,22 +129,22 @@ class Infilling(WrappedSampler):
         return given if given.shape[1] == length else pad(given, (0, length - given.shape[1]))
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"{int(self.known.sum())} of {self.known.numel()} tokens known" + (
             ", times='sequence'" if self.times == "sequence" else ""
         )
 
 
 class Prompted(Infilling):
-    """`Infilling` of what follows a prompt, in sequences of any length that holds it.
+    """`Infilling` after a prompt, for sequences of any length that contain it.
 
     **Arguments:**
 
     - `inner`: the sampler to wrap.
-    - `prompt`: the first tokens, for each sequence or one row for all.
+    - `prompt`: the leading tokens, for each sequence or one row for all.
     - `times`: as for `Infilling`.
 
-    **Raises:** `ValueError` for tokens that data cannot contain, and for sequences shorter than the prompt.
+    **Raises:** `ValueError` if tokens are outside the support, or sequences are shorter than the prompt.
 
     **Example:**
 
@@ -164,12 +163,12 @@ class Prompted(Infilling):
         super().__init__(inner, prompt, torch.ones_like(prompt, dtype=torch.bool), times=times)
 
     def require(self, length: int) -> None:
-        """Raise `ValueError` if sequences of this length do not hold the prompt."""
+        """Raise `ValueError` if sequences of this length are shorter than the prompt."""
         if length < self.known.shape[1]:
             raise ValueError(
                 f"sequences must hold the prompt of {self.known.shape[1]} tokens; got sequences of {length}"
             )
 
     def extra_repr(self) -> str:
-        """What it is set to."""
+        """The settings, for `repr`."""
         return f"a prompt of {self.known.shape[1]} tokens" + (", times='sequence'" if self.times == "sequence" else "")

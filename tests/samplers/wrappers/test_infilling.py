@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_said():
         Prompted(sampler, prompt).sample((1, 2), steps=2)
     with pytest.raises(ValueError, match="must hold the prompt of 3 tokens; got sequences of 2"):
         Prompted(sampler, prompt).walk(torch.zeros(1, 2, dtype=torch.long), torch.linspace(1, 0, 3))
-    with pytest.raises(ValueError, match=r"data can contain; got \[4\]"):
+    with pytest.raises(ValueError, match=r"in the support of the process; got \[4\]"):
         Prompted(sampler, torch.tensor([[0, V - 1]]))
     with pytest.raises(ValueError, match=r"must lie in \[0, 5\); got 0 to 5"):
         Prompted(sampler, torch.tensor([[0, 5]]))
