@@ -184,6 +184,20 @@ def require_reviser(reviser: Any) -> Reviser:
     return reviser
 
 
+def require_free_end(rows: Selection | None, z: Tokens, given: int) -> Selection:
+    """The tokens that may change, if all after the first `given` ones are among them.
+
+    **Raises:** `ValueError` otherwise.
+    """
+    if rows is None:
+        return torch.ones_like(z, dtype=torch.bool)
+    if not rows[:, given:].all():
+        raise ValueError(
+            f"rows must hold all tokens after the first {given}; got {int((~rows[:, given:]).sum())} left out"
+        )
+    return rows
+
+
 def _describe(thing: Any) -> str:
     return f"the class {thing.__name__}" if isinstance(thing, type) else f"a {type(thing).__name__}"
 
@@ -253,7 +267,7 @@ class Outcome(NamedTuple):
         return _divide(self.wrong_to_right, self.wrong_before)
 
     @property
-    def missed(self) -> float:
+    def miscorrected(self) -> float:
         """The share of wrong tokens that were replaced by other wrong ones; NaN if none was wrong."""
         return _divide(self.wrong_to_wrong, self.wrong_before)
 
@@ -300,7 +314,7 @@ def count_outcome(before: Tokens, after: Tokens, truth: Tokens, *, evaluations: 
 
     truth, tokens = torch.tensor([[1, 2, 3, 4, 5, 6]]), torch.tensor([[1, 9, 9, 4, 5, 6]])
     found = count_outcome(tokens, torch.tensor([[1, 2, 8, 4, 5, 7]]), truth)
-    assert (found.mended, found.missed, found.harmed, found.gain) == (0.5, 0.5, 0.25, 0.0)
+    assert (found.mended, found.miscorrected, found.harmed, found.gain) == (0.5, 0.5, 0.25, 0.0)
     ```
     """
     if not before.shape == after.shape == truth.shape:

@@ -9,6 +9,7 @@ on the frozen model to say whether a parameter can be found next. The tables are
 plot to OUTPUT/regret.png.
 """  # noqa: E501
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,24 +22,34 @@ import transformers
 
 from learn_from_mistakes import spread
 from noiselab.autoregressive import (
-    Detector,
+    BackspaceDetector,
+    EntropyDetector,
+    PooledDetector,
     Probe,
     RetryUponRegret,
-    by_backspace_probability,
-    by_denoiser_confidence,
-    by_entropy,
-    by_improbability,
+    StepDetector,
+    SurpriseDetector,
 )
+from noiselab.correctors import DenoiserDetector
+from noiselab.denoisers import Denoiser
 from noiselab.evaluation import (
     Interval,
-    detection,
     interval,
+    measure_detection,
     paired_difference,
     wilson,
 )
 from noiselab.files import new_file, write_json
 from noiselab.networks.huggingface import TransformersDenoiser
-from noiselab.tasks.igsm import Problem, Verdict, Words, by_can_next, can_next_examples, ends_of_steps, perfect
+from noiselab.tasks.igsm import (
+    CanNextDetector,
+    PerfectDetector,
+    Problem,
+    Verdict,
+    Words,
+    can_next_examples,
+    ends_of_steps,
+)
 from noiselab.training import Trainer, labelled, load_probe, probe_loss, save_probe
 from noiselab.training.options import arguments_of, command_line, run_recipe
 from problems import models as problem_models
@@ -100,14 +111,19 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         taught = trained(options.taught, seed, options, words)
         detectors = detectors_of(plain, taught, seed, options, words)
         for name, detector in detectors.items():
-            found = how_well(detector, name in PROBES, problems, solutions, greedy, options, words)
+            threshold = threshold_of(name, options.sure)
+            found = how_well(detector, threshold, name in PROBES, problems, solutions, greedy, options, words)
             seen.append({"detector": name, "seed": seed, **found})
-        detectors["always"] = lambda text: 1.0
+        detectors["always"] = Always([words.full_stop])
         for name, detector in detectors.items():
-            solved[f"regret, {name}"] = regretted(plain, detector, 10, problems, options, words)
+            solved[f"regret, {name}"] = regretted(
+                plain, detector, threshold_of(name, options.sure), 10, problems, options, words
+            )
         for retries in options.retries:
             name = f"regret, perfect, at most {retries}"
-            solved[name] = regretted(plain, perfect(problems, words), retries, problems, options, words)
+            solved[name] = regretted(
+                plain, PerfectDetector(problems, words), options.sure, retries, problems, options, words
+            )
         solved[f"trained on {options.taught}, greedy"] = solve(taught, problems, words, most=options.length)
         right = [verdict.right for verdict in greedy]
         for name, verdicts in solved.items():
@@ -157,34 +173,60 @@ def probed(name: str, ranks: tuple[int, int], network: Any, seed: int, options: 
     return probe.eval()
 
 
-def detectors_of(plain: Any, taught: Any, seed: int, options: Regret, words: Words) -> dict[str, Detector]:
-    """All detectors: probes of the model, its own doubts, and two other models."""
-    found: dict[str, Detector] = {}
+class Always(StepDetector):
+    """Finds every step wrong."""
+
+    def score_step(self, text: torch.Tensor) -> float:
+        """Always 1."""
+        return 1.0
+
+
+class BlockDetector(StepDetector):
+    """How improbable a step is to a diffusion model of blocks, in nats.
+
+    A block has been filled up to here; what follows is noise, as in the middle of sampling.
+    """
+
+    def __init__(self, denoiser: Denoiser, length: int, words: Words) -> None:
+        super().__init__([words.full_stop])
+        tokens = DenoiserDetector(denoiser, time=0.5, length=length, filler=words.size)
+        self.steps, self.length, self.start = PooledDetector(tokens, boundary=ends_of_steps(words)), length, words.start
+
+    def score_step(self, text: torch.Tensor) -> float:
+        """The score of the last step; 0 for texts longer than the rows of the model, which it cannot read."""
+        if len(text) >= self.length:
+            return 0.0
+        return self.steps.score_step(torch.cat([text.new_tensor([self.start]), text]))
+
+
+IN_NATS = ("improbability", "GIDD+")
+"""Detectors whose score is -log p of a token; those of the others are probabilities, or shares."""
+
+
+def threshold_of(name: str, sure: float) -> float:
+    """The threshold of a detector: `sure` as a probability p of an error, or the nats of a token of probability 1 - p."""
+    return -math.log1p(-sure) if name in IN_NATS else sure
+
+
+def detectors_of(plain: Any, taught: Any, seed: int, options: Regret, words: Words) -> dict[str, StepDetector]:
+    """All detectors: probes of the model, its own uncertainty, and two other models."""
+    boundary, found = ends_of_steps(words), dict[str, StepDetector]()
     for name, ranks in PROBES.items():
-        found[name] = by_can_next(probed(name, ranks, plain, seed, options, words), words)
-    found["improbability"] = by_improbability(plain, boundary=ends_of_steps(words), start=words.start)
-    found["entropy"] = by_entropy(plain, boundary=ends_of_steps(words), start=words.start)
-    found[f"backspaces of {options.taught}"] = by_backspace_probability(
-        taught, words.back, start=words.start, boundary=ends_of_steps(words), stop=int(words.encode(["as"]))
+        found[name] = CanNextDetector(probed(name, ranks, plain, seed, options, words), words)
+    found["improbability"] = PooledDetector(SurpriseDetector(plain, start=words.start), boundary=boundary)
+    found["entropy"] = PooledDetector(EntropyDetector(plain, start=words.start), boundary=boundary)
+    found[f"backspaces of {options.taught}"] = PooledDetector(
+        BackspaceDetector(taught, words.back, start=words.start), boundary=boundary, pool=int(words.encode(["as"]))
     )
     if options.gidd:
-        # A block that has been filled up to here; what is behind is noise, as in the middle of sampling.
-        confidence = by_denoiser_confidence(
-            TransformersDenoiser(gidd(seed, options, words)),
-            length=options.gidd_length,
-            filler=words.size,
-            boundary=ends_of_steps(words),
-            time=0.5,
-        )
-        found["GIDD+"] = lambda text: (
-            # What is longer than its rows it says nothing about.
-            confidence(torch.cat([text.new_tensor([words.start]), text])) if len(text) < options.gidd_length else 0.0
-        )
+        denoiser = TransformersDenoiser(gidd(seed, options, words))
+        found["GIDD+"] = BlockDetector(denoiser, options.gidd_length, words)
     return found
 
 
 def how_well(
-    detector: Detector,
+    detector: StepDetector,
+    threshold: float,
     probe: bool,
     problems: Sequence[Problem],
     solutions: Sequence[torch.Tensor],
@@ -198,19 +240,19 @@ def how_well(
         ends = (solution == words.full_stop).nonzero()[:, 0].tolist()
         last = len(ends) if verdict.step is None else verdict.step + 1
         for step, end in enumerate(ends[:last]):
-            scores.append(detector(torch.cat([words.encode(problem.question), solution[: end + 1]])))
+            scores.append(detector.score_step(torch.cat([words.encode(problem.question), solution[: end + 1]])))
             wrong.append(step == verdict.step)
     found: dict[str, Any] = {"steps": len(wrong), "errors": sum(wrong)}
     if 0 < sum(wrong) < len(wrong):
         score, is_wrong = torch.tensor(scores, dtype=torch.float64), torch.tensor(wrong)
-        found |= detection(score, is_wrong)._asdict()
-        found["caught"] = wilson(int((score[is_wrong] > options.sure).sum()), sum(wrong))
-        found["alarms"] = (score[~is_wrong] > options.sure).double().mean().item()
+        found |= measure_detection(score, is_wrong)._asdict()
+        found["caught"] = wilson(int((score[is_wrong] > threshold).sum()), sum(wrong))
+        found["alarms"] = (score[~is_wrong] > threshold).double().mean().item()
     if probe:
         generator = random.Random("examples")
         examples = [can_next_examples(problem, words, generator, 4) for problem in problems]
         right = [
-            (detector(row[1:]) < 0.5) == label
+            (detector.score_step(row[1:]) < 0.5) == label
             for some in examples
             for row, label in zip(some.rows, some.labels.tolist(), strict=True)
         ]
@@ -219,7 +261,13 @@ def how_well(
 
 
 def regretted(
-    network: Any, detector: Detector, retries: int, problems: Sequence[Problem], options: Regret, words: Words
+    network: Any,
+    detector: StepDetector,
+    threshold: float,
+    retries: int,
+    problems: Sequence[Problem],
+    options: Regret,
+    words: Words,
 ) -> list[Verdict]:
     """Verdicts on solutions whose steps were erased and drawn again when the detector said so."""
     sampler = RetryUponRegret(
@@ -228,7 +276,7 @@ def regretted(
         vocab_size=words.size,
         boundary=[words.full_stop],
         start=words.start,
-        threshold=options.sure,
+        threshold=threshold,
         retries=retries,
         temperature=0,
     )

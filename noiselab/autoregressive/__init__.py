@@ -1,45 +1,58 @@
-"""Autoregressive models that take things back: noise for them, its bound, decoding with backspaces and regret."""
+"""Self-correcting autoregressive models: edit processes, their bound, decoding with backtracking, detectors, revisers."""
 
 from .backspace import RandomMistakes, RandomTokenBackspace, StepBackspace
 from .backspace_sampler import BackspaceSampler
 from .backtracking import BacktrackingDecoder, Generation
-from .detectors import by_backspace_probability, by_denoiser_confidence, by_entropy, by_improbability, by_probe
+from .detectors import (
+    BackspaceDetector,
+    EntropyDetector,
+    PooledDetector,
+    ProbeDetector,
+    StepDetector,
+    SurpriseDetector,
+)
 from .edits import EditProcess
 from .kv_cache import DecoderCache, KVCache, NoCache
 from .likelihood import Semantics, committed_law, edit_bound, erasing_log_probability, stream_log_probability
 from .probes import Probe
-from .regret import Detector, RetryUponRegret
+from .proofreading import Proofreader, SurpriseProofreader
+from .regret import RetryUponRegret
+from .revisers import BacktrackingReviser, ContinuationReviser
 from .streams import Reach, Tree, tree_of
 from .wrong_tokens import LaterTokens, ModelTokens, UniformTokens, UnigramTokens, Without, WrongTokens
 
 __all__ = [
+    "BackspaceDetector",
     "BackspaceSampler",
     "BacktrackingDecoder",
+    "BacktrackingReviser",
+    "ContinuationReviser",
     "DecoderCache",
-    "Detector",
     "EditProcess",
+    "EntropyDetector",
     "Generation",
     "KVCache",
     "LaterTokens",
     "ModelTokens",
     "NoCache",
+    "PooledDetector",
     "Probe",
+    "ProbeDetector",
+    "Proofreader",
     "RandomMistakes",
     "RandomTokenBackspace",
     "Reach",
     "RetryUponRegret",
     "Semantics",
     "StepBackspace",
+    "StepDetector",
+    "SurpriseDetector",
+    "SurpriseProofreader",
     "Tree",
     "UniformTokens",
     "UnigramTokens",
     "Without",
     "WrongTokens",
-    "by_backspace_probability",
-    "by_denoiser_confidence",
-    "by_entropy",
-    "by_improbability",
-    "by_probe",
     "committed_law",
     "edit_bound",
     "erasing_log_probability",

@@ -51,7 +51,7 @@ class RandomMistakes(EditProcess):
 
     def corrupt(self, x: TokenSequence, *, generator: Generator | None = None) -> Int[Tensor, " stream"]:
         """Draw a stream that comes to `x`."""
-        self.check(x)
+        self.check_text(x)
         sizes = self.sizes(x)
         # Of one uniform number: K >= k if u <= p^k.
         u = 1 - uniforms(len(x), generator=generator, device=x.device)
@@ -71,7 +71,7 @@ class RandomMistakes(EditProcess):
 
     def log_probability(self, z: Int[Tensor, " stream"], x: TokenSequence) -> Scalar:
         """Log q(z | x). A stream is read in one way only, since a wrong token is never the right one."""
-        self.check(x)
+        self.check_text(x)
         nothing = torch.full((), -math.inf, dtype=torch.float64, device=x.device)
         sizes = self.sizes(x)
         text, stream, length = x.tolist(), z.tolist(), sizes.tolist()

@@ -1,4 +1,4 @@
-"""Writing with backspaces."""
+"""Decoding with backspaces."""
 
 from collections.abc import Callable
 
@@ -13,27 +13,27 @@ from .likelihood import Semantics
 
 
 class BackspaceSampler(BacktrackingDecoder):
-    r"""Writes token by token with a model that can take back what it wrote.
+    r"""Generates text with a model that writes backspaces, each of which deletes what it wrote before.
 
-    In a text of its full length, the model is asked once more: the text is done when the answer is no backspace. With
-    `bias` $\lambda$ the logit of the backspace is $\lambda$ higher; $-\infty$ is the plain model.
+    A text of full length is done when the model's next entry is not a backspace. `bias` adds $\lambda$ to the logit of the
+    backspace; $-\infty$ is the plain model.
 
     **Arguments:**
 
     - `network`: a causal model of transformers; without `cache` any that is called with `input_ids`.
-    - `edits`: says what the backspace is and how far it reaches.
+    - `edits`: defines the backspace and how far it reaches.
     - `start`: the token before each text.
-    - `semantics`: "visible": mistakes and backspaces stay before the eyes of the model; "erasing": the model sees the
-      text that is left, and keys and values of the rest are dropped.
-    - `deep`: whether a backspace may follow a backspace. Without, each token is looked at once, and the law of the texts is
-      known (`erasing_log_probability`).
-    - `bias`: of the backspace; not plus infinity.
-    - `budget`: backspaces of a text at most; then it is written without. None by default, for no limit.
-    - `tabu`: whether a token that was taken back is not proposed again behind the same text. A greedy model that erases
-      would otherwise propose it forever.
-    - `temperature`: of all decisions; 0 takes the likeliest.
-    - `edit`: what else is done to logits, the backspace among them; for example a truncation.
-    - `cache`: whether keys and values are kept.
+    - `semantics`: "visible": mistakes and backspaces stay in the context of the model; "erasing": the model reads the current
+      text only, and the KV cache is rolled back to before the deleted tokens.
+    - `deep`: whether a backspace can follow a backspace. If not, each token is judged once, and the distribution of the texts
+      has a closed form (`erasing_log_probability`).
+    - `bias`: of the logit of the backspace; below infinity.
+    - `budget`: the largest number of backspaces in a text, after which it is written without; unlimited by default.
+    - `tabu`: whether a deleted token is not proposed again after the same text. A greedy erasing model would otherwise propose
+      it forever.
+    - `temperature`: of all decisions; 0 takes the most probable token.
+    - `edit`: a function of the logits of each decision, the backspace included; for example a truncation.
+    - `cache`: whether the KV cache is used.
 
     **Raises:** `ValueError` for settings out of range.
 
@@ -48,12 +48,12 @@ class BackspaceSampler(BacktrackingDecoder):
     network = LlamaForCausalLM(LlamaConfig(vocab_size=11, **sizes)).eval()
     edits = RandomTokenBackspace(vocab_size=11, backspace=10, rate=0.1, wrong=UniformTokens(10))
     sampler = BackspaceSampler(network, edits, start=0, semantics="erasing", deep=False)
-    written = sampler.sample(2, length=8, generator=torch.Generator().manual_seed(0))
-    for text, stream in zip(written.texts, written.streams):
+    generation = sampler.sample(2, length=8, generator=torch.Generator().manual_seed(0))
+    for text, stream in zip(generation.texts, generation.streams):
         assert torch.equal(edits.clean(stream), text) and len(text) == 8
     ```
 
-    **Source:** erasing with dropped keys and values: Cundy and Ermon (2023), arXiv 2306.05426.
+    **Source:** backspaces that roll back the KV cache: Cundy and Ermon (2023), arXiv 2306.05426.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class BackspaceSampler(BacktrackingDecoder):
         cache: bool = True,
     ) -> None:
         if not bias < float("inf"):
-            raise ValueError(f"bias must be a number or minus infinity; got {bias}")
+            raise ValueError(f"bias must be below infinity; got {bias}")
         super().__init__(
             network,
             vocab_size=edits.vocab_size,
@@ -88,18 +88,18 @@ class BackspaceSampler(BacktrackingDecoder):
         self.edits, self.deep, self.bias = edits, deep, float(bias)
 
     def reach(self, text: list[int]) -> int:
-        """That of the edit process."""
+        """As the edit process defines it."""
         return self.edits.reach(text)
 
-    def check(self, prompt: Int[Tensor, " _"]) -> None:
-        """Whether there can be mistakes in a prompt.
+    def check_prompt(self, prompt: Int[Tensor, " _"]) -> None:
+        """Check that a prompt is a text of the edit process.
 
-        **Raises:** `ValueError` for a prompt with a backspace, or tokens that are none.
+        **Raises:** `ValueError` for a prompt with a backspace, or tokens out of range.
         """
-        self.edits.check(prompt)
+        self.edits.check_text(prompt)
 
-    def adjusted(self, rows: list[Row], logits: Float[Tensor, "row state"]) -> Float[Tensor, "row state"]:
-        """With the bias, and without a second backspace where each token is looked at once."""
+    def adjust_logits(self, rows: list[Row], logits: Float[Tensor, "row state"]) -> Float[Tensor, "row state"]:
+        """Add the bias, and forbid a second backspace where each token is judged once."""
         if self.bias:
             logits[:, self.backspace] += self.bias
         if not self.deep and (again := [place for place, row in enumerate(rows) if row.again]):

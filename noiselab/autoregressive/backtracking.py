@@ -1,4 +1,4 @@
-"""Writing token by token, when tokens can be taken back: what all writers share."""
+"""Decoding with backtracking: token by token, with deletions; what all such decoders share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -17,18 +17,18 @@ from .likelihood import Semantics
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """What was written, and how.
+    """Generated texts, and how they came about.
 
     **Arguments:**
 
-    - `texts`: what stands at the end, the prompt among it.
-    - `streams`: all that was written behind each prompt, backspaces too. An erasure that no model wrote, that of
-      `RetryUponRegret`, stands there as the token behind those of the model.
-    - `revisions`: each token that was taken back, with the one that was then written in its place; step counts the entries
-      of the stream.
-    - `evaluations`: how many entries the network read for each text, those of the prompt counted as one.
-    - `stopped`: whether each text came to its end; false where the limit on entries was met before.
-    - `spent`: whether each text has used up its budget of backspaces.
+    - `texts`: the final texts, with their prompts.
+    - `streams`: everything that was written after each prompt, backspaces included. A deletion that the model did not write
+      itself, such as those of `RetryUponRegret`, is recorded as the token `vocab_size`.
+    - `revisions`: each deleted token with the one that was then written in its place; `step` counts the entries of the
+      stream.
+    - `evaluations`: the number of entries that the network read for each text; the prompt counts as one.
+    - `stopped`: whether each text came to its end; false where the limit on entries was reached before.
+    - `spent`: whether each text has used up its budget of deletions.
     """
 
     texts: list[Tensor]
@@ -45,16 +45,16 @@ class Row:
 
     **Arguments:**
 
-    - `number`: which text of the batch it is.
-    - `text`: what stands now; `prompt`: how many tokens it began with; `kept`: how many can not be taken back.
-    - `logits`: after the first `kept` tokens and after each longer text up to this one; for the visible semantics after all
-      that was read, alone.
-    - `tabu`: what was taken back behind the first `kept` tokens and behind each longer text.
-    - `stream`: what was written.
-    - `replaced`: tokens that were taken back and whose place is empty still.
-    - `again`: whether the last entry took something back.
-    - `retrying`: whether something was taken back and its step is not finished again.
-    - `backspaces`, `evaluations`: how many so far.
+    - `number`: its index in the batch.
+    - `text`: the current text; `prompt`: the length of its prompt; `kept`: the number of protected leading tokens.
+    - `logits`: after the first `kept` tokens and after each longer text up to this one; with the visible semantics, after the
+      whole stream only.
+    - `tabu`: the tokens that were deleted after the first `kept` tokens and after each longer text.
+    - `stream`: everything written so far.
+    - `replaced`: deleted tokens whose places are still empty, by place.
+    - `again`: whether the last entry was a deletion.
+    - `retrying`: whether a step was deleted and is not complete again.
+    - `backspaces`, `evaluations`: their numbers so far.
     - `done`: whether nothing more is written; `stopped`: because the text came to its end.
     """
 
@@ -76,9 +76,9 @@ class Row:
 
 @dataclass
 class _Task:
-    """What is the same for all texts of a call."""
+    """What all texts of a call share."""
 
-    memory: DecoderCache
+    cache: DecoderCache
     generator: Randomness
     length: int
     end: int | None
@@ -87,23 +87,22 @@ class _Task:
 
 
 class BacktrackingDecoder(ABC):
-    """Writes some texts at once, each token by token, and takes some of them back.
+    """Generates a batch of texts token by token, and deletes and rewrites parts of them on the way.
 
-    A writer says in `reach` how much is taken back, and in `check` which prompts it takes. Who takes back is said in
-    `adjusted`, the model itself with the token `backspace`, or in `regrets`, someone else. A subclass with these methods is
-    a further way to take things back; nothing is taken back beyond `kept` and `budget`, whatever they say.
+    A subclass defines in `reach` how much a deletion leaves, and in `check_prompt` which prompts it accepts. It also defines
+    what triggers a deletion: the model itself, which writes the token `backspace` (`adjust_logits` edits its logits), or
+    another object, in `regrets`. Nothing is deleted beyond `kept` and `budget`.
 
     **Arguments:**
 
     - `network`: a causal model of transformers; without `cache` any that is called with `input_ids`.
-    - `vocab_size`: how many tokens can be written; logits behind them are left out.
-    - `backspace`: what stands in the stream where something was taken back. If it is below `vocab_size`, the model itself
-      can write it.
+    - `vocab_size`: the number of tokens that can be written; further logits are ignored.
+    - `backspace`: the entry of a stream that records a deletion. If it is below `vocab_size`, the model can write it.
     - `start`: the token before each text.
     - `semantics`, `budget`, `tabu`, `temperature`, `edit`, `cache`: as for `BackspaceSampler`.
 
-    **Raises:** `ValueError` for settings out of range, or `regrets` with the visible semantics: what someone else takes back
-    no model has written, and it can not stay before its eyes.
+    **Raises:** `ValueError` for settings out of range, or `regrets` with the visible semantics: the model reads only what it
+    wrote itself, and it did not write these deletions.
 
     **Example:**
 
@@ -112,11 +111,11 @@ class BacktrackingDecoder(ABC):
     from transformers import LlamaConfig, LlamaForCausalLM
     from noiselab.autoregressive import BacktrackingDecoder
 
-    class NoSeven(BacktrackingDecoder):  # begins again when it reads a 7
+    class NoSeven(BacktrackingDecoder):  # starts over after a 7
         def reach(self, text):
             return 0
 
-        def check(self, prompt):
+        def check_prompt(self, prompt):
             pass
 
         def regrets(self, row):
@@ -124,9 +123,9 @@ class BacktrackingDecoder(ABC):
 
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     network = LlamaForCausalLM(LlamaConfig(vocab_size=10, **sizes)).eval()
-    writer = NoSeven(network, vocab_size=10, backspace=10, start=0, semantics="erasing")
-    written = writer.sample(2, length=5, most=1000, generator=torch.Generator().manual_seed(0))
-    assert not any(7 in text for text in written.texts)
+    decoder = NoSeven(network, vocab_size=10, backspace=10, start=0, semantics="erasing")
+    generation = decoder.sample(2, length=5, most=1000, generator=torch.Generator().manual_seed(0))
+    assert not any(7 in text for text in generation.texts)
     ```
     """
 
@@ -149,39 +148,39 @@ class BacktrackingDecoder(ABC):
         if not temperature >= 0 or (budget is not None and budget < 0):
             raise ValueError(f"temperature and budget must not be negative; got {temperature} and {budget}")
         if semantics == "visible" and type(self).regrets is not BacktrackingDecoder.regrets:
-            raise ValueError("a writer with regrets needs the erasing semantics; got 'visible'")
+            raise ValueError("a decoder with regrets needs the erasing semantics; got 'visible'")
         self.network, self.vocab_size, self.backspace, self.start = network, vocab_size, backspace, start
         self.semantics, self.budget, self.tabu, self.temperature = semantics, budget, tabu, float(temperature)
         self.edit, self.cache = edit, cache
 
     @abstractmethod
     def reach(self, text: list[int]) -> int:
-        """How many tokens of a text, which is not empty, are left when something is taken back."""
+        """The number of tokens that a deletion leaves of a text, which is not empty."""
 
     @abstractmethod
-    def check(self, prompt: Int[Tensor, " _"]) -> None:
-        """Whether a text may begin so.
+    def check_prompt(self, prompt: Int[Tensor, " _"]) -> None:
+        """Check that a text can begin with this prompt.
 
         **Raises:** `ValueError` if not.
         """
 
-    def adjusted(self, rows: list[Row], logits: Float[Tensor, "row state"]) -> Float[Tensor, "row state"]:
+    def adjust_logits(self, rows: list[Row], logits: Float[Tensor, "row state"]) -> Float[Tensor, "row state"]:
         """The logits of the next entries, from those of the network, which may be edited in place.
 
-        Where nothing can be taken back, a backspace is impossible whatever its logit.
+        Where nothing can be deleted, the backspace has probability 0 whatever its logit.
         """
         return logits
 
     def regrets(self, row: Row) -> bool:
-        """Whether someone else takes back what was just written; asked, but not heard, where the budget is spent."""
+        """Whether to delete what was just written; called, but ignored, once the budget is used up."""
         return False
 
     def temperature_of(self, row: Row) -> float:
-        """Of the next decision."""
+        """The temperature of the next decision."""
         return self.temperature
 
-    def spent(self, row: Row) -> bool:
-        """Whether nothing more may be taken back of a text."""
+    def has_spent(self, row: Row) -> bool:
+        """Whether the text has used up its budget of deletions."""
         return self.budget is not None and row.backspaces >= self.budget
 
     def sample(
@@ -194,17 +193,17 @@ class BacktrackingDecoder(ABC):
         kept: int | Sequence[int] | None = None,
         generator: Randomness = None,
     ) -> Generation:
-        """Write texts.
+        """Generate texts.
 
         **Arguments:**
 
-        - `prompts`: how many texts, or what each begins with; prompts may differ in length.
-        - `length`: tokens of a text, its prompt among them, at most.
+        - `prompts`: the number of texts, or the prompt of each; prompts may differ in length.
+        - `length`: the largest number of tokens of a text, its prompt included.
         - `end`: a token that ends a text when it is written.
-        - `most`: entries of a stream at most, ten times `length` by default; a text that is not done then stands as it is.
-        - `kept`: how many tokens of each prompt can not be taken back, one number for all or one for each; the whole prompt
-          by default. The tokens behind them are treated as if they had just been written.
-        - `generator`: all randomness; one for each text gives it the same tokens alone as in any batch.
+        - `most`: the largest number of entries of a stream, ten times `length` by default; then a text is left as it is.
+        - `kept`: the number of protected leading tokens of each prompt, one number for all or one for each; the whole prompt
+          by default. The tokens after them are treated as if they had just been written.
+        - `generator`: all randomness; with one for each text, a text gets the same tokens alone as in any batch.
 
         **Raises:** `ValueError` for prompts as long as `length`, or with the backspace; for `kept` below 0, or beyond the
         end of a prompt; for a network whose logits are NaN.
@@ -213,20 +212,20 @@ class BacktrackingDecoder(ABC):
         if not starts or max(map(len, starts)) >= length:
             raise ValueError(f"there must be prompts, all shorter than {length} tokens; got {[len(p) for p in starts]}")
         for prompt in starts:
-            self.check(prompt)
+            self.check_prompt(prompt)
         rows = [
             Row(number, prompt.tolist(), len(prompt), some, tabu=[set() for _ in range(len(prompt) - some + 1)])
-            for number, (prompt, some) in enumerate(zip(starts, _kept(starts, kept), strict=True))
+            for number, (prompt, some) in enumerate(zip(starts, _resolve_kept(starts, kept), strict=True))
         ]
-        memory: DecoderCache = KVCache(self.network) if self.cache else NoCache(self.network)
-        task = _Task(memory, generator, length, end, 10 * length if most is None else most, [])
+        cache: DecoderCache = KVCache(self.network) if self.cache else NoCache(self.network)
+        task = _Task(cache, generator, length, end, 10 * length if most is None else most, [])
         active, pending = rows, [[self.start, *row.text] for row in rows]
         while active:
-            self._read(memory, active, pending)
-            entries = self._write(task, active)
+            self._read_entries(cache, active, pending)
+            entries = self._write_entries(task, active)
             left = [place for place, row in enumerate(active) if not row.done]
             if len(left) < len(active) and left:
-                memory.keep(left)
+                cache.keep_rows(left)
             active = [active[place] for place in left]
             pending = [[entry] for entry in (entries[place] for place in left) if entry is not None]
         return Generation(
@@ -235,10 +234,10 @@ class BacktrackingDecoder(ABC):
             task.revisions,
             [row.evaluations for row in rows],
             [row.stopped for row in rows],
-            [self.spent(row) for row in rows],
+            [self.has_spent(row) for row in rows],
         )
 
-    def _read(self, memory: DecoderCache, rows: list[Row], pending: list[list[int]]) -> None:
+    def _read_entries(self, cache: DecoderCache, rows: list[Row], pending: list[list[int]]) -> None:
         """The network reads one entry of each row, or the prompts."""
         width, erasing = max(map(len, pending)), self.semantics == "erasing"
         tokens, positions, lengths, wanted = [], [], [], []
@@ -247,49 +246,49 @@ class BacktrackingDecoder(ABC):
             tokens.append([0] * missing + new)
             positions.append([0] * missing + list(range(last - len(new) + 1, last + 1)))
             lengths.append(len(new))
-            # When tokens of the prompt are erased, the model goes on from the shorter text.
+            # If tokens of the prompt are deleted, the model continues from the shorter text.
             wanted.append(len(row.text) - row.kept + 1 - len(row.logits) if erasing else 1)
         device = next(iter(self.network.parameters()), torch.empty(0)).device
         read, places = torch.tensor([tokens, positions], device=device)
         real = torch.arange(width, 0, -1, device=device) <= torch.tensor(lengths, device=device)[:, None]
-        logits = memory.read_last(read, places, real, max(wanted))
+        logits = cache.read_last(read, places, real, max(wanted))
         columns = logits[..., : self.vocab_size].cpu().unbind(1)
         each = zip(*(column.unbind(0) for column in columns), strict=True)
         for row, found, count in zip(rows, each, wanted, strict=True):
             row.logits = [*row.logits, *found[-count:]] if erasing else [found[-1]]
             row.evaluations += 1
 
-    def _write(self, task: _Task, rows: list[Row]) -> list[int | None]:
-        """Write until the network has something to read of each text, or the text is done."""
+    def _write_entries(self, task: _Task, rows: list[Row]) -> list[int | None]:
+        """Write until each text has an entry for the network to read, or is done."""
         entries: list[int | None] = [None] * len(rows)
         open_ = list(range(len(rows)))
         while open_:
-            open_ = [place for place in open_ if self._goes_on(task, place, rows[place])]
-            chosen = self._decide([rows[place] for place in open_], task.generator)
+            open_ = [place for place in open_ if self._may_continue(task, place, rows[place])]
+            chosen = self._draw_entries([rows[place] for place in open_], task.generator)
             left = []
             for place, entry in zip(open_, chosen, strict=True):
-                if not self._enter(task, place, rows[place], entry):
+                if not self._add_entry(task, place, rows[place], entry):
                     left.append(place)
                 elif not rows[place].done:
                     entries[place] = entry
             open_ = left
         return entries
 
-    def _goes_on(self, task: _Task, place: int, row: Row) -> bool:
-        """Whether there is room in the stream; first of all the end of a prompt may be taken back."""
+    def _may_continue(self, task: _Task, place: int, row: Row) -> bool:
+        """Whether there is room in the stream; before the first entry, the end of the prompt can be deleted."""
         untouched = not row.stream and len(row.text) > row.kept and task.most > 0
-        if untouched and self.regrets(row) and not self.spent(row):
-            self._take_back(task.memory, place, row)
+        if untouched and self.regrets(row) and not self.has_spent(row):
+            self._delete(task.cache, place, row)
         row.done = len(row.stream) >= task.most
         return not row.done
 
-    def _enter(self, task: _Task, place: int, row: Row, entry: int) -> bool:
-        """Add what was decided; returns whether it is the network's turn, or the text is done."""
+    def _add_entry(self, task: _Task, place: int, row: Row, entry: int) -> bool:
+        """Add an entry; returns whether the network has to read next, or the text is done."""
         if entry == self.backspace:
-            self._take_back(task.memory, place, row)
+            self._delete(task.cache, place, row)
             return self.semantics == "visible"
         if len(row.text) == task.length:
-            row.done = row.stopped = True  # full, and it may stand
+            row.done = row.stopped = True  # full, and nothing is deleted
             return True
         row.stream.append(entry)
         where, row.again = len(row.text), False
@@ -298,13 +297,13 @@ class BacktrackingDecoder(ABC):
             task.revisions.append(Revision(row.number, where, len(row.stream), old, entry, "backspace"))
         row.text.append(entry)
         row.tabu.append(set())
-        if self.regrets(row) and not self.spent(row):
-            self._take_back(task.memory, place, row, unread=1)
+        if self.regrets(row) and not self.has_spent(row):
+            self._delete(task.cache, place, row, unread=1)
             return False
         row.done = row.stopped = entry == task.end
         return True
 
-    def _decide(self, rows: list[Row], generator: Randomness) -> list[int]:
+    def _draw_entries(self, rows: list[Row], generator: Randomness) -> list[int]:
         """The next entry of each text."""
         if not rows:
             return []
@@ -312,10 +311,10 @@ class BacktrackingDecoder(ABC):
         read = torch.stack([row.logits[-1] for row in rows]).to(torch.float64)
         if not (possible := read.amax(-1) > -torch.inf).all():
             where = rows[possible.tolist().index(False)]
-            raise ValueError(f"the network gave no number among the logits behind text {where.number}, {where.text}")
-        adjusted = self.adjusted(rows, read)
+            raise ValueError(f"the network returned NaN logits after text {where.number}, {where.text}")
+        adjusted = self.adjust_logits(rows, read)
         logits = read if adjusted is read else adjusted.clone()
-        barred = [place for place, row in enumerate(rows) if len(row.text) == row.kept or self.spent(row)]
+        barred = [place for place, row in enumerate(rows) if len(row.text) == row.kept or self.has_spent(row)]
         if barred and self.backspace < logits.shape[-1]:
             logits[barred, self.backspace] = -torch.inf
         for row, mine in zip(rows, logits.unbind(0), strict=True):
@@ -336,8 +335,8 @@ class BacktrackingDecoder(ABC):
         chosen = choose(laws, uniforms(len(laws), generator=generator))
         return chosen.tolist() if drawn.all() else logits.argmax(-1).masked_scatter(drawn, chosen).tolist()
 
-    def _take_back(self, memory: DecoderCache, place: int, row: Row, unread: int = 0) -> None:
-        """Shorten a text whose last `unread` tokens the network has not read yet."""
+    def _delete(self, cache: DecoderCache, place: int, row: Row, unread: int = 0) -> None:
+        """Delete the end of a text whose last `unread` tokens the network has not read yet."""
         row.stream.append(self.backspace)
         row.backspaces += 1
         row.again = row.retrying = True
@@ -350,11 +349,11 @@ class BacktrackingDecoder(ABC):
         del row.text[left:]
         if self.semantics == "erasing":
             row.logits = row.logits[: len(row.logits) - (taken - unread)]
-            memory.forget(place, taken - unread)
+            cache.roll_back(place, taken - unread)
 
 
-def _kept(prompts: Sequence[Tensor], kept: int | Sequence[int] | None) -> list[int]:
-    """How many tokens of each prompt can not be taken back."""
+def _resolve_kept(prompts: Sequence[Tensor], kept: int | Sequence[int] | None) -> list[int]:
+    """The number of protected leading tokens of each prompt."""
     lengths = [len(prompt) for prompt in prompts]
     if kept is None:
         return lengths

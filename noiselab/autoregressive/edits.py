@@ -1,4 +1,4 @@
-"""Edit processes: noise for autoregressive models, mistakes in a text that are taken back."""
+"""Edit processes: noise for autoregressive models, errors in a text that are deleted again."""
 
 from abc import ABC, abstractmethod
 
@@ -10,23 +10,23 @@ from .streams import Tree, one_token, tree_of
 
 
 class EditProcess(ABC):
-    r"""A law $q(z \mid x)$ of streams $z$ that come to a text $x$: mistakes, each followed by backspaces that take it back.
+    r"""A distribution $q(z \mid x)$ of streams $z$ that collapse to a text $x$: errors, each followed by backspaces.
 
-    What a mask or a random token is to a diffusion model, a mistake is to an autoregressive one: noise that it learns to
-    undo. A stream of tokens and backspaces collapses to one text, so that the probability of a text under a model of
-    streams is bounded as it is in diffusion,
+    An error is to an autoregressive model what a mask or a random token is to a diffusion model: noise that it learns to
+    remove. A stream of tokens and backspaces collapses to one text, so the probability of a text under a model of streams is
+    bounded as in diffusion,
 
     $$-\log p(x) = -\log \sum_{z \to x} p(z) \le \mathbb E_{q(z \mid x)} [\log q(z \mid x) - \log p(z)].$$
 
-    A process is written in three methods: `corrupt`, `log_probability` and `expected_length`. `reach` says how much a
-    backspace takes back, one token unless it is overridden.
+    A subclass writes three methods: `corrupt`, `log_probability` and `expected_length`. `reach` defines how much a backspace
+    deletes, one token unless it is overridden.
 
     **Arguments:**
 
-    - `vocab_size`: tokens of a stream, the backspace among them.
-    - `backspace`: the token that takes back. No text contains it.
+    - `vocab_size`: the number of tokens of a stream, the backspace included.
+    - `backspace`: the token that deletes. No text contains it.
 
-    **Raises:** `ValueError` if the backspace is no token of the stream.
+    **Raises:** `ValueError` if the backspace is out of range.
 
     **Source:** the noise: Ye et al. (2024), arXiv 2408.16293, section 4; the bound is Jensen's inequality.
     """
@@ -38,11 +38,11 @@ class EditProcess(ABC):
 
     @abstractmethod
     def corrupt(self, x: TokenSequence, *, generator: Generator | None = None) -> Int[Tensor, " stream"]:
-        """Draw a stream that comes to a text.
+        """Draw a stream that collapses to a text.
 
         **Arguments:**
 
-        - `x`: the text. Mistakes may stand before each of its tokens.
+        - `x`: the text. Errors are inserted before its tokens.
         - `generator`: all randomness.
         """
 
@@ -52,28 +52,28 @@ class EditProcess(ABC):
 
     @abstractmethod
     def expected_length(self, x: TokenSequence) -> float:
-        """The mean length of a stream that comes to `x`."""
+        """The mean length of a stream that collapses to `x`."""
 
     def reach(self, text: list[int]) -> int:
-        """How many tokens of a text, which is not empty, a backspace leaves."""
+        """The number of tokens that a backspace leaves of a text, which is not empty."""
         return one_token(text)
 
     def tree(self, z: Int[Tensor, " stream"]) -> Tree:
-        """A stream as a tree."""
+        """The tree of a stream."""
         return tree_of(z, self.backspace, self.reach)
 
     def clean(self, z: Int[Tensor, " stream"]) -> TokenSequence:
-        """The text that a stream comes to. Backspaces on an empty text do nothing."""
+        """The text that a stream collapses to. A backspace on an empty text does nothing."""
         return self.tree(z).text
 
     def wrong(self, z: Int[Tensor, " stream"]) -> Bool[Tensor, " stream"]:
-        """Which entries of a stream are tokens that are taken back later."""
+        """Which entries of a stream are tokens that are deleted later."""
         return self.tree(z).wrong
 
-    def check(self, x: TokenSequence) -> None:
-        """Whether there can be mistakes in a text.
+    def check_text(self, x: TokenSequence) -> None:
+        """Check that a text can be corrupted.
 
-        **Raises:** `ValueError` for a text with a backspace, or tokens that are none.
+        **Raises:** `ValueError` for a text with a backspace, or tokens out of range.
         """
         if len(x) and not 0 <= int(x.min()) <= int(x.max()) < self.vocab_size:
             raise ValueError(f"tokens must lie in [0, {self.vocab_size}); got {int(x.min())} to {int(x.max())}")

@@ -1,4 +1,4 @@
-"""What a causal model remembers of what it has read: keys and values, of which some can be forgotten."""
+"""Caches of what a causal model has read, which can be rolled back row by row."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -12,12 +12,12 @@ from ..networks.outputs import logits_of
 
 @runtime_checkable
 class DecoderCache(Protocol):
-    """Reads entries one after another for some rows at once, and says what comes next."""
+    """Feeds entries to a causal model, row by row, and returns its logits; read entries can be dropped again."""
 
     def read(
         self, tokens: Int[Tensor, "row new"], positions: Int[Tensor, "row new"], real: Bool[Tensor, "row new"]
     ) -> Float[Tensor, "row state"]:
-        """The logits after the last of new entries. Where `real` is false there is none."""
+        """The logits after the last new entry of each row. Entries where `real` is false are padding."""
         ...
 
     def read_last(
@@ -27,23 +27,23 @@ class DecoderCache(Protocol):
         real: Bool[Tensor, "row new"],
         count: int,
     ) -> Float[Tensor, "row {count} state"]:
-        """The logits after each of the last `count` columns; where `real` is false they say nothing."""
+        """The logits after each of the last `count` columns; where `real` is false they are meaningless."""
         ...
 
-    def forget(self, row: int, count: int) -> None:
-        """Drop the last real entries of a row."""
+    def roll_back(self, row: int, count: int) -> None:
+        """Drop the last `count` real entries of a row."""
         ...
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def keep_rows(self, rows: Sequence[int]) -> None:
         """Drop all other rows."""
         ...
 
 
 class KVCache:
-    """The cache of a causal model of transformers, with entries that can be dropped row by row.
+    """The KV cache of a causal model of transformers, which can be rolled back row by row.
 
-    A dropped entry at the end of all rows is cut off; in a batch it stays where it is and is hidden from the model, so
-    that rows of different lengths need not move. The positions are those of the caller, and know nothing of it.
+    A dropped entry at the end of all rows is cut off. Any other dropped entry stays in the tensors and is masked, so that rows
+    of different lengths need not move. Positions are given by the caller and do not count dropped entries.
 
     **Arguments:**
 
@@ -59,7 +59,7 @@ class KVCache:
     def read(
         self, tokens: Int[Tensor, "row new"], positions: Int[Tensor, "row new"], real: Bool[Tensor, "row new"]
     ) -> Float[Tensor, "row state"]:
-        """The logits after the last of new entries."""
+        """The logits after the last new entry of each row."""
         return self.read_last(tokens, positions, real, 1)[:, -1]
 
     @torch.no_grad()
@@ -83,15 +83,15 @@ class KVCache:
         return logits_of(output)[:, -count:]
 
     def _mask(self, new: int) -> Tensor:
-        """What may be attended to: of one new entry all that is seen, which spares the network working it out."""
+        """The attention mask; for one new entry it is given in full, which saves the network computing it."""
         assert self.seen is not None
         everywhere = not any(getattr(layer, "is_sliding", True) for layer in self.cache.layers)
         if new == 1 and everywhere and self.network.config._attn_implementation == "sdpa":
             return self.seen[:, None, None]
         return self.seen.long()
 
-    def forget(self, row: int, count: int) -> None:
-        """Drop the last real entries of a row."""
+    def roll_back(self, row: int, count: int) -> None:
+        """Drop the last `count` real entries of a row."""
         if self.seen is None or count < 1:
             return
         last = self.seen[row].nonzero()[-count:, 0]
@@ -103,7 +103,7 @@ class KVCache:
             self.cache.crop(-spare)
             self.seen = self.seen[:, :-spare]
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def keep_rows(self, rows: Sequence[int]) -> None:
         """Drop all other rows."""
         if self.seen is not None:
             index = torch.tensor(list(rows), device=self.seen.device)
@@ -112,7 +112,7 @@ class KVCache:
 
 
 class NoCache:
-    """No memory: all is read anew each time. Slow, for any causal model, and what a cache is compared with.
+    """Caches nothing: the whole row is read again each time. Slow, but for any causal model; the reference for `KVCache`.
 
     **Arguments:**
 
@@ -126,7 +126,7 @@ class NoCache:
     def read(
         self, tokens: Int[Tensor, "row new"], positions: Int[Tensor, "row new"], real: Bool[Tensor, "row new"]
     ) -> Float[Tensor, "row state"]:
-        """The logits after the last of new entries."""
+        """The logits after the last new entry of each row."""
         return self.read_last(tokens, positions, real, 1)[:, -1]
 
     @torch.no_grad()
@@ -141,15 +141,15 @@ class NoCache:
         before = [tokens.new_empty(0)] * len(tokens) if self.rows is None else self.rows
         self.rows = [torch.cat([old, new[some]]) for old, new, some in zip(before, tokens, real, strict=True)]
         found = [logits_of(self.network(input_ids=row[None]))[0, -count:] for row in self.rows]
-        # Rows are real at their end: what is missing is missing on the left.
+        # Rows are padded on the left.
         return torch.stack([nn.functional.pad(logits, (0, 0, count - len(logits), 0)) for logits in found])
 
-    def forget(self, row: int, count: int) -> None:
-        """Drop the last entries of a row."""
+    def roll_back(self, row: int, count: int) -> None:
+        """Drop the last `count` entries of a row."""
         if self.rows is not None and count:
             self.rows[row] = self.rows[row][:-count]
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def keep_rows(self, rows: Sequence[int]) -> None:
         """Drop all other rows."""
         if self.rows is not None:
             self.rows = [self.rows[row] for row in rows]

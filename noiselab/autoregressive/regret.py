@@ -1,53 +1,55 @@
-"""Going back when someone says that a step was wrong."""
+"""Retry upon regret: a step that a detector finds wrong is deleted and generated again."""
 
+import math
 from collections.abc import Callable
-from typing import TypeAlias
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from ..typing import TokenProbs, TokenSequence
+from ..revisions import Detector, require_detector
+from ..typing import TokenProbs
 from .backtracking import BacktrackingDecoder, Row
 from .streams import last_boundary
 
-Detector: TypeAlias = Callable[[TokenSequence], float]
-"""How sure someone is, in [0, 1], that the last step of a text is wrong. The text ends with the end of that step."""
-
 
 class RetryUponRegret(BacktrackingDecoder):
-    """Writes step by step with a plain model; a step that a detector thinks wrong is erased, and written again.
+    """Generates step by step with a plain model; a step that a detector finds wrong is deleted and generated again.
 
-    After `retries` erased steps a text is written as it comes (`Generation.spent`), so that a detector that always fires does
-    no more harm than that. Of a prompt whose last tokens may be taken back (`kept`) the detector is asked too, where it ends
-    with a step; nothing is erased beyond its `kept` tokens.
+    After `retries` deleted steps the rest of a text is generated without the detector (`Generation.spent`), which bounds the
+    harm of a detector that always fires. If the end of a prompt can be deleted (`kept`) and the prompt ends with a step, this
+    step is scored too; nothing is deleted beyond its `kept` tokens.
 
     **Arguments:**
 
     - `network`: a causal model of transformers; without `cache` any that is called with `input_ids`.
-    - `detector`: asked at the end of each step.
-    - `vocab_size`: of the model's tokens; one more, `vocab_size`, stands for an erasure in `Generation.streams`.
+    - `detector`: a `Detector` of unit "step", such as a `PooledDetector`; evaluated at the end of each step, on the text so
+      far, without the start token.
+    - `vocab_size`: the number of tokens of the model; one more, `vocab_size`, records a deletion in `Generation.streams`.
     - `boundary`: the tokens that end a step.
     - `start`: the token before each text.
-    - `threshold`: how sure the detector must be, in [0, 1).
-    - `retries`: erased steps of a text at most.
-    - `temperature`: of the first try of each step; `retry_temperature`: of the others. 0 takes the likeliest.
+    - `threshold`: a step is deleted if its score is larger. Its scale is that of the detector, for example nats.
+    - `retries`: the largest number of deleted steps of a text.
+    - `temperature`: of the first try of each step; `retry_temperature`: of the others. 0 takes the most probable token.
     - `edit`, `cache`: as for `BackspaceSampler`.
 
-    **Raises:** `ValueError` for settings out of range.
+    **Raises:** `ValueError` for settings out of range, or anything but a detector of steps.
 
     **Example:**
 
     ```python
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
-    from noiselab.autoregressive import RetryUponRegret
+    from noiselab.autoregressive import RetryUponRegret, StepDetector
+
+    class NoSeven(StepDetector):
+        def score_step(self, text):
+            return float(7 in text.tolist())
 
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     network = LlamaForCausalLM(LlamaConfig(vocab_size=10, **sizes)).eval()
-    no_seven = lambda text: float(7 in text.tolist())
-    sampler = RetryUponRegret(network, no_seven, vocab_size=10, boundary=[9], start=0, retries=50)
-    written = sampler.sample(2, length=12, generator=torch.Generator().manual_seed(0))
+    sampler = RetryUponRegret(network, NoSeven(ends=[9]), vocab_size=10, boundary=[9], start=0, retries=50)
+    generation = sampler.sample(2, length=12, generator=torch.Generator().manual_seed(0))
     ```
 
     **Source:** Ye et al. (2024), arXiv 2408.16293, section 3.
@@ -68,9 +70,9 @@ class RetryUponRegret(BacktrackingDecoder):
         edit: Callable[[TokenProbs], TokenProbs] | None = None,
         cache: bool = True,
     ) -> None:
-        if not 0 <= threshold < 1 or retries < 0 or not retry_temperature >= 0:
+        if math.isnan(threshold) or retries < 0 or not retry_temperature >= 0:
             raise ValueError(
-                "threshold must lie in [0, 1), retries and retry_temperature not be negative; "
+                "threshold must not be NaN, retries and retry_temperature not be negative; "
                 f"got {threshold}, {retries}, {retry_temperature}"
             )
         if not boundary:
@@ -86,15 +88,15 @@ class RetryUponRegret(BacktrackingDecoder):
             edit=edit,
             cache=cache,
         )
-        self.detector, self.boundary, self.threshold = detector, frozenset(boundary), threshold
-        self.retry_temperature = float(retry_temperature)
+        self.detector, self.boundary = require_detector(detector, "step"), frozenset(boundary)
+        self.threshold, self.retry_temperature = float(threshold), float(retry_temperature)
 
     def reach(self, text: list[int]) -> int:
-        """Up to the last boundary; if that is the last token, the step that it ends is erased."""
+        """Up to the last boundary; if that is the last token, the step that it ends is deleted."""
         return last_boundary(text, self.boundary)
 
-    def check(self, prompt: Int[Tensor, " _"]) -> None:
-        """Whether a prompt is of tokens of the model.
+    def check_prompt(self, prompt: Int[Tensor, " _"]) -> None:
+        """Check that a prompt has tokens of the model only.
 
         **Raises:** `ValueError` if not.
         """
@@ -103,12 +105,15 @@ class RetryUponRegret(BacktrackingDecoder):
             raise ValueError(f"tokens must lie in [0, {self.vocab_size}); got {came}")
 
     def regrets(self, row: Row) -> bool:
-        """Whether the detector is sure that the step that has just ended is wrong."""
+        """Whether the step that has just ended has a score above the threshold."""
         if row.text[-1] not in self.boundary:
             return False
-        row.retrying = not self.spent(row) and self.detector(torch.tensor(row.text)) > self.threshold
+        row.retrying = not self.has_spent(row) and self._score(row.text) > self.threshold
         return row.retrying
 
+    def _score(self, text: list[int]) -> float:
+        return float(self.detector.score_last(torch.tensor(text)[None])[0])
+
     def temperature_of(self, row: Row) -> float:
-        """That of retries until the erased step has been written again."""
+        """That of retries until the deleted step is complete again."""
         return self.retry_temperature if row.retrying else self.temperature

@@ -1,19 +1,25 @@
-"""Correctors: the interface, one method per file, and the sampler that applies them between its steps."""
+"""Correctors: the interface, one method per file, the sampler that applies them between its steps; revisers by diffusion."""
 
 from .base import Corrector
+from .detection import DenoiserDetector
 from .flow_matching import DFMCorrector
 from .forward_backward import ForwardBackwardCorrector
 from .gibbs import GibbsCorrector
 from .predictor_corrector import PredictorCorrector
 from .remasking import RemaskingCorrector
+from .revisers import BestGuessReviser, InfillingReviser, SelfCorrectionReviser
 from .self_correction import SelfCorrection
 
 __all__ = [
+    "BestGuessReviser",
     "Corrector",
     "DFMCorrector",
+    "DenoiserDetector",
     "ForwardBackwardCorrector",
     "GibbsCorrector",
+    "InfillingReviser",
     "PredictorCorrector",
     "RemaskingCorrector",
     "SelfCorrection",
+    "SelfCorrectionReviser",
 ]

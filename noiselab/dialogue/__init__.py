@@ -12,11 +12,14 @@ from .checks import (
     right_or_wrong,
 )
 from .conversations import Conversations
+from .revisers import CheckDetector, CheckReviser
 
 __all__ = [
     "Chat",
     "Check",
     "CheckAsContext",
+    "CheckDetector",
+    "CheckReviser",
     "Conversations",
     "Corrected",
     "GroundTruthReview",

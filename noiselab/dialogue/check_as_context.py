@@ -142,12 +142,16 @@ class CheckAsContext:
         fixed = len(self.chat.tokens(messages, start=self.answer_prefix)) - filled * len(self.chat.encode(word))
         return fixed + written + quoted * self.answer_tokens
 
-    def answer(self, questions: Sequence[str], *, generator: Randomness = None) -> list[Corrected]:
+    def answer(
+        self, questions: Sequence[str], *, first: Sequence[str] | None = None, generator: Randomness = None
+    ) -> list[Corrected]:
         """Answer questions in parallel, each in its own conversation.
 
         **Arguments:**
 
         - `questions`: the first user message of each conversation.
+        - `first`: the first answers, one to each question, given instead of written by the model; then only the rounds
+          are run.
         - `generator`: the source of randomness; with one for each question, answers do not depend on the other
           questions.
 
@@ -156,11 +160,12 @@ class CheckAsContext:
         **Raises:** `ValueError` if there are no questions or one is empty; before the first evaluation, if a
         conversation may become longer than `limit`; if the number of generators differs from that of the questions.
         """
-        self._check(questions, generator)
+        self._check(questions, generator, first)
         talks = Conversations(self.chat, len(questions), cache=self.cache, limit=self.limit)
         for number, question in enumerate(questions):
             talks.add_message(number, "user", question)
-        answers, reviews, verdicts = [self._answer(talks, generator)], [], []
+        answers = [self._answer(talks, generator) if first is None else add_answers(talks, first)]
+        reviews, verdicts = [], []
         for _ in range(self.rounds):
             asked = list(zip(questions, answers[-1], strict=True))
             for number, (question, answer) in enumerate(asked):
@@ -210,10 +215,36 @@ class CheckAsContext:
         )
         return [(review, self.check.verdict(review)) for review in written]
 
-    def _check(self, questions: Sequence[str], generator: Randomness) -> None:
+    def review_answers(
+        self, questions: Sequence[str], answers: Sequence[str], *, generator: Randomness = None
+    ) -> list[tuple[str, bool | None]]:
+        """Check given answers once, and answer nothing.
+
+        **Arguments:**
+
+        - `questions`, `answers`: one answer to each question.
+        - `generator`: all randomness, as for `answer`.
+
+        **Returns:** for each answer the review and its verdict, None where it cannot be read.
+
+        **Raises:** `ValueError` as for `answer`.
+        """
+        self._check(questions, generator, answers)
+        talks = Conversations(self.chat, len(questions), cache=self.cache, limit=self.limit)
+        for number, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+            talks.add_message(number, "user", question)
+            talks.add_message(number, "assistant", answer)
+            talks.add_message(number, "user", self.check.asked(question, answer))
+        return self._reviewed(talks, list(answers), generator)
+
+    def _check(self, questions: Sequence[str], generator: Randomness, answers: Sequence[str] | None = None) -> None:
         """Check that questions can be answered."""
         if isinstance(questions, str) or not len(questions):
             raise ValueError(f"questions must be a list of at least one question; got {questions!r}")
+        if answers is not None and (isinstance(answers, str) or len(answers) != len(questions) or not all(answers)):
+            raise ValueError(
+                f"there must be one answer to each of {len(questions)} questions, none empty; got {answers!r}"
+            )
         if isinstance(generator, Sequence) and len(generator) != len(questions):
             raise ValueError(
                 f"there must be one generator for each of {len(questions)} questions; got {len(generator)}"
@@ -227,6 +258,13 @@ class CheckAsContext:
                     f"a conversation must have at most {self.limit} tokens; with {self.rounds} rounds question {number}, "
                     f"{said!r}, may reach {longest}"
                 )
+
+
+def add_answers(talks: Conversations, answers: Sequence[str]) -> list[str]:
+    """Add an assistant message to each conversation, and return them."""
+    for number, answer in enumerate(answers):
+        talks.add_message(number, "assistant", answer)
+    return list(answers)
 
 
 def choices_of(corrected: Sequence[Corrected], read: Callable[[int, str], int | None]) -> Int[Tensor, "question round"]:

@@ -149,7 +149,7 @@ class Conversations:
             if self._windowed:  # whose cache has lost the beginning
                 self._memories[group], same = self._new_memory(), 0
             else:
-                self._memories[group].forget(self._groups[group].index(number), len(held) - same)
+                self._memories[group].roll_back(self._groups[group].index(number), len(held) - same)
             self._held[number] = held[:same]
         return tokens[same:]
 

@@ -6,7 +6,6 @@ $$-\log p(x) \;\le\;
 + \underbrace{KL(q_{t_{high}}(\cdot \mid x)\,\|\,\bar q_{t_{high}})}_{\text{prior}}$$
 """
 
-import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..denoisers.base import Denoiser
+from ..denoisers.modes import device_of, evaluating
 from ..likelihood import continuous_bound, discrete_bound
 from ..likelihood.bounds import BoundTerms
 from ..likelihood.nodes import process_quadrature
@@ -223,22 +223,3 @@ def masked_to(denoiser: Denoiser, real: Selection) -> Denoiser:
     if type(denoiser) is not TransformersDenoiser or denoiser.attention_mask is not None or bool(real.all()):
         return denoiser
     return TransformersDenoiser(denoiser.model, denoiser.predicts, real, vocab_size=denoiser.vocab_size)
-
-
-@contextlib.contextmanager
-def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Context manager: evaluation mode inside, the previous mode afterwards."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)
-
-
-def device_of(*modules: torch.nn.Module) -> torch.device:
-    """The device of the first tensor of the modules."""
-    for module in modules:
-        for tensor in (*module.parameters(), *module.buffers()):
-            return tensor.device
-    return torch.device("cpu")

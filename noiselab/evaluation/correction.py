@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from ..categorical import Randomness
 from ..correctors import SelfCorrection
+from ..denoisers.modes import evaluating
 from ..revisions import Revision, list_revisions
 from ..typing import TokenSet
-from .bound import evaluating
 from .judge import Judgement, generative_perplexity
 
 

@@ -14,10 +14,10 @@ from torch import Generator, Tensor, nn
 
 from ..correctors import SelfCorrection
 from ..denoisers import Denoiser, Support, Temperature
+from ..denoisers.modes import evaluating
 from ..process import InterpolatingProcess
 from ..samplers import AncestralSampler
 from ..typing import Tokens
-from .bound import evaluating
 from .intervals import Interval, interval
 from .judge import Judgement, generative_perplexity
 

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..denoisers.modes import device_of, evaluating
 from ..networks.outputs import logits_of
-from .bound import device_of, evaluating, mean_and_error
+from .bound import mean_and_error
 
 if TYPE_CHECKING:
     import transformers

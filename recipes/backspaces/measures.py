@@ -10,39 +10,25 @@ import torch
 import transformers
 
 import noiselab as nl
-from noiselab.autoregressive import BackspaceSampler, RandomTokenBackspace, Semantics, UniformTokens, edit_bound
-from noiselab.evaluation import (
-    Damage,
-    ForcedErrorRow,
-    Interval,
-    Reviser,
-    Suspicion,
-    by_backspace,
-    by_denoiser,
-    by_guess,
-    by_proofreading,
-    by_self_correction,
-    by_surprise,
-    by_surprise_proofreading,
-    damage,
-    forced_error_row,
-    forced_error_table,
-    generative_perplexity,
-    interval,
-    threshold_at,
-    validation_bound,
+from noiselab.autoregressive import (
+    BackspaceDetector,
+    BackspaceSampler,
+    ContinuationReviser,
+    Proofreader,
+    RandomTokenBackspace,
+    Semantics,
+    SurpriseDetector,
+    SurpriseProofreader,
+    UniformTokens,
+    edit_bound,
 )
+from noiselab.bench import ForcedErrorRow, ForcedErrors, force_errors, measure_forced_errors, tabulate_forced_errors
+from noiselab.correctors import BestGuessReviser, DenoiserDetector, InfillingReviser, SelfCorrectionReviser
+from noiselab.evaluation import Interval, generative_perplexity, interval, threshold_at, validation_bound
 from noiselab.files import new_file
 from noiselab.pipeline import DiffusionPipeline
 
-from .recovery import (
-    Continuation,
-    Recovery,
-    continued_by_infilling,
-    continued_with_backspaces,
-    recovery,
-    recovery_table,
-)
+from .recovery import Recovery, measure_recovery, tabulate_recovery
 
 
 @dataclass(frozen=True)
@@ -115,9 +101,9 @@ class Measures:
         """One of the sets of texts; that behind the last is for thresholds."""
         return self.held_out[number * self.samples : (number + 1) * self.samples]
 
-    def damaged(self, number: int) -> Damage:
+    def damaged(self, number: int) -> ForcedErrors:
         """A set with wrong tokens."""
-        return damage(self.set(number), self.support, self.share, generator=torch.Generator().manual_seed(number))
+        return force_errors(self.set(number), self.support, self.share, generator=torch.Generator().manual_seed(number))
 
     def rows(self, model: Model) -> Rows:
         """The rows of a model in each table."""
@@ -155,25 +141,26 @@ class Measures:
         nats = bound / self.length
         text = self._texts(model, nats.mean().item(), (nats.std() / len(nats) ** 0.5).item(), write)
         text["exact"] = model.edits is None
-        suspicion: Suspicion
+        detector: nl.Detector
+        reviser: nl.Reviser
         if model.edits is None:
-            suspicion = by_surprise(model.network, start=self.start, backspace=self.backspace)
+            detector = SurpriseDetector(model.network, start=self.start, backspace=self.backspace)
         else:
-            suspicion = by_backspace(model.network, self.backspace, start=self.start)
+            detector = BackspaceDetector(model.network, self.backspace, start=self.start)
         others = self.damaged(self.seeds)
-        threshold = threshold_at(suspicion(others.tokens.to(model.network.device)).cpu(), others.wrong)
+        threshold = threshold_at(detector(others.tokens.to(model.network.device)).cpu(), others.wrong)
         if model.edits is None:
-            reviser = by_surprise_proofreading(
+            reviser = SurpriseProofreader(
                 model.network, start=self.start, threshold=threshold, backspace=self.backspace
             )
         else:
-            reviser = by_proofreading(
+            reviser = Proofreader(
                 model.network, self.backspace, start=self.start, threshold=threshold, semantics=model.semantics
             )
         return Rows(
             [text],
-            [self._forced(model.name, suspicion, reviser)],
-            {model.name: self._recovery(continued_with_backspaces(sampler))},
+            [self._forced(model.name, detector, reviser)],
+            {model.name: self._recovery(ContinuationReviser(sampler, given=self.length // 2))},
         )
 
     def _of_diffusion(self, model: Model, pipe: DiffusionPipeline) -> Rows:
@@ -191,21 +178,21 @@ class Measures:
             )
             return x, {"evaluations": counting.sequences / x.numel()}
 
-        suspicion = by_denoiser(pipe.denoiser)
+        detector = DenoiserDetector(pipe.denoiser)
         others = self.damaged(self.seeds)
-        threshold = threshold_at(suspicion(others.tokens), others.wrong)
+        threshold = threshold_at(detector(others.tokens), others.wrong)
         random_numbers = torch.Generator().manual_seed(0)
-        revisers = {
-            "best guess": by_guess(pipe.denoiser, threshold=threshold, support=pipe.support),
-            "self-correction": by_self_correction(correction, generator=random_numbers),
+        revisers: dict[str, nl.Reviser] = {
+            "best guess": BestGuessReviser(pipe.denoiser, threshold=threshold, support=pipe.support),
+            "self-correction": SelfCorrectionReviser(correction),
         }
         steps = self.length // 2
         plain, corrected = (
-            continued_by_infilling(sampler, steps=steps, correction=some) for some in (None, correction)
+            InfillingReviser(sampler, given=steps, steps=steps, correction=some) for some in (None, correction)
         )
         return Rows(
             [self._texts(model, bound.nelbo, bound.error, write) | {"exact": False}],
-            [self._forced(f"{model.name}, {name}", suspicion, reviser) for name, reviser in revisers.items()],
+            [self._forced(f"{model.name}, {name}", detector, reviser, random_numbers) for name, reviser in revisers.items()],
             {model.name: self._recovery(plain), f"{model.name}, self-correction": self._recovery(corrected)},
         )
 
@@ -225,14 +212,18 @@ class Measures:
         row = {"model": model.name, "nats": nats, "error": error, "bits_per_byte": nats * self.per_byte / math.log(2)}
         return row | {key: asdict(interval([m[key] for m in measures])) for key in measures[0]}
 
-    def _forced(self, name: str, suspicion: Suspicion, reviser: Reviser) -> ForcedErrorRow:
+    def _forced(
+        self, name: str, detector: nl.Detector, reviser: nl.Reviser, generator: torch.Generator | None = None
+    ) -> ForcedErrorRow:
         sets = [self.damaged(number) for number in range(self.seeds)]
-        return forced_error_row(name, sets, suspicion, reviser, judge=self.judge, start=self.start)
+        return measure_forced_errors(
+            name, sets, detector, reviser, judge=self.judge, start=self.start, generator=generator
+        )
 
-    def _recovery(self, sample: Continuation) -> list[Recovery]:
+    def _recovery(self, reviser: nl.Reviser) -> list[Recovery]:
         half = self.length // 2
-        return recovery(
-            sample,
+        return measure_recovery(
+            reviser,
             self.judge,
             self.held_out[: self.seeds * self.samples, :half],
             self.support,
@@ -266,7 +257,7 @@ def tables(found: Rows) -> str:
             f"{sign}{row['bits_per_byte']:.3f}",
         ]
         lines.append(f"| {' | '.join([*cells, *(plain(row.get(key)) for key in COLUMNS)])} |")
-    return "\n\n".join(["\n".join(lines), forced_error_table(found.forced_errors), recovery_table(found.recovery)])
+    return "\n\n".join(["\n".join(lines), tabulate_forced_errors(found.forced_errors), tabulate_recovery(found.recovery)])
 
 
 def plain(value: dict[str, float] | None) -> str:
@@ -289,7 +280,7 @@ def plot(found: Rows, file: Path) -> None:
     FigureCanvasAgg(figure)
     samples, errors = figure.subplots(1, 2)
     points = [(row["model"], Interval(**row["entropy"]), Interval(**row["judge"])) for row in found.texts]
-    repairs = [(row.model, row.harmed, row.fixed) for row in found.forced_errors]
+    repairs = [(row.model, row.harmed, row.mended) for row in found.forced_errors]
     for axes, part in ((samples, points), (errors, repairs)):
         arms = list(dict.fromkeys(arm_of(name) for name, _, _ in part))
         for name, x, y in part:

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from noiselab.correctors import SelfCorrection
 from noiselab.evaluation import wilson
-from noiselab.evaluation.bound import evaluating
+from noiselab.denoisers.modes import evaluating
 from noiselab.samplers import Infilling, Sampler
 from noiselab.tasks.igsm import Problem, Verdict, Words
 from noiselab.typing import TokenSequence

@@ -25,7 +25,7 @@ def test_the_whole_comparison(tmp_path, texts, capsys):  # noqa: F811
     diffusion = [f"{models[-1]}, {way}" for way in ("best guess", "self-correction")]
     assert [row.model for row in found.forced_errors] == [*models[:-1], *diffusion]
     for row in found.forced_errors:
-        assert 0 <= row.area.mean <= 1 and row.fixed.mean + row.changed_wrongly.mean <= 1
+        assert 0 <= row.area.mean <= 1 and row.mended.mean + row.miscorrected.mean <= 1
     assert list(found.recovery) == [*models, f"{models[-1]}, self-correction"]
     for rows in found.recovery.values():
         assert [row.errors for row in rows] == [0, 1, 2, 4] and rows[0].cost.mean == 0

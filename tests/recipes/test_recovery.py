@@ -7,18 +7,32 @@ import torch
 from readers import BACK, INITIAL, START, TRANSITION, Chain, Judge, Reader, data
 
 import noiselab as nl
-from backspaces.recovery import continued_by_infilling, continued_with_backspaces, recovery, recovery_table
-from noiselab.autoregressive import BackspaceSampler, RandomTokenBackspace, UniformTokens
+from backspaces.recovery import measure_recovery, tabulate_recovery
+from noiselab.autoregressive import BackspaceSampler, ContinuationReviser, RandomTokenBackspace, UniformTokens
 from noiselab.categorical import choose, uniforms
+from noiselab.correctors import InfillingReviser
 from noiselab.evaluation import generative_perplexity, token_nats
+from noiselab.revisions import Revised
 
 N, MORE = 12, 5
 EDITS = RandomTokenBackspace(5, BACK, 0.1, UniformTokens(4))
 
 
+class Continues(nl.Reviser):
+    """Texts whose end is written by a function of the first N tokens."""
+
+    def __init__(self, write):
+        self.write = write
+
+    def revise(self, z, *, rows=None, generator=None):
+        kept = int((~rows[0]).sum())
+        return Revised(self.write(z[:, :N], kept=kept, length=z.shape[1], generator=generator), 0)
+
+
 def judged(sample, x, **settings):
     settings = {"errors": (1, 2, 4), "sets": 2} | settings
-    return recovery(sample, Judge(), x, torch.arange(4), more=MORE, start=START, **settings)
+    reviser = sample if isinstance(sample, nl.Reviser) else Continues(sample)
+    return measure_recovery(reviser, Judge(), x, torch.arange(4), more=MORE, start=START, **settings)
 
 
 def along_the_chain(prompts, *, kept, length, generator):
@@ -111,11 +125,11 @@ def test_a_model_that_deletes_what_is_wrong_recovers(semantics):
     settings = {"start": START, "semantics": semantics, "temperature": 0, "cache": False}
     back = BackspaceSampler(Deep(knows), EDITS, **settings)
     plain = BackspaceSampler(Deep(knows), EDITS, bias=-torch.inf, **settings)
-    found = judged(continued_with_backspaces(back), x)
+    found = judged(ContinuationReviser(back, given=N), x)
     for row in found:
         assert row.fixed.mean == (row.errors > 0) and row.cost.mean == row.cost_given_truth.mean == 0
         assert row.nats == found[0].nats == found[0].given_truth
-    stuck = judged(continued_with_backspaces(plain), x)
+    stuck = judged(ContinuationReviser(plain, given=N), x)
     assert [row.fixed.mean for row in stuck] == [0] * 4
     assert all(row.cost.mean > 0 and row.cost_given_truth.mean == 0 for row in stuck[1:])
 
@@ -124,20 +138,22 @@ def test_self_correction_may_change_the_ends_of_prompts_alone():
     process = nl.gidd(vocab_size=5, mask_id=4, p_uniform=0.2)
     oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
     sampler, x = nl.AncestralSampler(process, oracle), data(200, N)
-    blind = judged(continued_by_infilling(sampler, steps=8), x, errors=(1, 2))
+    blind = judged(InfillingReviser(sampler, given=N, steps=8), x, errors=(1, 2))
     assert [row.fixed.mean for row in blind] == [0, 0, 0]
     correction = nl.SelfCorrection(oracle, process=process)
-    seeing = judged(continued_by_infilling(sampler, steps=8, correction=correction), x, errors=(1, 2))
+    seeing = judged(InfillingReviser(sampler, given=N, steps=8, correction=correction), x, errors=(1, 2))
     assert all(row.fixed.mean > 0.3 for row in seeing[1:])
     assert seeing[1].cost_given_truth.mean < blind[1].cost_given_truth.mean
     random = torch.Generator().manual_seed(0)
-    texts = continued_by_infilling(sampler, steps=2, correction=correction)(x, kept=7, length=15, generator=random)
+    reviser, z = InfillingReviser(sampler, given=N, steps=2, correction=correction), torch.cat([x, x[:, :3]], 1)
+    texts, evaluations = reviser(z, rows=(torch.arange(15) >= 7).expand(200, -1), generator=random)
+    assert 200 * 4 <= evaluations <= 200 * 130
     changed = (texts[:, :N] != x).double().mean(0)
     assert (changed[:7] == 0).all() and (changed[7:] > 0).all()
 
 
 def test_a_table_has_a_line_for_each_number_of_errors():
-    lines = recovery_table({"chain": judged(along_the_chain, data(8, N)), "again": judged(along_the_chain, data(8, N))})
+    lines = tabulate_recovery({"chain": judged(along_the_chain, data(8, N)), "again": judged(along_the_chain, data(8, N))})
     assert len(lines.splitlines()) == 2 + 2 * 4 and {line.count("|") for line in lines.splitlines()} == {8}
 
 
@@ -153,17 +169,20 @@ def test_what_does_not_fit_is_refused():
     def short(prompts, *, kept, length, generator):
         return prompts
 
-    for sample in (forgetful, short):
-        with pytest.raises(ValueError, match="texts must have the shape"):
+    for sample, why in ((forgetful, "in rows only"), (short, "must keep the shape")):
+        with pytest.raises(ValueError, match=why):
             judged(sample, x)
     undecided = Reader(lambda text: (torch.full((4,), 0.25, dtype=torch.float64), 1 - 1e-9))
     sampler = BackspaceSampler(undecided, EDITS, start=START, cache=False)
-    with pytest.raises(ValueError, match="given up"):
-        continued_with_backspaces(sampler)(x[:1, :2], kept=2, length=4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="texts must have 4 tokens"):
+        rows = (torch.arange(4) >= 2)[None]
+        ContinuationReviser(sampler, given=2)(x[:1, :4], rows=rows, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="after the first 2; got 1 left out"):
+        ContinuationReviser(sampler, given=2)(x[:1, :4], rows=(torch.arange(4) > 2)[None])
     assert math.isfinite(
         judged(
-            continued_with_backspaces(
-                BackspaceSampler(Chain(0.1), EDITS, start=START, cache=False, semantics="erasing", budget=9)
+            ContinuationReviser(
+                BackspaceSampler(Chain(0.1), EDITS, start=START, cache=False, semantics="erasing", budget=9), given=N
             ),
             x[:4],
         )[1].nats.mean

@@ -9,7 +9,7 @@ correct themselves.
 
 from .can_next import CanNext, can_next_examples, can_next_row
 from .dependency import Dependency
-from .detectors import by_can_next, ends_of_steps, perfect
+from .detectors import CanNextDetector, PerfectDetector, ends_of_steps
 from .formula import Definition
 from .full import FullProblem, Layout, Level, Split, draw_problem, reask, solution_hash, split_of
 from .mistakes import MistakeKind, ProblemMistakes
@@ -21,6 +21,7 @@ from .words import Words
 
 __all__ = [
     "CanNext",
+    "CanNextDetector",
     "Definition",
     "Dependency",
     "FullProblem",
@@ -28,6 +29,7 @@ __all__ = [
     "Level",
     "MistakeKind",
     "Parameter",
+    "PerfectDetector",
     "Problem",
     "ProblemMistakes",
     "Quantity",
@@ -38,13 +40,11 @@ __all__ = [
     "Structure",
     "Verdict",
     "Words",
-    "by_can_next",
     "can_next_examples",
     "can_next_row",
     "draw_problem",
     "draw_small",
     "ends_of_steps",
-    "perfect",
     "reask",
     "solution_hash",
     "split_of",

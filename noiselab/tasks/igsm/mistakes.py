@@ -185,7 +185,7 @@ class ProblemMistakes(EditProcess):
         return text in (self._answer, [*self._answer, self.words.end])
 
     def _check_text(self, x: Tensor) -> None:
-        self.check(x)
+        self.check_text(x)
         if not self._is_text(x.tolist()):
             raise ValueError(
                 f"x must be the solution of the problem, {self._answer}, with or without the end; got {x.tolist()}"

@@ -1,0 +1,167 @@
+"""Revisers of finished sequences by a diffusion model."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from ..categorical import Randomness
+from ..denoisers import Denoiser
+from ..denoisers.base import in_a_line
+from ..denoisers.modes import counting_sequences, device_of, evaluating
+from ..revisions import Revised, Reviser, require_free_end
+from ..samplers import Infilling, Sampler
+from ..typing import Selection, Tokens, TokenSet
+from .detection import log_predict
+from .self_correction import SelfCorrection
+
+
+class SelfCorrectionReviser(Reviser):
+    """GIDD's self-correction of finished sequences.
+
+    **Arguments:**
+
+    - `correction`: of a denoiser, with its settings. For a `DiffusionPipeline` named `pipe` it is
+      `SelfCorrection(pipe.denoiser, process=pipe.process, support=pipe.support)`.
+    - `steps`: the largest number of steps; each is one evaluation of every sequence that has not stopped.
+    - `batch_size`: sequences at once.
+
+    **Raises:** `ValueError` unless `steps` and `batch_size` are positive.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.99, 0.01], [0.01, 0.99]]), process)
+    reviser = nl.correctors.SelfCorrectionReviser(nl.SelfCorrection(oracle, process=process))
+    revised = reviser(torch.tensor([[0, 0, 1, 0, 0]]), generator=torch.Generator().manual_seed(0))
+    assert revised.tokens.tolist() == [[0, 0, 0, 0, 0]] and revised.evaluations == 2
+    ```
+    """
+
+    kind = "self-correct"
+
+    def __init__(self, correction: SelfCorrection, *, steps: int = 128, batch_size: int = 32) -> None:
+        if min(steps, batch_size) < 1:
+            raise ValueError(f"steps and batch_size must be positive; got {steps} and {batch_size}")
+        self.correction, self.steps, self.batch_size = correction, steps, batch_size
+
+    def revise(self, z: Tokens, *, rows: Selection | None = None, generator: Randomness = None) -> Revised:
+        """The sequences after at most `steps` steps."""
+        denoiser, parts = self.correction.denoiser, []
+        device = device_of(denoiser)
+        with evaluating(denoiser), counting_sequences(denoiser) as count:
+            for first in range(0, len(z), self.batch_size):
+                some = slice(first, first + self.batch_size)
+                part = self.correction.correct(
+                    z[some].to(device),
+                    steps=self.steps,
+                    rows=None if rows is None else rows[some].to(device),
+                    generator=generator[some] if isinstance(generator, Sequence) else generator,
+                )
+                parts.append(part.to(z.device))
+        return Revised(torch.cat(parts) if parts else z, count.sequences)
+
+    def __repr__(self) -> str:
+        return f"SelfCorrectionReviser({self.correction}, steps={self.steps})"
+
+
+class BestGuessReviser(Reviser):
+    """Replaces every token that is too improbable to a denoiser by the denoiser's best guess, all of them at once.
+
+    The counterpart of `SurpriseProofreader` for diffusion models: detection by `DenoiserDetector`, with a threshold that
+    `threshold_at` chooses for a share of false alarms. It evaluates each sequence once.
+
+    **Arguments:**
+
+    - `denoiser`: used in evaluation mode.
+    - `threshold`: in nats; tokens with a larger score are replaced, none at infinity.
+    - `time`: the time that the denoiser is given, in [0, 1].
+    - `support`: tokens that may be guessed; all by default.
+
+    **Raises:** `ValueError` for a threshold that is NaN, or a time out of range.
+    """
+
+    kind = "best guess"
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        threshold: float | int,
+        time: float | int = 0.01,
+        support: TokenSet | None = None,
+    ) -> None:
+        if math.isnan(threshold) or not 0 <= time <= 1:
+            raise ValueError(f"threshold must not be NaN, time lie in [0, 1]; got {threshold} and {time}")
+        self.denoiser, self.threshold, self.time, self.support = denoiser, threshold, float(time), support
+
+    def revise(self, z: Tokens, *, rows: Selection | None = None, generator: Randomness = None) -> Revised:
+        """The sequences after the replacement; nothing is random."""
+        with evaluating(self.denoiser):
+            log_probs = log_predict(self.denoiser, z, self.time)
+        given = z.to(log_probs.device)
+        replaced = -log_probs.gather(-1, given[..., None])[..., 0] > self.threshold
+        if rows is not None:
+            replaced = replaced & rows.to(replaced.device)
+        if self.support is not None:
+            log_probs = log_probs.masked_fill(~self.support.to(log_probs.device), -torch.inf)
+        return Revised(torch.where(replaced, log_probs.argmax(-1), given).to(z.device), len(z))
+
+    def __repr__(self) -> str:
+        return f"BestGuessReviser({in_a_line(self.denoiser)}, threshold={self.threshold:g}, time={self.time:g})"
+
+
+class InfillingReviser(Reviser):
+    """Keeps the beginning of each sequence, samples the rest anew by infilling, then runs self-correction.
+
+    **Arguments:**
+
+    - `sampler`: of noise and denoiser, for example `AncestralSampler`.
+    - `given`: the number of leading tokens that are read; those after them are written anew, whatever they were.
+    - `steps`: of the sampler.
+    - `correction`: of all tokens in `rows` once the sequence is full, so that the given ones can change too; none by default.
+    - `corrections`: the largest number of its steps.
+
+    **Raises:** `ValueError` unless `given` is not negative, `steps` and `corrections` positive; when called, for `rows` that
+    leave out a token to be written.
+    """
+
+    kind = "infill"
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        *,
+        given: int,
+        steps: int,
+        correction: SelfCorrection | None = None,
+        corrections: int = 128,
+    ) -> None:
+        if given < 0 or min(steps, corrections) < 1:
+            raise ValueError(
+                f"given must not be negative, steps and corrections be positive; got {given}, {steps} and {corrections}"
+            )
+        self.sampler, self.given, self.steps = sampler, given, steps
+        self.correction, self.corrections = correction, corrections
+
+    def revise(self, z: Tokens, *, rows: Selection | None = None, generator: Randomness = None) -> Revised:
+        """The sequences with a new end."""
+        rows = require_free_end(rows, z, self.given)
+        device = self.sampler.device
+        known = (torch.arange(z.shape[1], device=device) < self.given).expand(z.shape)
+        tokens = torch.where(known, z.to(device), 0)
+        denoisers = [self.sampler.denoiser] + ([] if self.correction is None else [self.correction.denoiser])
+        with counting_sequences(*denoisers) as count:
+            x = Infilling(self.sampler, tokens, known, times="sequence").sample(
+                (len(z), z.shape[1]), steps=self.steps, generator=generator
+            )
+            if self.correction is not None:
+                x = self.correction.correct(x, steps=self.corrections, rows=rows.to(device), generator=generator)
+        return Revised(x.to(z), count.sequences)
+
+    def __repr__(self) -> str:
+        return f"InfillingReviser({self.sampler}, given={self.given}, steps={self.steps}, correction={self.correction})"
