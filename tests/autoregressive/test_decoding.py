@@ -128,7 +128,7 @@ def test_logits_that_are_no_numbers_are_refused():
             return torch.full((*input_ids.shape, 9), torch.nan)
 
     sampler = BackspaceSampler(Broken(9, seed=3), KINDS["tokens"], start=0, cache=False)
-    with pytest.raises(ValueError, match="no number among the logits behind text 0"):
+    with pytest.raises(ValueError, match="must not be NaN or all -inf; got such after text 0"):
         sampler.sample(2, length=4)
 
 

@@ -3,14 +3,32 @@ import torch
 from networks import Table
 from test_decoding import chi_square, generators, goes_on_as_if_it_had_written_the_prompt, llama  # noqa: F401
 
-from noiselab.autoregressive import BackspaceSampler, RandomTokenBackspace, RetryUponRegret, UniformTokens
+from noiselab.autoregressive import (
+    BackspaceSampler,
+    RandomTokenBackspace,
+    RetryUponRegret,
+    StepDetector,
+    SurpriseDetector,
+    UniformTokens,
+)
 
 STOP = 2  # ends a step; texts are made of 0, 1, 2
 
 
-def sampler_of(network, detector, **settings):
+class Scores(StepDetector):
+    """Scores the last step by a function of the text."""
+
+    def __init__(self, function):
+        super().__init__([STOP])
+        self.function = function
+
+    def score_step(self, text):
+        return self.function(text)
+
+
+def sampler_of(network, function, **settings):
     settings = {"retries": 200, "cache": False} | settings
-    return RetryUponRegret(network, detector, vocab_size=4, boundary=[STOP], start=0, **settings)
+    return RetryUponRegret(network, Scores(function), vocab_size=4, boundary=[STOP], start=0, **settings)
 
 
 class Short(torch.nn.Module):
@@ -43,7 +61,9 @@ def test_a_perfect_detector_gives_the_law_of_right_steps():
 
 def test_a_detector_that_always_fires_is_bounded_and_said(llama):  # noqa: F811
     settings = {"vocab_size": 9, "boundary": [7], "start": 0, "retries": 3}
-    written = RetryUponRegret(llama, lambda text: 1.0, **settings).sample(6, length=40, generator=generators(*range(6)))
+    written = RetryUponRegret(llama, Scores(lambda text: 1.0), **settings).sample(
+        6, length=40, generator=generators(*range(6))
+    )
     assert all(written.stopped) and any(written.spent)
     for stream, spent in zip(written.streams, written.spent, strict=True):
         assert int((stream == 9).sum()) == 3 if spent else int((stream == 9).sum()) < 3
@@ -51,13 +71,13 @@ def test_a_detector_that_always_fires_is_bounded_and_said(llama):  # noqa: F811
 
 def test_a_detector_that_never_fires_changes_nothing(llama):  # noqa: F811
     settings = {"vocab_size": 9, "boundary": [7], "start": 0}
-    calm = RetryUponRegret(llama, lambda text: 0.0, **settings)
+    calm = RetryUponRegret(llama, Scores(lambda text: 0.0), **settings)
     plain = BackspaceSampler(
         llama, RandomTokenBackspace(9, 8, 0, UniformTokens(8)), start=0, semantics="erasing", bias=-torch.inf
     )
     # Its ninth token is an ordinary one for the first, none for the second: greedy, and both never write it.
     no_eight = {"edit": lambda logits: logits.index_fill(0, torch.tensor([8]), -torch.inf), "temperature": 0}
-    calm = RetryUponRegret(llama, lambda text: 0.0, **settings, **no_eight)
+    calm = RetryUponRegret(llama, Scores(lambda text: 0.0), **settings, **no_eight)
     plain.temperature = 0.0
     one, two = calm.sample(1, length=20), plain.sample(1, length=20)
     assert torch.equal(one.texts[0], two.texts[0]) and not one.revisions
@@ -72,8 +92,8 @@ def test_cached_equals_reread_and_batched_equals_alone(llama):  # noqa: F811
 
     settings = {"vocab_size": 9, "boundary": [7, 3], "start": 0, "retries": 5, "temperature": 0.7}
     prompts = [torch.tensor([1, 7, 2]), torch.tensor([4]), torch.tensor([5, 0])]
-    cached = RetryUponRegret(llama, detector, **settings)
-    reread = RetryUponRegret(llama, detector, cache=False, **settings)
+    cached = RetryUponRegret(llama, Scores(detector), **settings)
+    reread = RetryUponRegret(llama, Scores(detector), cache=False, **settings)
     one = cached.sample(prompts, length=16, generator=generators(0, 1, 2))
     assert asked and all(text[-1] in (7, 3) for text in asked)  # only at the end of steps
     two = reread.sample(prompts, length=16, generator=generators(0, 1, 2))
@@ -90,7 +110,7 @@ def test_what_may_be_deleted_of_a_prompt_is_as_if_written():
     hates = lambda text: float(sum(text.tolist()) % 2)  # noqa: E731
     settings = {"retries": 6, "cache": False, "temperature": 0.9, "retry_temperature": 1.3}
     for boundary in ([7, 3, 1, 4], [2, 3]):
-        sampler = RetryUponRegret(network, hates, vocab_size=9, boundary=boundary, start=0, **settings)
+        sampler = RetryUponRegret(network, Scores(hates), vocab_size=9, boundary=boundary, start=0, **settings)
         for written in (1, 3):
             erased = goes_on_as_if_it_had_written_the_prompt(sampler, begin, written, 9, tries=30, length=10)
             assert erased > 0 or len(boundary) == 2
@@ -108,7 +128,7 @@ def test_a_prompt_is_erased_to_its_last_boundary_but_no_further_than_is_kept(lla
     for prompt, kept, left in (([1, 7, 2, 3], 0, 2), ([1, 7, 2, 3], 3, 3), ([1, 2], 0, 0), ([1, 7, 2, 7], 1, 2)):
         for cache in (True, False):
             asked.clear()
-            sampler = RetryUponRegret(llama, hates_the_first, cache=cache, **settings)
+            sampler = RetryUponRegret(llama, Scores(hates_the_first), cache=cache, **settings)
             written = sampler.sample([torch.tensor(prompt)], length=40, kept=kept, generator=generators(1))
             where = written.streams[0].tolist().index(9)
             assert asked[0] == prompt + written.streams[0][:where].tolist()
@@ -122,7 +142,7 @@ def test_cached_equals_reread_where_prompts_may_be_deleted(llama):  # noqa: F811
     settings = {"vocab_size": 9, "boundary": [7, 3], "start": 0, "retries": 5}
     prompts = [torch.tensor([1, 7, 2, 5]), torch.tensor([4]), torch.tensor([6, 2, 3, 5, 7])]
     one, two = (
-        RetryUponRegret(llama, hates, cache=cache, **settings).sample(
+        RetryUponRegret(llama, Scores(hates), cache=cache, **settings).sample(
             prompts, length=16, kept=[0, 1, 2], generator=generators(0, 1, 2)
         )
         for cache in (True, False)
@@ -135,23 +155,27 @@ def test_cached_equals_reread_where_prompts_may_be_deleted(llama):  # noqa: F811
 def test_greedy_tries_again_at_the_temperature_of_retries(llama):  # noqa: F811
     """A greedy model would write the same step again."""
     settings = {"vocab_size": 9, "start": 0, "temperature": 0, "retries": 40}
-    calm = RetryUponRegret(llama, lambda text: 0.0, boundary=[8], **settings)
+    calm = RetryUponRegret(llama, Scores(lambda text: 0.0), boundary=[8], **settings)
     first = calm.sample(1, length=30).texts[0].tolist()
     stop = first[2]  # some token that it writes ends its steps
     settings["boundary"] = [stop]
     bad = first[: first.index(stop) + 1]
     hates = lambda text: float(text.tolist() == bad)  # noqa: E731
-    stuck = RetryUponRegret(llama, hates, retry_temperature=0, **settings).sample(1, length=30)
-    free = RetryUponRegret(llama, hates, **settings).sample(1, length=30, generator=torch.Generator().manual_seed(0))
+    stuck = RetryUponRegret(llama, Scores(hates), retry_temperature=0, **settings).sample(1, length=30)
+    free = RetryUponRegret(llama, Scores(hates), **settings).sample(
+        1, length=30, generator=torch.Generator().manual_seed(0)
+    )
     assert stuck.spent == [True] and free.spent == [False]
 
 
 def test_what_does_not_fit_is_refused(llama):  # noqa: F811
-    for wrong in ({"threshold": 1.0}, {"retries": -1}, {"retry_temperature": -1.0}):
+    for wrong in ({"threshold": float("nan")}, {"retries": -1}, {"retry_temperature": -1.0}):
         with pytest.raises(ValueError, match="threshold"):
             sampler_of(llama, lambda text: 0.0, **wrong)
+    with pytest.raises(ValueError, match="must be 'step'; SurpriseDetector has 'token'"):
+        RetryUponRegret(llama, SurpriseDetector(llama, start=0), vocab_size=9, boundary=[7], start=0)
     with pytest.raises(ValueError, match="boundary must have tokens"):
-        RetryUponRegret(llama, lambda text: 0.0, vocab_size=9, boundary=[], start=0)
+        RetryUponRegret(llama, Scores(lambda text: 0.0), vocab_size=9, boundary=[], start=0)
     for prompt in ([1, 4], [-1]):  # 4 is the backspace
         with pytest.raises(ValueError, match=r"lie in \[0, 4\)"):
             sampler_of(llama, lambda text: 0.0).sample([torch.tensor(prompt)], length=4)

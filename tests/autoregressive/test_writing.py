@@ -14,7 +14,7 @@ class Bare(BacktrackingDecoder):
     def reach(self, text):
         return len(text) - 1
 
-    def check(self, prompt):
+    def check_prompt(self, prompt):
         pass
 
 
@@ -64,7 +64,7 @@ def test_logits_that_a_writer_holds_are_not_edited():
     class Fixed(Bare):
         law = torch.zeros(2, 9, dtype=torch.float64)
 
-        def adjusted(self, rows, logits):
+        def adjust_logits(self, rows, logits):
             return self.law[: len(rows)]
 
     Fixed(Table(9, seed=3), vocab_size=9, backspace=8, start=0, cache=False).sample(
