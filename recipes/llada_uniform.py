@@ -23,7 +23,7 @@ import tyro
 import noiselab as nl
 from noiselab.data import pack
 from noiselab.denoisers.one_by_one import OneByOne
-from noiselab.evaluation import detection
+from noiselab.evaluation import measure_detection
 from noiselab.evaluation.intervals import interval
 from noiselab.files import write_json
 from noiselab.pipeline import DiffusionPipeline
@@ -124,7 +124,7 @@ def one(
         denoiser.reset()
         repaired = correction.correct(damaged, steps=max(4, math.ceil(1.5 * share * truth.shape[1])), generator=random)
     after = nl.revisions.count_outcome(damaged, repaired, truth)
-    area, recall = detection(1 - believed, wrong)
+    area, recall = measure_detection(1 - believed, wrong)
     return {
         "area": area,
         "recall": recall,

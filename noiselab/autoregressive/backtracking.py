@@ -311,7 +311,9 @@ class BacktrackingDecoder(ABC):
         read = torch.stack([row.logits[-1] for row in rows]).to(torch.float64)
         if not (possible := read.amax(-1) > -torch.inf).all():
             where = rows[possible.tolist().index(False)]
-            raise ValueError(f"the logits of the network must not be NaN or all -inf; got such after text {where.number}, {where.text}")
+            raise ValueError(
+                f"the logits of the network must not be NaN or all -inf; got such after text {where.number}, {where.text}"
+            )
         adjusted = self.adjust_logits(rows, read)
         logits = read if adjusted is read else adjusted.clone()
         barred = [place for place, row in enumerate(rows) if len(row.text) == row.kept or self.has_spent(row)]

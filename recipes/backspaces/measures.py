@@ -192,7 +192,10 @@ class Measures:
         )
         return Rows(
             [self._texts(model, bound.nelbo, bound.error, write) | {"exact": False}],
-            [self._forced(f"{model.name}, {name}", detector, reviser, random_numbers) for name, reviser in revisers.items()],
+            [
+                self._forced(f"{model.name}, {name}", detector, reviser, random_numbers)
+                for name, reviser in revisers.items()
+            ],
             {model.name: self._recovery(plain), f"{model.name}, self-correction": self._recovery(corrected)},
         )
 
@@ -257,7 +260,9 @@ def tables(found: Rows) -> str:
             f"{sign}{row['bits_per_byte']:.3f}",
         ]
         lines.append(f"| {' | '.join([*cells, *(plain(row.get(key)) for key in COLUMNS)])} |")
-    return "\n\n".join(["\n".join(lines), tabulate_forced_errors(found.forced_errors), tabulate_recovery(found.recovery)])
+    return "\n\n".join(
+        ["\n".join(lines), tabulate_forced_errors(found.forced_errors), tabulate_recovery(found.recovery)]
+    )
 
 
 def plain(value: dict[str, float] | None) -> str:

@@ -31,14 +31,15 @@ class Recovery:
 
     The first measures whether the text follows from what is there, right or wrong. Wrong tokens that were left make the judge
     less certain of what follows, and a text that follows from them is not penalised. The second measures whether the text could
-    follow the undamaged prefix. A continuation that took up a wrong token is penalised, and so is one that fits a prefix that was
-    mended differently. Where the prefix is fully mended, both are equal.
+    follow the undamaged prefix. A continuation that took up a wrong token is penalised, and so is one that fits a prefix that
+    was mended differently. Where the prefix is fully mended, both are equal.
 
     **Arguments:**
 
     - `errors`: $k$, how many tokens at the end of each prefix were wrong.
     - `nats`, `given_truth`: per token, as above.
-    - `cost`, `cost_given_truth`: their increase over those without errors, set by set; prefixes and random numbers are the same.
+    - `cost`, `cost_given_truth`: their increase over those without errors, set by set, with the same prefixes and random
+      numbers.
     - `fixed`: the share of wrong tokens that are right in the final text.
     """
 

@@ -8,8 +8,8 @@ from jaxtyping import Int
 from torch import Generator, Tensor
 
 from noiselab.correctors import SelfCorrection
-from noiselab.evaluation import wilson
 from noiselab.denoisers.modes import evaluating
+from noiselab.evaluation import wilson
 from noiselab.samplers import Infilling, Sampler
 from noiselab.tasks.igsm import Problem, Verdict, Words
 from noiselab.typing import TokenSequence

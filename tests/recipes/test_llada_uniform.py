@@ -12,7 +12,7 @@ from noiselab.pipeline import DiffusionPipeline, ModelSettings
 
 
 def test_detection_by_hand():
-    detection = load("llada_uniform").detection
+    detection = load("llada_uniform").measure_detection
     score = torch.tensor([[0.9, 0.8, 0.3], [0.3, 0.1, 0.2]])
     wrong = torch.tensor([[True, False, True], [False, False, False]])
     # Pairs (wrong, right): .9 wins all four, .3 wins two (.1, .2), ties one, loses one.

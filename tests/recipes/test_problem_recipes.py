@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import math
 import random
 
 import pytest
 from test_recipes import load
 
 import problems.models
-from noiselab.tasks.igsm import Words, draw_small, perfect
+from noiselab.autoregressive import StepDetector
+from noiselab.tasks.igsm import PerfectDetector, Words, draw_small
 from problems.streams import ProblemStream
 
 TINY = [
@@ -109,11 +111,19 @@ def test_how_well_detectors_know_the_models_own_steps():
     options = recipe.PRESETS["demo"][1]
 
     def found(detector):
-        return recipe.how_well(detector, False, problems, solutions, verdicts, options, words)
+        return recipe.how_well(detector, options.sure, False, problems, solutions, verdicts, options, words)
 
-    right = found(perfect(problems, words))
+    right = found(PerfectDetector(problems, words))
     assert (right["steps"], right["errors"], right["area"], right["alarms"]) == (8 * 4 + 2 * 2, 2, 1.0, 0.0)
     assert right["recall"] == 1.0 and right["caught"][1] > 0.99
-    assert found(lambda text: 1.0)["area"] == 0.5 and found(lambda text: 1.0)["alarms"] == 1.0
-    known = perfect(problems, words)
-    assert found(lambda text: 1 - known(text))["area"] == 0.0
+    always = found(recipe.Always([words.full_stop]))
+    assert always["area"] == 0.5 and always["alarms"] == 1.0
+    known = PerfectDetector(problems, words)
+
+    class Opposite(StepDetector):
+        def score_step(self, text):
+            return 1 - known.score_step(text)
+
+    assert found(Opposite([words.full_stop]))["area"] == 0.0
+    assert recipe.threshold_of("entropy", 0.5) == 0.5
+    assert recipe.threshold_of("improbability", 0.75) == pytest.approx(math.log(4))

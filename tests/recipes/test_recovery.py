@@ -153,7 +153,9 @@ def test_self_correction_may_change_the_ends_of_prompts_alone():
 
 
 def test_a_table_has_a_line_for_each_number_of_errors():
-    lines = tabulate_recovery({"chain": judged(along_the_chain, data(8, N)), "again": judged(along_the_chain, data(8, N))})
+    lines = tabulate_recovery(
+        {"chain": judged(along_the_chain, data(8, N)), "again": judged(along_the_chain, data(8, N))}
+    )
     assert len(lines.splitlines()) == 2 + 2 * 4 and {line.count("|") for line in lines.splitlines()} == {8}
 
 

@@ -7,14 +7,14 @@ import torch
 
 from noiselab.autoregressive import RetryUponRegret
 from noiselab.tasks.igsm import (
+    CanNextDetector,
+    PerfectDetector,
     Words,
-    by_can_next,
     can_next_examples,
     can_next_row,
     draw_problem,
     draw_small,
     ends_of_steps,
-    perfect,
 )
 
 WORDS = {level: Words(level) for level in ("logic", "nano", "micro", "med")}
@@ -105,26 +105,26 @@ def test_examples_refuse_what_is_none():
 def test_perfect_calls_no_right_step_wrong(problem_and_words):
     problem, words = problem_and_words
     for errors in ("any", "not ready"):
-        detector = perfect(problem, words, errors=errors)
+        detector = PerfectDetector(problem, words, errors=errors)
         for place in range(len(problem.order) + 1):
             steps = [problem.step(earlier) for earlier in range(place)]
-            assert detector(text_of(problem, words, *steps)) == 0
-            assert detector(torch.cat([torch.tensor([words.start]), text_of(problem, words, *steps)])) == 0
+            assert detector.score_step(text_of(problem, words, *steps)) == 0
+            assert detector.score_step(torch.cat([torch.tensor([words.start]), text_of(problem, words, *steps)])) == 0
 
 
 def test_perfect_finds_the_first_wrong_step_and_no_later_one(problem_and_words):
     problem, words = problem_and_words
     steps = [problem.step(place) for place in range(len(problem.order))]
     for errors in ("any", "not ready"):
-        detector = perfect(problem, words, errors=errors)
+        detector = PerfectDetector(problem, words, errors=errors)
         for place in range(len(steps) - 1):
             later = [p for p in problem.not_ready(problem.order[:place]) if p in problem.order]
             for parameter in later:
                 skipped = [*steps[:place], steps[problem.order.index(parameter)]]
-                assert detector(text_of(problem, words, *skipped)) == 1
-                assert detector(text_of(problem, words, *skipped, steps[place])) == 0  # not the last one
-        assert detector(text_of(problem, words, steps[0], steps[0])) == 1  # known already
-        assert detector(text_of(problem, words, steps[0], ["."])) == 1  # no step
+                assert detector.score_step(text_of(problem, words, *skipped)) == 1
+                assert detector.score_step(text_of(problem, words, *skipped, steps[place])) == 0  # not the last one
+        assert detector.score_step(text_of(problem, words, steps[0], steps[0])) == 1  # known already
+        assert detector.score_step(text_of(problem, words, steps[0], ["."])) == 1  # no step
 
 
 def test_not_ready_leaves_numbers_alone():
@@ -133,7 +133,8 @@ def test_not_ready_leaves_numbers_alone():
     wrong = [*step[:-2], str((int(step[-2]) + 1) % 5), "."]
     text = text_of(problem, words, wrong)
     assert not problem.check(wrong).right and problem.check(wrong).parameters[0] == problem.order[0]
-    assert perfect(problem, words)(text) == 1 and perfect(problem, words, errors="not ready")(text) == 0
+    assert PerfectDetector(problem, words).score_step(text) == 1
+    assert PerfectDetector(problem, words, errors="not ready").score_step(text) == 0
 
 
 def test_a_wrong_operation_in_the_last_step_is_an_error_but_not_of_readiness():
@@ -146,26 +147,27 @@ def test_a_wrong_operation_in_the_last_step_is_an_error_but_not_of_readiness():
     before = [problem.step(place) for place in range(len(problem.order) - 1)]
     assert problem.check([*(word for s in before for word in s), *wrong]).kind == "answer"
     text = text_of(problem, words, *before, wrong)
-    assert perfect(problem, words)(text) == 1 and perfect(problem, words, errors="not ready")(text) == 0
+    assert PerfectDetector(problem, words).score_step(text) == 1
+    assert PerfectDetector(problem, words, errors="not ready").score_step(text) == 0
 
 
 def test_perfect_finds_the_problem_of_a_text():
     words = WORDS["nano"]
     problems = [draw("nano", seed) for seed in range(8)]
-    detector = perfect(problems, words)
+    detector = PerfectDetector(problems, words)
     for problem, other in itertools.pairwise(problems):
-        assert detector(text_of(problem, words, problem.step(0))) == 0
-        assert detector(text_of(problem, words, other.step(len(other.order) - 1))) == 1
+        assert detector.score_step(text_of(problem, words, problem.step(0))) == 0
+        assert detector.score_step(text_of(problem, words, other.step(len(other.order) - 1))) == 1
     with pytest.raises(ValueError, match="begin with the question"):
-        detector(text_of(draw("nano", 99), words))
+        detector.score_step(text_of(draw("nano", 99), words))
 
 
 def test_perfect_refuses_what_it_cannot_judge(unchecked):
     problems, words = [draw("nano", 1)], WORDS["nano"]
     with pytest.raises(ValueError, match="there must be problems"):
-        perfect([], words)
+        PerfectDetector([], words)
     with pytest.raises(ValueError, match="errors be"):
-        perfect(problems, words, errors="some")
+        PerfectDetector(problems, words, errors="some")
 
 
 class Careless(torch.nn.Module):
@@ -209,7 +211,7 @@ def wrote(problem, words, detector, retries, seed):
 def test_with_a_perfect_detector_no_step_is_wrong_unless_retries_are_spent():
     words = WORDS["nano"]
     problem = draw_small(random.Random(4), level="nano", ops=4)
-    detector = perfect(problem, words)
+    detector = PerfectDetector(problem, words)
     written, verdicts = wrote(problem, words, detector, retries=300, seed=0)
     assert written.revisions and not any(written.spent) and all(v.right for v in verdicts)
     written, verdicts = wrote(problem, words, detector, retries=2, seed=0)
@@ -223,7 +225,7 @@ def test_with_a_perfect_detector_no_step_is_wrong_unless_retries_are_spent():
 # The probe's detector for problems.
 
 
-def test_by_can_next_asks_at_the_word_that_examples_end_with(problem_and_words):
+def test_the_probe_reads_up_to_the_word_that_examples_end_with(problem_and_words):
     """The row that the probe reads while a solution is written is the row that it was trained on."""
     problem, words = problem_and_words
     read = []
@@ -233,9 +235,9 @@ def test_by_can_next_asks_at_the_word_that_examples_end_with(problem_and_words):
             read.append(input_ids[0])
             return torch.tensor([2.0])
 
-    detector = by_can_next(Spy(), words)
+    detector = CanNextDetector(Spy(), words)
     for place in range(len(problem.order)):
         text = text_of(problem, words, *(problem.step(earlier) for earlier in range(place + 1)))
-        assert detector(text) == pytest.approx(float(torch.tensor(-2.0, dtype=torch.float64).sigmoid()))
+        assert detector.score_step(text) == pytest.approx(float(torch.tensor(-2.0, dtype=torch.float64).sigmoid()))
         assert torch.equal(read.pop(), can_next_row(problem, words, place, problem.order[place]))
     assert set(ends_of_steps(words)) > {words.full_stop}

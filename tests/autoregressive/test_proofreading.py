@@ -1,31 +1,19 @@
-"""Repairs of known wrong tokens: rates in closed form, and the models that must reach them."""
+"""Revisions of known wrong tokens: rates in closed form, and the models that must reach them."""
 
 import math
 from itertools import product
 
 import pytest
 import torch
-from readers import BACK, INITIAL, START, TRANSITION, Chain, Judge, Reader, data
+from readers import BACK, INITIAL, START, TRANSITION, Chain, Reader, data
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import noiselab as nl
-from noiselab.evaluation import (
-    Damage,
-    Revised,
-    by_backspace,
-    by_denoiser,
-    by_guess,
-    by_proofreading,
-    by_self_correction,
-    by_surprise,
-    by_surprise_proofreading,
-    damage,
-    forced_error_row,
-    forced_error_table,
-    generative_perplexity,
-    repair,
-    threshold_at,
-)
+from noiselab.autoregressive import BackspaceDetector, Proofreader, SurpriseDetector, SurpriseProofreader
+from noiselab.bench import ForcedErrors, force_errors
+from noiselab.correctors import BestGuessReviser, DenoiserDetector, SelfCorrectionReviser
+from noiselab.evaluation import threshold_at
+from noiselab.revisions import count_outcome
 
 LENGTH = 6
 SEMANTICS = ("visible", "erasing")
@@ -50,7 +38,16 @@ def one_error_everywhere():
         truth = (first + torch.arange(LENGTH)) % 4
         rows.append((torch.where(torch.arange(LENGTH) == place, (truth + step) % 4, truth), truth))
     tokens, truth = (torch.stack(part) for part in zip(*rows, strict=True))
-    return Damage(tokens, truth, tokens != truth)
+    return ForcedErrors(tokens, truth, tokens != truth)
+
+
+def outcome_of(forced, reviser, generator=None):
+    revised = reviser(forced.tokens, generator=generator)
+    return count_outcome(forced.tokens, revised.tokens, forced.truth, evaluations=revised.evaluations)
+
+
+def rates(found):
+    return found.mended, found.miscorrected, found.harmed, found.gain
 
 
 def llama():
@@ -61,36 +58,34 @@ def llama():
 
 def test_shares_are_counted_by_hand():
     tokens, truth = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 3]]), torch.tensor([[0, 1, 0, 0], [1, 1, 2, 3]])
-    revised = torch.tensor([[0, 0, 0, 1], [0, 2, 1, 3]])  # harmed, fixed, otherwise; left, harmed twice
-    found = repair(Damage(tokens, truth, tokens != truth), Revised(revised, 2.0))
-    assert found == (1 / 3, 1 / 3, 3 / 5, -2 / 3, 2.0)
-    assert found.gain == pytest.approx(found.fixed - found.harmed * 5 / 3)
-    for wrong in (torch.zeros(1, 4, dtype=torch.bool), torch.ones(1, 4, dtype=torch.bool)):
-        with pytest.raises(ValueError, match="wrong tokens and right ones"):
-            repair(Damage(tokens[:1], truth[:1], wrong), Revised(revised[:1], 1.0))
-    with pytest.raises(ValueError, match="shape"):
-        repair(Damage(tokens, truth, tokens != truth), Revised(revised[:1], 1.0))
+    revised = torch.tensor([[0, 0, 0, 1], [0, 2, 1, 3]])  # harmed, mended, otherwise; left, harmed twice
+    found = count_outcome(tokens, revised, truth, evaluations=16)
+    assert (*rates(found), found.evaluations_per_token) == (1 / 3, 1 / 3, 3 / 5, -2 / 3, 2.0)
+    assert found.net_gain == -2 and found.gain == pytest.approx(found.mended - found.harmed * 5 / 3)
+    right = count_outcome(tokens, tokens, tokens)
+    assert math.isnan(right.mended) and math.isnan(right.gain) and right.harmed == 0
 
 
 @pytest.mark.parametrize("semantics", SEMANTICS)
 def test_rates_of_a_model_that_knows_how_to_count(semantics):
     """A wrong token is found and mended unless it is the first, from which the model then counts on: all others are harmed."""
-    harm, n = one_error_everywhere(), LENGTH
-    reviser = by_proofreading(Reader(counting), BACK, start=START, threshold=0.5, semantics=semantics, cache=False)
-    found = repair(harm, reviser(harm.tokens))
-    assert found[:4] == pytest.approx(((n - 1) / n, 0, 1 / n, 0))
-    # One token is deleted, or all but the first; the visible backspace is read, but nothing behind the last place.
+    forced, n = one_error_everywhere(), LENGTH
+    reviser = Proofreader(Reader(counting), BACK, start=START, threshold=0.5, semantics=semantics, cache=False)
+    found = outcome_of(forced, reviser)
+    assert rates(found) == pytest.approx(((n - 1) / n, 0, 1 / n, 0))
+    # One token is taken back, or all but the first; the visible backspace is read, but nothing behind the last place.
     inner = (2 * (n - 2)) / n
     extra = inner if semantics == "erasing" else 2 * inner + 2 / n
-    assert found.evaluations == pytest.approx((1 + n + extra) / n)
-    after = reviser(harm.tokens).tokens
+    assert found.evaluations_per_token == pytest.approx((1 + n + extra) / n)
+    after = reviser(forced.tokens).tokens
     assert torch.equal(after, (after[:, :1] + torch.arange(n)) % 4)
 
 
 def test_rates_of_the_plain_model_are_the_same_at_one_evaluation():
-    harm, n = one_error_everywhere(), LENGTH
-    reviser = by_surprise_proofreading(Reader(counting), start=START, threshold=2.0, backspace=BACK, cache=False)
-    assert repair(harm, reviser(harm.tokens)) == pytest.approx(((n - 1) / n, 0, 1 / n, 0, 1))
+    forced, n = one_error_everywhere(), LENGTH
+    reviser = SurpriseProofreader(Reader(counting), start=START, threshold=2.0, backspace=BACK, cache=False)
+    found = outcome_of(forced, reviser)
+    assert (*rates(found), found.evaluations_per_token) == pytest.approx(((n - 1) / n, 0, 1 / n, 0, 1))
 
 
 @pytest.mark.parametrize("tabu", [True, False])
@@ -111,7 +106,7 @@ def test_erasing_by_bayes_on_all_texts(threshold, tabu):
             law = TRANSITION[token]
         want.append(before)
     network = Chain(p)
-    reviser = by_proofreading(
+    reviser = Proofreader(
         network, BACK, start=START, threshold=threshold, semantics="erasing", tabu=tabu, cache=False, batch_size=100
     )
     found = reviser(z).tokens
@@ -128,12 +123,13 @@ def test_who_knows_the_truth_mends_all(semantics):
         law = torch.nn.functional.one_hot(x[min(len(text), len(x) - 1)], 4).double()
         return law, 0.9 if text and text[-1] != x[len(text) - 1] else 0.1
 
-    harm = damage(x.repeat(20, 1), torch.arange(4), 0.4, generator=torch.Generator().manual_seed(0))
+    forced = force_errors(x.repeat(20, 1), torch.arange(4), 0.4, generator=torch.Generator().manual_seed(0))
     model = Reader(knows)
-    reviser = by_proofreading(model, BACK, start=START, threshold=0.5, semantics=semantics, cache=False)
-    assert repair(harm, reviser(harm.tokens))[:4] == (1, 0, 0, 1)
-    reviser = by_surprise_proofreading(model, start=START, threshold=10.0, backspace=BACK, cache=False)
-    assert repair(harm, reviser(harm.tokens)) == (1, 0, 0, 1, 1)
+    reviser = Proofreader(model, BACK, start=START, threshold=0.5, semantics=semantics, cache=False)
+    assert rates(outcome_of(forced, reviser)) == (1, 0, 0, 1)
+    reviser = SurpriseProofreader(model, start=START, threshold=10.0, backspace=BACK, cache=False)
+    found = outcome_of(forced, reviser)
+    assert rates(found) == (1, 0, 0, 1) and found.evaluations_per_token == 1
 
 
 def test_with_the_visible_semantics_the_model_has_read_what_was_wrong_when_it_writes():
@@ -152,27 +148,27 @@ def test_with_the_visible_semantics_the_model_has_read_what_was_wrong_when_it_wr
         return torch.full((4,), 0.25, dtype=torch.float64), 0.9 if text and text[-1] != truth[len(text) - 1] else 0.1
 
     z = torch.where(torch.eye(5, dtype=torch.bool), (truth - 1) % 4, truth)
-    reviser = by_proofreading(Wise(suspects), BACK, start=START, threshold=0.5, cache=False)
+    reviser = Proofreader(Wise(suspects), BACK, start=START, threshold=0.5, cache=False)
     assert (reviser(z).tokens == truth).all()
 
 
 def test_nothing_changes_at_the_highest_threshold():
     z, network = data(6, 5), Chain(0.1)
     for semantics in SEMANTICS:
-        found = by_proofreading(network, BACK, start=START, threshold=1, semantics=semantics, cache=False)(z)
-        assert torch.equal(found.tokens, z) and found.evaluations == (5 + 1) / 5
-    found = by_surprise_proofreading(network, start=START, threshold=math.inf, cache=False)(z)
-    assert torch.equal(found.tokens, z) and found.evaluations == 1
-    assert torch.equal(by_guess(Mixture(), threshold=math.inf)(z).tokens, z)
+        found = Proofreader(network, BACK, start=START, threshold=1, semantics=semantics, cache=False)(z)
+        assert torch.equal(found.tokens, z) and found.evaluations == 6 * (5 + 1)
+    found = SurpriseProofreader(network, start=START, threshold=math.inf, cache=False)(z)
+    assert torch.equal(found.tokens, z) and found.evaluations == 6 * 5
+    assert torch.equal(BestGuessReviser(Mixture(), threshold=math.inf)(z).tokens, z)
     hesitant = Reader(lambda text: (torch.full((4,), 0.25, dtype=torch.float64), 0.9))  # to whom all tokens are alike
-    found = by_surprise_proofreading(hesitant, start=START, threshold=math.log(4.1), backspace=BACK, cache=False)(z)
+    found = SurpriseProofreader(hesitant, start=START, threshold=math.log(4.1), backspace=BACK, cache=False)(z)
     assert torch.equal(found.tokens, z)
 
 
 @pytest.mark.parametrize("tabu", [True, False])
 def test_what_is_written_has_the_law_of_the_model(tabu):
     z = torch.full((500, 1), 1)
-    reviser = by_proofreading(
+    reviser = Proofreader(
         Chain(0.1),
         BACK,
         start=START,
@@ -181,12 +177,11 @@ def test_what_is_written_has_the_law_of_the_model(tabu):
         tabu=tabu,
         temperature=2,
         cache=False,
-        generator=torch.Generator().manual_seed(0),
     )
     law = (0.9 * INITIAL + 0.1 * (1 - INITIAL) / 3).sqrt()  # at temperature 2
     law = torch.where(torch.arange(4) == 1, 0, law) if tabu else law
     law = law / law.sum()
-    found = torch.bincount(reviser(z).tokens[:, 0], minlength=4) / len(z)
+    found = torch.bincount(reviser(z, generator=torch.Generator().manual_seed(0)).tokens[:, 0], minlength=4) / len(z)
     assert ((found - law).abs() <= 4 * (law * (1 - law) / len(z)).sqrt()).all()
 
 
@@ -194,11 +189,11 @@ def test_what_is_written_has_the_law_of_the_model(tabu):
 def test_cached_is_reread_and_batched_is_alone(semantics):
     network = llama()
     z = torch.randint(10, (5, 9), generator=torch.Generator().manual_seed(1))
-    score = by_backspace(network, 10, start=11)(z)
+    score = BackspaceDetector(network, 10, start=11)(z)
     found = {}
     for cache, size in ((True, 5), (True, 1), (False, 5), (True, 2)):
         random = [torch.Generator().manual_seed(seed) for seed in range(5)]
-        found[cache, size] = by_proofreading(
+        found[cache, size] = Proofreader(
             network,
             10,
             start=11,
@@ -207,8 +202,7 @@ def test_cached_is_reread_and_batched_is_alone(semantics):
             temperature=1,
             cache=cache,
             batch_size=size,
-            generator=random,
-        )(z)
+        )(z, generator=random)
     tokens, evaluations = found.pop((True, 5))
     assert 0.2 < (tokens != z).double().mean() < 0.8 and (tokens != 10).all()
     for other in found.values():
@@ -219,13 +213,13 @@ def test_later_scores_are_those_of_the_text_that_was_mended():
     """What stays is below the threshold before the eyes of a model that reads the result, and what it wrote is its own."""
     network, z = llama(), torch.randint(10, (8, 9), generator=torch.Generator().manual_seed(1))
     for back in (True, False):
-        way = by_backspace(network, 10, start=11) if back else by_surprise(network, start=11, backspace=10)
+        way = BackspaceDetector(network, 10, start=11) if back else SurpriseDetector(network, start=11, backspace=10)
         score = way(z)
         threshold = score.median().item()
         if back:
-            reviser = by_proofreading(network, 10, start=11, threshold=threshold, semantics="erasing")
+            reviser = Proofreader(network, 10, start=11, threshold=threshold, semantics="erasing")
         else:
-            reviser = by_surprise_proofreading(network, start=11, threshold=threshold, backspace=10)
+            reviser = SurpriseProofreader(network, start=11, threshold=threshold, backspace=10)
         y = reviser(z).tokens
         kept = y == z
         after = way(y)
@@ -249,8 +243,8 @@ def test_guesses_are_the_best_of_both_sides():
     law = left * right / (left * right).sum(-1, keepdim=True)
     surprise = -law.log().gather(-1, z[..., None])[..., 0]
     for tokens in (4, 2):
-        found = by_guess(oracle, threshold=2.0, time=1e-9, support=torch.arange(5) < tokens)(z)
-        assert found.evaluations == 1 / 4 and torch.equal(found.tokens[surprise <= 2], z[surprise <= 2])
+        found = BestGuessReviser(oracle, threshold=2.0, time=1e-9, support=torch.arange(5) < tokens)(z)
+        assert found.evaluations == len(z) and torch.equal(found.tokens[surprise <= 2], z[surprise <= 2])
         guessed = law.gather(-1, found.tokens[..., None])[..., 0][surprise > 2]  # not the token itself: there are ties
         assert len(guessed) and guessed.tolist() == pytest.approx(law[surprise > 2][:, :tokens].amax(-1).tolist())
 
@@ -262,22 +256,22 @@ def test_the_exact_denoiser_mends_more_than_it_harms_and_more_than_the_plain_mod
     counts[torch.arange(4), (torch.arange(4) + 1) % 4] = 0.994
     initial = torch.full((4,), 0.25, dtype=torch.float64)
     oracle = nl.MarkovOracle(initial, counts, process).eval()
-    others, harm = (
-        damage(oracle.sample(64, 24, generator=random), torch.arange(4), 0.1, generator=random)
+    others, forced = (
+        force_errors(oracle.sample(64, 24, generator=random), torch.arange(4), 0.1, generator=random)
         for random in (torch.Generator().manual_seed(0), torch.Generator().manual_seed(1))
     )
     correction = nl.SelfCorrection(oracle, process=process)
-    sampled = repair(harm, by_self_correction(correction, generator=torch.Generator().manual_seed(0))(harm.tokens))
+    sampled = outcome_of(forced, SelfCorrectionReviser(correction), torch.Generator().manual_seed(0))
     assert correction.denoiser is oracle and not oracle.training
-    threshold = threshold_at(by_denoiser(oracle)(others.tokens), others.wrong)
-    guessed = repair(harm, by_guess(oracle, threshold=threshold)(harm.tokens))
+    threshold = threshold_at(DenoiserDetector(oracle)(others.tokens), others.wrong)
+    guessed = outcome_of(forced, BestGuessReviser(oracle, threshold=threshold))
     plain = Chain(0.1, False, initial, counts)
-    threshold = threshold_at(by_surprise(plain, start=START)(others.tokens), others.wrong)
-    reviser = by_surprise_proofreading(plain, start=START, threshold=threshold, cache=False)
-    surprised = repair(harm, reviser(harm.tokens))
+    threshold = threshold_at(SurpriseDetector(plain, start=START)(others.tokens), others.wrong)
+    reviser = SurpriseProofreader(plain, start=START, threshold=threshold, cache=False)
+    surprised = outcome_of(forced, reviser)
     assert min(sampled.gain, guessed.gain) > 0.4
     assert min(sampled.gain, guessed.gain) > surprised.gain + 0.1
-    assert guessed.harmed < 0.08 and sampled.evaluations > guessed.evaluations == 1 / 24
+    assert guessed.harmed < 0.08 and sampled.evaluations > guessed.evaluations == 64
 
 
 def test_evaluations_of_self_correction_are_those_of_sequences_that_have_not_stopped():
@@ -289,38 +283,17 @@ def test_evaluations_of_self_correction_are_those_of_sequences_that_have_not_sto
     z[1, 5], z[2, 3], z[2, 8] = 1, 2, 3
     for size in (1, 3):
         random = [torch.Generator().manual_seed(seed) for seed in range(3)]
-        reviser = by_self_correction(nl.SelfCorrection(oracle, process=process), batch_size=size, generator=random)
-        found = reviser(z)
-        assert (found.tokens == 0).all() and found.evaluations == pytest.approx((1 + 2 + 3) / 36)
+        reviser = SelfCorrectionReviser(nl.SelfCorrection(oracle, process=process), batch_size=size)
+        found = reviser(z, generator=random)
+        assert (found.tokens == 0).all() and found.evaluations == 1 + 2 + 3
     hot = [
-        by_self_correction(
-            nl.SelfCorrection(oracle, process=process, temperature=20),
-            steps=6,
-            batch_size=size,
-            generator=[torch.Generator().manual_seed(seed) for seed in range(3)],
-        )(z).tokens
+        SelfCorrectionReviser(nl.SelfCorrection(oracle, process=process, temperature=20), steps=6, batch_size=size)(
+            z, generator=[torch.Generator().manual_seed(seed) for seed in range(3)]
+        ).tokens
         for size in (1, 2, 3)
     ]
     assert torch.equal(hot[0], hot[2]) and torch.equal(hot[1], hot[2]) and (hot[0] != z).any(-1).all()
-    assert by_self_correction(nl.SelfCorrection(oracle), steps=1)(z).evaluations == pytest.approx(3 / 36)
-
-
-def test_a_row_of_the_table_is_what_its_parts_say():
-    sets = [damage(x, torch.arange(4), 0.1, generator=torch.Generator().manual_seed(0)) for x in data(40).split(20)]
-    network = Chain(0.1)
-    reviser = by_proofreading(network, BACK, start=START, threshold=0.3, semantics="erasing", cache=False)
-    row = forced_error_row("chain", sets, by_backspace(network, BACK, start=START), reviser, judge=Judge(), start=START)
-    single = [repair(some, reviser(some.tokens)) for some in sets]
-    for name in ("fixed", "changed_wrongly", "harmed", "gain", "evaluations"):
-        assert getattr(row, name).mean == pytest.approx(sum(getattr(some, name) for some in single) / 2)
-    judged = [generative_perplexity(Judge(), some.tokens, start=START).nats for some in sets]
-    assert row.before.mean == pytest.approx(sum(judged) / 2)
-    assert row.better.mean == pytest.approx(row.before.mean - row.after.mean) and row.better.mean > 0.1
-    assert row.before.mean > row.truth.mean
-    lines = forced_error_table([row, forced_error_row("blind", sets, lambda z: z.double(), reviser)]).splitlines()
-    assert len(lines) == 4 and {line.count("|") for line in lines} == {13}
-    with pytest.raises(ValueError, match="two sets"):
-        forced_error_row("chain", sets[:1], by_backspace(network, BACK, start=START), reviser)
+    assert SelfCorrectionReviser(nl.SelfCorrection(oracle), steps=1)(z).evaluations == 3
 
 
 def test_settings_out_of_range_are_refused(unchecked):
@@ -332,8 +305,11 @@ def test_settings_out_of_range_are_refused(unchecked):
         ({"threshold": 0.5, "batch_size": 0}, "batch_size"),
     ):
         with pytest.raises(ValueError, match=why):
-            by_proofreading(network, BACK, start=START, **wrong)
-    with pytest.raises(ValueError, match="a number"):
-        by_surprise_proofreading(network, start=START, threshold=math.nan)
+            Proofreader(network, BACK, start=START, **wrong)
+    with pytest.raises(ValueError, match="not be NaN"):
+        SurpriseProofreader(network, start=START, threshold=math.nan)
+    z = torch.zeros(2, 4, dtype=torch.long)
+    with pytest.raises(ValueError, match="one shape"):
+        count_outcome(z, z[:1], z)
     with pytest.raises(ValueError, match="steps"):
-        by_self_correction(nl.SelfCorrection(Mixture()), steps=0)
+        SelfCorrectionReviser(nl.SelfCorrection(Mixture()), steps=0)
