@@ -4,7 +4,7 @@ Distributions of times are in `times`.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -160,7 +160,7 @@ def objective_loss(
         weight = None  # the losses have it themselves, for every process
     else:
         process.accept_weight(torch.ones_like(z, dtype=torch.float64))
-        weight = objective(process, x, z, t)
+        weight = objective(cast(InterpolatingProcess, process), x, z, t)  # no other accepts weights
     if predicts == "score":
         return score_entropy(process, outputs, x, z, t, weight=weight)
     check_shapes(outputs, x, z)

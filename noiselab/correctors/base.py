@@ -38,7 +38,7 @@ class Corrector(abc.ABC):
     """The kind of change in traces."""
     converges = False
     """Whether it leaves the law at its time invariant, given the exact denoiser; the tests verify this claim."""
-    takes: ClassVar[type[NoiseProcess]] = NoiseProcess
+    takes: ClassVar[type] = NoiseProcess
     """The kind of process that it supports; others raise an error."""
     variants: ClassVar[Variants] = {}
     """Names -> keyword arguments for the bench, tests and tables; by default one variant with default arguments."""

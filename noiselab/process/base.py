@@ -435,8 +435,8 @@ class NoiseProcess(Exact, abc.ABC):
         """Whether every data token observed at this time must be the clean one; for many tokens, a subset is checked."""
         tokens = self.data_tokens(self.device).nonzero()[:, 0]
         tokens = tokens[:: max(1, len(tokens) // CERTAIN_AT_MOST)]
-        time = torch.full((1,), time, dtype=torch.float64, device=tokens.device)
-        return bool(self.is_clean(tokens[None], time).all())
+        at = torch.full((1,), time, dtype=torch.float64, device=tokens.device)
+        return bool(self.is_clean(tokens[None], at).all())
 
     def interior(self, t: Times, z: Tokens) -> TokenTimes:
         """Times as returned by `as_token_times`, kept 1e-12 away from the ends of the domain, where rates may be

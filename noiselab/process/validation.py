@@ -45,9 +45,7 @@ def size_of_mixing(process: "InterpolatingProcess | TokenDependentProcess") -> i
         raise ValueError(f"mixing(t) must work without vocab_size, or set vocab_size first; {error}") from error
 
 
-def require_kind(
-    process: "NoiseProcess", kind: type["NoiseProcess"], name: str, others: Sequence[str] = ()
-) -> "NoiseProcess":
+def require_kind(process: "NoiseProcess", kind: type, name: str, others: Sequence[str] = ()) -> "NoiseProcess":
     """The process, if it is of the kind that a method needs.
 
     **Arguments:**

@@ -59,7 +59,7 @@ class Sampler(abc.ABC):
     """Whether its distribution converges to that of the data as the number of steps grows, given the exact denoiser;
     the tests verify this claim.
     """
-    takes: ClassVar[type[NoiseProcess]] = NoiseProcess
+    takes: ClassVar[type] = NoiseProcess
     """The kind of process that it supports; others raise an error."""
     variants: ClassVar[Variants] = {}
     """Names -> keyword arguments for the bench, tests and tables; by default one variant with default arguments."""

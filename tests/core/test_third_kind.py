@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -284,6 +285,14 @@ def test_what_needs_factored_noise_says_so_and_names_what_does_not(name):
         kind(PROCESS, ORACLE)
     named = re.search(r" \(([\w, ]+) take any process\)", str(caught.value))
     assert named and set(named[1].split(", ")) <= TAKES
+
+
+def test_the_guide_says_which_samplers_take_any_process():
+    page = (Path(__file__).parents[2] / "docs/guides/samplers.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", page, re.MULTILINE)
+    any_process = {name for names, process in rows if process == "any" for name in re.findall(r"`(\w+)`", names)}
+    assert "AncestralSampler" in any_process and not any_process & REFUSES
+    assert all(f"`{name}`" in page for name in REFUSES)
 
 
 def test_scores_cannot_be_solved_and_weights_are_refused_in_words():
