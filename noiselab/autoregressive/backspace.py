@@ -1,4 +1,4 @@
-"""Edit processes that put random tokens before the right ones, and take them back."""
+"""Edit processes that insert random wrong tokens, each followed by backspaces that delete them."""
 
 import math
 from abc import abstractmethod
@@ -16,20 +16,21 @@ from .wrong_tokens import Without, WrongTokens
 
 
 class RandomMistakes(EditProcess):
-    r"""Before a token $x_i$, $K_i$ mistakes, $P(K_i = k) = (1 - p) p^k$: wrong tokens, and the backspaces that undo them.
+    r"""Inserts $K_i$ mistakes before token $x_i$, $P(K_i = k) = (1 - p) p^k$: wrong tokens followed by backspaces that
+    delete them.
 
     $$q(z \mid x) = \prod_i (1 - p) \prod_{j \le K_i} p \, \nu(e_{ij} \mid x)$$
 
-    over the places $i$ where there can be a mistake. Where, and how long one is, is what a subclass says in `sizes` and
-    `backspaces`.
+    over the positions $i$ where a mistake is possible. A subclass defines these positions and the lengths of mistakes
+    in `sizes` and `backspaces`.
 
     **Arguments:**
 
     - `vocab_size`, `backspace`: as for `EditProcess`.
-    - `rate`: $p$, in [0, 1).
-    - `wrong`: $\nu$, the law of wrong tokens; it must not draw the backspace.
+    - `rate`: the rate $p$ of mistakes, in [0, 1).
+    - `wrong`: the distribution $\nu$ of wrong tokens; it must not draw the backspace.
 
-    **Raises:** `ValueError` for a rate out of range.
+    **Raises:** `ValueError` if the rate is out of range.
     """
 
     def __init__(self, vocab_size: int, backspace: int, rate: float | int, wrong: WrongTokens) -> None:
@@ -40,20 +41,20 @@ class RandomMistakes(EditProcess):
 
     @abstractmethod
     def sizes(self, x: TokenSequence) -> TokenSequence:
-        """How many wrong tokens a mistake before each token has; 0 where there is none.
+        """The number of wrong tokens of a mistake before each token; 0 where none is possible.
 
-        A mistake before token i stands in the places i, i + 1, ... of the text; none reaches beyond its end.
+        A mistake before token i replaces the tokens i, i + 1, ... of the text; it must not extend beyond its end.
         """
 
     @abstractmethod
     def backspaces(self, sizes: TokenSequence) -> TokenSequence:
-        """How many backspaces take back mistakes of these sizes."""
+        """The number of backspaces that delete mistakes of these sizes."""
 
     def corrupt(self, x: TokenSequence, *, generator: Generator | None = None) -> Int[Tensor, " stream"]:
-        """Draw a stream that comes to `x`."""
+        """Draw a stream that collapses to `x`."""
         self.check_text(x)
         sizes = self.sizes(x)
-        # Of one uniform number: K >= k if u <= p^k.
+        # From one uniform number: K >= k if u <= p^k.
         u = 1 - uniforms(len(x), generator=generator, device=x.device)
         counts = (u.log() / math.log(self.rate)).long() if self.rate > 0 else torch.zeros_like(x)
         whole = sizes + self.backspaces(sizes)
@@ -70,7 +71,7 @@ class RandomMistakes(EditProcess):
         return z
 
     def log_probability(self, z: Int[Tensor, " stream"], x: TokenSequence) -> Scalar:
-        """Log q(z | x). A stream is read in one way only, since a wrong token is never the right one."""
+        """Log q(z | x). Each stream has a unique parse, because a wrong token is never the correct one."""
         self.check_text(x)
         nothing = torch.full((), -math.inf, dtype=torch.float64, device=x.device)
         sizes = self.sizes(x)
@@ -98,22 +99,23 @@ class RandomMistakes(EditProcess):
         return log_wrong + log_rate + int((sizes > 0).sum()) * math.log1p(-self.rate)
 
     def expected_length(self, x: TokenSequence) -> float:
-        """The length of `x`, and p / (1 - p) mistakes at each place that has them."""
+        """The length of `x` plus that of p / (1 - p) mistakes at each possible position."""
         sizes = self.sizes(x)
         return len(x) + self.rate / (1 - self.rate) * int((sizes + self.backspaces(sizes)).sum())
 
 
 class RandomTokenBackspace(RandomMistakes):
-    r"""Before any token: one wrong token and a backspace, or `span` of them and as many backspaces.
+    r"""Inserts one wrong token and a backspace before any token, or `span` wrong tokens and the same number of
+    backspaces.
 
-    A stream is longer than its text by a factor $1 + 2 k p / (1 - p)$ with spans of $k$.
+    With spans of $k$, a stream is longer than its text by a factor of $1 + 2 k p / (1 - p)$.
 
     **Arguments:**
 
     - `vocab_size`, `backspace`, `rate`, `wrong`: as for `RandomMistakes`.
-    - `span`: wrong tokens of a mistake; fewer at the end of a text, where they have no place.
+    - `span`: the number of wrong tokens of a mistake; smaller near the end of a text.
 
-    **Raises:** `ValueError` for a span below 1.
+    **Raises:** `ValueError` if `span` is less than 1.
 
     **Example:**
 
@@ -137,7 +139,7 @@ class RandomTokenBackspace(RandomMistakes):
         self.span = span
 
     def sizes(self, x: TokenSequence) -> TokenSequence:
-        """`span` tokens, or as many as have a wrong token before the text ends."""
+        """`span` tokens, or fewer near the end of the text or where no wrong token is possible."""
         return _runs(self.wrong_tokens.possible(x), self.span)
 
     def backspaces(self, sizes: TokenSequence) -> TokenSequence:
@@ -150,17 +152,17 @@ class RandomTokenBackspace(RandomMistakes):
 
 
 class StepBackspace(RandomMistakes):
-    """Before a step of the text: the beginning of a wrong step, and one backspace, which takes back all of it.
+    """Inserts the beginning of a wrong step before a step of the text, and one backspace that deletes it.
 
-    Steps end with `boundary` tokens; a backspace leaves the text up to the last of them.
+    Steps end with `boundary` tokens; a backspace deletes everything after the last of them.
 
     **Arguments:**
 
     - `vocab_size`, `backspace`, `rate`, `wrong`: as for `RandomMistakes`; boundaries are never drawn.
     - `boundary`: the tokens that end a step, for example a full stop.
-    - `size`: wrong tokens of a mistake; fewer if the text ends before.
+    - `size`: the number of wrong tokens of a mistake; smaller near the end of a text.
 
-    **Raises:** `ValueError` for a size below 1, or no boundary.
+    **Raises:** `ValueError` if `size` is less than 1, or there is no boundary.
 
     **Example:**
 
@@ -185,7 +187,7 @@ class StepBackspace(RandomMistakes):
         size: int,
     ) -> None:
         if size < 1 or not boundary:
-            raise ValueError(f"a step has a boundary, and a mistake at least 1 token; got {boundary} and {size}")
+            raise ValueError(f"there must be a boundary, and a mistake of at least 1 token; got {boundary} and {size}")
         super().__init__(vocab_size, backspace, rate, Without(wrong, boundary))
         self.boundary, self.size = tuple(boundary), size
 
@@ -200,7 +202,7 @@ class StepBackspace(RandomMistakes):
         return (sizes > 0).long()
 
     def reach(self, text: list[int]) -> int:
-        """Up to the last boundary; if that is the last token, a backspace takes back the step that it ends."""
+        """The position after the last boundary; if that is the last token, a backspace deletes the step that it ends."""
         return last_boundary(text, self.boundary)
 
     def __repr__(self) -> str:
@@ -209,7 +211,7 @@ class StepBackspace(RandomMistakes):
 
 
 def _runs(possible: Bool[Tensor, " length"], most: int) -> TokenSequence:
-    """How many places from each one on are possible, up to `most`."""
+    """The number of consecutive possible positions from each one, up to `most`."""
     run, reached = torch.zeros_like(possible, dtype=torch.long), possible
     for _ in range(min(most, len(possible))):
         run = run + reached

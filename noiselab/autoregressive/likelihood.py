@@ -1,8 +1,8 @@
-r"""How likely a text is under a model that takes things back.
+r"""The likelihood of a text under a model that backtracks.
 
-Two semantics, never mixed. **Visible**: the model reads all that was written, mistakes and backspaces too. **Erasing**: it
-reads the text that is left, so that a stream is a walk through a tree of texts. A stream ends when the text has its last
-token and the next entry is no backspace.
+There are two semantics; a model is trained for one of them. **Visible**: the model reads the whole stream, including
+mistakes and backspaces. **Erasing**: the model reads only the current text, so that a stream is a walk through a tree
+of texts. A stream ends when the text has its last token and the next entry is not a backspace.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from .edits import EditProcess
 from .streams import Tree
 
 Semantics: TypeAlias = Literal["visible", "erasing"]
-"""Whether mistakes stay before the eyes of the model, or are gone."""
+"""Whether mistakes stay in the context of the model ("visible") or are removed ("erasing")."""
 
 
 def stream_log_probability(
@@ -31,30 +31,31 @@ def stream_log_probability(
     deep: bool = True,
     ends: bool = False,
 ) -> Scalar:
-    r"""Log p(z) in nats: that a model writes a stream, and then lets the text stand.
+    r"""Log p(z) in nats: the probability that a model generates a stream and then keeps the text.
 
-    Nothing can be taken back of an empty text: there the backspace has no probability.
+    An empty text has nothing to delete: the backspace then has probability 0.
 
     **Arguments:**
 
-    - `network`: a causal model, called with `input_ids`, and for the erasing semantics with `attention_mask`, bool
-      [1, 1, node, node], and `position_ids`; returns logits or something that has them, of at least the tokens of a stream.
-    - `edits`: says what the backspace is and how far it reaches.
+    - `network`: a causal model, called with `input_ids`, and for the erasing semantics with `attention_mask`, bool [1,
+      1, node, node], and `position_ids`; returns logits or an object with `logits`, for at least the tokens of a
+      stream.
+    - `edits`: the edit process, which defines the backspace and how much it deletes.
     - `z`: the stream.
     - `start`: the token before each text.
-    - `semantics`: what the model reads.
-    - `deep`: whether a backspace may follow a backspace. Otherwise the model is asked without it when something was just
-      taken back, and single tokens stand once they have been looked at.
+    - `semantics`: the context of the model.
+    - `deep`: whether a backspace may follow a backspace. Otherwise the backspace has probability 0 right after a
+      deletion, so that each token can be deleted only once.
     - `ends`: whether the last token of the text ends it (an end-of-text token), so that nothing needs to follow.
 
-    **Raises:** `ValueError` for a semantics there is not.
+    **Raises:** `ValueError` for unknown semantics.
     """
     if semantics not in ("visible", "erasing"):
         raise ValueError(f"semantics must be 'visible' or 'erasing'; got {semantics!r}")
     tree = edits.tree(z)
     logits = _rows(network, z, tree, start, semantics)[..., : edits.vocab_size].double()
     rows = logits[tree.nodes] if semantics == "erasing" else logits[:-1]
-    banned = tree.nodes == 0  # nothing to take back
+    banned = tree.nodes == 0  # nothing to delete
     if not deep:
         banned |= tree.again
     found = _without(rows, banned, edits.backspace).log_softmax(-1).gather(-1, z[:, None]).sum()
@@ -76,28 +77,28 @@ def edit_bound(
     samples: int = 1,
     generator: Generator | None = None,
 ) -> Float[Tensor, " text"]:
-    r"""An upper bound on -log p(x), from streams that come to x.
+    r"""Estimate an upper bound on -log p(x) from streams that collapse to x.
 
     $$-\log p(x) \le \mathbb E_{z_s \sim q(z \mid x)} \Big[ -\log \frac 1 S \sum_s \frac{p(z_s)}{q(z_s \mid x)} \Big]$$
 
-    With one sample this is the edit ELBO; more make it tighter. A model trained without the loss of wrong tokens has a poor
-    bound, since it gives them no probability: that is no fault of the bound.
+    With one sample this is the negative edit ELBO; more samples make it tighter. A model trained without the loss on
+    wrong tokens assigns them little probability, so that its bound is loose.
 
     **Arguments:**
 
     - `network`, `edits`, `start`, `semantics`, `deep`, `ends`: as for `stream_log_probability`.
     - `texts`: token ids, without the start token.
-    - `samples`: $S$, streams per text.
-    - `generator`: of the streams.
+    - `samples`: the number $S$ of streams per text.
+    - `generator`: the source of randomness for the streams.
 
-    **Returns:** nats for each text, float64; a mean of them over texts is an unbiased estimate of the bound.
+    **Returns:** nats for each text, float64; their mean over texts is an unbiased estimate of the bound.
 
-    **Raises:** `ValueError` for fewer than one sample.
+    **Raises:** `ValueError` if `samples` is less than 1.
 
     **Source:** Jensen's inequality; more samples: Burda et al. (2016), arXiv 1509.00519.
     """
     if samples < 1:
-        raise ValueError(f"at least one sample is needed; got {samples}")
+        raise ValueError(f"samples must be at least 1; got {samples}")
     found = []
     with torch.no_grad():
         for x in texts:
@@ -113,18 +114,20 @@ def edit_bound(
 
 
 def committed_law(log_proposal: ElementwiseProbs, log_erased: ElementwiseProbs) -> ElementwiseProbs:
-    r"""The law of the token that stays, where a token is proposed, looked at once, and kept or erased for another.
+    r"""The distribution of the final token if a token is proposed, judged once, and kept or deleted in favour of
+    another.
 
     $$\log P(v) = \log \pi(v) + \log (1 - b(v)) - \log \sum_w \pi(w) (1 - b(w))$$
 
-    This is rejection sampling. A model trained on mistakes of rate p and law nu, with their loss, has
-    $\pi = (1 - p) P + p \nu$ and $b = p \nu / \pi$, and keeps exactly P; trained without it, $\pi = P$, it keeps
-    $P^2 / ((1 - p) P + p \nu)$ up to a factor: likelier texts, less varied ones.
+    This is rejection sampling. A model trained on mistakes with rate p and distribution nu, including their loss, has
+    $\pi = (1 - p) P + p \nu$ and $b = p \nu / \pi$, and its final distribution is exactly P. Trained without this loss,
+    $\pi = P$, and the final distribution is proportional to $P^2 / ((1 - p) P + p \nu)$: texts are more likely and less
+    diverse.
 
     **Arguments:**
 
-    - `log_proposal`: $\log \pi$, of tokens alone, backspace excluded; up to a constant.
-    - `log_erased`: $\log b$ of each token, once it stands there.
+    - `log_proposal`: $\log \pi$ of tokens without the backspace, up to a constant.
+    - `log_erased`: $\log b$, the log-probability that each token is deleted once it is written.
 
     **Returns:** log P, float64.
     """
@@ -142,18 +145,18 @@ def erasing_log_probability(
     ends: bool = False,
     chunk: int = 64,
 ) -> Scalar:
-    """Log p(x), exactly, of an erasing model that looks at each token once (`deep=False`).
+    """The exact log p(x) of an erasing model that judges each token once (`deep=False`).
 
-    Every token that could stand in each place is looked at, `support` times the length of the text: for small
-    vocabularies.
+    Every possible token is evaluated at each position, `support` times the length of the text, so this is only for
+    small vocabularies.
 
     **Arguments:**
 
     - `network`, `start`, `ends`: as for `stream_log_probability`.
     - `x`: the text.
-    - `support`: texts are made of the tokens 0 to `support` - 1; the model may write no other but the backspace.
-    - `backspace`: the token that takes back.
-    - `chunk`: places at once.
+    - `support`: texts consist of the tokens 0 to `support` - 1; the model generates only these and the backspace.
+    - `backspace`: the id of the backspace.
+    - `chunk`: the number of positions evaluated at once.
     """
     length, found = len(x), []
     trunk = torch.cat([x.new_tensor([start]), x])
@@ -165,7 +168,7 @@ def erasing_log_probability(
             nodes = torch.cat([trunk, torch.arange(support, device=x.device).repeat(len(places))])
             mask = torch.zeros(len(nodes), len(nodes), dtype=torch.bool, device=x.device)
             mask[: length + 1, : length + 1] = below
-            mask[length + 1 :, : length + 1] = below[leaves]  # a leaf sees the text before its place
+            mask[length + 1 :, : length + 1] = below[leaves]  # a leaf attends to the text before its position
             mask.diagonal().fill_(True)
             positions = torch.cat([torch.arange(length + 1, device=x.device), leaves + 1])
             output = network(input_ids=nodes[None], attention_mask=mask[None, None], position_ids=positions[None])
@@ -173,14 +176,14 @@ def erasing_log_probability(
             tokens = torch.cat([logits[:, :support], logits[:, backspace, None]], -1)
             erased = tokens[length + 1 :].log_softmax(-1)[:, -1].view(len(places), support)
             if ends:
-                erased[:, x[-1]] = -torch.inf  # it ends the text, wherever it is written
+                erased[:, x[-1]] = -torch.inf  # it ends the text at any position
             law = committed_law(tokens[places, :support], erased)
             found.append(law.gather(-1, x[places, None])[:, 0])
     return torch.cat(found).sum() if found else torch.zeros((), dtype=torch.float64)
 
 
 def _rows(network: nn.Module, z: Tensor, tree: Tree, start: int, semantics: Semantics) -> Tensor:
-    """Logits after each entry of the stream, the start first; or at each node of its tree."""
+    """Logits after the start token and each entry of the stream, or at each node of its tree."""
     if semantics == "visible":
         output = network(input_ids=torch.cat([z.new_tensor([start]), z])[None])
     else:

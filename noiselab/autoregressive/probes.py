@@ -1,4 +1,4 @@
-"""What a frozen model knows and does not say: a linear head on its last hidden state, and a little more."""
+"""Probes of a frozen model: a linear head on its last hidden state, with optional low-rank updates."""
 
 import copy
 import warnings
@@ -11,27 +11,27 @@ from torch import Tensor, nn
 from ..typing import Tokens
 
 ATTENTION = ("q_proj", "v_proj")
-"""The projections that the low-rank update of attention is for."""
+"""The projections with a low-rank update of attention."""
 
 
 class Probe(nn.Module):
-    r"""Reads a yes or no from a frozen causal model: a linear head on its last hidden state, after a low-rank update.
+    r"""A binary classifier on a frozen causal model: a linear head on its last hidden state, after a low-rank update.
 
     With $h$ the hidden states of the last layer and $E$ the embedding of the input,
 
     $$\text{logit}_i = w \cdot h_i(E + A B) + b, \quad \operatorname{rank} A B \le r .$$
 
-    Only $w, b, A, B$ are trained, with `attention_rank` also an update of the queries and values of each layer. All updates
-    are zero at the start. The model is copied, and the one that was given never changes.
+    Only $w, b, A, B$ are trained, and with `attention_rank` also updates of the queries and values of each layer. All
+    updates are initialized to zero. The model is copied; the given one is never modified.
 
     **Arguments:**
 
     - `network`: a causal model of transformers.
-    - `embedding_rank`: $r$; 0 leaves the embedding as it is.
-    - `attention_rank`: of the updates of the projections `q_proj` and `v_proj`; 0 for none.
+    - `embedding_rank`: the rank $r$ of the update of the embedding; 0 for none.
+    - `attention_rank`: the rank of the updates of the projections `q_proj` and `v_proj`; 0 for none.
 
-    **Raises:** `ValueError` for negative ranks, or a network without such parts; `ImportError` if a rank is positive and peft
-    is not installed.
+    **Raises:** `ValueError` for negative ranks, or a network without these parts; `ImportError` if a rank is positive
+    and peft is not installed.
 
     **Source:** Ye et al. (2024), arXiv 2408.16293, sections 3.1 and D.2: ranks 8 and 0, or 32 and 2.
 
@@ -52,7 +52,7 @@ class Probe(nn.Module):
     def __init__(self, network: nn.Module, embedding_rank: int = 8, attention_rank: int = 0) -> None:
         super().__init__()
         if min(embedding_rank, attention_rank) < 0:
-            raise ValueError(f"ranks must not be negative; got {embedding_rank} and {attention_rank}")
+            raise ValueError(f"ranks must be non-negative; got {embedding_rank} and {attention_rank}")
         given: Any = getattr(network, "base_model", None)
         if given is None or not hasattr(given, "get_input_embeddings"):
             raise ValueError(f"network must be a causal model of transformers; got {type(network).__name__}")
@@ -65,11 +65,11 @@ class Probe(nn.Module):
 
     @property
     def trained_size(self) -> int:
-        """How many numbers are trained."""
+        """The number of trained parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def train(self, mode: bool = True) -> "Probe":
-        """As for any module, but that the frozen model stays without dropout."""
+        """Set the training mode of the probe; the frozen model always stays in evaluation mode."""
         super().train(mode)
         self.backbone.eval()
         return self
@@ -77,14 +77,14 @@ class Probe(nn.Module):
     def forward(
         self, input_ids: Tokens, attention_mask: Tokens | None = None, places: Int[Tensor, "batch ..."] | None = None
     ) -> Float[Tensor, "batch ..."]:
-        """Logits of "yes".
+        """Logits of the positive class.
 
         **Arguments:**
 
         - `input_ids`: the tokens.
-        - `attention_mask`: 1 for real tokens; all are by default.
-        - `places`: tokens at which to read, one or more for each row; the answer knows those up to there. By default the last
-          real one of each row.
+        - `attention_mask`: 1 for real tokens; by default all are real.
+        - `places`: the positions at which the probe is evaluated, one or more for each row, given the tokens up to
+          there. By default the last real token of each row.
         """
         mask = {} if attention_mask is None else {"attention_mask": attention_mask}
         hidden = self.backbone(input_ids=input_ids, use_cache=False, **mask).last_hidden_state
@@ -98,27 +98,27 @@ class Probe(nn.Module):
 
 
 def add_low_rank(network: Any, attention_rank: int, embedding_rank: int, scale: float = 1.0) -> None:
-    """Low-rank updates of a network in place, by peft; only they are trainable afterwards.
+    """Add low-rank updates to a network in place, by peft; only they are trainable afterwards.
 
     **Arguments:**
 
-    - `network`: of transformers.
-    - `attention_rank`: of the updates of queries and values; `embedding_rank`: of the embedding; 0 for none.
-    - `scale`: a factor of the updates, which is alpha / rank.
+    - `network`: a transformers model.
+    - `attention_rank`: the rank of the updates of queries and values; `embedding_rank`: of the embedding; 0 for none.
+    - `scale`: the factor of the updates, alpha / rank.
 
-    **Raises:** `ValueError` for a network without such projections; `ImportError` without peft.
+    **Raises:** `ValueError` for a network without these projections; `ImportError` without peft.
     """
     config = low_rank_config(network, attention_rank, embedding_rank, scale)
     if config is not None:
         peft = import_peft()
         with warnings.catch_warnings():
-            # peft asks transformers for what is deprecated there.
+            # peft uses deprecated functions of transformers.
             warnings.simplefilter("ignore")
             peft.inject_adapter_in_model(config, network)
 
 
 def low_rank_config(network: Any, attention_rank: int, embedding_rank: int, scale: float = 1.0) -> Any:
-    """What peft is told to update, by the full names of modules; `None` for nothing. See `add_low_rank`."""
+    """The peft configuration, by the full names of modules; `None` for no updates. See `add_low_rank`."""
     ranks: dict[str, int] = {}
     embedding = network.get_input_embeddings()
     for name, module in network.named_modules():
@@ -141,12 +141,12 @@ def low_rank_config(network: Any, attention_rank: int, embedding_rank: int, scal
 
 
 def import_peft() -> Any:
-    """The package peft, which is optional.
+    """Import the optional package peft.
 
     **Raises:** `ImportError` if it is not installed.
     """
     try:
         import peft
     except ImportError as error:
-        raise ImportError("low-rank updates need the package peft: pip install noiselab[finetune]") from error
+        raise ImportError("low-rank updates require the package peft: pip install noiselab[finetune]") from error
     return peft

@@ -1,4 +1,4 @@
-"""Streams: tokens and backspaces as they were written, and the text that is left of them."""
+"""Streams of tokens and backspaces, and the texts that they collapse to."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from torch import Tensor
 from ..typing import TokenSequence
 
 Reach: TypeAlias = Callable[[list[int]], int]
-"""How many tokens of a text, which is not empty, a backspace leaves."""
+"""A function from a non-empty text to the number of tokens that remain after a backspace."""
 
 
 def one_token(text: list[int]) -> int:
-    """A backspace takes back the last token."""
+    """A backspace deletes the last token."""
     return len(text) - 1
 
 
 def last_boundary(text: list[int], boundary: Collection[int]) -> int:
-    """A backspace takes back what comes behind the last boundary; if that is the last token, the step that it ends."""
+    """A backspace deletes all tokens after the last boundary, or, if that is the last token, the step that it ends."""
     left = one_token(text)
     while left and text[left - 1] not in boundary:
         left -= 1
@@ -29,20 +29,20 @@ def last_boundary(text: list[int], boundary: Collection[int]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """A stream as a tree: a node for each token that was written, a child of the text it was written behind.
+    """A stream as a tree: one node for each written token, whose parent is the text after which it was written.
 
-    Node 0 is the empty text. At a node an erasing model sees it and its ancestors, nothing else, so that one pass over the
-    nodes says what it would do at every moment of the stream.
+    Node 0 is the empty text. At a node, an erasing model attends only to the node and its ancestors, so that one pass
+    over the nodes gives its predictions at every entry of the stream.
 
     **Arguments:**
 
-    - `tokens`: of each node, -1 for node 0.
-    - `parents`: the node before each node, -1 for node 0; `depths`: how many tokens of text there are at it.
-    - `nodes`: for each entry of the stream, the node it was written behind.
-    - `places`: for each entry of the stream, the node it made; -1 for a backspace.
-    - `again`: for each entry of the stream, whether it follows a backspace: its text was met before.
-    - `end`: the node of the text that is left.
-    - `void`: backspaces on an empty text, which do nothing.
+    - `tokens`: the token of each node, -1 for node 0.
+    - `parents`: the parent of each node, -1 for node 0; `depths`: the length of the text at each node.
+    - `nodes`: for each entry of the stream, the node after which it was written.
+    - `places`: for each entry of the stream, the node that it created; -1 for a backspace.
+    - `again`: for each entry of the stream, whether it follows a backspace, so that its text was visited before.
+    - `end`: the node of the final text.
+    - `void`: the number of backspaces on an empty text, which have no effect.
     """
 
     tokens: Int[Tensor, " node"]
@@ -56,7 +56,7 @@ class Tree:
 
     @property
     def path(self) -> TokenSequence:
-        """The nodes of what is left, first token first."""
+        """The nodes of the final text, in order."""
         node, found, parents = self.end, [], self.parents.tolist()
         while node:
             found.append(node)
@@ -65,22 +65,22 @@ class Tree:
 
     @property
     def text(self) -> TokenSequence:
-        """What is left."""
+        """The final text."""
         return self.tokens[self.path]
 
     @property
     def wrong(self) -> Bool[Tensor, " stream"]:
-        """Which entries of the stream are tokens that are taken back later."""
+        """The mask of entries that are tokens deleted later."""
         kept = torch.zeros(len(self.tokens), dtype=torch.bool, device=self.tokens.device)
         kept[self.path] = True
         return (self.places >= 0) & ~kept[self.places]
 
     @property
     def ancestors(self) -> Bool[Tensor, "node node"]:
-        """Whether the second node may be seen from the first: it is the same, or comes before it in its text."""
+        """Whether the first node attends to the second: it is the same node or an ancestor."""
         seen = torch.eye(len(self.tokens), dtype=torch.bool, device=self.tokens.device)
-        above = self.parents.clamp(min=0)  # the root stands above itself
-        # First each node and its parent, then those and what is above the uppermost of them, twice as far each time.
+        above = self.parents.clamp(min=0)  # the root is its own parent
+        # Path doubling: each iteration doubles the distance of known ancestors.
         for _ in range(int(self.depths.max()).bit_length()):
             seen = seen | seen[above]
             above = above[above]
@@ -88,13 +88,13 @@ class Tree:
 
 
 def tree_of(z: Int[Tensor, " stream"], backspace: int, reach: Reach = one_token) -> Tree:
-    """Read a stream.
+    """Build the tree of a stream.
 
     **Arguments:**
 
     - `z`: tokens and backspaces.
-    - `backspace`: the token that takes back.
-    - `reach`: how far it does.
+    - `backspace`: the id of the backspace.
+    - `reach`: how much a backspace deletes.
 
     **Example:**
 

@@ -1,6 +1,6 @@
-r"""What stands where a mistake was made: laws $\nu(\cdot \mid x, i)$ of wrong tokens.
+r"""Distributions $\nu(\cdot \mid x, i)$ of wrong tokens.
 
-A wrong token is never the right one: every law here leaves out $x_i$ and shares its mass among the others in proportion.
+A wrong token is never the correct one: every distribution excludes $x_i$ and is renormalised over the other tokens.
 """
 
 import math
@@ -15,50 +15,50 @@ from ..categorical import choose, uniforms
 from ..networks.outputs import logits_of
 from ..typing import TokenProbs, TokenSequence
 
-CHUNK = 128  # places at once: few enough for rows of the size of a large vocabulary
+CHUNK = 128  # positions evaluated at once, few enough for rows of a large vocabulary
 
 
 class WrongTokens(ABC):
-    """A law of wrong tokens at the places of a text.
+    """A distribution of wrong tokens at each position of a text.
 
-    A law is written in one method, `mass`; the others are shortcuts where rows of the size of the vocabulary cost too
-    much. `possible` says where there is a wrong token at all.
+    A subclass implements `mass`; the other methods may be overridden to avoid rows of the size of the vocabulary.
+    `possible` gives the positions at which a wrong token exists.
     """
 
     least: int = 0
-    """So many tokens have mass in every place of any text, or more; shortens `possible`."""
+    """A lower bound on the number of tokens with mass at any position, used by `possible`."""
 
     chunk: int | None = CHUNK
-    """Places at once; None for all of them, where each call costs as much as one for all places."""
+    """The number of positions per call; `None` for all, if a call costs the same for any number."""
 
     @abstractmethod
     def mass(self, x: TokenSequence, places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
-        """How likely each token is in each place, up to a factor and with the right token still among them.
+        """The probability of each token at each position, up to a factor and including the correct token.
 
         **Arguments:**
 
         - `x`: the text.
-        - `places`: where in it.
+        - `places`: the positions.
         """
 
     def candidates(
         self, x: TokenSequence, places: Int[Tensor, " place"]
     ) -> tuple[Int[Tensor, " candidate"], Float[Tensor, "place candidate"]]:
-        """What may stand in the places, as a list that is shorter than the vocabulary if it can be.
+        """The candidate tokens for the positions, if possible as a list shorter than the vocabulary.
 
         **Arguments:**
 
         - `x`, `places`: as for `mass`.
 
-        **Returns:** tokens in rising order, of which one may come several times, and their masses in each place; those of
-        one token together are its `mass`.
+        **Returns:** tokens in increasing order, possibly with repetitions, and their masses at each position; the
+        masses of equal tokens sum to `mass`.
         """
         mass = self.mass(x, places)
         return torch.arange(mass.shape[-1], device=x.device), mass
 
     def possible(self, x: TokenSequence) -> Bool[Tensor, " length"]:
-        """Where there is a wrong token to write."""
-        if self.least > 1:  # one of them may be the right one
+        """The mask of positions at which a wrong token exists."""
+        if self.least > 1:  # one of them may be the correct one
             return torch.ones_like(x, dtype=torch.bool)
         found = [(mass > 0).any(-1) for _, mass in self._wrong(x, torch.arange(len(x), device=x.device))]
         return torch.cat([torch.empty(0, dtype=torch.bool, device=x.device), *found])
@@ -66,7 +66,7 @@ class WrongTokens(ABC):
     def draw(
         self, x: TokenSequence, places: Int[Tensor, " place"], *, generator: Generator | None = None
     ) -> Int[Tensor, " place"]:
-        """A wrong token for each place, where one is possible."""
+        """Draw a wrong token for each position where one is possible."""
         u = uniforms(len(places), generator=generator, device=x.device)
         found, first = [torch.empty(0, dtype=torch.long, device=x.device)], 0
         for tokens, mass in self._wrong(x, places):
@@ -77,7 +77,7 @@ class WrongTokens(ABC):
     def log_probability(
         self, x: TokenSequence, places: Int[Tensor, " place"], tokens: Int[Tensor, " place"]
     ) -> Float[Tensor, " place"]:
-        """Log nu of tokens in places, float64; minus infinity for the right token, and where none is possible."""
+        """Log nu of tokens at positions, float64; minus infinity for the correct token, and where none is possible."""
         found, first = [torch.empty(0, dtype=torch.float64, device=x.device)], 0
         for candidates, mass in self._wrong(x, places):
             these = tokens[first : first + len(mass)]
@@ -87,19 +87,19 @@ class WrongTokens(ABC):
         return torch.cat(found)
 
     def _wrong(self, x: Tensor, places: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Candidates and their masses without the right tokens, for some places after the others."""
+        """Yield candidates and their masses without the correct tokens, in chunks of positions."""
         for some in places.split(self.chunk or max(1, len(places))) if len(places) else ():
             tokens, mass = self.candidates(x, some)
             yield tokens, mass.double().masked_fill(tokens == x[some, None], 0)
 
 
 class Without(WrongTokens):
-    """Another law of wrong tokens, without some of its tokens.
+    """A distribution of wrong tokens that excludes some tokens.
 
     **Arguments:**
 
-    - `wrong`: the law.
-    - `tokens`: what it shall not draw.
+    - `wrong`: the distribution.
+    - `tokens`: the tokens to exclude.
     """
 
     def __init__(self, wrong: WrongTokens, tokens: Sequence[int]) -> None:
@@ -107,7 +107,7 @@ class Without(WrongTokens):
         self.least, self.chunk = wrong.least - len(set(self.tokens)), wrong.chunk
 
     def mass(self, x: TokenSequence, places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
-        """The mass of the law, and nothing on the tokens left out."""
+        """The mass of the distribution, with 0 on excluded tokens."""
         mass = self.wrong.mass(x, places)
         out = [token for token in self.tokens if token < mass.shape[-1]]
         return mass.index_fill(-1, torch.tensor(out, dtype=torch.long, device=mass.device), 0)
@@ -115,7 +115,7 @@ class Without(WrongTokens):
     def candidates(
         self, x: TokenSequence, places: Int[Tensor, " place"]
     ) -> tuple[Int[Tensor, " candidate"], Float[Tensor, "place candidate"]]:
-        """Those of the law, without mass on the tokens left out."""
+        """The candidates of the distribution, with mass 0 on excluded tokens."""
         tokens, mass = self.wrong.candidates(x, places)
         out = torch.tensor(self.tokens, dtype=torch.long, device=tokens.device)
         return tokens, mass.masked_fill(torch.isin(tokens, out), 0)
@@ -125,26 +125,26 @@ class Without(WrongTokens):
 
 
 class UniformTokens(WrongTokens):
-    """Any other token alike.
+    """Uniform wrong tokens.
 
     **Arguments:**
 
-    - `support`: how many tokens texts are made of, 0 to `support` - 1; at least 2.
+    - `support`: the number of tokens in texts, at least 2; texts consist of the tokens 0 to `support` - 1.
     """
 
     def __init__(self, support: int) -> None:
         if support < 2:
-            raise ValueError(f"wrong tokens need at least 2 tokens; got {support}")
+            raise ValueError(f"support must be at least 2 tokens; got {support}")
         self.support = self.least = support
 
     def mass(self, x: TokenSequence, places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
-        """Ones."""
+        """Equal masses."""
         return torch.ones(len(places), self.support, dtype=torch.float64, device=x.device)
 
     def draw(
         self, x: TokenSequence, places: Int[Tensor, " place"], *, generator: Generator | None = None
     ) -> Int[Tensor, " place"]:
-        """One of the others."""
+        """Draw one of the other tokens uniformly."""
         u = uniforms(len(places), generator=generator, device=x.device)
         others = self._others(x[places])
         drawn = torch.minimum((u * others).long(), others - 1)
@@ -158,7 +158,9 @@ class UniformTokens(WrongTokens):
         return -self._others(x[places]).double().log().masked_fill(~allowed, math.inf)
 
     def _others(self, right: Tensor) -> Tensor:
-        """How many tokens are wrong; all, where the right one is not of the support, as the end of a step may be."""
+        """The number of wrong tokens; all tokens if the correct one is outside the support, as the end of a step may
+        be.
+        """
         return self.support - (right < self.support).long()
 
     def __repr__(self) -> str:
@@ -166,24 +168,24 @@ class UniformTokens(WrongTokens):
 
 
 class UnigramTokens(WrongTokens):
-    r"""Tokens as frequent as they are in a corpus, $\nu(v \mid x, i) = f_v / (1 - f_{x_i})$.
+    r"""Wrong tokens with the frequencies of a corpus, $\nu(v \mid x, i) = f_v / (1 - f_{x_i})$.
 
     **Arguments:**
 
-    - `frequencies`: $f$, not negative, of sum 1; at least two positive.
+    - `frequencies`: the frequencies $f$, non-negative, with sum 1 and at least two positive.
     """
 
     def __init__(self, frequencies: TokenProbs) -> None:
         if (frequencies < 0).any() or int((frequencies > 0).sum()) < 2 or abs(float(frequencies.sum()) - 1) > 1e-4:
             raise ValueError(
-                "frequencies must not be negative, two or more positive, their sum 1; "
+                "frequencies must be non-negative with sum 1 and at least two positive; "
                 f"got a sum of {float(frequencies.sum()):.4g} and {int((frequencies > 0).sum())} positive"
             )
         self.frequencies = frequencies.double() / frequencies.double().sum()
         self.least = int((self.frequencies > 0).sum())
 
     def mass(self, x: TokenSequence, places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
-        """The frequencies, in every place."""
+        """The frequencies, at every position."""
         return self.frequencies.to(x.device).expand(len(places), -1)
 
     def __repr__(self) -> str:
@@ -191,37 +193,38 @@ class UnigramTokens(WrongTokens):
 
 
 class LaterTokens(WrongTokens):
-    """A token that comes later in the same text: the mistake of saying something too early.
+    """Tokens that occur later in the same text, which models mistakes of order.
 
-    Each later place that does not hold the right token is equally likely; behind the last one there is none.
+    Each later position with a token other than the correct one is equally likely; at the last position no mistake is
+    possible.
 
     **Arguments:**
 
-    - `support`: how many tokens texts are made of.
-    - `within`: how many places ahead at most; all of them by default.
+    - `support`: the number of tokens in texts.
+    - `within`: the maximum distance of later positions; unlimited by default.
 
     **Source:** "retry_weak", Ye et al. (2024), arXiv 2408.16293, section 6.
     """
 
     def __init__(self, support: int, within: int | None = None) -> None:
         if within is not None and within < 1:
-            raise ValueError(f"within must be a positive number of places; got {within}")
+            raise ValueError(f"within must be a positive number of positions; got {within}")
         self.support, self.within = support, within
 
     def mass(self, x: TokenSequence, places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
-        """How often each token stands in the later places."""
+        """The number of occurrences of each token at later positions."""
         counts = torch.zeros(len(places), self.support, dtype=torch.float64, device=x.device)
         return counts.scatter_add(-1, x.expand(len(places), -1), self._later(x, places).double())
 
     def candidates(
         self, x: TokenSequence, places: Int[Tensor, " place"]
     ) -> tuple[Int[Tensor, " candidate"], Float[Tensor, "place candidate"]]:
-        """The tokens of the text, once for each place where they stand; of mass 1 if it comes later."""
+        """The tokens of the text, once for each position; with mass 1 if the position is later."""
         tokens, order = x.sort()
         return tokens, self._later(x, places)[:, order].double()
 
     def _later(self, x: Tensor, places: Tensor) -> Tensor:
-        """Which places of the text come later, and near enough."""
+        """The mask of later positions within the maximum distance."""
         ahead = torch.arange(len(x), device=x.device) - places[:, None]
         return (ahead > 0) & (ahead <= (len(x) if self.within is None else self.within))
 
@@ -230,14 +233,14 @@ class LaterTokens(WrongTokens):
 
 
 class ModelTokens(WrongTokens):
-    r"""What an autoregressive model would write there instead: its own kind of mistakes.
+    r"""Wrong tokens sampled from an autoregressive model: mistakes that a model would make.
 
     **Arguments:**
 
-    - `network`: a causal model, called with `input_ids`; returns logits, or something that has them.
-    - `support`: how many tokens texts are made of; its other tokens are left out.
+    - `network`: a causal model, called with `input_ids`; returns logits or an object with `logits`.
+    - `support`: the number of tokens in texts; other tokens of the model are excluded.
     - `start`: the token before each text.
-    - `temperature`: of its prediction, positive.
+    - `temperature`: the temperature of the prediction, positive.
     """
 
     chunk = None
@@ -249,14 +252,14 @@ class ModelTokens(WrongTokens):
 
     @torch.no_grad()
     def mass(self, x: TokenSequence, places: Int[Tensor, " place"]) -> Float[Tensor, "place state"]:
-        """The model's prediction after the right tokens before each place."""
+        """The model's prediction at each position, given the correct tokens before it."""
         before = torch.cat([x.new_tensor([self.start]), x[:-1]])
         device = next(iter(self.network.parameters()), x).device
         logits = logits_of(self.network(input_ids=before[None].to(device)))[0].to(x.device)[places, : self.support]
         return (logits.double() / self.temperature).softmax(-1)
 
     def possible(self, x: TokenSequence) -> Bool[Tensor, " length"]:
-        """Everywhere."""
+        """All positions."""
         return torch.ones_like(x, dtype=torch.bool)
 
     def __repr__(self) -> str:

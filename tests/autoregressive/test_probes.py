@@ -99,7 +99,7 @@ def test_an_update_of_the_embedding_adds_what_the_network_cannot_tell_apart():
 
 
 def test_a_probe_refuses_what_it_cannot_read(monkeypatch):
-    with pytest.raises(ValueError, match="ranks must not be negative"):
+    with pytest.raises(ValueError, match="ranks must be non-negative"):
         Probe(llama(), -1)
     with pytest.raises(ValueError, match="model of transformers"):
         Probe(torch.nn.Linear(2, 2))
