@@ -1,17 +1,14 @@
 """Writing a trace as an interactive page: one self-contained HTML file."""
 
-import html
 import json
 import math
-import os
-import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import write_text
 from .style import Decode, colours, no_data, texts, tokens_of
-from .template import PAGE
 
 if TYPE_CHECKING:
     from .trace import Trace
@@ -51,16 +48,16 @@ def write_trace(
     # ASCII.
     for sign in "<>&":
         data = data.replace(sign, f"\\u{ord(sign):04x}")
-    filled = {"title": html.escape(title), "data": data}
-    content = re.sub(r"\{\{ (title|data) \}\}", lambda name: filled[name[1]], PAGE)
+    import jinja2  # only for this page
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, environment.get_template("page.html.j2").render(title=title, data=data))
     return path
 
 
