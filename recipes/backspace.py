@@ -1,4 +1,4 @@
-"""Autoregressive models that take things back, beside a plain one and GIDD+, on one text: bounds, samples, forced errors.
+"""Autoregressive models that backtrack, beside a plain one and GIDD+, on one text: bounds, samples, forced errors.
 
     python recipes/backspace.py demo                      # two CPU cores: about five minutes for each arm
     python recipes/backspace.py medium --corpus FILES     # on a GPU

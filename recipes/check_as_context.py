@@ -5,7 +5,7 @@
     python recipes/check_as_context.py chat --model NAME --bbq FOLDER    # any chat model of transformers; a GPU is advised
     python recipes/check_as_context.py demo --help                   # all fields
 
-The answer, a check of it and the question again: all stays in the context. Reviews are told, and right as often as one likes; or
+The answer, a check of it and the question again: all stays in the context. Reviews are given, and right as often as one likes; or
 they are the model's own, of three kinds. The accuracies are compared with the law a' = c a + c (1 - a) / 2 for three options,
 a checker that is right with probability c, and a model that follows it. Tables are printed, and written to OUTPUT/checks.json, the
 plot to OUTPUT/checks.png; answers to BBQ go to OUTPUT/bbq.json, and their plot to OUTPUT/bbq.png.

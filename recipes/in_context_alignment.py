@@ -7,7 +7,7 @@
 
 A context is a question, answers to it and their rewards; the model says a better answer. Trained on the ranking of the answers
 it has seen, it is compared with gradient descent on that ranking, with the mean of the answers, the best of them by reward, and
-the line through them, all on the same contexts, in which a share of the rewards is told wrong. Each arm differs from the first
+the line through them, all on the same contexts, in which a share of the rewards is given wrong. Each arm differs from the first
 in one thing: attention without softmax, no feed-forward layer, heads at one width, layers; all are causal. The error is one
 minus the cosine of what is said and the best answer. Runs that are finished are not repeated. Tables are printed, and written
 to OUTPUT/table.json, the plot to OUTPUT/errors.png.

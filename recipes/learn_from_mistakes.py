@@ -1,11 +1,11 @@
-"""What training on mistakes that are taken back is worth: problems solved, with mistakes of each kind and rate, or without.
+"""Does training on mistakes and backspaces help? problems solved, with mistakes of each kind and rate, or without.
 
     python recipes/learn_from_mistakes.py demo                       # one CPU core: 20 minutes for each arm
     python recipes/learn_from_mistakes.py demo --only "error-free" "retry 0.5" --seeds 1 2 3
     python recipes/learn_from_mistakes.py medium --parallel 16       # on a GPU, all at once
     python recipes/learn_from_mistakes.py demo --help                # all fields
 
-Every arm is the same Llama, trained on as many tokens; so one with mistakes sees fewer problems. All are compared on the same
+Every arm is the same Llama, trained on the same number of tokens; so one with mistakes sees fewer problems. All are compared on the same
 problems, some of which have more operations than any of training. Arms that are finished are not trained anew. The
 table is printed, and written to OUTPUT/table.json with all verdicts, and its plot to OUTPUT/accuracy.png.
 """

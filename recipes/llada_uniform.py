@@ -6,8 +6,8 @@
     python recipes/llada_uniform.py --model GSAI-ML/LLaDA-8B-Base --hybrid '' --texts my.txt      # with a network and a GPU
 
 A share of the tokens of held-out texts is replaced by random ones. Each model says how sure it is of each token, in two ways: as it is,
-asked about tokens that it sees, which a mask-only model was never trained for; and one by one, each token masked while it is asked
-about (`noiselab.denoisers.one_by_one`). From these follow detection (area under the ROC curve, share found at 5 % false alarms)
+evaluated at tokens that it sees, which a mask-only model was never trained for; and one by one, each token masked while it is
+predicted (`noiselab.denoisers.one_by_one`). From these follow detection (area under the ROC curve, share found at 5 % false alarms)
 and, by `noiselab.SelfCorrection`, what is put right and what is spoiled.
 """  # noqa: E501
 
@@ -54,7 +54,7 @@ class Options:
     passes: int = 8
     """evaluations for one answer where tokens are masked one by one"""
     time: float = 0.01
-    """that the networks are told"""
+    """that the networks are given"""
     temperature: float = 0.1
     """of self-correction"""
 

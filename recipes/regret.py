@@ -4,7 +4,7 @@
     python recipes/regret.py demo
     python recipes/regret.py demo --help                                           # all fields
 
-A model writes its likeliest words; a step that a detector thinks wrong is erased and drawn again, a bounded number of times. Probes are trained
+A model writes its most probable words; a step that a detector thinks wrong is erased and drawn again, a bounded number of times. Probes are trained
 on the frozen model to say whether a parameter can be found next. The tables are printed, and written to OUTPUT/regret.json, the
 plot to OUTPUT/regret.png.
 """  # noqa: E501

@@ -56,7 +56,7 @@ class RankedAnswers(ABC):
         **Arguments:**
 
         - `batch`: how many questions; `count`: answers of each.
-        - `noise`: the share of rewards that are told wrong: drawn anew, when the answers stand already.
+        - `noise`: the share of rewards that are given wrong: drawn anew, when the answers are fixed already.
         - `generator`: all randomness.
 
         **Raises:** `ValueError` for a `noise` outside [0, 1].

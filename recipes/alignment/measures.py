@@ -91,7 +91,7 @@ PRESETS = {
 
 
 def last(options: Alignment) -> int:
-    """How many answers have been read where arms are compared: 15, as published, if there are as many."""
+    """How many answers have been read where arms are compared: 15, as published, if there are that many."""
     return min(15, options.answers - 1)
 
 

@@ -59,7 +59,7 @@ def plackett_luce(
     - `scores`: what the model makes of each answer.
     - `rewards`: by which answers are ranked, the highest first.
     - `real`: where there is an answer; all by default. Rows without two answers have no loss.
-    - `ties`: "refuse", or "in order": of answers with one reward the one that stands first is better.
+    - `ties`: "refuse", or "in order": of answers with one reward the first one is better.
 
     **Returns:** the sum over the ranks of each row.
 

@@ -241,7 +241,7 @@ COLUMNS = {
     "judge": "judge, nats per token",
     "entropy": "entropy",
     "distinct": "distinct 2-grams",
-    "taken_back": "taken back per text",
+    "taken_back": "deleted per text",
     "evaluations": "evaluations per token",
 }
 

@@ -34,7 +34,7 @@ CHECKERS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What is asked, and how often answers are checked."""
+    """The questions, and how often answers are checked."""
 
     train: CheckModel
     """the small model and its training"""
@@ -47,7 +47,7 @@ class CheckOptions:
     rounds: int = 3
     """of checks"""
     temperature: float = 1.0
-    """of answers and reviews; 0 takes the likeliest words"""
+    """of answers and reviews; 0 takes the most probable words"""
     together: int = 200
     """questions that are answered at once"""
     answer_tokens: int = 6
@@ -66,7 +66,7 @@ def checks_of(options: CheckOptions) -> dict[str, Check]:
 
 
 def told_reviews(chat: Chat, options: CheckOptions, seed: int) -> list[dict[str, Any]]:
-    """Accuracies in all rounds, for each accuracy of the reviews that are told."""
+    """Accuracies in all rounds, for each accuracy of the reviews that are given."""
     questions = boxes(options)
 
     def right(number: int, answer: str) -> bool:
@@ -194,7 +194,7 @@ def _plain(scores: AnswerScores) -> dict[str, Any]:
 
 
 def finite(content: Any) -> Any:
-    """For a file: JSON has no word for what is not a number."""
+    """For a file: JSON has no word for NaN."""
     if isinstance(content, dict):
         return {key: finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

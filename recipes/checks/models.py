@@ -2,7 +2,7 @@
 
 It learns from dialogues in which a simulated speaker knows the answer with some probability, says in reviews what is true, and
 follows what a review says: an answer that is found right is kept, else another one is chosen at random. How often its own
-reviews are right, then, is what it has learned; the reviews that it is told can be right as often as one likes.
+reviews are right, then, is what it has learned; the reviews that it is given can be right as often as one likes.
 """
 
 import random
@@ -64,7 +64,7 @@ class CheckModel:
     skill: float = 0.6
     """how often the simulated speaker's first answer is right"""
     lessons: float = 0.5
-    """share of dialogues in which the speaker is asked to show what all boxes hold, or to be sure, and is right"""
+    """share of dialogues in which the speaker has to show what all boxes hold, or to be sure, and is right"""
     trained_rounds: int = 2
     """of checks in a dialogue, at most"""
     optimization: Optimization = field(default_factory=lambda: Optimization(batch=32, micro_batch=32, steps=3_000))
@@ -130,7 +130,7 @@ def dialogue(options: CheckModel, generator: random.Random) -> list[dict[str, st
     others = [option for option in range(3) if option != question.label]
     choice = question.label if generator.random() < options.skill else generator.choice(others)
     text, check = question.text, CHECKS[generator.choice(list(CHECKS))]
-    # In some dialogues reviews are told, and may be wrong: they are followed all the same.
+    # In some dialogues reviews are given, and may be wrong: they are followed all the same.
     told = generator.random() < 0.25
     messages = [{"role": "user", "content": text}, _answer(question, choice)]
     for _ in range(generator.randint(0, options.trained_rounds)):

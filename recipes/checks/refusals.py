@@ -24,7 +24,7 @@ REFUSALS = (
     "I must decline",
     "As an AI",
 )
-"""Phrases with which models say that they will not do what they are asked."""
+"""Phrases with which models say that they will not follow a request."""
 
 _QUOTES = str.maketrans("‘’", "''")
 

@@ -39,7 +39,7 @@ class WorldResult:
     - `trace`: share of forbidden transitions before self-correction and after each of its steps.
     - `damaged`, `repaired`: measures of true sequences with some tokens replaced, before and after self-correction.
     - `outcome`: of the tokens that were replaced and of those that were not, how many became right or wrong.
-    - `oracle_outcome`, `oracle_repaired`: the same with the exact denoiser, where it can be asked.
+    - `oracle_outcome`, `oracle_repaired`: the same with the exact denoiser, where it is known.
     """
 
     name: str
@@ -174,7 +174,7 @@ def known_world(
 ) -> tuple[World, list[WorldResult]]:
     """The whole experiment: hybrid noise of p_uniform 0.2, and masking alone as the control.
 
-    Masking is a control because its networks are never asked about a token that they can see.
+    Masking is a control because its networks are never trained on a token that they can see.
 
     **Arguments:**
 

@@ -145,7 +145,7 @@ def changes(
 
 
 def data_uri(figure: Figure) -> str:
-    """A figure as an SVG image that stands in the page itself."""
+    """A figure as an SVG image that is part of the page itself."""
     buffer = io.BytesIO()
     with rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -40,7 +40,7 @@ class Arm:
     kind: MistakeKind = "retry"
     """which parameters mistakes are for"""
     scored: bool = True
-    """whether mistakes are learned too, or only to take them back"""
+    """whether mistakes are learned too, or only to delete them"""
     self_contain: bool = False
     """of "weak": whether the right parameter is among the mistakes, as in the released code"""
     tokens: float = 1.0

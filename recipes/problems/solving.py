@@ -38,7 +38,7 @@ def written_solutions(
     - `problems`: of any lengths.
     - `words`: the tokens of their level.
     - `beams`: beams of the search; 1 for none.
-    - `sample`: whether tokens are drawn, by torch's own generator, instead of the likeliest taken.
+    - `sample`: whether tokens are drawn, by torch's own generator, instead of the most probable taken.
     - `most`: new tokens at most.
     - `batch`: problems at once.
 
@@ -142,7 +142,7 @@ class Accuracy(NamedTuple):
 
     - `right`: the share of solutions of which every step is right, and the last one answers the question.
     - `low`, `high`: its 95 % interval, by Wilson's score.
-    - `retries`: the mean number of steps that were taken back in right solutions; `retries_when_wrong`: in the others.
+    - `retries`: the mean number of steps that were deleted in right solutions; `retries_when_wrong`: in the others.
     - `unnecessary`: the mean number of steps in right solutions that the question does not need.
     - `first_errors`: how many solutions have each kind of first error.
     """

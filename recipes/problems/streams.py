@@ -34,7 +34,7 @@ class ProblemStream(IterableDataset):
     - `length`: of a row, with padding behind; longer ones are drawn anew.
     - `batch`: rows of a batch. Those of one batch are of much the same length, and batches are in random order.
     - `mistakes`: the edit process of a problem; `None` for right solutions.
-    - `score_mistakes`: whether to learn the words of mistakes too, or only to take them back.
+    - `score_mistakes`: whether to learn the words of mistakes too, or only to delete them.
     - `score_questions`: whether to learn the words of questions too.
     - `seed`: of all randomness.
 
@@ -87,7 +87,7 @@ class ProblemStream(IterableDataset):
             }
 
     def mean_length(self, rows: int = 2000) -> float:
-        """The mean number of tokens of a row, without padding; of as many rows, other ones than those of training."""
+        """The mean number of tokens of a row, without padding; of the same number of rows, other ones than those of training."""
         problems = random.Random(derive_seed("lengths", self.seed))
         noise = Generator().manual_seed(derive_seed("lengths", self.seed))
         return sum(len(self._row(problems, noise)[0]) for _ in range(rows)) / rows
@@ -261,5 +261,5 @@ def batch_by_length(
 
 
 def pad_row(row: Int[Tensor, " row"], length: int, value: int = 0) -> TokenSequence:
-    """A row with as many of a value behind it as fill the length."""
+    """A row, filled up to the length with a value."""
     return torch.nn.functional.pad(row, (0, length - len(row)), value=value)
