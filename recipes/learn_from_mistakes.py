@@ -1,11 +1,11 @@
-"""Does training on mistakes and backspaces help? problems solved, with mistakes of each kind and rate, or without.
+"""Does training on mistakes and backspaces help? Problems solved, with mistakes of each kind and rate, or without.
 
     python recipes/learn_from_mistakes.py demo                       # one CPU core: 20 minutes for each arm
     python recipes/learn_from_mistakes.py demo --only "error-free" "retry 0.5" --seeds 1 2 3
     python recipes/learn_from_mistakes.py medium --parallel 16       # on a GPU, all at once
     python recipes/learn_from_mistakes.py demo --help                # all fields
 
-Every arm is the same Llama, trained on the same number of tokens; so one with mistakes sees fewer problems. All are compared on the same
+Every arm is the same Llama, trained on equally many tokens; so one with mistakes sees fewer problems. All are compared on the same
 problems, some of which have more operations than any of training. Arms that are finished are not trained anew. The
 table is printed, and written to OUTPUT/table.json with all verdicts, and its plot to OUTPUT/accuracy.png.
 """
@@ -59,7 +59,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for name in dict.fromkeys(row["arm"] for row in rows):
         own = [row["cells"] for row in rows if row["arm"] == name]
-        shares = [spread([cell[c]["right"] for cell in own], own[0][c]) for c in cells]
+        shares = [show_share([cell[c]["right"] for cell in own], own[0][c]) for c in cells]
         gains = [cell[hardest]["gain"] for cell in own]
         gain = interval([g["mean"] for g in gains]) if len(gains) > 1 else Interval(**gains[0])
         retries = [sum(cell[c]["retries"] for cell in own) / len(own) for c in (cells[0], hardest)]
@@ -74,7 +74,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def spread(shares: list[float], only: dict[str, Any]) -> str:
+def show_share(shares: list[float], only: dict[str, Any]) -> str:
     """A share in per cent, with its interval."""
     if len(shares) > 1:
         found = interval(shares)

@@ -1,4 +1,4 @@
-"""The full bound of masks, hybrid and uniform noise beside an autoregressive model: one text, one size, the same number of tokens.
+"""The full bound of masks, hybrid and uniform noise beside an autoregressive model: one text, size and number of tokens.
 
     python recipes/shakespeare.py --corpus input.txt                  # two CPU cores, five runs of some minutes each
     python recipes/shakespeare.py --corpus input.txt --size medium    # on a GPU

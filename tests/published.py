@@ -58,14 +58,14 @@ def mdlm(signal, mask):
 
     def loss(log_x, x, z, t):
         alpha, slope = signal(t)
-        return torch.where(z == mask, slope / (1 - alpha) * at(log_x, x), 0)
+        return torch.where(z == mask, slope / (1 - alpha) * value_at(log_x, x), 0)
 
     return loss
 
 
 def llada(mask):
     """Nie et al. (2025), equation 3: -1 / t log p(x) at masks."""
-    return lambda log_x, x, z, t: torch.where(z == mask, -at(log_x, x) / t, 0)
+    return lambda log_x, x, z, t: torch.where(z == mask, -value_at(log_x, x) / t, 0)
 
 
 def bd3lm(mask, size):
@@ -116,7 +116,7 @@ def udlm(signal, words):
         (alpha, slope), n = (value[..., None] for value in signal(t)), int(words.sum())
         one_hot = F.one_hot(x, len(words)).double()
         x_bar, x_bar_hat = (n * alpha * law + 1 - alpha for law in (one_hot, log_x.exp()))
-        at_z, at_z_hat = at(x_bar, z)[..., None], at(x_bar_hat, z)[..., None]
+        at_z, at_z_hat = value_at(x_bar, z)[..., None], value_at(x_bar_hat, z)[..., None]
         sums = x_bar / at_z * (at_z_hat.log() - x_bar_hat.log() + x_bar.log() - at_z.log())
         value = slope / (n * alpha) * (n / at_z - n / at_z_hat - sums[..., words].sum(-1, keepdim=True))
         return value[..., 0]
@@ -132,13 +132,13 @@ def duo(signal, words):
         zeta = (1 - alpha) / (k * alpha + 1 - alpha)
         kept = z == x
         x_bar_hat = k * alpha[..., None] * log_x.exp() + (1 - alpha)[..., None]
-        at_z, at_z_hat = k * alpha * kept + 1 - alpha, at(x_bar_hat, z)
+        at_z, at_z_hat = k * alpha * kept + 1 - alpha, value_at(x_bar_hat, z)
         logs = (at_z_hat.log()[..., None] - x_bar_hat.log())[..., words].sum(-1)
         inside = torch.where(kept, zeta, 1) * logs
         inside = inside + torch.where(
             kept,
             (k - 1) * zeta * zeta.log(),
-            k * alpha / (1 - alpha) * (at_z_hat / at(x_bar_hat, x)).log() - zeta.log() / zeta,
+            k * alpha / (1 - alpha) * (at_z_hat / value_at(x_bar_hat, x)).log() - zeta.log() / zeta,
         )
         return slope / (k * alpha) * (k / at_z - k / at_z_hat - inside)
 
@@ -160,7 +160,7 @@ def sedd(signal, rates, words):
         alpha, slope = signal(t)
         law = torch.linalg.matrix_exp(-alpha.log()[..., None, None] * rates)
         p = law.gather(-2, x[..., None, None].expand(*x.shape, 1, len(words)))[..., 0, :].clamp(min=0)
-        ratio = p / at(p, z)[..., None]
+        ratio = p / value_at(p, z)[..., None]
         into_z = rates.T[z].scatter(-1, z[..., None], 0)
         there = ratio > 1e-14
         safe = torch.where(there, ratio, 1)
@@ -179,7 +179,7 @@ def score(signal, noise):
     def scores(log_x, z, t):
         alpha = signal(t)[0][..., None]
         log_q = (alpha * log_x.exp() + (1 - alpha) * noise).log()
-        return log_q - at(log_q, z)[..., None]
+        return log_q - value_at(log_q, z)[..., None]
 
     return scores
 
@@ -217,8 +217,8 @@ def gidd_v1_0(share, gamma, mask, states):
         is_mask = (torch.arange(states) == mask).double()
         noise = t[..., None] ** gamma * is_mask + c[..., None] * (1 - is_mask)
         noise_slope = gamma * t[..., None] ** (gamma - 1) * is_mask + c_slope[..., None] * (1 - is_mask)
-        rate = at(noise_slope - (signal_slope / signal)[..., None] * noise, z)
-        weight = rate / (signal * (z == x) + at(noise, z))
+        rate = value_at(noise_slope - (signal_slope / signal)[..., None] * noise, z)
+        weight = rate / (signal * (z == x) + value_at(noise, z))
         return weight * kl_and_is(log_x, x, z, signal / total, noise / total[..., None])
 
     return loss
@@ -235,7 +235,7 @@ def log_snr(scale, shift, mask, states, low=-9.0, high=9.0):
         pi = share * u + (1 - share) * is_mask
         pi_slope = scale * share * (1 - share) * (u - is_mask)
         alpha, noise = 1 / (1 + (-snr).exp()), 1 / (1 + snr.exp())
-        weight = at(noise * (pi - pi_slope), z) / (alpha[..., 0] * (z == x) + at(noise * pi, z))
+        weight = value_at(noise * (pi - pi_slope), z) / (alpha[..., 0] * (z == x) + value_at(noise * pi, z))
         return (high - low) * weight * kl_and_is(log_x, x, z, alpha[..., 0], noise * pi)
 
     return loss
@@ -246,7 +246,7 @@ def kl_and_is(log_x, x, z, alpha, noise):
     q, p = (alpha[..., None] * law + noise for law in (F.one_hot(x, noise.shape[-1]).double(), log_x.exp()))
     some = q > 0
     kl = torch.where(some, q * (torch.where(some, q, 1).log() - torch.where(some, p, 1).log()), 0).sum(-1)
-    ratio = at(q, z) / at(p, z)
+    ratio = value_at(q, z) / value_at(p, z)
     return kl + ratio - ratio.log() - 1
 
 
@@ -266,7 +266,7 @@ def jump_process(matrices):
         q, p = ((v[..., None, :] @ law)[..., 0, :] for v in (one_hot, log_x.exp()))
         column = rates.gather(-1, z[..., None, None].expand(*z.shape, law.shape[-1], 1))[..., 0]
         column = column.scatter(-1, z[..., None], 0)
-        true, guessed = column * q / at(q, z)[..., None], column * p / at(p, z)[..., None]
+        true, guessed = column * q / value_at(q, z)[..., None], column * p / value_at(p, z)[..., None]
         some = true > 0
         logs = torch.where(some, true * (torch.where(some, true, 1).log() - torch.where(some, guessed, 1).log()), 0)
         return (logs - true + guessed).sum(-1)
@@ -337,7 +337,7 @@ def md4_steps(signal, mask, steps):
 
     def loss(log_x, x, z, t):
         before, after = signal(t - 1 / steps)[0], signal(t)[0]
-        return torch.where(z == mask, -(before - after) / (1 - after) * at(log_x, x), 0)
+        return torch.where(z == mask, -(before - after) / (1 - after) * value_at(log_x, x), 0)
 
     return loss
 
@@ -373,5 +373,5 @@ def replacing(betas, noise):
     return (1 - betas) * torch.eye(len(noise), dtype=torch.float64) + betas * noise
 
 
-def at(values, tokens):
+def value_at(values, tokens):
     return values.gather(-1, tokens[..., None])[..., 0]

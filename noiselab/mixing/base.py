@@ -12,7 +12,7 @@ from ..categorical import choose
 from ..exact import Exact
 from ..typing import Elementwise, ElementwiseProbs, PerToken, TokenProbs, Tokens, TokenSet, TokenTimes
 
-ROUNDING = 1e-7  # how far below 0 a weight may lie, as a share of the largest: cosines in float32 do
+WEIGHT_ROUNDING = 1e-7  # how far below 0 a weight may lie, as a share of the largest: cosines in float32 do
 
 
 class HostCopy:
@@ -142,7 +142,7 @@ def same_size(weights: Mapping[Mixing, object], name: str) -> int:
 def check_weights(weights: Tensor, t: Tensor, schedules: Iterable[object]) -> None:
     """Raise `ValueError` unless the weights [time, parts] are non-negative and finite and never all vanish."""
     schedules = tuple(schedules)
-    slack = ROUNDING * weights.abs().nan_to_num(0, 0).max(-1).values
+    slack = WEIGHT_ROUNDING * weights.abs().nan_to_num(0, 0).max(-1).values
     for schedule, weight in zip(schedules, weights.unbind(-1), strict=True):
         bad = ~((weight >= -slack) & weight.isfinite())
         if bad.any():

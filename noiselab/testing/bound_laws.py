@@ -12,7 +12,7 @@ from .overrides import Primitives
 from .tools import agree, data_tokens, logits, select_tokens, tokens
 
 PANELS = 128  # subintervals of time for integrating the bound
-AT_ONCE = 1 << 21  # numbers of x_hat held at once
+MAX_PREDICTIONS = 1 << 21  # numbers of x_hat held at once
 
 
 def bound_equals_definition(process: InterpolatingProcess) -> None:
@@ -91,7 +91,7 @@ def bound_is_tight(process: NoiseProcess) -> None:
     t, weight = low + (high - low) * t, weight * (high - low)
     # Corrected for the ends of the domain: H(x | z) below it, and the remaining information of noise about x above it.
     total = _entropy(law) - _information(process, law, low) + _information(process, law, high)
-    at_once = max(1, AT_ONCE // states**2)
+    at_once = max(1, MAX_PREDICTIONS // states**2)
     with torch.no_grad():
         for some_t, some_weight in zip(t.split(at_once), weight.split(at_once), strict=True):
             z = torch.arange(states).repeat(len(some_t), 1)  # one position for each noisy token

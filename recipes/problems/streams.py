@@ -87,7 +87,7 @@ class ProblemStream(IterableDataset):
             }
 
     def mean_length(self, rows: int = 2000) -> float:
-        """The mean number of tokens of a row, without padding; of the same number of rows, other ones than those of training."""
+        """The mean number of tokens of a row, without padding; of other rows than those of training."""
         problems = random.Random(derive_seed("lengths", self.seed))
         noise = Generator().manual_seed(derive_seed("lengths", self.seed))
         return sum(len(self._row(problems, noise)[0]) for _ in range(rows)) / rows
