@@ -5,7 +5,7 @@
     python recipes/learn_from_mistakes.py medium --parallel 16       # on a GPU, all at once
     python recipes/learn_from_mistakes.py demo --help                # all fields
 
-Every arm is the same Llama, trained on equally many tokens; so one with mistakes sees fewer problems. All are compared on the same
+Every arm is the same Llama, trained on equally many tokens, so with mistakes on fewer problems. All are compared on the same
 problems, some of which have more operations than any of training. Arms that are finished are not trained anew. The
 table is printed, and written to OUTPUT/table.json with all verdicts, and its plot to OUTPUT/accuracy.png.
 """
