@@ -11,11 +11,9 @@ $x_{i_k}$.
 """
 
 import abc
-from collections.abc import Callable
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ..categorical import Randomness, uniforms
@@ -23,16 +21,23 @@ from ..denoisers import Denoiser
 from ..numerics import LOGITS_AT_ONCE
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..schedules import ScheduleLike, as_schedule
-from ..typing import PerRow, RowLogits, Times, Tokens, Variants
+from ..typing import Times, Tokens, Variants
 from .base import Sampler
-from .path_planning import best, choose_tokens, gather_log_probs, log_law, noise_at, ranked, scatter_rows
+from .positions import (
+    BLIND,
+    SCORES,
+    PositionScore,
+    compute_entropy,
+    count_noise,
+    draw_gumbel,
+    normalize_logits,
+    rank_positions,
+    scatter_rows,
+    score_positions,
+    select_best,
+)
 
-PositionScore: TypeAlias = str | Callable[[Tensor, Tensor], Tensor]
-"""The score for revealing a position: a name, or a function of log-probabilities [n, state] and drawn tokens [n]."""
-
-BLIND = ("margin", "entropy", "random")  # scores that do not depend on the drawn token
-SCORES = ("confidence", *BLIND)
-DRAWS = 2  # uniform numbers per position and step: for the token and for the choice of the position
+UNIFORMS_PER_MASK = 2  # uniform numbers per position and step: for the token and for the choice of the position
 
 
 class _PlannedSampler(Sampler):
@@ -50,12 +55,12 @@ class _PlannedSampler(Sampler):
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """Reveal some of the masks; the network is not evaluated if there are none or none is due."""
-        u = uniforms(*z.shape, DRAWS, generator=generator, device=z.device)
+        u = uniforms(*z.shape, UNIFORMS_PER_MASK, generator=generator, device=z.device)
         t, s = as_token_times(t, z), as_token_times(s, z)
         known = self.process.is_clean(z, t)
         rows = (s < t) & ~known
         moving = (s < t) & (rows | self.process.data_tokens(z.device)[z])
-        due, left = noise_at(self.process, s, moving)
+        due, left = count_noise(self.process, s, moving)
         due = rows & due
         rows = rows & self.live(due, rows & ~due, left)[:, None]
         if not rows.any():
@@ -71,7 +76,7 @@ class _PlannedSampler(Sampler):
         size = len(logits) if callable(self.score) else max(1, LOGITS_AT_ONCE // logits.shape[-1])
         found = []
         for some, numbers, times in zip(logits.split(size), u.split(size), s.split(size), strict=True):
-            log_probs = log_law(some, self.process)
+            log_probs = normalize_logits(some, self.process)
             drawn = choose_tokens(log_probs, numbers[:, 0], self.draw)
             found.append((drawn, self.rate(log_probs, drawn, numbers[:, 1], times), self.cost(log_probs)))
         drawn, score, cost = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -87,7 +92,7 @@ class _PlannedSampler(Sampler):
 
     def rate(self, log_probs: Tensor, drawn: Tensor, u: Tensor, s: Tensor) -> Tensor:
         """The scores of the evaluated positions, float64."""
-        return gumbel(u) if self.score == "random" else position_score(self.score, log_probs, drawn)
+        return draw_gumbel(u) if self.score == "random" else score_positions(self.score, log_probs, drawn)
 
     @abc.abstractmethod
     def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
@@ -183,11 +188,11 @@ class ConfidenceSampler(_PlannedSampler):
     def rate(self, log_probs: Tensor, drawn: Tensor, u: Tensor, s: Tensor) -> Tensor:
         """The score plus Gumbel noise."""
         score = super().rate(log_probs, drawn, u, s)
-        return score if self.score == "random" else score + self.choice_temperature(s) * gumbel(u)
+        return score if self.score == "random" else score + self.choice_temperature(s) * draw_gumbel(u)
 
     def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
         """The positions with the best scores, such that `left` masks remain."""
-        return best(score, rows, rows.sum(-1) - left)
+        return select_best(score, rows, rows.sum(-1) - left)
 
     def options(self) -> list[str]:
         """The settings, for `repr`."""
@@ -261,16 +266,16 @@ class EntropyBoundedSampler(_PlannedSampler):
 
     def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
         """The longest prefix of the order within the bound."""
-        order = ranked(score, rows)
+        order = rank_positions(score, rows)
         entropies = cost.gather(-1, order)
         cost = entropies.cumsum(-1) - entropies.cummax(-1).values
         # The cost of the first is 0, up to rounding.
         cost[:, 0] = 0
-        return best(score, rows, ((cost <= self.bound) & rows.gather(-1, order)).sum(-1))
+        return select_best(score, rows, ((cost <= self.bound) & rows.gather(-1, order)).sum(-1))
 
     def cost(self, log_probs: Tensor) -> Tensor:
         """The entropy."""
-        return entropy(log_probs)
+        return compute_entropy(log_probs)
 
     def options(self) -> list[str]:
         """The settings, for `repr`."""
@@ -288,30 +293,3 @@ def refuse_noise_on_data(process: InterpolatingProcess, name: str) -> None:
             f"token {hidden[0].item()}. Use PathPlanningSampler or AncestralSampler, or set the `support` of the process "
             "to the tokens of the data"
         )
-
-
-def entropy(log_probs: RowLogits) -> PerRow:
-    """The entropy of each row in nats, float64."""
-    finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)
-    return -(log_probs.exp() * finite).sum(-1, dtype=torch.float64)
-
-
-def position_score(score: PositionScore, log_probs: Tensor, drawn: Tensor) -> PerRow:
-    """The score of each row, float64."""
-    if callable(score):
-        value = score(log_probs, drawn)
-        if not isinstance(value, Tensor) or value.shape != drawn.shape:
-            came = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"score must return one number for each position, {list(drawn.shape)}; got {came}")
-        return value.double()
-    if score == "confidence":
-        return gather_log_probs(log_probs, drawn)
-    if score == "entropy":
-        return -entropy(log_probs)
-    first, second = log_probs.topk(2, -1).values.double().unbind(-1)
-    return first + torch.log1p(-(second - first).exp())
-
-
-def gumbel(u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Gumbel noise from uniform numbers in [0, 1), float64."""
-    return -(-u.clamp(min=2**-54).log()).log()

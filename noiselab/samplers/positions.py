@@ -1,0 +1,102 @@
+"""Which positions of a sequence come first: scores of positions, their order, and tokens drawn for them."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..categorical import choose
+from ..process import InterpolatingProcess
+from ..typing import PerRow, PerToken, RowLogits, RowTokens, Selection, Tokens
+
+PositionScore: TypeAlias = str | Callable[[Tensor, Tensor], Tensor]
+"""The score for revealing a position: a name, or a function of log-probabilities [n, state] and drawn tokens [n]."""
+
+BLIND = ("margin", "entropy", "random")  # scores that do not depend on the drawn token
+SCORES = ("confidence", *BLIND)
+
+
+def count_noise(process: InterpolatingProcess, s: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
+    """The mask of tokens without noise at s, and the number of the other `moving` tokens that are noise then."""
+    share = process.noise(s).total().expand(moving.shape)
+    due = (share == 0) | (s <= process.domain[0]).expand(moving.shape)
+    # Halves are rounded up, regardless of rounding errors in the sum.
+    return due, ((share * (moving & ~due)).sum(-1) + 0.5 + 1e-9).floor().long()
+
+
+def normalize_logits(logits: RowLogits, process: InterpolatingProcess) -> RowLogits:
+    """Log-probabilities of data tokens.
+
+    What is nearly certain keeps its digits, which a softmax rounds to certain: sharp predictions would tie, and be revealed
+    from left to right. A row that is no number is given as uniform: an oracle knows nothing about a token whose neighbours
+    cannot stand together. So it is the token without which they can, and which it knows to be impossible, that scores worst.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    off = process.off_support()
+    # A copy, modified in place, because each operation is a pass over [rows, state].
+    law = logits.clone() if off is None else logits.index_fill(-1, off, -torch.inf)
+    top, index = law.max(-1, keepdim=True)
+    others = law.sub_(top).scatter_(-1, index, -torch.inf).exp().sum(-1, keepdim=True)
+    law.scatter_(-1, index, 0).sub_(others.log1p())
+    unknown = ~top.isfinite()
+    if unknown.any():
+        data = process.data_tokens(law.device)
+        law = torch.where(unknown, torch.where(data, -data.sum().to(law).log(), -torch.inf), law)
+    return law
+
+
+def gather_log_probs(log_probs: RowLogits, z: RowTokens) -> PerRow:
+    """The log-probability of the token z in each row, float64."""
+    return log_probs.gather(-1, z[:, None])[:, 0].double()
+
+
+def choose_tokens(log_probs: RowLogits, u: PerRow, draw: bool) -> RowTokens:
+    """Choose a token of each row: drawn, or the most probable one."""
+    return choose(log_probs.exp(), u) if draw else log_probs.argmax(-1)
+
+
+def scatter_rows(values: PerRow, rows: Selection) -> PerToken:
+    """Scatter the values of rows to their positions, with 0 elsewhere."""
+    return torch.zeros(rows.shape, dtype=torch.float64, device=rows.device).masked_scatter(rows, values.double())
+
+
+def rank_positions(score: PerToken, rows: Selection) -> Tokens:
+    """Positions from the best score to the worst; those outside `rows` are last, and NaN is worst."""
+    low = torch.finfo(score.dtype).min
+    return (
+        score.nan_to_num(low, neginf=low).masked_fill(~rows, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    )
+
+
+def select_best(score: PerToken, rows: Selection, count: Int[Tensor, " batch"]) -> Selection:
+    """The `count` best of `rows` in each sequence; ties are broken from left to right."""
+    return rows & (rank_positions(score, rows).argsort(-1) < count[:, None])
+
+
+def compute_entropy(log_probs: RowLogits) -> PerRow:
+    """The entropy of each row in nats, float64."""
+    finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)
+    return -(log_probs.exp() * finite).sum(-1, dtype=torch.float64)
+
+
+def score_positions(score: PositionScore, log_probs: Tensor, drawn: Tensor) -> PerRow:
+    """The score of each row, float64."""
+    if callable(score):
+        value = score(log_probs, drawn)
+        if not isinstance(value, Tensor) or value.shape != drawn.shape:
+            came = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"score must return one number for each position, {list(drawn.shape)}; got {came}")
+        return value.double()
+    if score == "confidence":
+        return gather_log_probs(log_probs, drawn)
+    if score == "entropy":
+        return -compute_entropy(log_probs)
+    first, second = log_probs.topk(2, -1).values.double().unbind(-1)
+    return first + torch.log1p(-(second - first).exp())
+
+
+def draw_gumbel(u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Gumbel noise from uniform numbers in [0, 1), float64."""
+    return -(-u.clamp(min=2**-54).log()).log()
