@@ -27,6 +27,7 @@ from .positions import (
     BLIND,
     SCORES,
     PositionScore,
+    choose_tokens,
     compute_entropy,
     count_noise,
     draw_gumbel,

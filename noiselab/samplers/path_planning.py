@@ -12,7 +12,7 @@ from ..parametrization import to_posterior
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..typing import Times, Tokens, Variants
 from .base import Sampler
-from .positions import count_noise, gather_log_probs, normalize_logits, scatter_rows, select_best
+from .positions import choose_tokens, count_noise, gather_log_probs, normalize_logits, scatter_rows, select_best
 
 UNIFORMS_PER_TOKEN = 3  # uniform numbers per position and step: the candidate, and two for a token of the noise
 
