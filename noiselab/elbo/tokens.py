@@ -21,8 +21,8 @@ from ..mixing import Mixing, NoiseMass
 if TYPE_CHECKING:
     from ..process import InterpolatingProcess
 
-# A token without noise: its terms vanish, and nothing divides by zero. Large enough for the product of two ratios
-# a u / b (`_sum_log1p`) and of two clamped factors, small enough for a term to be below 1e-16.
+# Lower limit of the noise of a token, so that nothing is divided by zero. Large enough for the product of two ratios a
+# u / b (`_sum_log1p`) and of two clamped factors; small enough that terms of tokens without noise are below 1e-16.
 SMALLEST = 1e-18
 
 
@@ -34,7 +34,7 @@ class TokenTerms(NamedTuple):
     a: Tensor  # alpha
     b_x: Tensor
     b_z: Tensor
-    w: Tensor  # weight of the token in the bound
+    w: Tensor  # the weight of the token in the bound
     x_is_data: Tensor  # elsewhere x_hat of x is zero
     z_is_data: Tensor
 
@@ -47,7 +47,7 @@ class TokenTerms(NamedTuple):
         x, z, a, b_x, b_z, w, *_ = self
         log_u_x, u_z = self._log_u_x(logits, lse), self._u_z(logits, lse)
         q_x, q_z = a + b_x, a * (x == z) + b_z
-        # A revealed token has no weight, and its ratio may be infinite.
+        # A token known to be clean has weight 0, and its ratio may be infinite.
         rho = q_z / torch.where(w == 0, q_z, a * u_z + b_z)
         # log p_x by logaddexp: exact also where the probability itself underflows.
         log_p_x = torch.logaddexp(a.log() + log_u_x, b_x.log())
@@ -55,7 +55,7 @@ class TokenTerms(NamedTuple):
         return torch.where(w == 0, 0, w * (kl + rho - rho.log() - 1))
 
     def corners(self, logits: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-        """A h_x and (rho - 1) h_z: what the gradient has at x and at z beyond the sum over S."""
+        """A h_x and (rho - 1) h_z: the terms of the gradient at x and z in addition to the sum over S."""
         x, z, a, b_x, b_z, w, _, z_is_data = self
         a_u_x, a_u_z = a * self._log_u_x(logits, lse).exp(), a * self._u_z(logits, lse)
         at_x = torch.where(b_x > 0, a * a_u_x / (a_u_x + b_x), a)
@@ -75,13 +75,13 @@ class TokenTerms(NamedTuple):
 
 
 class NoiseOnData(NamedTuple):
-    r"""b on the data tokens, factored: $b = level + \sum_k weights_k\, parts_k$. Nothing [n, state] is held."""
+    r"""b on the data tokens, factored: $b = level + \sum_k weights_k\, parts_k$. Nothing of size [n, state] is stored."""
 
-    level: Tensor | None  # float64 [n]: all the parts that are constant over the data, however many
+    level: Tensor | None  # float64 [n]: the sum of all parts that are constant over the data
     weights: Tensor  # float64 [n, K]
-    parts: tuple[Tensor | Mixing, ...]  # K of them: a row [state], or a mixing to be asked at its time
+    parts: tuple[Tensor | Mixing, ...]  # K of them: a row [state], or a mixing that is evaluated at its time
     t: Tensor  # float64 [n / shared]
-    shared: int  # consecutive rows that have one time: the length, or 1
+    shared: int  # number of consecutive rows with the same time: the length, or 1
 
     @property
     def constant(self) -> bool:
@@ -90,35 +90,38 @@ class NoiseOnData(NamedTuple):
 
     @property
     def rank_one(self) -> bool:
-        """Whether b is a column, or a column times a row, so that rows of different times need nothing built."""
+        """Whether b is a column, or a column times a row, so that nothing needs to be computed for rows of different
+        times.
+        """
         return self.constant or (self.level is None and len(self.parts) == 1 and isinstance(self.parts[0], Tensor))
 
     def prepared(self, dtype: torch.dtype) -> "NoiseOnData":
-        """With its rows in the work dtype, and nothing below `SMALLEST`."""
+        """Convert the rows to the work dtype, with values of at least `SMALLEST`."""
         parts = (part.clamp(min=SMALLEST).to(dtype) if isinstance(part, Tensor) else part for part in self.parts)
         level = None if self.level is None else self.level.clamp(min=SMALLEST)
         return self._replace(level=level, weights=self.weights.clamp(min=SMALLEST), parts=tuple(parts))
 
     def window(self, i: int, j: int) -> "NoiseOnData":
-        """Rows i to j, one of `spans`, as a field of their own."""
+        """Rows i to j, one of `spans`, as a separate object."""
         level = None if self.level is None else self.level[i:j]
         times = self.t[i // self.shared : (j - 1) // self.shared + 1]
         return self._replace(level=level, weights=self.weights[i:j], t=times)
 
     def product(self, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-        """A column [n] and a row [state] whose product is b; `None` if it is no product."""
+        """A column [n] and a row [state] whose product is b; `None` if there is no such product."""
         if self.rank_one and isinstance(self.parts[0], Tensor):
             return self.weights[:, 0], self.parts[0]
         if len(self.t) > 1:
             return None
-        # All at one time: the parts add up to one row, whatever their number.
+        # With a single time, all parts sum to one row.
         ones = torch.ones_like(self.weights[:, 0])
         first = self._replace(level=None if self.level is None else self.level[:1], weights=self.weights[:1])
         return ones, first.over(ones[:1], dtype)[0]
 
     def over(self, scale: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
         """The noise divided by `scale` [n], dense, [n, state]."""
-        # One pass over `out` a part: on rows in cache as fast as a matrix product, and never rounded to TF32 or bfloat16.
+        # One pass over `out` per part: for rows in cache as fast as a matrix product, without rounding to TF32 or
+        # bfloat16.
         for k, part in enumerate(self.parts):
             row = part if isinstance(part, Tensor) else self._moving(k).to(dtype)
             weight = (self.weights[:, k] / scale).to(dtype)[:, None]
@@ -133,7 +136,7 @@ class NoiseOnData(NamedTuple):
         return probs if len(probs) == 1 else probs.repeat_interleave(self.shared, 0)
 
     def spans(self, n: int, step: int) -> Iterator[tuple[int, int]]:
-        """Ranges of at most `step` rows; where it matters, each lies within one time or begins and ends with times."""
+        """Ranges of at most `step` rows; where times matter, each is within one time or consists of whole times."""
         if not self.rank_one and step >= self.shared:
             step -= step % self.shared
         block = n if self.rank_one or step >= self.shared else self.shared
@@ -145,7 +148,7 @@ class NoiseOnData(NamedTuple):
 def check_shapes(rows: Tensor, x: Tensor, z: Tensor, *more: Tensor | None) -> None:
     """Raise `ValueError` unless everything is [batch, length], apart from the last axis of `rows`.
 
-    Otherwise tokens would be paired with the logits of others without a word.
+    Otherwise tokens would be silently paired with the logits of others.
     """
     shapes = [list(rows.shape[:-1]), *(list(v.shape) for v in (x, z, *more) if v is not None)]
     if any(shape != shapes[0] for shape in shapes):
@@ -163,7 +166,7 @@ def scalars(process: "InterpolatingProcess", x: Tensor, z: Tensor, t: Tensor, we
 
 
 def noise_on_data(process: "InterpolatingProcess", z: Tensor, t: Tensor) -> NoiseOnData | None:
-    """The noise on the data tokens, where there is any."""
+    """The noise on the data tokens; `None` if there is none."""
     t = process.interior(t, z)
 
     def per_row(column: Tensor) -> Tensor:
@@ -175,8 +178,8 @@ def noise_on_data(process: "InterpolatingProcess", z: Tensor, t: Tensor) -> Nois
             if profile:
                 level = weight * profile + (0 if level is None else level)
         else:
-            # What comes twice, in a blend and beside it, is one part. Kept: a part made on the fly would be freed, and
-            # its id be that of the next one.
+            # A part that occurs twice, in a blend and outside it, is merged. Parts are kept alive, because the id of a
+            # freed part could be reused.
             if id(part) in found:
                 weight = weight + found[id(part)][0]
             found[id(part)] = weight, part if profile is None else profile.to(z.device), part
@@ -193,7 +196,7 @@ def noise_on_data(process: "InterpolatingProcess", z: Tensor, t: Tensor) -> Nois
 
 
 def _profiles(mass: NoiseMass, support: Tensor) -> Iterator[tuple[Tensor, Mixing, float | Tensor | None]]:
-    """Weight, mixing and profile of the parts of a measure; those that move are taken apart where they can be."""
+    """Yield weight, mixing and profile of the parts of a measure; time-dependent parts are decomposed where possible."""
     for weight, part in zip(mass.weights.unbind(-1), mass.parts, strict=True):
         profile = part.profile(support)
         inner = part.factors(mass.t) if profile is None and isinstance(part, Mixing) else None

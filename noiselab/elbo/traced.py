@@ -18,7 +18,7 @@ def traced(process: "InterpolatingProcess", logits: Tensor, tokens: TokenTerms, 
     flat = torch.where(data, logits, -torch.inf).flatten(0, 1).to(dtype)
     log_sum = flat.logsumexp(-1, keepdim=True)
     b = process.noise(process.interior(t, z)).dense().expand(*z.shape, -1).flatten(0, 1).to(dtype)
-    # A token without noise: its term vanishes, and nothing divides by zero.
+    # Clamped, so that nothing is divided by zero; terms of tokens without noise are 0.
     b = torch.where(data, b, 0).clamp(min=torch.finfo(dtype).tiny)
     kl_sum = (b * torch.log1p((flat - log_sum).exp() * tokens.a[:, None].to(dtype) / b)).sum(-1).double()
     return tokens.value(flat, log_sum[:, 0].double(), kl_sum).view(z.shape).to(dtype)

@@ -186,7 +186,7 @@ def mean_and_error(nats: Float[Tensor, " sequence"], lengths: Int[Tensor, " sequ
 
     - `nats`: of each sequence as a whole; `lengths`: the number of its tokens.
 
-    **Returns:** the mean and its error; the error of a single sequence is not a number, that of an infinite mean infinite.
+    **Returns:** the mean and its error; the error is NaN for a single sequence, and infinite for an infinite mean.
     """
     nats, lengths = nats.double(), lengths.double()
     count, tokens = len(nats), lengths.sum()

@@ -12,7 +12,7 @@ from ..categorical import choose
 from ..exact import Exact
 from ..typing import Elementwise, ElementwiseProbs, PerToken, TokenProbs, Tokens, TokenSet, TokenTimes
 
-WEIGHT_ROUNDING = 1e-7  # how far below 0 a weight may lie, as a share of the largest: cosines in float32 do
+WEIGHT_ROUNDING = 1e-7  # tolerance for negative weights, relative to the largest: float32 cosines round below 0
 
 
 class HostCopy:

@@ -1,4 +1,4 @@
-"""What makes `alpha` and `mixing` a process, checked once at the edge, in words."""
+"""Validation of processes, with messages that state what fails and where."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from .interpolating import InterpolatingProcess
     from .token_dependent import TokenDependentProcess
 
-MASS_AT_ONCE = 1 << 22  # entries [times, state] that a check may hold
-END_TOLERANCE = 1e-3  # how far alpha may be from 1 and 0 at the ends: SEDD's and MDLM's published schedules are so near
-ROUNDING = 1e-6  # noise of values computed in float32
-SINGLE = 1e-7  # that of one value, as an absolute number
-STEEPEST = 1e4  # per unit of time, over a stretch of 1e-10: beyond it a curve jumps or has infinite slope
-TOKENS = 8  # whose noise is followed as a curve
-ENDS = 8  # clean tokens whose laws at the ends of time are looked at
-FOLLOWED = 1024  # tokens up to which that is done at all the times that looking for jumps needs
+MASS_AT_ONCE = 1 << 22  # maximum number of entries [times, state] of a check
+END_TOLERANCE = 1e-3  # tolerance of alpha at the ends, required by SEDD's and MDLM's published schedules
+FLOAT32_ROUNDING = 1e-6  # tolerance for values computed in float32
+FLOAT32_RESOLUTION = 1e-7  # tolerance for a single float32 value, absolute
+MAX_SLOPE = 1e4  # per unit of time, over 1e-10: steeper curves have a jump or an infinite slope
+MAX_CURVES = 8  # number of tokens whose noise is followed as a curve
+MAX_END_TOKENS = 8  # number of clean tokens whose laws are checked at the ends of time
+MAX_FOLLOWED_TOKENS = 1024  # largest vocabulary for which this is done at all times needed to find jumps
 
 
 def interior_times(domain: tuple[float, float], points: int) -> Tensor:
-    """Interior times of `domain`, float64, spaced by sin^2 and with a few more very near the ends."""
+    """Interior times of `domain`, float64, spaced by sin^2, with additional times very near the ends."""
     low, high = domain
     u = torch.arange(1, points + 1, dtype=torch.float64) / (points + 1)
     near = torch.tensor([1e-6, 1e-4], dtype=torch.float64)
@@ -33,27 +33,27 @@ def interior_times(domain: tuple[float, float], points: int) -> Tensor:
 
 
 def size_of_mixing(process: "InterpolatingProcess | TokenDependentProcess") -> int:
-    """The number of tokens, read off `mixing`.
+    """The number of tokens, determined from `mixing`.
 
-    **Raises:** `ValueError` for a mixing that needs `vocab_size` itself.
+    **Raises:** `ValueError` if `mixing` itself needs `vocab_size`.
     """
     middle = torch.full((1, 1), sum(process.domain) / 2, dtype=torch.float64, device=process.device)
     try:
         return process.mixing(middle).shape[-1]
     except (AttributeError, RecursionError) as error:
-        # Left as they are, nn.Module would report them as a missing `vocab_size`.
+        # Otherwise nn.Module would report these errors as a missing `vocab_size`.
         raise ValueError(f"mixing(t) must work without vocab_size, or set vocab_size first; {error}") from error
 
 
 def require_kind(process: "NoiseProcess", kind: type, name: str, others: Sequence[str] = ()) -> "NoiseProcess":
-    """The process, if it is of the kind that a method needs.
+    """Check that a process is of the kind that a method needs.
 
     **Arguments:**
 
-    - `name`: the method.
-    - `others`: methods that take any process.
+    - `name`: the name of the method.
+    - `others`: methods that accept any process.
 
-    **Raises:** `ValueError` that says what is needed, what came, and what takes it.
+    **Raises:** `ValueError` that states what is needed, what was given, and which methods accept it.
     """
     if not isinstance(process, kind):
         instead = f" ({', '.join(others)} take any process)" if others else ""
@@ -76,14 +76,14 @@ def check_support(process: "NoiseProcess") -> None:
     if support.dtype != torch.bool or support.shape != (states,):
         raise ValueError(f"support must be Bool of shape [{states}]; got {support.dtype} {list(support.shape)}")
     if not support.any():
-        raise ValueError("support must hold at least one token; got none")
+        raise ValueError("support must contain at least one token; got none")
 
 
 def check_ends(process: "NoiseProcess") -> None:
     """Raise `ValueError` unless tokens are clean at t = 0 and noise at t = 1 does not depend on them."""
     low, high = process.domain
     data = process.data_tokens(process.device).nonzero()[:, 0]
-    x = data[:: max(1, len(data) // ENDS)][None]
+    x = data[:: max(1, len(data) // MAX_END_TOKENS)][None]
     ends = [process.marginal(x, torch.full((1,), end, dtype=torch.float64, device=x.device))[0] for end in (low, high)]
     kept = ends[0].gather(-1, x[0, :, None])[:, 0]
     if low == 0 and not (kept >= 1 - 1e-3).all():
@@ -120,7 +120,7 @@ def check_dense(process: "NoiseProcess", times: int) -> None:
                     f"got {list(rows.shape)}"
                 )
             low, sums = rows.min(-1).values, rows.sum(-1)
-            bad = ~((low >= -ROUNDING) & ((sums - 1).abs() < 1e-5))
+            bad = ~((low >= -FLOAT32_ROUNDING) & ((sums - 1).abs() < 1e-5))
             if bad.any():
                 row, token = bad.nonzero()[0].tolist()
                 raise ValueError(
@@ -129,14 +129,14 @@ def check_dense(process: "NoiseProcess", times: int) -> None:
                     f"t = {part[row].item():.6g}"
                 )
         gap = (law @ into.mT - later).abs().amax((1, 2))
-        if not (gap < ROUNDING).all():
+        if not (gap < FLOAT32_ROUNDING).all():
             row = int(gap.nan_to_num(torch.inf).argmax())
             raise ValueError(
                 "transition must lead from the marginal at s to that at t; it misses it by "
                 f"{gap[row].item():.3g} from s = {part[row].item():.6g} to t = {after[row, 0].item():.6g}"
             )
         rate = process.rate(every, part)
-        bad = ~(rate >= -ROUNDING * (1 + rate.abs().amax((-2, -1), keepdim=True)))
+        bad = ~(rate >= -FLOAT32_ROUNDING * (1 + rate.abs().amax((-2, -1), keepdim=True)))
         if bad.any():
             row, into_z, token = bad.nonzero()[0].tolist()
             raise ValueError(
@@ -174,7 +174,7 @@ def check_interpolating(process: "InterpolatingProcess", times: int) -> None:
 def _check_signal(process: "InterpolatingProcess", t: Tensor) -> None:
     try:
         alpha = process.alpha(t)
-    except RuntimeError as error:  # such as `max(0, 1 - t)`, which asks a tensor of many times for one truth
+    except RuntimeError as error:  # such as `max(0, 1 - t)`, which needs a single truth value
         raise ValueError(f"alpha must be elementwise in a tensor of times; it failed with: {error}") from error
     if alpha.shape != t.shape:
         raise ValueError(f"alpha must be elementwise: shape {list(t.shape)}; got {list(alpha.shape)}")
@@ -274,7 +274,7 @@ def _check_parts(process: "InterpolatingProcess", t: Tensor) -> None:
 
 
 def _check_curves(process: "InterpolatingProcess", t: Tensor) -> None:
-    """Alpha and the masses of the noises are continuous, with finite slopes that are those of their values."""
+    """Check that alpha and the masses of the noises are continuous, with finite slopes equal to their derivatives."""
     parts = process.noise(t[:1, None]).parts
     names = ["alpha", *(f"the mass of {part}" if len(parts) > 1 else "the noise" for part in parts)]
 
@@ -289,15 +289,15 @@ def _check_curves(process: "InterpolatingProcess", t: Tensor) -> None:
             f"{names[k]} must have a finite slope inside the domain; got {slopes[row, k].item()} at t = {t[row].item():.6g}"
         )
     _check_continuity(curves, t, process.domain, names)
-    _check_slopes(curves, slopes, t, process.domain, names, torch.full_like(slopes[0], ROUNDING))
+    _check_slopes(curves, slopes, t, process.domain, names, torch.full_like(slopes[0], FLOAT32_ROUNDING))
 
 
 def _check_columns(process: "InterpolatingProcess", t: Tensor) -> None:
-    """The noise on a few tokens, likewise: a mixing may jump or be cut off from its time as well."""
+    """The same check for the noise on a few tokens, because a mixing may also jump or be detached from its time."""
     states = process.vocab_size
     mass = process.noise(t[:: max(1, len(t) // 4), None]).dense().amax((0, 1))
-    heavy = mass.topk(min(TOKENS // 2, states)).indices
-    spread = torch.linspace(0, states - 1, min(TOKENS // 2, states), dtype=torch.float64).round().to(heavy)
+    heavy = mass.topk(min(MAX_CURVES // 2, states)).indices
+    spread = torch.linspace(0, states - 1, min(MAX_CURVES // 2, states), dtype=torch.float64).round().to(heavy)
     z = torch.cat([heavy, spread]).unique()
     names = [f"the noise on token {token}" for token in z.tolist()]
 
@@ -308,17 +308,17 @@ def _check_columns(process: "InterpolatingProcess", t: Tensor) -> None:
         )
 
     values, slopes, *_ = torch.func.jvp(columns, (t,), (torch.ones_like(t),))
-    if states <= FOLLOWED:
+    if states <= MAX_FOLLOWED_TOKENS:
         _check_continuity(columns, t, process.domain, names)
     # Frequencies of rare tokens are small, but so is their rounding, in float32 down to that of a difference from 1.
-    _check_slopes(columns, slopes, t, process.domain, names, ROUNDING * values.amax(0) + SINGLE)
+    _check_slopes(columns, slopes, t, process.domain, names, FLOAT32_ROUNDING * values.amax(0) + FLOAT32_RESOLUTION)
 
 
 def _check_continuity(
     curves: Callable[[Tensor], Tensor], t: Tensor, domain: tuple[float, float], names: list[str]
 ) -> None:
-    """Follow the steepest part of every interval down to a width of 1e-10: what falls even there has no slope."""
-    # Square roots at the very ends are legitimate, and steep nearby.
+    """Follow the steepest part of every interval down to a width of 1e-10, and check that the slope is finite."""
+    # Square roots at the ends are valid, but steep nearby.
     margin = 1e-4 * (domain[1] - domain[0]) * (1 - 1e-6)
     t = t[(t >= domain[0] + margin) & (t <= domain[1] - margin)]
     low, high = t[:-1], t[1:]
@@ -329,10 +329,10 @@ def _check_continuity(
         changes = curves(points.flatten()).view(*points.shape, -1).diff(dim=0).abs()
         total, piece = changes.sum(-1).max(0)
         low, high = (points.gather(0, i[None])[0] for i in (piece, piece + 1))
-        steepest = (total / (high - low)).topk(min(16, len(total))).indices  # others cannot win any more
+        steepest = (total / (high - low)).topk(min(16, len(total))).indices  # others cannot become the steepest
         low, high = low[steepest], high[steepest]
         change = changes[piece[steepest], steepest]
-        bad = (change > ROUNDING) & (change > STEEPEST * (high - low)[:, None])
+        bad = (change > FLOAT32_ROUNDING) & (change > MAX_SLOPE * (high - low)[:, None])
     if bad.any():
         row, k = bad.nonzero()[0].tolist()
         raise ValueError(
@@ -349,16 +349,18 @@ def _check_slopes(
     names: list[str],
     rounding: Tensor,
 ) -> None:
-    """Compare derivatives with differences of two widths: one may meet a bend or a steep part, the other rounding."""
+    """Compare derivatives with differences of two widths: one may be affected by kinks or steep parts, the other by
+    rounding.
+    """
     low, high = domain
     width = t.new_tensor([1e-2, 1e-4])[:, None] * torch.minimum(t - low, high - t)
-    # All asked at once: the number of calls is what validation costs.
+    # Evaluated in one call, because the cost of validation is the number of calls.
     after, before = curves(torch.stack([t + width, t - width]).flatten()).view(2, *width.shape, -1)
     differences = (after - before) / (2 * width)[..., None]
     slack = 0.02 * (slopes.abs() + differences.abs()) + rounding / width[..., None]
     close = (differences - slopes).abs() <= slack
     wrong = ~close.any(0)
-    many = wrong.sum(0) >= 3  # a single bend is no mistake
+    many = wrong.sum(0) >= 3  # a single kink is valid
     if many.any():
         k = int(many.nonzero()[0])
         row = int(wrong[:, k].nonzero()[0])
@@ -370,17 +372,19 @@ def _check_slopes(
 
 
 def _check_jumps(process: "InterpolatingProcess", t: Tensor, at_once: int) -> None:
-    """From each time to the next, every token gains noise: what `transition` would otherwise cut off at zero."""
+    """Check that noise is added to every token from each time to the next; `transition` would clamp negative values to
+    0.
+    """
     for start in range(0, len(t) - 1, at_once):
         part = t[start : start + at_once + 1]
         noise = process.noise(part[:, None]).dense()[:, 0]
         alpha = process.alpha(part).double()
         keep = torch.where(alpha[:-1] > 0, alpha[1:] / alpha[:-1], 0).clamp(max=1)[:, None]
         gained = noise[1:] - keep * noise[:-1]
-        bad = ~(gained >= -ROUNDING)
+        bad = ~(gained >= -FLOAT32_ROUNDING)
         if bad.any():
             row, token = bad.nonzero()[0].tolist()
             raise ValueError(
-                f"noise must not be taken back, or this is no Markov process; from t = {part[row].item():.6g} to "
+                f"noise must not decrease, or the process is not Markov; from t = {part[row].item():.6g} to "
                 f"{part[row + 1].item():.6g} token {token} gains {gained[row, token].item():.4g}"
             )

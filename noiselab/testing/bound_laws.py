@@ -12,7 +12,7 @@ from .overrides import Primitives
 from .tools import agree, data_tokens, logits, select_tokens, tokens
 
 PANELS = 128  # subintervals of time for integrating the bound
-MAX_PREDICTIONS = 1 << 21  # numbers of x_hat held at once
+MAX_PREDICTIONS = 1 << 21  # maximum number of entries of x_hat in memory
 
 
 def bound_equals_definition(process: InterpolatingProcess) -> None:
