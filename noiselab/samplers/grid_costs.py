@@ -32,9 +32,7 @@ from ..numerics import ENTRIES_AT_ONCE
 from ..process import NoiseProcess
 from ..typing import Grid, Tokens
 
-NEW_IN_STALE = (
-    0.01  # weight of the new prediction mixed into the old one, so that truncated predictions have a finite cost
-)
+NEW_IN_STALE = 0.01  # weight of the new prediction mixed into the old one: truncated predictions have a finite cost
 
 
 def outdating(
