@@ -28,7 +28,7 @@ t = nl.t
         (lambda: nl.Unigram(torch.tensor([1.5, -0.5])), "smallest entry -0.5"),
         (lambda: nl.gidd(vocab_size=V, mask_id=4, p_uniform=1.0), r"p_uniform must lie in \[0, 1\)"),
         (lambda: nl.gidd(vocab_size=V, mask_id=4, p_uniform=0.1, gamma=3), r"gamma must lie in \(0, 2\]"),
-        (lambda: nl.schedules.Constant(float("nan")), "finite number; got nan"),
+        (lambda: nl.schedules.Constant(float("nan")), "must be finite; got nan"),
         (lambda: nl.MarkovOracle(INITIAL, TRANSITION * 0.9, nl.uniform(vocab_size=V)), "each row of transition"),
         (lambda: nl.MarkovOracle(INITIAL, TRANSITION, nl.uniform(vocab_size=3)), "must not have more states"),
         (lambda: nl.objectives.Clipped(0), "max_weight must be positive"),
