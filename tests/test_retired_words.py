@@ -173,7 +173,6 @@ def occurrences() -> list[tuple[str, int, str]]:
     )
 
 
-@pytest.mark.xfail(reason="the prose pass is under way", strict=False)
 def test_no_retired_word_is_left():
     found = [f"{file}:{line}: {word}" for file, line, word in occurrences()]
     assert not found, "\n".join(found)

@@ -17,10 +17,10 @@ from .likelihood import Semantics
 
 
 class _Next(NamedTuple):
-    """The entry that the network reads next, after the last `forget` entries are dropped from the cache."""
+    """The entry that the network reads next, after the last `drop` entries are removed from the cache."""
 
     entry: int
-    forget: int = 0
+    drop: int = 0
 
 
 _Walk: TypeAlias = Generator[_Next, Tensor, list[int]]
@@ -163,20 +163,21 @@ class Proofreader(_ProofreadingReviser):
             cache=cache,
             batch_size=batch_size,
         )
-        self.semantics = semantics
+        self.semantics, self.deletion = semantics, backspace
 
     def walk(self, given: list[int], free: list[bool], replace: _Replace) -> _Walk:
         """Read one text, and replace tokens whose backspace is too probable."""
+        deletion = self.deletion
         log_probs = yield _Next(self.start)
         text: list[int] = []
         for token, may_change in zip(given, free, strict=True):
             after = yield _Next(token)
-            if may_change and after[self.backspace].exp() > self.threshold:
+            if may_change and after[deletion].exp() > self.threshold:
                 if self.semantics == "visible":
-                    log_probs = yield _Next(self.backspace)
+                    log_probs = yield _Next(deletion)
                 token = replace(log_probs, token)
                 if len(text) + 1 < len(given):  # nothing is predicted after the last token
-                    after = yield _Next(token, forget=1 if self.semantics == "erasing" else 0)
+                    after = yield _Next(token, drop=1 if self.semantics == "erasing" else 0)
             text.append(token)
             log_probs = after
         return text
@@ -255,8 +256,8 @@ def _read_through(cache: DecoderCache, walks: list[_Walk], device: torch.device)
     reads = 0
     while live:
         for place, (number, step) in enumerate(zip(live, steps, strict=True)):
-            cache.roll_back(place, step.forget)
-            seen[number] -= step.forget
+            cache.roll_back(place, step.drop)
+            seen[number] -= step.drop
         entries = torch.tensor([[step.entry] for step in steps], device=device)
         positions = torch.tensor([[seen[number]] for number in live], device=device)
         logits = cache.read(entries, positions, torch.ones_like(entries, dtype=torch.bool))

@@ -70,13 +70,13 @@ class DenoiserDetector(Detector):
         with evaluating(self.denoiser):
             if self.hide is None:
                 return self._surprise(z, z)[:, :count]
-            return torch.stack([self._hidden(row, count) for row in z])
+            return torch.stack([self._hidden(row, count, self.hide) for row in z])
 
-    def _hidden(self, row: Tensor, count: int) -> Tensor:
+    def _hidden(self, row: Tensor, count: int, hide: int) -> Tensor:
         """The scores of one sequence, each token hidden in turn."""
         places = torch.arange(count, device=row.device)
         shown = row.repeat(count, 1)
-        shown[places, places] = self.hide
+        shown[places, places] = hide
         return self._surprise(shown, row.expand(count, -1))[places, places]
 
     def _surprise(self, shown: Tensor, tokens: Tensor) -> Tensor:

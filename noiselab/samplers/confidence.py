@@ -26,7 +26,7 @@ from .base import Sampler
 from .positions import (
     BLIND,
     SCORES,
-    PositionScore,
+    OrderScore,
     choose_tokens,
     compute_entropy,
     count_noise,
@@ -47,7 +47,7 @@ class _PlannedSampler(Sampler):
     process: InterpolatingProcess
     takes = InterpolatingProcess
 
-    def __init__(self, process: NoiseProcess, denoiser: Denoiser, score: PositionScore, draw: bool):
+    def __init__(self, process: NoiseProcess, denoiser: Denoiser, score: OrderScore, draw: bool):
         super().__init__(process, denoiser)
         refuse_noise_on_data(self.process, type(self).__name__)
         if isinstance(score, str) and score not in SCORES:
@@ -124,7 +124,7 @@ class ConfidenceSampler(_PlannedSampler):
     | `"random"` | a random number | exact |
 
     Exactness follows from the chain rule, which holds in every order that depends only on revealed tokens; see
-    `converges`. It requires one token per step, hence at least as many steps as there are tokens. Several tokens in one
+    `converges`. It requires one token per step, hence at least one step for each token. Several tokens in one
     step are drawn independently, which causes an error for any score.
 
     To choose positions more randomly, Gumbel noise is added to the scores, $\text{score} + T g$ with
@@ -170,7 +170,7 @@ class ConfidenceSampler(_PlannedSampler):
         self,
         process: NoiseProcess,
         denoiser: Denoiser,
-        score: PositionScore = "confidence",
+        score: OrderScore = "confidence",
         *,
         choice_temperature: ScheduleLike = 0,
         draw: bool = True,
@@ -256,7 +256,7 @@ class EntropyBoundedSampler(_PlannedSampler):
         denoiser: Denoiser,
         bound: float | int = 0.1,
         *,
-        score: PositionScore = "entropy",
+        score: OrderScore = "entropy",
         draw: bool = True,
     ):
         super().__init__(process, denoiser, score, draw)

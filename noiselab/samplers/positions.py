@@ -11,7 +11,7 @@ from ..categorical import choose
 from ..process import InterpolatingProcess
 from ..typing import PerRow, PerToken, RowLogits, RowTokens, Selection, Tokens
 
-PositionScore: TypeAlias = str | Callable[[Tensor, Tensor], Tensor]
+OrderScore: TypeAlias = str | Callable[[Tensor, Tensor], Tensor]
 """The score for revealing a position: a name, or a function of log-probabilities [n, state] and drawn tokens [n]."""
 
 BLIND = ("margin", "entropy", "random")  # scores that do not depend on the drawn token
@@ -30,8 +30,8 @@ def normalize_logits(logits: RowLogits, process: InterpolatingProcess) -> RowLog
     """Log-probabilities of data tokens.
 
     What is nearly certain keeps its digits, which a softmax rounds to certain: sharp predictions would tie, and be revealed
-    from left to right. A row that is no number is given as uniform: an oracle knows nothing about a token whose neighbours
-    cannot stand together. So it is the token without which they can, and which it knows to be impossible, that scores worst.
+    from left to right. A row of NaN becomes uniform: an oracle knows nothing about a token whose neighbours are
+    incompatible. The token that makes them incompatible, which the oracle knows to be impossible, then scores worst.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     off = process.off_support()
@@ -81,7 +81,7 @@ def compute_entropy(log_probs: RowLogits) -> PerRow:
     return -(log_probs.exp() * finite).sum(-1, dtype=torch.float64)
 
 
-def score_positions(score: PositionScore, log_probs: Tensor, drawn: Tensor) -> PerRow:
+def score_positions(score: OrderScore, log_probs: Tensor, drawn: Tensor) -> PerRow:
     """The score of each row, float64."""
     if callable(score):
         value = score(log_probs, drawn)

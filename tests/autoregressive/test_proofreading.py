@@ -73,7 +73,7 @@ def test_rates_of_a_model_that_knows_how_to_count(semantics):
     reviser = Proofreader(Reader(counting), BACK, start=START, threshold=0.5, semantics=semantics, cache=False)
     found = outcome_of(forced, reviser)
     assert rates(found) == pytest.approx(((n - 1) / n, 0, 1 / n, 0))
-    # One token is taken back, or all but the first; the visible backspace is read, but nothing behind the last place.
+    # One token is deleted, or all but the first; the visible backspace is read, but nothing after the last place.
     inner = (2 * (n - 2)) / n
     extra = inner if semantics == "erasing" else 2 * inner + 2 / n
     assert found.evaluations_per_token == pytest.approx((1 + n + extra) / n)

@@ -68,7 +68,7 @@ def test_it_obeys_the_laws_of_a_process(law):
 
 
 class SlowMask(GroupRates):
-    """Forgets the later half of a transition."""
+    """Leaves out the later half of a transition."""
 
     def transition(self, z, s, t):
         s, t = as_token_times(s, z), as_token_times(t, z)

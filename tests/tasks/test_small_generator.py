@@ -113,7 +113,7 @@ def test_problems_that_are_none_are_refused(unchecked):
         ({"rules": (*RULES, ("owl", Rule(("yak",))), ("yak", Rule(("owl",))))}, "contain a cycle"),
         ({"modulus": 1}, "modulus must be at least 2"),
         ({"layout": "qq"}, "layout must be"),
-        ({"level": "logic", "modulus": None}, "no number without values"),
+        ({"level": "logic", "modulus": None}, "only operands without values"),
         ({"level": "logic"}, "modulus must be None"),
         ({"level": "mini"}, "level must be"),
     ):

@@ -168,7 +168,7 @@ def _check_rule(name: str, rule: Rule, needs: Mapping[Hashable, tuple[str, ...]]
     if len(operands) > 2 or len(set(operands)) < len(operands) or any(operand not in needs for operand in operands):
         raise ValueError(f"operands must be at most two distinct parameters of the problem; got {operands} for {name}")
     if number is not None and (modulus is None or len(operands) == 2 or not 0 <= number < modulus):
-        what = "no number without values" if modulus is None else f"numbers below {modulus}, and none in a sum"
+        what = "only operands without values" if modulus is None else f"numbers below {modulus}, and none in a sum"
         raise ValueError(f"rules must have {what}; got {rule} for {name}")
     if number is None and not operands and modulus is not None:
         raise ValueError(f"a rule must have operands or a number; got none for {name}")
