@@ -1,9 +1,10 @@
-"""One vocabulary for self-correction: who finds errors, who corrects them, what changed, and what the changes achieved.
+"""The interfaces of self-correction: detectors of errors, revisers of texts, records of changes, and counts of their effect.
 
-- `Detector`: a sequence -> a score of suspicion for each unit of it, such as `DenoiserDetector` and `StepDetector`.
+- `Detector`: a sequence -> a score for each of its units, higher where an error is more likely, such as
+  `DenoiserDetector` and `StepDetector`.
 - `Reviser`: finished sequences -> finished sequences, such as `SelfCorrectionReviser` and `CheckReviser`.
 - `Revision`: one change: where, when, old, new, kind (`list_revisions`).
-- `Outcome`: the counts of what changes achieved (`count_outcome`).
+- `Outcome`: how many tokens the changes corrected and how many they damaged (`count_outcome`).
 
 A `Corrector` differs from a `Reviser`: it acts at one time of a sampler's walk (`step(z, t, rows)`), on tokens that may
 still be noise.
@@ -20,13 +21,14 @@ from .categorical import Randomness
 from .typing import PerSequence, PerToken, Selection, Tokens
 
 Unit: TypeAlias = Literal["token", "step", "answer"]
-"""What a detector gives one score to: a token, a step (for example a sentence), or a whole answer."""
+"""The unit that gets one score: a token, a step (for example a sentence), or a whole answer."""
 
 
 class Detector(abc.ABC):
-    r"""Gives each unit of a sequence a score of suspicion: the higher, the more likely the unit is wrong.
+    r"""Scores each unit of a sequence (token, step or answer): the higher the score, the more likely the unit is wrong.
 
-    Only the order of the scores has a meaning that all detectors share. The score of a unit is at the token that ends it,
+    Scores of different detectors have different scales; only their order can be compared. The score of a unit is stored
+    at the token that ends it,
 
     $$s_{bi} \in [-\infty, \infty], \qquad s_{bi} = -\infty \text{ where no unit ends, or the unit is never suspected.}$$
 
@@ -48,7 +50,7 @@ class Detector(abc.ABC):
     """
 
     unit: Unit = "token"
-    """What one score is about."""
+    """The unit that gets one score."""
 
     @abc.abstractmethod
     def score(self, z: Tokens) -> PerToken:
@@ -69,7 +71,8 @@ class Detector(abc.ABC):
     def __call__(self, z: Tokens) -> PerToken:
         """The scores, validated.
 
-        **Raises:** `ValueError` for scores of another shape than `z`, scores that are no floating-point numbers, or NaN.
+        **Raises:** `ValueError` for scores of another shape than `z`, scores that are not of a floating-point type, or
+        NaN.
         """
         return check_scores(self.score(z), tuple(z.shape), self)
 
@@ -77,7 +80,7 @@ class Detector(abc.ABC):
 def check_scores(scores: Any, shape: tuple[int, ...], detector: Detector) -> torch.Tensor:
     """The scores, if they are valid.
 
-    **Raises:** `ValueError` for another shape, values that are no floating-point numbers, or NaN.
+    **Raises:** `ValueError` for another shape, values that are not of a floating-point type, or NaN.
     """
     name = type(detector).__name__
     if not isinstance(scores, torch.Tensor) or not scores.is_floating_point() or tuple(scores.shape) != shape:
@@ -123,7 +126,7 @@ class Revised(NamedTuple):
 
 
 class Reviser(abc.ABC):
-    """Turns finished sequences into finished sequences of the same shape, without being given where they are wrong.
+    """Corrects finished sequences: returns sequences of the same shape, without knowing which tokens are wrong.
 
     A subclass writes `revise`. Calling the reviser validates what `revise` returns.
 
@@ -222,12 +225,12 @@ class Revision(NamedTuple):
 
 
 def list_revisions(start: Tokens, states: Iterable[Tokens], kind: str) -> list[Revision]:
-    """Every change along a sequence of states.
+    """List every change along a sequence of states.
 
     **Arguments:**
 
     - `start`: the tokens before the first step.
-    - `states`: the tokens after each step, such as a `walk` yields; `[revised.tokens]` for a `Reviser`.
+    - `states`: the tokens after each step, such as those that a `walk` yields; `[revised.tokens]` for a `Reviser`.
     - `kind`: the label of these changes.
     """
     found: list[Revision] = []
@@ -240,7 +243,7 @@ def list_revisions(start: Tokens, states: Iterable[Tokens], kind: str) -> list[R
 
 
 class Outcome(NamedTuple):
-    r"""What changes achieved where the right token is known; counts of tokens.
+    r"""Counts of tokens that changes corrected or damaged, where the right tokens are known.
 
     **Arguments:**
 
@@ -258,7 +261,7 @@ class Outcome(NamedTuple):
 
     @property
     def net_gain(self) -> int:
-        """Tokens corrected minus tokens spoiled."""
+        """Tokens corrected minus tokens damaged."""
         return self.wrong_to_right - self.right_to_wrong
 
     @property
@@ -278,7 +281,7 @@ class Outcome(NamedTuple):
 
     @property
     def gain(self) -> float:
-        """The net gain over the number of wrong tokens: 1 if all is right afterwards, below 0 if more is wrong."""
+        """The net gain over the number of wrong tokens: 1 if all are right afterwards, below 0 if more are wrong."""
         return _divide(self.net_gain, self.wrong_before)
 
     @property
@@ -294,7 +297,7 @@ def _divide(count: int, total: int) -> float:
 def count_outcome(before: Tokens, after: Tokens, truth: Tokens, *, evaluations: int = 0) -> Outcome:
     r"""Compare tokens before and after with the right ones.
 
-    With $W$ the places of the wrong tokens $z$, $x$ the truth and $y$ what became of them,
+    With $z$ the tokens before, $y$ those after, $x$ the right ones, and $W$ the positions where $z$ is wrong,
 
     $$\text{mended} = \frac{|\{i \in W : y_i = x_i\}|}{|W|}, \qquad
     \text{gain} = \frac{|\{i \in W : y_i = x_i\}| - |\{i \notin W : y_i \ne x_i\}|}{|W|} .$$
@@ -302,7 +305,7 @@ def count_outcome(before: Tokens, after: Tokens, truth: Tokens, *, evaluations: 
     **Arguments:**
 
     - `before`, `after`, `truth`: tokens of one shape.
-    - `evaluations`: what the changes cost, as in `Revised`.
+    - `evaluations`: the network evaluations of the changes, as in `Revised`.
 
     **Raises:** `ValueError` for tokens of different shapes.
 

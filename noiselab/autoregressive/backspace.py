@@ -99,7 +99,7 @@ class RandomMistakes(EditProcess):
         return log_wrong + log_rate + int((sizes > 0).sum()) * math.log1p(-self.rate)
 
     def expected_length(self, x: TokenSequence) -> float:
-        """The length of `x` plus that of p / (1 - p) mistakes at each possible position."""
+        """The length of `x` plus the mean length of mistakes, p / (1 - p) of them at each possible position."""
         sizes = self.sizes(x)
         return len(x) + self.rate / (1 - self.rate) * int((sizes + self.backspaces(sizes)).sum())
 

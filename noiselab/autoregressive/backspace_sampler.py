@@ -13,7 +13,7 @@ from .likelihood import Semantics
 
 
 class BackspaceSampler(BacktrackingDecoder):
-    r"""Generates text with a model that writes backspaces, each of which deletes what it wrote before.
+    r"""Generates text with a model that writes tokens and backspaces; a backspace deletes the end of the text.
 
     A text of full length is done when the model's next entry is not a backspace. `bias` adds $\lambda$ to the logit of the
     backspace; $-\infty$ is the plain model.
@@ -25,14 +25,14 @@ class BackspaceSampler(BacktrackingDecoder):
     - `start`: the token before each text.
     - `semantics`: "visible": mistakes and backspaces stay in the context of the model; "erasing": the model reads the current
       text only, and the KV cache is rolled back to before the deleted tokens.
-    - `deep`: whether a backspace can follow a backspace. If not, each token is judged once, and the distribution of the texts
-      has a closed form (`erasing_log_probability`).
-    - `bias`: of the logit of the backspace; below infinity.
-    - `budget`: the largest number of backspaces in a text, after which it is written without; unlimited by default.
+    - `deep`: whether a backspace can follow a backspace. If not, each token is examined once, and the distribution of
+      the texts has a closed form (`erasing_log_probability`).
+    - `bias`: $\lambda$, added to the logit of the backspace; below infinity.
+    - `budget`: the largest number of backspaces in a text, after which none is written; unlimited by default.
     - `tabu`: whether a deleted token is not proposed again after the same text. A greedy erasing model would otherwise propose
       it forever.
-    - `temperature`: of all decisions; 0 takes the most probable token.
-    - `edit`: a function of the logits of each decision, the backspace included; for example a truncation.
+    - `temperature`: the temperature of all draws; 0 takes the most probable token.
+    - `edit`: a function applied to the logits before each draw, the backspace included; for example a truncation.
     - `cache`: whether the KV cache is used.
 
     **Raises:** `ValueError` for settings out of range.
@@ -99,7 +99,7 @@ class BackspaceSampler(BacktrackingDecoder):
         self.edits.check_text(prompt)
 
     def adjust_logits(self, rows: list[Row], logits: Float[Tensor, "row state"]) -> Float[Tensor, "row state"]:
-        """Add the bias, and forbid a second backspace where each token is judged once."""
+        """Add the bias, and forbid a second backspace where each token is examined once."""
         if self.bias:
             logits[:, self.backspace] += self.bias
         if not self.deep and (again := [place for place, row in enumerate(rows) if row.again]):

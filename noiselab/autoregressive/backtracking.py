@@ -17,17 +17,17 @@ from .likelihood import Semantics
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """Generated texts, and how they came about.
+    """Generated texts, with a record of how they were generated.
 
     **Arguments:**
 
     - `texts`: the final texts, with their prompts.
     - `streams`: everything that was written after each prompt, backspaces included. A deletion that the model did not write
       itself, such as those of `RetryUponRegret`, is recorded as the token `vocab_size`.
-    - `revisions`: each deleted token with the one that was then written in its place; `step` counts the entries of the
+    - `revisions`: each deleted token with its replacement; `step` counts the entries of the
       stream.
     - `evaluations`: the number of entries that the network read for each text; the prompt counts as one.
-    - `stopped`: whether each text came to its end; false where the limit on entries was reached before.
+    - `stopped`: whether each text was completed; false where the limit on entries was reached first.
     - `spent`: whether each text has used up its budget of deletions.
     """
 
@@ -87,11 +87,12 @@ class _Task:
 
 
 class BacktrackingDecoder(ABC):
-    """Generates a batch of texts token by token, and deletes and rewrites parts of them on the way.
+    """Generates a batch of texts token by token, and can delete and rewrite parts of them while generating.
 
-    A subclass defines in `reach` how much a deletion leaves, and in `check_prompt` which prompts it accepts. It also defines
-    what triggers a deletion: the model itself, which writes the token `backspace` (`adjust_logits` edits its logits), or
-    another object, in `regrets`. Nothing is deleted beyond `kept` and `budget`.
+    A subclass defines in `reach` how much a deletion leaves, and in `check_prompt` which prompts it accepts. It also
+    defines what triggers a deletion: the model itself, which writes the token `backspace` (`adjust_logits` edits its
+    logits), or another object, in `regrets`. The first `kept` tokens are never deleted, and at most `budget` deletions
+    are made.
 
     **Arguments:**
 
@@ -172,7 +173,7 @@ class BacktrackingDecoder(ABC):
         return logits
 
     def regrets(self, row: Row) -> bool:
-        """Whether to delete what was just written; called, but ignored, once the budget is used up."""
+        """Whether to delete the end of the text; called, but ignored, once the budget is used up."""
         return False
 
     def temperature_of(self, row: Row) -> float:
@@ -200,7 +201,8 @@ class BacktrackingDecoder(ABC):
         - `prompts`: the number of texts, or the prompt of each; prompts may differ in length.
         - `length`: the largest number of tokens of a text, its prompt included.
         - `end`: a token that ends a text when it is written.
-        - `most`: the largest number of entries of a stream, ten times `length` by default; then a text is left as it is.
+        - `most`: the largest number of entries of a stream, ten times `length` by default; a text that reaches it is
+          returned as it is.
         - `kept`: the number of protected leading tokens of each prompt, one number for all or one for each; the whole prompt
           by default. The tokens after them are treated as if they had just been written.
         - `generator`: all randomness; with one for each text, a text gets the same tokens alone as in any batch.

@@ -16,7 +16,7 @@ from ..typing import PerSequence, PerToken, Tokens, TokenSequence
 
 
 class SurpriseDetector(Detector):
-    r"""How improbable each token is to an autoregressive model, in nats: the baseline that needs no training on mistakes.
+    r"""Scores each token by its improbability, in nats, under an autoregressive model: a baseline without training on mistakes.
 
     $$s_i = -\log \pi(z_i \mid z_1 \dots z_{i-1})$$
 
@@ -103,8 +103,8 @@ class BackspaceDetector(Detector):
 class StepDetector(Detector):
     """Scores the steps of a text by a function of the text up to the end of each step.
 
-    A subclass writes `score_step`. `RetryUponRegret` asks for the last step only; a call scores all steps, one after
-    another.
+    A subclass writes `score_step`. `RetryUponRegret` scores the last step only; calling the detector scores all steps,
+    one after another.
 
     **Arguments:**
 
@@ -158,7 +158,7 @@ Pool: TypeAlias = Literal["max", "last"]
 class PooledDetector(StepDetector):
     """Scores steps by the scores of their tokens: the largest of them, or that of one token.
 
-    Nothing after a step is given to the detector of tokens.
+    The detector of tokens reads the text up to the end of the step only.
 
     **Arguments:**
 

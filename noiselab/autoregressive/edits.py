@@ -1,4 +1,4 @@
-"""Edit processes: noise for autoregressive models, errors in a text that are deleted again."""
+"""Edit processes, the noise of autoregressive models: errors in a text, each followed by backspaces that delete it."""
 
 from abc import ABC, abstractmethod
 
@@ -12,9 +12,9 @@ from .streams import Tree, one_token, tree_of
 class EditProcess(ABC):
     r"""A distribution $q(z \mid x)$ of streams $z$ that collapse to a text $x$: errors, each followed by backspaces.
 
-    An error is to an autoregressive model what a mask or a random token is to a diffusion model: noise that it learns to
-    remove. A stream of tokens and backspaces collapses to one text, so the probability of a text under a model of streams is
-    bounded as in diffusion,
+    Errors are the noise of an autoregressive model, as masks and random tokens are that of a diffusion model: the model
+    learns to remove them. A stream of tokens and backspaces collapses to one text, so the probability of a text under a
+    model of streams is bounded as in diffusion,
 
     $$-\log p(x) = -\log \sum_{z \to x} p(z) \le \mathbb E_{q(z \mid x)} [\log q(z \mid x) - \log p(z)].$$
 

@@ -1,4 +1,4 @@
-"""Caches of what a causal model has read, which can be rolled back row by row."""
+"""Caches of the entries that a causal model has read, which can be rolled back row by row."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -112,7 +112,7 @@ class KVCache:
 
 
 class NoCache:
-    """Caches nothing: the whole row is read again each time. Slow, but for any causal model; the reference for `KVCache`.
+    """Caches nothing: the whole row is read again each time. Works with any causal model, but slowly; the reference for `KVCache`.
 
     **Arguments:**
 

@@ -114,8 +114,7 @@ def edit_bound(
 
 
 def committed_law(log_proposal: ElementwiseProbs, log_erased: ElementwiseProbs) -> ElementwiseProbs:
-    r"""The distribution of the final token if a token is proposed, judged once, and kept or deleted in favour of
-    another.
+    r"""The distribution of the final token if each proposed token is examined once, and kept or deleted and proposed again.
 
     $$\log P(v) = \log \pi(v) + \log (1 - b(v)) - \log \sum_w \pi(w) (1 - b(w))$$
 
@@ -145,7 +144,7 @@ def erasing_log_probability(
     ends: bool = False,
     chunk: int = 64,
 ) -> Scalar:
-    """The exact log p(x) of an erasing model that judges each token once (`deep=False`).
+    """The exact log p(x) of an erasing model that examines each token once (`deep=False`).
 
     Every possible token is evaluated at each position, `support` times the length of the text, so this is only for
     small vocabularies.

@@ -92,23 +92,23 @@ class Proofreader(_ProofreadingReviser):
 
     $$b_i = \pi(\text{backspace} \mid s_i) ,$$
 
-    and if $b_i$ is above the threshold, the token is deleted and the model writes one without a backspace. Reading continues
-    with $z_{i+1}$. The model reads $s_i$: with the erasing semantics the text as revised so far, $y_1 \dots y_{i-1} z_i$; with
-    the visible one the stream so far, in which $z_j$, a backspace and $y_j$ follow one another where a token was deleted. The
-    tokens that the model wrote itself are not judged.
+    and if $b_i$ is above the threshold, the token is deleted and the model writes one without a backspace. Reading
+    continues with $z_{i+1}$. The model reads $s_i$: with the erasing semantics the text as revised so far,
+    $y_1 \dots y_{i-1} z_i$; with the visible one the stream so far, in which $z_j$, a backspace and $y_j$ follow one another where
+    a token was deleted. Tokens that the model wrote itself are not examined.
 
     **Arguments:**
 
     - `network`: a causal model of transformers; without `cache` any that is called with `input_ids`.
     - `backspace`, `start`: as for `BackspaceSampler`.
-    - `threshold`: of the probability, in [0, 1]; at 1 nothing is deleted. `threshold_at` chooses it for a share of false
-      alarms by the scores of `BackspaceDetector` on other texts.
+    - `threshold`: the largest probability of a backspace at which a token is kept, in [0, 1]; at 1 nothing is deleted.
+      `threshold_at` chooses it for a given share of false alarms from the scores of `BackspaceDetector` on other texts.
     - `semantics`: the one that the model was trained for.
-    - `tabu`: whether the deleted token is not written again. Then each false alarm does harm; without, a model can keep the
-      token.
-    - `temperature`: of what is written; 0 takes the most probable token.
+    - `tabu`: whether the deleted token is not written again. Then each false alarm damages a right token; without it,
+      the model can write the deleted token again.
+    - `temperature`: the temperature of replacements; 0 takes the most probable token.
     - `cache`: whether the KV cache is used. Without, the whole text is read again for each entry.
-    - `batch_size`: texts at once.
+    - `batch_size`: the number of texts that are read at once.
 
     **Returns:** evaluations are the entries that were read, the start token among them.
 
@@ -189,8 +189,8 @@ class Proofreader(_ProofreadingReviser):
 class SurpriseProofreader(_ProofreadingReviser):
     r"""A plain autoregressive model replaces each token that is too improbable by its own: the baseline of `Proofreader`.
 
-    Token $z_i$ is replaced where $-\log \pi(z_i \mid y_1 \dots y_{i-1})$ is above the threshold; what follows is read after
-    the token that was written. Each place is read once.
+    Token $z_i$ is replaced where $-\log \pi(z_i \mid y_1 \dots y_{i-1})$ is above the threshold; later tokens are read
+    after the replacement. Each position is read once.
 
     **Arguments:**
 

@@ -1,4 +1,4 @@
-"""Retry upon regret: a step that a detector finds wrong is deleted and generated again."""
+"""Regret: a step that a detector finds wrong is deleted and generated again (a retry)."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,8 @@ class RetryUponRegret(BacktrackingDecoder):
     - `start`: the token before each text.
     - `threshold`: a step is deleted if its score is larger. Its scale is that of the detector, for example nats.
     - `retries`: the largest number of deleted steps of a text.
-    - `temperature`: of the first try of each step; `retry_temperature`: of the others. 0 takes the most probable token.
+    - `temperature`: the temperature of the first try of each step; `retry_temperature`: that of retries. 0 takes the
+      most probable token.
     - `edit`, `cache`: as for `BackspaceSampler`.
 
     **Raises:** `ValueError` for settings out of range, or anything but a detector of steps.

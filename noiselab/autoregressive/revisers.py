@@ -14,11 +14,11 @@ from .backtracking import BacktrackingDecoder, Generation
 
 
 class BacktrackingReviser(Reviser):
-    """Goes back to the first suspected unit of a text, deletes it and what follows, and lets a decoder continue from there.
+    """Deletes the first suspected unit of a text and everything after it, and lets a decoder continue from there.
 
-    The text is read as if the decoder had written it: the first token or step whose score is above the threshold is deleted,
-    and the decoder writes on to the full length, with backtracking of its own. Texts without a suspected unit stay as they
-    are. Evaluations are those of the decoder; the detector's are not counted.
+    The text is read as if the decoder had written it: the first token or step whose score is above the threshold is
+    deleted, and the decoder continues to the full length, with its own backtracking. Texts without a suspected unit are
+    not changed. Evaluations are those of the decoder; the detector's are not counted.
 
     **Arguments:**
 
@@ -60,7 +60,7 @@ class BacktrackingReviser(Reviser):
         self.threshold = float(threshold)
 
     def revise(self, z: Tokens, *, rows: Selection | None = None, generator: Randomness = None) -> Revised:
-        """The texts, continued anew from their first suspected unit."""
+        """The texts, continued from their first suspected unit."""
         suspected = (self.detector(z) > self.threshold).tolist()
         free = torch.ones_like(z, dtype=torch.bool) if rows is None else rows
         first_free = count_protected(free)
@@ -92,7 +92,7 @@ class BacktrackingReviser(Reviser):
 
 
 class ContinuationReviser(Reviser):
-    """Takes the beginning of each text as a prompt, whose end the decoder can delete, and writes the rest anew.
+    """Takes the beginning of each text as a prompt, whose end the decoder can delete, and generates the rest again.
 
     With `bias=-torch.inf` a `BackspaceSampler` is the plain model, which deletes nothing. With `deep=False` it deletes no more
     than the last token of a prompt. Evaluations are those of the decoder.
@@ -101,7 +101,7 @@ class ContinuationReviser(Reviser):
 
     - `decoder`: a `BackspaceSampler`, a `RetryUponRegret`, or another `BacktrackingDecoder`, with a budget such that no text
       reaches the limit on entries, ten times its length.
-    - `given`: the length of the prompts; the tokens after them are written anew, whatever they were.
+    - `given`: the length of the prompts; the tokens after them are replaced, whatever they were.
 
     **Raises:** `ValueError` for a negative `given`; when called, for `rows` that leave out a token after the prompt, or if a
     text stays shorter than it was.

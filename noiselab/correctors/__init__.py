@@ -1,4 +1,4 @@
-"""Correctors: the interface, one method per file, the sampler that applies them between its steps; revisers by diffusion."""
+"""Correctors (the interface, one method per file, and the sampler that applies them between its steps); diffusion revisers."""
 
 from .base import Corrector
 from .detection import DenoiserDetector

@@ -18,7 +18,7 @@ TAKE_ANY_PROCESS = ("GibbsCorrector", "ForwardBackwardCorrector", "SelfCorrectio
 
 
 class Corrector(abc.ABC):
-    """Resamples tokens at their current time; an exact corrector leaves the law of noisy sequences at t invariant.
+    """Resamples tokens at their current time; an exact one leaves their distribution at t invariant.
 
     A subclass implements `step`, and `extra_repr` for its settings. `PredictorCorrector` applies it between the steps
     of any sampler.
@@ -37,13 +37,13 @@ class Corrector(abc.ABC):
     kind = "correct"
     """The kind of change in traces."""
     converges = False
-    """Whether it leaves the law at its time invariant, given the exact denoiser; the tests verify this claim."""
+    """Whether it leaves the distribution invariant, given the exact denoiser; the tests verify this claim."""
     takes: ClassVar[type] = NoiseProcess
     """The kind of process that it supports; others raise an error."""
     variants: ClassVar[Variants] = {}
     """Names -> keyword arguments for the bench, tests and tables; by default one variant with default arguments."""
     law = ""
-    """Its effect on the law of noisy sequences in a few words, for tables; by default given by `converges`."""
+    """Its effect on the distribution of noisy sequences in a few words, for tables; by default given by `converges`."""
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)

@@ -11,12 +11,12 @@ from ..typing import PerToken, Tokens
 
 
 class DenoiserDetector(Detector):
-    r"""How improbable each token is to a denoiser that reads all tokens, in nats.
+    r"""Scores each token by its improbability, in nats, under a denoiser that reads all tokens.
 
     $$s_i = -\log \hat x_i(z_i \mid z, t)$$
 
-    A denoiser that was trained on masks alone learns nothing about visible tokens; with `hide` each token is scored while it
-    is hidden behind a mask.
+    A denoiser that was trained on masks alone learns nothing about visible tokens; with `hide` each token is replaced
+    by a mask while it is scored.
 
     **Arguments:**
 
@@ -25,7 +25,7 @@ class DenoiserDetector(Detector):
     - `length`: the length of the denoiser's rows; that of the sequences by default.
     - `filler`: the token that fills a row after its sequence; needed with `length`. The denoiser must have been trained on
       rows that end like this: padding, or masks.
-    - `hide`: the token that replaces each token while it is scored, one evaluation a token; none by default.
+    - `hide`: the token that replaces each token while it is scored, one evaluation per token; none by default.
 
     **Raises:** `ValueError` for a time out of range, or a length without a filler; when called, for sequences longer than
     `length`.

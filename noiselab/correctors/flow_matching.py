@@ -19,13 +19,13 @@ class DFMCorrector(Corrector):
 
     $$z \to y \;\text{ at rate }\; r_t(y) + r_t(z)\, \frac{q_t(y \mid \hat x)}{q_t(z \mid \hat x)}, \qquad h = \text{size} \cdot (1 - \alpha_t) / R_t$$
 
-    This chain leaves the law at t invariant, and satisfies detailed balance for a single token.
+    This chain leaves the distribution at t invariant, and satisfies detailed balance for a single token.
     $R_t = -\alpha_t'/\alpha_t$ is the sum of all forward rates, so that a step corrupts each token with probability
     size $(1 - \alpha_t)$, independently of the schedule: a fraction `size` of the number of tokens that are noise at t.
     The same number is restored on average.
 
     The method is of first order: all tokens of a step jump simultaneously, from the same predictions, so that the bias
-    decreases with the size but does not vanish, and `converges` is False. The law of a single token is exactly
+    decreases with the size but does not vanish, and `converges` is False. The distribution of a single token is exactly
     invariant, unless its jump probabilities sum to more than 1 (not up to size 1/2 for absorbing and uniform noise).
 
     **Arguments:**

@@ -19,9 +19,9 @@ class ForwardBackwardCorrector(Corrector):
 
     $$z_{t'} \sim q_{t'|t}(\cdot \mid z_t), \qquad t' = t + \text{span} \cdot (\text{end} - t)$$
 
-    The forward transition is exact, so that the law at t is invariant up to the error of the denoising step: exactly
-    for a single token, otherwise with a bias that decreases with the span. The bias does not vanish for a given span,
-    so `converges` is False.
+    The forward transition is exact, so that the distribution at t is invariant up to the error of the denoising step:
+    exactly for a single token, otherwise with a bias that decreases with the span. The bias does not vanish for a given
+    span, so `converges` is False.
 
     **Arguments:**
 

@@ -20,11 +20,11 @@ class GibbsCorrector(Corrector):
 
     $$z_i \sim p(z_i \mid z_{-i}) = q_t(\cdot \mid \hat x_i), \qquad \hat x_i = p(x_i \mid z_{-i})$$
 
-    The conditional law follows from the leave-one-out prediction. With the exact prediction, and one token at a time at
-    a random position, the law of the noisy sequences is therefore exactly invariant, at any time and for any process.
-    Tokens that are drawn from the noise need no network evaluation.
+    The conditional distribution follows from the leave-one-out prediction. With the exact prediction, and one token at
+    a time at a random position, the distribution of the noisy sequences is therefore exactly invariant, at any time and
+    for any process. Tokens that are drawn from the noise need no network evaluation.
 
-    Several tokens in one step do not condition on each other, which is approximate; use `repeats` of
+    Several tokens in one step are drawn independently, which is an approximation; use `repeats` of
     `PredictorCorrector` for an exact alternative. Choosing the least likely positions depends on the current tokens,
     which is not exact either, and biases towards likely text. In both cases `converges` is False.
 
@@ -96,11 +96,11 @@ class GibbsCorrector(Corrector):
         """Draw the chosen tokens from q_t(. | x_hat); `x_hat` is their prediction, if already computed."""
         process, at, u = self.process, time[chosen], u[chosen]
         drawn, needs = process.plan_noisy(at, u)
-        new, asked = z.masked_scatter(chosen, drawn), chosen.masked_scatter(chosen, needs)
-        if not asked.any():
+        new, evaluated = z.masked_scatter(chosen, drawn), chosen.masked_scatter(chosen, needs)
+        if not evaluated.any():
             return new
-        x_hat = self._predict(z, t, asked) if x_hat is None else x_hat[needs]
-        return new.masked_scatter(asked, process.resolve_noisy(x_hat, at[needs], u[needs]))
+        x_hat = self._predict(z, t, evaluated) if x_hat is None else x_hat[needs]
+        return new.masked_scatter(evaluated, process.resolve_noisy(x_hat, at[needs], u[needs]))
 
     def _predict(self, z: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         logits = self.process.on_support(self.denoiser(z, t, rows))

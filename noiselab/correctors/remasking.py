@@ -20,8 +20,8 @@ class RemaskingCorrector(Corrector):
 
     With probability $1 - \kappa = \sigma / (1 - \alpha_t)$ a token is replaced by a draw from $q_t(\cdot \mid x)$, with
     x from its posterior. For absorbing noise, visible tokens are masked with probability $\sigma$, and the same number
-    of masks is filled on average. With one token at a time the law of noisy sequences is invariant; tokens drawn in the
-    same step do not condition on each other.
+    of masks is filled on average. With one token at a time the distribution of noisy sequences is invariant; tokens
+    drawn in the same step are drawn independently of each other, which is an approximation.
 
     **Arguments:**
 

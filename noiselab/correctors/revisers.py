@@ -17,12 +17,12 @@ from .self_correction import SelfCorrection
 
 
 class SelfCorrectionReviser(Reviser):
-    """GIDD's self-correction of finished sequences.
+    """Corrects finished sequences by GIDD's self-correction.
 
     **Arguments:**
 
-    - `correction`: of a denoiser, with its settings. For a `DiffusionPipeline` named `pipe` it is
-      `SelfCorrection(pipe.denoiser, process=pipe.process, support=pipe.support)`.
+    - `correction`: the `SelfCorrection` to apply, with its denoiser and settings. For a `DiffusionPipeline` named
+      `pipe` it is `SelfCorrection(pipe.denoiser, process=pipe.process, support=pipe.support)`.
     - `steps`: the largest number of steps; each is one evaluation of every sequence that has not stopped.
     - `batch_size`: sequences at once.
 
@@ -70,7 +70,7 @@ class SelfCorrectionReviser(Reviser):
 
 
 class BestGuessReviser(Reviser):
-    """Replaces every token that is too improbable to a denoiser by the denoiser's best guess, all of them at once.
+    """Replaces all tokens that are too improbable under a denoiser by its most probable tokens, in one evaluation.
 
     The counterpart of `SurpriseProofreader` for diffusion models: detection by `DenoiserDetector`, with a threshold that
     `threshold_at` chooses for a share of false alarms. It evaluates each sequence once.
@@ -100,7 +100,7 @@ class BestGuessReviser(Reviser):
         self.denoiser, self.threshold, self.time, self.support = denoiser, threshold, float(time), support
 
     def revise(self, z: Tokens, *, rows: Selection | None = None, generator: Randomness = None) -> Revised:
-        """The sequences after the replacement; nothing is random."""
+        """The sequences after the replacement; `generator` is not used."""
         with evaluating(self.denoiser):
             log_probs = log_predict(self.denoiser, z, self.time)
         given = z.to(log_probs.device)
@@ -116,15 +116,16 @@ class BestGuessReviser(Reviser):
 
 
 class InfillingReviser(Reviser):
-    """Keeps the beginning of each sequence, samples the rest anew by infilling, then runs self-correction.
+    """Keeps the beginning of each sequence, samples the rest again by infilling, then runs self-correction.
 
     **Arguments:**
 
-    - `sampler`: of noise and denoiser, for example `AncestralSampler`.
-    - `given`: the number of leading tokens that are read; those after them are written anew, whatever they were.
-    - `steps`: of the sampler.
-    - `correction`: of all tokens in `rows` once the sequence is full, so that the given ones can change too; none by default.
-    - `corrections`: the largest number of its steps.
+    - `sampler`: the sampler that fills in the rest, for example an `AncestralSampler`.
+    - `given`: the number of leading tokens that are kept; those after them are replaced, whatever they were.
+    - `steps`: the number of steps of the sampler.
+    - `correction`: the self-correction of the filled sequences; it may change all tokens in `rows`, the given ones
+      included. None by default.
+    - `corrections`: the largest number of steps of `correction`.
 
     **Raises:** `ValueError` unless `given` is not negative, `steps` and `corrections` positive; when called, for `rows` that
     leave out a token to be written.

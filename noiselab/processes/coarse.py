@@ -29,8 +29,8 @@ class Coarse(TokenDependentProcess):
     **Raises:** `ValueError` if a parent has another parent, the mask has one, no token is left for the data, or the
     fractions do not decrease from 1.
 
-    **Source:** in the manner of Austin et al. (2021), arXiv 2107.03006, appendix A.2, where structure enters by
-    transition matrices; the continuous-time form is derived on the theory page.
+    **Source:** follows Austin et al. (2021), arXiv 2107.03006, appendix A.2, which encodes structure in transition
+    matrices; the continuous-time form is derived on the theory page.
 
     **Example:**
 
@@ -92,7 +92,7 @@ class Coarse(TokenDependentProcess):
     # A row has at most three entries: the token, its parent and the mask.
 
     def marginal(self, x: Tokens | Probs, t: Times) -> Probs:
-        """The law of the noisy token: x, its coarse token, the mask."""
+        """The distribution of the noisy token: x, its coarse token, the mask."""
         if not x.is_floating_point():
             x = nn.functional.one_hot(x.long(), self.vocab_size)
         x = x.double()

@@ -105,7 +105,7 @@ class Neighbours(TokenDependentProcess):
         return noise / noise.sum(-1, keepdim=True)
 
     def marginal(self, x: Tokens | Probs, t: Times) -> Probs:
-        """The law of the noisy token: after any number of hops, or masked."""
+        """The distribution of the noisy token: after any number of hops, or masked."""
         if not x.is_floating_point():
             x = nn.functional.one_hot(x.long(), self.vocab_size)
         t = as_token_times(t, x[..., 0])

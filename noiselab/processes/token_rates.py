@@ -87,7 +87,7 @@ class TokenRates(TokenDependentProcess):
     # The matrices have entries only on the diagonal and in the column of the mask.
 
     def marginal(self, x: Tokens | Probs, t: Times) -> Probs:
-        """The law of the noisy token: x with its signal, or the mask."""
+        """The distribution of the noisy token: x with its signal, or the mask."""
         if not x.is_floating_point():
             x = nn.functional.one_hot(x.long(), self.vocab_size)
         share = self.masked_share(as_token_times(t, x[..., 0]))

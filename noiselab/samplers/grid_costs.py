@@ -1,9 +1,10 @@
 r"""The cost of long steps: a step holds the prediction x_hat fixed.
 
-Given the exact x_hat, each token is drawn from the correct law, but independently: the change of one token carries
-information about the others, which is used only in the next step. The error requires two tokens that move within one
-step. A prediction of age $\tau$ loses about $2\, c(t)\, \tau$ nats per unit of time, and a step of length h about
-$c(t)\, h^2$. This is the divergence of the exact path from the drawn one; for N steps of lengths $h(t)$ it is about
+Given the exact x_hat, each token is drawn from the correct distribution, but independently: the change of one token
+carries information about the others, which is used only in the next step. The error requires two tokens that move
+within one step. A prediction of age $\tau$ loses about $2\, c(t)\, \tau$ nats per unit of time, and a step of length h
+about $c(t)\, h^2$. This is the divergence of the exact path from the drawn one; for N steps of lengths $h(t)$ it is
+about
 
 $$\sum c\, h^2 \approx \int c(t)\, h(t)\, dt, \qquad \int \frac{dt}{h(t)} = N .$$
 

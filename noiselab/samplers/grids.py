@@ -1,7 +1,7 @@
 """Time grids for samplers: N + 1 decreasing times from noise to data for N steps.
 
-There are rules for any process, and `adaptive_grid`, which measures where steps are needed. All cover the domain of the
-process; pass them to `sample` as `times`.
+Most grids follow a fixed rule; `adaptive_grid` measures at which times short steps are needed. All cover the domain of
+the process; pass them to `sample` as `times`.
 """
 
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def power_grid(process: NoiseProcess, steps: int, power: float | int = 2) -> Gri
 def cosine_grid(process: NoiseProcess, steps: int) -> Grid:
     r"""Short steps first and long ones last, $t = \cos(\frac{\pi}{2} (1 - u))$ for uniform u.
 
-    For absorbing noise, few tokens are filled per step while little is known.
+    For absorbing noise, the first steps fill few tokens, because few tokens are known then.
 
     **Arguments:** and **Raises:** as for `even_grid`.
 
@@ -110,7 +110,7 @@ def log_snr_grid(process: NoiseProcess, steps: int, limit: float | int = 4.0) ->
     **Arguments:**
 
     - `limit`: the limit in nats, positive. At 4, one token in 55 is noise, or signal. Wide limits waste steps on rare
-      events: in a known world of six tokens, 4 is best for 8 to 32 steps, and 5 for 128.
+      events: on data with a known distribution over six tokens, 4 is best for 8 to 32 steps, and 5 for 128.
     - Others, and **Raises:** as for `signal_grid`.
 
     **Source:** von Ruette et al. (2025), arXiv 2512.10858, for time as this ratio.

@@ -56,8 +56,9 @@ class PathPlanningSampler(Sampler):
     **Raises:** `ValueError` if the process is not interpolating, the planner is not a denoiser or predicts scores, or
     `stochasticity` is negative.
 
-    **Source:** Peng et al. (2025), "Path Planning for Masked Diffusion Model Sampling" (P2), arXiv 2502.03540; $\eta$ on the
-    logarithm is that of its code. Zheng et al. (2023), arXiv 2302.05737, for uniform noise that is sampled by ranking.
+    **Source:** Peng et al. (2025), "Path Planning for Masked Diffusion Model Sampling" (P2), arXiv 2502.03540; $\eta$
+    on the logarithm is that of its code. Zheng et al. (2023), arXiv 2302.05737, for sampling with uniform noise by
+    ranked scores.
 
     **Example:**
 
@@ -96,7 +97,7 @@ class PathPlanningSampler(Sampler):
         self.planner, self.stochasticity, self.draw = planner, stochasticity, draw
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
-        """Make a new plan; the network is not evaluated if all tokens are known and none is to be masked."""
+        """One step of planning and replacing; the network is not evaluated if all tokens are known and none is to be masked."""
         u = uniforms(*z.shape, UNIFORMS_PER_TOKEN, generator=generator, device=z.device)
         t, s = as_token_times(t, z), as_token_times(s, z)
         known = self.process.is_clean(z, t)

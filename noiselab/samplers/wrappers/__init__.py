@@ -1,4 +1,4 @@
-"""Samplers around samplers: blocks, known tokens, early stopping."""
+"""Samplers that wrap a sampler: sampling by blocks, known tokens, early stopping."""
 
 from .blocks import BlockSampler
 from .infilling import Infilling, Prompted

@@ -26,7 +26,7 @@ class Infilling(WrappedSampler):
     token it is exact for any number of steps. (For processes with noise at the lower end of time, such as
     `log_snr_hybrid`, up to that noise.)
 
-    Wrap it around a sampler with correctors, not inside one: outer wrappers do not know the known tokens. `converges`
+    Wrap it around a sampler with correctors, not inside one: an outer wrapper may change the known tokens. `converges`
     is False, because the distribution is conditional.
 
     **Arguments:**

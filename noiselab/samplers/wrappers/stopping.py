@@ -66,9 +66,9 @@ class EarlyStopping(WrappedSampler):
             done = _around(advance, stopped, low, z, t, s, generator)
             changed = torch.stack([stage.z != z for stage in done]).any(0).any(-1)
             # An inner BlockSampler marks later tokens only by their times; an outer one leaves them at the first time.
-            told = (as_token_times(s, z) < first).all(-1)
+            left_start = (as_token_times(s, z) < first).all(-1)
             ours = as_token_times(done[-1].time, z) < first
-            quiet = torch.where(told & ~changed, quiet + 1, 0)
+            quiet = torch.where(left_start & ~changed, quiet + 1, 0)
             stopped = stopped | ((quiet >= self.patience) & (data[done[-1].z] | ~ours).all(-1))
             return done
 
