@@ -112,7 +112,7 @@ class KVCache:
 
 
 class NoCache:
-    """Caches nothing: the whole row is read again each time. Works with any causal model, but slowly; the reference for `KVCache`.
+    """Caches nothing: the whole row is read again each time. Slow, works with any causal model; the reference for `KVCache`.
 
     **Arguments:**
 

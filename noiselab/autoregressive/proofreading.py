@@ -94,8 +94,8 @@ class Proofreader(_ProofreadingReviser):
 
     and if $b_i$ is above the threshold, the token is deleted and the model writes one without a backspace. Reading
     continues with $z_{i+1}$. The model reads $s_i$: with the erasing semantics the text as revised so far,
-    $y_1 \dots y_{i-1} z_i$; with the visible one the stream so far, in which $z_j$, a backspace and $y_j$ follow one another where
-    a token was deleted. Tokens that the model wrote itself are not examined.
+    $y_1 \dots y_{i-1} z_i$; with the visible one the stream so far, in which $z_j$, a backspace and $y_j$ follow one
+    another where a token was deleted. Tokens that the model wrote itself are not examined.
 
     **Arguments:**
 
