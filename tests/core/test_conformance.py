@@ -205,6 +205,21 @@ class RevealsNothing(Outsider):
         return torch.zeros_like(z, dtype=torch.bool)
 
 
+class ScoresAsPrediction(Outsider):
+    def solve_score(self, log_scores, z, t):
+        return log_scores.scatter(-1, z[:, None], 0)
+
+
+class SolvesAtAnotherTime(Outsider):
+    def solve_score(self, log_scores, z, t):
+        return super().solve_score(log_scores, z, 0.9999 * t)
+
+
+class SolvesWithoutTheToken(Outsider):
+    def solve_score(self, log_scores, z, t):
+        return super().solve_score(log_scores, z, t).scatter(-1, z[:, None], -torch.inf)
+
+
 class SharpPosterior(Outsider):
     def posterior(self, z, x_hat, s, t):
         law = super().posterior(z, x_hat, s, t) ** 2
@@ -347,6 +362,18 @@ MISTAKES = {
         "overrides_equal_definitions",
         r"`RevealsNothing.is_clean` .* at token \d, t = .*: got False, want True",
     ),
+    ScoresAsPrediction: (
+        "overrides_equal_definitions",
+        r"`ScoresAsPrediction.solve_score` .* at token \d, z = \d, t = 0",
+    ),
+    SolvesAtAnotherTime: (
+        "overrides_equal_definitions",
+        r"`SolvesAtAnotherTime.solve_score` .* at token \d, z = \d, t = 0",
+    ),
+    SolvesWithoutTheToken: (
+        "overrides_equal_definitions",
+        r"`SolvesWithoutTheToken.solve_score` .* at token \d, z = \d, t = 0",
+    ),
     SharpPosterior: (
         "overrides_equal_definitions",
         r"`SharpPosterior.posterior` .* at z = \d, s = .*, token \d, t = 0",
@@ -428,6 +455,21 @@ def test_all_broken_laws_are_listed_after_the_first():
 def test_rare_tokens_are_no_false_alarm():
     frequencies = 1 / torch.arange(1, 65, dtype=torch.float64) ** 2
     check_process(nl.Interpolation(1 - nl.t, {nl.Unigram(frequencies / frequencies.sum()): nl.t}))
+
+
+@pytest.mark.parametrize("words", [[0.7, 0.1, 0.1, 0.1], [0.05, 0.15, 0.35, 0.45]])
+def test_weights_in_float32_are_no_false_alarm(words):
+    """Rows that are written in float32 sum to 1 only to seven digits; near t = 1 the signal is as small."""
+
+    class Drifting(nl.InterpolatingProcess):
+        def alpha(self, t):
+            return torch.cos(torch.pi * t / 2)
+
+        def mixing(self, t):
+            common = torch.tensor(words)
+            return common + t[..., None] * (0.25 - common)
+
+    check_process(Drifting())
 
 
 def test_a_large_process_is_refused():
