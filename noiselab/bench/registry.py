@@ -74,25 +74,46 @@ def takes(make: Callable[[NoiseProcess, Denoiser], Any], process: NoiseProcess) 
 
 
 def sampler_table() -> str:
-    """A Markdown row for each sampler: what noise it takes, its error, where it evaluates the network."""
-    rows = [
-        "| Sampler (`nl.samplers`) | Process | Error with an exact denoiser | Network evaluated |",
-        "| --- " * 4 + "|",
+    """A Markdown row for each sampler: its names, what noise it takes, its error, where it evaluates the network."""
+    head = [
+        "Sampler (`nl.samplers`)",
+        "In the literature",
+        "Process",
+        "Error with an exact denoiser",
+        "Network evaluated",
     ]
+    rows = []
     for name, kind in find_samplers().items():
         law = kind.law or ("falls with the number of steps" if kind.converges else "a bias that does not vanish")
-        rows.append(f"| `{name}` | {noise_taken(kind)} | {law} | {kind.evaluated} |")
-    return "\n".join(rows)
+        rows.append([f"`{name}`", in_literature(kind), noise_taken(kind), law, kind.evaluated])
+    return _markdown_table(head, rows)
 
 
 def corrector_table() -> str:
-    """A Markdown row for each corrector: what noise it takes, what it leaves unchanged."""
-    head = "| Corrector (`nl.correctors`) | Process | Leaves the distribution of noisy sequences unchanged |"
-    rows = [head, "| --- " * 3 + "|"]
+    """A Markdown row for each corrector: its names, what noise it takes, what it changes, what it leaves unchanged."""
+    unchanged = "Leaves the distribution of noisy sequences unchanged"
+    head = ["Corrector (`nl.correctors`)", "In the literature", "Process", "One call changes", unchanged]
+    rows = []
     for name, kind in find_correctors().items():
         law = kind.law or ("exactly" if kind.converges else "no")
-        rows.append(f"| `{name}` | {noise_taken(kind)} | {law} |")
-    return "\n".join(rows)
+        rows.append([f"`{name}`", in_literature(kind), noise_taken(kind), kind.changes, law])
+    return _markdown_table(head, rows)
+
+
+def in_literature(kind: type[Sampler] | type[Corrector]) -> str:
+    """What the method is called, and the first paper that the docstring names as its source, linked."""
+    source = re.search(r"\*\*Source:\*\*(.*?)(\n\s*\n|$)", vars(kind).get("__doc__") or "", re.DOTALL)
+    paper = re.match(
+        r"([^;()]+ \(\d{4}\))(?:[^;]*?arXiv (\d{4}\.\d{5}))?", " ".join(source[1].split()) if source else ""
+    )
+    words = [kind.known_as] if kind.known_as else []
+    if paper:
+        words.append(f"[{paper[1]}](https://arxiv.org/abs/{paper[2]})" if paper[2] else paper[1])
+    return ": ".join(words)
+
+
+def _markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
 def noise_taken(kind: type[Sampler] | type[Corrector]) -> str:

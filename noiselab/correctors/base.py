@@ -44,6 +44,10 @@ class Corrector(abc.ABC):
     """Names -> keyword arguments for the bench, tests and tables; by default one variant with default arguments."""
     law = ""
     """Its effect on the distribution of noisy sequences in a few words, for tables; by default given by `converges`."""
+    known_as = ""
+    """The names of the method in the literature, for tables; its papers come from the docstring."""
+    changes = "any of the selected tokens"
+    """What one call changes in a few words, for tables."""
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)

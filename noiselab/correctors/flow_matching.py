@@ -58,6 +58,7 @@ class DFMCorrector(Corrector):
     process: InterpolatingProcess
     takes = InterpolatingProcess
     variants: ClassVar[Variants] = {"DFM corrector": {}}
+    changes = "tokens that jump by the forward or the backward rates, simultaneously"
     law = "to first order in `size`"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, size: float | int = 0.1):

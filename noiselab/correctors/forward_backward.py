@@ -52,6 +52,7 @@ class ForwardBackwardCorrector(Corrector):
 
     kind = "forward-backward"
     variants: ClassVar[Variants] = {"forward-backward": {}}
+    changes = "tokens that become noise and are denoised again"
     law = "up to the error of its step back, which falls with `span`"
 
     def __init__(self, process: NoiseProcess, predictor: Sampler | Denoiser, span: float | int = 0.1):

@@ -56,6 +56,7 @@ class GibbsCorrector(Corrector):
 
     kind = "gibbs"
     variants: ClassVar[Variants] = {"Gibbs": {}}
+    changes = "`tokens_per_step` tokens, given all others"
     law = "exactly, for one token at a random position"
 
     def __init__(

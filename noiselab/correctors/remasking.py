@@ -52,6 +52,8 @@ class RemaskingCorrector(Corrector):
     process: InterpolatingProcess
     takes = InterpolatingProcess
     variants: ClassVar[Variants] = {"remasking loop": {"amount": 0.05}}
+    known_as = "ReMDM loop"
+    changes = "tokens that become noise and are predicted again"
     law = "exactly with one token at a time; not as ReMDM's loop"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, *, amount: float | int = 0.02):

@@ -59,6 +59,8 @@ class SelfCorrection(Corrector):
 
     kind = "self-correct"
     variants: ClassVar[Variants] = {"self-correction": {}}
+    known_as = "GIDD self-correction"
+    changes = "up to `tokens_per_step` tokens with which the model disagrees most confidently"
     law = "no: it searches for probable text"
 
     @classmethod

@@ -65,6 +65,8 @@ class Sampler(abc.ABC):
     """Names -> keyword arguments for the bench, tests and tables; by default one variant with default arguments."""
     law = ""
     """Its error with an exact denoiser in a few words, for tables; by default given by `converges`."""
+    known_as = ""
+    """The names of the method in the literature, for tables; its papers come from the docstring."""
     evaluated = "at positions that may change"
     """Where it evaluates the network in a few words, for tables."""
 

@@ -163,6 +163,7 @@ class ConfidenceSampler(_PlannedSampler):
     """
 
     variants: ClassVar[Variants] = {"most confident first": {}, "least entropy first": {"score": "entropy"}}
+    known_as = "MaskGIT, LLaDA, Dream"
     law = 'none with "margin", "entropy" or "random" and one token per step; never exact with "confidence"'
     evaluated = "at all masks"
 
@@ -248,6 +249,7 @@ class EntropyBoundedSampler(_PlannedSampler):
     """
 
     variants: ClassVar[Variants] = {f"entropy-bounded, {bound:g}": {"bound": bound} for bound in (0.1, 1.0)}
+    known_as = "EB-Sampler"
     law, evaluated = "none with `bound=0`", "at all masks, until none is left"
 
     def __init__(

@@ -56,6 +56,7 @@ class DeterministicSampler(Sampler):
     process: InterpolatingProcess
     takes = InterpolatingProcess
     variants: ClassVar[Variants] = {"deterministic": {}, "deterministic, half": {"share": 0.5}}
+    known_as = "DDIM"
     law = "falls with N; does not for `share` < 1"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, *, share: float | int = 1.0):

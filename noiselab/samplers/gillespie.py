@@ -63,6 +63,7 @@ class FirstHittingSampler(Sampler):
     takes = InterpolatingProcess
     converges = True
     variants: ClassVar[Variants] = {"first hitting": {}}
+    known_as = "FHS"
     law, evaluated = "none, and no steps", "once per token"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):

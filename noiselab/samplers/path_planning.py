@@ -77,6 +77,7 @@ class PathPlanningSampler(Sampler):
     process: InterpolatingProcess
     takes = InterpolatingProcess
     variants: ClassVar[Variants] = {"path planning": {}}
+    known_as = "P2"
     evaluated = "at all positions"
 
     def __init__(

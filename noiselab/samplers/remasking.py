@@ -69,6 +69,7 @@ class RemaskingSampler(Sampler):
     process: InterpolatingProcess
     takes = InterpolatingProcess
     variants: ClassVar[Variants] = {"remasking": {"schedule": "cap", "amount": 0.05}}
+    known_as = "ReMDM"
     law = "a bias that grows with `amount`"
 
     def __init__(

@@ -69,9 +69,13 @@ def test_the_guide_has_them_all():
     page = (Path(__file__).parents[2] / "docs" / "guides" / "samplers.md").read_text(encoding="utf-8")
     for mark in ("a row for each sampler", "a row for each corrector"):
         assert f"<!-- {mark}: docs/hooks.py -->" in page
-    tables = registry.sampler_table() + registry.corrector_table()
+    tables = registry.sampler_table() + "\n" + registry.corrector_table()
     for kind in (*FOUND["samplers"].values(), *FOUND["correctors"].values()):
         assert f"| `{kind.__name__}` |" in tables
+        assert registry.in_literature(kind), "a Source in the docstring, with its year"
+    assert "| DDIM: [Song et al. (2021)](https://arxiv.org/abs/2010.02502) |" in tables
+    for row in tables.splitlines():
+        assert row.count("|") == 6, row
 
 
 @pytest.mark.parametrize(
