@@ -67,12 +67,23 @@ class Denoiser(nn.Module, abc.ABC):
         self._predicts = require_prediction(prediction)
 
     def __call__(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
-        """Logits of all tokens, or of the selected rows. Times may also have shape [batch, 1]."""
+        """Logits of all tokens, or of the selected rows. Times may also have shape [batch, 1].
+
+        **Raises:** `ValueError` if `forward` takes `rows` and returns the logits of all tokens.
+        """
         if t.shape == (len(z), 1) and z.shape[1] > 1:
             t = t[:, 0]  # `forward` receives [batch] or [batch, length]
         if rows is None:
             return super().__call__(z, t)
-        return super().__call__(z, t, rows) if self._takes_rows else select(super().__call__(z, t), rows)
+        if not self._takes_rows:
+            return select(super().__call__(z, t), rows)
+        logits = super().__call__(z, t, rows)
+        if logits.dim() != 2:
+            raise ValueError(
+                f"`forward` must return one row of logits for each token in `rows`, [rows, state]; {type(self).__name__} "
+                f"returned {list(logits.shape)} (leave the argument out of `forward` to have the rows selected from all logits)"
+            )
+        return logits
 
     @abc.abstractmethod
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:

@@ -126,13 +126,17 @@ class NoiseMass(NamedTuple):
 def same_size(weights: Mapping[Mixing, object], name: str) -> int:
     """The size of the vocabulary that all mixings share.
 
-    **Raises:** `ValueError` if there are none, their sizes differ, or a key is not a `Mixing`.
+    **Raises:** `ValueError` if there are none, their sizes differ, or a key is not a `Mixing` or has no `vocab_size`.
     """
     if not isinstance(weights, Mapping):
         raise ValueError(f"{name} must be a mapping from mixings to their weights; got a {type(weights).__name__}")
     for mixing in weights:
         if not isinstance(mixing, Mixing):
             raise ValueError(f"{name} must have mixings as keys, such as Uniform(3); got {mixing!r}")
+        if not hasattr(mixing, "vocab_size"):
+            raise ValueError(
+                f"a mixing must set vocab_size, the number of its tokens; {type(mixing).__name__} does not"
+            )
     sizes = sorted({mixing.vocab_size for mixing in weights})
     if len(sizes) != 1:
         raise ValueError(f"at least one mixing is needed, and all need the same vocab_size; got sizes {sizes}")

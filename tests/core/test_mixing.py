@@ -25,6 +25,11 @@ class Turning(nl.Mixing):
         return share * row(0.1, 0.2, 0.3, 0.4, 0) + (1 - share) * row(0.25, 0.25, 0.25, 0.25, 0)
 
 
+class Sizeless(nl.Mixing):
+    def probs(self, t):
+        return torch.full((V,), 1 / V)
+
+
 def mask():
     return nl.Absorbing(V - 1, V)
 
@@ -189,6 +194,8 @@ def test_a_blend_refuses_what_is_none():
         nl.Blend({words(): 0, rare(): late})
     with pytest.raises(ValueError, match=r"all need the same vocab_size; got sizes \[4, 5\]"):
         nl.Blend({words(): 1, nl.Uniform(4): 1})
+    with pytest.raises(ValueError, match=r"must set vocab_size, the number of its tokens; Sizeless does not"):
+        nl.Blend({Sizeless(): t})
     with pytest.raises(ValueError, match=r"at least one mixing is needed"):
         nl.Blend({})
 

@@ -118,3 +118,18 @@ def test_a_wrapper_of_ones_own_is_converted():
     z, t = torch.tensor([[0, 4, 2, 1]]), torch.tensor([0.4], dtype=torch.float64)
     mine, plain = (nl.AncestralSampler(PROCESS, d).denoiser(z, t).softmax(-1) for d in (Mine(POSTERIOR), ORACLE))
     torch.testing.assert_close(mine[..., :4], plain[..., :4])
+
+
+class AllRows(nl.WrappedDenoiser):
+    """Takes `rows` and returns all logits."""
+
+    def forward(self, z, t, rows=None):
+        return self.inner(z, t)
+
+
+def test_a_forward_that_ignores_rows_is_refused():
+    z, t = torch.zeros(2, 3, dtype=torch.long), torch.tensor([0.5, 0.5])
+    rows = torch.tensor([[True, False, True], [False, False, True]])
+    assert AllRows(ORACLE)(z, t).shape == (2, 3, V)
+    with pytest.raises(ValueError, match=r"\[rows, state\]; AllRows returned \[2, 3, 5\]"):
+        AllRows(ORACLE)(z, t, rows)
