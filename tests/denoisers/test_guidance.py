@@ -386,7 +386,7 @@ def test_what_cannot_be_guided_is_refused():
     for make in (lambda: ClassifierFreeGuidance(score, score, 1), lambda: ClassifierGuidance(score, fit)):
         with pytest.raises(ValueError, match=r"wrap it in noiselab\.denoisers\.LeaveOneOut first"):
             make()
-    with pytest.raises(ValueError, match="finite and not negative at every time; got -1"):
+    with pytest.raises(ValueError, match="finite and non-negative at every time; got -1"):
         ClassifierGuidance(plain, fit, -1)
     with pytest.raises(ValueError, match="at_once must be at least 1"):
         by_enumeration(lambda z, t: z, nl.uniform(vocab_size=3), at_once=0)
