@@ -131,7 +131,7 @@ def test_a_scale_that_is_refused_would_be_no_process():
     snr, share = 9 - 18 * nl.t, nl.schedules.sigmoid(1.2 * (9 - 18 * nl.t))
     alpha = nl.schedules.from_log_snr(snr)
     noises = {nl.Absorbing(2, 3): (1 - alpha) * (1 - share), nl.Uniform(torch.arange(3) < 2): (1 - alpha) * share}
-    with pytest.raises(ValueError, match="no Markov process"):
+    with pytest.raises(ValueError, match="not a Markov process"):
         nl.Interpolation(alpha, noises)
 
 

@@ -202,7 +202,7 @@ class TokenDependentProcess(NoiseProcess):
             if bad.any():
                 row, column, token = bad.nonzero()[0].tolist()
                 raise ValueError(
-                    f"no rate may be negative, or this is no Markov process; got {rate[row, column, token].item():.4g} "
+                    f"no rate may be negative, or this is not a Markov process; got {rate[row, column, token].item():.4g} "
                     f"from token {token} into token {z[column].item()} at t = {time[row].item():.6g}"
                 )
 

@@ -140,7 +140,7 @@ def check_dense(process: "NoiseProcess", times: int) -> None:
         if bad.any():
             row, into_z, token = bad.nonzero()[0].tolist()
             raise ValueError(
-                f"no rate may be negative, or this is no Markov process; got {rate[row, into_z, token].item():.4g} "
+                f"no rate may be negative, or this is not a Markov process; got {rate[row, into_z, token].item():.4g} "
                 f"from token {token} into token {into_z} at t = {part[row].item():.6g}"
             )
     check_ends(process)
@@ -245,9 +245,9 @@ def _check_rate(process: "InterpolatingProcess", t: Tensor, tokens: Tensor) -> N
                 f"at t = {t[row].item():.6g}"
             )
         raise ValueError(
-            f"the rate into every token must be non-negative, or this is no Markov process; got "
-            f"{rate[row, token].item():.4g} into token {token} at t = {t[row].item():.6g} (for no token may its noise, "
-            "(1 - alpha) mixing, fall faster than alpha)"
+            f"the rate into every token must be non-negative, or this is not a Markov process; got "
+            f"{rate[row, token].item():.4g} into token {token} at t = {t[row].item():.6g} (the noise of a token, "
+            "(1 - alpha) mixing, must not fall faster than alpha)"
         )
 
 

@@ -95,7 +95,7 @@ def even(t):
         (
             lambda t: 1 - t,
             lambda t: torch.stack([torch.cos(9 * t) ** 2, torch.sin(9 * t) ** 2, 0 * t], -1),
-            r"no Markov process; got -.* into token [01] at t = ",
+            r"not a Markov process; got -.* into token [01] at t = ",
         ),
     ],
 )

@@ -275,7 +275,7 @@ class Late(Pairs):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (OneHop, "no rate may be negative, or this is no Markov process; got"),
+        (OneHop, "no rate may be negative, or this is not a Markov process; got"),
         (Spoiled, "every row of mixing must be non-negative and sum to 1; got sum 0.98"),
         (Slow, "at t = 1 noise must not depend on the clean token any more"),
         (Late, "tokens must be clean at t = 0; token 0 is so with probability"),
