@@ -15,7 +15,8 @@ import torch.nn.functional as F
 
 import noiselab as nl
 from measure import in_turns, peak_memory
-from noiselab.process.three_way import UNIFORMS_PER_MOVE, reverse_move
+from noiselab.numerics import UNIFORMS_PER_MOVE
+from noiselab.process.three_way import reverse_move
 
 V, BATCH, LENGTH, WIDTH = 50_258, 2, 256, 768
 MASK = V - 1

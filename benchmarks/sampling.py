@@ -16,7 +16,8 @@ from core import report
 from measure import in_turns
 from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.networks.huggingface import TransformersDenoiser
-from noiselab.process.three_way import UNIFORMS_PER_MOVE, reverse_move
+from noiselab.numerics import UNIFORMS_PER_MOVE
+from noiselab.process.three_way import reverse_move
 
 V, LENGTH = 50_258, 512
 MASK = V - 1

@@ -7,14 +7,16 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from .typing import Elementwise, Times, TokenTimes
+from .typing import Elementwise, Times, TokenSet, TokenTimes
 
 TIME_EPS = 1e-12
 """How near the ends of time rates and limits are taken: what changes beyond is in no bound."""
 SIGNAL_EPS = 1e-15
 """The signal that is 0 but for rounding: cos(pi / 2) is 6e-17."""
-ROW_DRAWS = 5
-"""Uniform numbers for each position in a step of three choices, or in a Gibbs draw."""
+UNIFORMS_PER_MOVE = 5
+"""Uniform numbers for each token in a three-way step or a Gibbs draw: whether it moves, to data or noise, a token of the noise
+(2), a token of x_hat.
+"""
 LOGITS_AT_ONCE = 1 << 21
 """Entries of the largest tensor that is made of logits at once, so that it stays in the cache."""
 ENTRIES_AT_ONCE = 1 << 23
@@ -39,6 +41,11 @@ def as_token_times(t: Times, z: Shaped[Tensor, "batch length"]) -> TokenTimes:
         raise ValueError(f"t must have shape [{batch}] or [{batch}, {length}]; got {list(t.shape)}")
     # jvp refuses expanded tensors, hence contiguous.
     return (t[:, None] if t.dim() == 1 else t).to(z.device, torch.float64).contiguous()
+
+
+def mask_off_support(logits: Float[Tensor, "*batch state"], support: TokenSet | None) -> Float[Tensor, "*batch state"]:
+    """The logits, with -inf at tokens outside the support; unchanged if it is `None`."""
+    return logits if support is None else logits.masked_fill(~support.to(logits.device), -torch.inf)
 
 
 def bisect(

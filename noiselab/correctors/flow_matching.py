@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
+from ..numerics import UNIFORMS_PER_MOVE
 from ..process import InterpolatingProcess, NoiseProcess
-from ..process.three_way import UNIFORMS_PER_MOVE, Move
+from ..process.three_way import Move
 from ..typing import Selection, Times, Tokens, Variants
 from .base import Corrector, as_selection
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
-from ..numerics import ROW_DRAWS
+from ..numerics import UNIFORMS_PER_MOVE
 from ..process import NoiseProcess, as_token_times
 from ..typing import Selection, Times, Tokens, Variants
 from .base import Corrector, as_selection
@@ -75,7 +75,7 @@ class GibbsCorrector(Corrector):
         `rows`.
         """
         rows, time = as_selection(rows, z), as_token_times(t, z).expand(z.shape)
-        u = uniforms(*z.shape, ROW_DRAWS, generator=generator, device=z.device)
+        u = uniforms(*z.shape, UNIFORMS_PER_MOVE, generator=generator, device=z.device)
         if self.positions == "random":
             return self._redraw(z, t, time, self._first(torch.zeros_like(time), u[..., 0], rows), u)
         if not rows.any():

@@ -6,8 +6,8 @@ import torch
 
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
+from ..numerics import UNIFORMS_PER_MOVE
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
-from ..process.three_way import UNIFORMS_PER_MOVE
 from ..samplers.remasking import remasking_move
 from ..typing import Selection, Times, Tokens, Variants
 from .base import Corrector

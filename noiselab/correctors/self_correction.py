@@ -10,7 +10,7 @@ from torch import Tensor
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
 from ..denoisers.base import describe, require_denoiser
-from ..numerics import LOGITS_AT_ONCE
+from ..numerics import LOGITS_AT_ONCE, mask_off_support
 from ..process import NoiseProcess, as_token_times
 from ..typing import PerSequence, PerToken, Selection, Times, Tokens, TokenSet, Variants
 from .base import Corrector, as_selection
@@ -173,9 +173,7 @@ class SelfCorrection(Corrector):
         found = []
         size = max(1, LOGITS_AT_ONCE // logits.shape[-1])
         for some, numbers in zip(logits.flatten(0, -2).split(size), u.flatten().split(size), strict=True):
-            some = some.to(torch.promote_types(some.dtype, torch.float32))
-            if support is not None:
-                some = some.masked_fill(~support, -torch.inf)
+            some = mask_off_support(some.to(torch.promote_types(some.dtype, torch.float32)), support)
             probs = (some / self.temperature).softmax(-1)
             drawn = choose(probs, numbers)
             found.append((drawn, probs.gather(-1, drawn[:, None])[:, 0], some.argmax(-1)))

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..numerics import mask_off_support
 from ..typing import PerRow, RowLogits, RowTokens, TokenSet
 from .base import Denoiser, Transform
 from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out
@@ -174,7 +175,7 @@ class Support(Transform):
 
     def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """The others get no mass."""
-        return logits.masked_fill(~self.support, -torch.inf)
+        return mask_off_support(logits, self.support)
 
     def extra_repr(self) -> str:
         """The settings, for `repr`."""

@@ -15,7 +15,7 @@ from ..elbo.steps import step_kl_dense
 from ..elbo.streaming import CHUNK_BYTES
 from ..exact import Exact
 from ..mixing import HostCopy
-from ..numerics import TIME_EPS, as_token_times
+from ..numerics import TIME_EPS, as_token_times, mask_off_support
 from ..schedules import Schedule
 from ..typing import (
     Elementwise,
@@ -302,7 +302,7 @@ class NoiseProcess(Exact, abc.ABC):
 
     def on_support(self, logits: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
         """The logits, with -inf at tokens outside the support."""
-        return logits if self.support is None else logits.masked_fill(~self.support.to(logits.device), -torch.inf)
+        return mask_off_support(logits, self.support)
 
     def add_evidence(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         r"""Posterior logits from leave-one-out logits: $\log \hat x_v + \log q_t(z \mid v)$, up to a constant of each row."""

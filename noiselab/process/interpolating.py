@@ -17,7 +17,7 @@ from ..elbo.score import score_entropy_streamed
 from ..elbo.steps import step_kl_streamed
 from ..elbo.streaming import CHUNK_BYTES
 from ..mixing import Mixing, NoiseMass
-from ..numerics import SIGNAL_EPS, TIME_EPS, as_token_times
+from ..numerics import SIGNAL_EPS, TIME_EPS, UNIFORMS_PER_MOVE, as_token_times
 from ..typing import (
     Elementwise,
     Logits,
@@ -34,7 +34,7 @@ from ..typing import (
 from . import evidence
 from .base import NoiseProcess
 from .plans import ReversePlan
-from .three_way import UNIFORMS_PER_MOVE, reverse_move
+from .three_way import reverse_move
 from .validation import check_interpolating, size_of_mixing
 
 

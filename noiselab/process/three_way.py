@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     from .base import NoiseProcess
     from .interpolating import InterpolatingProcess
 
-UNIFORMS_PER_MOVE = (
-    5  # for each token and step: whether it moves, to data or noise, a token of the noise (2), a token of x_hat
-)
-
 
 class Move(NamedTuple):
     """The masses of the three choices, float64 of a shape that broadcasts to [batch, length].

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .interpolating import InterpolatingProcess
     from .token_dependent import TokenDependentProcess
 
-MASS_AT_ONCE = 1 << 22  # maximum number of entries [times, state] of a check
+MAX_CHECKED_ENTRIES = 1 << 22  # maximum number of entries [times, state] of a check
 END_TOLERANCE = 1e-3  # tolerance of alpha at the ends, required by SEDD's and MDLM's published schedules
 FLOAT32_ROUNDING = 1e-6  # tolerance for values computed in float32
 FLOAT32_RESOLUTION = 1e-7  # tolerance for a single float32 value, absolute
@@ -108,7 +108,7 @@ def check_dense(process: "NoiseProcess", times: int) -> None:
     states, device = process.vocab_size, process.device
     t = interior_times(process.domain, times).to(device)
     z = torch.arange(states, device=device)
-    for part in t.split(max(1, MASS_AT_ONCE // states**2)):
+    for part in t.split(max(1, MAX_CHECKED_ENTRIES // states**2)):
         here, every = part[:, None], z.expand(len(part), -1)
         after = (here + 0.01 * (process.domain[1] - here)).contiguous()
         law, later = process.marginal(every, part), process.marginal(every, after[:, 0])
@@ -164,10 +164,10 @@ def check_interpolating(process: "InterpolatingProcess", times: int) -> None:
     _check_curves(process, t)
     _check_early_end(process, t)
     tokens = torch.arange(states, device=home)
-    for part in t.split(max(1, MASS_AT_ONCE // states)):
+    for part in t.split(max(1, MAX_CHECKED_ENTRIES // states)):
         _check_mixing(process, part, states)
         _check_rate(process, part, tokens)
-    _check_jumps(process, torch.cat([ends[:1], t, ends[1:]]), max(1, MASS_AT_ONCE // states))
+    _check_jumps(process, torch.cat([ends[:1], t, ends[1:]]), max(1, MAX_CHECKED_ENTRIES // states))
     _check_columns(process, t)
 
 
@@ -302,7 +302,7 @@ def _check_columns(process: "InterpolatingProcess", t: Tensor) -> None:
     names = [f"the noise on token {token}" for token in z.tolist()]
 
     def columns(t: Tensor) -> Tensor:
-        at_once = t.split(max(1, MASS_AT_ONCE // states))
+        at_once = t.split(max(1, MAX_CHECKED_ENTRIES // states))
         return torch.cat(
             [process.noise(part[:, None]).at(z.expand(len(part), -1)).expand(-1, len(z)) for part in at_once]
         )

@@ -13,8 +13,9 @@ import torch
 
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
+from ..numerics import UNIFORMS_PER_MOVE
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
-from ..process.three_way import UNIFORMS_PER_MOVE, Move
+from ..process.three_way import Move
 from ..typing import PerToken, Times, Tokens, TokenTimes, Variants
 from .base import Sampler
 

@@ -12,8 +12,9 @@ import torch
 
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
+from ..numerics import UNIFORMS_PER_MOVE
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
-from ..process.three_way import UNIFORMS_PER_MOVE, Move, reverse_move
+from ..process.three_way import Move, reverse_move
 from ..typing import PerToken, Times, Tokens, Variants
 from .base import Sampler
 

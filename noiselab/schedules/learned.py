@@ -9,7 +9,7 @@ from ..exact import Exact
 from ..typing import Elementwise
 from .base import Schedule
 
-STEEPEST = 256.0  # limit on the steepness of a step: a learned jump between two evaluated times would falsify the bound
+MAX_STEEPNESS = 256.0  # of a step: a learned jump between two evaluated times would falsify the bound
 
 
 class MonotoneNetwork(Exact, Schedule):
@@ -58,7 +58,7 @@ class MonotoneNetwork(Exact, Schedule):
         # A tenth of the mixture: close to the straight line, with a gradient in every step.
         shares = torch.cat([middles.new_tensor([0.9]), torch.full_like(middles, 0.1 / width)])
         self.middles = nn.Parameter(torch.logit(middles))
-        steepness = min(2.0 * width + 2, STEEPEST / 2) / STEEPEST
+        steepness = min(2.0 * width + 2, MAX_STEEPNESS / 2) / MAX_STEEPNESS
         self.steepness = nn.Parameter(torch.logit(torch.full_like(middles, steepness)))
         self.shares = nn.Parameter(shares.log())
 
@@ -72,7 +72,7 @@ class MonotoneNetwork(Exact, Schedule):
 
     def _curve(self, t: Tensor, rising: bool) -> Tensor:
         t = t.double()[..., None]
-        steepness, middles = STEEPEST * self.steepness.double().sigmoid(), self.middles.double().sigmoid()
+        steepness, middles = MAX_STEEPNESS * self.steepness.double().sigmoid(), self.middles.double().sigmoid()
         here, low, high = (steepness * (u - middles) for u in (t, 0, 1))
         # sigmoid(a) - sigmoid(b) = -sigmoid(a) sigmoid(-b) expm1(b - a), without cancellation.
         risen = -here.sigmoid() * (-low).sigmoid() * torch.expm1(-steepness * t)

@@ -4,7 +4,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..categorical import uniforms
-from ..numerics import ROW_DRAWS
+from ..numerics import UNIFORMS_PER_MOVE
 from ..process import NoiseProcess
 from .overrides import Primitives
 from .tools import (
@@ -131,7 +131,7 @@ def other_draws_have_their_laws(process: NoiseProcess) -> None:
     within_errors("draws of `draw_posterior`", frequencies(drawn.T, states), want, n, x=pairs_x, z=pairs_z)
 
     x_hat = logits(process, 1, 1)[0].softmax(-1)
-    u = uniforms(n, ROW_DRAWS, generator=Generator().manual_seed(3))
+    u = uniforms(n, UNIFORMS_PER_MOVE, generator=Generator().manual_seed(3))
     drawn, needs = process.plan_noisy(at_t, u)
     drawn = drawn.masked_scatter(needs, process.resolve_noisy(x_hat.expand(n, -1)[needs], at_t[needs], u[needs]))
     want = bare.marginal(x_hat[None], t[None])[0]

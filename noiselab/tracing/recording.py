@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..categorical import Randomness
 from ..denoisers import Denoiser
+from ..numerics import mask_off_support
 from ..process import as_token_times
 from ..samplers.base import Sampler, Stage, WrappedSampler
 from ..samplers.wrappers.infilling import Infilling
@@ -73,9 +74,7 @@ def probabilities(
     """The denoiser's probabilities of the old and the new token of each row, [n, 2] on the CPU."""
     if denoiser is None:
         return torch.full(pairs.shape, torch.nan, dtype=torch.float64)
-    logits = denoiser(before.z, before.time, rows)
-    if support is not None:
-        logits = logits.masked_fill(~support.to(logits.device), -torch.inf)
+    logits = mask_off_support(denoiser(before.z, before.time, rows), support)
     return logits.double().softmax(-1).gather(-1, pairs.long()).cpu()
 
 

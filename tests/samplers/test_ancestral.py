@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from worlds import INITIAL, PROCESSES, TRANSITION, V, processes
 
 import noiselab as nl
-from noiselab.process.three_way import UNIFORMS_PER_MOVE, reverse_move
+from noiselab.numerics import UNIFORMS_PER_MOVE
+from noiselab.process.three_way import reverse_move
 
 LENGTH = 6
 

@@ -12,9 +12,9 @@ from .problem import Problem, Verdict
 from .small_checker import check
 from .small_text import NAMES, SIZES, Rule, SmallLevel, check_modulus, mistake, sentence, step, template, value
 
-TRIES = 2_000
+MAX_DRAWS = 2_000
 """Draws before reporting that a split has no problem with the given numbers of operations."""
-TRIES_OF_ONE = 40
+DRAWS_PER_NUMBER = 40
 """Draws for one random number of operations before another is drawn."""
 SALT = "7 "
 """Salt for the hash of templates. Short solutions have few templates, and not every salt puts some in both splits."""
@@ -245,8 +245,8 @@ def draw_small(
     if split not in (None, *get_args(Split)):
         raise ValueError(f"split must be 'train', 'test' or None; got {split!r}")
     target = low
-    for attempt in range(TRIES):
-        if attempt % TRIES_OF_ONE == 0:
+    for attempt in range(MAX_DRAWS):
+        if attempt % DRAWS_PER_NUMBER == 0:
             target = generator.randint(low, high)
         most = max(size.parameters, target + size.parameters - size.ops[1])
         total = parameters or generator.randint(target, min(most, len(names)))
@@ -259,7 +259,7 @@ def draw_small(
             generator.shuffle(sentences)
             return SmallProblem(level, tuple(sentences), order, modulus, layout)
     raise ValueError(
-        f"some problem must have this number of operations; got ops={ops}, and none in {TRIES} draws of {split=}"
+        f"some problem must have this number of operations; got ops={ops}, and none in {MAX_DRAWS} draws of {split=}"
     )
 
 
