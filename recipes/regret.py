@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import transformers
 
-from learn_from_mistakes import spread
+from learn_from_mistakes import show_share
 from noiselab.autoregressive import (
     BackspaceDetector,
     EntropyDetector,
@@ -321,7 +321,7 @@ def table(rows: list[dict[str, Any]], hard: int) -> str:
         own = [row for row in rows if row["decoding"] == name]
         gains = [row["gain"]["mean"] for row in own]
         gain = interval(gains) if len(own) > 1 else Interval(**own[0]["gain"])
-        shares = spread([row["right"] for row in own], own[0])
+        shares = show_share([row["right"] for row in own], own[0])
         lines.append(f"| {name} | {shares} | {100 * gain.mean:+.1f} ± {100 * gain.half:.1f} |")
     return "\n".join(lines)
 

@@ -101,7 +101,7 @@ def train_in_world(
     return TransformersDenoiser(network.eval())
 
 
-def study(
+def measure_denoiser(
     world: World,
     name: str,
     process: InterpolatingProcess,
@@ -164,7 +164,7 @@ def study(
     )
 
 
-def known_world(
+def study_known_world(
     *,
     train_steps: int = 500,
     samples: int = 400,
@@ -179,7 +179,7 @@ def known_world(
     **Arguments:**
 
     - `train_steps`: for each of the two networks.
-    - `samples`, `sampling_steps`, `seed`: as for `study`.
+    - `samples`, `sampling_steps`, `seed`: as for `measure_denoiser`.
     - `progress`: called with a line before each part.
     """
     world = World.random(generator=Generator().manual_seed(seed))
@@ -194,5 +194,7 @@ def known_world(
         if progress is not None:
             progress(f"{name}: {train_steps} training steps, {samples} samples")
         denoiser = train_in_world(world, process, steps=train_steps, seed=seed, objective=objective)
-        results.append(study(world, name, process, denoiser, samples=samples, sampling_steps=sampling_steps, seed=seed))
+        results.append(
+            measure_denoiser(world, name, process, denoiser, samples=samples, sampling_steps=sampling_steps, seed=seed)
+        )
     return world, results

@@ -72,33 +72,33 @@ def write_report(path: Path, **content: Any) -> None:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "percent": percent}
+    environment.filters |= {"number": format_number, "percent": format_percent}
     write_text(path, environment.get_template("report.html.j2").render(**content))
 
 
-def number(value: float, digits: int = 3) -> str:
+def format_number(value: float, digits: int = 3) -> str:
     """A number with so many digits behind the point; thousands apart; infinity as a sign."""
     if math.isnan(value):
         return "–"
     return f"{value:,.{digits}f}" if math.isfinite(value) else "∞"
 
 
-def percent(value: float, digits: int = 1) -> str:
+def format_percent(value: float, digits: int = 1) -> str:
     """A share in percent."""
     return f"{100 * value:.{digits}f} %"
 
 
-def decoded(tokenizer: "transformers.PreTrainedTokenizerBase", ids: list[int]) -> str:
+def decode_tokens(tokenizer: "transformers.PreTrainedTokenizerBase", ids: list[int]) -> str:
     """The text of tokens as it is, special tokens included."""
     return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
-def visible(text: str) -> str:
+def show_whitespace(text: str) -> str:
     """Text with its blanks and line ends made visible, for the grid."""
     return text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥") or "∅"
 
 
-def token_grid(
+def build_token_grid(
     states: Sequence[tuple[float, TokenSequence]],
     tokenizer: "transformers.PreTrainedTokenizerBase",
     mask_id: int | None,
@@ -123,13 +123,13 @@ def token_grid(
         cells = []
         for token, settled, new in zip(z.tolist(), stays.tolist(), fresh.tolist(), strict=True):
             kind = "mask" if token == mask_id else ("changed" if new else "settled") if settled else "noise"
-            text = "¶" if token == tokenizer.eos_token_id else visible(decoded(tokenizer, [token]))
+            text = "¶" if token == tokenizer.eos_token_id else show_whitespace(decode_tokens(tokenizer, [token]))
             cells.append(Cell("" if token == mask_id else text, kind))
         rows.append((time, cells))
     return rows[::-1]
 
 
-def changes(
+def mark_changes(
     before: TokenSequence, after: TokenSequence, tokenizer: "transformers.PreTrainedTokenizerBase"
 ) -> list[Piece]:
     """A text before and after correction as pieces to be marked; neighbouring changes are one removal, one insertion."""
@@ -138,13 +138,13 @@ def changes(
     start = 0
     for end in range(1, len(same) + 1):
         if end == len(same) or same[end] != same[start]:
-            old, new = (decoded(tokenizer, z[start:end].tolist()) for z in (before, after))
+            old, new = (decode_tokens(tokenizer, z[start:end].tolist()) for z in (before, after))
             pieces += [Piece(old, "kept")] if same[start] else [Piece(old, "removed"), Piece(new, "inserted")]
             start = end
     return pieces
 
 
-def data_uri(figure: Figure) -> str:
+def encode_figure(figure: Figure) -> str:
     """A figure as an SVG image that is part of the page itself."""
     buffer = io.BytesIO()
     with rc_context(STYLE):
@@ -153,7 +153,7 @@ def data_uri(figure: Figure) -> str:
 
 
 class Curves(NamedTuple):
-    """A panel of `curves_figure`.
+    """A panel of `plot_curves`.
 
     **Arguments:**
 
@@ -170,7 +170,7 @@ class Curves(NamedTuple):
     held_out: str
 
 
-def curves_figure(panels: Sequence[Curves]) -> str:
+def plot_curves(panels: Sequence[Curves]) -> str:
     """Training and held-out loss against the number of tokens seen."""
     with rc_context(STYLE):
         figure = Figure(figsize=(10.2, 3.2), layout="constrained")
@@ -186,10 +186,10 @@ def curves_figure(panels: Sequence[Curves]) -> str:
             axes.set_ylim(bottom=0)
             axes.grid(axis="y", alpha=0.25)
             axes.legend()
-    return data_uri(figure)
+    return encode_figure(figure)
 
 
-def process_figure(process: InterpolatingProcess) -> str:
+def plot_process(process: InterpolatingProcess) -> str:
     """What a token is at each time: the shares of signal and of each noise."""
     names = {Absorbing: "mask", Uniform: "random token", Unigram: "token by frequency"}
     t = torch.linspace(0, 1, 201, dtype=torch.float64)
@@ -210,10 +210,10 @@ def process_figure(process: InterpolatingProcess) -> str:
             title="What a token is at time t",
         )
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=len(shares), fontsize=9)
-    return data_uri(figure)
+    return encode_figure(figure)
 
 
-def world_figure(world: World, results: Sequence[WorldResult]) -> str:
+def plot_world(world: World, results: Sequence[WorldResult]) -> str:
     """The known world: which transitions exist, and how many forbidden ones self-correction leaves."""
     with rc_context(STYLE):
         figure = Figure(figsize=(10.2, 3.4), layout="constrained")
@@ -234,7 +234,7 @@ def world_figure(world: World, results: Sequence[WorldResult]) -> str:
         right.set_ylim(bottom=0)
         right.grid(axis="y", alpha=0.25)
         right.legend()
-    return data_uri(figure)
+    return encode_figure(figure)
 
 
 def _shown(transition: Float[Tensor, "state state"]) -> Any:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import noiselab as nl
-from demo_report.known_world import study, train_in_world
+from demo_report.known_world import measure_denoiser, train_in_world
 from noiselab.bench.world import World
 from noiselab.evaluation import self_correction
 
@@ -37,7 +37,7 @@ def test_the_exact_denoiser_corrects_its_few_step_samples():
     """Tokens drawn at the same time contradict one another, even from an exact denoiser; correction mends that."""
     here = world()
     process = nl.gidd(vocab_size=7, mask_id=6, p_uniform=0.2)
-    found = study(here, "oracle", process, here.oracle(process), samples=150, sampling_steps=2)
+    found = measure_denoiser(here, "oracle", process, here.oracle(process), samples=150, sampling_steps=2)
     assert found.bound == found.exact and abs(found.exact.nelbo - here.entropy) < 4 * found.exact.error
     assert found.samples.forbidden > 0.05
     assert found.corrected.forbidden < 0.1 * found.samples.forbidden
@@ -60,7 +60,9 @@ def test_training_lowers_the_bound():
     here = world()
     process = nl.gidd(vocab_size=7, mask_id=6, p_uniform=0.2)
     start, trained = (
-        study(here, "network", process, train_in_world(here, process, steps=steps), samples=100, correction_steps=4)
+        measure_denoiser(
+            here, "network", process, train_in_world(here, process, steps=steps), samples=100, correction_steps=4
+        )
         for steps in (1, 80)
     )
     assert start.bound.nelbo > 1.5 > trained.bound.nelbo > here.entropy - 4 * trained.bound.error

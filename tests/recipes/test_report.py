@@ -8,16 +8,16 @@ import pytest
 import torch
 
 import noiselab as nl
-from demo_report.known_world import known_world
+from demo_report.known_world import study_known_world
 from demo_report.report import (
     Curves,
     Piece,
-    changes,
-    curves_figure,
-    number,
-    process_figure,
-    token_grid,
-    world_figure,
+    build_token_grid,
+    format_number,
+    mark_changes,
+    plot_curves,
+    plot_process,
+    plot_world,
     write_report,
 )
 from noiselab.data import TokenBlocks, train_tokenizer
@@ -41,10 +41,10 @@ def test_changes_rebuild_both_texts(tokenizer):
     before = torch.tensor(tokenizer("the cat sat on a mat")["input_ids"])
     after = before.clone()
     after[1], after[-1] = before[0], before[2]
-    pieces = changes(before, after, tokenizer)
+    pieces = mark_changes(before, after, tokenizer)
     for z, left_out in ((before, "inserted"), (after, "removed")):
         assert "".join(p.text for p in pieces if p.kind != left_out) == tokenizer.decode(z)
-    assert [p for p in changes(before, before, tokenizer)] == [Piece(tokenizer.decode(before), "kept")]
+    assert [p for p in mark_changes(before, before, tokenizer)] == [Piece(tokenizer.decode(before), "kept")]
 
 
 def test_the_grid_says_what_becomes_of_each_token(tokenizer):
@@ -52,7 +52,7 @@ def test_the_grid_says_what_becomes_of_each_token(tokenizer):
     ids = tokenizer("the cat")["input_ids"]
     a, b = ids[0], ids[1]
     states = [[mask, mask, a], [a, mask, b], [b, a, b], [a, a, b]]
-    rows = token_grid([(1 - i / 3, torch.tensor(s)) for i, s in enumerate(states)], tokenizer, mask)
+    rows = build_token_grid([(1 - i / 3, torch.tensor(s)) for i, s in enumerate(states)], tokenizer, mask)
     kinds = [[cell.kind for cell in cells] for _, cells in rows]
     assert kinds == [
         ["mask", "mask", "noise"],
@@ -65,7 +65,11 @@ def test_the_grid_says_what_becomes_of_each_token(tokenizer):
 
 
 def test_numbers():
-    assert (number(1234.5678), number(float("inf")), number(float("nan"))) == ("1,234.568", "∞", "–")
+    assert (format_number(1234.5678), format_number(float("inf")), format_number(float("nan"))) == (
+        "1,234.568",
+        "∞",
+        "–",
+    )
 
 
 class Page(HTMLParser):
@@ -99,7 +103,7 @@ def test_the_page_needs_nothing_else(tmp_path, tokenizer):
     corrector = nl.SelfCorrection(Uniform(), support=process.support)
     corrected = self_correction(corrector, ids, steps=2, judge=Judge(), generator=generator)
     bound = validation_bound(process, Uniform(), ids, generator=generator)
-    world, results = known_world(train_steps=2, samples=6, sampling_steps=2)
+    world, results = study_known_world(train_steps=2, samples=6, sampling_steps=2)
     judged = generative_perplexity(Judge(), ids)
     history = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.5}, {"step": 2, "eval_loss": 2.7}]
     path = tmp_path / "new" / "report.html"
@@ -109,19 +113,19 @@ def test_the_page_needs_nothing_else(tmp_path, tokenizer):
         "correction": corrected,
         "held_out": TokenBlocks(ids, torch.full((3,), ids.shape[1]), 280),
         "pairs": [[Piece("<b> & kept", "kept"), Piece("old", "removed"), Piece("new", "inserted")]],
-        "grid": token_grid([(1.0, ids[0]), (0.0, ids[0])], tokenizer, tokenizer.mask_token_id),
+        "grid": build_token_grid([(1.0, ids[0]), (0.0, ids[0])], tokenizer, tokenizer.mask_token_id),
         "likelihood": [
             {"name": "GIDD+", "note": "", "prefix": "≤ ", "nats": 1.0, "error": 0.1, "perplexity": 2.7, "bits": 1.25}
         ],
         "bound": replace(bound, reconstruction=0.0123),
         "quality": [{"name": name, "note": "", "judged": judged} for name in ("data", "samples", "corrected")],
-        "curves": curves_figure([Curves("GIDD+", history, 64, "training", "held out")]),
+        "curves": plot_curves([Curves("GIDD+", history, 64, "training", "held out")]),
         "runs": [{"name": "GIDD+", "settings": {"weights": "10"}}],
         "settings": ["weights"],
         "process": repr(process),
-        "process_image": process_figure(process),
+        "process_image": plot_process(process),
         "world": world,
-        "world_image": world_figure(world, results),
+        "world_image": plot_world(world, results),
         "world_results": results,
         "timings": [("training", 60.0)],
         "version": "1",
