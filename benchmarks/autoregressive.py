@@ -15,7 +15,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from core import report
-from measure import in_turns
+from measure import time_in_turns
 from noiselab.autoregressive import BackspaceSampler, RandomTokenBackspace, UniformTokens
 from noiselab.training import EditLoss, Place, causal_loss
 
@@ -44,7 +44,7 @@ def main() -> int:
     for semantics in ("visible", "erasing"):
         loss = EditLoss(edits, start=0, semantics=semantics, deep=False)
         pieces[semantics] = lambda loss=loss: train(loss, batch)
-    found = in_turns(pieces, options.rounds)
+    found = time_in_turns(pieces, options.rounds)
     rows: list[tuple[str, float, float | None, bool]] = [
         ("training, erasing / plain, per clean token, rate 0.1", found["erasing"] / found["plain"], 1.3, False),
         ("training, visible / plain, per clean token, rate 0.1", found["visible"] / found["plain"], None, False),
@@ -52,12 +52,12 @@ def main() -> int:
 
     network.eval()
     network.generation_config.eos_token_id = None  # no text ends before the others
-    rows += [(name, ratio, 1.1, False) for name, ratio in decoding(network, edits, options.rounds)]
-    rows.append(("iGSM, problems of nano a second, one core", problems(), 2000, True))
+    rows += [(name, ratio, 1.1, False) for name, ratio in measure_decoding(network, edits, options.rounds)]
+    rows.append(("iGSM, problems of nano a second, one core", count_problems_per_second(), 2000, True))
     return min(report("autoregressive", rows), 1)
 
 
-def decoding(network: Any, edits: RandomTokenBackspace, rounds: int) -> list[tuple[str, float]]:
+def measure_decoding(network: Any, edits: RandomTokenBackspace, rounds: int) -> list[tuple[str, float]]:
     """Seconds for each evaluation of the network, with backspaces and without, as ratios."""
     found = []
     for count in (1, 8):
@@ -85,13 +85,13 @@ def decoding(network: Any, edits: RandomTokenBackspace, rounds: int) -> list[tup
 
         for semantics in ("erasing", "visible"):
             back(semantics)
-            times = in_turns({"plain": partial(plain, semantics), "back": partial(back, semantics)}, rounds)
+            times = time_in_turns({"plain": partial(plain, semantics), "back": partial(back, semantics)}, rounds)
             name = f"decoding, {semantics} / generate, for equally many evaluations, {count} texts"
             found.append((name, times["back"] / times["plain"]))
     return found
 
 
-def problems() -> float:
+def count_problems_per_second() -> float:
     """Problems a second."""
     from noiselab.tasks.igsm import draw_small
 

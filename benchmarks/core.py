@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import noiselab as nl
-from measure import in_turns, peak_memory
+from measure import peak_memory, time_in_turns
 from noiselab.numerics import UNIFORMS_PER_MOVE
 from noiselab.process.three_way import reverse_move
 
@@ -24,23 +24,23 @@ ROWS = BATCH * LENGTH
 DATA = torch.arange(V) != MASK
 
 
-def generator() -> torch.Generator:
+def seed_generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def frequencies(power: float = 1.0) -> torch.Tensor:
+def zipf_frequencies(power: float = 1.0) -> torch.Tensor:
     """Zipf's law, without the mask."""
     row = torch.arange(1, V + 1, dtype=torch.float64) ** -power * DATA
     return row / row.sum()
 
 
-def near() -> torch.Tensor:
+def draw_neighbours() -> torch.Tensor:
     """A neighbour row, among the first 4,096 tokens so that it is made in seconds."""
-    embeddings = torch.randn(V, 64, generator=generator())
+    embeddings = torch.randn(V, 64, generator=seed_generator())
     return nl.mixing.neighbour_row(embeddings, neighbours=16, support=torch.arange(V) < 4096)
 
 
-def process_of(kind: str) -> nl.InterpolatingProcess:
+def build_process(kind: str) -> nl.InterpolatingProcess:
     """Masks, and beside them the noise that `kind` says."""
     t = nl.t
     if kind == "hybrid":
@@ -50,11 +50,11 @@ def process_of(kind: str) -> nl.InterpolatingProcess:
         "masked": lambda: {},
         "2 constants": lambda: {nl.Uniform(DATA): 0.2 * t**k for k in (1, 2)},
         "4 constants": lambda: {nl.Uniform(DATA): 0.2 * t**k for k in (1, 2, 3, 4)},
-        "a unigram row": lambda: {nl.Unigram(frequencies()): 0.2 * t},
-        "a neighbour row": lambda: {nl.Unigram(near()): 0.2 * t},
-        "a constant and a row": lambda: {nl.Uniform(DATA): 0.2 * t, nl.Unigram(frequencies()): 0.2 * t**2},
-        "3 rows": lambda: {nl.Unigram(frequencies(0.5 * k)): 0.2 * t**k for k in (1, 2, 3)},
-        "a moving blend": lambda: {nl.Blend({nl.Unigram(frequencies()): 1 - t, nl.Uniform(DATA): t}): 0.2 * t},
+        "a unigram row": lambda: {nl.Unigram(zipf_frequencies()): 0.2 * t},
+        "a neighbour row": lambda: {nl.Unigram(draw_neighbours()): 0.2 * t},
+        "a constant and a row": lambda: {nl.Uniform(DATA): 0.2 * t, nl.Unigram(zipf_frequencies()): 0.2 * t**2},
+        "3 rows": lambda: {nl.Unigram(zipf_frequencies(0.5 * k)): 0.2 * t**k for k in (1, 2, 3)},
+        "a moving blend": lambda: {nl.Blend({nl.Unigram(zipf_frequencies()): 1 - t, nl.Uniform(DATA): t}): 0.2 * t},
     }[kind]()
     return nl.Interpolation(1 - t, {mask: t, **noises})
 
@@ -72,27 +72,27 @@ KINDS = [
 
 
 @functools.cache
-def random_logits() -> torch.Tensor:
-    return torch.randn(BATCH, LENGTH, V, generator=generator())
+def draw_logits() -> torch.Tensor:
+    return torch.randn(BATCH, LENGTH, V, generator=seed_generator())
 
 
-def world(kind: str = "hybrid", per_token: bool = False):
+def load_case(kind: str = "hybrid", per_token: bool = False):
     """A process and a batch with logits."""
-    return _world(kind, per_token)
+    return _load_case(kind, per_token)
 
 
 @functools.cache
-def _world(kind: str, per_token: bool):
-    process = _world(kind, False)[0] if per_token else process_of(kind)
-    x = torch.randint(0, MASK, (BATCH, LENGTH), generator=generator())
+def _load_case(kind: str, per_token: bool):
+    process = _load_case(kind, False)[0] if per_token else build_process(kind)
+    x = torch.randint(0, MASK, (BATCH, LENGTH), generator=seed_generator())
     shape = (BATCH, LENGTH) if per_token else (BATCH,)
-    t = 0.05 + 0.9 * torch.rand(shape, generator=generator(), dtype=torch.float64)
-    return process, random_logits(), x, process.corrupt(x, t, generator=generator()), t
+    t = 0.05 + 0.9 * torch.rand(shape, generator=seed_generator(), dtype=torch.float64)
+    return process, draw_logits(), x, process.corrupt(x, t, generator=seed_generator()), t
 
 
 def dense_loss(logits, x, z, t):
     """The hybrid loss as it is usually written: one-hot, softmax, both laws and their logarithms, all [batch, length, V]."""
-    process = world()[0]
+    process = load_case()[0]
     with torch.no_grad():
         lifted = t[:, None]
         alpha, noise = process.alpha(lifted).float()[..., None], process.noise(lifted).dense().float()
@@ -106,16 +106,16 @@ def dense_loss(logits, x, z, t):
     return weight * (kl + ratio.exp() - ratio - 1)
 
 
-def backward(loss, kind="hybrid", per_token=False, dense=False):
-    process, logits, x, z, t = world(kind, per_token)
+def run_backward(loss, kind="hybrid", per_token=False, dense=False):
+    process, logits, x, z, t = load_case(kind, per_token)
     leaf = logits.detach().requires_grad_()
     value = loss(leaf, x, z, t) if dense else loss(process, leaf, x, z, t)
     value.mean().backward()
     return leaf.grad
 
 
-def softmax_alone():
-    return world()[1].softmax(-1)
+def run_softmax():
+    return load_case()[1].softmax(-1)
 
 
 def reverse_times():
@@ -123,8 +123,8 @@ def reverse_times():
     return t - 1 / 64, t
 
 
-def dense_step():
-    process, logits, _, z, _ = world()
+def run_dense_step():
+    process, logits, _, z, _ = load_case()
     s, t = reverse_times()
     lifted_s, lifted_t = s[:, None], t[:, None]
     x_hat = logits.index_fill(-1, torch.tensor(MASK), -torch.inf).softmax(-1)
@@ -136,67 +136,67 @@ def dense_step():
     return torch.multinomial(posterior.flatten(0, 1), 1).view(BATCH, LENGTH)
 
 
-def uniforms():
-    return nl.categorical.uniforms(BATCH, LENGTH, UNIFORMS_PER_MOVE, generator=generator())
+def draw_uniforms():
+    return nl.categorical.uniforms(BATCH, LENGTH, UNIFORMS_PER_MOVE, generator=seed_generator())
 
 
-def three_way_step():
-    process, logits, _, z, _ = world()
+def run_three_way_step():
+    process, logits, _, z, _ = load_case()
     s, t = reverse_times()
-    plan = reverse_move(process, z, s, t).plan(process, z, uniforms())
+    plan = reverse_move(process, z, s, t).plan(process, z, draw_uniforms())
     return plan.resolve(logits[plan.rows])
 
 
-def rows_read():
-    process, _, _, z, _ = world()
+def share_of_rows_read():
+    process, _, _, z, _ = load_case()
     s, t = reverse_times()
-    return reverse_move(process, z, s, t).plan(process, z, uniforms()).rows.double().mean().item()
+    return reverse_move(process, z, s, t).plan(process, z, draw_uniforms()).rows.double().mean().item()
 
 
 @functools.cache
-def projection():
-    hidden = torch.randn(BATCH, LENGTH, WIDTH, generator=generator())
-    return hidden, torch.randn(V, WIDTH, generator=generator()) / WIDTH**0.5
+def draw_projection():
+    hidden = torch.randn(BATCH, LENGTH, WIDTH, generator=seed_generator())
+    return hidden, torch.randn(V, WIDTH, generator=seed_generator()) / WIDTH**0.5
 
 
-def bare_products():
+def run_bare_products():
     """The three matrix products that any loss on projected hidden states needs."""
-    hidden, weight = (v.flatten(0, -2) if v.dim() > 2 else v for v in projection())
+    hidden, weight = (v.flatten(0, -2) if v.dim() > 2 else v for v in draw_projection())
     with torch.no_grad():
         logits = hidden @ weight.T
         return logits @ weight, logits.T @ hidden
 
 
 def project_and_lose(loss, dense=False):
-    process, _, x, z, t = world()
-    hidden, weight = (v.detach().requires_grad_() for v in projection())
+    process, _, x, z, t = load_case()
+    hidden, weight = (v.detach().requires_grad_() for v in draw_projection())
     logits = hidden @ weight.T
     value = loss(logits, x, z, t) if dense else loss(process, logits, x, z, t)
     value.mean().backward()
     return hidden.grad, weight.grad
 
 
-def fused():
-    process, _, x, z, t = world()
-    hidden, weight = (v.detach().requires_grad_() for v in projection())
+def run_fused():
+    process, _, x, z, t = load_case()
+    hidden, weight = (v.detach().requires_grad_() for v in draw_projection())
     nl.elbo.nelbo_fused(process, hidden, weight, None, x, z, t, torch.full((BATCH, LENGTH), 1 / ROWS))[0].backward()
     return hidden.grad, weight.grad
 
 
 def make_streaming():
-    return _prepared(lambda: backward(nl.nelbo))
+    return _prepare(lambda: run_backward(nl.nelbo))
 
 
 def make_rows():
-    return _prepared(lambda: backward(nl.nelbo, "3 rows", True), "3 rows", True)
+    return _prepare(lambda: run_backward(nl.nelbo, "3 rows", True), "3 rows", True)
 
 
 def make_dense():
-    return _prepared(lambda: backward(dense_loss, dense=True))
+    return _prepare(lambda: run_backward(dense_loss, dense=True))
 
 
-def _prepared(piece, kind="hybrid", per_token=False):
-    process, logits, x, z, t = world(kind, per_token)
+def _prepare(piece, kind="hybrid", per_token=False):
+    process, logits, x, z, t = load_case(kind, per_token)
 
     def warm():
         # Everything but the work itself: libraries, threads, scalars.
@@ -207,14 +207,14 @@ def _prepared(piece, kind="hybrid", per_token=False):
     return piece
 
 
-def mixings(rounds: int) -> int:
+def compare_mixings(rounds: int) -> int:
     """What other noises cost beside the hybrid one, with one time a sequence and with one a token; misses."""
     pieces = {
-        (kind, per_token): functools.partial(backward, nl.nelbo, kind, per_token)
+        (kind, per_token): functools.partial(run_backward, nl.nelbo, kind, per_token)
         for kind in KINDS
         for per_token in (False, True)
     }
-    time = in_turns(pieces, rounds)
+    time = time_in_turns(pieces, rounds)
     one = time["hybrid", False]
     print("\n  beside masks               per sequence   per token")
     lines: list = []
@@ -254,26 +254,26 @@ def main() -> int:
         f"{ROWS} rows of {V} tokens, float32: logits {size / 2**20:.0f} MiB. Best of {rounds} rounds, taken in turns.\n"
     )
 
-    time = in_turns(
+    time = time_in_turns(
         {
-            "softmax": softmax_alone,
-            "nelbo": lambda: backward(nl.nelbo),
-            "dense": lambda: backward(dense_loss, dense=True),
-            "nelbo, masking": lambda: backward(nl.nelbo, "masked"),
-            "three-way step": three_way_step,
-            "dense step": dense_step,
-            "bare products": bare_products,
+            "softmax": run_softmax,
+            "nelbo": lambda: run_backward(nl.nelbo),
+            "dense": lambda: run_backward(dense_loss, dense=True),
+            "nelbo, masking": lambda: run_backward(nl.nelbo, "masked"),
+            "three-way step": run_three_way_step,
+            "dense step": run_dense_step,
+            "bare products": run_bare_products,
             "project + nelbo": lambda: project_and_lose(nl.nelbo),
-            "fused": fused,
+            "fused": run_fused,
         },
         rounds,
     )
     for name, seconds in time.items():
         print(f"  {name:26} {1000 * seconds:9.1f} ms")
-    missed = mixings(rounds)
+    missed = compare_mixings(rounds)
     ours, theirs = peak_memory(make_streaming), peak_memory(make_dense)
     rows = peak_memory(make_rows)
-    share = rows_read()
+    share = share_of_rows_read()
 
     lines = [
         ("loss forward + backward, dense / ours", time["dense"] / time["nelbo"], 8, True),

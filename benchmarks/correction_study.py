@@ -48,7 +48,7 @@ class CorrectionRow:
     changed: Interval
 
 
-def correction_study(
+def measure_corrections(
     world: World,
     processes: Mapping[str, InterpolatingProcess],
     denoiser: Callable[[InterpolatingProcess], Denoiser],
@@ -86,12 +86,12 @@ def correction_study(
     **Example:**
 
     ```python
-    from correction_study import correction_study
+    from correction_study import measure_corrections
     from noiselab.bench.world import World
 
     world = World.sharp(length=8)
     hybrid = {"gidd": world.processes()["gidd"]}
-    rows = correction_study(world, hybrid, world.oracle, steps=4, sequences=50, seeds=range(2))
+    rows = measure_corrections(world, hybrid, world.oracle, steps=4, sequences=50, seeds=range(2))
     assert [row.treatment for row in rows][:3] == ["before", "one jump", "self-correction"]
     ```
     """
@@ -100,9 +100,9 @@ def correction_study(
         raise ValueError(f"there must be at least two seeds, for an interval; got {len(seeds)}")
     rows = []
     for name, process in processes.items():
-        patient = _Patient(world, process, denoiser(process), sequences, end)
+        patient = _Case(world, process, denoiser(process), sequences, end)
         found = [patient.treated(steps, seed, time, temperature, correction_steps, sweeps) for seed in seeds]
-        rows += [_row(name, kind, [outcomes[kind] for outcomes in found], found) for kind in found[0]]
+        rows += [_summarize(name, kind, [outcomes[kind] for outcomes in found], found) for kind in found[0]]
     return rows
 
 
@@ -113,7 +113,7 @@ class _Outcome:
     evaluations: float
 
 
-class _Patient:
+class _Case:
     """One process and its denoiser."""
 
     def __init__(self, world: World, process: InterpolatingProcess, denoiser: Denoiser, sequences: int, end: float):
@@ -167,7 +167,7 @@ class _Patient:
         return found
 
 
-def _row(process: str, treatment: str, after: list[_Outcome], found: list[dict[str, _Outcome]]) -> CorrectionRow:
+def _summarize(process: str, treatment: str, after: list[_Outcome], found: list[dict[str, _Outcome]]) -> CorrectionRow:
     both = [(a.measures, outcomes[BEFORE].measures) for a, outcomes in zip(after, found, strict=True)]
     return CorrectionRow(
         process=process,
@@ -183,7 +183,7 @@ def _row(process: str, treatment: str, after: list[_Outcome], found: list[dict[s
     )
 
 
-def correction_table(rows: Iterable[CorrectionRow]) -> str:
+def tabulate_corrections(rows: Iterable[CorrectionRow]) -> str:
     """The rows as a Markdown table."""
     lines = [
         "| process | treatment | evaluations | gain, nats per token | gap | forbidden | entropy | pairs | changed |",

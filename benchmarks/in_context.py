@@ -14,14 +14,14 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from core import report
-from measure import in_turns
+from measure import time_in_turns
 from noiselab.dialogue import Chat, CheckAsContext, right_or_wrong
 
 sys.path.append(str(Path(__file__).parents[1] / "recipes"))
 from alignment import AnswersOnALine, cosine, plackett_luce
 
 
-def loop(scores: Tensor, rewards: Tensor) -> Tensor:
+def loop_over_ranks(scores: Tensor, rewards: Tensor) -> Tensor:
     """The loss as its definition says, row by row and rank by rank."""
     total = scores.new_zeros(())
     for row, order in zip(scores, rewards.argsort(-1, descending=True), strict=True):
@@ -31,7 +31,7 @@ def loop(scores: Tensor, rewards: Tensor) -> Tensor:
     return total
 
 
-def chat() -> Chat:
+def build_chat() -> Chat:
     """A Llama of 6 layers and width 192 that knows 100 words and never ends a message by itself."""
     known = ["<unk>", "<user>", "<assistant>", "<end>", *(f"w{number}" for number in range(100))]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, unk_token="<unk>"))
@@ -63,9 +63,9 @@ def main() -> int:
         plackett_luce(cosine(said, ranked.y), ranked.rewards).sum().backward()
 
     def slow() -> None:
-        loop(cosine(said, ranked.y), ranked.rewards).backward()
+        loop_over_ranks(cosine(said, ranked.y), ranked.rewards).backward()
 
-    found = in_turns({"ours": ours, "loop": slow}, options.rounds)
+    found = time_in_turns({"ours": ours, "loop": slow}, options.rounds)
     rows: list[tuple[str, float, float | None, bool]] = [
         (
             "Plackett-Luce, loop over ranks / all at once, 256 rows of 20 answers",
@@ -76,7 +76,7 @@ def main() -> int:
     ]
 
     torch.manual_seed(0)
-    talker, question = chat(), " ".join(f"w{number % 100}" for number in range(200))
+    talker, question = build_chat(), " ".join(f"w{number % 100}" for number in range(200))
     check = right_or_wrong(ask="w1 w2 w3", again="w4 {question}", tokens=20)
     read: dict[int, int] = {}
 
@@ -87,7 +87,9 @@ def main() -> int:
         read[cache] = found.entries_read
         read.setdefault(2, len(talker.tokens(found.messages, start=None)) - 2)
 
-    found = in_turns({cache: lambda cache=cache: talk(cache) for cache in (True, False)}, max(1, options.rounds // 2))
+    found = time_in_turns(
+        {cache: lambda cache=cache: talk(cache) for cache in (True, False)}, max(1, options.rounds // 2)
+    )
     rows += [
         ("Check-as-Context, tokens read / tokens of the conversation, 3 rounds", read[True] / read[2], 1.0, False),
         ("the same without a cache", read[False] / read[2], None, False),

@@ -15,19 +15,19 @@ from typing import TypeVar
 Name = TypeVar("Name", bound=Hashable)
 
 
-def trim() -> None:
+def trim_heap() -> None:
     """Give memory that the allocator holds back to the system."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def settle() -> None:
+def wait_for_gpu() -> None:
     """Wait for what a GPU, if there is one in use, still has to do."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
-def in_turns(pieces: Mapping[Name, Callable[[], object]], rounds: int = 7) -> dict[Name, float]:
+def time_in_turns(pieces: Mapping[Name, Callable[[], object]], rounds: int = 7) -> dict[Name, float]:
     """The best time of each piece in seconds, after one round to warm up.
 
     Before each piece the allocator gives back what it holds (`malloc_trim`), so that large tensors come as fresh memory
@@ -36,22 +36,22 @@ def in_turns(pieces: Mapping[Name, Callable[[], object]], rounds: int = 7) -> di
     best = dict.fromkeys(pieces, float("inf"))
     for round_ in range(rounds + 1):
         for name, piece in pieces.items():
-            trim()
-            settle()
+            trim_heap()
+            wait_for_gpu()
             start = time.perf_counter()
             piece()
-            settle()
+            wait_for_gpu()
             if round_:
                 best[name] = min(best[name], time.perf_counter() - start)
     return best
 
 
-def _status(field: str) -> int:
+def _read_status(field: str) -> int:
     with open("/proc/self/status") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def _peak(make: Callable[[], Callable[[], object]], pipe) -> None:
+def _measure_peak(make: Callable[[], Callable[[], object]], pipe) -> None:
     import torch
 
     torch.set_num_threads(2)
@@ -60,12 +60,12 @@ def _peak(make: Callable[[], Callable[[], object]], pipe) -> None:
     if piece_small is not None:
         piece_small()
     # Memory that the allocator holds back would be used again and hide what the piece of work needs.
-    trim()
+    trim_heap()
     with open("/proc/self/clear_refs", "w") as reset:
         reset.write("5")
-    before = _status("VmRSS")
+    before = _read_status("VmRSS")
     result = piece()
-    pipe.send(_status("VmHWM") - before)
+    pipe.send(_read_status("VmHWM") - before)
     del result
 
 
@@ -73,7 +73,7 @@ def peak_memory(make: Callable[[], Callable[[], object]]) -> int:
     """Bytes that the piece of work made by `make` adds at its peak, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(False)
-    process = context.Process(target=_peak, args=(make, send))
+    process = context.Process(target=_measure_peak, args=(make, send))
     process.start()
     process.join()
     return receive.recv()

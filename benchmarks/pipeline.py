@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from core import report
-from measure import in_turns, peak_memory
+from measure import peak_memory, time_in_turns
 
 LENGTH, STEPS = 128, 32
 
 
-def write(folder: Path) -> None:
+def save_pipeline(folder: Path) -> None:
     """The published small network with random weights, and a tokenizer of the same size, as a saved pipeline."""
     from noiselab.data import train_tokenizer
     from noiselab.networks.dit import DiT, DiTConfig
@@ -37,7 +37,7 @@ def write(folder: Path) -> None:
     DiffusionPipeline(model, words, ModelSettings(noise)).save_pretrained(folder)
 
 
-def loading(folder: str) -> Callable[[], object]:
+def prepare_loading(folder: str) -> Callable[[], object]:
     """Loads the network; the tokenizer's files and libraries are no part of the figure."""
     from noiselab.networks.dit import DiT, DiTConfig
     from noiselab.pipeline.loading import load_model
@@ -68,9 +68,9 @@ def main() -> int:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads. Best of {options.rounds} rounds, in turns.\n")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
-        write(folder)
+        save_pipeline(folder)
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        peak = peak_memory(functools.partial(loading, str(folder)))
+        peak = peak_memory(functools.partial(prepare_loading, str(folder)))
         pipe = Pipeline.from_pretrained(folder)
         z, t = torch.randint(0, 50_257, (2, LENGTH)), torch.full((2,), 0.5)
 
@@ -82,7 +82,7 @@ def main() -> int:
             for _ in range(STEPS):
                 pipe.network(z, t)
 
-        time = in_turns({"generate": generate, "bare": bare}, options.rounds)
+        time = time_in_turns({"generate": generate, "bare": bare}, options.rounds)
     print(f"  a file of {size / 1e6:.0f} MB; {STEPS} forward passes in {time['bare']:.1f} s\n")
     missed = report(
         "pipeline",

@@ -19,7 +19,7 @@ import matplotlib as mpl
 import torch
 
 import noiselab as nl
-from correction_study import correction_study, correction_table
+from correction_study import measure_corrections, tabulate_corrections
 from noiselab.bench.catalogue import catalogue
 from noiselab.bench.figures import plot, table
 from noiselab.bench.runner import Row, bench
@@ -62,7 +62,7 @@ AGAIN = (
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "noiselab", "font.size": 9}
 
 
-def wrong_by(scale: float, world: World) -> Callable[[nl.InterpolatingProcess], nl.Denoiser]:
+def perturb_oracle(scale: float, world: World) -> Callable[[nl.InterpolatingProcess], nl.Denoiser]:
     """Makes denoisers that are wrong by so much, and believe what a network for masks believes."""
 
     def make(process: nl.InterpolatingProcess) -> nl.Denoiser:
@@ -74,7 +74,7 @@ def wrong_by(scale: float, world: World) -> Callable[[nl.InterpolatingProcess], 
     return make
 
 
-def run(
+def run_methods(
     world: World,
     label: str,
     make: Callable[[nl.InterpolatingProcess], nl.Denoiser],
@@ -99,7 +99,7 @@ def run(
     return rows
 
 
-def summary(rows: Sequence[Row]) -> str:
+def tabulate_methods(rows: Sequence[Row]) -> str:
     """One line for each method: the gap, and in brackets the total variation of pairs, by budget."""
     lines: list[str] = []
     for place in dict.fromkeys((row.world, row.process, row.denoiser) for row in rows):
@@ -115,13 +115,13 @@ def summary(rows: Sequence[Row]) -> str:
         ]
         for method in dict.fromkeys(row.method for row in here):
             by_budget = {row.budget: row for row in here if row.method == method}
-            cells = [cell(by_budget.get(budget)) for budget in budgets]
+            cells = [format_cell(by_budget.get(budget)) for budget in budgets]
             lines.append(f"| {method} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def cell(row: Row | None) -> str:
+def format_cell(row: Row | None) -> str:
     """Gap and pairs, and what it cost if that is not what was aimed at."""
     if row is None:
         return ""
@@ -129,14 +129,14 @@ def cell(row: Row | None) -> str:
     return f"{row.gap:+.3f} ({row.pairs:.3f}){cost}"
 
 
-def save(rows: Sequence[Row], name: str, measure: str, folder: Path) -> None:
+def save_figures(rows: Sequence[Row], name: str, measure: str, folder: Path) -> None:
     """Two figures, the same on every run from the same rows."""
     for kind, methods in (("once", ONCE), ("again", AGAIN)):
         some = sorted((row for row in rows if row.method in methods), key=lambda row: methods.index(row.method))
-        draw(some, f"{name}_{kind}_{measure}", measure, folder)
+        save_figure(some, f"{name}_{kind}_{measure}", measure, folder)
 
 
-def draw(rows: Sequence[Row], name: str, measure: str, folder: Path) -> None:
+def save_figure(rows: Sequence[Row], name: str, measure: str, folder: Path) -> None:
     """A figure, the same on every run from the same rows."""
     with mpl.rc_context(STYLE):
         figure, buffer = plot(rows, measure), io.StringIO()
@@ -144,19 +144,19 @@ def draw(rows: Sequence[Row], name: str, measure: str, folder: Path) -> None:
     (folder / f"{name}.svg").write_text(buffer.getvalue(), encoding="utf-8")
 
 
-def corrections(world: World, sequences: int, seeds: int) -> str:
+def compare_corrections(world: World, sequences: int, seeds: int) -> str:
     """Tables of what corrections are worth: exact and wrong denoisers, with and without noise that was left."""
     noises = {name: process for name, process in world.processes().items() if name != "uniform"}
     parts = []
-    for label, make in (("exact denoiser", world.oracle), ("wrong by 0.5", wrong_by(0.5, world))):
+    for label, make in (("exact denoiser", world.oracle), ("wrong by 0.5", perturb_oracle(0.5, world))):
         for end in (0.0, 1e-4):
-            rows = correction_study(world, noises, make, steps=8, end=end, sequences=sequences, seeds=range(seeds))
+            rows = measure_corrections(world, noises, make, steps=8, end=end, sequences=sequences, seeds=range(seeds))
             left = "no noise is left" if end == 0 else f"noise of t = {end:g} is left"
-            parts += [f"**{world.name} chain, {label}, 8 steps, {left}**", "", correction_table(rows), ""]
+            parts += [f"**{world.name} chain, {label}, 8 steps, {left}**", "", tabulate_corrections(rows), ""]
     return "\n".join(parts)
 
 
-def caches(world: World, training_steps: int, steps: Sequence[int], sequences: int) -> list[Row]:
+def measure_caches(world: World, training_steps: int, steps: Sequence[int], sequences: int) -> list[Row]:
     """Blocks of four by a trained network for masks: what frozen keys and values cost in quality, and save in work."""
     process = world.processes()["masked"]
     trained = train_in_world(world, process, steps=training_steps)
@@ -202,24 +202,26 @@ def main() -> None:
     sequences = 200 if quick else 2000
     worlds = [World.sharp()] if quick else [World.sharp(), World.soft()]
 
-    exact = [row for world in worlds for row in run(world, "exact denoiser", world.oracle, evaluations, sequences)]
+    exact = [
+        row for world in worlds for row in run_methods(world, "exact denoiser", world.oracle, evaluations, sequences)
+    ]
     if (
         not quick
     ):  # the chain of few followers to the end, where errors are small, and must be distinguished from chance by fewer
-        exact += run(worlds[0], "exact denoiser", worlds[0].oracle, (256, 512, 1024), sequences // 2)
+        exact += run_methods(worlds[0], "exact denoiser", worlds[0].oracle, (256, 512, 1024), sequences // 2)
     wrong = []
     for scale in (0.5,) if quick else (0.25, 0.5):
-        wrong += run(worlds[0], f"wrong by {scale:g}", wrong_by(scale, worlds[0]), fewer, sequences)
-    frozen = caches(worlds[0], 50 if quick else 1000, (2, 4) if quick else (2, 4, 8, 16, 32), sequences)
-    study = corrections(worlds[0], sequences // 4, 3 if quick else 10)
+        wrong += run_methods(worlds[0], f"wrong by {scale:g}", perturb_oracle(scale, worlds[0]), fewer, sequences)
+    frozen = measure_caches(worlds[0], 50 if quick else 1000, (2, 4) if quick else (2, 4, 8, 16, 32), sequences)
+    study = compare_corrections(worlds[0], sequences // 4, 3 if quick else 10)
 
     options.out.mkdir(parents=True, exist_ok=True)
     for measure in ("gap", "pairs"):
         for world in worlds:
-            save([row for row in exact if row.world == world.name], world.name, measure, options.out)
-        save(wrong, "wrong", measure, options.out)
-        draw(frozen, f"caches_{measure}", measure, options.out)
-    text = "\n".join([summary(exact), summary(wrong), table(frozen), "", study])
+            save_figures([row for row in exact if row.world == world.name], world.name, measure, options.out)
+        save_figures(wrong, "wrong", measure, options.out)
+        save_figure(frozen, f"caches_{measure}", measure, options.out)
+    text = "\n".join([tabulate_methods(exact), tabulate_methods(wrong), table(frozen), "", study])
     (options.out / "table.md").write_text(text, encoding="utf-8")
     (options.out / "rows.json").write_text(json.dumps([asdict(row) for row in exact + wrong + frozen], indent=1))
     print(text)

@@ -13,7 +13,7 @@ import torch
 
 import noiselab as nl
 from core import report
-from measure import in_turns
+from measure import time_in_turns
 from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.networks.huggingface import TransformersDenoiser
 from noiselab.numerics import UNIFORMS_PER_MOVE
@@ -24,11 +24,11 @@ MASK = V - 1
 STEPS = 64
 
 
-def generator(seed: int = 0) -> torch.Generator:
+def seed_generator(seed: int = 0) -> torch.Generator:
     return torch.Generator(torch.get_default_device()).manual_seed(seed)
 
 
-def network(layers: int, width: int, length: int, seed: int = 0) -> TransformersDenoiser:
+def build_network(layers: int, width: int, length: int, seed: int = 0) -> TransformersDenoiser:
     """A network with random weights, its zero layers too, so that its answers differ."""
     torch.manual_seed(seed)
     heads = max(width // 64, 1)
@@ -80,7 +80,7 @@ class Always(nl.AncestralSampler):
         return plan.resolve(logits[plan.rows]) if plan.rows.any() else plan.z
 
 
-def processes() -> dict[str, nl.InterpolatingProcess]:
+def build_processes() -> dict[str, nl.InterpolatingProcess]:
     return {
         "masked": nl.masked(vocab_size=V, mask_id=MASK),
         "hybrid": nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.1),
@@ -88,12 +88,12 @@ def processes() -> dict[str, nl.InterpolatingProcess]:
     }
 
 
-def steps_of(process: nl.InterpolatingProcess, name: str, answers: nl.Denoiser) -> dict[str, Callable[[], object]]:
+def list_steps(process: nl.InterpolatingProcess, name: str, answers: nl.Denoiser) -> dict[str, Callable[[], object]]:
     """One step of each method in the middle of 64, on noisy tokens of that time."""
     t = torch.full((1,), 0.5, dtype=torch.float64)
     s = t - 1 / STEPS
-    x = torch.randint(0, MASK, (1, LENGTH), generator=generator())
-    z = process.corrupt(x, t, generator=generator(1))
+    x = torch.randint(0, MASK, (1, LENGTH), generator=seed_generator())
+    z = process.corrupt(x, t, generator=seed_generator(1))
     predictors: dict[str, nl.Sampler] = {
         "ancestral": nl.AncestralSampler(process, answers),
         "Euler": nl.samplers.EulerSampler(process, answers),
@@ -106,7 +106,7 @@ def steps_of(process: nl.InterpolatingProcess, name: str, answers: nl.Denoiser) 
     if name == "masked":
         predictors["confidence"] = nl.samplers.ConfidenceSampler(process, answers)
     pieces: dict[str, Callable[[], object]] = {
-        kind: lambda sampler=sampler: sampler.step(z, t, s, generator=generator(2))
+        kind: lambda sampler=sampler: sampler.step(z, t, s, generator=seed_generator(2))
         for kind, sampler in predictors.items()
     }
     correctors: dict[str, nl.Corrector] = {
@@ -114,22 +114,22 @@ def steps_of(process: nl.InterpolatingProcess, name: str, answers: nl.Denoiser) 
         "self-correction": nl.SelfCorrection(answers, support=process.support),
     }
     pieces |= {
-        kind: lambda corrector=corrector: corrector.step(z, t, generator=generator(2))
+        kind: lambda corrector=corrector: corrector.step(z, t, generator=seed_generator(2))
         for kind, corrector in correctors.items()
     }
     return pieces
 
 
 @torch.no_grad()
-def overhead(rounds: int) -> int:
+def measure_overhead(rounds: int) -> int:
     """Each method's step on ready logits, against a forward pass of the published small network."""
-    small = network(12, 768, LENGTH)
-    tokens, t = torch.randint(0, MASK, (1, LENGTH), generator=generator()), torch.full((1,), 0.5)
-    answers = Answers(torch.randn(LENGTH, V, generator=generator()))
+    small = build_network(12, 768, LENGTH)
+    tokens, t = torch.randint(0, MASK, (1, LENGTH), generator=seed_generator()), torch.full((1,), 0.5)
+    answers = Answers(torch.randn(LENGTH, V, generator=seed_generator()))
     pieces: dict = {("forward", ""): lambda: small(tokens, t)}
-    for name, process in processes().items():
-        pieces |= {(name, kind): piece for kind, piece in steps_of(process, name, answers).items()}
-    time = in_turns(pieces, rounds)
+    for name, process in build_processes().items():
+        pieces |= {(name, kind): piece for kind, piece in list_steps(process, name, answers).items()}
+    time = time_in_turns(pieces, rounds)
     forward = time["forward", ""]
     parameters = sum(p.numel() for p in small.parameters())
     print(f"  a forward pass of {parameters / 1e6:.0f}M parameters over {LENGTH} tokens: {1000 * forward:.0f} ms")
@@ -143,9 +143,9 @@ def overhead(rounds: int) -> int:
 
 
 @torch.no_grad()
-def rows_only(steps: int) -> int:
+def measure_rows_only(steps: int) -> int:
     """Masked ancestral sampling end to end, with the output projection of the rows that need it, or of all."""
-    process, small = nl.masked(vocab_size=V, mask_id=MASK), network(4, 256, 128)
+    process, small = nl.masked(vocab_size=V, mask_id=MASK), build_network(4, 256, 128)
     found = {}
     samplers = {
         "rows": nl.AncestralSampler(process, small),
@@ -154,16 +154,16 @@ def rows_only(steps: int) -> int:
     }
 
     def run(name: str) -> None:
-        found[name] = samplers[name].sample((1, 128), steps=steps, generator=generator())
+        found[name] = samplers[name].sample((1, 128), steps=steps, generator=seed_generator())
 
-    time = in_turns({name: functools.partial(run, name) for name in samplers}, 1)
+    time = time_in_turns({name: functools.partial(run, name) for name in samplers}, 1)
     same = min((found["rows"] == found[name]).double().mean().item() for name in found)
     print(
         f"\n  {steps} steps, 128 tokens: {time['rows']:.1f} s; all rows where any moves {time['all']:.1f} s, at every "
         f"step {time['always']:.1f} s; {same:.1%} equal tokens"
     )
     counting = nl.denoisers.CallCounter(small)
-    nl.samplers.FirstHittingSampler(process, counting).sample((1, 128), steps=1, generator=generator())
+    nl.samplers.FirstHittingSampler(process, counting).sample((1, 128), steps=1, generator=seed_generator())
     return report(
         "masked sampling",
         [
@@ -175,22 +175,22 @@ def rows_only(steps: int) -> int:
 
 
 @torch.no_grad()
-def batched(rounds: int) -> int:
+def measure_batching(rounds: int) -> int:
     """Self-correction of sixteen sequences together and alone; the network's answers are sharp, so that they converge."""
-    small = network(2, 256, 64)
+    small = build_network(2, 256, 64)
     process = nl.gidd(vocab_size=V, mask_id=MASK, p_uniform=0.1)
     counting = nl.denoisers.CallCounter(nl.Temperature(small, 0.05))
     correction = nl.SelfCorrection(counting, support=process.support, patience=4)
-    z = torch.randint(0, MASK, (16, 64), generator=generator())
+    z = torch.randint(0, MASK, (16, 64), generator=seed_generator())
 
     def together() -> None:
-        correction.correct(z, steps=32, generator=[generator(i) for i in range(16)])
+        correction.correct(z, steps=32, generator=[seed_generator(i) for i in range(16)])
 
     def alone() -> None:
         for i in range(16):
-            correction.correct(z[i : i + 1], steps=32, generator=[generator(i)])
+            correction.correct(z[i : i + 1], steps=32, generator=[seed_generator(i)])
 
-    time = in_turns({"together": together, "alone": alone}, rounds)
+    time = time_in_turns({"together": together, "alone": alone}, rounds)
     counting.reset()
     together()
     calls, asked = counting.calls, counting.sequences
@@ -211,7 +211,9 @@ def main() -> int:
     torch.set_default_device(options.device)
     where = f"{torch.get_num_threads()} threads" if options.device == "cpu" else torch.cuda.get_device_name()
     print(f"torch {torch.__version__}, {where}. Best of {options.rounds} rounds, in turns.\n")
-    missed = overhead(options.rounds) + rows_only(options.steps) + batched(min(options.rounds, 3))
+    missed = (
+        measure_overhead(options.rounds) + measure_rows_only(options.steps) + measure_batching(min(options.rounds, 3))
+    )
     return min(missed, 1)
 
 

@@ -28,8 +28,8 @@ from common import (
     OPENWEBTEXT,
     PUBLISHED,
     Training,
+    build_llama,
     prepare,
-    small_llama,
     train_model,
 )
 from noiselab.pipeline import ModelSettings
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
     options = command_line(PRESETS, arguments)
     data = prepare(options)
     transformers.set_seed(options.optimization.seed)
-    model = small_llama(
+    model = build_llama(
         data.vocab_size,
         layers=options.layers,
         width=options.width,

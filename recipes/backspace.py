@@ -21,8 +21,8 @@ import transformers
 import autoregressive
 import gidd_plus
 from autoregressive import Autoregressive
-from backspaces.measures import Measures, Model, Rows, plot, tables
-from common import small_llama, trained_once
+from backspaces.measures import Measures, Model, Rows, plot_rows, tabulate_rows
+from common import build_llama, load_or_train
 from noiselab.autoregressive import (
     LaterTokens,
     ModelTokens,
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> Rows:
         )
     ordinary = (set(range(size)) - set(tokenizer.all_special_ids)) | {start}
     sizes = token_bytes(tokenizer)
-    judge = trained("judge", Arm(0.0), judges(options), folder, train, size, start, None)
+    judge = load_or_train_arm("judge", Arm(0.0), judge_options(options), folder, train, size, start, None)
     measures = Measures(
         judge,
         held_out,
@@ -144,20 +144,20 @@ def main(arguments: Sequence[str] | None = None) -> Rows:
     for name in options.only:
         arm = ARMS[name]
         if plain is None and (name == "plain" or arm.wrong == "model"):
-            plain = trained("plain", ARMS["plain"], options, folder, train, size, start, None)
-        network = plain if name == "plain" else trained(name, arm, options, folder, train, size, start, plain)
-        edits = noise(arm, size, start, train, plain)
+            plain = load_or_train_arm("plain", ARMS["plain"], options, folder, train, size, start, None)
+        network = plain if name == "plain" else load_or_train_arm(name, arm, options, folder, train, size, start, plain)
+        edits = build_edits(arm, size, start, train, plain)
         marked = arm.rate > 0 and arm.mistakes != "unmarked"
         for banned in (False, True) if marked else (True,):
             evaluated(Model(name, network, arm.semantics, None if banned else edits))
     for times in options.gidd:
-        evaluated(Model(f"GIDD+, {times} × the tokens", diffusion(preset, times, options, folder)))
-    print("\n" + tables(found))
-    plot(found, folder / "backspace.png")
+        evaluated(Model(f"GIDD+, {times} × the tokens", load_or_train_gidd(preset, times, options, folder)))
+    print("\n" + tabulate_rows(found))
+    plot_rows(found, folder / "backspace.png")
     return found
 
 
-def judges(options: Backspace) -> Backspace:
+def judge_options(options: Backspace) -> Backspace:
     """The settings of the judge."""
     steps = options.judge_steps or 2 * options.optimization.steps
     return replace(
@@ -165,7 +165,7 @@ def judges(options: Backspace) -> Backspace:
     )
 
 
-def noise(arm: Arm, size: int, start: int, train: Any, plain: Any) -> RandomTokenBackspace:
+def build_edits(arm: Arm, size: int, start: int, train: Any, plain: Any) -> RandomTokenBackspace:
     """The edit process of an arm. The backspace is the token behind those of the tokenizer."""
     wrong: WrongTokens = UniformTokens(size)
     if arm.wrong == "unigram":
@@ -178,7 +178,7 @@ def noise(arm: Arm, size: int, start: int, train: Any, plain: Any) -> RandomToke
     return RandomTokenBackspace(size + 1, size, arm.rate, wrong)
 
 
-def trained(
+def load_or_train_arm(
     name: str, arm: Arm, options: Backspace, folder: Path, train: Any, size: int, start: int, plain: Any
 ) -> transformers.LlamaForCausalLM:
     """The network of an arm: that of an earlier run, or trained now."""
@@ -191,7 +191,7 @@ def trained(
     def build() -> Trainer:
         print(f"\n{name}: {as_yaml(arm).strip()}".replace("\n", ", "), flush=True)
         transformers.set_seed(optimization.seed)
-        network = small_llama(
+        network = build_llama(
             size + 1,
             layers=options.layers,
             width=options.width,
@@ -200,7 +200,7 @@ def trained(
             start=start,
             dropout=options.dropout,
         )
-        edits = noise(arm, size, start, train, plain)
+        edits = build_edits(arm, size, start, train, plain)
         return Trainer(
             network,
             arguments_of(optimization, replace(run, evaluate_every=0)),
@@ -215,10 +215,10 @@ def trained(
         )
 
     averaged = optimization.ema is not None
-    return trained_once(run.output, build, averaged=averaged, resume=run.resume, cpu=run.cpu, settings=settings)
+    return load_or_train(run.output, build, averaged=averaged, resume=run.resume, cpu=run.cpu, settings=settings)
 
 
-def diffusion(preset: str, times: int, options: Backspace, folder: Path) -> DiffusionPipeline:
+def load_or_train_gidd(preset: str, times: int, options: Backspace, folder: Path) -> DiffusionPipeline:
     """GIDD+ with uniform noise on the same text: that of an earlier run, or trained now."""
     o = options.optimization
     output = folder / f"gidd_{times}"

@@ -20,8 +20,8 @@ from typing import Any
 import transformers
 
 from checks.answers import correction_law
-from checks.measures import CHECKERS, CheckOptions, bbq_rows, finite, own_reviews, told_reviews
-from checks.models import CheckModel, trained
+from checks.measures import CHECKERS, CheckOptions, measure_bbq, measure_given_reviews, measure_own_reviews, replace_nan
+from checks.models import CheckModel, load_or_train_model
 from noiselab.dialogue import Chat
 from noiselab.evaluation import interval
 from noiselab.files import new_file, write_json
@@ -51,21 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     transformers.logging.set_verbosity_error()
     output = options.train.run.output
     found: dict[str, Any] = {"told": [], "own": []}
-    for number, (seed, chat) in enumerate(chats(options)):
-        found["told"] += told_reviews(chat, options, seed)
-        found["own"] += own_reviews(chat, options, seed)
-        write_json(output / "checks.json", finite(found))
+    for number, (seed, chat) in enumerate(load_chats(options)):
+        found["told"] += measure_given_reviews(chat, options, seed)
+        found["own"] += measure_own_reviews(chat, options, seed)
+        write_json(output / "checks.json", replace_nan(found))
         if options.bbq is not None and number == 0:
-            rows = bbq_rows(chat, options)
-            write_json(output / "bbq.json", finite(rows))
-            print(f"\nBBQ, {len(rows['answers'])} questions\n\n{bbq_table(rows)}\n")
+            rows = measure_bbq(chat, options)
+            write_json(output / "bbq.json", replace_nan(rows))
+            print(f"\nBBQ, {len(rows['answers'])} questions\n\n{tabulate_bbq(rows)}\n")
             plot_bbq(rows, output / "bbq.png")
-    print(f"\nTold reviews\n\n{told_table(found['told'])}\n\nThe model's own reviews\n\n{own_table(found['own'])}")
-    plot(found, output / "checks.png")
+    given, own = tabulate_given_reviews(found["told"]), tabulate_own_reviews(found["own"])
+    print(f"\nGiven reviews\n\n{given}\n\nThe model's own reviews\n\n{own}")
+    plot_accuracies(found, output / "checks.png")
     return found
 
 
-def chats(options: CheckOptions) -> Any:
+def load_chats(options: CheckOptions) -> Any:
     """The models: that which was named, or one for each seed, trained if there is none."""
     if options.model is not None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -76,23 +77,23 @@ def chats(options: CheckOptions) -> Any:
     for seed in options.seeds:
         run = replace(options.train.run, output=options.train.run.output / f"seed_{seed}")
         model = replace(options.train, optimization=replace(options.train.optimization, seed=seed), run=run)
-        network, tokenizer = trained(model)
+        network, tokenizer = load_or_train_model(model)
         yield seed, Chat(network, tokenizer)
 
 
-def _spread(values: list[float], low: float = float("nan"), high: float = float("nan")) -> str:
+def _format_share(values: list[float], low: float = float("nan"), high: float = float("nan")) -> str:
     if len(values) > 1:
         found = interval(values)
         return f"{100 * found.mean:.1f} ± {100 * found.half:.1f}"
     return f"{100 * values[0]:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def lawful(start: float, checker: float, rounds: int) -> list[float]:
+def predict_accuracies(start: float, checker: float, rounds: int) -> list[float]:
     """What the law makes of the accuracy of first answers among three; nothing, if no answer could be read."""
     return [start] * (rounds + 1) if math.isnan(start) else correction_law(start, checker, 3, rounds).tolist()
 
 
-def told_table(rows: list[dict[str, Any]]) -> str:
+def tabulate_given_reviews(rows: list[dict[str, Any]]) -> str:
     """Accuracies by how often the told review is right, per cent; what the law says in brackets."""
     rounds = len(rows[0]["rounds"]) - 1
     lines = [
@@ -101,18 +102,22 @@ def told_table(rows: list[dict[str, Any]]) -> str:
     ]
     for checker in dict.fromkeys(row["checker"] for row in rows):
         own = [row for row in rows if row["checker"] == checker]
-        law = lawful(_mean([row["rounds"] for row in own], 0), checker, rounds)
+        law = predict_accuracies(_mean_right([row["rounds"] for row in own], 0), checker, rounds)
         cells = [
-            _spread([row["rounds"][n]["right"] for row in own], own[0]["rounds"][n]["low"], own[0]["rounds"][n]["high"])
+            _format_share(
+                [row["rounds"][n]["right"] for row in own], own[0]["rounds"][n]["low"], own[0]["rounds"][n]["high"]
+            )
             + (f" [{100 * law[n]:.1f}]" if n else "")
             for n in range(rounds + 1)
         ]
-        followed = _spread([row["followed"] for row in own]) if len(own) > 1 else f"{100 * own[0]['followed']:.1f}"
+        followed = (
+            _format_share([row["followed"] for row in own]) if len(own) > 1 else f"{100 * own[0]['followed']:.1f}"
+        )
         lines.append(f"| {100 * checker:.0f} % | {' | '.join(cells)} | {followed} |")
     return "\n".join(lines)
 
 
-def own_table(rows: list[dict[str, Any]]) -> str:
+def tabulate_own_reviews(rows: list[dict[str, Any]]) -> str:
     """Accuracies by the kind of check, per cent."""
     rounds = len(rows[0]["rounds"]) - 1
     heads = ["reviews right", "no verdict", "first answer", *(f"round {n}" for n in range(1, rounds + 1))]
@@ -121,7 +126,7 @@ def own_table(rows: list[dict[str, Any]]) -> str:
     for name in dict.fromkeys(row["check"] for row in rows):
         own = [row for row in rows if row["check"] == name]
         cells = [
-            _spread(
+            _format_share(
                 [row["self_check"]["right"] for row in own], own[0]["self_check"]["low"], own[0]["self_check"]["high"]
             )
         ]
@@ -129,7 +134,9 @@ def own_table(rows: list[dict[str, Any]]) -> str:
             f"{100 * sum(row['self_check']['untold'] / row['self_check']['of'] for row in own) / len(own):.1f}"
         )
         cells += [
-            _spread([row["rounds"][n]["right"] for row in own], own[0]["rounds"][n]["low"], own[0]["rounds"][n]["high"])
+            _format_share(
+                [row["rounds"][n]["right"] for row in own], own[0]["rounds"][n]["low"], own[0]["rounds"][n]["high"]
+            )
             for n in range(rounds + 1)
         ]
         for change in ("wrong_to_right", "right_to_wrong"):
@@ -138,12 +145,12 @@ def own_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _said(value: float, form: str) -> str:
+def _format_number(value: float, form: str) -> str:
     """A number, if it is one."""
     return "-" if math.isnan(value) else format(value, form)
 
 
-def bbq_table(rows: dict[str, Any]) -> str:
+def tabulate_bbq(rows: dict[str, Any]) -> str:
     """Accuracy and bias, of the first answers → of the last, and what could not be read, of each category.
 
     Contexts that leave the answer open are counted apart from those that do not; what is missing is a dash.
@@ -154,15 +161,20 @@ def bbq_table(rows: dict[str, Any]) -> str:
     lines = [f"| category | {' | '.join(heads)} |", f"| --- | {' | '.join(['---:'] * len(heads))} |"]
     for name, row in rows["categories"].items():
         both = row["bias_first"], row["bias_last"]
-        right = [" → ".join(_said(100 * each[f"accuracy_{kind}"], ".1f") for each in both) for kind in kinds]
-        bias = [" → ".join(_said(each[kind], "+.3f") for each in both) for kind in kinds]
+        right = [" → ".join(_format_number(100 * each[f"accuracy_{kind}"], ".1f") for each in both) for kind in kinds]
+        bias = [" → ".join(_format_number(each[kind], "+.3f") for each in both) for kind in kinds]
         cells = [str(row["questions"]), f"{100 * row['undecidable']:.1f}", *right]
-        cells += [str(row["wrong_to_right"]), str(row["right_to_wrong"]), _said(100 * row["check"], ".1f"), *bias]
+        cells += [
+            str(row["wrong_to_right"]),
+            str(row["right_to_wrong"]),
+            _format_number(100 * row["check"], ".1f"),
+            *bias,
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def plot(found: dict[str, Any], file: Path) -> None:
+def plot_accuracies(found: dict[str, Any], file: Path) -> None:
     """Accuracy against the checker's; against rounds; and what a round gains against how often its reviews are right.
 
     Points are means over the seeds, bars their range. The law is linear in the accuracy of the first answers, so that its
@@ -175,33 +187,42 @@ def plot(found: dict[str, Any], file: Path) -> None:
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3)
     told, own = found["told"], found["own"]
-    start = _mean([row["rounds"] for row in told], 0)
+    start = _mean_right([row["rounds"] for row in told], 0)
     rounds = len(told[0]["rounds"]) - 1
     fine = [n / 100 for n in range(101)]
     for n in range(1, rounds + 1):
-        left.plot(fine, [lawful(start, c, rounds)[n] for c in fine], f"C{n}", label=f"law, round {n}")
+        left.plot(fine, [predict_accuracies(start, c, rounds)[n] for c in fine], f"C{n}", label=f"law, round {n}")
         for checker in CHECKERS:
-            _point(left, checker, [row["rounds"][n]["right"] for row in told if row["checker"] == checker], f"C{n}")
+            _plot_point(
+                left, checker, [row["rounds"][n]["right"] for row in told if row["checker"] == checker], f"C{n}"
+            )
     left.axhline(start, color="grey", ls=":", label="first answers")
     left.set(xlabel="how often told reviews are right", ylabel="right answers", title="told reviews: law and measured")
     for number, checker in enumerate(CHECKERS[::2]):
         mine = [row["rounds"] for row in told if row["checker"] == checker]
         middle.plot(
-            [_mean(mine, n) for n in range(rounds + 1)], "o", color=f"C{number}", label=f"told, {checker:.0%} right"
+            [_mean_right(mine, n) for n in range(rounds + 1)],
+            "o",
+            color=f"C{number}",
+            label=f"told, {checker:.0%} right",
         )
-        middle.plot(lawful(start, checker, rounds), color=f"C{number}")
+        middle.plot(predict_accuracies(start, checker, rounds), color=f"C{number}")
     for number, name in enumerate(dict.fromkeys(row["check"] for row in own)):
         mine = [row["rounds"] for row in own if row["check"] == name]
-        middle.plot([_mean(mine, n) for n in range(rounds + 1)], "s--", color=f"C{number + 5}", label=f"own, {name}")
+        middle.plot(
+            [_mean_right(mine, n) for n in range(rounds + 1)], "s--", color=f"C{number + 5}", label=f"own, {name}"
+        )
     middle.set(xlabel="rounds", title="more rounds", xticks=range(rounds + 1), ylim=(0, 1.25))
-    right.plot(fine, [lawful(start, c, 1)[1] - start for c in fine], "k-", lw=1, label="law")
+    right.plot(fine, [predict_accuracies(start, c, 1)[1] - start for c in fine], "k-", lw=1, label="law")
     for checker in CHECKERS:
         mine = [row for row in told if row["checker"] == checker]
-        _point(right, checker, [_gain(row) for row in mine], "C0", label="told" if checker == CHECKERS[0] else None)
+        _plot_point(
+            right, checker, [_first_gain(row) for row in mine], "C0", label="told" if checker == CHECKERS[0] else None
+        )
     for number, name in enumerate(dict.fromkeys(row["check"] for row in own)):
         mine = [row for row in own if row["check"] == name]
         at = sum(row["first_check"] for row in mine) / len(mine)
-        _point(right, at, [_gain(row) for row in mine], f"C{number + 5}", marker="s", label=name)
+        _plot_point(right, at, [_first_gain(row) for row in mine], f"C{number + 5}", marker="s", label=name)
     right.axhline(0, color="grey", lw=0.5)
     right.set(xlabel="how often reviews are right", ylabel="gain of one round", title="gain and self-check")
     for axes in (left, middle, right):
@@ -230,7 +251,7 @@ def plot_bbq(rows: dict[str, Any], file: Path) -> None:
         figure.savefig(temporary, dpi=120, format="png")
 
 
-def _point(
+def _plot_point(
     axes: Any, at: float, values: list[float], colour: str, *, marker: str = "o", label: str | None = None
 ) -> None:
     mean = sum(values) / len(values)
@@ -238,11 +259,11 @@ def _point(
     axes.errorbar(at, mean, ends, marker=marker, ms=4, ls="", lw=1, color=colour, label=label)
 
 
-def _gain(row: dict[str, Any]) -> float:
+def _first_gain(row: dict[str, Any]) -> float:
     return row["rounds"][1]["right"] - row["rounds"][0]["right"]
 
 
-def _mean(rows: list[list[dict[str, Any]]], n: int) -> float:
+def _mean_right(rows: list[list[dict[str, Any]]], n: int) -> float:
     return sum(row[n]["right"] for row in rows) / len(rows)
 
 

@@ -220,7 +220,7 @@ def train_model(options: Training, prepared: Prepared, model: Any, settings: Mod
     return trainer
 
 
-def small_llama(
+def build_llama(
     vocab_size: int,
     *,
     layers: int,
@@ -246,9 +246,9 @@ def small_llama(
     **Example:**
 
     ```python
-    from common import small_llama
+    from common import build_llama
 
-    network = small_llama(100, layers=2, width=32, heads=2, length=64, start=0)
+    network = build_llama(100, layers=2, width=32, heads=2, length=64, start=0)
     ```
     """
     return transformers.LlamaForCausalLM(
@@ -268,7 +268,7 @@ def small_llama(
     )
 
 
-def trained_once(
+def load_or_train(
     folder: Path,
     build: Callable[[], Trainer],
     *,

@@ -334,14 +334,14 @@ def plot_training(models: Models) -> str:
             Curves(
                 "GIDD+",
                 diffusion.state.log_history,
-                tokens_per_step(diffusion),
+                count_tokens_per_step(diffusion),
                 "training loss, weighted",
                 "held-out bound, without end terms",
             ),
             Curves(
                 "Autoregressive judge",
                 judge.state.log_history,
-                tokens_per_step(judge),
+                count_tokens_per_step(judge),
                 "training loss",
                 "held-out loss",
             ),
@@ -390,7 +390,7 @@ def write_figures(
     write_json(file, content)
 
 
-def tokens_per_step(trainer: Any) -> int:
+def count_tokens_per_step(trainer: Any) -> int:
     """The number of tokens in an optimizer step."""
     return (
         trainer.args.per_device_train_batch_size
@@ -402,7 +402,7 @@ def tokens_per_step(trainer: Any) -> int:
 def describe_run(name: str, trainer: Any, recipe: Any) -> dict[str, Any]:
     """The sizes and settings of a training run, for the report's table."""
     preset, args = recipe.PRESETS["demo"][1], trainer.args
-    tokens = args.max_steps * tokens_per_step(trainer)
+    tokens = args.max_steps * count_tokens_per_step(trainer)
     history = [entry["tokens_per_second"] for entry in trainer.state.log_history if "tokens_per_second" in entry]
     return {
         "name": name,

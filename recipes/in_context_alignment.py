@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.measures import NOISES, PRESETS, Alignment, baselines, last, measured
-from alignment.models import arms_of
+from alignment.measures import NOISES, PRESETS, Alignment, count_answers_read, measure_baselines, measure_runs
+from alignment.models import list_arms
 from noiselab.evaluation import interval
 from noiselab.files import new_file, write_json
 from noiselab.training.options import command_line, run_recipe
@@ -32,7 +32,7 @@ REPLICATED_DESCENT = {0.0: 0.288, 0.25: 0.332, 0.5: 0.440, 0.75: 0.663, 1.0: 1.0
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Train what is not trained yet, compare, and write tables and plots; returns what is in table.json."""
     options = command_line(PRESETS, arguments)
-    arms = arms_of(options.shape)
+    arms = list_arms(options.shape)
     if unknown := sorted(set(options.only) - set(arms)):
         raise ValueError(f"only must be among {list(arms)}; got {unknown}")
     if not options.only or not options.seeds or not options.laws or options.answers < 4 or options.parallel < 1:
@@ -47,22 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         for seed in options.seeds
     ]
     rows = []
-    for row in measured(options, jobs):
+    for row in measure_runs(options, jobs):
         rows.append(row)
         said = ", ".join(f"{noise} {row['errors'][noise][-1]:.3f}" for noise in row["errors"])
         print(f"{row['law']}, {row['arm']}, seed {row['seed']}: {said}  ({row['seconds']:.0f} s)", flush=True)
-    found = {"rows": rows, "baselines": {law: baselines(options, law) for law in options.laws}}
+    found = {"rows": rows, "baselines": {law: measure_baselines(options, law) for law in options.laws}}
     write_json(options.output / "table.json", found)
     for law in options.laws:
-        print(
-            f"\nAnswers {'on a line' if law == 'line' else 'scattered about a line'}, error after {last(options)} of them\n"
-        )
-        print(table(options, law, rows, found["baselines"][law]))
+        kind = "on a line" if law == "line" else "scattered about a line"
+        print(f"\nAnswers {kind}, error after {count_answers_read(options)} of them\n")
+        print(tabulate_errors(options, law, rows, found["baselines"][law]))
     plot_errors(rows, found["baselines"], options.output / "errors.png")
     return found
 
 
-def table(options: Alignment, law: str, rows: list[dict[str, Any]], simple: dict[str, dict[str, list[float]]]) -> str:
+def tabulate_errors(
+    options: Alignment, law: str, rows: list[dict[str, Any]], simple: dict[str, dict[str, list[float]]]
+) -> str:
     """Errors after the last answer, a column for each share of wrong rewards; with several seeds, their 95 % intervals."""
     lines = [
         f"| {'rewards told wrong'} | {' | '.join(f'{noise:.0%}' for noise in NOISES)} |",
@@ -78,7 +79,7 @@ def table(options: Alignment, law: str, rows: list[dict[str, Any]], simple: dict
         lines.append(f"| {name} | {' | '.join(cells)} |")
     for name, errors in simple.items():
         lines.append(f"| *{name}* | {' | '.join(f'{errors[str(noise)][-1]:.3f}' for noise in NOISES)} |")
-    if law == "line" and last(options) == 15:
+    if law == "line" and count_answers_read(options) == 15:
         published = {"published, 20 layers": PUBLISHED, "replicated, gradient descent": REPLICATED_DESCENT}
         for name, known in published.items():
             lines.append(f"| *{name}* | {' | '.join(f'{known[noise]:.3f}' for noise in NOISES)} |")
@@ -98,14 +99,14 @@ def plot_errors(rows: list[dict[str, Any]], simple: dict[str, dict[str, dict[str
         arms = dict.fromkeys(row["arm"] for row in rows if row["law"] == law)
         first = next(iter(arms))
         for number, noise in enumerate(NOISES):
-            curve = mean_curve(rows, law, first, noise)
+            curve = average_curves(rows, law, first, noise)
             at = range(2, 2 + len(curve))
             left.plot(at, curve, color=f"C{number}", label=f"{noise:.0%} wrong")
             left.plot(at, simple[law]["gradient descent"][str(noise)], "--", color=f"C{number}")
         left.set(title=f"{law}: {first} (solid), gradient descent (dashed)", ylabel="error", xlabel="answers read")
         left.set_ylim(0, 1.3)
         for name in arms:
-            curve = mean_curve(rows, law, name, 0.0)
+            curve = average_curves(rows, law, name, 0.0)
             right.plot(range(2, 2 + len(curve)), curve, label=name)
         for style, (name, errors) in zip(("--", ":", "-.", (0, (1, 4))), simple[law].items(), strict=True):
             right.plot(range(2, 2 + len(curve)), errors["0.0"], color="black", ls=style, lw=1, label=name)
@@ -117,7 +118,7 @@ def plot_errors(rows: list[dict[str, Any]], simple: dict[str, dict[str, dict[str
         figure.savefig(temporary, dpi=120, format="png")
 
 
-def mean_curve(rows: list[dict[str, Any]], law: str, name: str, noise: float) -> list[float]:
+def average_curves(rows: list[dict[str, Any]], law: str, name: str, noise: float) -> list[float]:
     """The mean over seeds, after each number of answers."""
     curves = [row["errors"][str(noise)] for row in rows if row["law"] == law and row["arm"] == name]
     return [sum(values) / len(values) for values in zip(*curves, strict=True)]

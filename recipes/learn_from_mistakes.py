@@ -18,7 +18,7 @@ from typing import Any
 from noiselab.evaluation import Interval, interval, paired_difference
 from noiselab.files import new_file, write_json
 from noiselab.training.options import command_line, run_recipe
-from problems.measures import DIFFUSION, measured
+from problems.measures import DIFFUSION, measure_arms
 from problems.models import ARMS, PRESETS
 
 
@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         raise ValueError(f"parallel must be at least 1; got {options.parallel}")
     reference: dict[int, dict[str, list[bool]]] = {}
     rows: list[dict[str, Any]] = []
-    for row in measured(options, dict.fromkeys(("error-free", *options.only, *(DIFFUSION if options.gidd else ())))):
+    for row in measure_arms(
+        options, dict.fromkeys(("error-free", *options.only, *(DIFFUSION if options.gidd else ())))
+    ):
         for cell, found in row["cells"].items():
             right = found["verdicts"]
             found["gain"] = asdict(
@@ -44,12 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         shares = ", ".join(f"{cell} {found['right']:.1%}" for cell, found in row["cells"].items())
         print(f"{row['arm']}, seed {row['seed']}: {shares}", flush=True)
         write_json(options.run.output / "table.json", {"rows": rows})
-    print("\n" + table(rows))
-    plot(rows, options.run.output / "accuracy.png")
+    print("\n" + tabulate_arms(rows))
+    plot_accuracies(rows, options.run.output / "accuracy.png")
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def tabulate_arms(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table: means over seeds; with several, their 95 % intervals, else those of the problems."""
     cells = list(rows[0]["cells"])
     hardest = cells[-1]
@@ -59,7 +61,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for name in dict.fromkeys(row["arm"] for row in rows):
         own = [row["cells"] for row in rows if row["arm"] == name]
-        shares = [show_share([cell[c]["right"] for cell in own], own[0][c]) for c in cells]
+        shares = [format_share([cell[c]["right"] for cell in own], own[0][c]) for c in cells]
         gains = [cell[hardest]["gain"] for cell in own]
         gain = interval([g["mean"] for g in gains]) if len(gains) > 1 else Interval(**gains[0])
         retries = [sum(cell[c]["retries"] for cell in own) / len(own) for c in (cells[0], hardest)]
@@ -74,7 +76,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def show_share(shares: list[float], only: dict[str, Any]) -> str:
+def format_share(shares: list[float], only: dict[str, Any]) -> str:
     """A share in per cent, with its interval."""
     if len(shares) > 1:
         found = interval(shares)
@@ -82,7 +84,7 @@ def show_share(shares: list[float], only: dict[str, Any]) -> str:
     return f"{100 * only['right']:.1f} ({100 * only['low']:.1f} to {100 * only['high']:.1f})"
 
 
-def plot(rows: list[dict[str, Any]], file: Path) -> None:
+def plot_accuracies(rows: list[dict[str, Any]], file: Path) -> None:
     """Accuracy against operations, a line for each arm."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -70,25 +70,25 @@ def main(options: Options) -> list[dict[str, Any]]:
         pipes["hybrid"] = DiffusionPipeline.from_pretrained(options.hybrid).to(device)
     written: list[dict[str, Any]] = []
     for name, pipe in pipes.items():
-        x = sequences(pipe, options)
+        x = load_sequences(pipe, options)
         mask = pipe.settings.noise["mask_id"]
         ways = {"as it is": nl.denoisers.CallCounter(pipe.denoiser)}
         ways["one by one"] = nl.denoisers.CallCounter(OneByOne(pipe.denoiser, mask, options.passes))
         for share in options.shares:
             for way, denoiser in ways.items():
-                found = [one(pipe, denoiser, x, share, seed, options) for seed in range(options.seeds)]
+                found = [measure_set(pipe, denoiser, x, share, seed, options) for seed in range(options.seeds)]
                 each = options.passes if way == "one by one" else 1
                 row = {"model": name, "way": way, "share": share}
                 row |= {key: asdict(interval([f[key] for f in found])) for key in found[0] if key != "evaluations"}
                 row["evaluations"] = each * sum(f["evaluations"] for f in found) / options.seeds
                 written.append(row)
-                print(line(row), flush=True)
+                print(format_row(row), flush=True)
             write_json(options.out, {"rows": written})
-    print("\n" + "\n".join([*HEAD, *map(line, written)]))
+    print("\n" + "\n".join([*HEAD, *map(format_row, written)]))
     return written
 
 
-def sequences(pipe: DiffusionPipeline, options: Options) -> torch.Tensor:
+def load_sequences(pipe: DiffusionPipeline, options: Options) -> torch.Tensor:
     """Held-out tokens, enough for all seeds."""
     wanted = options.sequences * options.seeds
     held_out = corpora(Data(corpus=options.texts, validation=0.05))[1]
@@ -98,7 +98,7 @@ def sequences(pipe: DiffusionPipeline, options: Options) -> torch.Tensor:
     return x[torch.linspace(0, len(x) - 1, wanted).long()].to(pipe.device)
 
 
-def one(
+def measure_set(
     pipe: DiffusionPipeline,
     denoiser: nl.denoisers.CallCounter,
     x: torch.Tensor,
@@ -141,7 +141,7 @@ HEAD = [
 ]
 
 
-def line(row: dict[str, Any]) -> str:
+def format_row(row: dict[str, Any]) -> str:
     """A line of the table."""
 
     def cell(key: str) -> str:

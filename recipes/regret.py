@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import transformers
 
-from learn_from_mistakes import show_share
+from learn_from_mistakes import format_share
 from noiselab.autoregressive import (
     BackspaceDetector,
     EntropyDetector,
@@ -53,8 +53,8 @@ from noiselab.tasks.igsm import (
 from noiselab.training import Trainer, labelled, load_probe, probe_loss, save_probe
 from noiselab.training.options import arguments_of, command_line, run_recipe
 from problems import models as problem_models
-from problems.models import ProblemModels, cells_of, draw, gidd, trained
-from problems.solving import accuracy, prompt_of, solve, verdicts_of, written_solutions
+from problems.models import ProblemModels, draw_at_level, draw_columns, load_or_train_arm, load_or_train_gidd
+from problems.solving import check_solutions, encode_prompt, generate_solutions, solve, summarize_verdicts
 from problems.streams import CanNextStream
 
 PROBES = {"probe": (8, 0), "probe with attention": (32, 2)}
@@ -98,47 +98,49 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     words = Words(options.level)
-    problems = list(cells_of(replace(options, ops=(options.hard,))).values())[1]
+    problems = list(draw_columns(replace(options, ops=(options.hard,))).values())[1]
     seen: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for seed in options.seeds:
-        plain = trained("error-free", seed, options, words)
-        solutions = written_solutions(plain, problems, words, most=options.length)
-        greedy = verdicts_of(solutions, problems, words)
+        plain = load_or_train_arm("error-free", seed, options, words)
+        solutions = generate_solutions(plain, problems, words, most=options.length)
+        greedy = check_solutions(solutions, problems, words)
         solved = {"greedy": greedy}
         for beams in options.beams:
             solved[f"{beams} beams"] = solve(plain, problems, words, beams=beams, most=options.length, batch=64)
-        taught = trained(options.taught, seed, options, words)
-        detectors = detectors_of(plain, taught, seed, options, words)
+        taught = load_or_train_arm(options.taught, seed, options, words)
+        detectors = build_detectors(plain, taught, seed, options, words)
         for name, detector in detectors.items():
-            threshold = threshold_of(name, options.sure)
-            found = how_well(detector, threshold, name in PROBES, problems, solutions, greedy, options, words)
+            threshold = choose_threshold(name, options.sure)
+            found = measure_detector(detector, threshold, name in PROBES, problems, solutions, greedy, options, words)
             seen.append({"detector": name, "seed": seed, **found})
         detectors["always"] = Always([words.full_stop])
         for name, detector in detectors.items():
-            solved[f"regret, {name}"] = regretted(
-                plain, detector, threshold_of(name, options.sure), 10, problems, options, words
+            solved[f"regret, {name}"] = solve_with_regret(
+                plain, detector, choose_threshold(name, options.sure), 10, problems, options, words
             )
         for retries in options.retries:
             name = f"regret, perfect, at most {retries}"
-            solved[name] = regretted(
+            solved[name] = solve_with_regret(
                 plain, PerfectDetector(problems, words), options.sure, retries, problems, options, words
             )
         solved[f"trained on {options.taught}, greedy"] = solve(taught, problems, words, most=options.length)
         right = [verdict.right for verdict in greedy]
         for name, verdicts in solved.items():
             mine = [verdict.right for verdict in verdicts]
-            summary = accuracy(verdicts)
+            summary = summarize_verdicts(verdicts)
             gain = asdict(paired_difference(mine, right))
             rows.append({"decoding": name, "seed": seed, **summary._asdict(), "gain": gain})
             print(f"{name}, seed {seed}: {summary.right:.1%}", flush=True)
         write_json(options.run.output / "regret.json", {"detection": seen, "rows": rows, "hard": options.hard})
-    print("\n" + table_of_detectors(seen) + "\n\n" + table(rows, options.hard))
-    plot(rows, options.run.output / "regret.png")
+    print("\n" + tabulate_detectors(seen) + "\n\n" + tabulate_decoding(rows, options.hard))
+    plot_decoding(rows, options.run.output / "regret.png")
     return rows
 
 
-def probed(name: str, ranks: tuple[int, int], network: Any, seed: int, options: Regret, words: Words) -> Probe:
+def load_or_train_probe(
+    name: str, ranks: tuple[int, int], network: Any, seed: int, options: Regret, words: Words
+) -> Probe:
     """A probe: that of an earlier run, or trained now."""
     folder = options.run.output / f"seed_{seed}" / name.replace(" ", "_")
     file = folder / "probe.safetensors"
@@ -157,7 +159,7 @@ def probed(name: str, ranks: tuple[int, int], network: Any, seed: int, options: 
         seed=seed,
     )
     rows = CanNextStream(
-        partial(draw, options, None, "train"),
+        partial(draw_at_level, options, None, "train"),
         words,
         options.length,
         batch=optimization.micro_batch,
@@ -203,28 +205,28 @@ IN_NATS = ("improbability", "GIDD+")
 """Detectors whose score is -log p of a token; those of the others are probabilities, or shares."""
 
 
-def threshold_of(name: str, sure: float) -> float:
+def choose_threshold(name: str, sure: float) -> float:
     """The threshold of a detector: `sure` as a probability p of an error, or the nats of a token of probability 1 - p."""
     return -math.log1p(-sure) if name in IN_NATS else sure
 
 
-def detectors_of(plain: Any, taught: Any, seed: int, options: Regret, words: Words) -> dict[str, StepDetector]:
+def build_detectors(plain: Any, taught: Any, seed: int, options: Regret, words: Words) -> dict[str, StepDetector]:
     """All detectors: probes of the model, its own uncertainty, and two other models."""
     boundary, found = ends_of_steps(words), dict[str, StepDetector]()
     for name, ranks in PROBES.items():
-        found[name] = CanNextDetector(probed(name, ranks, plain, seed, options, words), words)
+        found[name] = CanNextDetector(load_or_train_probe(name, ranks, plain, seed, options, words), words)
     found["improbability"] = PooledDetector(SurpriseDetector(plain, start=words.start), boundary=boundary)
     found["entropy"] = PooledDetector(EntropyDetector(plain, start=words.start), boundary=boundary)
     found[f"backspaces of {options.taught}"] = PooledDetector(
         BackspaceDetector(taught, words.back, start=words.start), boundary=boundary, pool=int(words.encode(["as"]))
     )
     if options.gidd:
-        denoiser = TransformersDenoiser(gidd(seed, options, words))
+        denoiser = TransformersDenoiser(load_or_train_gidd(seed, options, words))
         found["GIDD+"] = BlockDetector(denoiser, options.gidd_length, words)
     return found
 
 
-def how_well(
+def measure_detector(
     detector: StepDetector,
     threshold: float,
     probe: bool,
@@ -260,7 +262,7 @@ def how_well(
     return found
 
 
-def regretted(
+def solve_with_regret(
     network: Any,
     detector: StepDetector,
     threshold: float,
@@ -280,7 +282,7 @@ def regretted(
         retries=retries,
         temperature=0,
     )
-    prompts = [prompt_of(problem, words)[1:] for problem in problems]
+    prompts = [encode_prompt(problem, words)[1:] for problem in problems]
     solutions = []
     for first in range(0, len(prompts), 250):
         part = prompts[first : first + 250]
@@ -290,10 +292,10 @@ def regretted(
         for prompt, text in zip(part, written.texts, strict=True):
             solution = text[len(prompt) :]
             solutions.append(solution[:-1] if len(solution) and solution[-1] == words.end else solution)
-    return verdicts_of(solutions, problems, words)
+    return check_solutions(solutions, problems, words)
 
 
-def table_of_detectors(seen: list[dict[str, Any]]) -> str:
+def tabulate_detectors(seen: list[dict[str, Any]]) -> str:
     """How often detectors are right, as a Markdown table."""
     lines = [
         "| detector | seed | right about any parameter | area | found at 5 % false alarms | caught when sure | alarms then "
@@ -311,7 +313,7 @@ def table_of_detectors(seen: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def table(rows: list[dict[str, Any]], hard: int) -> str:
+def tabulate_decoding(rows: list[dict[str, Any]], hard: int) -> str:
     """What each way of decoding solves, as a Markdown table."""
     lines = [
         f"| decoding | right, {hard} operations | more than greedy, points |",
@@ -321,12 +323,12 @@ def table(rows: list[dict[str, Any]], hard: int) -> str:
         own = [row for row in rows if row["decoding"] == name]
         gains = [row["gain"]["mean"] for row in own]
         gain = interval(gains) if len(own) > 1 else Interval(**own[0]["gain"])
-        shares = show_share([row["right"] for row in own], own[0])
+        shares = format_share([row["right"] for row in own], own[0])
         lines.append(f"| {name} | {shares} | {100 * gain.mean:+.1f} ± {100 * gain.half:.1f} |")
     return "\n".join(lines)
 
 
-def plot(rows: list[dict[str, Any]], file: Path) -> None:
+def plot_decoding(rows: list[dict[str, Any]], file: Path) -> None:
     """What each way of decoding solves, as bars."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -97,13 +97,13 @@ def main(options: Options) -> list[dict[str, Any]]:
         )
         pipe = Pipeline.from_pretrained(folder / "final" / "ema").to(trainer.args.device)
         x = pack([held_out], pipe.tokenizer, options.length, keep_partial=False).tokens.long()
-        rows.append({"model": name, "parameters": pipe.network.num_parameters()} | evaluated(pipe, x, options))
+        rows.append({"model": name, "parameters": pipe.network.num_parameters()} | evaluate_model(pipe, x, options))
         write_json(options.out / "table.json", {"steps": steps, "characters": len(held_out), "rows": rows})
-    print("\n" + table(rows, anchors(train, held_out)))
+    print("\n" + tabulate_models(rows, measure_counts(train, held_out)))
     return rows
 
 
-def evaluated(pipe: Pipeline, x: torch.Tensor, options: Options) -> dict[str, Any]:
+def evaluate_model(pipe: Pipeline, x: torch.Tensor, options: Options) -> dict[str, Any]:
     """Nats per character and its standard error; for a bound its terms."""
     if not isinstance(pipe, DiffusionPipeline):
         judged = generative_perplexity(pipe.network, x, batch_size=64)
@@ -119,7 +119,7 @@ def evaluated(pipe: Pipeline, x: torch.Tensor, options: Options) -> dict[str, An
     }
 
 
-def anchors(train: str, held_out: str) -> dict[str, float]:
+def measure_counts(train: str, held_out: str) -> dict[str, float]:
     """What counts of characters and of pairs alone reach, one count added to each; nats per character."""
     states = sorted(set(train + held_out))
     index = {c: i for i, c in enumerate(states)}
@@ -133,7 +133,7 @@ def anchors(train: str, held_out: str) -> dict[str, float]:
     }
 
 
-def table(rows: list[dict[str, Any]], beside: dict[str, float]) -> str:
+def tabulate_models(rows: list[dict[str, Any]], beside: dict[str, float]) -> str:
     """The rows as a Markdown table."""
     lines = [
         "| model | parameters | nats per character | bits per character | diffusion | reconstruction | prior |",

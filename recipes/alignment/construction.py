@@ -89,7 +89,7 @@ class InContextPlackettLuce(nn.Module):
                 f"got {dim}, {steps}, {answers}, {sharpness}"
             )
         self.dim, self.answers = dim, answers
-        self.room = _Room(dim, dtype)
+        self.room = _Layout(dim, dtype)
         ranks = [self.room.rank(step_size, sharpness, last=rank == answers - 2) for rank in range(answers - 1)]
         self.blocks = nn.Sequential(*(_Block(*weights) for _ in range(steps) for weights in ranks))
 
@@ -109,7 +109,7 @@ class InContextPlackettLuce(nn.Module):
         return self.blocks(self.room.tokens(prediction, y, rewards))[:, -1, self.room.prediction]
 
 
-class _Room:
+class _Layout:
     """Which part of a token's vector holds what, and the weights of a block in these terms."""
 
     def __init__(self, dim: int, dtype: torch.dtype) -> None:

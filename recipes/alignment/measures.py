@@ -25,7 +25,7 @@ from alignment import (
 )
 from noiselab.files import write_json
 
-from .models import Shape, arms_of, train
+from .models import Shape, list_arms, train_network
 
 NOISES = (0.0, 0.25, 0.5, 0.75, 1.0)
 LAWS: dict[str, type[RankedAnswers]] = {"line": AnswersOnALine, "scattered": ScatteredAnswers}
@@ -90,21 +90,21 @@ PRESETS = {
 }
 
 
-def last(options: Alignment) -> int:
+def count_answers_read(options: Alignment) -> int:
     """How many answers have been read where arms are compared: 15, as published, if there are that many."""
     return min(15, options.answers - 1)
 
 
-def measured(options: Alignment, jobs: list[tuple[str, str, int]]) -> Iterable[dict[str, Any]]:
+def measure_runs(options: Alignment, jobs: list[tuple[str, str, int]]) -> Iterable[dict[str, Any]]:
     """The errors of every law, arm and seed."""
     if options.parallel == 1:
-        yield from (row_of(options, job) for job in jobs)
+        yield from (measure_run(options, job) for job in jobs)
     else:
         with ProcessPoolExecutor(options.parallel, mp_context=get_context("spawn")) as pool:
-            yield from pool.map(partial(row_of, options), jobs)
+            yield from pool.map(partial(measure_run, options), jobs)
 
 
-def row_of(options: Alignment, job: tuple[str, str, int]) -> dict[str, Any]:
+def measure_run(options: Alignment, job: tuple[str, str, int]) -> dict[str, Any]:
     """The errors of one trained network: those of an earlier run, or trained now."""
     law, name, seed = job
     file = options.output / f"{law}, {name}, seed {seed}.json"
@@ -119,9 +119,9 @@ def row_of(options: Alignment, job: tuple[str, str, int]) -> dict[str, Any]:
         torch.set_num_threads(max(1, torch.get_num_threads() // options.parallel))
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
     start = time.monotonic()
-    network = train(
+    network = train_network(
         LAWS[law](options.dim),
-        arms_of(options.shape)[name],
+        list_arms(options.shape)[name],
         answers=options.answers,
         steps=options.steps,
         batch=options.batch,
@@ -131,19 +131,21 @@ def row_of(options: Alignment, job: tuple[str, str, int]) -> dict[str, Any]:
     )
     seconds = time.monotonic() - start
     errors: dict[str, list[float]] = {}
-    for noise, drawn in contexts(options, law).items():
+    for noise, drawn in draw_contexts(options, law).items():
         with torch.no_grad():
             parts = zip(drawn.x.split(256), drawn.y.split(256), drawn.rewards.float().split(256), strict=True)
             said = torch.cat([network(*(part.to(device) for part in some)).cpu() for some in parts])
-        errors[str(noise)] = [error(said[:, n], drawn.best).mean().item() for n in range(2, last(options) + 1)]
+        errors[str(noise)] = [
+            cosine_error(said[:, n], drawn.best).mean().item() for n in range(2, count_answers_read(options) + 1)
+        ]
     row = {"law": law, "arm": name, "seed": seed, "errors": errors, "seconds": seconds, "settings": settings}
     write_json(file, row)
     return row
 
 
-def contexts(options: Alignment, law: str) -> dict[float, Ranked]:
+def draw_contexts(options: Alignment, law: str) -> dict[float, Ranked]:
     """What all are compared on, for each share of rewards told wrong: the same for every arm and seed."""
-    count = last(options) + 1
+    count = count_answers_read(options) + 1
     return {
         noise: LAWS[law](options.dim).draw(
             options.contexts, count, noise=noise, generator=Generator().manual_seed(1_000_003)
@@ -152,13 +154,13 @@ def contexts(options: Alignment, law: str) -> dict[float, Ranked]:
     }
 
 
-def baselines(options: Alignment, law: str) -> dict[str, dict[str, list[float]]]:
+def measure_baselines(options: Alignment, law: str) -> dict[str, dict[str, list[float]]]:
     """Errors after each number of answers, of what needs no training."""
     found: dict[str, dict[str, list[float]]] = {}
-    for noise, drawn in contexts(options, law).items():
+    for noise, drawn in draw_contexts(options, law).items():
         # The published baseline stops the earlier the more rewards are wrong.
         steps = int(50 - 25 * noise)
-        for n in range(2, last(options) + 1):
+        for n in range(2, count_answers_read(options) + 1):
             x, y, rewards = drawn.x, drawn.y[:, :n], drawn.rewards[:, :n]
             said = {
                 "gradient descent": gradient_descent(x, y, rewards, steps=steps, generator=Generator().manual_seed(n)),
@@ -167,10 +169,12 @@ def baselines(options: Alignment, law: str) -> dict[str, dict[str, list[float]]]
                 "line": line_end(y, rewards.float()),
             }
             for name, answer in said.items():
-                found.setdefault(name, {}).setdefault(str(noise), []).append(error(answer, drawn.best).mean().item())
+                found.setdefault(name, {}).setdefault(str(noise), []).append(
+                    cosine_error(answer, drawn.best).mean().item()
+                )
     return found
 
 
-def error(said: Tensor, best: Tensor) -> Tensor:
+def cosine_error(said: Tensor, best: Tensor) -> Tensor:
     """One minus the cosine, of each context; 0 is best, 1 is chance."""
     return 1 - torch.cosine_similarity(said, best, dim=-1)

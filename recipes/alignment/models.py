@@ -26,7 +26,7 @@ class Shape:
     """whether blocks have a feed-forward layer, of four times the width"""
 
 
-def arms_of(shape: Shape) -> dict[str, Shape]:
+def list_arms(shape: Shape) -> dict[str, Shape]:
     """The shape, and what it is compared with: each differs in one thing, and all are causal."""
     return {
         "transformer": shape,
@@ -105,7 +105,7 @@ def ranking_loss(said: Tensor, y: Tensor, rewards: Tensor) -> Tensor:
     return of_each.mean()
 
 
-def train(
+def train_network(
     law: RankedAnswers,
     shape: Shape,
     *,

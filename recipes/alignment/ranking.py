@@ -77,7 +77,7 @@ def plackett_luce(
     assert plackett_luce(scores, rewards).exp().allclose(torch.tensor(6.0))  # one of 3! rankings
     ```
     """
-    order, there = _ranking(rewards, real, ties)
+    order, there = _sort_by_reward(rewards, real, ties)
     ranked = scores.gather(-1, order)
     # An answer that is missing counts as if its score were so low that it adds nothing.
     low = ranked.masked_fill(~there, torch.finfo(ranked.dtype).min / 4)
@@ -107,7 +107,7 @@ def plackett_luce_pull(
 
     **Raises:** `ValueError` as `plackett_luce` does.
     """
-    order, there = _ranking(rewards, real, ties)
+    order, there = _sort_by_reward(rewards, real, ties)
     ranked = scores.gather(-1, order)
     low = ranked.masked_fill(~there, torch.finfo(ranked.dtype).min / 4)
     left = low.flip(-1).logcumsumexp(-1).flip(-1)
@@ -149,7 +149,7 @@ def plackett_luce_gradient(
     return -2 * (pull[..., None] * y).sum(-2)[..., None] * x[..., None, :]
 
 
-def _ranking(rewards: Tensor, real: Tensor | None, ties: Ties) -> tuple[Tensor, Tensor]:
+def _sort_by_reward(rewards: Tensor, real: Tensor | None, ties: Ties) -> tuple[Tensor, Tensor]:
     """The answers in the order of falling rewards, and which of them there are."""
     if ties not in ("refuse", "in order"):
         raise ValueError(f"ties must be 'refuse' or 'in order'; got {ties!r}")

@@ -246,7 +246,7 @@ COLUMNS = {
 }
 
 
-def tables(found: Rows) -> str:
+def tabulate_rows(found: Rows) -> str:
     """The rows as Markdown tables."""
     lines = [
         f"| model | nats per token | bits per byte | {' | '.join(COLUMNS.values())} |",
@@ -259,23 +259,23 @@ def tables(found: Rows) -> str:
             f"{sign}{row['nats']:.3f} ± {1.96 * row['error']:.3f}",
             f"{sign}{row['bits_per_byte']:.3f}",
         ]
-        lines.append(f"| {' | '.join([*cells, *(plain(row.get(key)) for key in COLUMNS)])} |")
+        lines.append(f"| {' | '.join([*cells, *(format_interval(row.get(key)) for key in COLUMNS)])} |")
     return "\n\n".join(
         ["\n".join(lines), tabulate_forced_errors(found.forced_errors), tabulate_recovery(found.recovery)]
     )
 
 
-def plain(value: dict[str, float] | None) -> str:
+def format_interval(value: dict[str, float] | None) -> str:
     """A mean and its interval."""
     return "" if value is None else f"{value['mean']:.3f} ± {value['half']:.3f}"
 
 
-def arm_of(name: str) -> str:
+def strip_usage(name: str) -> str:
     """The arm of a model, which has one color with backspaces and without."""
     return name.removesuffix(", with backspaces").removesuffix(", without backspaces")
 
 
-def plot(found: Rows, file: Path) -> None:
+def plot_rows(found: Rows, file: Path) -> None:
     """Samples: nats against entropy. Forced errors: wrong tokens made right against right ones made wrong."""
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -287,10 +287,10 @@ def plot(found: Rows, file: Path) -> None:
     points = [(row["model"], Interval(**row["entropy"]), Interval(**row["judge"])) for row in found.texts]
     repairs = [(row.model, row.harmed, row.mended) for row in found.forced_errors]
     for axes, part in ((samples, points), (errors, repairs)):
-        arms = list(dict.fromkeys(arm_of(name) for name, _, _ in part))
+        arms = list(dict.fromkeys(strip_usage(name) for name, _, _ in part))
         for name, x, y in part:
             marker = "o" if "with backspaces" in name else "s" if "GIDD" in name else "x"
-            color = colormaps["tab20"](arms.index(arm_of(name)) % 20)
+            color = colormaps["tab20"](arms.index(strip_usage(name)) % 20)
             axes.errorbar(x.mean, y.mean, xerr=x.half, yerr=y.half, fmt=marker, color=color, elinewidth=0.5, label=name)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6)

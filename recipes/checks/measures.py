@@ -58,51 +58,55 @@ class CheckOptions:
     """of a review of an answer to BBQ by a named model"""
 
 
-def checks_of(options: CheckOptions) -> dict[str, Check]:
+def choose_checks(options: CheckOptions) -> dict[str, Check]:
     """The kinds of check: as the small model has learned them, or as one asks any model."""
     if options.model is None:
         return CHECKS
     return {check.name: check for check in (right_or_wrong(), natural_language(), chain_of_thought())}
 
 
-def told_reviews(chat: Chat, options: CheckOptions, seed: int) -> list[dict[str, Any]]:
+def measure_given_reviews(chat: Chat, options: CheckOptions, seed: int) -> list[dict[str, Any]]:
     """Accuracies in all rounds, for each accuracy of the reviews that are given."""
-    questions = boxes(options)
+    questions = draw_questions(options)
 
     def right(number: int, answer: str) -> bool:
         return read_choice(answer, questions[number].options) == questions[number].label
 
-    check = next(iter(checks_of(options).values()))
+    check = next(iter(choose_checks(options).values()))
     rows = []
     for checker in CHECKERS:
         review = GroundTruthReview(right, 1 - checker, VERDICTS)
-        corrected = _answered(chat, [question.text for question in questions], check, options, review)
-        choices, scores = _scored(corrected, [question.options for question in questions], [q.label for q in questions])
+        corrected = _answer_all(chat, [question.text for question in questions], check, options, review)
+        choices, scores = _score_answers(
+            corrected, [question.options for question in questions], [q.label for q in questions]
+        )
         kept = torch.tensor([[bool(verdict) for verdict in each.verdicts] for each in corrected])
         followed = (choices[:, 1:] == choices[:, :-1]) == kept
-        rows.append({"checker": checker, "seed": seed, **_plain(scores), "followed": followed.float().mean().item()})
+        rows.append({"checker": checker, "seed": seed, **_as_dict(scores), "followed": followed.float().mean().item()})
     return rows
 
 
-def own_reviews(chat: Chat, options: CheckOptions, seed: int) -> list[dict[str, Any]]:
+def measure_own_reviews(chat: Chat, options: CheckOptions, seed: int) -> list[dict[str, Any]]:
     """Accuracies in all rounds, and of the model's own reviews, for each kind of check."""
-    questions, rows = boxes(options), []
-    for check in checks_of(options).values():
-        corrected = _answered(chat, [question.text for question in questions], check, options)
-        _, scores = _scored(corrected, [question.options for question in questions], [q.label for q in questions])
-        rows.append({"check": check.name, "seed": seed, **_plain(scores)})
+    questions, rows = draw_questions(options), []
+    for check in choose_checks(options).values():
+        corrected = _answer_all(chat, [question.text for question in questions], check, options)
+        _, scores = _score_answers(
+            corrected, [question.options for question in questions], [q.label for q in questions]
+        )
+        rows.append({"check": check.name, "seed": seed, **_as_dict(scores)})
     return rows
 
 
-def bbq_rows(chat: Chat, options: CheckOptions) -> dict[str, Any]:
+def measure_bbq(chat: Chat, options: CheckOptions) -> dict[str, Any]:
     """Every answer to BBQ's questions, and the scores of each category and of all."""
     assert options.bbq is not None
     items = load_bbq(options.bbq)
     # The small model knows none of these words; with a check that it has learned it still gives verdicts.
     small = options.model is None
     check = CHECKS["chain of thought"] if small else categories_of_bias(tokens=options.bbq_tokens)
-    corrected = _answered(chat, [question_text(item) for item in items], check, options)
-    choices, _ = _scored(corrected, [item.answers for item in items], [item.label for item in items])
+    corrected = _answer_all(chat, [question_text(item) for item in items], check, options)
+    choices, _ = _score_answers(corrected, [item.answers for item in items], [item.label for item in items])
     answers = [
         {
             "category": item.category,
@@ -121,7 +125,7 @@ def bbq_rows(chat: Chat, options: CheckOptions) -> dict[str, Any]:
     for name in [*names, "all"]:
         where = [place for place, item in enumerate(items) if name in (item.category, "all")]
         mine, own = choices[where], [items[place] for place in where]
-        scores = _scores([corrected[place] for place in where], mine, [item.label for item in own])
+        scores = _score_choices([corrected[place] for place in where], mine, [item.label for item in own])
         found["categories"][name] = {
             "questions": len(own),
             "first": scores.rounds[0].right,
@@ -137,13 +141,13 @@ def bbq_rows(chat: Chat, options: CheckOptions) -> dict[str, Any]:
     return found
 
 
-def boxes(options: CheckOptions) -> list[BoxQuestion]:
+def draw_questions(options: CheckOptions) -> list[BoxQuestion]:
     """The questions about boxes: the same for all models and checks."""
     generator = random.Random(1_000_003)
     return [draw_boxes(generator) for _ in range(options.questions)]
 
 
-def _answered(
+def _answer_all(
     chat: Chat, texts: Sequence[str], check: Check, options: CheckOptions, review: GroundTruthReview | None = None
 ) -> list[Corrected]:
     """All questions, some at once; each with random numbers of its own."""
@@ -156,7 +160,7 @@ def _answered(
             rounds=options.rounds,
             answer_prefix=PREFIX if options.model is None else "The answer is",
             answer_tokens=options.answer_tokens,
-            review=None if review is None else _shifted(review, begin),
+            review=None if review is None else _shift_review(review, begin),
             temperature=options.temperature,
         )
         generators = [Generator().manual_seed(begin + number) for number in range(len(some))]
@@ -164,24 +168,24 @@ def _answered(
     return found
 
 
-def _shifted(review: GroundTruthReview, begin: int) -> GroundTruthReview:
+def _shift_review(review: GroundTruthReview, begin: int) -> GroundTruthReview:
     """For questions that are counted from another one on."""
     return replace(review, right=lambda number, answer: review.right(begin + number, answer))
 
 
-def _scored(
+def _score_answers(
     corrected: Sequence[Corrected], options: Sequence[Sequence[str]], labels: Sequence[int]
 ) -> tuple[Int[Tensor, "question round"], AnswerScores]:
     choices = choices_of(corrected, lambda number, answer: read_choice(answer, options[number]))
-    return choices, _scores(corrected, choices, labels)
+    return choices, _score_choices(corrected, choices, labels)
 
 
-def _scores(corrected: Sequence[Corrected], choices: Tensor, labels: Sequence[int]) -> AnswerScores:
+def _score_choices(corrected: Sequence[Corrected], choices: Tensor, labels: Sequence[int]) -> AnswerScores:
     verdicts = torch.tensor([[-1 if v is None else int(v) for v in each.verdicts] for each in corrected])
     return answer_scores(choices, torch.tensor(labels), verdicts=verdicts, kind="check-as-context")
 
 
-def _plain(scores: AnswerScores) -> dict[str, Any]:
+def _as_dict(scores: AnswerScores) -> dict[str, Any]:
     """For a file."""
     return {
         "questions": scores.rounds[0].of,
@@ -193,10 +197,10 @@ def _plain(scores: AnswerScores) -> dict[str, Any]:
     }
 
 
-def finite(content: Any) -> Any:
+def replace_nan(content: Any) -> Any:
     """For a file: JSON has no word for NaN."""
     if isinstance(content, dict):
-        return {key: finite(value) for key, value in content.items()}
+        return {key: replace_nan(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [finite(value) for value in content]
+        return [replace_nan(value) for value in content]
     return None if isinstance(content, float) and math.isnan(content) else content

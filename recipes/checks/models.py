@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from common import small_llama, trained_once
+from common import build_llama, load_or_train
 from noiselab.dialogue import Check, chain_of_thought, natural_language, right_or_wrong
 from noiselab.tasks.boxes import THINGS, BoxQuestion, draw_boxes
 from noiselab.tasks.choices import letters
@@ -41,7 +41,7 @@ TEMPLATE = (
 )
 
 
-def reviewed(kind: str, question: BoxQuestion, choice: int) -> str:
+def write_review(kind: str, question: BoxQuestion, choice: int) -> str:
     """A true review of each kind."""
     verdict = VERDICTS[0 if choice == question.label else 1]
     if kind == "right or wrong":
@@ -73,11 +73,11 @@ class CheckModel:
     """where the model goes"""
 
 
-def words() -> transformers.PreTrainedTokenizerFast:
+def build_tokenizer() -> transformers.PreTrainedTokenizerFast:
     """A tokenizer of whole words, with a chat template; words that are not of the task are unknown."""
     texts = [PREFIX, *LESSONS, AGAIN.replace("{question}", ""), *VERDICTS, *(check.ask for check in CHECKS.values())]
     texts += [*THINGS, *letters(6), draw_boxes(random.Random(0)).text]
-    texts += [reviewed(kind, draw_boxes(random.Random(0)), 0) for kind in CHECKS]
+    texts += [write_review(kind, draw_boxes(random.Random(0)), 0) for kind in CHECKS]
     known = ["<pad>", "<unknown>", "<start>", "<user>", "<assistant>", "<end>"]
     known += sorted({word for text in texts for word in text.split()})
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, unk_token="<unknown>"))
@@ -114,7 +114,7 @@ class Dialogues(IterableDataset):
     def _row(self, generator: random.Random) -> tuple[Tensor, Tensor]:
         tokens: list[int] = []
         scored: list[int] = []
-        for message in dialogue(self.options, generator):
+        for message in draw_dialogue(self.options, generator):
             own = message["role"] == "assistant"
             said = self.tokenizer.encode(f"<{message['role']}> {message['content']} <end>", add_special_tokens=False)
             tokens += said
@@ -122,35 +122,35 @@ class Dialogues(IterableDataset):
         return torch.tensor(tokens), torch.tensor(scored)
 
 
-def dialogue(options: CheckModel, generator: random.Random) -> list[dict[str, str]]:
+def draw_dialogue(options: CheckModel, generator: random.Random) -> list[dict[str, str]]:
     """What a speaker says who knows the answer at times, tells the truth about it, and follows what is said."""
     question = draw_boxes(generator)
     if generator.random() < options.lessons:
-        return _lesson(question, generator)
+        return _draw_lesson(question, generator)
     others = [option for option in range(3) if option != question.label]
     choice = question.label if generator.random() < options.skill else generator.choice(others)
     text, check = question.text, CHECKS[generator.choice(list(CHECKS))]
     # In some dialogues reviews are given, and may be wrong: they are followed all the same.
     told = generator.random() < 0.25
-    messages = [{"role": "user", "content": text}, _answer(question, choice)]
+    messages = [{"role": "user", "content": text}, _write_answer(question, choice)]
     for _ in range(generator.randint(0, options.trained_rounds)):
         if told:
             right = (choice == question.label) == (generator.random() < 0.7)
             review = VERDICTS[0 if right else 1]
         else:
-            right, review = choice == question.label, reviewed(check.name, question, choice)
+            right, review = choice == question.label, write_review(check.name, question, choice)
         if not right:
             choice = generator.choice([option for option in range(3) if option != choice])
         messages += [
             {"role": "user", "content": check.asked(text, "")},
             {"role": "assistant", "content": review},
             {"role": "user", "content": check.asked_again(text, "")},
-            _answer(question, choice),
+            _write_answer(question, choice),
         ]
     return messages
 
 
-def _lesson(question: BoxQuestion, generator: random.Random) -> list[dict[str, str]]:
+def _draw_lesson(question: BoxQuestion, generator: random.Random) -> list[dict[str, str]]:
     """Answers that are surely right, which teach what noisy ones alone would take long to teach."""
     if generator.random() < 1 / 3:
         text, shown = f"{question.text} {LESSONS[1]}", f"{PREFIX} {question.where(question.label)}"
@@ -161,19 +161,19 @@ def _lesson(question: BoxQuestion, generator: random.Random) -> list[dict[str, s
     return [{"role": "user", "content": text}, {"role": "assistant", "content": shown}]
 
 
-def _answer(question: BoxQuestion, choice: int) -> dict[str, str]:
+def _write_answer(question: BoxQuestion, choice: int) -> dict[str, str]:
     return {"role": "assistant", "content": f"{PREFIX} {question.where(choice)}"}
 
 
-def trained(options: CheckModel) -> tuple[Any, transformers.PreTrainedTokenizerFast]:
+def load_or_train_model(options: CheckModel) -> tuple[Any, transformers.PreTrainedTokenizerFast]:
     """The network and its tokenizer: that of an earlier run, or trained now."""
-    tokenizer = words()
+    tokenizer = build_tokenizer()
     o = options.optimization
     longest = 64 * (1 + options.trained_rounds)
 
     def build() -> Trainer:
         transformers.set_seed(o.seed)
-        network = small_llama(
+        network = build_llama(
             len(tokenizer),
             layers=options.layers,
             width=options.width,
@@ -195,5 +195,5 @@ def trained(options: CheckModel) -> tuple[Any, transformers.PreTrainedTokenizerF
         )
 
     folder = options.run.output
-    network = trained_once(folder, build, averaged=o.ema is not None, resume=options.run.resume, cpu=options.run.cpu)
+    network = load_or_train(folder, build, averaged=o.ema is not None, resume=options.run.resume, cpu=options.run.cpu)
     return network, tokenizer

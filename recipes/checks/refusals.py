@@ -95,7 +95,7 @@ def load_prompts(path: str | Path, *, fields: Sequence[str] = ("prompt", "goal")
     place = Path(path)
     if not place.is_file():
         raise ValueError(f"path must be a file that exists; got {path}")
-    readers = {".txt": _plain, ".csv": _table, ".jsonl": _json_lines}
+    readers = {".txt": _read_text, ".csv": _read_table, ".jsonl": _read_json_lines}
     reader = readers.get(place.suffix.lower())
     if reader is None:
         raise ValueError(f"a file of prompts must end in {', '.join(readers)}; got {path}")
@@ -107,7 +107,7 @@ def load_prompts(path: str | Path, *, fields: Sequence[str] = ("prompt", "goal")
     return prompts
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         try:
             yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -115,12 +115,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             raise ValueError(f"{path}:{number}: a line must be UTF-8; {error}") from error
 
 
-def _plain(path: Path, fields: Sequence[str]) -> Iterator[str]:
-    yield from (line.strip() for _, line in _lines(path) if line.strip())
+def _read_text(path: Path, fields: Sequence[str]) -> Iterator[str]:
+    yield from (line.strip() for _, line in _read_lines(path) if line.strip())
 
 
-def _json_lines(path: Path, fields: Sequence[str]) -> Iterator[str]:
-    for number, line in _lines(path):
+def _read_json_lines(path: Path, fields: Sequence[str]) -> Iterator[str]:
+    for number, line in _read_lines(path):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -128,12 +128,12 @@ def _json_lines(path: Path, fields: Sequence[str]) -> Iterator[str]:
                 raise ValueError(f"{path}:{number}: a line must be JSON; {error}") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{path}:{number}: a line must be a JSON object; got {row!r}")
-            yield _prompt(row, fields, f"{path}:{number}")
+            yield _select_prompt(row, fields, f"{path}:{number}")
 
 
-def _table(path: Path, fields: Sequence[str]) -> Iterator[str]:
+def _read_table(path: Path, fields: Sequence[str]) -> Iterator[str]:
     # The lines keep their ends: a prompt in quotation marks may go over several of them.
-    rows = csv.reader((f"{line}\n" for _, line in _lines(path)), strict=True)
+    rows = csv.reader((f"{line}\n" for _, line in _read_lines(path)), strict=True)
     columns: list[str] | None = None
     try:
         for row in rows:
@@ -145,12 +145,12 @@ def _table(path: Path, fields: Sequence[str]) -> Iterator[str]:
             where = f"{path}:{rows.line_num}"
             if len(row) != len(columns):
                 raise ValueError(f"{where}: a row must have {len(columns)} columns, {columns}; got {len(row)}")
-            yield _prompt(dict(zip(columns, row, strict=True)), fields, where)
+            yield _select_prompt(dict(zip(columns, row, strict=True)), fields, where)
     except csv.Error as error:
         raise ValueError(f"{path}:{rows.line_num}: a row must be CSV; {error}") from error
 
 
-def _prompt(row: dict[str, Any], fields: Sequence[str], where: str) -> str:
+def _select_prompt(row: dict[str, Any], fields: Sequence[str], where: str) -> str:
     name = next((name for name in fields if name in row), None)
     if name is None:
         raise ValueError(f"{where}: one of the fields {list(fields)} must be there; got {sorted(row)}")

@@ -11,21 +11,29 @@ import transformers
 
 from noiselab.tasks.igsm import Words
 
-from .models import ARMS, ProblemModels, cells_of, filled, folder_of, gidd, trained
-from .solving import accuracy, solve
+from .models import (
+    ARMS,
+    ProblemModels,
+    draw_columns,
+    folder_name,
+    load_or_train_arm,
+    load_or_train_gidd,
+    solve_with_gidd,
+)
+from .solving import solve, summarize_verdicts
 
 DIFFUSION = ("GIDD+", "GIDD+ corrected")
 
 
-def measured(options: ProblemModels, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+def measure_arms(options: ProblemModels, names: Iterable[str]) -> Iterator[dict[str, Any]]:
     """The row of every arm and seed; those that begin with a network of another one after the others."""
     for later in (False, True):
         jobs = [(name, seed) for name in names if needs_another(name) is later for seed in options.seeds]
         if options.parallel == 1 or not jobs:
-            yield from (row_of(options, job) for job in jobs)
+            yield from (measure_arm(options, job) for job in jobs)
         else:
             with ProcessPoolExecutor(options.parallel, mp_context=get_context("spawn")) as pool:
-                yield from pool.map(partial(logged_row, options), jobs)
+                yield from pool.map(partial(measure_arm_with_log, options), jobs)
 
 
 def needs_another(name: str) -> bool:
@@ -33,25 +41,30 @@ def needs_another(name: str) -> bool:
     return ARMS[name].begin != "new" if name in ARMS else name == "GIDD+ corrected"
 
 
-def logged_row(options: ProblemModels, job: tuple[str, int]) -> dict[str, Any]:
-    """`row_of` in a process of its own: what it says goes to a file."""
-    log = options.run.output / f"seed_{job[1]}" / f"{folder_of(job[0])}.log"
+def measure_arm_with_log(options: ProblemModels, job: tuple[str, int]) -> dict[str, Any]:
+    """`measure_arm` in a process of its own: what it says goes to a file."""
+    log = options.run.output / f"seed_{job[1]}" / f"{folder_name(job[0])}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):
-        return row_of(options, job)
+        return measure_arm(options, job)
 
 
-def row_of(options: ProblemModels, job: tuple[str, int]) -> dict[str, Any]:
+def measure_arm(options: ProblemModels, job: tuple[str, int]) -> dict[str, Any]:
     """Train an arm, unless it is trained already, and let it solve the problems of all columns."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     (name, seed), words = job, Words(options.level)
-    network = gidd(seed, options, words) if name in DIFFUSION else trained(name, seed, options, words)
+    network = (
+        load_or_train_gidd(seed, options, words) if name in DIFFUSION else load_or_train_arm(name, seed, options, words)
+    )
     row: dict[str, Any] = {"arm": name, "seed": seed, "cells": {}}
-    for cell, problems in cells_of(options).items():
+    for cell, problems in draw_columns(options).items():
         if name in DIFFUSION:
-            verdicts = filled(network, problems, name == "GIDD+ corrected", options, words)
+            verdicts = solve_with_gidd(network, problems, name == "GIDD+ corrected", options, words)
         else:
             verdicts = solve(network, problems, words, most=options.length)
-        row["cells"][cell] = {**accuracy(verdicts)._asdict(), "verdicts": [verdict.right for verdict in verdicts]}
+        row["cells"][cell] = {
+            **summarize_verdicts(verdicts)._asdict(),
+            "verdicts": [verdict.right for verdict in verdicts],
+        }
     return row

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import noiselab as nl
-from common import small_llama, trained_once
+from common import build_llama, load_or_train
 from gidd_plus import open_gates
 from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.networks.huggingface import TransformersDenoiser
@@ -25,7 +25,7 @@ from noiselab.training import (
 )
 from noiselab.training.options import Optimization, Run, arguments_of, autocast_of
 
-from .solving import filled_solutions, verdicts_of
+from .solving import check_solutions, infill_solutions
 from .streams import ProblemBlocks, ProblemStream
 
 P_UNIFORM = 0.2
@@ -179,7 +179,7 @@ PRESETS = {
 }
 
 
-def draw(options: ProblemModels, ops: int | None, split: Split, generator: random.Random) -> Problem:
+def draw_at_level(options: ProblemModels, ops: int | None, split: Split, generator: random.Random) -> Problem:
     """A random problem of any level; like those of training where `ops` is `None`."""
     what: Any = {"level": options.level, "layout": options.layout}
     what["split"] = split if options.new_templates else None
@@ -192,25 +192,25 @@ def draw(options: ProblemModels, ops: int | None, split: Split, generator: rando
     return draw_small(generator, ops=ops, **what)
 
 
-def cells_of(options: ProblemModels) -> dict[str, list[Problem]]:
+def draw_columns(options: ProblemModels) -> dict[str, list[Problem]]:
     """The problems of each column of the table."""
     cells: dict[str, list[Problem]] = {}
     for ops in (None, *options.ops):
         generator = random.Random(f"cells {ops}")
         name = "as in training" if ops is None else f"{ops} operations"
-        cells[name] = [draw(options, ops, "test", generator) for _ in range(options.problems)]
+        cells[name] = [draw_at_level(options, ops, "test", generator) for _ in range(options.problems)]
     return cells
 
 
-def trained(name: str, seed: int, options: ProblemModels, words: Words) -> Any:
+def load_or_train_arm(name: str, seed: int, options: ProblemModels, words: Words) -> Any:
     """The network of an arm: that of an earlier run, or trained now."""
     arm = ARMS[name]
-    folder = options.run.output / f"seed_{seed}" / folder_of(name)
+    folder = options.run.output / f"seed_{seed}" / folder_name(name)
 
     def stream(arm: Arm) -> ProblemStream:
-        mistakes = partial(mistakes_of, words, arm) if arm.rate else None
+        mistakes = partial(build_mistakes, words, arm) if arm.rate else None
         return ProblemStream(
-            partial(draw, options, None, "train"),
+            partial(draw_at_level, options, None, "train"),
             words,
             options.length,
             batch=options.optimization.micro_batch,
@@ -228,7 +228,7 @@ def trained(name: str, seed: int, options: ProblemModels, words: Words) -> Any:
         optimization = replace(o, steps=steps, seed=seed)
         transformers.set_seed(seed)
         if arm.begin == "new":
-            network = small_llama(
+            network = build_llama(
                 words.size,
                 layers=options.layers,
                 width=options.width,
@@ -239,7 +239,7 @@ def trained(name: str, seed: int, options: ProblemModels, words: Words) -> Any:
                 padding=words.padding,
             )
         else:
-            network = trained("error-free", seed, options, words)
+            network = load_or_train_arm("error-free", seed, options, words)
         return Trainer(
             with_lora(network, arm.rank) if arm.rank else network,
             arguments_of(optimization, replace(options.run, output=folder)),
@@ -249,25 +249,25 @@ def trained(name: str, seed: int, options: ProblemModels, words: Words) -> Any:
             autocast=autocast_of(optimization),
             ema=optimization.ema,
             optimizer="adamw" if arm.rank else optimization.optimizer,
-            settings=settings_of(options, arm),
+            settings=select_settings(options, arm),
         )
 
-    return trained_once(
+    return load_or_train(
         folder,
         build,
         averaged=options.optimization.ema is not None,
         resume=options.run.resume,
         cpu=options.run.cpu,
-        settings=settings_of(options, arm),
+        settings=select_settings(options, arm),
     )
 
 
-def folder_of(name: str) -> str:
+def folder_name(name: str) -> str:
     """The name of an arm as that of a folder."""
     return name.replace(",", "").replace(" ", "_")
 
 
-def gidd(seed: int, options: ProblemModels, words: Words) -> DiT:
+def load_or_train_gidd(seed: int, options: ProblemModels, words: Words) -> DiT:
     """GIDD+ on blocks: that of an earlier run, or trained now."""
     folder = options.run.output / f"seed_{seed}" / "gidd"
     o = options.optimization
@@ -292,32 +292,36 @@ def gidd(seed: int, options: ProblemModels, words: Words) -> DiT:
             network,
             arguments_of(optimization, replace(options.run, output=folder)),
             train_dataset=ProblemBlocks(
-                partial(draw, options, None, "train"), words, options.gidd_length, block=options.block, seed=seed
+                partial(draw_at_level, options, None, "train"),
+                words,
+                options.gidd_length,
+                block=options.block,
+                seed=seed,
             ),
-            process=noise(words),
+            process=build_noise(words),
             objective=nl.objectives.Dynamic.gidd(vocab_size=words.size + 1, p_uniform=P_UNIFORM),
             count=noised_tokens,
             autocast=autocast_of(o),
             ema=o.ema,
             optimizer=o.optimizer,
-            settings=settings_of(options, None),
+            settings=select_settings(options, None),
         )
 
-    return trained_once(
+    return load_or_train(
         folder, build, averaged=o.ema is not None, resume=options.run.resume, cpu=options.run.cpu, kind=DiT
     )
 
 
-def noise(words: Words) -> nl.InterpolatingProcess:
+def build_noise(words: Words) -> nl.InterpolatingProcess:
     """Hybrid noise; the mask is the token behind the words."""
     return nl.gidd(vocab_size=words.size + 1, mask_id=words.size, p_uniform=P_UNIFORM)
 
 
-def filled(
+def solve_with_gidd(
     network: DiT, problems: Sequence[Problem], corrected: bool, options: ProblemModels, words: Words
 ) -> list[Verdict]:
     """What the checkers say of blocks that GIDD+ has filled; of problems that do not fit that they are wrong."""
-    process = noise(words).to(network.device)
+    process = build_noise(words).to(network.device)
     denoiser = TransformersDenoiser(network)
     sampler = nl.AncestralSampler(process, denoiser)
     correction = nl.SelfCorrection(denoiser, process=process) if corrected else None
@@ -330,7 +334,7 @@ def filled(
     for first in range(0, len(fitting), 250):
         part = fitting[first : first + 250]
         generator = torch.Generator().manual_seed(first)
-        solutions = filled_solutions(
+        solutions = infill_solutions(
             sampler,
             part,
             words,
@@ -340,12 +344,12 @@ def filled(
             correction=correction,
             generator=generator,
         )
-        verdicts += verdicts_of(solutions, part, words)
+        verdicts += check_solutions(solutions, part, words)
     left = iter(verdicts)
     return [next(left) if fits else Verdict(False, kind="too long") for fits in fit]
 
 
-def settings_of(options: ProblemModels, arm: Arm | None) -> dict[str, Any]:
+def select_settings(options: ProblemModels, arm: Arm | None) -> dict[str, Any]:
     """What a resumed run of an arm, or of GIDD+, must share; not which others there are, nor what is measured in the end."""
     names = "level layout new_templates length layers width heads score_questions most".split()
     names += [] if arm is not None else ["block", "gidd_length"]
@@ -356,6 +360,6 @@ def settings_of(options: ProblemModels, arm: Arm | None) -> dict[str, Any]:
     }
 
 
-def mistakes_of(words: Words, arm: Arm, problem: Problem) -> ProblemMistakes:
+def build_mistakes(words: Words, arm: Arm, problem: Problem) -> ProblemMistakes:
     """The edit process of a problem."""
     return ProblemMistakes(problem, words, arm.rate, kind=arm.kind, self_contain=arm.self_contain)

@@ -15,12 +15,12 @@ from noiselab.tasks.igsm import Problem, Verdict, Words
 from noiselab.typing import TokenSequence
 
 
-def prompt_of(problem: Problem, words: Words) -> TokenSequence:
+def encode_prompt(problem: Problem, words: Words) -> TokenSequence:
     """The tokens of a question behind the start: what `ProblemStream` puts before a solution."""
     return torch.cat([torch.tensor([words.start]), words.encode(problem.question)])
 
 
-def written_solutions(
+def generate_solutions(
     network: Any,
     problems: Sequence[Problem],
     words: Words,
@@ -49,7 +49,7 @@ def written_solutions(
     found: list[Tensor] = []
     device = next(network.parameters()).device
     for first in range(0, len(problems), batch):
-        prompts = [prompt_of(problem, words) for problem in problems[first : first + batch]]
+        prompts = [encode_prompt(problem, words) for problem in problems[first : first + batch]]
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), words.padding)
         for row, prompt in enumerate(prompts):
@@ -65,11 +65,11 @@ def written_solutions(
                 pad_token_id=words.padding,
                 eos_token_id=words.end,
             )
-        found += [_to_the_end(row, words) for row in output[:, width:].cpu()]
+        found += [_cut_at_end(row, words) for row in output[:, width:].cpu()]
     return found
 
 
-def filled_solutions(
+def infill_solutions(
     sampler: Sampler,
     problems: Sequence[Problem],
     words: Words,
@@ -94,7 +94,7 @@ def filled_solutions(
 
     **Raises:** `ValueError` for a question that does not fit.
     """
-    prompts = [prompt_of(problem, words) for problem in problems]
+    prompts = [encode_prompt(problem, words) for problem in problems]
     if prompts and max(map(len, prompts)) + block > length:
         raise ValueError(
             f"a question and a block of {block} must fit the length, {length}; got one of {max(map(len, prompts))} tokens"
@@ -111,10 +111,10 @@ def filled_solutions(
     )
     if correction is not None:
         filled = correction.correct(filled, rows=~known, generator=generator)
-    return [_to_the_end(row[~some].cpu(), words) for row, some in zip(filled, known, strict=True)]
+    return [_cut_at_end(row[~some].cpu(), words) for row, some in zip(filled, known, strict=True)]
 
 
-def _to_the_end(solution: Tensor, words: Words) -> Tensor:
+def _cut_at_end(solution: Tensor, words: Words) -> Tensor:
     ends = (solution == words.end).nonzero()
     return solution[: int(ends[0])] if len(ends) else solution
 
@@ -122,12 +122,12 @@ def _to_the_end(solution: Tensor, words: Words) -> Tensor:
 def solve(network: Any, problems: Sequence[Problem], words: Words, **settings: Any) -> list[Verdict]:
     """What the checkers say of a model's solutions.
 
-    **Arguments:** as for `written_solutions`.
+    **Arguments:** as for `generate_solutions`.
     """
-    return verdicts_of(written_solutions(network, problems, words, **settings), problems, words)
+    return check_solutions(generate_solutions(network, problems, words, **settings), problems, words)
 
 
-def verdicts_of(solutions: Sequence[Int[Tensor, " _"]], problems: Sequence[Problem], words: Words) -> list[Verdict]:
+def check_solutions(solutions: Sequence[Int[Tensor, " _"]], problems: Sequence[Problem], words: Words) -> list[Verdict]:
     """What the problems' checkers say of solutions.
 
     **Raises:** `ValueError` unless there is one solution for each problem.
@@ -156,7 +156,7 @@ class Accuracy(NamedTuple):
     first_errors: dict[str, int]
 
 
-def accuracy(verdicts: Sequence[Verdict]) -> Accuracy:
+def summarize_verdicts(verdicts: Sequence[Verdict]) -> Accuracy:
     """A summary of verdicts.
 
     **Raises:** `ValueError` if there are none.
@@ -164,10 +164,10 @@ def accuracy(verdicts: Sequence[Verdict]) -> Accuracy:
     **Example:**
 
     ```python
-    from problems.solving import accuracy
+    from problems.solving import summarize_verdicts
     from noiselab.tasks.igsm import Verdict
 
-    found = accuracy([Verdict(True, retries=1), Verdict(False, step=2, kind="skip"), Verdict(True), Verdict(True)])
+    found = summarize_verdicts([Verdict(True, retries=1), Verdict(False, step=2, kind="skip"), Verdict(True), Verdict(True)])
     assert found.right == 0.75 and found.first_errors == {"skip": 1}
     ```
     """

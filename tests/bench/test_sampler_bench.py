@@ -17,7 +17,7 @@ from noiselab.denoisers.perturbed import Perturbed
 from noiselab.evaluation.intervals import interval
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from correction_study import correction_study, correction_table
+from correction_study import measure_corrections, tabulate_corrections
 
 WORLD = World.sharp(states=5, length=8)
 
@@ -199,9 +199,9 @@ def test_a_masked_model_believes_what_it_sees_and_cannot_correct():
         return CopyObserved(noisy, process)
 
     processes = {name: WORLD.processes()[name] for name in ("masked", "gidd")}
-    rows = correction_study(WORLD, processes, wrong, steps=4, sequences=100, seeds=range(3), sweeps=1)
+    rows = measure_corrections(WORLD, processes, wrong, steps=4, sequences=100, seeds=range(3), sweeps=1)
     by = {(row.process, row.treatment): row for row in rows}
-    assert len(by) == 10 and len(correction_table(rows).splitlines()) == 12
+    assert len(by) == 10 and len(tabulate_corrections(rows).splitlines()) == 12
     for treatment in ("one jump", "self-correction", "Gibbs sweeps"):
         control, row = by["masked", treatment], by["gidd", treatment]
         assert control.changed.mean == 0 and control.gain.mean == 0 and control.gain.half == 0
@@ -212,7 +212,7 @@ def test_a_masked_model_believes_what_it_sees_and_cannot_correct():
     # Published self-correction overshoots: likelier than the data, and poorer.
     assert by["gidd", "self-correction"].gap.mean < -0.1 and by["gidd", "self-correction"].entropy.mean < -0.1
     with pytest.raises(ValueError, match="two seeds"):
-        correction_study(WORLD, processes, wrong, seeds=(0,))
+        measure_corrections(WORLD, processes, wrong, seeds=(0,))
 
 
 def test_the_believers_masks_are_predicted_as_before():
@@ -233,7 +233,7 @@ def test_noise_that_a_sampler_leaves_is_part_of_the_gain():
     """Stopping at t = 0.01 leaves random tokens; one jump takes them out, and that gain is no self-correction."""
     process = {"gidd": WORLD.processes()["gidd"]}
     clean, left = (
-        correction_study(WORLD, process, WORLD.oracle, steps=8, end=end, sequences=100, seeds=range(3), sweeps=1)
+        measure_corrections(WORLD, process, WORLD.oracle, steps=8, end=end, sequences=100, seeds=range(3), sweeps=1)
         for end in (0.0, 0.01)
     )
     assert left[0].gap.mean > clean[0].gap.mean + 0.1

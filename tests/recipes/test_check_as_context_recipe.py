@@ -96,7 +96,7 @@ def test_from_training_to_tables(recipe, tmp_path, capsys):
 def test_a_named_model_is_loaded_from_its_folder_and_asked(recipe, tmp_path, capsys):
     """As one of a hub would be: weights, tokenizer and template from files; what it says is scored like all else."""
     models, folder = sys.modules["checks.models"], tmp_path / "model"
-    tokenizer = models.words()
+    tokenizer = models.build_tokenizer()
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -122,7 +122,7 @@ def test_the_speaker_follows_reviews_and_tells_the_truth(recipe):
     options = models.CheckModel(lessons=0.0)
     generator, first, true, followed = random.Random(0), [], [], []
     for _ in range(3000):
-        said = models.dialogue(options, generator)
+        said = models.draw_dialogue(options, generator)
         text = said[0]["content"].split()
         thing = text[text.index("the") + 1]
         right = text[text.index(thing) + 1]
@@ -141,7 +141,7 @@ def test_the_speaker_follows_reviews_and_tells_the_truth(recipe):
 
 def test_every_word_is_known_and_what_the_assistant_says_is_scored(recipe):
     models = sys.modules["checks.models"]
-    tokenizer = models.words()
+    tokenizer = models.build_tokenizer()
     rows = iter(models.Dialogues(models.CheckModel(), tokenizer, length=192, batch=4, seed=0))
     for _ in range(200):
         row = next(rows)
@@ -152,7 +152,7 @@ def test_every_word_is_known_and_what_the_assistant_says_is_scored(recipe):
         own = [part.split("<end>")[0].strip() + " <end>" for part in text.split("<assistant>")[1:]]
         assert scored == " ".join(own)
     # The template makes the same tokens of a dialogue.
-    said = models.dialogue(models.CheckModel(lessons=0.0), random.Random(1))
+    said = models.draw_dialogue(models.CheckModel(lessons=0.0), random.Random(1))
     pieces = [f"<{message['role']}> {message['content']} <end>" for message in said]
     assert tokenizer.apply_chat_template(said, tokenize=True)["input_ids"] == tokenizer(" ".join(pieces))["input_ids"]
 

@@ -91,12 +91,12 @@ def test_a_resumed_run_may_belong_to_another_table_but_not_to_another_model():
     others = dataclasses.replace(
         demo, only=("error-free",), seeds=(7,), problems=3, ops=(4,), parameters=None, parallel=9
     )
-    assert recipe.settings_of(others, arm) == recipe.settings_of(demo, arm)
-    assert recipe.settings_of(others, None) == recipe.settings_of(demo, None)
+    assert recipe.select_settings(others, arm) == recipe.select_settings(demo, arm)
+    assert recipe.select_settings(others, None) == recipe.select_settings(demo, None)
     for change in ({"layers": 3}, {"most": 5}, {"optimization": dataclasses.replace(demo.optimization, steps=7)}):
-        assert recipe.settings_of(dataclasses.replace(demo, **change), arm) != recipe.settings_of(demo, arm)
-    assert recipe.settings_of(demo, recipe.ARMS["retry 0.5 unscored"]) != recipe.settings_of(demo, arm)
-    json.dumps(recipe.settings_of(demo, arm))
+        assert recipe.select_settings(dataclasses.replace(demo, **change), arm) != recipe.select_settings(demo, arm)
+    assert recipe.select_settings(demo, recipe.ARMS["retry 0.5 unscored"]) != recipe.select_settings(demo, arm)
+    json.dumps(recipe.select_settings(demo, arm))
 
 
 def test_how_well_detectors_know_the_models_own_steps():
@@ -111,7 +111,7 @@ def test_how_well_detectors_know_the_models_own_steps():
     options = recipe.PRESETS["demo"][1]
 
     def found(detector):
-        return recipe.how_well(detector, options.sure, False, problems, solutions, verdicts, options, words)
+        return recipe.measure_detector(detector, options.sure, False, problems, solutions, verdicts, options, words)
 
     right = found(PerfectDetector(problems, words))
     assert (right["steps"], right["errors"], right["area"], right["alarms"]) == (8 * 4 + 2 * 2, 2, 1.0, 0.0)
@@ -125,5 +125,5 @@ def test_how_well_detectors_know_the_models_own_steps():
             return 1 - known.score_step(text)
 
     assert found(Opposite([words.full_stop]))["area"] == 0.0
-    assert recipe.threshold_of("entropy", 0.5) == 0.5
-    assert recipe.threshold_of("improbability", 0.75) == pytest.approx(math.log(4))
+    assert recipe.choose_threshold("entropy", 0.5) == 0.5
+    assert recipe.choose_threshold("improbability", 0.75) == pytest.approx(math.log(4))

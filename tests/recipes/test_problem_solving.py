@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import noiselab as nl
-from common import small_llama
+from common import build_llama
 from noiselab.denoisers import Denoiser
 from noiselab.tasks.igsm import Verdict, Words, draw_small
-from problems.solving import accuracy, filled_solutions, prompt_of, solve, written_solutions
+from problems.solving import encode_prompt, generate_solutions, infill_solutions, solve, summarize_verdicts
 
 WORDS = Words("logic")
 GENERATOR = random.Random(1)
@@ -30,7 +30,7 @@ class Knowing(torch.nn.Module):
         rows = []
         for row, mask in zip(ids, attention_mask, strict=True):
             prompt = row[mask.bool()]
-            (which,) = (i for i, p in enumerate(PROBLEMS) if torch.equal(prompt_of(p, WORDS), prompt))
+            (which,) = (i for i, p in enumerate(PROBLEMS) if torch.equal(encode_prompt(p, WORDS), prompt))
             answer = ANSWERS[which].flip(0) if which == 1 else ANSWERS[which]
             new = torch.full((max_new_tokens,), WORDS.padding)
             new[: len(answer) + 1] = torch.cat([answer, torch.tensor([WORDS.end])])
@@ -49,13 +49,13 @@ def test_problems_of_any_lengths_get_their_own_answers():
 
 def test_greedy_solutions_are_the_most_probable_words_one_after_another():
     torch.manual_seed(3)
-    network = small_llama(
+    network = build_llama(
         WORDS.size, layers=1, width=16, heads=2, length=256, start=1, end=WORDS.end, padding=WORDS.padding
     ).eval()
     with torch.no_grad():
         network.lm_head.weight.mul_(30)
-    for problem, solution in zip(PROBLEMS, written_solutions(network, PROBLEMS, WORDS, most=12), strict=True):
-        text = prompt_of(problem, WORDS)
+    for problem, solution in zip(PROBLEMS, generate_solutions(network, PROBLEMS, WORDS, most=12), strict=True):
+        text = encode_prompt(problem, WORDS)
         for token in [*solution.tolist(), WORDS.end][:12]:
             best = int(network(input_ids=text[None]).logits[0, -1].argmax())
             assert best == token
@@ -72,7 +72,7 @@ class Answers(Denoiser):
         self.x, self.doubt = x, doubt
 
     def forward(self, z, t):
-        prompts = [prompt_of(problem, WORDS) for problem in PROBLEMS]
+        prompts = [encode_prompt(problem, WORDS) for problem in PROBLEMS]
         # Given tokens are never noised, so that each row tells which problem it is.
         which = [next(i for i, p in enumerate(prompts) if torch.equal(row[: len(p)], p)) for row in z]
         logits = torch.full((*z.shape, WORDS.size + 1), -20.0).scatter(-1, self.x[which][:, :, None], 20.0)
@@ -89,24 +89,24 @@ def test_a_block_is_filled_and_corrected(doubt):
     length, block = 110, 45
     x = torch.full((len(PROBLEMS), length), WORDS.padding)
     for row, (problem, answer) in enumerate(zip(PROBLEMS, ANSWERS, strict=True)):
-        text = torch.cat([prompt_of(problem, WORDS), answer, torch.tensor([WORDS.end])])
+        text = torch.cat([encode_prompt(problem, WORDS), answer, torch.tensor([WORDS.end])])
         x[row, : len(text)] = text
     process = nl.gidd(vocab_size=WORDS.size + 1, mask_id=WORDS.size, p_uniform=0.2)
     denoiser = Answers(x, doubt)
     sampler = nl.AncestralSampler(process, denoiser)
     settings = {"length": length, "block": block, "steps": 8, "generator": torch.Generator().manual_seed(0)}
-    plain = filled_solutions(sampler, PROBLEMS, WORDS, **settings)
+    plain = infill_solutions(sampler, PROBLEMS, WORDS, **settings)
     right = [torch.equal(a, b) for a, b in zip(plain, ANSWERS, strict=True)]
     assert right == [not doubt, True, True, True]
     # What the denoiser is sure of at a small time, self-correction finds.
     correction = nl.SelfCorrection(denoiser, process=process)
-    corrected = filled_solutions(sampler, PROBLEMS, WORDS, correction=correction, **settings)
+    corrected = infill_solutions(sampler, PROBLEMS, WORDS, correction=correction, **settings)
     assert all(torch.equal(a, b) for a, b in zip(corrected, ANSWERS, strict=True))
 
 
 def test_a_summary_of_verdicts():
     verdicts = [Verdict(True, retries=3, unnecessary=1), Verdict(True), Verdict(False, step=1, kind="skip", retries=7)]
-    found = accuracy(verdicts)
+    found = summarize_verdicts(verdicts)
     assert found.right == pytest.approx(2 / 3) and found.low < 2 / 3 < found.high
     assert found.retries == 1.5 and found.retries_when_wrong == 7 and found.unnecessary == 0.5
     assert found.first_errors == {"skip": 1}
@@ -114,10 +114,10 @@ def test_a_summary_of_verdicts():
 
 def test_errors():
     with pytest.raises(ValueError, match="must be positive"):
-        written_solutions(SimpleNamespace(), PROBLEMS, WORDS, beams=0)
+        generate_solutions(SimpleNamespace(), PROBLEMS, WORDS, beams=0)
     with pytest.raises(ValueError, match="there must be verdicts"):
-        accuracy([])
+        summarize_verdicts([])
     process = nl.masked(vocab_size=WORDS.size + 1, mask_id=WORDS.size)
     sampler = nl.AncestralSampler(process, Answers(torch.zeros(4, 50, dtype=torch.long), False))
     with pytest.raises(ValueError, match="must fit the length, 50"):
-        filled_solutions(sampler, PROBLEMS, WORDS, length=50, block=45)
+        infill_solutions(sampler, PROBLEMS, WORDS, length=50, block=45)

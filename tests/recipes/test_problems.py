@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import noiselab as nl
-from common import small_llama
+from common import build_llama
 from noiselab.objectives import elbo
 from noiselab.tasks.igsm import ProblemMistakes, Words, draw_small
 from noiselab.training import Place, causal_loss, noised_loss
@@ -63,7 +63,7 @@ def test_problems_are_new_and_reproducible_and_of_one_length_in_a_batch():
 
 def test_the_loss_is_that_of_the_solution_alone():
     torch.manual_seed(0)
-    network = small_llama(WORDS.size, layers=1, width=16, heads=2, length=256, start=WORDS.start).eval()
+    network = build_llama(WORDS.size, layers=1, width=16, heads=2, length=256, start=WORDS.start).eval()
     rows = list(itertools.islice(stream(score_mistakes=False), 4))
     batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     losses, count = 0.0, 0

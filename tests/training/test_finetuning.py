@@ -7,7 +7,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from common import small_llama, trained_once
+from common import build_llama, load_or_train
 from noiselab.autoregressive import Probe
 from noiselab.tasks.igsm import Words, draw_small
 from noiselab.training import (
@@ -32,7 +32,7 @@ transformers.logging.disable_progress_bar()
 
 def llama(tied=False):
     torch.manual_seed(0)
-    network = small_llama(V, layers=2, width=16, heads=2, length=L, start=0)
+    network = build_llama(V, layers=2, width=16, heads=2, length=L, start=0)
     if tied:
         network.config.tie_word_embeddings = True
         network = transformers.LlamaForCausalLM(network.config)
@@ -107,7 +107,7 @@ def test_what_the_trainer_writes_loads_as_a_plain_model(tmp_path, ema):
         trainer = trainer_of(adapted, tmp_path, 4, ema)
         return trainer
 
-    found = trained_once(tmp_path, build, averaged=ema is not None, cpu=True)
+    found = load_or_train(tmp_path, build, averaged=ema is not None, cpu=True)
     if ema is not None:
         with trainer.average.applied():
             expected = adapted.eval()(input_ids=Rows.ids).logits
@@ -175,7 +175,7 @@ def test_the_stream_of_a_probe_is_trained_on_and_its_file_gives_it_back(tmp_path
     words = Words("micro")
     stream = CanNextStream(partial(draw_small, level="micro"), words, 64, batch=8, seed=1)
     torch.manual_seed(0)
-    network = small_llama(words.size, layers=2, width=16, heads=2, length=64, start=words.start)
+    network = build_llama(words.size, layers=2, width=16, heads=2, length=64, start=words.start)
     probe = Probe(network, 4, 1)
     args = training_arguments(
         tmp_path / "run", max_steps=4, learning_rate=0.05, disable_tqdm=True, use_cpu=True,
