@@ -1,6 +1,6 @@
-"""What the training recipes share: options, data, networks, the trainer and the finished model.
+"""Shared code of the training recipes: options, data, networks, training and saving.
 
-A recipe of its own noise is a script beside this file: it names the noise, and the rest is here (docs/guides/training.md).
+To train on another noise process, write a script beside this file that names the process (docs/guides/training.md).
 """
 
 from collections.abc import Callable, Mapping
@@ -68,7 +68,7 @@ DEMO = Optimization(
 )
 DEMO_TEXT = Data(corpus="library:prose", vocab_size=512, length=64, validation_sequences=512)
 DEMO_NETWORK = {"layers": 4, "width": 128, "heads": 4}
-DEMO_HELP = "some minutes on two CPU cores: 1.8 MB of English about Python"
+DEMO_HELP = "a few minutes on two CPU cores; 1.8 MB of English text about Python"
 
 MEDIUM = Optimization(
     steps=6_000,
@@ -83,7 +83,7 @@ MEDIUM = Optimization(
 )
 MEDIUM_TEXT = Data(corpus="library:prose", vocab_size=2048, length=128, validation_sequences=512)
 MEDIUM_NETWORK = {"layers": 8, "width": 384, "heads": 6, "dropout": 0.1}
-MEDIUM_HELP = "some minutes on one GPU: 8 layers of width 384; give it more text, --corpus FILES"
+MEDIUM_HELP = "a few minutes on one GPU; 8 layers of width 384; pass more text with --corpus FILES"
 
 PUBLISHED = Optimization(steps=500_000, batch=512, micro_batch=32, precision="bfloat16")
 OPENWEBTEXT = Data(corpus="hub:Skylion007/openwebtext", tokenizer="gpt2", length=512, validation=0.0125, stream=True)
@@ -91,7 +91,7 @@ BASE_NETWORK = {"layers": 24, "width": 1024, "heads": 16}
 
 
 class Prepared(NamedTuple):
-    """What a run trains on.
+    """The data and trainer arguments of a run.
 
     **Arguments:**
 
@@ -107,7 +107,7 @@ class Prepared(NamedTuple):
 
     @property
     def vocab_size(self) -> int:
-        """The number of tokens."""
+        """The number of tokens in the vocabulary."""
         return vocabulary_size(self.tokenizer)
 
     def report(self, *lines: str) -> None:
@@ -117,7 +117,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(options: Training) -> Prepared:
-    """Print the options and build the tokenizer and the data; the first process writes them, the others read them."""
+    """Print the options and build the tokenizer and the data; the first process writes them and the others read them."""
     transformers.logging.disable_progress_bar()  # the bars of saving; the bar of training stays
     args = arguments_of(options.optimization, options.run)
     with args.main_process_first(local=False, desc="data"):
@@ -128,11 +128,11 @@ def prepare(options: Training) -> Prepared:
 
 
 def build_dit(options: DiffusionTraining, vocab_size: int, *, p_uniform: float = 0.0) -> DiT:
-    """A DiT with random weights from the seed of the run.
+    """Build a DiT whose random weights are drawn from the seed of the run.
 
     **Arguments:**
 
-    - `options`: the sizes.
+    - `options`: the sizes of the network, and the seed.
     - `vocab_size`: the number of tokens.
     - `p_uniform`: stored in the network's configuration.
     """
@@ -164,10 +164,10 @@ def train_diffusion(
 
     **Arguments:**
 
-    - `options`, `prepared`: the options of the recipe, and what `prepare` makes of them.
-    - `noise`: `family` and its arguments, see `noiselab.processes.process_from`.
+    - `options`, `prepared`: the options of the recipe, and the result of `prepare` for them.
+    - `noise`: the `family` and its arguments; see `noiselab.processes.process_from`.
     - `objective`: the weights of the bound.
-    - `model`: the network, that of `build_dit` by default.
+    - `model`: the network; `build_dit` builds it by default.
     """
     settings = ModelSettings(noise)
     process = settings.process()
@@ -193,7 +193,7 @@ def train_model(options: Training, prepared: Prepared, model: Any, settings: Mod
 
     **Arguments:**
 
-    - `options`, `prepared`: the options of the recipe, and what `prepare` makes of them.
+    - `options`, `prepared`: the options of the recipe, and the result of `prepare` for them.
     - `model`: the network.
     - `settings`: the content of noiselab.json.
     - `loss`: further arguments of `Trainer`: the process and its objective, or the loss.
@@ -232,16 +232,16 @@ def build_llama(
     padding: int | None = None,
     dropout: float = 0.0,
 ) -> transformers.LlamaForCausalLM:
-    """A Llama with weights at random, from torch's own generator.
+    """Build a Llama with random weights from torch's global generator.
 
     **Arguments:**
 
-    - `vocab_size`: tokens.
-    - `layers`, `width`, `heads`: blocks, size of the residual stream, attention heads. The hidden layer of a block is 8/3
-      times as wide as the stream, a multiple of 8.
-    - `length`: the longest sequence.
-    - `start`, `end`, `padding`: the special tokens; the end is the start if not given.
-    - `dropout`: of attention weights, in [0, 1).
+    - `vocab_size`: number of tokens.
+    - `layers`, `width`, `heads`: number of blocks, width of the residual stream, number of attention heads. The hidden layer
+      of a block is 8/3 times as wide as the stream, rounded down to a multiple of 8.
+    - `length`: maximum sequence length in tokens.
+    - `start`, `end`, `padding`: ids of the special tokens; `end` defaults to `start`.
+    - `dropout`: dropout probability of the attention weights, in [0, 1).
 
     **Example:**
 
@@ -278,17 +278,17 @@ def load_or_train(
     settings: dict[str, Any] | None = None,
     kind: Any = transformers.LlamaForCausalLM,
 ) -> Any:
-    """The finished network of a folder; it is trained now if there is none.
+    """Load the trained network of a folder; train it first if there is none.
 
     **Arguments:**
 
-    - `folder`: of the run. The network is in `final`, and its average in `final/ema`.
-    - `build`: makes the trainer, with the folder as its output; not called for a run that is finished.
-    - `averaged`: whether the average of the weights is wanted.
-    - `resume`: "auto" goes on from the newest intact checkpoint, "never" does not.
-    - `cpu`: do not move it to a GPU.
-    - `settings`: kept beside the weights.
-    - `kind`: the class of the network, of transformers.
+    - `folder`: folder of the run. The network is in `final`, its averaged weights in `final/ema`.
+    - `build`: returns the trainer, with the folder as its output; it is not called if the run is finished.
+    - `averaged`: whether to load the averaged weights.
+    - `resume`: "auto" resumes from the newest intact checkpoint, "never" starts from the beginning.
+    - `cpu`: keep the network on the CPU.
+    - `settings`: stored beside the weights.
+    - `kind`: the class of the network, with `from_pretrained`.
 
     **Raises:** as `Trainer.train`.
     """

@@ -1,16 +1,16 @@
-"""Does a transformer learn gradient descent on a ranking of answers, in context? Errors of its answers, and of what it needs.
+"""Does a transformer learn in-context gradient descent on a ranking of answers? Prediction errors and ablations.
 
     python recipes/in_context_alignment.py demo                      # two CPU cores: an hour and a half with --parallel 2
     python recipes/in_context_alignment.py demo --only transformer --seeds 1 --steps 300
     python recipes/in_context_alignment.py published --parallel 8    # on a GPU: the published sizes
     python recipes/in_context_alignment.py demo --help               # all fields
 
-A context is a question, answers to it and their rewards; the model says a better answer. Trained on the ranking of the answers
-it has seen, it is compared with gradient descent on that ranking, with the mean of the answers, the best of them by reward, and
-the line through them, all on the same contexts, in which a share of the rewards is given wrong. Each arm differs from the first
-in one thing: attention without softmax, no feed-forward layer, heads at one width, layers; all are causal. The error is one
-minus the cosine of what is said and the best answer. Runs that are finished are not repeated. Tables are printed, and written
-to OUTPUT/table.json, the plot to OUTPUT/errors.png.
+A context is a question, answers to it and their rewards; the model predicts a better answer. It is trained on the ranking of
+the answers in its context. It is compared with gradient descent on that ranking, the mean of the answers, the answer with the
+highest reward, and a line fitted to the answers, on the same contexts, in which a share of the rewards is wrong. Each arm
+differs from the first in one property: linear attention, no feed-forward layer, number of heads at equal width, or number of
+layers. All are causal. The error is one minus the cosine similarity of the prediction and the best answer. Finished runs are
+not repeated. Tables are printed and written to OUTPUT/table.json; the plot is OUTPUT/errors.png.
 """
 
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ REPLICATED_DESCENT = {0.0: 0.288, 0.25: 0.332, 0.5: 0.440, 0.75: 0.663, 1.0: 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train what is not trained yet, compare, and write tables and plots; returns what is in table.json."""
+    """Train the missing models, compare, and write tables and plots; returns the content of table.json."""
     options = command_line(PRESETS, arguments)
     arms = list_arms(options.shape)
     if unknown := sorted(set(options.only) - set(arms)):
         raise ValueError(f"only must be among {list(arms)}; got {unknown}")
     if not options.only or not options.seeds or not options.laws or options.answers < 4 or options.parallel < 1:
         raise ValueError(
-            "there must be arms, seeds, laws, 4 answers and one run at once; got "
+            "there must be arms, seeds and laws, answers must be at least 4 and parallel at least 1; got "
             f"{options.only}, {options.seeds}, {options.laws}, {options.answers}, {options.parallel}"
         )
     jobs = [
@@ -64,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def tabulate_errors(
     options: Alignment, law: str, rows: list[dict[str, Any]], simple: dict[str, dict[str, list[float]]]
 ) -> str:
-    """Errors after the last answer, a column for each share of wrong rewards; with several seeds, their 95 % intervals."""
+    """A table of errors after the last answer, one column per share of wrong rewards; ± is the 95 % interval over seeds."""
     lines = [
-        f"| {'rewards told wrong'} | {' | '.join(f'{noise:.0%}' for noise in NOISES)} |",
+        f"| {'wrong rewards'} | {' | '.join(f'{noise:.0%}' for noise in NOISES)} |",
         f"| --- | {' | '.join(['---:'] * len(NOISES))} |",
     ]
     for name in dict.fromkeys(row["arm"] for row in rows if row["law"] == law):
@@ -87,7 +87,7 @@ def tabulate_errors(
 
 
 def plot_errors(rows: list[dict[str, Any]], simple: dict[str, dict[str, dict[str, list[float]]]], file: Path) -> None:
-    """Error against answers read: the first arm and gradient descent by share of wrong rewards; arms and baselines."""
+    """Plot error against the number of answers: by share of wrong rewards (left), by arm and baseline (right)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -119,7 +119,7 @@ def plot_errors(rows: list[dict[str, Any]], simple: dict[str, dict[str, dict[str
 
 
 def average_curves(rows: list[dict[str, Any]], law: str, name: str, noise: float) -> list[float]:
-    """The mean over seeds, after each number of answers."""
+    """The mean error over seeds, after each number of answers."""
     curves = [row["errors"][str(noise)] for row in rows if row["law"] == law and row["arm"] == name]
     return [sum(values) / len(values) for values in zip(*curves, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Self-correction in context: answers with rewards, losses of their ranking, and the transformer that descends them."""
+"""In-context alignment: answers with rewards, ranking losses, and a transformer that performs gradient descent on them."""
 
 from .answers import AnswersOnALine, Ranked, RankedAnswers, ScatteredAnswers
 from .baselines import best_answer, gradient_descent, line_end, mean_answer

@@ -1,4 +1,4 @@
-"""Questions with answers and their rewards, drawn at random: the synthetic data of in-context alignment."""
+"""Random questions with answers and rewards: the synthetic data of in-context alignment."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,8 +14,10 @@ class Ranked:
 
     **Arguments:**
 
-    - `x`: the questions; `y`: the answers of each; `rewards`: theirs, in [0, 1].
-    - `best`: the answer that a reward of 1 would have.
+    - `x`: the questions.
+    - `y`: the answers to each question.
+    - `rewards`: the rewards of the answers, in [0, 1].
+    - `best`: the answer whose reward is 1.
     """
 
     x: Float[Tensor, "batch dim"]
@@ -25,14 +27,14 @@ class Ranked:
 
 
 class RankedAnswers(ABC):
-    r"""A law of questions, answers and rewards.
+    r"""A distribution of questions, answers and rewards.
 
-    Questions are normal, $x \sim N(0, I)$; the best answer is $y^* = W^* x$ with a matrix of standard normal numbers for each
-    question; rewards are uniform in [0, 1). A subclass says in `answers` what answers are like.
+    Questions are normal, $x \sim N(0, I)$; the best answer is $y^* = W^* x$ with a matrix of standard normal entries for each
+    question; rewards are uniform in [0, 1). A subclass draws the answers for given rewards in `answers`.
 
     **Arguments:**
 
-    - `dim`: of questions and answers.
+    - `dim`: dimension of questions and answers, at least 1.
     """
 
     def __init__(self, dim: int = 5) -> None:
@@ -48,16 +50,17 @@ class RankedAnswers(ABC):
         rewards: Float[Tensor, "batch answer"],
         generator: Generator | None,
     ) -> Float[Tensor, "batch answer dim"]:
-        """Answers that have these rewards."""
+        """Draw answers that have these rewards."""
 
     def draw(self, batch: int, count: int, *, noise: float | int = 0.0, generator: Generator | None = None) -> Ranked:
-        """Questions with answers.
+        """Draw questions with answers.
 
         **Arguments:**
 
-        - `batch`: how many questions; `count`: answers of each.
-        - `noise`: the share of rewards that are given wrong: drawn anew, when the answers are fixed already.
-        - `generator`: all randomness.
+        - `batch`: number of questions.
+        - `count`: number of answers to each question.
+        - `noise`: the share of wrong rewards, in [0, 1]; they are redrawn after the answers are drawn.
+        - `generator`: source of all randomness.
 
         **Raises:** `ValueError` for a `noise` outside [0, 1].
         """
@@ -73,7 +76,7 @@ class RankedAnswers(ABC):
         return Ranked(x, y, torch.where(wrong, other, rewards), best)
 
     def _image(self, x: Tensor, generator: Generator | None) -> Tensor:
-        """Each question times a matrix of its own."""
+        """Each question times its own random matrix."""
         matrix = torch.randn(*x.shape, self.dim, generator=generator)
         return (x[:, None] @ matrix)[:, 0]
 
@@ -83,8 +86,8 @@ class AnswersOnALine(RankedAnswers):
 
     $$y_i = r_i y^* + (1 - r_i) e$$
 
-    All answers of a question lie on one line, so that two of them with exact rewards determine the best: nothing of what
-    makes rankings worth while is needed.
+    All answers to a question lie on one line, so two of them with exact rewards determine the best answer; a ranking is not
+    needed.
 
     **Source:** the code released with Wang, Wang, Wang and others (2024), arXiv 2405.18634.
     """
@@ -96,23 +99,23 @@ class AnswersOnALine(RankedAnswers):
         rewards: Float[Tensor, "batch answer"],
         generator: Generator | None,
     ) -> Float[Tensor, "batch answer dim"]:
-        """Between the best and one other, that of another matrix."""
+        """Answers between the best one and the image of the question under another matrix."""
         other = self._image(x, generator)
         return rewards[..., None] * best[:, None] + (1 - rewards[..., None]) * other[:, None]
 
 
 class ScatteredAnswers(RankedAnswers):
-    r"""Answers about a line, the nearer to the best the higher their reward.
+    r"""Answers scattered about a line; the higher the reward, the closer to the best answer.
 
     $$y_i = y^* + (1 - r_i) \bigl(e - y^* + \sigma \|x\| \varepsilon_i\bigr)$$
 
-    The deviations $\varepsilon_i$ are independent normal vectors, so that two answers do not tell the best one, and each
-    further answer says something. Without the common $e - y^*$ the mean of the answers would be as good as anything else.
+    The deviations $\varepsilon_i$ are independent normal vectors, so two answers do not determine the best one, and each
+    further answer adds information. Without the common $e - y^*$ the mean of the answers would be an optimal estimate.
 
     **Arguments:**
 
-    - `dim`: of questions and answers.
-    - `spread`: $\sigma$, of answers without reward, at least 0; 0 are those on a line.
+    - `dim`: dimension of questions and answers, at least 1.
+    - `spread`: $\sigma$, the relative deviation of answers with reward 0, at least 0; 0 gives answers on a line.
     """
 
     def __init__(self, dim: int = 5, spread: float | int = 1.0) -> None:
@@ -128,7 +131,7 @@ class ScatteredAnswers(RankedAnswers):
         rewards: Float[Tensor, "batch answer"],
         generator: Generator | None,
     ) -> Float[Tensor, "batch answer dim"]:
-        """About a line from one other, that of another matrix, to the best."""
+        """Answers scattered about the line from the image of the question under another matrix to the best answer."""
         other = self._image(x, generator)[:, None]
         deviation = torch.randn(*rewards.shape, self.dim, generator=generator) * x.norm(dim=-1)[:, None, None]
         return best[:, None] + (1 - rewards[..., None]) * (other - best[:, None] + self.spread * deviation)

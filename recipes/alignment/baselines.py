@@ -1,4 +1,4 @@
-"""What can be made of answers and their rewards without a trained model."""
+"""Predictions of the best answer from answers and rewards, without a trained model."""
 
 import torch
 from jaxtyping import Float
@@ -19,16 +19,19 @@ def gradient_descent(
     generator: Generator | None = None,
     ties: Ties = "refuse",
 ) -> Float[Tensor, "batch dim"]:
-    r"""A linear model $W x$ fitted to each row's ranking by Adam, and what it says: what a transformer should do in context.
+    r"""A linear model $W x$ fitted to each row's ranking by Adam, and its prediction.
 
-    $W$ begins as that of a `torch.nn.Linear`, uniform in $\pm 1 / \sqrt{\text{inside}}$.
+    A transformer should learn the same computation in context.
+
+    $W$ is initialized like a `torch.nn.Linear`, uniform in $\pm 1 / \sqrt{\text{inside}}$.
 
     **Arguments:**
 
-    - `x`: the question; `y`: the answers; `rewards`: theirs.
-    - `steps`, `rate`: of Adam. The published baseline takes 50 steps, fewer where rewards are wrong, at a rate of 0.1.
-    - `reward`: what the model makes of answers.
-    - `generator`: for the first $W$.
+    - `x`: the question; `y`: the answers; `rewards`: their rewards.
+    - `steps`, `rate`: number of steps and learning rate of Adam. The published baseline takes 50 steps, fewer if rewards are
+      wrong, at a rate of 0.1.
+    - `reward`: the score of an answer given the prediction.
+    - `generator`: randomness of the initial $W$.
     - `ties`: as for `plackett_luce`.
 
     **Raises:** `ValueError` for rewards that are NaN, or tied.
@@ -55,14 +58,14 @@ def gradient_descent(
         optimizer = torch.optim.Adam([weight], lr=rate)
         for _ in range(steps):
             optimizer.zero_grad()
-            # The rows do not share parameters, so that their sum trains each by itself.
+            # Rows share no parameters, so the sum trains each of them independently.
             plackett_luce(reward((weight @ x[..., None])[..., 0], y), rewards, ties=ties).sum().backward()
             optimizer.step()
     return (weight.detach() @ x[..., None])[..., 0]
 
 
 def mean_answer(y: Float[Tensor, "batch answer dim"]) -> Float[Tensor, "batch dim"]:
-    """The mean of the answers, whatever their rewards."""
+    """The mean of the answers; rewards are ignored."""
     return y.mean(-2)
 
 
@@ -81,7 +84,7 @@ def line_end(
 
     $$\hat y = \bar y + (r^* - \bar r) \frac{\sum_i (r_i - \bar r)(y_i - \bar y)}{\sum_i (r_i - \bar r)^2}$$
 
-    Where answers lie on a line with the reward as coordinate, it is exact from two answers on.
+    If answers lie on a line with the reward as coordinate, it is exact for two or more answers.
 
     **Arguments:**
 

@@ -1,25 +1,27 @@
 r"""A transformer with weights set by hand whose forward pass is gradient descent on a ranking loss.
 
-The theorem of in-context alignment, as a network that can be run. Tokens are the answers, with their rewards, and one that
-asks. Each block works on one rank, with three softmax heads and a ReLU layer:
+This network implements the theorem of in-context alignment. Its tokens are the answers with their rewards, and one query
+token. Each block processes one rank with three softmax heads and a ReLU layer:
 
-1. by reward, sharply: the best answer of those left;
-2. by how likely each is as the model sees it, $2 \hat y \cdot y_j - \|y_j\|^2$, which is $-\|\hat y - y_j\|^2$ up to what
-   all have in common: their average; the first less the second is this rank's part of the gradient;
-3. by reward again, the highest reward itself, at every token; the ReLU layer removes the token that has it.
+1. The first head attends sharply by reward and returns the best remaining answer.
+2. The second head attends by the model's score, $2 \hat y \cdot y_j - \|y_j\|^2$, which equals $-\|\hat y - y_j\|^2$ up to a
+   constant, and returns the weighted average of the remaining answers. The difference of the two heads is the contribution
+   of this rank to the gradient.
+3. The third head attends by reward again and returns the highest reward, at every token. The ReLU layer removes the token
+   that has it.
 
-A head of linear attention can do none of the three, for each needs a maximum or a ratio.
+Linear attention cannot compute any of the three, because each needs a maximum or a ratio.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-FAR = 100.0  # what is taken off the reward of an answer that has had its rank, and off a score: e^-100 is nothing
+FAR = 100.0  # subtracted from the reward of an answer that is already ranked, and from scores; e^-100 is negligible
 
 
 class _Block(nn.Module):
-    """Softmax attention with any number of heads and a ReLU layer, each added to what came in."""
+    """Softmax attention with any number of heads and a ReLU layer, each with a residual connection."""
 
     def __init__(self, queries: Tensor, keys: Tensor, values: Tensor, into: Tensor, bias: Tensor, out: Tensor) -> None:
         super().__init__()
@@ -35,7 +37,7 @@ class _Block(nn.Module):
 
 
 class InContextPlackettLuce(nn.Module):
-    r"""Takes steps of gradient descent on the Plackett-Luce loss of the answers in its context.
+    r"""Performs steps of gradient descent on the Plackett-Luce loss of the answers in its context.
 
     From the prediction $W x$, with the reward $-\|W x - y\|^2$, one block for each rank but the last gives
 
@@ -45,13 +47,13 @@ class InContextPlackettLuce(nn.Module):
 
     **Arguments:**
 
-    - `dim`: of answers.
-    - `answers`: in the context, $N \ge 2$.
-    - `step_size`: $\eta \|x\|^2$; of the question only its length matters, and it is the same for all.
-    - `steps`: of gradient descent; there are `steps` times $N - 1$ blocks.
-    - `sharpness`: $\beta$, the inverse temperature of the heads that choose, and the slope of the ReLU layer. Rewards must lie
-      some multiples of $1 / \beta$ apart.
-    - `dtype`: of the weights.
+    - `dim`: dimension of the answers, at least 1.
+    - `answers`: number of answers in the context, $N \ge 2$.
+    - `step_size`: $\eta \|x\|^2$; all questions must have the same norm.
+    - `steps`: number of gradient steps, at least 1; there are `steps` times $N - 1$ blocks.
+    - `sharpness`: $\beta$, the inverse temperature of the heads that select, and the slope of the ReLU layer. Rewards must differ by
+      a few multiples of $1 / \beta$.
+    - `dtype`: dtype of the weights.
 
     **Raises:** `ValueError` for arguments out of range.
 
@@ -103,24 +105,24 @@ class InContextPlackettLuce(nn.Module):
 
         **Arguments:**
 
-        - `prediction`: $W x$, before.
-        - `y`: the answers; `rewards`: theirs, in [0, 1].
+        - `prediction`: $W x$ before the steps.
+        - `y`: the answers; `rewards`: their rewards, in [0, 1].
         """
         return self.blocks(self.room.tokens(prediction, y, rewards))[:, -1, self.room.prediction]
 
 
 class _Layout:
-    """Which part of a token's vector holds what, and the weights of a block in these terms."""
+    """The layout of a token's vector, and the weights of a block for this layout."""
 
     def __init__(self, dim: int, dtype: torch.dtype) -> None:
         self.dtype, self.dim = dtype, dim
         self.prediction, self.y, self.change = (slice(part * dim, (part + 1) * dim) for part in range(3))
-        # The answer's squared length; its reward now and at first; whether it had its rank; the highest reward; one.
+        # Squared norm of the answer; current, initial reward; ranked flag, current and initial; highest reward; constant one.
         self.square, self.reward, self.first, self.gone, self.off, self.top, self.one = range(3 * dim, 3 * dim + 7)
         self.width = 3 * dim + 7
 
     def tokens(self, prediction: Tensor, y: Tensor, rewards: Tensor) -> Tensor:
-        """The answers, and behind them the token that asks, which counts as one that had its rank."""
+        """The answers, followed by the query token, which is marked as already ranked."""
         batch, count, _ = y.shape
         tokens = torch.zeros(batch, count + 1, self.width, dtype=self.dtype, device=y.device)
         tokens[..., self.prediction] = prediction[:, None]
@@ -149,20 +151,20 @@ class _Layout:
         units: list[tuple[dict[int, float], float, dict[int, float]]] = []
 
         def linear(source: dict[int, float], target: dict[int, float]) -> None:
-            """What is linear, as the difference of two units."""
+            """Add a linear map, as the difference of two ReLU units."""
             for sign in (1.0, -1.0):
                 scaled = {where: sign * weight for where, weight in source.items()}
                 units.append((scaled, 0.0, {where: sign * weight for where, weight in target.items()}))
 
         linear({self.top: 1.0}, {self.top: -1.0})
         if last:
-            # The step is done: the prediction moves, and all answers are there again.
+            # The gradient step is complete: update the prediction and restore all answers.
             for k in each:
                 linear({self.change.start + k: 1.0}, {self.prediction.start + k: 1.0, self.change.start + k: -1.0})
             linear({self.first: 1.0, self.reward: -1.0}, {self.reward: 1.0})
             linear({self.off: 1.0, self.gone: -1.0}, {self.gone: 1.0})
         else:
-            # 1 for the token that has the highest reward, 0 for those some way below.
+            # 1 for the token with the highest reward, 0 for tokens whose reward is clearly lower.
             units.append(({self.top: -sharpness, self.reward: sharpness}, 1.0, {self.reward: -FAR, self.gone: 1}))
         into = torch.zeros(self.width, len(units), dtype=self.dtype)
         bias, out = torch.zeros(len(units), dtype=self.dtype), torch.zeros(len(units), self.width, dtype=self.dtype)

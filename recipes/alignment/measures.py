@@ -1,4 +1,4 @@
-"""What transformers and simpler ways make of ranked answers, for `in_context_alignment.py`."""
+"""Errors of transformers and simple baselines on ranked answers, for `in_context_alignment.py`."""
 
 import json
 import time
@@ -33,43 +33,43 @@ LAWS: dict[str, type[RankedAnswers]] = {"line": AnswersOnALine, "scattered": Sca
 
 @dataclass(frozen=True)
 class Alignment:
-    """What is trained, on what, and how it is compared."""
+    """Models, data and evaluation of the comparison."""
 
     shape: Shape = field(default_factory=Shape)
-    """of the transformer of the first arm"""
+    """architecture of the transformer of the first arm"""
     dim: int = 5
-    """of questions and answers"""
+    """dimension of questions and answers"""
     answers: int = 16
-    """of a context in training; what is said is scored after each number of them from 2 on"""
+    """number of answers in a training context; predictions are scored after 2 or more answers"""
     batch: int = 32
-    """contexts of a step"""
+    """contexts per optimizer step"""
     steps: int = 3_000
-    """of the optimizer"""
+    """number of optimizer steps"""
     learning_rate: float = 1e-3
-    """the highest"""
+    """highest learning rate"""
     laws: tuple[Literal["line", "scattered"], ...] = ("line", "scattered")
-    """of answers: on a line with the reward as coordinate, as published; or scattered about it"""
+    """distributions of answers: on a line with the reward as coordinate, as published, or scattered about a line"""
     only: tuple[str, ...] = ("transformer", "linear attention", "no feed-forward", "1 head", "6 heads", "2 layers")
-    """arms on a line; of the other law there is the first"""
+    """arms to train on the line; only the first of them is trained on scattered answers"""
     seeds: tuple[int, ...] = (1, 2, 3)
-    """of training"""
+    """seeds of training"""
     contexts: int = 4_096
-    """that all are compared on"""
+    """number of contexts in the evaluation"""
     parallel: int = 1
-    """runs at once"""
+    """number of runs at the same time"""
     cpu: bool = False
-    """whether a GPU is left alone"""
+    """do not use a GPU"""
     output: Path = Path("runs/in_context_alignment")
-    """where results go"""
+    """folder of the results"""
 
 
 PRESETS = {
     "demo": (
-        "for two CPU cores: three to five minutes a run",
+        "three to five minutes per run on two CPU cores",
         Alignment(Shape(layers=4, width=48), batch=128, steps=2_000, learning_rate=2e-3),
     ),
     "published": (
-        "the published sizes, for a GPU",
+        "the published sizes, on a GPU",
         Alignment(
             Shape(layers=20),
             answers=20,
@@ -91,12 +91,12 @@ PRESETS = {
 
 
 def count_answers_read(options: Alignment) -> int:
-    """How many answers have been read where arms are compared: 15, as published, if there are that many."""
+    """The number of answers after which arms are compared: 15, as published, or fewer if contexts are shorter."""
     return min(15, options.answers - 1)
 
 
 def measure_runs(options: Alignment, jobs: list[tuple[str, str, int]]) -> Iterable[dict[str, Any]]:
-    """The errors of every law, arm and seed."""
+    """Yield the errors of each distribution, arm and seed."""
     if options.parallel == 1:
         yield from (measure_run(options, job) for job in jobs)
     else:
@@ -105,7 +105,7 @@ def measure_runs(options: Alignment, jobs: list[tuple[str, str, int]]) -> Iterab
 
 
 def measure_run(options: Alignment, job: tuple[str, str, int]) -> dict[str, Any]:
-    """The errors of one trained network: those of an earlier run, or trained now."""
+    """The errors of one network; results of an earlier run are reused, otherwise the network is trained now."""
     law, name, seed = job
     file = options.output / f"{law}, {name}, seed {seed}.json"
     same = replace(options, only=(), seeds=(), laws=(), parallel=1, output=Path())
@@ -113,7 +113,7 @@ def measure_run(options: Alignment, job: tuple[str, str, int]) -> dict[str, Any]
     if file.exists():
         kept = json.loads(file.read_text())
         if kept["settings"] != settings:
-            raise ValueError(f"{file} is of other settings; choose another --output or remove it")
+            raise ValueError(f"{file} has other settings; choose another --output or remove it")
         return kept
     if options.parallel > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // options.parallel))
@@ -144,7 +144,7 @@ def measure_run(options: Alignment, job: tuple[str, str, int]) -> dict[str, Any]
 
 
 def draw_contexts(options: Alignment, law: str) -> dict[float, Ranked]:
-    """What all are compared on, for each share of rewards told wrong: the same for every arm and seed."""
+    """The evaluation contexts for each share of wrong rewards, the same for every arm and seed."""
     count = count_answers_read(options) + 1
     return {
         noise: LAWS[law](options.dim).draw(
@@ -155,10 +155,10 @@ def draw_contexts(options: Alignment, law: str) -> dict[float, Ranked]:
 
 
 def measure_baselines(options: Alignment, law: str) -> dict[str, dict[str, list[float]]]:
-    """Errors after each number of answers, of what needs no training."""
+    """Errors of the baselines without training, after each number of answers."""
     found: dict[str, dict[str, list[float]]] = {}
     for noise, drawn in draw_contexts(options, law).items():
-        # The published baseline stops the earlier the more rewards are wrong.
+        # The published baseline takes fewer steps if more rewards are wrong.
         steps = int(50 - 25 * noise)
         for n in range(2, count_answers_read(options) + 1):
             x, y, rewards = drawn.x, drawn.y[:, :n], drawn.rewards[:, :n]
@@ -176,5 +176,5 @@ def measure_baselines(options: Alignment, law: str) -> dict[str, dict[str, list[
 
 
 def cosine_error(said: Tensor, best: Tensor) -> Tensor:
-    """One minus the cosine, of each context; 0 is best, 1 is chance."""
+    """One minus the cosine similarity, for each context; 0 is best, 1 is chance."""
     return 1 - torch.cosine_similarity(said, best, dim=-1)

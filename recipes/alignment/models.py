@@ -1,4 +1,4 @@
-"""Transformers that read questions, answers and rewards and say the best answer, for `in_context_alignment.py`."""
+"""Transformers that read questions, answers and rewards and predict the best answer, for `in_context_alignment.py`."""
 
 import math
 from dataclasses import dataclass, replace
@@ -12,22 +12,22 @@ from alignment import RankedAnswers, cosine, plackett_luce
 
 @dataclass(frozen=True)
 class Shape:
-    """What a transformer is made of."""
+    """The architecture of a transformer."""
 
     layers: int = 6
-    """blocks"""
+    """number of transformer blocks"""
     heads: int = 3
-    """of attention; the width is the same for any number"""
+    """number of attention heads; the width does not depend on it"""
     width: int = 96
-    """of the hidden states"""
+    """width of the hidden states"""
     attention: Literal["softmax", "linear"] = "softmax"
-    """linear: scores are not exponentials, and are divided by how many entries there are"""
+    """linear: scores are not exponentiated; they are divided by the number of visible entries"""
     feed_forward: bool = True
-    """whether blocks have a feed-forward layer, of four times the width"""
+    """whether blocks have a feed-forward layer, four times as wide"""
 
 
 def list_arms(shape: Shape) -> dict[str, Shape]:
-    """The shape, and what it is compared with: each differs in one thing, and all are causal."""
+    """The shape and its variants, each of which differs in one property; all are causal."""
     return {
         "transformer": shape,
         "linear attention": replace(shape, attention="linear"),
@@ -42,7 +42,7 @@ def list_arms(shape: Shape) -> dict[str, Shape]:
 
 
 class Block(nn.Module):
-    """Causal attention, and a feed-forward layer if there is one."""
+    """Causal attention and an optional feed-forward layer."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Block(nn.Module):
         )
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Add what attention says, then what the feed-forward layer says."""
+        """Add the output of attention, then that of the feed-forward layer."""
         batch, length, width = hidden.shape
         split = self.into(self.before(hidden)).view(batch, length, 3, self.heads, -1)
         queries, keys, values = split.permute(2, 0, 3, 1, 4)
@@ -76,19 +76,19 @@ class Block(nn.Module):
 
 
 class InContextTransformer(nn.Module):
-    """Reads x, y, r, x, y, r, ... and says an answer at each x, having seen all before it."""
+    """Reads x, y, r, x, y, r, ... and predicts an answer at each x from all entries before it."""
 
     def __init__(self, dim: int, answers: int, shape: Shape) -> None:
         super().__init__()
         self.read_in, self.read_out = nn.Linear(dim, shape.width), nn.Linear(shape.width, dim)
         self.places = nn.Parameter(torch.randn(3 * answers, shape.width))
         self.blocks = nn.Sequential(*(Block(shape) for _ in range(shape.layers)), nn.LayerNorm(shape.width))
-        # The sum over blocks begins as large as that of one.
+        # At initialization the sum over all blocks is as large as the output of one block.
         for block in self.blocks[:-1]:
             nn.init.normal_(block.out.weight, std=0.02 / (2 * shape.layers) ** 0.5)
 
     def forward(self, x: Tensor, y: Tensor, rewards: Tensor) -> Tensor:
-        """What is said at each x; at the first, before any answer was seen."""
+        """The predictions at each x; the first one is made before any answer is read."""
         told = torch.zeros_like(y)
         told[..., 0] = rewards
         entries = torch.stack([x[:, None].expand_as(y), y, told], 2).flatten(1, 2)
@@ -97,7 +97,7 @@ class InContextTransformer(nn.Module):
 
 
 def ranking_loss(said: Tensor, y: Tensor, rewards: Tensor) -> Tensor:
-    """The mean, over all n from 2 on, of the loss of what was said after n answers against their ranking."""
+    """The mean over n >= 2 of the ranking loss of the prediction after n answers."""
     count = y.shape[1]
     scores = cosine(said[:, 2:], y[:, None].expand(-1, count - 2, -1, -1))
     seen = torch.arange(count, device=y.device) < torch.arange(2, count, device=y.device)[:, None]
@@ -116,7 +116,7 @@ def train_network(
     seed: int,
     device: torch.device,
 ) -> InContextTransformer:
-    """A network trained on questions drawn anew for each step; the rate rises for a twentieth of the steps, then falls."""
+    """Train a network on new questions at each step; linear warmup for 5 % of the steps, then cosine decay."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = InContextTransformer(law.dim, answers, shape).to(device)

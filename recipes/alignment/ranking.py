@@ -1,4 +1,4 @@
-r"""What a ranking of answers says about scores: the losses of Bradley and Terry, and of Plackett and Luce.
+r"""Losses of scores given a ranking of answers: Bradley-Terry and Plackett-Luce.
 
 A ranking is drawn by choosing the best answer, then the best of those left, and so on, each with a probability proportional to
 the exponential of its score $s$. With $\tau$ the order of falling rewards,
@@ -17,11 +17,11 @@ from noiselab.typing import Elementwise
 from .rewards import negative_squared_error
 
 Ties = Literal["refuse", "in order"]
-"""What happens to tied rewards: an error, or the first of equal ones counts as better."""
+"""How tied rewards are handled: an error, or the earlier answer counts as better."""
 
 
 def bradley_terry(better: Elementwise, worse: Elementwise) -> Elementwise:
-    r"""The loss of two answers of which one was preferred, $-\log \sigma(s_w - s_l)$.
+    r"""The Bradley-Terry loss of two answers, one of which was preferred, $-\log \sigma(s_w - s_l)$.
 
     **Arguments:**
 
@@ -48,22 +48,22 @@ def plackett_luce(
     real: Bool[Tensor, "*batch answer"] | None = None,
     ties: Ties = "refuse",
 ) -> Elementwise:
-    r"""The loss of the ranking by rewards.
+    r"""The Plackett-Luce loss of the ranking by rewards.
 
     $$-\log P(\tau) = \sum_i \Bigl(\log \sum_{j \ge i} \exp s_{\tau(j)} - s_{\tau(i)}\Bigr)$$
 
-    All ranks of all rows at once, by one sort and one cumulative sum in log space.
+    All ranks of all rows are computed at once, by one sort and one cumulative sum in log space.
 
     **Arguments:**
 
-    - `scores`: what the model makes of each answer.
-    - `rewards`: by which answers are ranked, the highest first.
-    - `real`: where there is an answer; all by default. Rows without two answers have no loss.
-    - `ties`: "refuse", or "in order": of answers with one reward the first one is better.
+    - `scores`: the score of each answer.
+    - `rewards`: answers are ranked by these, the highest first.
+    - `real`: which entries are answers; all by default. The loss of a row with fewer than two answers is 0.
+    - `ties`: "refuse", or "in order": among answers with equal rewards the earlier one is better.
 
     **Returns:** the sum over the ranks of each row.
 
-    **Raises:** `ValueError` for rewards that are NaN, or the same twice in a row unless ties are taken in order.
+    **Raises:** `ValueError` if a reward is NaN, or if two rewards of a row are equal and `ties` is "refuse".
 
     **Source:** Plackett (1975); Luce (1959).
 
@@ -79,7 +79,7 @@ def plackett_luce(
     """
     order, there = _sort_by_reward(rewards, real, ties)
     ranked = scores.gather(-1, order)
-    # An answer that is missing counts as if its score were so low that it adds nothing.
+    # A missing answer gets a score so low that it contributes nothing.
     low = ranked.masked_fill(~there, torch.finfo(ranked.dtype).min / 4)
     left = low.flip(-1).logcumsumexp(-1).flip(-1)
     return torch.where(there, left - ranked, 0).sum(-1)
@@ -92,18 +92,18 @@ def plackett_luce_pull(
     real: Bool[Tensor, "*batch answer"] | None = None,
     ties: Ties = "refuse",
 ) -> Float[Tensor, "*batch answer"]:
-    r"""The gradient of the log-probability of a ranking in the scores, in closed form.
+    r"""The gradient of the log-probability of a ranking with respect to the scores, in closed form.
 
     $$\frac{\partial \log P(\tau)}{\partial s_{\tau(k)}} = 1 - \sum_{i \le k} b_{ik}, \qquad
     b_{ik} = \frac{\exp s_{\tau(k)}}{\sum_{j \ge i} \exp s_{\tau(j)}} .$$
 
-    Times the gradient of each score in the parameters it is that of the whole.
+    Multiplied by the gradient of each score with respect to the parameters, it gives the full gradient.
 
     **Arguments:**
 
     - `scores`, `rewards`, `real`, `ties`: as for `plackett_luce`.
 
-    **Returns:** one number for each answer; they sum to 0.
+    **Returns:** one value per answer; the values of a row sum to 0.
 
     **Raises:** `ValueError` as `plackett_luce` does.
     """
@@ -130,7 +130,7 @@ def plackett_luce_gradient(
     $$-\frac{\partial L}{\partial W} = 2 \sum_i \Bigl(y_{\tau(i)} - \sum_{j \ge i} b_{ij} y_{\tau(j)}\Bigr) x^\top,
     \qquad b_{ij} = \mathop{\mathrm{softmax}}_{j \ge i} \bigl(-\|W x - y_{\tau(j)}\|^2\bigr) :$$
 
-    the best answer of those left, less their average as the model weighs them. The terms of $W x$ itself cancel.
+    the best remaining answer minus the average of the remaining answers under the model. The terms in $W x$ cancel.
 
     **Arguments:**
 
@@ -150,7 +150,7 @@ def plackett_luce_gradient(
 
 
 def _sort_by_reward(rewards: Tensor, real: Tensor | None, ties: Ties) -> tuple[Tensor, Tensor]:
-    """The answers in the order of falling rewards, and which of them there are."""
+    """The order of answers by decreasing reward, and which entries are answers in that order."""
     if ties not in ("refuse", "in order"):
         raise ValueError(f"ties must be 'refuse' or 'in order'; got {ties!r}")
     there = torch.ones_like(rewards, dtype=torch.bool) if real is None else real

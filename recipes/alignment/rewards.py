@@ -1,4 +1,4 @@
-"""How well an answer fits a prediction: the rewards that rankings are scored with."""
+"""Scores of answers given a prediction, used in the ranking losses."""
 
 from typing import Protocol, runtime_checkable
 
@@ -9,12 +9,12 @@ from torch.nn.functional import cosine_similarity
 
 @runtime_checkable
 class Reward(Protocol):
-    """What a prediction makes of each answer; higher is better."""
+    """The score of each answer given a prediction; higher is better."""
 
     def __call__(
         self, prediction: Float[Tensor, "*batch dim"], answers: Float[Tensor, "*batch answer dim"]
     ) -> Float[Tensor, "*batch answer"]:
-        """One number for each answer."""
+        """One score per answer."""
         ...
 
 
@@ -25,7 +25,7 @@ def negative_squared_error(
 
     **Arguments:**
 
-    - `prediction`: $\hat y$, what the model says, for example $W x$.
+    - `prediction`: $\hat y$, the prediction of the model, for example $W x$.
     - `answers`: the $y$ in the context.
 
     **Source:** Wang, Wang, Wang and others (2024), arXiv 2405.18634, section 3.
@@ -40,7 +40,7 @@ def cosine(
 
     **Arguments:**
 
-    - `prediction`: $\hat y$, what the model says.
+    - `prediction`: $\hat y$, the prediction of the model.
     - `answers`: the $y$ in the context.
 
     **Source:** the code released with Wang, Wang, Wang and others (2024), arXiv 2405.18634.

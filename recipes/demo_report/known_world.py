@@ -1,8 +1,8 @@
-"""A world where everything is known: text is a Markov chain, so a model's bound and its samples have exact answers.
+"""Self-correction on a Markov chain, where bounds and samples can be compared with exact values.
 
-Each state has a few followers and all other transitions are forbidden, so a mistake is a mistake, whatever a judge
-might say. A small network is trained on hybrid noise, another on masks alone, each samples in few steps and then
-corrects itself.
+Each state has a few possible next states and all other transitions are forbidden, so errors are counted without a judge.
+One small network is trained on hybrid noise, another on masking alone. Each generates samples in few steps and then
+self-corrects them.
 """
 
 import math
@@ -28,18 +28,18 @@ from noiselab.training import Place, noised_loss
 
 @dataclass(frozen=True)
 class WorldResult:
-    """One process in the known world.
+    """Measurements of one process in the known world.
 
     **Arguments:**
 
-    - `name`, `process`: which.
-    - `bound`, `exact`: of the trained network and of the exact denoiser, on the same sequences.
+    - `name`, `process`: the name in tables, and the process as text.
+    - `bound`, `exact`: bounds of the trained network and of the exact denoiser, on the same sequences.
     - `data`, `samples`, `corrected`: measures of true sequences, of samples, and of these after self-correction.
     - `changed`: share of sampled tokens that self-correction changed.
     - `trace`: share of forbidden transitions before self-correction and after each of its steps.
     - `damaged`, `repaired`: measures of true sequences with some tokens replaced, before and after self-correction.
-    - `outcome`: of the tokens that were replaced and of those that were not, how many became right or wrong.
-    - `oracle_outcome`, `oracle_repaired`: the same with the exact denoiser, where it is known.
+    - `outcome`: how many tokens self-correction made right or wrong, among the replaced ones and among the others.
+    - `oracle_outcome`, `oracle_repaired`: the same with the exact denoiser; None where it is undefined.
     """
 
     name: str
@@ -61,13 +61,13 @@ class WorldResult:
 def train_in_world(
     world: World, process: InterpolatingProcess, *, steps: int, seed: int = 0, objective: Objective = elbo
 ) -> Denoiser:
-    """Train a small network on sequences of the world, drawn anew for each step.
+    """Train a small network on sequences of the world; each step draws new ones.
 
     **Arguments:**
 
     - `process`, `objective`: the noise, and the weights of the loss.
     - `steps`: optimizer steps of 32 sequences.
-    - `seed`: of the weights and of everything drawn.
+    - `seed`: seed of the weights, sequences and noise.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -117,12 +117,12 @@ def measure_denoiser(
 
     **Arguments:**
 
-    - `name`: for the table.
-    - `samples`: how many sequences of each kind.
-    - `sampling_steps`: few, so that tokens drawn at the same time contradict one another.
-    - `correction_steps`: at most; time 0.01, temperature 0.1, one token a step, as published.
-    - `damage`: the share of tokens of true sequences that are replaced by others at random, for the outcome.
-    - `seed`: of everything drawn.
+    - `name`: the name in tables.
+    - `samples`: number of sequences of each kind.
+    - `sampling_steps`: steps of the sampler; with few steps, tokens drawn at the same time contradict one another.
+    - `correction_steps`: maximum number of self-correction steps; time 0.01, temperature 0.1, one token per step, as published.
+    - `damage`: the share of tokens of true sequences that are replaced by random other tokens, for `outcome`.
+    - `seed`: seed of all randomness.
     """
     generator = Generator().manual_seed(seed)
     held_out = world.sample(2 * samples, generator=generator)
@@ -140,7 +140,7 @@ def measure_denoiser(
     other = (truth + torch.randint(1, world.states, shape, generator=generator)) % world.states
     damaged = torch.where(torch.rand(shape, generator=generator) < damage, other, truth)
     repaired = correction.correct(damaged, steps=correction_steps, generator=generator)
-    # Where noise reveals tokens, the exact denoiser believes them all, and contradictions leave it no answer.
+    # If visible tokens are clean (masking), the exact denoiser keeps them all, and it is undefined for contradicting tokens.
     known: tuple[Outcome, SampleMeasures] | None = None
     if not process.is_clean(truth[:1], torch.full((1,), correction.time)).any():
         exact = SelfCorrection(world.oracle(process), support=process.support)
@@ -172,13 +172,13 @@ def study_known_world(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[World, list[WorldResult]]:
-    """The whole experiment: hybrid noise of p_uniform 0.2, and masking alone as the control.
+    """Run the whole experiment: hybrid noise with p_uniform 0.2, and masking alone as the control.
 
-    Masking is a control because its networks are never trained on a token that they can see.
+    Masking is the control because its networks are never trained to predict visible tokens.
 
     **Arguments:**
 
-    - `train_steps`: for each of the two networks.
+    - `train_steps`: optimizer steps of each of the two networks.
     - `samples`, `sampling_steps`, `seed`: as for `measure_denoiser`.
     - `progress`: called with a line before each part.
     """

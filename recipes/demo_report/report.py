@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with everything in it, which needs nothing from anywhere else."""
+"""The report of a demo run: one self-contained HTML file."""
 
 import base64
 import io
@@ -47,7 +47,7 @@ STYLE: dict[Any, Any] = {
 
 
 class Cell(NamedTuple):
-    """A token of the grid: its text, and what becomes of it ("mask", "noise", "changed" or "settled")."""
+    """A token of the grid: its text and its state ("mask", "noise", "changed" or "settled")."""
 
     text: str
     kind: str
@@ -61,12 +61,12 @@ class Piece(NamedTuple):
 
 
 def write_report(path: Path, **content: Any) -> None:
-    """Render `report.html.j2` and put it in place at once.
+    """Render `report.html.j2` and write it atomically.
 
     **Arguments:**
 
     - `path`: the file to write.
-    - `content`: what the template names. A missing name is an error, not an empty place.
+    - `content`: the variables of the template. A missing variable raises an error.
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
@@ -77,24 +77,24 @@ def write_report(path: Path, **content: Any) -> None:
 
 
 def format_number(value: float, digits: int = 3) -> str:
-    """A number with so many digits behind the point; thousands apart; infinity as a sign."""
+    """A number with `digits` decimals and separated thousands; ∞ for infinity, a dash for NaN."""
     if math.isnan(value):
         return "–"
     return f"{value:,.{digits}f}" if math.isfinite(value) else "∞"
 
 
 def format_percent(value: float, digits: int = 1) -> str:
-    """A share in percent."""
+    """A share as a percentage."""
     return f"{100 * value:.{digits}f} %"
 
 
 def decode_tokens(tokenizer: "transformers.PreTrainedTokenizerBase", ids: list[int]) -> str:
-    """The text of tokens as it is, special tokens included."""
+    """The text of tokens, special tokens included, without cleaning up spaces."""
     return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 def show_whitespace(text: str) -> str:
-    """Text with its blanks and line ends made visible, for the grid."""
+    """Text with visible characters for spaces, tabs and line ends, for the grid."""
     return text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥") or "∅"
 
 
@@ -105,15 +105,15 @@ def build_token_grid(
     *,
     columns: int = 32,
 ) -> list[tuple[float, list[Cell]]]:
-    """One sample on its way from noise to text, a row for each state.
+    """The states of one sample from noise to text, one row each.
 
-    A token is "settled" when it stays to the end, "noise" when it will be replaced, "changed" when it has settled since
-    the row before, "mask" when it is a mask.
+    A token is "settled" if it is final, "changed" if it became final since the row above, "noise" if it will be replaced,
+    and "mask" if it is a mask.
 
     **Arguments:**
 
     - `states`: (time, tokens), from noise to text.
-    - `columns`: how many tokens are shown, from the first.
+    - `columns`: number of tokens shown, from the first.
     """
     rows, stays = [], torch.ones(columns, dtype=torch.bool)
     for (time, z), before in zip(reversed(states), [*reversed(states[:-1]), None], strict=True):
@@ -132,7 +132,7 @@ def build_token_grid(
 def mark_changes(
     before: TokenSequence, after: TokenSequence, tokenizer: "transformers.PreTrainedTokenizerBase"
 ) -> list[Piece]:
-    """A text before and after correction as pieces to be marked; neighbouring changes are one removal, one insertion."""
+    """The kept, removed and inserted pieces between a text before and after correction; adjacent changes are merged."""
     pieces: list[Piece] = []
     same = (before == after).tolist()
     start = 0
@@ -145,7 +145,7 @@ def mark_changes(
 
 
 def encode_figure(figure: Figure) -> str:
-    """A figure as an SVG image that is part of the page itself."""
+    """A figure as an SVG image in a data URI."""
     buffer = io.BytesIO()
     with rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -159,8 +159,8 @@ class Curves(NamedTuple):
 
     - `title`: of the panel.
     - `history`: what the trainer logged (`trainer.state.log_history`).
-    - `tokens`: tokens in an optimizer step.
-    - `training`, `held_out`: what is measured on training text and on held-out text.
+    - `tokens`: number of tokens in an optimizer step.
+    - `training`, `held_out`: labels of the curves on training text and on held-out text.
     """
 
     title: str
@@ -190,7 +190,7 @@ def plot_curves(panels: Sequence[Curves]) -> str:
 
 
 def plot_process(process: InterpolatingProcess) -> str:
-    """What a token is at each time: the shares of signal and of each noise."""
+    """The probabilities of the clean token and of each kind of noise at each time."""
     names = {Absorbing: "mask", Uniform: "random token", Unigram: "token by frequency"}
     t = torch.linspace(0, 1, 201, dtype=torch.float64)
     with torch.no_grad():
@@ -214,7 +214,7 @@ def plot_process(process: InterpolatingProcess) -> str:
 
 
 def plot_world(world: World, results: Sequence[WorldResult]) -> str:
-    """The known world: which transitions exist, and how many forbidden ones self-correction leaves."""
+    """The known world: its transition matrix, and the share of forbidden transitions after each self-correction step."""
     with rc_context(STYLE):
         figure = Figure(figsize=(10.2, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1, 2.1])

@@ -49,7 +49,7 @@ def test_from_training_to_tables(recipe, tmp_path, capsys):
 
     again = recipe.main(arguments)  # what is trained is found again
     assert again["rows"] == found["rows"]
-    with pytest.raises(ValueError, match="is of other settings"):
+    with pytest.raises(ValueError, match="has other settings"):
         recipe.main([*arguments, "--steps", "3"])
     with pytest.raises(ValueError, match="only must be among"):
         recipe.main([*arguments, "--only", "one head"])
