@@ -1,14 +1,14 @@
-"""Does a model that checks its own answers give better ones? By how good the check is, its kind, and how often it is made.
+"""Do self-checks improve answers? By accuracy of the check, its kind, and the number of rounds.
 
     python recipes/check_as_context.py demo                          # trains three small chat models on two CPU cores
-    python recipes/check_as_context.py demo --bbq FOLDER             # and lets one answer BBQ's questions, from its jsonl files
+    python recipes/check_as_context.py demo --bbq FOLDER             # also evaluates the first one on BBQ, from its jsonl files
     python recipes/check_as_context.py chat --model NAME --bbq FOLDER    # any chat model of transformers; a GPU is advised
     python recipes/check_as_context.py demo --help                   # all fields
 
-The answer, a check of it and the question again: all stays in the context. Reviews are given, and right as often as one likes; or
-they are the model's own, of three kinds. The accuracies are compared with the law a' = c a + c (1 - a) / 2 for three options,
-a checker that is right with probability c, and a model that follows it. Tables are printed, and written to OUTPUT/checks.json, the
-plot to OUTPUT/checks.png; answers to BBQ go to OUTPUT/bbq.json, and their plot to OUTPUT/bbq.png.
+The answer, its review and the repeated question stay in the context. Reviews are either given, with a set accuracy, or written by
+the model itself, in three kinds. Accuracies are compared with the law a' = c a + c (1 - a) / 2 for three options, a checker that
+is right with probability c, and a model that follows it. Tables are printed and written to OUTPUT/checks.json, the plot to
+OUTPUT/checks.png; answers to BBQ are written to OUTPUT/bbq.json, their plot to OUTPUT/bbq.png.
 """  # noqa: E501
 
 import math
@@ -41,11 +41,11 @@ PRESETS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train what is not trained yet, let all answer and check, and write tables and plots; returns what is in checks.json."""
+    """Train the missing models, evaluate all, and write tables and plots; returns the content of checks.json."""
     options = command_line(PRESETS, arguments)
     if not options.seeds or options.questions < 2 or options.rounds < 1:
         raise ValueError(
-            "there must be seeds, two questions and a round at least; got "
+            "there must be seeds, questions must be at least 2 and rounds at least 1; got "
             f"{options.seeds}, {options.questions}, {options.rounds}"
         )
     transformers.logging.set_verbosity_error()
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def load_chats(options: CheckOptions) -> Any:
-    """The models: that which was named, or one for each seed, trained if there is none."""
+    """Yield the chat models: the named one, or one for each seed, trained if it does not exist."""
     if options.model is not None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -89,12 +89,12 @@ def _format_share(values: list[float], low: float = float("nan"), high: float = 
 
 
 def predict_accuracies(start: float, checker: float, rounds: int) -> list[float]:
-    """What the law makes of the accuracy of first answers among three; nothing, if no answer could be read."""
+    """The accuracies that the law predicts for three options; NaN if no first answer could be parsed."""
     return [start] * (rounds + 1) if math.isnan(start) else correction_law(start, checker, 3, rounds).tolist()
 
 
 def tabulate_given_reviews(rows: list[dict[str, Any]]) -> str:
-    """Accuracies by how often the told review is right, per cent; what the law says in brackets."""
+    """A table of accuracies in per cent by accuracy of the given reviews; predictions of the law in brackets."""
     rounds = len(rows[0]["rounds"]) - 1
     lines = [
         f"| reviews right | first answer | {' | '.join(f'round {n}' for n in range(1, rounds + 1))} | reviews followed |",
@@ -118,7 +118,7 @@ def tabulate_given_reviews(rows: list[dict[str, Any]]) -> str:
 
 
 def tabulate_own_reviews(rows: list[dict[str, Any]]) -> str:
-    """Accuracies by the kind of check, per cent."""
+    """A table of accuracies in per cent by kind of check."""
     rounds = len(rows[0]["rounds"]) - 1
     heads = ["reviews right", "no verdict", "first answer", *(f"round {n}" for n in range(1, rounds + 1))]
     heads += ["wrong → right", "right → wrong"]
@@ -146,14 +146,14 @@ def tabulate_own_reviews(rows: list[dict[str, Any]]) -> str:
 
 
 def _format_number(value: float, form: str) -> str:
-    """A number, if it is one."""
+    """A formatted number; a dash for NaN."""
     return "-" if math.isnan(value) else format(value, form)
 
 
 def tabulate_bbq(rows: dict[str, Any]) -> str:
-    """Accuracy and bias, of the first answers → of the last, and what could not be read, of each category.
+    """A table of accuracy and bias of the first → last answers, and of answers that cannot be parsed, by category.
 
-    Contexts that leave the answer open are counted apart from those that do not; what is missing is a dash.
+    Ambiguous and disambiguated contexts are counted separately; missing values are dashes.
     """
     kinds = ("ambiguous", "disambiguated")
     heads = ["questions", "undecidable", *(f"right, {kind}" for kind in kinds), "wrong → right", "right → wrong"]
@@ -175,10 +175,10 @@ def tabulate_bbq(rows: dict[str, Any]) -> str:
 
 
 def plot_accuracies(found: dict[str, Any], file: Path) -> None:
-    """Accuracy against the checker's; against rounds; and what a round gains against how often its reviews are right.
+    """Plot accuracy against the checker's accuracy and against rounds, and the gain of a round against the accuracy of reviews.
 
-    Points are means over the seeds, bars their range. The law is linear in the accuracy of the first answers, so that its
-    mean is the law of their mean.
+    Points are means over seeds, bars their range. The law is linear in the accuracy of the first answers, so the law of their
+    mean is its mean.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -197,14 +197,14 @@ def plot_accuracies(found: dict[str, Any], file: Path) -> None:
                 left, checker, [row["rounds"][n]["right"] for row in told if row["checker"] == checker], f"C{n}"
             )
     left.axhline(start, color="grey", ls=":", label="first answers")
-    left.set(xlabel="how often told reviews are right", ylabel="right answers", title="told reviews: law and measured")
+    left.set(xlabel="accuracy of given reviews", ylabel="right answers", title="given reviews: law and measured")
     for number, checker in enumerate(CHECKERS[::2]):
         mine = [row["rounds"] for row in told if row["checker"] == checker]
         middle.plot(
             [_mean_right(mine, n) for n in range(rounds + 1)],
             "o",
             color=f"C{number}",
-            label=f"told, {checker:.0%} right",
+            label=f"given, {checker:.0%} right",
         )
         middle.plot(predict_accuracies(start, checker, rounds), color=f"C{number}")
     for number, name in enumerate(dict.fromkeys(row["check"] for row in own)):
@@ -217,14 +217,14 @@ def plot_accuracies(found: dict[str, Any], file: Path) -> None:
     for checker in CHECKERS:
         mine = [row for row in told if row["checker"] == checker]
         _plot_point(
-            right, checker, [_first_gain(row) for row in mine], "C0", label="told" if checker == CHECKERS[0] else None
+            right, checker, [_first_gain(row) for row in mine], "C0", label="given" if checker == CHECKERS[0] else None
         )
     for number, name in enumerate(dict.fromkeys(row["check"] for row in own)):
         mine = [row for row in own if row["check"] == name]
         at = sum(row["first_check"] for row in mine) / len(mine)
         _plot_point(right, at, [_first_gain(row) for row in mine], f"C{number + 5}", marker="s", label=name)
     right.axhline(0, color="grey", lw=0.5)
-    right.set(xlabel="how often reviews are right", ylabel="gain of one round", title="gain and self-check")
+    right.set(xlabel="accuracy of reviews", ylabel="gain of one round", title="gain and self-check")
     for axes in (left, middle, right):
         axes.legend(fontsize=7, ncols=2 if axes is middle else 1, loc="upper left")
         axes.grid(alpha=0.3)
@@ -233,7 +233,7 @@ def plot_accuracies(found: dict[str, Any], file: Path) -> None:
 
 
 def plot_bbq(rows: dict[str, Any], file: Path) -> None:
-    """What checks gain in each category, against how often reviews are right there."""
+    """Plot the gain in each category against the accuracy of its reviews."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -245,7 +245,7 @@ def plot_bbq(rows: dict[str, Any], file: Path) -> None:
             axes.plot(row["check"], row["last"] - row["first"], "o")
             axes.annotate(name, (row["check"], row["last"] - row["first"]), fontsize=7)
     axes.axhline(0, color="grey", lw=0.5)
-    axes.set(xlabel="share of reviews that are right", ylabel="right answers, last less first")
+    axes.set(xlabel="share of reviews that are right", ylabel="right answers, last minus first")
     axes.grid(alpha=0.3)
     with new_file(file) as temporary:
         figure.savefig(temporary, dpi=120, format="png")

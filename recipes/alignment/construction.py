@@ -51,8 +51,8 @@ class InContextPlackettLuce(nn.Module):
     - `answers`: number of answers in the context, $N \ge 2$.
     - `step_size`: $\eta \|x\|^2$; all questions must have the same norm.
     - `steps`: number of gradient steps, at least 1; there are `steps` times $N - 1$ blocks.
-    - `sharpness`: $\beta$, the inverse temperature of the heads that select, and the slope of the ReLU layer. Rewards must differ by
-      a few multiples of $1 / \beta$.
+    - `sharpness`: $\beta$, the inverse temperature of the heads that select, and the slope of the ReLU layer. Rewards must
+      differ by a few multiples of $1 / \beta$.
     - `dtype`: dtype of the weights.
 
     **Raises:** `ValueError` for arguments out of range.

@@ -1,4 +1,4 @@
-"""Questions, answers, checks and answers again, and what became of them, for `check_as_context.py`."""
+"""Measures accuracy over rounds of answers and checks, for `check_as_context.py`."""
 
 import math
 import random
@@ -29,44 +29,44 @@ from .answers import AnswerScores, answer_scores, bias_scores
 from .models import CHECKS, PREFIX, VERDICTS, CheckModel
 
 CHECKERS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""How often told reviews are right."""
+"""Accuracies of the given reviews."""
 
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """The questions, and how often answers are checked."""
+    """The model, the questions, and the number of checks."""
 
     train: CheckModel
     """the small model and its training"""
     seeds: tuple[int, ...] = (1, 2, 3)
-    """of training"""
+    """seeds of training"""
     model: str | None = None
-    """a chat model of transformers instead: a folder or a name"""
+    """folder or name of a chat model of transformers, instead of the small model"""
     questions: int = 600
-    """about boxes, for each kind of check"""
+    """number of questions about boxes, for each kind of check"""
     rounds: int = 3
-    """of checks"""
+    """number of rounds of checks"""
     temperature: float = 1.0
-    """of answers and reviews; 0 takes the most probable words"""
+    """sampling temperature of answers and reviews; 0 takes the most probable tokens"""
     together: int = 200
-    """questions that are answered at once"""
+    """number of questions in a batch"""
     answer_tokens: int = 6
-    """of an answer at most, behind its first words"""
+    """maximum number of tokens of an answer after its prefix"""
     bbq: Path | None = None
-    """a folder with the jsonl files of BBQ"""
+    """folder with the jsonl files of BBQ"""
     bbq_tokens: int = 256
-    """of a review of an answer to BBQ by a named model"""
+    """maximum number of tokens of a review of a BBQ answer, with `model`"""
 
 
 def choose_checks(options: CheckOptions) -> dict[str, Check]:
-    """The kinds of check: as the small model has learned them, or as one asks any model."""
+    """The kinds of check: those that the small model was trained on, or general prompts for any chat model."""
     if options.model is None:
         return CHECKS
     return {check.name: check for check in (right_or_wrong(), natural_language(), chain_of_thought())}
 
 
 def measure_given_reviews(chat: Chat, options: CheckOptions, seed: int) -> list[dict[str, Any]]:
-    """Accuracies in all rounds, for each accuracy of the reviews that are given."""
+    """Accuracies in all rounds, for each accuracy of given reviews."""
     questions = draw_questions(options)
 
     def right(number: int, answer: str) -> bool:
@@ -87,7 +87,7 @@ def measure_given_reviews(chat: Chat, options: CheckOptions, seed: int) -> list[
 
 
 def measure_own_reviews(chat: Chat, options: CheckOptions, seed: int) -> list[dict[str, Any]]:
-    """Accuracies in all rounds, and of the model's own reviews, for each kind of check."""
+    """Accuracies of answers in all rounds, and of the model's own reviews, for each kind of check."""
     questions, rows = draw_questions(options), []
     for check in choose_checks(options).values():
         corrected = _answer_all(chat, [question.text for question in questions], check, options)
@@ -99,10 +99,10 @@ def measure_own_reviews(chat: Chat, options: CheckOptions, seed: int) -> list[di
 
 
 def measure_bbq(chat: Chat, options: CheckOptions) -> dict[str, Any]:
-    """Every answer to BBQ's questions, and the scores of each category and of all."""
+    """All answers to BBQ's questions, and the scores of each category and overall."""
     assert options.bbq is not None
     items = load_bbq(options.bbq)
-    # The small model knows none of these words; with a check that it has learned it still gives verdicts.
+    # These words are unknown to the small model; with a check that it was trained on it still gives verdicts.
     small = options.model is None
     check = CHECKS["chain of thought"] if small else categories_of_bias(tokens=options.bbq_tokens)
     corrected = _answer_all(chat, [question_text(item) for item in items], check, options)
@@ -142,7 +142,7 @@ def measure_bbq(chat: Chat, options: CheckOptions) -> dict[str, Any]:
 
 
 def draw_questions(options: CheckOptions) -> list[BoxQuestion]:
-    """The questions about boxes: the same for all models and checks."""
+    """Draw the questions about boxes, the same for all models and checks."""
     generator = random.Random(1_000_003)
     return [draw_boxes(generator) for _ in range(options.questions)]
 
@@ -150,7 +150,7 @@ def draw_questions(options: CheckOptions) -> list[BoxQuestion]:
 def _answer_all(
     chat: Chat, texts: Sequence[str], check: Check, options: CheckOptions, review: GroundTruthReview | None = None
 ) -> list[Corrected]:
-    """All questions, some at once; each with random numbers of its own."""
+    """Answer all questions in batches; each question has its own generator."""
     found: list[Corrected] = []
     for begin in range(0, len(texts), options.together):
         some = texts[begin : begin + options.together]
@@ -169,7 +169,7 @@ def _answer_all(
 
 
 def _shift_review(review: GroundTruthReview, begin: int) -> GroundTruthReview:
-    """For questions that are counted from another one on."""
+    """A review for a batch whose first question has the number `begin`."""
     return replace(review, right=lambda number, answer: review.right(begin + number, answer))
 
 
@@ -186,7 +186,7 @@ def _score_choices(corrected: Sequence[Corrected], choices: Tensor, labels: Sequ
 
 
 def _as_dict(scores: AnswerScores) -> dict[str, Any]:
-    """For a file."""
+    """The scores as a dictionary for JSON."""
     return {
         "questions": scores.rounds[0].of,
         "rounds": [asdict(each) for each in scores.rounds],
@@ -198,7 +198,7 @@ def _as_dict(scores: AnswerScores) -> dict[str, Any]:
 
 
 def replace_nan(content: Any) -> Any:
-    """For a file: JSON has no word for NaN."""
+    """Replace NaN by None, because JSON has no NaN."""
     if isinstance(content, dict):
         return {key: replace_nan(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

@@ -1,8 +1,8 @@
-"""A chat model small enough to be trained here, which answers, checks itself and answers again; for `check_as_context.py`.
+"""A small chat model that answers, reviews its answer and answers again, for `check_as_context.py`.
 
-It learns from dialogues in which a simulated speaker knows the answer with some probability, says in reviews what is true, and
-follows what a review says: an answer that is found right is kept, else another one is chosen at random. How often its own
-reviews are right, then, is what it has learned; the reviews that it is given can be right as often as one likes.
+It is trained on dialogues of a simulated speaker. The speaker's first answer is right with some probability; its reviews are
+true; and it follows reviews: an answer judged right is kept, otherwise another one is chosen at random. The accuracy of the
+model's own reviews is learned; the accuracy of given reviews can be set freely.
 """
 
 import random
@@ -42,7 +42,7 @@ TEMPLATE = (
 
 
 def write_review(kind: str, question: BoxQuestion, choice: int) -> str:
-    """A true review of each kind."""
+    """A true review of the given kind."""
     verdict = VERDICTS[0 if choice == question.label else 1]
     if kind == "right or wrong":
         return verdict
@@ -53,28 +53,28 @@ def write_review(kind: str, question: BoxQuestion, choice: int) -> str:
 
 @dataclass(frozen=True)
 class CheckModel:
-    """The model and its training."""
+    """The small chat model and its training."""
 
     layers: int = 3
-    """blocks"""
+    """number of transformer blocks"""
     width: int = 96
-    """of the residual stream"""
+    """width of the residual stream"""
     heads: int = 4
-    """of attention"""
+    """number of attention heads"""
     skill: float = 0.6
-    """how often the simulated speaker's first answer is right"""
+    """probability that the simulated speaker's first answer is right"""
     lessons: float = 0.5
-    """share of dialogues in which the speaker has to show what all boxes hold, or to be sure, and is right"""
+    """share of dialogues in which the speaker lists the content of all boxes, or is prompted to be sure, and is always right"""
     trained_rounds: int = 2
-    """of checks in a dialogue, at most"""
+    """maximum number of checks in a training dialogue"""
     optimization: Optimization = field(default_factory=lambda: Optimization(batch=32, micro_batch=32, steps=3_000))
-    """the optimizer"""
+    """settings of the optimizer"""
     run: Run = field(default_factory=lambda: Run(output=Path("runs/check_as_context")))
-    """where the model goes"""
+    """folder of the model, and logging"""
 
 
 def build_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """A tokenizer of whole words, with a chat template; words that are not of the task are unknown."""
+    """A tokenizer of whole words with a chat template; words outside the task are unknown tokens."""
     texts = [PREFIX, *LESSONS, AGAIN.replace("{question}", ""), *VERDICTS, *(check.ask for check in CHECKS.values())]
     texts += [*THINGS, *letters(6), draw_boxes(random.Random(0)).text]
     texts += [write_review(kind, draw_boxes(random.Random(0)), 0) for kind in CHECKS]
@@ -93,7 +93,7 @@ def build_tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 
 class Dialogues(IterableDataset):
-    """Dialogues without end, with checks of random kinds; what the assistant says is scored."""
+    """An endless stream of dialogues with checks of random kinds; only the assistant's tokens are scored."""
 
     endless = True
 
@@ -123,14 +123,14 @@ class Dialogues(IterableDataset):
 
 
 def draw_dialogue(options: CheckModel, generator: random.Random) -> list[dict[str, str]]:
-    """What a speaker says who knows the answer at times, tells the truth about it, and follows what is said."""
+    """Draw a dialogue of the simulated speaker."""
     question = draw_boxes(generator)
     if generator.random() < options.lessons:
         return _draw_lesson(question, generator)
     others = [option for option in range(3) if option != question.label]
     choice = question.label if generator.random() < options.skill else generator.choice(others)
     text, check = question.text, CHECKS[generator.choice(list(CHECKS))]
-    # In some dialogues reviews are given, and may be wrong: they are followed all the same.
+    # In a quarter of the dialogues the reviews are given and may be wrong; the speaker follows them anyway.
     told = generator.random() < 0.25
     messages = [{"role": "user", "content": text}, _write_answer(question, choice)]
     for _ in range(generator.randint(0, options.trained_rounds)):
@@ -151,7 +151,7 @@ def draw_dialogue(options: CheckModel, generator: random.Random) -> list[dict[st
 
 
 def _draw_lesson(question: BoxQuestion, generator: random.Random) -> list[dict[str, str]]:
-    """Answers that are surely right, which teach what noisy ones alone would take long to teach."""
+    """Draw a dialogue whose answer is always right; such dialogues speed up training."""
     if generator.random() < 1 / 3:
         text, shown = f"{question.text} {LESSONS[1]}", f"{PREFIX} {question.where(question.label)}"
     else:
@@ -166,7 +166,7 @@ def _write_answer(question: BoxQuestion, choice: int) -> dict[str, str]:
 
 
 def load_or_train_model(options: CheckModel) -> tuple[Any, transformers.PreTrainedTokenizerFast]:
-    """The network and its tokenizer: that of an earlier run, or trained now."""
+    """The network and its tokenizer, of an earlier run or trained now."""
     tokenizer = build_tokenizer()
     o = options.optimization
     longest = 64 * (1 + options.trained_rounds)

@@ -1,4 +1,4 @@
-"""How often a model refuses, and prompts from a file of one's own."""
+"""The rate of refusals, and a reader of prompt files."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ REFUSALS = (
     "I must decline",
     "As an AI",
 )
-"""Phrases with which models say that they will not follow a request."""
+"""Phrases that mark a refusal."""
 
 _QUOTES = str.maketrans("‘’", "''")
 
@@ -32,17 +32,17 @@ _QUOTES = str.maketrans("‘’", "''")
 def refusal_rate(
     texts: Sequence[str], prefixes: Sequence[str] = REFUSALS, *, where: Literal["start", "anywhere"] = "start"
 ) -> float:
-    """The share of texts that refuse, told by a phrase in them.
+    """The share of texts with a refusal phrase.
 
-    Phrases are compared in any case and as whole words. It is a rough measure: it misses refusals in other words.
+    Phrases are matched as whole words, ignoring case. The measure is rough: it misses refusals in other words.
 
     **Arguments:**
 
-    - `texts`: what a model said.
-    - `prefixes`: the phrases.
-    - `where`: whether a text must "start" with a phrase, but for spaces and quotation marks, or may have it "anywhere".
+    - `texts`: outputs of a model.
+    - `prefixes`: the refusal phrases.
+    - `where`: "start" if a text must begin with a phrase, after spaces and quotation marks; "anywhere" otherwise.
 
-    **Raises:** `ValueError` without texts or phrases, for an empty phrase, or another place.
+    **Raises:** `ValueError` without texts or phrases, for an empty phrase, or another value of `where`.
 
     **Example:**
 
@@ -68,13 +68,13 @@ def refusal_rate(
 
 
 def load_prompts(path: str | Path, *, fields: Sequence[str] = ("prompt", "goal")) -> list[str]:
-    r"""Read prompts from a file: a text file with one a line, a table, or JSON lines. None come with the library.
+    r"""Read prompts from a file: one prompt per line, a CSV table, or JSON lines. The library contains none.
 
     **Arguments:**
 
     - `path`: a file in UTF-8 that ends in `.txt` (empty lines are skipped), `.csv` (the first line names the columns) or
       `.jsonl` (empty lines are skipped).
-    - `fields`: the names that the column, or the field of a JSON line, may have; the first that is there counts.
+    - `fields`: possible names of the column or JSON field; the first one present is used.
 
     **Returns:** the prompts, without spaces around them.
 
@@ -132,7 +132,7 @@ def _read_json_lines(path: Path, fields: Sequence[str]) -> Iterator[str]:
 
 
 def _read_table(path: Path, fields: Sequence[str]) -> Iterator[str]:
-    # The lines keep their ends: a prompt in quotation marks may go over several of them.
+    # Lines keep their line ends, because a quoted prompt may span several lines.
     rows = csv.reader((f"{line}\n" for _, line in _read_lines(path)), strict=True)
     columns: list[str] | None = None
     try:

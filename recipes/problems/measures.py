@@ -1,4 +1,4 @@
-"""What networks that solve problems achieve, for `learn_from_mistakes.py`: one after the other, or several at once."""
+"""Trains and evaluates networks that solve problems, in sequence or in parallel, for `learn_from_mistakes.py`."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -26,7 +26,7 @@ DIFFUSION = ("GIDD+", "GIDD+ corrected")
 
 
 def measure_arms(options: ProblemModels, names: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """The row of every arm and seed; those that begin with a network of another one after the others."""
+    """Yield the row of every arm and seed; arms that start from the network of another arm come last."""
     for later in (False, True):
         jobs = [(name, seed) for name in names if needs_another(name) is later for seed in options.seeds]
         if options.parallel == 1 or not jobs:
@@ -37,12 +37,12 @@ def measure_arms(options: ProblemModels, names: Iterable[str]) -> Iterator[dict[
 
 
 def needs_another(name: str) -> bool:
-    """Whether an arm begins with the network of another one."""
+    """Whether an arm starts from the network of another arm."""
     return ARMS[name].begin != "new" if name in ARMS else name == "GIDD+ corrected"
 
 
 def measure_arm_with_log(options: ProblemModels, job: tuple[str, int]) -> dict[str, Any]:
-    """`measure_arm` in a process of its own: what it says goes to a file."""
+    """Call `measure_arm` in a separate process, and write its output to a log file."""
     log = options.run.output / f"seed_{job[1]}" / f"{folder_name(job[0])}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):
@@ -50,7 +50,7 @@ def measure_arm_with_log(options: ProblemModels, job: tuple[str, int]) -> dict[s
 
 
 def measure_arm(options: ProblemModels, job: tuple[str, int]) -> dict[str, Any]:
-    """Train an arm, unless it is trained already, and let it solve the problems of all columns."""
+    """Train an arm, unless it is already trained, and solve the problems of all columns."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     (name, seed), words = job, Words(options.level)

@@ -1,4 +1,4 @@
-"""Models that solve problems, for `learn_from_mistakes.py` and `regret.py`: their settings, and how each is trained."""
+"""Models that solve problems, for `learn_from_mistakes.py` and `regret.py`: their settings and training."""
 
 import random
 from collections.abc import Sequence
@@ -33,22 +33,22 @@ P_UNIFORM = 0.2
 
 @dataclass(frozen=True)
 class Arm:
-    """What an arm is trained on."""
+    """The training data of an arm."""
 
     rate: float = 0.0
-    """of mistakes, before each step"""
+    """rate of mistakes before each step"""
     kind: MistakeKind = "retry"
-    """which parameters mistakes are for"""
+    """which parameters mistakes define"""
     scored: bool = True
-    """whether mistakes are learned too, or only to delete them"""
+    """whether the tokens of mistakes are scored too, or only their deletion"""
     self_contain: bool = False
-    """of "weak": whether the right parameter is among the mistakes, as in the released code"""
+    """for "weak": whether the right parameter is among the mistakes, as in the released code"""
     tokens: float = 1.0
-    """tokens, as a multiple of those of the other arms"""
+    """number of training tokens, as a multiple of that of the other arms"""
     begin: Literal["new", "error-free"] = "new"
-    """weights at random, or those of the arm without mistakes"""
+    """initial weights: random, or those of the arm without mistakes"""
     rank: int = 0
-    """of a low-rank update of queries and values, twice that for embeddings; 0 trains all weights"""
+    """rank of a low-rank update of queries and values, doubled for embeddings; 0 trains all weights"""
 
 
 ARMS = {
@@ -79,48 +79,48 @@ ARMS = {
 
 @dataclass(frozen=True)
 class ProblemModels:
-    """A small Llama that solves problems, several times. `steps` are those of the arm without mistakes."""
+    """Small Llamas that solve problems, one per arm. `steps` are those of the arm without mistakes."""
 
     optimization: Optimization
     run: Run
     level: Literal["logic", "nano", "micro", "med", "hard"] = "logic"
-    """of the problems"""
+    """level of the problems"""
     layout: Literal["pq", "qp"] = "pq"
-    """the question behind the problem, or before"""
+    """order of problem (p) and question (q)"""
     new_templates: bool = False
-    """train on some templates of solutions and test on others, as published; small levels have too few of them"""
+    """train and test on disjoint templates of solutions, as published; small levels have too few templates"""
     length: int = 256
-    """tokens of a row, at most"""
+    """maximum number of tokens of a row"""
     layers: int = 8
-    """transformer blocks"""
+    """number of transformer blocks"""
     width: int = 96
-    """of the residual stream"""
+    """width of the residual stream"""
     heads: int = 4
-    """attention heads"""
+    """number of attention heads"""
     score_questions: bool = False
-    """learn the words of questions too, as published"""
+    """score the tokens of questions too, as published"""
     only: tuple[str, ...] = tuple(ARMS)
     """arms to train"""
     seeds: tuple[int, ...] = (1,)
-    """of weights, problems and mistakes: one run of each arm for each"""
+    """seeds of weights, problems and mistakes; each arm is trained once per seed"""
     parallel: int = 1
-    """networks that are trained and measured at once, each in a process of its own, which writes OUTPUT/seed_*/*.log"""
+    """number of networks trained and evaluated in parallel, each in a separate process that writes OUTPUT/seed_*/*.log"""
     gidd: bool = True
     """train GIDD+ on the same problems too, with a block of fixed length for the solution"""
     block: int = 64
-    """tokens of that block"""
+    """number of tokens of that block"""
     gidd_length: int = 160
-    """tokens of question and block"""
+    """number of tokens of question and block"""
     gidd_steps: int | None = None
-    """optimizer steps of GIDD+; those of the others if not given"""
+    """optimizer steps of GIDD+; the same as for the other arms by default"""
     problems: int = 1000
-    """in each column of the table"""
+    """number of test problems in each column of the table"""
     most: int = 8
-    """operations of small problems of training: the smaller of two numbers up to this one, each as likely, as published"""
+    """maximum number of operations in training on small levels: the smaller of two uniform draws up to it, as published"""
     parameters: int | None = 11
-    """of the small problems of further columns"""
+    """number of parameters of the small problems of further columns"""
     ops: tuple[int, ...] = (8, 9, 10, 11)
-    """operations of the problems of further columns; the first is of problems like those of training"""
+    """numbers of operations of further columns; the first column has problems like those of training"""
 
 
 CPU = Optimization(
@@ -136,11 +136,11 @@ CPU = Optimization(
 )
 PRESETS = {
     "demo": (
-        "minutes for each arm on one CPU core: problems without values",
+        "minutes per arm on one CPU core; problems without values",
         ProblemModels(CPU, Run(Path("runs/mistakes_demo"), log_every=100, evaluate_every=0, save_every=1_000)),
     ),
     "medium": (
-        "6 minutes for each arm on a GPU, 16 of them at once: 8 layers of width 128, three seeds",
+        "6 minutes per arm on a GPU, 16 arms in parallel; 8 layers of width 128, three seeds",
         ProblemModels(
             replace(CPU, steps=5_500, batch=64, micro_batch=64),
             Run(Path("runs/mistakes_medium"), log_every=100, evaluate_every=0, save_every=5_000, workers=1),
@@ -180,20 +180,20 @@ PRESETS = {
 
 
 def draw_at_level(options: ProblemModels, ops: int | None, split: Split, generator: random.Random) -> Problem:
-    """A random problem of any level; like those of training where `ops` is `None`."""
+    """Draw a problem of the level of the options, from the training distribution if `ops` is `None`."""
     what: Any = {"level": options.level, "layout": options.layout}
     what["split"] = split if options.new_templates else None
     if options.level in ("med", "hard"):
         return draw_problem(generator, ops=ops, **what)
     if ops is not None:
         return draw_small(generator, ops=ops, parameters=options.parameters, **what)
-    # Were the longest solutions frequent, a model would learn that they end there.
+    # If the longest solutions were frequent, a model would learn to end there.
     ops = min(generator.randint(1, options.most), generator.randint(1, options.most))
     return draw_small(generator, ops=ops, **what)
 
 
 def draw_columns(options: ProblemModels) -> dict[str, list[Problem]]:
-    """The problems of each column of the table."""
+    """Draw the problems of each column of the table."""
     cells: dict[str, list[Problem]] = {}
     for ops in (None, *options.ops):
         generator = random.Random(f"cells {ops}")
@@ -203,7 +203,7 @@ def draw_columns(options: ProblemModels) -> dict[str, list[Problem]]:
 
 
 def load_or_train_arm(name: str, seed: int, options: ProblemModels, words: Words) -> Any:
-    """The network of an arm: that of an earlier run, or trained now."""
+    """The network of an arm, of an earlier run or trained now."""
     arm = ARMS[name]
     folder = options.run.output / f"seed_{seed}" / folder_name(name)
 
@@ -263,12 +263,12 @@ def load_or_train_arm(name: str, seed: int, options: ProblemModels, words: Words
 
 
 def folder_name(name: str) -> str:
-    """The name of an arm as that of a folder."""
+    """The folder name of an arm."""
     return name.replace(",", "").replace(" ", "_")
 
 
 def load_or_train_gidd(seed: int, options: ProblemModels, words: Words) -> DiT:
-    """GIDD+ on blocks: that of an earlier run, or trained now."""
+    """GIDD+ on blocks, of an earlier run or trained now."""
     folder = options.run.output / f"seed_{seed}" / "gidd"
     o = options.optimization
     optimization = replace(o, steps=options.gidd_steps or o.steps, seed=seed)
@@ -313,14 +313,14 @@ def load_or_train_gidd(seed: int, options: ProblemModels, words: Words) -> DiT:
 
 
 def build_noise(words: Words) -> nl.InterpolatingProcess:
-    """Hybrid noise; the mask is the token behind the words."""
+    """Hybrid noise; the mask id is the number of words."""
     return nl.gidd(vocab_size=words.size + 1, mask_id=words.size, p_uniform=P_UNIFORM)
 
 
 def solve_with_gidd(
     network: DiT, problems: Sequence[Problem], corrected: bool, options: ProblemModels, words: Words
 ) -> list[Verdict]:
-    """What the checkers say of blocks that GIDD+ has filled; of problems that do not fit that they are wrong."""
+    """Fill blocks with GIDD+ and check the solutions; problems that do not fit count as wrong."""
     process = build_noise(words).to(network.device)
     denoiser = TransformersDenoiser(network)
     sampler = nl.AncestralSampler(process, denoiser)
@@ -350,7 +350,7 @@ def solve_with_gidd(
 
 
 def select_settings(options: ProblemModels, arm: Arm | None) -> dict[str, Any]:
-    """What a resumed run of an arm, or of GIDD+, must share; not which others there are, nor what is measured in the end."""
+    """The settings that must be the same when an arm, or GIDD+, is resumed; not the other arms or the evaluation."""
     names = "level layout new_templates length layers width heads score_questions most".split()
     names += [] if arm is not None else ["block", "gidd_length"]
     found = {name: getattr(options, name) for name in ("optimization", *names)}

@@ -1,4 +1,4 @@
-"""How a model solves problems whose solutions can be checked step by step."""
+"""Generates solutions of problems and checks them step by step."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from noiselab.typing import TokenSequence
 
 
 def encode_prompt(problem: Problem, words: Words) -> TokenSequence:
-    """The tokens of a question behind the start: what `ProblemStream` puts before a solution."""
+    """The start token and the tokens of a question, as `ProblemStream` puts before a solution."""
     return torch.cat([torch.tensor([words.start]), words.encode(problem.question)])
 
 
@@ -30,17 +30,17 @@ def generate_solutions(
     most: int = 400,
     batch: int = 256,
 ) -> list[Int[Tensor, " _"]]:
-    """What a model writes behind questions, up to its end token and without it; by transformers' `generate`.
+    """Generate solutions with transformers' `generate`, up to the end token and without it.
 
     **Arguments:**
 
     - `network`: a causal model of transformers.
-    - `problems`: of any lengths.
+    - `problems`: problems, of any lengths.
     - `words`: the tokens of their level.
-    - `beams`: beams of the search; 1 for none.
-    - `sample`: whether tokens are drawn, by torch's own generator, instead of the most probable taken.
-    - `most`: new tokens at most.
-    - `batch`: problems at once.
+    - `beams`: number of beams; 1 disables beam search.
+    - `sample`: whether to sample tokens, with torch's global generator, instead of taking the most probable ones.
+    - `most`: maximum number of new tokens.
+    - `batch`: number of problems in a batch.
 
     **Raises:** `ValueError` unless `beams`, `most` and `batch` are positive.
     """
@@ -80,17 +80,17 @@ def infill_solutions(
     correction: SelfCorrection | None = None,
     generator: Generator | None = None,
 ) -> list[Int[Tensor, " _"]]:
-    """What a diffusion model writes into blocks behind questions, up to the first end token and without it.
+    """Fill the blocks after questions with a diffusion model; returns solutions up to the first end token and without it.
 
     **Arguments:**
 
-    - `sampler`: of the noise and the denoiser that was trained on rows of `ProblemBlocks`.
-    - `problems`: those that fit.
+    - `sampler`: a sampler with a denoiser that was trained on rows of `ProblemBlocks`.
+    - `problems`: problems that fit into the rows.
     - `words`: the tokens of their level.
     - `length`, `block`: as for `ProblemBlocks`.
-    - `steps`: of the sampler.
-    - `correction`: of the finished block; none by default.
-    - `generator`: all randomness.
+    - `steps`: number of sampler steps.
+    - `correction`: self-correction of the finished block; none by default.
+    - `generator`: source of all randomness.
 
     **Raises:** `ValueError` for a question that does not fit.
     """
@@ -120,7 +120,7 @@ def _cut_at_end(solution: Tensor, words: Words) -> Tensor:
 
 
 def solve(network: Any, problems: Sequence[Problem], words: Words, **settings: Any) -> list[Verdict]:
-    """What the checkers say of a model's solutions.
+    """Generate solutions and check them.
 
     **Arguments:** as for `generate_solutions`.
     """
@@ -128,7 +128,7 @@ def solve(network: Any, problems: Sequence[Problem], words: Words, **settings: A
 
 
 def check_solutions(solutions: Sequence[Int[Tensor, " _"]], problems: Sequence[Problem], words: Words) -> list[Verdict]:
-    """What the problems' checkers say of solutions.
+    """Check solutions with the checkers of their problems.
 
     **Raises:** `ValueError` unless there is one solution for each problem.
     """
@@ -136,15 +136,15 @@ def check_solutions(solutions: Sequence[Int[Tensor, " _"]], problems: Sequence[P
 
 
 class Accuracy(NamedTuple):
-    """How many solutions are right, and what they took.
+    """Accuracy of solutions, and their numbers of retries and unnecessary steps.
 
     **Arguments:**
 
-    - `right`: the share of solutions of which every step is right, and the last one answers the question.
+    - `right`: the share of solutions in which every step is right and the last one answers the question.
     - `low`, `high`: its 95 % interval, by Wilson's score.
-    - `retries`: the mean number of steps that were deleted in right solutions; `retries_when_wrong`: in the others.
+    - `retries`: the mean number of deleted steps in right solutions; `retries_when_wrong`: in the others.
     - `unnecessary`: the mean number of steps in right solutions that the question does not need.
-    - `first_errors`: how many solutions have each kind of first error.
+    - `first_errors`: number of solutions with each kind of first error.
     """
 
     right: float
