@@ -1,10 +1,10 @@
-"""An autoregressive baseline on the same data and trainer; also the judge of generated text.
+"""An autoregressive baseline with the same data and trainer; it also serves as the judge of generated text.
 
-    python recipes/autoregressive.py demo                        # two CPU cores, some minutes
+    python recipes/autoregressive.py demo                        # two CPU cores, a few minutes
     torchrun --nproc-per-node 8 recipes/autoregressive.py small
     python recipes/autoregressive.py demo --help                 # all fields
 
-Started again, a run goes on from its newest intact checkpoint. The finished model is in OUTPUT/final, for
+Run the command again to resume from the newest intact checkpoint. The finished model is in OUTPUT/final, for
 `transformers.AutoModelForCausalLM`.
 A smoke test: python recipes/autoregressive.py demo --steps 4 --warmup 1 --output runs/smoke
 """

@@ -1,12 +1,12 @@
-"""Autoregressive models that backtrack, beside a plain one and GIDD+, on one text: bounds, samples, forced errors.
+"""Autoregressive models that backtrack, a plain one and GIDD+ on the same text: bounds, samples, forced errors.
 
-    python recipes/backspace.py demo                      # two CPU cores: about five minutes for each arm
+    python recipes/backspace.py demo                      # two CPU cores: about five minutes per arm
     python recipes/backspace.py medium --corpus FILES     # on a GPU
     python recipes/backspace.py demo --only plain visible erasing
     python recipes/backspace.py demo --help               # all fields
 
-Every arm is the same Llama on the same number of clean tokens; its noise differs. Arms that are finished are not trained anew. The tables
-are printed, and written to OUTPUT/table.json.
+Every arm is the same Llama trained on the same number of clean tokens; the edit process differs. Finished arms are not trained again.
+The tables are printed and written to OUTPUT/table.json.
 """  # noqa: E501
 
 import sys
@@ -42,10 +42,10 @@ from noiselab.training.texts import load_data
 
 @dataclass(frozen=True)
 class Arm:
-    """What an arm is trained on."""
+    """The training data and loss of an arm."""
 
     rate: float
-    """of mistakes, before each token"""
+    """rate of mistakes before each token"""
     semantics: str = "visible"
     """visible or erasing"""
     mistakes: str = "scored"
@@ -70,22 +70,22 @@ ARMS = {
 
 @dataclass(frozen=True)
 class Backspace(Autoregressive):
-    """A small Llama with a backspace, several times."""
+    """Small Llamas with a backspace token, one per arm."""
 
     only: tuple[str, ...] = tuple(ARMS)
     """arms to train"""
     gidd: tuple[int, ...] = (1, 4)
-    """train GIDD+ on the same text too, for this many times the steps"""
+    """multiples of the steps for which GIDD+ is trained on the same text too"""
     judge_steps: int | None = None
-    """optimizer steps of the judge, a plain model of twice the layers; twice as many as the arms' if not given"""
+    """optimizer steps of the judge, a plain model with twice the layers; twice the steps of the arms by default"""
     seeds: int = 3
-    """sets of samples and of wrong tokens, at least two, for the intervals"""
+    """number of sets of samples and of wrong tokens, at least 2, for the intervals"""
     samples: int = 16
-    """texts in a set"""
+    """number of texts in a set"""
     share: float = 0.05
-    """of tokens that are replaced, for the share that is found"""
+    """share of tokens that are replaced in forced errors"""
     streams: int = 8
-    """streams from which the bound of a text is estimated"""
+    """number of streams per text for the estimate of the bound"""
 
 
 PRESETS = {
@@ -96,12 +96,12 @@ PRESETS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> Rows:
-    """Train what is not trained yet, evaluate, and write tables and plot; returns the rows of the tables."""
+    """Train the missing arms, evaluate, and write tables and plot; returns the rows of the tables."""
     options = command_line(PRESETS, arguments)
     unknown = sorted(set(options.only) - set(ARMS))
     if unknown or options.seeds < 2:
         raise ValueError(
-            f"only must be among {list(ARMS)}, seeds at least 2; got {unknown or options.only}, {options.seeds}"
+            f"only must be among {list(ARMS)}, and seeds must be at least 2; got {unknown or options.only}, {options.seeds}"
         )
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> Rows:
 
     found = Rows([], [], {})
 
-    def evaluated(model: Model) -> None:
+    def evaluate(model: Model) -> None:
         nonlocal found
         found += measures.rows(model)
         write_json(folder / "table.json", asdict(found))
@@ -149,9 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> Rows:
         edits = build_edits(arm, size, start, train, plain)
         marked = arm.rate > 0 and arm.mistakes != "unmarked"
         for banned in (False, True) if marked else (True,):
-            evaluated(Model(name, network, arm.semantics, None if banned else edits))
+            evaluate(Model(name, network, arm.semantics, None if banned else edits))
     for times in options.gidd:
-        evaluated(Model(f"GIDD+, {times} × the tokens", load_or_train_gidd(preset, times, options, folder)))
+        evaluate(Model(f"GIDD+, {times} × the tokens", load_or_train_gidd(preset, times, options, folder)))
     print("\n" + tabulate_rows(found))
     plot_rows(found, folder / "backspace.png")
     return found
@@ -166,7 +166,7 @@ def judge_options(options: Backspace) -> Backspace:
 
 
 def build_edits(arm: Arm, size: int, start: int, train: Any, plain: Any) -> RandomTokenBackspace:
-    """The edit process of an arm. The backspace is the token behind those of the tokenizer."""
+    """The edit process of an arm. The id of the backspace is the size of the tokenizer's vocabulary."""
     wrong: WrongTokens = UniformTokens(size)
     if arm.wrong == "unigram":
         counts = torch.bincount(train.tokens.long().flatten(), minlength=size).double()
@@ -181,10 +181,10 @@ def build_edits(arm: Arm, size: int, start: int, train: Any, plain: Any) -> Rand
 def load_or_train_arm(
     name: str, arm: Arm, options: Backspace, folder: Path, train: Any, size: int, start: int, plain: Any
 ) -> transformers.LlamaForCausalLM:
-    """The network of an arm: that of an earlier run, or trained now."""
+    """The network of an arm, of an earlier run or trained now."""
     run = replace(options.run, output=folder / name.replace(", ", "_").replace(" ", "_"))
     optimization = options.optimization
-    # Not which other arms there are, nor what is measured in the end: a resumed run need not share that.
+    # A resumed run may have other arms and another evaluation, so these are not among the settings.
     own = Autoregressive(**{name: getattr(options, name) for name in Autoregressive.__dataclass_fields__})
     settings = {**numbers_of(own), "arm": asdict(arm)}
 
@@ -219,7 +219,7 @@ def load_or_train_arm(
 
 
 def load_or_train_gidd(preset: str, times: int, options: Backspace, folder: Path) -> DiffusionPipeline:
-    """GIDD+ with uniform noise on the same text: that of an earlier run, or trained now."""
+    """GIDD+ with uniform noise on the same text, of an earlier run or trained now."""
     o = options.optimization
     output = folder / f"gidd_{times}"
     weights = output / "final" / "ema"

@@ -1,12 +1,12 @@
-"""What self-correction is worth on trained models, with confidence intervals, beside one last jump and cooler samples.
+"""Gains of self-correction on trained models with confidence intervals, against one last jump and cooler sampling.
 
     python recipes/demo.py                                           # GIDD+ and a judge, in runs/demo
     python recipes/masked.py demo --cpu True --tokenizer runs/demo/diffusion/tokenizer      # the control, in runs/masked_demo
     python recipes/corrections.py                                    # five minutes on two cores
 
-Each seed draws one set of samples from each model, and each treatment gets the same samples. Once they go to t = 0, and
-once, as published samplers do, they stop at t = 1e-4 with the noise of that time still in them. The judge scores in nats
-per token.
+Each seed draws one set of samples from each model, and every treatment starts from the same samples. They are drawn twice:
+down to t = 0, and down to t = 1e-4 as by published samplers, which leaves the noise of that time. The judge scores in nats per
+token.
 """
 
 from dataclasses import asdict, dataclass
@@ -25,30 +25,30 @@ from noiselab.training.options import run_recipe
 
 @dataclass(frozen=True)
 class Options:
-    """What self-correction is worth on trained models, with confidence intervals."""
+    """Gains of self-correction on trained models, with confidence intervals."""
 
     models: tuple[Path, ...] = (Path("runs/demo/diffusion/final/ema"), Path("runs/masked_demo/final/ema"))
-    """trained diffusion models, with their tokenizer, which must be the same"""
+    """folders of trained diffusion models with the same tokenizer"""
     judge: Path = Path("runs/demo/judge/final/ema")
-    """an autoregressive model, with the same tokenizer"""
+    """folder of an autoregressive model with the same tokenizer"""
     out: Path = Path("runs/corrections.json")
-    """where the figures go"""
+    """file of the results"""
     seeds: int = 5
-    """sets of samples"""
+    """number of sets of samples"""
     samples: int = 32
-    """texts in a set"""
+    """number of texts in a set"""
     steps: int = 64
-    """of the sampler"""
+    """number of sampler steps"""
     ends: tuple[float, ...] = (0.0, 1e-4)
     """last times of the sampler; the published one stops at 1e-4"""
     temperatures: tuple[float, ...] = (0.1,)
-    """of self-correction"""
+    """temperatures of self-correction"""
     correction_steps: tuple[int, ...] = (64,)
-    """of self-correction, at most"""
+    """maximum numbers of self-correction steps"""
 
 
 def main(options: Options) -> list[dict]:
-    """Measure, print tables, and write them down; returns their rows."""
+    """Evaluate, print the tables, and write them to a file; returns their rows."""
     transformers.logging.set_verbosity_error()
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     judge = transformers.LlamaForCausalLM.from_pretrained(options.judge).eval().to(device)

@@ -1,12 +1,12 @@
 """GIDD+: a language model on a mixture of masking and uniform noise, which can correct its own tokens.
 
-    python recipes/gidd_plus.py demo                                     # two CPU cores, some minutes
+    python recipes/gidd_plus.py demo                                     # two CPU cores, a few minutes
     python recipes/gidd_plus.py demo --p-uniform 0.1 --output runs/p01   # any field of any preset
-    python recipes/gidd_plus.py demo --noise unigram --weights clipped   # random tokens as frequent as in the training texts
+    python recipes/gidd_plus.py demo --noise unigram --weights clipped   # random tokens by frequency in the training texts
     torchrun --nproc-per-node 8 recipes/gidd_plus.py small               # the published settings
     python recipes/gidd_plus.py base --help                              # all fields
 
-Started again, a run goes on from its newest intact checkpoint. The finished model is in OUTPUT/final.
+Run the command again to resume from the newest intact checkpoint. The finished model is in OUTPUT/final.
 A smoke test: python recipes/gidd_plus.py demo --steps 4 --warmup 1 --output runs/smoke
 
 Source: von Ruette et al. (2025), "Generalized Interpolating Discrete Diffusion", arXiv 2503.04482.
@@ -54,15 +54,15 @@ class GiddPlus(DiffusionTraining):
     p_uniform: float = 0.2
     """largest fraction of random tokens, at t = 1/2; 0 is masking"""
     gamma: float = 1.0
-    """how sharply random tokens are concentrated around t = 1/2, in (0, 2]"""
+    """concentration of random tokens around t = 1/2, in (0, 2]"""
     noise: Literal["uniform", "unigram"] = "uniform"
     """distribution of random tokens; unigram uses their frequencies in the training data and needs --weights clipped or elbo"""
     weights: Literal["dynamic", "dynamic_v11", "clipped", "elbo"] = "dynamic"
-    """weights of the tokens in the loss; dynamic_v11 is what release v1.1.0 of the published code computes"""
+    """weights of the tokens in the loss; dynamic_v11 are those of release v1.1.0 of the published code"""
     max_weight: float = 2.0
     """largest weight, unless the weights are those of the elbo"""
     open_gates: bool = False
-    """let the blocks contribute from the first step; as published they start as the identity, which takes longer to train"""
+    """open the gates of the blocks at initialization; as published, blocks start as the identity, which trains more slowly"""
 
 
 PRESETS = {
@@ -103,7 +103,7 @@ PRESETS = {
 
 
 def open_gates(model: DiT) -> None:
-    """Set what each block adds to the residual stream to its full size (its gates to 1)."""
+    """Set the gates of all blocks to 1, so that each block contributes fully to the residual stream."""
     for module in model.modules():
         if isinstance(module, Block):
             with torch.no_grad():
@@ -111,7 +111,7 @@ def open_gates(model: DiT) -> None:
 
 
 def describe_noise(options: GiddPlus, data: Prepared) -> dict[str, Any]:
-    """The settings of the noise, for `noiselab.processes.process_from`."""
+    """The settings of the noise process, for `noiselab.processes.process_from`."""
     shape = {"gamma": options.gamma, "mask_id": data.tokenizer.mask_token_id}
     if options.noise == "uniform":
         return {"family": "gidd", "vocab_size": data.vocab_size, "p_uniform": options.p_uniform, **shape}
@@ -120,7 +120,7 @@ def describe_noise(options: GiddPlus, data: Prepared) -> dict[str, Any]:
 
 
 def choose_objective(options: GiddPlus, vocab_size: int) -> Objective:
-    """The weights of the bound."""
+    """The loss weights that the options select."""
     noise = {"vocab_size": vocab_size, "p_uniform": options.p_uniform, "gamma": options.gamma}
     return {
         "dynamic": nl.objectives.Dynamic.gidd(**noise, max_weight=options.max_weight),

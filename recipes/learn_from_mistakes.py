@@ -1,13 +1,13 @@
-"""Does training on mistakes and backspaces help? Problems solved, with mistakes of each kind and rate, or without.
+"""Does training on mistakes and backspaces help? Accuracy on problems, by kind and rate of mistakes.
 
-    python recipes/learn_from_mistakes.py demo                       # one CPU core: 20 minutes for each arm
+    python recipes/learn_from_mistakes.py demo                       # one CPU core: 20 minutes per arm
     python recipes/learn_from_mistakes.py demo --only "error-free" "retry 0.5" --seeds 1 2 3
-    python recipes/learn_from_mistakes.py medium --parallel 16       # on a GPU, all at once
+    python recipes/learn_from_mistakes.py medium --parallel 16       # on a GPU, all arms in parallel
     python recipes/learn_from_mistakes.py demo --help                # all fields
 
-Every arm is the same Llama, trained on equally many tokens, so with mistakes on fewer problems. All are compared on the same
-problems, some of which have more operations than any of training. Arms that are finished are not trained anew. The
-table is printed, and written to OUTPUT/table.json with all verdicts, and its plot to OUTPUT/accuracy.png.
+Every arm is the same Llama, trained on the same number of tokens; an arm with mistakes therefore sees fewer problems. All arms
+are tested on the same problems, some of which have more operations than the training problems. Finished arms are not trained
+again. The table is printed and written to OUTPUT/table.json with all verdicts; its plot is OUTPUT/accuracy.png.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from problems.models import ARMS, PRESETS
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Train what is not trained yet, evaluate, and write the table; returns its rows."""
+    """Train the missing arms, evaluate, and write the table; returns its rows."""
     options = command_line(PRESETS, arguments)
     unknown = sorted(set(options.only) - set(ARMS))
     if unknown or not options.only or not options.seeds:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 def tabulate_arms(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table: means over seeds; with several, their 95 % intervals, else those of the problems."""
+    """The rows as a Markdown table: means over seeds, with 95 % intervals over seeds, or over problems for one seed."""
     cells = list(rows[0]["cells"])
     hardest = cells[-1]
     lines = [
@@ -77,7 +77,7 @@ def tabulate_arms(rows: list[dict[str, Any]]) -> str:
 
 
 def format_share(shares: list[float], only: dict[str, Any]) -> str:
-    """A share in per cent, with its interval."""
+    """A share in per cent with its 95 % interval."""
     if len(shares) > 1:
         found = interval(shares)
         return f"{100 * found.mean:.1f} ± {100 * found.half:.1f}"
@@ -85,7 +85,7 @@ def format_share(shares: list[float], only: dict[str, Any]) -> str:
 
 
 def plot_accuracies(rows: list[dict[str, Any]], file: Path) -> None:
-    """Accuracy against operations, a line for each arm."""
+    """Plot accuracy against the number of operations, one line per arm."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

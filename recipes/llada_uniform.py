@@ -2,13 +2,13 @@
 
     python recipes/demo.py                                           # a GIDD+ model with uniform noise, in runs/demo
     python recipes/gidd_plus.py demo --p-uniform 0 --tokenizer runs/demo/diffusion/tokenizer --output runs/masks   # the same, masks alone
-    python recipes/llada_uniform.py --model runs/masks/final/ema     # some minutes on two cores
-    python recipes/llada_uniform.py --model GSAI-ML/LLaDA-8B-Base --hybrid '' --texts my.txt      # with a network and a GPU
+    python recipes/llada_uniform.py --model runs/masks/final/ema     # a few minutes on two cores
+    python recipes/llada_uniform.py --model GSAI-ML/LLaDA-8B-Base --hybrid '' --texts my.txt      # needs the internet and a GPU
 
-A share of the tokens of held-out texts is replaced by random ones. Each model says how sure it is of each token, in two ways: as it is,
-evaluated at tokens that it sees, which a mask-only model was never trained for; and one by one, each token masked while it is
-predicted (`noiselab.denoisers.one_by_one`). From these follow detection (area under the ROC curve, share found at 5 % false alarms)
-and, by `noiselab.SelfCorrection`, what is put right and what is spoiled.
+A share of the tokens of held-out texts is replaced by random tokens. The probability of each token is computed in two ways: "as it is",
+with all tokens visible, which a mask-only model was never trained for; and "one by one", with each token masked while it is
+predicted (`noiselab.denoisers.one_by_one`). The probabilities give detection (area under the ROC curve, recall at 5 % false alarms) and,
+with `noiselab.SelfCorrection`, the shares of wrong tokens made right and of right tokens made wrong.
 """  # noqa: E501
 
 import math
@@ -42,25 +42,25 @@ class Options:
     texts: str = "library:prose"
     """held-out texts: library:prose, or a file, folder or glob pattern"""
     out: Path = Path("runs/llada_uniform.json")
-    """where the figures go"""
+    """file of the results"""
     shares: tuple[float, ...] = (0.05, 0.2)
-    """of tokens that are replaced"""
+    """shares of tokens that are replaced"""
     sequences: int = 16
-    """for each seed"""
+    """number of sequences per seed"""
     length: int | None = None
-    """tokens in a sequence; the models' context, 64 at most, if not given"""
+    """number of tokens in a sequence; by default the context of the models, at most 64"""
     seeds: int = 5
-    """sets of sequences and of wrong tokens, at least two"""
+    """number of sets of sequences and of wrong tokens, at least 2"""
     passes: int = 8
-    """evaluations for one answer where tokens are masked one by one"""
+    """network evaluations per prediction when tokens are masked one by one"""
     time: float = 0.01
-    """that the networks are given"""
+    """time input of the networks"""
     temperature: float = 0.1
-    """of self-correction"""
+    """temperature of self-correction"""
 
 
 def main(options: Options) -> list[dict[str, Any]]:
-    """Measure, print a table, and write it down; returns its rows."""
+    """Evaluate, print a table, and write it to a file; returns its rows."""
     if options.seeds < 2:
         raise ValueError(f"there must be at least two seeds, for an interval; got {options.seeds}")
     transformers.logging.set_verbosity_error()
@@ -89,7 +89,7 @@ def main(options: Options) -> list[dict[str, Any]]:
 
 
 def load_sequences(pipe: DiffusionPipeline, options: Options) -> torch.Tensor:
-    """Held-out tokens, enough for all seeds."""
+    """Load held-out sequences for all seeds."""
     wanted = options.sequences * options.seeds
     held_out = corpora(Data(corpus=options.texts, validation=0.05))[1]
     x = pack(held_out, pipe.tokenizer, options.length or min(64, pipe.length), keep_partial=False).tokens.long()
@@ -110,7 +110,7 @@ def measure_set(
     truth = x[seed * options.sequences : (seed + 1) * options.sequences]
     random = torch.Generator().manual_seed(seed)
     tokens = pipe.support.nonzero()[:, 0].cpu()
-    # Another token of the text's: the next so many places on in the list of all.
+    # Another text token: shift by a random offset in the list of all text tokens.
     place = torch.searchsorted(tokens, truth.cpu())
     other = tokens[(place + torch.randint(1, len(tokens), truth.shape, generator=random)) % len(tokens)].to(truth)
     wrong = (torch.rand(truth.shape, generator=random) < share).to(truth.device)
@@ -142,7 +142,7 @@ HEAD = [
 
 
 def format_row(row: dict[str, Any]) -> str:
-    """A line of the table."""
+    """A row of the table."""
 
     def cell(key: str) -> str:
         return f"{row[key]['mean']:.3f} ± {row[key]['half']:.3f}"

@@ -1,11 +1,11 @@
 """Masked diffusion (MDLM): the plain ELBO with masking, the baseline that GIDD+ is compared with.
 
-    python recipes/masked.py demo                                   # two CPU cores, some minutes
+    python recipes/masked.py demo                                   # two CPU cores, a few minutes
     python recipes/masked.py demo --length 64 --output runs/short   # any field of any preset
     torchrun --nproc-per-node 8 recipes/masked.py small             # sizes as published
     python recipes/masked.py small --help                           # all fields
 
-Started again, a run goes on from its newest intact checkpoint. The finished model is in OUTPUT/final.
+Run the command again to resume from the newest intact checkpoint. The finished model is in OUTPUT/final.
 A smoke test: python recipes/masked.py demo --steps 4 --warmup 1 --output runs/smoke
 
 Source: Sahoo et al. (2024), "Simple and Effective Masked Diffusion Language Models", arXiv 2406.07524; Shi et al. (2024),
@@ -85,7 +85,7 @@ PRESETS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> Trainer:
-    """Train on masks, and write the finished model."""
+    """Train with masking noise, and write the finished model."""
     options = command_line(PRESETS, arguments)
     data = prepare(options)
     noise = {"family": "masked", "vocab_size": data.vocab_size, "mask_id": data.tokenizer.mask_token_id}

@@ -1,12 +1,12 @@
-"""What going back upon regret is worth to a model that never saw a mistake: who detects errors, and how many problems are then solved.
+"""Does retry-upon-regret help a model trained without mistakes? Accuracy of error detectors, and of decoding with them.
 
-    python recipes/learn_from_mistakes.py demo --only "error-free" "retry 0.5"     # the models; trained here if they are missing
+    python recipes/learn_from_mistakes.py demo --only "error-free" "retry 0.5"     # the models; missing ones are trained here
     python recipes/regret.py demo
     python recipes/regret.py demo --help                                           # all fields
 
-A model writes its most probable words; a step that a detector thinks wrong is erased and drawn again, a bounded number of times. Probes are trained
-on the frozen model to say whether a parameter can be found next. The tables are printed, and written to OUTPUT/regret.json, the
-plot to OUTPUT/regret.png.
+A model decodes greedily. A step that a detector classifies as wrong is deleted and generated again, a limited number of times. Probes
+are trained on the frozen model to predict whether a parameter can be computed next. The tables are printed and written to
+OUTPUT/regret.json; the plot is OUTPUT/regret.png.
 """  # noqa: E501
 
 import math
@@ -63,22 +63,22 @@ PROBES = {"probe": (8, 0), "probe with attention": (32, 2)}
 
 @dataclass(frozen=True)
 class Regret(ProblemModels):
-    """Detectors of errors, and what is won by them. The other fields are those of the models."""
+    """Settings of error detectors and of decoding. The other fields are those of the models."""
 
     probe_steps: int = 2_000
-    """optimizer steps of a probe"""
+    """number of optimizer steps of a probe"""
     probe_learning_rate: float = 2e-3
-    """of a probe"""
+    """learning rate of a probe"""
     retries: tuple[int, ...] = (1, 3, 10, 50)
-    """erased steps of a text at most, with a perfect detector; the others have 10"""
+    """maximum numbers of deleted steps per text with a perfect detector; 10 for the other detectors"""
     beams: tuple[int, ...] = (4, 16)
-    """beams of the searches that are compared"""
+    """numbers of beams of beam search, for comparison"""
     hard: int = 8
-    """operations of the problems that are solved"""
+    """number of operations of the test problems"""
     taught: str = "retry 0.5"
     """the arm of the model that was trained on mistakes, for comparison, and as a detector"""
     sure: float = 0.5
-    """how sure a detector must be"""
+    """threshold of the detectors, as a probability of an error"""
 
 
 PRESETS = {
@@ -88,11 +88,11 @@ PRESETS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Train what is not trained yet, evaluate, and write the tables; returns the rows of the second."""
+    """Train the missing models, evaluate, and write the tables; returns the rows of the second table."""
     options = command_line(PRESETS, arguments)
     if not options.seeds or options.probe_steps < 1 or min(options.retries, default=1) < 1:
         raise ValueError(
-            "there must be seeds, probe_steps and retries be positive; "
+            "there must be seeds, and probe_steps and retries must be positive; "
             f"got {options.seeds}, {options.probe_steps} and {options.retries}"
         )
     transformers.logging.set_verbosity_error()
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
 def load_or_train_probe(
     name: str, ranks: tuple[int, int], network: Any, seed: int, options: Regret, words: Words
 ) -> Probe:
-    """A probe: that of an earlier run, or trained now."""
+    """A probe, of an earlier run or trained now."""
     folder = options.run.output / f"seed_{seed}" / name.replace(" ", "_")
     file = folder / "probe.safetensors"
     if file.is_file():
@@ -176,7 +176,7 @@ def load_or_train_probe(
 
 
 class Always(StepDetector):
-    """Finds every step wrong."""
+    """Classifies every step as wrong."""
 
     def score_step(self, text: torch.Tensor) -> float:
         """Always 1."""
@@ -184,9 +184,9 @@ class Always(StepDetector):
 
 
 class BlockDetector(StepDetector):
-    """How improbable a step is to a diffusion model of blocks, in nats.
+    """The improbability of a step under a diffusion model of blocks, in nats.
 
-    A block has been filled up to here; what follows is noise, as in the middle of sampling.
+    The block is filled up to this step; the rest is noise, as during sampling.
     """
 
     def __init__(self, denoiser: Denoiser, length: int, words: Words) -> None:
@@ -195,14 +195,14 @@ class BlockDetector(StepDetector):
         self.steps, self.length, self.start = PooledDetector(tokens, boundary=ends_of_steps(words)), length, words.start
 
     def score_step(self, text: torch.Tensor) -> float:
-        """The score of the last step; 0 for texts longer than the rows of the model, which it cannot read."""
+        """The score of the last step; 0 for texts that are longer than the rows of the model."""
         if len(text) >= self.length:
             return 0.0
         return self.steps.score_step(torch.cat([text.new_tensor([self.start]), text]))
 
 
 IN_NATS = ("improbability", "GIDD+")
-"""Detectors whose score is -log p of a token; those of the others are probabilities, or shares."""
+"""Detectors whose score is -log p of a token; the others are probabilities or shares."""
 
 
 def choose_threshold(name: str, sure: float) -> float:
@@ -211,7 +211,7 @@ def choose_threshold(name: str, sure: float) -> float:
 
 
 def build_detectors(plain: Any, taught: Any, seed: int, options: Regret, words: Words) -> dict[str, StepDetector]:
-    """All detectors: probes of the model, its own uncertainty, and two other models."""
+    """Build all detectors: probes of the model, its own uncertainty, and two other models."""
     boundary, found = ends_of_steps(words), dict[str, StepDetector]()
     for name, ranks in PROBES.items():
         found[name] = CanNextDetector(load_or_train_probe(name, ranks, plain, seed, options, words), words)
@@ -236,7 +236,7 @@ def measure_detector(
     options: Regret,
     words: Words,
 ) -> dict[str, Any]:
-    """How often a detector is right about the model's own steps, up to the first wrong one; a probe also about others."""
+    """Accuracy of a detector on the model's own steps up to the first wrong one; for a probe, on drawn examples too."""
     scores, wrong = [], []
     for problem, solution, verdict in zip(problems, solutions, verdicts, strict=True):
         ends = (solution == words.full_stop).nonzero()[:, 0].tolist()
@@ -271,7 +271,7 @@ def solve_with_regret(
     options: Regret,
     words: Words,
 ) -> list[Verdict]:
-    """Verdicts on solutions whose steps were erased and drawn again when the detector said so."""
+    """Solve problems by retry-upon-regret with a detector; returns the verdicts."""
     sampler = RetryUponRegret(
         network,
         detector,
@@ -296,7 +296,7 @@ def solve_with_regret(
 
 
 def tabulate_detectors(seen: list[dict[str, Any]]) -> str:
-    """How often detectors are right, as a Markdown table."""
+    """The accuracy of the detectors as a Markdown table."""
     lines = [
         "| detector | seed | right about any parameter | area | found at 5 % false alarms | caught when sure | alarms then "
         "| errors | steps |",
@@ -314,7 +314,7 @@ def tabulate_detectors(seen: list[dict[str, Any]]) -> str:
 
 
 def tabulate_decoding(rows: list[dict[str, Any]], hard: int) -> str:
-    """What each way of decoding solves, as a Markdown table."""
+    """The accuracy of each decoding method as a Markdown table."""
     lines = [
         f"| decoding | right, {hard} operations | more than greedy, points |",
         "| --- | ---: | ---: |",
@@ -329,7 +329,7 @@ def tabulate_decoding(rows: list[dict[str, Any]], hard: int) -> str:
 
 
 def plot_decoding(rows: list[dict[str, Any]], file: Path) -> None:
-    """What each way of decoding solves, as bars."""
+    """Plot the accuracy of each decoding method as bars."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

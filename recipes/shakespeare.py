@@ -1,11 +1,11 @@
-"""The full bound of masks, hybrid and uniform noise beside an autoregressive model: one text, size and number of tokens.
+"""The full bound with masking, hybrid and uniform noise, and an autoregressive model, on the same text and budget.
 
-    python recipes/shakespeare.py --corpus input.txt                  # two CPU cores, five runs of some minutes each
+    python recipes/shakespeare.py --corpus input.txt                  # two CPU cores, five runs of a few minutes each
     python recipes/shakespeare.py --corpus input.txt --size medium    # on a GPU
 
 The text is any file; with tiny Shakespeare (1,115,394 characters, 65 different ones) the split is the usual one: the first 90 %
-for training, the rest held out. Tokens are characters. Started again, finished runs are not trained anew. The table is printed
-and written to OUT/table.json.
+for training, the rest held out. Tokens are characters. Finished runs are not trained again. The table is printed and written
+to OUT/table.json.
 """
 
 import math
@@ -39,7 +39,7 @@ MODELS: dict[str, tuple[Callable[[list[str]], Any], list[str]]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """The full bound of masks, hybrid and uniform noise beside an autoregressive model."""
+    """The full bound with masking, hybrid and uniform noise, and an autoregressive model."""
 
     corpus: Path
     """a text file"""
@@ -48,24 +48,26 @@ class Options:
     size: Literal["demo", "medium"] = "demo"
     """preset of the recipes"""
     length: int = 64
-    """characters in a sequence"""
+    """number of characters in a sequence"""
     steps: int | None = None
-    """optimizer steps, the same for all; those of masked.py's preset by default"""
+    """number of optimizer steps of every model; those of the preset of masked.py by default"""
     only: tuple[str, ...] = tuple(MODELS)
     """models to train"""
     cpu: bool = True
     """do not use a GPU"""
     repeats: int = 4
-    """times at which each held-out sequence meets noise"""
+    """number of noise times per held-out sequence"""
     seed: int = 1
-    """of training, and of the noise in the evaluation"""
+    """seed of training and of the noise in the evaluation"""
 
 
 def main(options: Options) -> list[dict[str, Any]]:
-    """Train what is not trained yet, evaluate, and write the table; returns its rows."""
+    """Train the missing models, evaluate, and write the table; returns its rows."""
     unknown = sorted(set(options.only) - set(MODELS))
     if unknown or not options.corpus.is_file():
-        raise ValueError(f"corpus must be a file, only be among {list(MODELS)}; got {options.corpus}, {unknown}")
+        raise ValueError(
+            f"corpus must be a file, and only must be among {list(MODELS)}; got {options.corpus}, {unknown}"
+        )
     transformers.logging.set_verbosity_error()
     text = options.corpus.read_text(encoding="utf-8")
     train, held_out = text[: int(0.9 * len(text))], text[int(0.9 * len(text)) :]
@@ -104,7 +106,7 @@ def main(options: Options) -> list[dict[str, Any]]:
 
 
 def evaluate_model(pipe: Pipeline, x: torch.Tensor, options: Options) -> dict[str, Any]:
-    """Nats per character and its standard error; for a bound its terms."""
+    """Nats per character with the standard error, and the terms of the bound if it is one."""
     if not isinstance(pipe, DiffusionPipeline):
         judged = generative_perplexity(pipe.network, x, batch_size=64)
         return {"nats": judged.nats, "error": judged.error}
@@ -120,7 +122,7 @@ def evaluate_model(pipe: Pipeline, x: torch.Tensor, options: Options) -> dict[st
 
 
 def measure_counts(train: str, held_out: str) -> dict[str, float]:
-    """What counts of characters and of pairs alone reach, one count added to each; nats per character."""
+    """Nats per character of unigram and bigram counts with add-one smoothing."""
     states = sorted(set(train + held_out))
     index = {c: i for i, c in enumerate(states)}
     x, y = (torch.tensor([index[c] for c in part]) for part in (train, held_out))

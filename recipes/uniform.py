@@ -1,13 +1,13 @@
-"""Uniform noise (UDLM): the plain ELBO where every token may become any other; there are no masks.
+"""Uniform noise (UDLM): the plain ELBO with uniform replacement of tokens and without masks.
 
-    python recipes/uniform.py demo                                   # two CPU cores, some minutes
+    python recipes/uniform.py demo                                   # two CPU cores, a few minutes
     python recipes/uniform.py demo --length 64 --output runs/short   # any field of any preset
     python recipes/uniform.py small --help                           # all fields
 
-Started again, a run goes on from its newest intact checkpoint. The finished model is in OUTPUT/final.
+Run the command again to resume from the newest intact checkpoint. The finished model is in OUTPUT/final.
 A smoke test: python recipes/uniform.py demo --steps 4 --warmup 1 --output runs/smoke
 
-The presets are those of masked.py, so that the two compare.
+The presets are those of masked.py, so results are comparable.
 
 Source: Schiff et al. (2024), "Simple Guidance Mechanisms for Discrete Diffusion Models", arXiv 2412.10193 (the bound); Austin
 et al. (2021), arXiv 2107.03006 (the noise).
@@ -30,10 +30,10 @@ PRESETS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> Trainer:
-    """Train on uniform noise, and write the finished model."""
+    """Train with uniform noise, and write the finished model."""
     options = command_line(PRESETS, arguments)
     data = prepare(options)
-    # Noise is uniform over the tokens that texts consist of: not masks, not padding.
+    # Noise is uniform over the tokens that occur in texts, without mask and padding.
     special = (~token_support(data.tokenizer)).nonzero()[:, 0].tolist()
     return train_diffusion(options, data, {"family": "uniform", "vocab_size": data.vocab_size, "special": special})
 

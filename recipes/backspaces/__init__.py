@@ -1,1 +1,1 @@
-"""Autoregressive models that backtrack against GIDD+: measures, and what wrong tokens at the end of a prompt cost."""
+"""Evaluation of autoregressive models that backtrack against GIDD+, and recovery from wrong tokens at the end of a prompt."""

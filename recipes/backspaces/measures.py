@@ -1,4 +1,4 @@
-"""What `backspace.py` measures: bounds and samples, forced errors, recovery; the same for all models."""
+"""The evaluation of `backspace.py`: bounds, samples, forced errors and recovery, the same for all models."""
 
 import math
 from collections.abc import Callable
@@ -33,24 +33,24 @@ from .recovery import Recovery, measure_recovery, tabulate_recovery
 
 @dataclass(frozen=True)
 class Model:
-    """A model to measure: with backspaces, without them, or one of diffusion."""
+    """A model to evaluate: autoregressive with or without backspaces, or a diffusion model."""
 
     arm: str
     network: transformers.LlamaForCausalLM | DiffusionPipeline
     semantics: Semantics = "visible"
     edits: RandomTokenBackspace | None = None
-    """for the bound, and for decoding with backspaces; without, backspaces are banned"""
+    """edit process for the bound and for decoding; None bans backspaces"""
 
     @property
     def name(self) -> str:
-        """Of the arm, and how it is used."""
+        """The name of the arm, and whether backspaces are used."""
         if isinstance(self.network, DiffusionPipeline):
             return self.arm
         return f"{self.arm}, {'without' if self.edits is None else 'with'} backspaces"
 
 
 class Banned(torch.nn.Module):
-    """A network without its backspace."""
+    """A network whose backspace has probability 0."""
 
     def __init__(self, network: Any, backspace: int) -> None:
         super().__init__()
@@ -77,16 +77,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class Measures:
-    """Measures models on the same texts, with the same random numbers."""
+    """Evaluates models on the same texts with the same random numbers."""
 
     judge: transformers.LlamaForCausalLM
     held_out: torch.Tensor
     support: torch.Tensor
-    """tokens that texts are made of"""
+    """ids of the tokens that occur in texts"""
     start: int
     backspace: int
     per_byte: float
-    """tokens of a byte of text"""
+    """tokens per byte of text"""
     seeds: int
     samples: int
     share: float
@@ -94,15 +94,15 @@ class Measures:
 
     @property
     def length(self) -> int:
-        """Tokens of a text."""
+        """The number of tokens of a text."""
         return self.held_out.shape[1]
 
     def set(self, number: int) -> torch.Tensor:
-        """One of the sets of texts; that behind the last is for thresholds."""
+        """A set of texts; the set after the last one is used for thresholds."""
         return self.held_out[number * self.samples : (number + 1) * self.samples]
 
     def damaged(self, number: int) -> ForcedErrors:
-        """A set with wrong tokens."""
+        """A set of texts with forced errors."""
         return force_errors(self.set(number), self.support, self.share, generator=torch.Generator().manual_seed(number))
 
     def rows(self, model: Model) -> Rows:
@@ -206,7 +206,7 @@ class Measures:
         error: float,
         write: Callable[[torch.Generator], tuple[torch.Tensor, dict[str, float]]],
     ) -> dict[str, Any]:
-        """Bound, and the samples of each seed under the judge."""
+        """The bound, and the judge's scores of the samples of each seed."""
         measures = []
         for seed in range(self.seeds):
             tokens, found = write(torch.Generator().manual_seed(seed))
@@ -266,17 +266,17 @@ def tabulate_rows(found: Rows) -> str:
 
 
 def format_interval(value: dict[str, float] | None) -> str:
-    """A mean and its interval."""
+    """A mean with its 95 % interval; empty for None."""
     return "" if value is None else f"{value['mean']:.3f} ± {value['half']:.3f}"
 
 
 def strip_usage(name: str) -> str:
-    """The arm of a model, which has one color with backspaces and without."""
+    """The arm of a model, without the mention of backspaces, which determines its color."""
     return name.removesuffix(", with backspaces").removesuffix(", without backspaces")
 
 
 def plot_rows(found: Rows, file: Path) -> None:
-    """Samples: nats against entropy. Forced errors: wrong tokens made right against right ones made wrong."""
+    """Plot nats against entropy of samples, and corrected against corrupted tokens for forced errors."""
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,7 +1,7 @@
-r"""What wrong tokens at the end of a prompt cost the text after it.
+r"""The cost of wrong tokens at the end of a prompt for the text after it.
 
 The last $k$ tokens of a real prefix are replaced by wrong ones, a model continues from there, and a judge scores the text
-after the prefix. A model that was never trained on errors may be led astray by them; one that backtracks can remove them
+after the prefix. A model that was never trained on errors may continue them; a model that backtracks can delete them
 first.
 """
 
@@ -83,7 +83,7 @@ def measure_recovery(
     - `batch_size`: of the judge.
     - `seed`: of the wrong tokens and of what is written.
 
-    **Returns:** one result without errors, whose costs are 0 and of which nothing is fixed, and one for each number of errors.
+    **Returns:** one result without errors, whose costs and `fixed` are 0, and one for each number of errors.
 
     **Raises:** `ValueError` for settings out of range, anything but a `Reviser`, or a revision that changes other tokens.
 
@@ -119,7 +119,9 @@ def measure_recovery(
         wrong, same = replace_tokens(truth, support, u), int(torch.randint(2**62, (), generator=random))
         for k, outcomes in found.items():
             damaged = torch.where(torch.arange(length, device=x.device) >= length - k, wrong, truth)
-            z = torch.cat([damaged, damaged[:, :1].expand(-1, more)], 1)  # the end is written anew, whatever it is
+            z = torch.cat(
+                [damaged, damaged[:, :1].expand(-1, more)], 1
+            )  # the end is generated again, so its tokens do not matter
             rows = (torch.arange(length + more, device=x.device) >= kept).expand(z.shape)
             texts = reviser(z, rows=rows, generator=Generator().manual_seed(same)).tokens
             outcomes.append(_judge_texts(judge, texts, truth, k, start, batch_size))

@@ -1,4 +1,4 @@
-"""Problems and their solutions as training data, drawn anew for as long as one trains."""
+"""Problems and their solutions as endless streams of training data."""
 
 import itertools
 import random
@@ -16,29 +16,29 @@ from noiselab.training.noise import derive_seed
 from noiselab.typing import TokenSequence
 
 POOL = 16
-"""Batches that are drawn together, so that each can have problems of much the same length."""
+"""Number of batches drawn together and sorted, so that the rows of a batch have similar lengths."""
 
 TRIES = 1_000
-"""Problems in a row that do not fit, before none is said to."""
+"""Number of consecutive draws without a fitting problem before an error is raised."""
 
 
 class ProblemStream(IterableDataset):
     r"""Rows of a problem and its solution, with or without mistakes: start, question, stream $z \sim q(\cdot \mid x)$, end.
 
-    Scored are the tokens of the solution, which a problem determines, and not those of the question, which are random.
+    The tokens of the solution are scored, because the problem determines them; those of the question are random and are not.
 
     **Arguments:**
 
-    - `draw`: a random problem, of a generator of Python's.
+    - `draw`: draws a problem with a `random.Random`.
     - `words`: the tokens of its level.
-    - `length`: of a row, with padding behind; longer ones are drawn anew.
-    - `batch`: rows of a batch. Those of one batch are of much the same length, and batches are in random order.
+    - `length`: length of a row, padded at the end; longer rows are redrawn.
+    - `batch`: rows in a batch. Rows of one batch have similar lengths; batches are in random order.
     - `mistakes`: the edit process of a problem; `None` for right solutions.
-    - `score_mistakes`: whether to learn the words of mistakes too, or only to delete them.
-    - `score_questions`: whether to learn the words of questions too.
-    - `seed`: of all randomness.
+    - `score_mistakes`: whether to score the tokens of mistakes too, or only their deletion.
+    - `score_questions`: whether to score the tokens of questions too.
+    - `seed`: seed of all randomness.
 
-    **Raises:** `ValueError` if the length or the batch is not positive; while drawing, if nearly no problem fits the length.
+    **Raises:** `ValueError` if the length or the batch is not positive; while drawing, if almost no problem fits the length.
 
     **Example:**
 
@@ -75,7 +75,7 @@ class ProblemStream(IterableDataset):
         self.score_mistakes, self.score_questions, self.seed = score_mistakes, score_questions, seed
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Rows without end: `input_ids`, `attention_mask` and `scored`."""
+        """Yield rows endlessly: `input_ids`, `attention_mask` and `scored`."""
         problems = random.Random(derive_seed("problems", self.seed))
         noise = Generator().manual_seed(derive_seed("mistakes", self.seed))
         drawn = iter(lambda: self._row(problems, noise), None)
@@ -87,13 +87,13 @@ class ProblemStream(IterableDataset):
             }
 
     def mean_length(self, rows: int = 2000) -> float:
-        """The mean number of tokens of a row, without padding; of other rows than those of training."""
+        """The mean number of tokens of a row without padding, estimated on other rows than those of training."""
         problems = random.Random(derive_seed("lengths", self.seed))
         noise = Generator().manual_seed(derive_seed("lengths", self.seed))
         return sum(len(self._row(problems, noise)[0]) for _ in range(rows)) / rows
 
     def _row(self, problems: random.Random, noise: Generator) -> tuple[Int[Tensor, " row"], Bool[Tensor, " row"]]:
-        """The tokens of a row, and which are scored."""
+        """Draw the tokens of a row and the mask of scored tokens."""
         words = self.words
         for _ in range(TRIES):
             problem = self.draw(problems)
@@ -115,14 +115,14 @@ class ProblemStream(IterableDataset):
 class ProblemBlocks(IterableDataset):
     """Rows for a diffusion model: start, question, a block of fixed length with the solution, end and padding; then padding.
 
-    Scored is the block, so that the model also learns where a solution ends. All else is given.
+    The block is scored, so the model also learns where a solution ends. All other tokens are given.
 
     **Arguments:**
 
     - `draw`, `words`, `seed`: as for `ProblemStream`.
-    - `length`: of a row; `block`: of the block in it. Problems that do not fit are drawn anew.
+    - `length`: length of a row; `block`: length of its block. Problems that do not fit are redrawn.
 
-    **Raises:** `ValueError` unless 0 < `block` < `length`; while drawing, if nearly no problem fits.
+    **Raises:** `ValueError` unless 0 < `block` < `length`; while drawing, if almost no problem fits.
 
     **Example:**
 
@@ -147,7 +147,7 @@ class ProblemBlocks(IterableDataset):
         self.draw, self.words, self.length, self.block, self.seed = draw, words, length, block, seed
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Rows without end: `input_ids` and `scored`."""
+        """Yield rows endlessly: `input_ids` and `scored`."""
         problems = random.Random(derive_seed("problems", self.seed))
         words, misses = self.words, 0
         while misses < TRIES:
@@ -169,19 +169,19 @@ class ProblemBlocks(IterableDataset):
 
 
 class CanNextStream(IterableDataset):
-    """Rows to train a probe on without end: a solution up to some step, "D A as", and whether A can be found next.
+    """Endless training rows of a probe: a solution up to some step, "D A as", and whether A can be computed next.
 
     **Arguments:**
 
-    - `draw`: a random problem, of a generator of Python's.
+    - `draw`: draws a problem with a `random.Random`.
     - `words`: the tokens of its level.
-    - `length`: of a row, with padding behind; longer ones are drawn anew.
-    - `batch`: rows of a batch. Those of one batch are of much the same length, and batches are in random order.
-    - `each`: rows of a problem.
+    - `length`: length of a row, padded at the end; longer rows are redrawn.
+    - `batch`: rows in a batch. Rows of one batch have similar lengths; batches are in random order.
+    - `each`: number of rows per problem.
     - `balanced`: as for `can_next_examples`.
-    - `seed`: of all randomness.
+    - `seed`: seed of all randomness.
 
-    **Raises:** `ValueError` if a number is not positive; while drawing, if nearly no row fits the length.
+    **Raises:** `ValueError` if a number is not positive; while drawing, if almost no row fits the length.
 
     **Example:**
 
@@ -216,7 +216,7 @@ class CanNextStream(IterableDataset):
         self.each, self.balanced, self.seed = each, balanced, seed
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Rows without end: `input_ids`, `attention_mask` and `label`."""
+        """Yield rows endlessly: `input_ids`, `attention_mask` and `label`."""
         generator = random.Random(derive_seed("probe", self.seed))
         for tokens, label in batch_by_length(
             self._rows(generator), self.batch, generator, length=lambda row: len(row[0])
@@ -244,14 +244,14 @@ Row = TypeVar("Row")
 def batch_by_length(
     rows: Iterator[Row], batch: int, generator: random.Random, *, length: Callable[[Row], int]
 ) -> Iterator[Row]:
-    """Rows in another order: those of a batch are of much the same length, and batches in random order.
+    """Reorder rows so that those of a batch have similar lengths and batches are in random order.
 
     **Arguments:**
 
-    - `rows`: without end; those of `POOL` batches are drawn before the first one is given.
-    - `batch`: rows of a batch.
-    - `generator`: of the order.
-    - `length`: of a row.
+    - `rows`: an endless iterator; the rows of `POOL` batches are drawn before the first one is yielded.
+    - `batch`: number of rows in a batch.
+    - `generator`: randomness of the order.
+    - `length`: returns the length of a row.
     """
     while True:
         pool = sorted(itertools.islice(rows, POOL * batch), key=length)
@@ -261,5 +261,5 @@ def batch_by_length(
 
 
 def pad_row(row: Int[Tensor, " row"], length: int, value: int = 0) -> TokenSequence:
-    """A row, filled up to the length with a value."""
+    """Pad a row to the length with a value."""
     return torch.nn.functional.pad(row, (0, length - len(row)), value=value)
