@@ -158,5 +158,5 @@ def test_every_word_is_known_and_what_the_assistant_says_is_scored(recipe):
 
 
 def test_what_is_refused(recipe):
-    with pytest.raises(ValueError, match="there must be seeds, two questions and a round"):
+    with pytest.raises(ValueError, match="there must be seeds, questions must be at least 2"):
         recipe.main(["demo", "--rounds", "0"])
