@@ -167,7 +167,7 @@ def test_certainty_is_exact_at_both_ends():
     assert pooled(SurpriseDetector(Sure(), start=START)).score_last(text).tolist() == [0, math.inf]
 
 
-def test_detectors_refuse_what_they_cannot_read():
+def test_detectors_refuse_what_they_cannot_read(unchecked):
     entropy = EntropyDetector(NETWORK, start=START)
     for make in (
         lambda: PooledDetector(entropy, boundary=[]),

@@ -557,7 +557,7 @@ def test_a_package_of_its_own_inherits_the_laws(tmp_path):
     )
     assert {kind for kind, _ in failed} == {"TestWrong"}
     assert f"{len(failed)} failed, {2 * len(PROCESS_LAWS) - len(failed)} passed" in run.stdout
-    assert "`Wrong.rate` differs from its definition" in run.stdout
+    assert "`Wrong.rate_into` differs from its definition" in run.stdout
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "testing.md"

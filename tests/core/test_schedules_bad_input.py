@@ -73,7 +73,7 @@ BAD = [
     (
         lambda t: 1 - t,
         turn([0.9, 0.1, 0.0], [0.1, 0.9, 0.0]),
-        r"taken back.*from t = 0.487918 to 0.512082 token 0 gains -",
+        r"noise must not decrease.*from t = 0.487918 to 0.512082 token 0 gains -",
     ),
     (
         lambda t: 1 - t,

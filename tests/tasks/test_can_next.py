@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from noiselab.autoregressive import RetryUponRegret
+from noiselab.revisions import Detector
 from noiselab.tasks.igsm import (
     CanNextDetector,
     PerfectDetector,
@@ -208,6 +209,13 @@ def wrote(problem, words, detector, retries, seed):
     return written, [problem.check([w for w in s if w != "<end>"]) for s in solutions]
 
 
+class SuspectsNothing(Detector):
+    unit = "step"
+
+    def score(self, z):
+        return torch.zeros(z.shape, dtype=torch.float64)
+
+
 def test_with_a_perfect_detector_no_step_is_wrong_unless_retries_are_spent():
     words = WORDS["nano"]
     problem = draw_small(random.Random(4), level="nano", ops=4)
@@ -218,7 +226,7 @@ def test_with_a_perfect_detector_no_step_is_wrong_unless_retries_are_spent():
     assert any(written.spent)
     for verdict, spent in zip(verdicts, written.spent, strict=True):
         assert verdict.right or spent
-    _, verdicts = wrote(problem, words, lambda text: 0.0, retries=300, seed=0)
+    _, verdicts = wrote(problem, words, SuspectsNothing(), retries=300, seed=0)
     assert not all(v.right for v in verdicts)  # the network needs it
 
 

@@ -88,12 +88,12 @@ def test_one_block_is_the_inner_sampler_bit_for_bit(name):
             assert torch.equal(*same)
 
 
-class Witness(nl.Denoiser):
+class Witness(nl.WrappedDenoiser):
     """Keeps its arguments."""
 
     def __init__(self, inner):
-        super().__init__()
-        self.inner, self.seen = inner, []
+        super().__init__(inner)
+        self.seen = []
 
     def forward(self, z, t, rows=None):
         self.seen.append((z, as_token_times(t, z).expand(z.shape), rows))

@@ -108,12 +108,12 @@ def test_without_known_tokens_it_is_the_inner_sampler():
         assert torch.equal(*same), name
 
 
-class Witness(nl.Denoiser):
+class Witness(nl.WrappedDenoiser):
     """Keeps its arguments."""
 
     def __init__(self, inner):
-        super().__init__()
-        self.inner, self.seen = inner, []
+        super().__init__(inner)
+        self.seen = []
 
     def forward(self, z, t, rows=None):
         self.seen.append((z, nl.process.as_token_times(t, z).expand(z.shape), rows))

@@ -250,7 +250,7 @@ def test_settings_are_checked_and_printed():
         EarlyStopping(sampler, 0)
     with pytest.raises(ValueError, match=r"must lie in \[0, 5\); got 5, 5"):
         EndToken(sampler, 5)
-    with pytest.raises(ValueError, match="data can contain; got 4"):
+    with pytest.raises(ValueError, match="must be in the support of the process; got 4"):
         EndToken(sampler, 4)
     with pytest.raises(ValueError, match="prompt must be non-negative; got -1"):
         EndToken(sampler, 3, prompt=-1)
