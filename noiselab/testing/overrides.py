@@ -117,13 +117,13 @@ def _normalized(process: NoiseProcess) -> NoiseProcess | None:
     Rows that are written in float32 sum to 1 only in seven digits, which near pure noise is much of the signal: there a
     derivation and a definition, both correct, differ by more than rounding.
     """
-    if isinstance(process, InterpolatingProcess):
-        sums, exact = process.mixing(times(process, 5)).double().sum(-1), Bare(process, normalize=True)
-    elif isinstance(process, TokenDependentProcess):
-        sums, exact = process.mixing(times(process, 5)).double().sum(-1), BareMatrices(process, normalize=True)
-    else:
-        return None
-    return exact if bool(((sums - 1).abs() > FLOAT64_SUM).any()) else None
+    kind: type[Any]
+    bare: Any
+    for kind, bare in ((InterpolatingProcess, Bare), (TokenDependentProcess, BareMatrices)):
+        if isinstance(process, kind):
+            sums = process.mixing(times(process, 5)).double().sum(-1)
+            return bare(process, normalize=True) if bool(((sums - 1).abs() > FLOAT64_SUM).any()) else None
+    return None
 
 
 def _override(process: NoiseProcess, name: str, definitions: tuple[type, ...]) -> str | None:
