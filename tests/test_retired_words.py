@@ -82,7 +82,6 @@ ALLOWED = [
     ("recipes/backspaces/*", "taken_back", "a key of files with results"),
     ("tests/recipes/test_backspace_recipe.py", "taken_back", "a key of files with results"),
     ("recipes/checks/refusals.py", "can not", "what a model writes"),
-    ("tests/core/test_schedules_bad_input.py", "taken back", "noise that is removed again: a message of the library"),
 ]
 
 

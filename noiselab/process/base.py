@@ -356,18 +356,20 @@ class NoiseProcess(Exact, abc.ABC):
         **Raises:** `ValueError` if a weight is given and the bound has no single weight per token (the default).
         """
         if weight is not None:
-            raise ValueError(
-                "a weight per token, as in a reweighted objective, requires an InterpolatingProcess, whose rate into a "
-                f"token does not depend on the token left; got a {type(self).__name__}"
-            )
+            raise self._no_single_weight()
 
     def elbo_weight(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
         """The weight of a token in the bound, if there is a single one.
 
         **Raises:** `ValueError` if the rate into a token depends on the token left (the default).
         """
-        self.accept_weight(torch.ones_like(z, dtype=torch.float64))
-        raise NotImplementedError
+        raise self._no_single_weight()
+
+    def _no_single_weight(self) -> ValueError:
+        return ValueError(
+            "a weight per token, as in a reweighted objective, requires an InterpolatingProcess, whose rate into a "
+            f"token does not depend on the token left; got a {type(self).__name__}"
+        )
 
     def nelbo(
         self,
