@@ -1,6 +1,8 @@
 """A denoiser around a denoiser predicts what the inner one predicts, and says so, or is refused."""
 
+import importlib
 import inspect
+import pkgutil
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ ARGUMENTS = {
     "CallCounter": (),
     "ClassifierFreeGuidance": (POSTERIOR, 0.5),
     "ClassifierGuidance": (lambda z, t, rows: torch.zeros(()),),
+    "CopyObserved": (PROCESS,),
     "MinP": (0.1,),
     "OneByOne": (V - 1, 2),
     "Perturbed": (0.5,),
@@ -33,6 +36,8 @@ OPTIONS = {"Perturbed": {"vocab_size": V}}
 
 def every_wrapper():
     """The wrappers of the library that can be made, conversions aside."""
+    for module in pkgutil.iter_modules(nl.denoisers.__path__, "noiselab.denoisers."):
+        importlib.import_module(module.name)
     left = [base.WrappedDenoiser]
     while left:
         kind = left.pop()

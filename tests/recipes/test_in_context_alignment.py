@@ -59,7 +59,7 @@ def test_each_arm_differs_in_one_thing_and_all_are_causal(recipe):
     models = sys.modules["alignment.models"]
     shape = models.Shape(layers=2, width=12)
     ranked = AnswersOnALine(3).draw(4, 6, generator=torch.Generator().manual_seed(0))
-    arms = models.arms_of(shape)
+    arms = models.list_arms(shape)
     assert arms.pop("transformer") == shape
     for name, arm in arms.items():
         fields = [key for key in vars(shape) if getattr(arm, key) != getattr(shape, key)]
