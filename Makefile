@@ -17,7 +17,7 @@ smoke: $(VENV)/.run
 	$(BIN)/python recipes/demo.py --smoke --out runs/smoke
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 -m "not long and not docs"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long and not docs"
 
 test-long: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 -m long

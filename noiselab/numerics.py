@@ -33,7 +33,9 @@ def as_token_times(t: Times, z: Shaped[Tensor, "batch length"]) -> TokenTimes:
     **Raises:** `ValueError` for any other shape, of times or of tokens.
     """
     if z.dim() != 2:
-        raise ValueError(f"tokens must have shape [batch, length]; got {list(z.shape)}")
+        raise ValueError(
+            f"tokens must have shape [batch, length], distributions [batch, length, state]; got tokens of {list(z.shape)}"
+        )
     batch, length = z.shape
     if not isinstance(t, Tensor):
         raise ValueError(f"t must be a tensor of times, [{batch}] or [{batch}, {length}]; got {t!r}")

@@ -57,7 +57,8 @@ def require_kind(process: "NoiseProcess", kind: type, name: str, others: Sequenc
     """
     if not isinstance(process, kind):
         instead = f" ({', '.join(others)} take any process)" if others else ""
-        raise ValueError(f"{name} needs an {kind.__name__}; got {process}{instead}")
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise ValueError(f"{name} needs {article} {kind.__name__}; got {process}{instead}")
     return process
 
 

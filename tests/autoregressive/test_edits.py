@@ -37,6 +37,7 @@ PROCESSES = {
 TEXTS = [torch.tensor(x, dtype=torch.long) for x in ([0, 2], [3, 0, 2], [2, 2, 2, 2], [0, 3, 1, 2, 3], [])]
 
 
+@pytest.mark.long_for("token, uniform", "token, unigram", "token, without", "token, later w*", "never", "span")
 @pytest.mark.parametrize("name", PROCESSES)
 def test_laws(name):
     check_edits(PROCESSES[name], TEXTS)

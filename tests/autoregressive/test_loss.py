@@ -88,6 +88,7 @@ def test_mistakes_are_scored_or_not():
         EditLoss(edits, start=0, semantics="erasing", mistakes="unmarked")
 
 
+@pytest.mark.long_for("unscored")
 @pytest.mark.parametrize("mistakes", ["scored", "unscored"])
 def test_the_trained_optimum_is_that_of_the_formulas(mistakes, unchecked):
     """One token, any law: a table of logits is trained to the end, and keeps P, or the sharpened law."""

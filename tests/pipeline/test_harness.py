@@ -137,5 +137,5 @@ def test_a_task_of_ones_own_from_end_to_end(tmp_path):
         "target_delimiter": "",
         "metric_list": [{"metric": "acc"}],
     }
-    found = evaluate(pipeline(), [task], draws=60, bootstrap_iters=0, task_manager=TaskManager())
+    found = evaluate(pipeline(), [task], draws=20, bootstrap_iters=0, task_manager=TaskManager())
     assert found["results"]["likelier_letter"]["acc,none"] == 1.0

@@ -61,7 +61,7 @@ def stack(name, seed):
     return sampler, kinds
 
 
-@pytest.mark.long_for("[013]-gidd")
+@pytest.mark.long_for("[0134]-gidd")
 @pytest.mark.parametrize("name", NOISES)
 @pytest.mark.parametrize("seed", range(5))
 def test_any_stack_ends_clean_keeps_what_is_known_and_does_not_mix_sequences(name, seed):
