@@ -295,7 +295,9 @@ def _divide(count: int, total: int) -> float:
 
 
 def count_outcome(before: Tokens, after: Tokens, truth: Tokens, *, evaluations: int = 0) -> Outcome:
-    r"""Compare tokens before and after with the right ones.
+    r"""Compare tokens before and after with the right ones; meaningful only where these are determined by the others.
+
+    Where several tokens fit, a correction may choose another one than `truth` has, and counts as damage.
 
     With $z$ the tokens before, $y$ those after, $x$ the right ones, and $W$ the positions where $z$ is wrong,
 
