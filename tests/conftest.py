@@ -1,4 +1,4 @@
-"""Settings of all tests. The import hook that checks shapes is switched on in pyproject.toml."""
+"""Settings of all tests, which run with the shapes of all signatures checked."""
 
 import os
 import sys
@@ -17,11 +17,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # As for scripts: a recipe imports the package of its study and what all recipes share.
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "recipes")]
 
-# The plugin's option takes one package, noiselab; the packages of the studies are checked like it.
+# The packages of the studies are checked like the library.
 STUDIES = [
     folder.name for folder in (Path(__file__).parents[1] / "recipes").iterdir() if (folder / "__init__.py").exists()
 ]
-install_import_hook(STUDIES, "beartype.beartype(conf=beartype.BeartypeConf(strategy=beartype.BeartypeStrategy.On))")
+install_import_hook(["noiselab", *STUDIES], "type_checks.check")
 
 # Two workers share two cores; more threads than cores make every small operation wait.
 torch.set_num_threads(1)

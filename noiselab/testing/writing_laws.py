@@ -88,7 +88,7 @@ def low_precision_leaves_it_alone(process: NoiseProcess) -> None:
     t, moved = times(process, 5), copy.deepcopy(process).to(torch.bfloat16)
     for name in WRITTEN:
         want = _ask(process, name, t)
-        what = f"`{name}` changes when the process is moved to bfloat16: keep its numbers in float64 buffers"
+        what = f"`{name}` changes when the process is moved to bfloat16 (keep its numbers in float64 buffers)"
         agree(what, _ask(moved, name, t), want, rtol=1e-6, **_places(t, want))
 
 

@@ -227,7 +227,10 @@ def test_small_misunderstandings_are_named():
     ("call", "message"),
     [
         (lambda p, x: p.corrupt(x, 0.5), "t must be a tensor of times, .2. or .2, 3.; got 0.5"),
-        (lambda p, x: p.corrupt(x[0], torch.tensor([0.5])), "tokens must have shape .batch, length.; got .3."),
+        (
+            lambda p, x: p.corrupt(x[0], torch.tensor([0.5])),
+            "tokens must have shape .batch, length., .*; got tokens of .3.",
+        ),
         (lambda p, x: p.corrupt(x, torch.ones(2), generator=0), "generator must be a torch.Generator"),
         (lambda p, x: nl.discrete_bound(p, None, x, 16), r"times must be a grid, such as torch.linspace\(1, 0, 17\)"),
         (lambda p, x: nl.stratified_times(3, low=0.8, high=0.2), "times must rise from low to high; got 0.8 to 0.2"),

@@ -220,6 +220,7 @@ def test_a_share_of_noises_is_learned():
     assert share.log_value.exp().item() == pytest.approx(2.0, rel=0.35)
 
 
+@pytest.mark.long
 def test_a_schedule_is_learned():
     """The denoiser is exact for uniform noise of one schedule: the network finds it."""
 

@@ -111,6 +111,7 @@ def test_what_is_no_diffusion_model_is_refused():
         HarnessModel(pipeline(), nodes=0)
 
 
+@pytest.mark.long
 def test_a_task_of_ones_own_from_end_to_end(tmp_path):
     from lm_eval.tasks import TaskManager
 

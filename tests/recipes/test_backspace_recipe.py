@@ -4,6 +4,7 @@ import pytest
 from test_recipes import SMALL, load, texts  # noqa: F401
 
 
+@pytest.mark.long
 def test_the_whole_comparison(tmp_path, texts, capsys):  # noqa: F811
     recipe = load("backspace")
     few = ["--seeds", "3", "--samples", "2", "--streams", "2", "--share", "0.3", "--gidd", "1"]

@@ -19,6 +19,7 @@ TINY = [
 ]
 
 
+@pytest.mark.long
 def test_learning_from_mistakes_and_regret(tmp_path, capsys, monkeypatch):
     mean_length = ProblemStream.mean_length
     monkeypatch.setattr(ProblemStream, "mean_length", lambda self: mean_length(self, rows=60))
