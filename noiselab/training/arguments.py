@@ -25,7 +25,7 @@ def training_arguments(output_dir: str | Path, **fields: Any) -> transformers.Tr
       process.
     - `dataloader_drop_last=True`: a short last batch would leave gaps among the times.
     - `remove_unused_columns=False`: the loss receives the batch unchanged.
-    - `save_total_limit=3`: more than one, because an old checkpoint is deleted before the new one is verified.
+    - `save_total_limit=3`: the number of checkpoints to keep, newest by step; at least 2, in case the newest is damaged.
     - `ddp_find_unused_parameters=False`: every parameter is used in every step.
     - `dispatch_batches=False`: each process reads its own part of a stream.
     - `use_cpu`: set if there is no accelerator; otherwise transformers trains each of several CPU processes separately.
@@ -84,8 +84,8 @@ def check_arguments(args: transformers.TrainingArguments) -> None:
         )
     if args.save_total_limit is not None and args.save_total_limit < 2:
         raise ValueError(
-            "save_total_limit must be at least 2, because an old checkpoint is deleted before the new one is "
-            f"verified; got {args.save_total_limit}"
+            "save_total_limit must be at least 2, or a run whose only checkpoint is damaged starts again; got "
+            f"{args.save_total_limit}"
         )
     if args.world_size != (started := int(os.environ.get("WORLD_SIZE", "1"))):
         raise ValueError(

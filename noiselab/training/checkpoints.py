@@ -1,10 +1,11 @@
 """Sealed checkpoints that detect damage, and the check that a resumed run has the same settings.
 
 A checkpoint is *sealed*: after its last file, a manifest with the size and SHA-256 of every file is written, flushed to
-disk and renamed into place. A folder without a manifest is incomplete; a folder that does not match its manifest is
-damaged. Neither is ever loaded.
+disk and renamed into place. A folder without a manifest is incomplete; a folder that does not match its manifest, or
+lacks a file that a resumed run reads, is damaged. Neither is ever loaded.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -15,12 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from ..files import flush, write_json
+from .ema import EMA_FILE
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"
 DAMAGED = "damaged-"
+# What a resumed run reads, by name and patterns of which one must be there. Sharded runs have folders in place of files.
+NEEDED = {
+    "the weights": ("model*.safetensors", "adapter_model.safetensors", "pytorch_model_fsdp*"),
+    "the state of the optimizer": ("optimizer*",),
+    "the learning rate schedule": ("scheduler.pt",),
+    "the state of random numbers": ("rng_state*.pth",),
+    "the step": ("trainer_state.json",),
+    "the settings": (SETTINGS,),
+}
 
 
 def sha256(path: Path) -> str:
@@ -34,13 +45,36 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
 
 
+def missing(folder: Path) -> str | None:
+    """Describe what a resumed run needs and does not find in a checkpoint, or return `None` if all is there."""
+    for what, patterns in NEEDED.items():
+        if not any(path for pattern in patterns for path in folder.glob(pattern)):
+            return f"{what} ({' or '.join(patterns)}) is missing from {folder.name}"
+    try:
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        averaged, processes = settings.get("ema") is not None, int(settings.get("processes", 1))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return f"{SETTINGS} cannot be read ({error})"
+    if averaged and not (folder / EMA_FILE).is_file():
+        return f"the average of the weights ({EMA_FILE}) is missing from {folder.name}"
+    states = len(list(folder.glob(NEEDED["the state of random numbers"][0])))
+    if states < processes:
+        return f"the state of random numbers of {processes - states} of {processes} processes is missing"
+    return None
+
+
 def seal(folder: Path) -> None:
     """Mark a checkpoint as complete: flush its files, then write their sizes and hashes to the manifest.
 
     **Arguments:**
 
     - `folder`: a checkpoint to which nothing more will be written.
+
+    **Raises:** `FileNotFoundError` if a file that a resumed run reads is missing.
     """
+    absent = missing(folder)
+    if absent is not None:
+        raise FileNotFoundError(errno.ENOENT, f"a checkpoint must contain all that a resumed run reads; {absent}")
     content = {}
     for path in files(folder):
         flush(path)
@@ -50,7 +84,7 @@ def seal(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """Describe the damage to a checkpoint, or return `None` if it is exactly as it was sealed."""
+    """Describe the damage to a checkpoint, or return `None` if it is as it was sealed and has all that a run resumes from."""
     try:
         content = json.loads((folder / MANIFEST).read_text())
         expected = {name: (entry["size"], entry["sha256"]) for name, entry in content.items()}
@@ -67,11 +101,11 @@ def damage(folder: Path) -> str | None:
         if sha256(path) != digest:
             return f"the content of {name} has changed"
     extra = sorted({str(path.relative_to(folder)) for path in files(folder)} - set(expected))
-    return f"{extra[0]} does not belong to it" if extra else None
+    return f"{extra[0]} does not belong to it" if extra else missing(folder)
 
 
 def intact(folder: Path) -> bool:
-    """Whether a checkpoint is exactly as it was sealed."""
+    """Whether a checkpoint is exactly as it was sealed, with all that a resumed run reads."""
     return damage(folder) is None
 
 
@@ -81,6 +115,25 @@ def checkpoints(run: Path) -> list[Path]:
         (int(m[1]), path) for path in run.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", path.name))
     ]
     return [path for _, path in sorted(found, reverse=True) if path.is_dir()]
+
+
+def rotate(run: Path, written: Path, keep: int | None) -> None:
+    """Delete all but the newest checkpoints up to the one just written, in the order of their steps.
+
+    Modification times are not used: a clock may be set back. Checkpoints of later steps, of a run that was resumed from an
+    earlier one, neither count nor are deleted: they are written again when the run arrives there.
+
+    **Arguments:**
+
+    - `run`: the folder of the run.
+    - `written`: its checkpoint that was sealed last; never deleted.
+    - `keep`: the number of checkpoints to keep, or `None` for all.
+    """
+    found = checkpoints(run)
+    if keep is None or keep < 1 or written not in found:
+        return
+    for folder in found[found.index(written) :][keep:]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def last_intact(run: Path, *, set_aside: bool = False) -> Path | None:

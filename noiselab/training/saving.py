@@ -19,7 +19,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from ..files import new_folder, write_json
-from .checkpoints import SETTINGS, check_settings, checkpoints, damage, last_intact, seal
+from .checkpoints import SETTINGS, check_settings, checkpoints, damage, last_intact, rotate, seal
 from .checks import NonFiniteLoss
 from .ema import EMA_FILE, Average
 from .finetuning import is_adapted, merged
@@ -37,6 +37,7 @@ class Saving(Base):
     average: Average | None
     decay: float | None
     settings: dict[str, Any]
+    keep: int | None  # the number of checkpoints to keep, or None for all
     saving: Path | None = None  # the checkpoint being written
     sealed: Path | None = None  # the newest checkpoint known to be intact
     resumed: Path | None = None  # the checkpoint this run was resumed from
@@ -116,11 +117,18 @@ class Saving(Base):
         barrier()
 
     def end_save(self) -> None:
-        """Seal the checkpoint after all processes have written their part."""
+        """Seal the checkpoint after all processes have written their part, then delete the oldest ones."""
         barrier()
+        failed: list[Any] = []
         if self.saving is not None and self.is_world_process_zero():
-            seal(self.saving)
-        barrier()
+            try:
+                seal(self.saving)
+                rotate(self.saving.parent, self.saving, self.keep)
+            except OSError as error:
+                failed = [error.errno, error.strerror or str(error)]
+        failed = broadcast(failed, self.args.device)
+        if failed:
+            raise OSError(*failed)
         self.sealed, self.saving = self.saving, None
 
     def failed_save(self, error: Exception) -> OSError:

@@ -110,6 +110,9 @@ class Trainer(Saving, transformers.Trainer):
         check_evaluation(eval_dataset, args)
         if ema is not None:
             Average(model, ema)  # fail early if the model cannot be averaged
+        # transformers would delete the oldest by modification time, which a clock that is set back turns into the newest.
+        self.keep, args = args.save_total_limit, copy.copy(args)
+        args.save_total_limit = None
         super().__init__(
             model, args, collate, train_dataset, eval_dataset, callbacks=[TrainerHooks(self), *(callbacks or [])]
         )

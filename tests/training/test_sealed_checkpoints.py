@@ -13,6 +13,9 @@ def run(tmp_path):
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(bytes(range(200)) + bytes([step]))
         (folder / "optimizer.pt").write_bytes(b"optimizer" * step)
+        for name in ("scheduler.pt", "rng_state.pth", "trainer_state.json"):
+            (folder / name).write_text("{}")
+        (folder / ck.SETTINGS).write_text('{"ema": null, "processes": 1}')
         (folder / "inner").mkdir()
         (folder / "inner" / "state.json").write_text(json.dumps({"step": step}))
         ck.seal(folder)
