@@ -153,7 +153,10 @@ class Pipeline(nn.Module, abc.ABC):
 
         **Arguments:**
 
-        - `folder`: the target; replaced if it exists.
+        - `folder`: the target. An earlier model in it is replaced; other files are kept, and so is a README.md that is
+          not a model card of noiselab.
+
+        **Raises:** `ValueError` if `folder` is a file, or contains a config.json or settings.json of another program.
         """
         with new_folder(Path(folder)) as temporary:
             self._write(temporary)

@@ -178,15 +178,17 @@ class Saving(Base):
 
         **Arguments:**
 
-        - `folder`: the target; replaced if it exists.
+        - `folder`: the target. An earlier model in it is replaced; other files are kept.
         - `tokenizer`: any object with `save_pretrained`.
         - `parts`: further objects with `save_pretrained`, such as `noiselab.pipeline.ModelSettings`.
         - `settings`: further settings for `settings.json`, of JSON types.
+
+        **Raises:** `ValueError` if `folder` is a file, or contains a config.json or settings.json of another program.
         """
         folder = Path(folder)
         if self.is_world_process_zero():
             model = self.network
-            with new_folder(folder) as temporary:
+            with new_folder(folder, subfolders=("ema",)) as temporary:
                 write_weights(merged(model) if is_adapted(model) else model, temporary)
                 if self.average is not None:
                     with self.average.applied():
