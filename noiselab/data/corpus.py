@@ -6,6 +6,8 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator
 
+from .texts import each_text
+
 
 class Corpus(abc.ABC):
     """A collection of texts that can be iterated any number of times, always in the same order.
@@ -50,7 +52,7 @@ class TextCorpus(Corpus):
     - `texts`: the documents; empty ones are skipped.
     - `name`: a short name used in file names and messages.
 
-    **Raises:** `ValueError` if all texts are empty.
+    **Raises:** `ValueError` if `texts` is not a collection of texts (one string is not), or all are empty.
 
     **Example:**
 
@@ -63,7 +65,7 @@ class TextCorpus(Corpus):
     """
 
     def __init__(self, texts: Iterable[str], *, name: str = "texts") -> None:
-        self.texts = tuple(text for text in texts if text)
+        self.texts = tuple(text for text in each_text(texts) if text)
         if not self.texts:
             raise ValueError(f"a corpus must contain at least one non-empty text; {name!r} has none")
         self.name = name
@@ -91,7 +93,11 @@ class _Side(Corpus):
         side = "validation" if validation else "train"
         self.corpus, self.share, self.validation = corpus, share, validation
         self.name = f"{corpus.name}-{side}"
-        self.key = fingerprint([corpus.key, side, repr(share)])
+
+    @property
+    def key(self) -> str:  # type: ignore[override]
+        """That of the corpus, which may change, and of the side."""
+        return fingerprint([self.corpus.key, "validation" if self.validation else "train", repr(self.share)])
 
     def _keep(self, texts: Iterable[str]) -> Iterator[str]:
         return (text for text in texts if (hash_share(text) < self.share) == self.validation)
@@ -103,7 +109,7 @@ class _Side(Corpus):
         return self._keep(self.corpus.part(index, count, order))
 
 
-def hold_out(corpus: Corpus, share: float = 0.05) -> tuple[Corpus, Corpus]:
+def hold_out(corpus: Corpus | Iterable[str], share: float = 0.05) -> tuple[Corpus, Corpus]:
     """Split a corpus into training and validation corpora by a hash of each text.
 
     The split of a text depends only on the text: adding other texts does not change it, and duplicates are always on
@@ -111,7 +117,7 @@ def hold_out(corpus: Corpus, share: float = 0.05) -> tuple[Corpus, Corpus]:
 
     **Arguments:**
 
-    - `corpus`: the corpus to split.
+    - `corpus`: the corpus to split, or a list of texts.
     - `share`: the expected fraction of texts in the validation corpus, in (0, 1).
 
     **Returns:** the training corpus and the validation corpus.
@@ -129,13 +135,12 @@ def hold_out(corpus: Corpus, share: float = 0.05) -> tuple[Corpus, Corpus]:
     """
     if not 0.0 < share < 1.0:
         raise ValueError(f"share must lie between 0 and 1; got {share}")
+    corpus = as_corpus(corpus)
     return _Side(corpus, share, validation=False), _Side(corpus, share, validation=True)
 
 
 def as_corpus(texts: Iterable[str]) -> Corpus:
     """Return a corpus unchanged; collect any other texts in memory."""
-    if isinstance(texts, str):
-        raise ValueError("texts must be a corpus or a list of texts; got one string")
     return texts if isinstance(texts, Corpus) else TextCorpus(texts)
 
 

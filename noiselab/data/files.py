@@ -45,7 +45,11 @@ class FileCorpus(Corpus):
             raise ValueError("paths must name at least one file; got none")
         self.field = field
         self.name = name
-        self.key = fingerprint([field, *(signature(path) for path in self.paths)])
+
+    @property
+    def key(self) -> str:  # type: ignore[override]
+        """A hash of the field and of the state of the files as they are now."""
+        return fingerprint([self.field, *(signature(path) for path in self.paths)])
 
     def __iter__(self) -> Iterator[str]:
         found = False

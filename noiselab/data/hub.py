@@ -1,6 +1,6 @@
 """Corpora streamed from data sets on the Hugging Face Hub."""
 
-import functools
+import glob
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,9 +27,10 @@ class HubCorpus(Corpus):
     - `config`: the configuration of the data set, if it has several.
     - `split`: the split to read.
     - `field`: the column that contains the text. Empty and null texts are skipped.
-    - `revision`: a commit of the data set. Without it, the cache of packed tokens does not notice that the data set has
-      changed.
-    - `data_files`: as in `datasets.load_dataset`.
+    - `revision`: a commit of the data set. Without it, the cache of packed tokens does not notice that a data set on the
+      Hub has changed.
+    - `data_files`: as in `datasets.load_dataset`. Changes of local files, also of those that a pattern or a local folder
+      `path` finds, are noticed; changes behind a URL are not.
     - `name`: a short name used in file names and messages; default: derived from `path` and `split`.
 
     **Raises:** `ValueError` while reading, if the field is missing or is not text, or if all texts are empty.
@@ -49,22 +50,32 @@ class HubCorpus(Corpus):
         self.path, self.config, self.split, self.field, self.revision = path, config, split, field, revision
         self.data_files = data_files
         self.name = name if name is not None else f"{path}-{split}".replace("/", "-")
-        local = [signature(Path(file)) for file in _listed(data_files) if Path(file).is_file()]
-        self.key = fingerprint([json.dumps([path, config, split, field, revision, data_files]), *local])
+        self._opened: tuple[str, datasets.IterableDataset] | None = None
 
-    @functools.cached_property
+    @property
+    def key(self) -> str:  # type: ignore[override]
+        """A hash of the arguments and of the state of all local files, as they are now."""
+        asked = [self.path, self.config, self.split, self.field, self.revision, self.data_files]
+        local = sorted({signature(file) for file in _local_files(self.path, self.data_files)})
+        return fingerprint([json.dumps(asked, default=str), *local])
+
+    @property
     def dataset(self) -> "datasets.IterableDataset":
-        """The underlying streamed data set, opened on first use."""
+        """The underlying streamed data set, opened on first use, and anew when a local file has changed."""
         from datasets import load_dataset
 
-        return load_dataset(
-            self.path,
-            self.config,
-            split=self.split,
-            revision=self.revision,
-            data_files=self.data_files,
-            streaming=True,
-        )
+        key = self.key
+        if self._opened is None or self._opened[0] != key:
+            opened = load_dataset(
+                self.path,
+                self.config,
+                split=self.split,
+                revision=self.revision,
+                data_files=self.data_files,
+                streaming=True,
+            )
+            self._opened = key, opened
+        return self._opened[1]
 
     def __iter__(self) -> Iterator[str]:
         found = False
@@ -79,13 +90,14 @@ class HubCorpus(Corpus):
         first.
         """
         check_part(index, count)
-        shards = list(range(self.dataset.num_shards))
+        dataset = self.dataset
+        shards = list(range(dataset.num_shards))
         if order is not None:
             random.Random(order).shuffle(shards)
         for number, shard in enumerate(shards):
             if len(shards) >= count and number % count != index:
                 continue
-            texts = self._read(self.dataset.shard(len(shards), shard))
+            texts = self._read(dataset.shard(len(shards), shard))
             if len(shards) >= count:
                 yield from texts
             else:
@@ -111,3 +123,18 @@ def _listed(data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]] 
     if isinstance(data_files, Mapping):
         return [file for files in data_files.values() for file in _listed(files)]
     return [str(file) for file in data_files]
+
+
+def _local_files(
+    path: str, data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None
+) -> Iterator[Path]:
+    """All files on this machine that the data set is read from."""
+    home = Path(path)
+    listed = [file.removeprefix("file://") for file in _listed(data_files)]
+    if home.exists():
+        listed = [str(home), *listed, *(str(home / file) for file in listed)]
+    for pattern in listed:
+        # A name may contain signs of patterns, and a pattern may find folders.
+        for found in {pattern, *glob.glob(pattern, recursive=True, include_hidden=True)}:
+            place = Path(found)
+            yield from (file for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .corpus import Corpus, check_part
+from .corpus import Corpus, as_corpus, check_part
 from .packing import check_packing, pack_rows
 from .tokenizers import Encoder
 
@@ -29,7 +29,7 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
 
     **Arguments:**
 
-    - `corpus`: any corpus; a `HubCorpus` distributes whole shards if it has enough of them.
+    - `corpus`: any corpus, or a list of texts; a `HubCorpus` distributes whole shards if it has enough of them.
     - `tokenizer`, `length`, `mode`: as in `pack`.
     - `seed`: the seed for the order of the texts.
     - `buffer`: the size of the shuffle buffer in texts; with 1 or less, texts keep the order of the corpus's parts.
@@ -54,7 +54,7 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: Corpus | Iterable[str],
         tokenizer: "transformers.PreTrainedTokenizerBase",
         length: int,
         *,
@@ -69,7 +69,7 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
             raise ValueError(f"rank and world_size must be given together; got {rank} and {world_size}")
         if rank is not None and world_size is not None:
             check_part(rank, world_size)
-        self.corpus, self.tokenizer, self.length, self.mode = corpus, tokenizer, length, mode
+        self.corpus, self.tokenizer, self.length, self.mode = as_corpus(corpus), tokenizer, length, mode
         self.seed, self.buffer, self.rank, self.world_size = seed, buffer, rank, world_size
         self.epoch = 0
 

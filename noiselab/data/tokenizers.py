@@ -11,6 +11,7 @@ import torch
 
 from ..typing import TokenSet
 from .corpus import fingerprint
+from .texts import _short, each_text
 
 if TYPE_CHECKING:
     import transformers
@@ -49,8 +50,7 @@ def train_tokenizer(
     special = [END, PAD, MASK]
     if vocab_size < 256 + len(special):
         raise ValueError(f"vocab_size must be at least {256 + len(special)} (256 bytes, 3 special); got {vocab_size}")
-    if isinstance(texts, str):
-        raise ValueError("texts must be a corpus or a list of texts; got one string")
+    texts = each_text(texts)
     empty = True
 
     def counted() -> Iterator[str]:
@@ -88,7 +88,7 @@ def character_tokenizer(texts: Iterable[str]) -> "transformers.PreTrainedTokeniz
     **Arguments:**
 
     - `texts`: all texts that will be encoded, including held-out ones; characters that do not occur in them have no
-      token and are dropped.
+      token and are dropped when a text is encoded.
 
     **Returns:** a tokenizer with end-of-text, padding and mask tokens (ids 0, 1, 2), then the characters in sorted
     order.
@@ -104,11 +104,10 @@ def character_tokenizer(texts: Iterable[str]) -> "transformers.PreTrainedTokeniz
     assert tokenizer.decode(tokenizer("not to be")["input_ids"]) == "not to be"
     ```
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    if isinstance(texts, str):
-        raise ValueError("texts must be a corpus or a list of texts; got one string")
+    texts = each_text(texts)
     found: set[str] = set()
     for text in texts:
         found |= set(text)
@@ -116,6 +115,9 @@ def character_tokenizer(texts: Iterable[str]) -> "transformers.PreTrainedTokeniz
         raise ValueError("texts must contain at least one non-empty text; got none")
     tokens = [END, PAD, MASK, *sorted(found)]
     backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=END))
+    # A character without a token would become `unk_token`, which the model cannot do without; so none reaches the model.
+    known = "".join(f"\\x{{{ord(character):x}}}" for character in sorted(found))
+    backend.normalizer = normalizers.Replace(Regex(f"[^{known}]"), "")
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
@@ -187,23 +189,31 @@ class Encoder:
     **Arguments:**
 
     - `tokenizer`: any tokenizer of the `transformers` library.
+
+    **Raises:** `ValueError` while encoding, if a text is not valid Unicode, or has a character that the tokenizer can only
+    encode as its end-of-text, padding or mask token.
     """
 
     def __init__(self, tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._backend = None
+        self._unknown: int | None = tokenizer.unk_token_id
         if backend is not None:
             self._backend = type(backend).from_str(backend.to_str())  # a copy: its settings are changed below
             self._backend.no_truncation()
             self._backend.no_padding()
             self._backend.encode_special_tokens = True
+            unknown = getattr(self._backend.model, "unk_token", None)
+            self._unknown = self._unknown if unknown is None else self._backend.token_to_id(unknown)
+        if self._unknown not in (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.mask_token_id):
+            self._unknown = None  # it has a meaning of its own, so that it may occur in texts
 
     def __call__(self, texts: Iterable[str], batch: int = 2**18) -> Iterator[list[int]]:
         """Yield the ids of each text; `batch` is the number of characters encoded at a time."""
         waiting: list[str] = []
         size = 0
-        for text in texts:
+        for text in each_text(texts):
             waiting.append(text)
             size += len(text)
             if size >= batch:
@@ -221,10 +231,19 @@ class Encoder:
                 except UnicodeEncodeError as error:
                     raise ValueError(f"a text must be valid Unicode; got {error}") from error
         if self._backend is not None:
-            return [found.ids for found in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
-        return self._tokenizer(
-            texts, add_special_tokens=False, return_attention_mask=False, split_special_tokens=True, verbose=False
-        )["input_ids"]
+            rows = [found.ids for found in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        else:
+            rows = self._tokenizer(
+                texts, add_special_tokens=False, return_attention_mask=False, split_special_tokens=True, verbose=False
+            )["input_ids"]
+        for text, ids in zip(texts, rows, strict=True):
+            if self._unknown is not None and self._unknown in ids:
+                token = self._tokenizer.convert_ids_to_tokens(self._unknown)
+                raise ValueError(
+                    f"a text must have only characters that the tokenizer knows, since it encodes others as {token!r}; "
+                    f"got {_short(text)}"
+                )
+        return rows
 
 
 def tokenizer_key(tokenizer: "transformers.PreTrainedTokenizerBase") -> str:

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..categorical import Randomness
+from ..data.texts import each_text, text_list
 from ..revisions import Revision, list_revisions
 from .chat import Chat, Message
 from .checks import Check, GroundTruthReview
@@ -239,9 +240,8 @@ class CheckAsContext:
 
     def _check(self, questions: Sequence[str], generator: Randomness, answers: Sequence[str] | None = None) -> None:
         """Check that questions can be answered."""
-        if isinstance(questions, str) or not len(questions):
-            raise ValueError(f"questions must be a list of at least one question; got {questions!r}")
-        if answers is not None and (isinstance(answers, str) or len(answers) != len(questions) or not all(answers)):
+        text_list(questions, "questions")
+        if answers is not None and (len(text_list(answers, "answers")) != len(questions) or not all(answers)):
             raise ValueError(
                 f"there must be one answer to each of {len(questions)} questions, none empty; got {answers!r}"
             )
@@ -262,7 +262,7 @@ class CheckAsContext:
 
 def add_answers(talks: Conversations, answers: Sequence[str]) -> list[str]:
     """Add an assistant message to each conversation, and return them."""
-    for number, answer in enumerate(answers):
+    for number, answer in enumerate(each_text(answers, "answers")):
         talks.add_message(number, "assistant", answer)
     return list(answers)
 

@@ -7,6 +7,7 @@ from string import Formatter
 from typing import Literal, TypeAlias
 
 from ..categorical import Randomness, uniforms
+from ..data.texts import each_text, text_list
 
 Verdict: TypeAlias = Callable[[str], bool | None]
 """A function from a review to whether it finds the answer right; `None` if undecidable."""
@@ -234,8 +235,7 @@ def categories_of_bias(
 
     **Source:** the categories are those of Parrish et al. (2022), arXiv 2110.08193.
     """
-    if isinstance(categories, str) or not categories:
-        raise ValueError(f"categories must be a non-empty list of categories of bias; got {categories!r}")
+    categories = text_list(categories, "categories")
     if "{categories}" not in ask:
         raise ValueError(f"ask must have the field {{categories}}; got {ask!r}")
     listed = ", ".join(categories).replace("{", "{{").replace("}", "}}")
@@ -289,7 +289,7 @@ class GroundTruthReview:
         - `answers`: one answer for each question, in order.
         - `generator`: the randomness of the noise; not used if there is none.
         """
-        true = [bool(self.right(number, answer)) for number, answer in enumerate(answers)]
+        true = [bool(self.right(number, answer)) for number, answer in enumerate(each_text(answers, "answers"))]
         if self.noise:
             flipped = uniforms(len(answers), generator=generator) < self.noise
             true = [verdict != flip for verdict, flip in zip(true, flipped.tolist(), strict=True)]

@@ -7,6 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..categorical import Randomness
+from ..data.texts import text_list
 from ..revisions import Detector, Revised, Reviser
 from ..typing import PerToken, Selection, Tokens
 from .check_as_context import CheckAsContext, choices_of
@@ -35,7 +36,7 @@ class CheckDetector(Detector):
     unit = "answer"
 
     def __init__(self, sampler: CheckAsContext, questions: Sequence[str], write: WriteAnswer, *, seed: int = 0) -> None:
-        self.sampler, self.questions, self.write, self.seed = sampler, list(questions), write, seed
+        self.sampler, self.questions, self.write, self.seed = sampler, text_list(questions, "questions"), write, seed
 
     def score(self, z: Tokens) -> PerToken:
         """The scores, float64."""
@@ -90,7 +91,7 @@ class CheckReviser(Reviser):
     kind = "check-as-context"
 
     def __init__(self, sampler: CheckAsContext, questions: Sequence[str], write: WriteAnswer, read: ReadAnswer) -> None:
-        self.sampler, self.questions, self.write, self.read = sampler, list(questions), write, read
+        self.sampler, self.questions, self.write, self.read = sampler, text_list(questions, "questions"), write, read
 
     def revise(self, z: Tokens, *, rows: Selection | None = None, generator: Randomness = None) -> Revised:
         """The options of the last answers."""

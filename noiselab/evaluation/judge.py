@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..data.texts import text_list
 from ..denoisers.modes import device_of, evaluating
 from ..networks.outputs import logits_of
 from .bound import mean_and_error
@@ -118,9 +119,11 @@ def text_perplexity(
       too long raise the judge's own error.
     - `batch_size`, `ngrams`: as for `generative_perplexity`.
 
-    **Raises:** `ValueError` if no token can be scored.
+    **Raises:** `ValueError` if `texts` is not a list of texts, or no token can be scored.
     """
-    encoded = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:max_tokens] for text in texts]
+    encoded = [
+        tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:max_tokens] for text in text_list(texts)
+    ]
     return _judge(judge, encoded, start, batch_size, ngrams)
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..data.texts import text_list
 from ..data.tokenizers import Encoder
 from ..files import new_folder, write_text
 from ..networks.masked_lm import MaskedLanguageModel
@@ -185,8 +186,7 @@ class Pipeline(nn.Module, abc.ABC):
 
         **Raises:** `ValueError` if there are no texts, or a text is empty or longer than the context.
         """
-        if isinstance(texts, str) or not len(texts):
-            raise ValueError(f"texts must be a list of at least one text; got {texts!r}")
+        texts = text_list(texts)
         kept = [self._tokens(text) for text in texts]
         plain = Encoder(self.tokenizer)(str(text) for text, own in zip(texts, kept, strict=True) if own is None)
         ids = [next(plain) if own is None else own for own in kept]

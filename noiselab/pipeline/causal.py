@@ -50,7 +50,7 @@ class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
         """
         begin = self.tokenizer.bos_token_id
         begin = self.tokenizer.eos_token_id if begin is None else begin
-        starts = [[begin]] if prompts is None else self.encode(list(prompts))
+        starts = [[begin]] if prompts is None else self.encode(prompts)
         longest = self.length if length is None else length
         if num_samples < 1 or not 1 <= longest <= self.length:
             raise ValueError(

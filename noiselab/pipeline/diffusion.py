@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..categorical import Randomness
 from ..correctors import SelfCorrection
 from ..data import token_support, vocabulary_size
+from ..data.texts import text_list
 from ..data.tokenizers import Encoder
 from ..denoisers import Denoiser, Support
 from ..networks.dit import DiT
@@ -224,8 +225,7 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
 
         **Raises:** `ValueError` if there are no texts, or a text has no mask token or is longer than the context.
         """
-        if isinstance(texts, str) or not len(texts):
-            raise ValueError(f"texts must be a list of at least one text; got {texts!r}")
+        texts = text_list(texts)
         mask, found = self.tokenizer.mask_token_id, []
         for i, text in enumerate(texts):
             ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -336,9 +336,7 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
 
     def _as_released(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode texts again and truncate them to the context with a warning."""
-        ids = list(Encoder(self.tokenizer)(map(str, texts)))
-        if isinstance(texts, str) or not ids:
-            raise ValueError(f"texts must be a list of at least one text; got {texts!r}")
+        ids = list(Encoder(self.tokenizer)(map(str, text_list(texts))))
         longer = [i for i, found in enumerate(ids) if len(found) > self.length]
         if longer:
             warnings.warn(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.texts import text_list
 from .choices import letters
 
 
@@ -113,8 +114,7 @@ def load_bbq(folder: str | Path, *, categories: Sequence[str] | None = None) -> 
     files = sorted(file for file in place.glob("[!.]*.jsonl") if file.is_file())
     if not files:
         raise ValueError(f"a BBQ folder must contain files that end in .jsonl; {folder} has none")
-    if isinstance(categories, str) or (categories is not None and not len(categories)):
-        raise ValueError(f"categories must be a list of at least one category; got {categories!r}")
+    categories = None if categories is None else text_list(categories, "categories")
     items: list[BBQItem] = []
     for file in files:
         for number, line in enumerate(file.read_bytes().split(b"\n"), 1):

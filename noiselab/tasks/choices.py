@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from string import ascii_lowercase
 
+from ..data.texts import each_text
+
 _QUOTES = str.maketrans("‘’“”", "''\"\"")
 # A line that ends with a colon is followed by its answer.
 _END = re.compile(r"[.!?]['\")\]]*(?=\s|$)|(?<![:\s])[^\S\n]*\n")
@@ -61,8 +63,7 @@ def read_choice(text: str, options: Sequence[str]) -> int | None:
     assert read_choice("A man, the Italian man, unknown", options) is None
     ```
     """
-    if isinstance(options, str):
-        raise ValueError(f"options must be a list of texts; got {options!r}")
+    options = list(each_text(options, "options"))
     marks = letters(len(options))
     words = [option.translate(_QUOTES).strip().rstrip(".").split() for option in options]
     if not all(words):

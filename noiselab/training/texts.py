@@ -41,7 +41,11 @@ class Pieces(Corpus):
 
     def __init__(self, corpus: Corpus, size: int) -> None:
         self.corpus, self.size, self.name = corpus, size, corpus.name
-        self.key = fingerprint([corpus.key, "pieces", str(size)])
+
+    @property
+    def key(self) -> str:  # type: ignore[override]
+        """That of the corpus, which may change, and of the size."""
+        return fingerprint([self.corpus.key, "pieces", str(self.size)])
 
     def __iter__(self) -> Iterator[str]:
         for text in self.corpus:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from noiselab.data.texts import text_list
+
 REFUSALS = (
     "I'm sorry",
     "I am sorry",
@@ -53,9 +55,7 @@ def refusal_rate(
     assert refusal_rate(said) == 2 / 3 and refusal_rate(said, where="anywhere") == 1
     ```
     """
-    for name, given in (("texts", texts), ("prefixes", prefixes)):
-        if isinstance(given, str) or not len(given):
-            raise ValueError(f"{name} must be a list of at least one text; got {given!r}")
+    texts, prefixes = text_list(texts), text_list(prefixes, "prefixes")
     phrases = [prefix.translate(_QUOTES).split() for prefix in prefixes]
     if not all(phrases):
         raise ValueError(f"prefixes must not be empty; got {list(prefixes)}")
@@ -99,8 +99,7 @@ def load_prompts(path: str | Path, *, fields: Sequence[str] = ("prompt", "goal")
     reader = readers.get(place.suffix.lower())
     if reader is None:
         raise ValueError(f"a file of prompts must end in {', '.join(readers)}; got {path}")
-    if isinstance(fields, str) or not len(fields):
-        raise ValueError(f"fields must be a list of at least one name; got {fields!r}")
+    fields = text_list(fields, "fields")
     prompts = list(reader(place, fields))
     if not prompts:
         raise ValueError(f"a file of prompts must hold at least one; {path} holds none")

@@ -280,7 +280,7 @@ def test_bad_input():
             CheckAsContext(chat, CHECK, **settings)
     sampler = CheckAsContext(chat, CHECK, rounds=1)
     for questions, message in (
-        ([], "at least one question"),
+        ([], "questions must be a list of at least one text"),
         ("Which?", "must be a list"),
         (["a", "  "], "got '  ' as question 1"),
     ):

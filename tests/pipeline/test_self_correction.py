@@ -80,7 +80,7 @@ def test_masks_alone_warn():
     ("texts", "settings", "words"),
     [
         ([], {}, "list of at least one text"),
-        ("the cat", {}, "list of at least one text"),
+        ("the cat", {}, "list of texts; got one string"),
         ([""], {}, "must not be empty; text 0 is"),
         (["a", "the cat " * 20], {}, r"must fit the context of 16 tokens; text 1 has \d+ .texts are not truncated"),
         (["a"], {"num_inference_steps": 0}, "must be positive; got 0"),

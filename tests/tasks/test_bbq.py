@@ -164,7 +164,7 @@ def test_files_are_read_by_name_and_categories_kept(tmp_path):
     with pytest.raises(ValueError, match=r"among \['Age', 'Religion', 'SES'\]; got \['Ages'\]"):
         load_bbq(tmp_path, categories=["Age", "Ages"])
     for wrong in ([], "Age"):
-        with pytest.raises(ValueError, match="at least one category"):
+        with pytest.raises(ValueError, match="categories must be a list of"):
             load_bbq(tmp_path, categories=wrong)
 
 
