@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 import transformers
 
 from noiselab.data import TokenBlocks, vocabulary_size
+from noiselab.devices import select_device
 from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.objectives import Objective, elbo
 from noiselab.pipeline import ModelSettings
@@ -298,5 +298,4 @@ def load_or_train(
         trainer.train(resume_from_checkpoint=None if resume == "never" else resume)
         trainer.save_final(folder / "final", settings=settings)
     network = kind.from_pretrained(weights).eval()
-    on_cpu = cpu or not torch.accelerator.is_available()
-    return network if on_cpu else network.to(torch.accelerator.current_accelerator())
+    return network.to(select_device("cpu" if cpu else None))

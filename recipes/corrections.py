@@ -12,10 +12,10 @@ token.
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 import transformers
 import tyro
 
+from noiselab.devices import select_device
 from noiselab.evaluation import correction_grid, correction_grid_table
 from noiselab.files import write_json
 from noiselab.pipeline import DiffusionPipeline
@@ -50,7 +50,7 @@ class Options:
 def main(options: Options) -> list[dict]:
     """Evaluate, print the tables, and write them to a file; returns their rows."""
     transformers.logging.set_verbosity_error()
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = select_device()
     judge = transformers.LlamaForCausalLM.from_pretrained(options.judge).eval().to(device)
     written: list[dict] = []
     for folder in options.models:

@@ -23,6 +23,7 @@ import tyro
 import noiselab as nl
 from noiselab.data import pack
 from noiselab.denoisers.one_by_one import OneByOne
+from noiselab.devices import select_device
 from noiselab.evaluation import measure_detection
 from noiselab.evaluation.intervals import interval
 from noiselab.files import write_json
@@ -64,7 +65,7 @@ def main(options: Options) -> list[dict[str, Any]]:
     if options.seeds < 2:
         raise ValueError(f"there must be at least two seeds, for an interval; got {options.seeds}")
     transformers.logging.set_verbosity_error()
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = select_device()
     pipes = {"masks": DiffusionPipeline.from_pretrained(options.model).to(device)}
     if options.hybrid:
         pipes["hybrid"] = DiffusionPipeline.from_pretrained(options.hybrid).to(device)

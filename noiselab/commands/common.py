@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..devices import select_device
 from ..files import write_text
 
 if TYPE_CHECKING:
@@ -18,14 +19,13 @@ def load(model: str, device: str | None, settings: Any = None) -> "Pipeline":
     """Load a pipeline from a folder or the Hub, on a GPU if available, without transformers' progress bars and
     warnings.
     """
-    import torch
     import transformers
 
     from ..pipeline import Pipeline
 
+    place = select_device(device)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    place = device or (torch.accelerator.current_accelerator() or torch.device("cpu"))
     return Pipeline.from_pretrained(model, settings=settings).to(place)
 
 

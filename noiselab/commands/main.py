@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from .. import __version__
+
 COMMANDS = {
     "train": "run a recipe: noiselab train recipes/gidd_plus.py demo",
     "generate": "generate texts from noise or from prompts, as JSON Lines",
@@ -22,14 +24,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if not given or given[0] in ("-h", "--help"):
         print(overview())
         sys.exit(0 if given else 2)
+    if given[0] == "--version":
+        print(f"noiselab {__version__}")
+        sys.exit(0)
     words = 2 if given[0] == "evaluate" else 1
     name = " ".join(given[:words])
     if name not in COMMANDS:
-        known = [other for other in COMMANDS if other.startswith("evaluate") == (given[0] == "evaluate")]
         if given[0] == "evaluate" and set(given[1:2]) & {"-h", "--help"}:
             print(overview())
             sys.exit(0)
-        print(f"error: a command must be one of: {', '.join(known)}; got {name!r}", file=sys.stderr)
+        print(f"error: a command must be one of: {', '.join(COMMANDS)}; got {name!r}", file=sys.stderr)
         sys.exit(2)
     try:
         run(name, given[words:])

@@ -54,6 +54,7 @@ def derivatives_reach_time(process: NoiseProcess) -> None:
     a, b = edges[:-1], edges[1:]
     t = a[:, None] + (b - a)[:, None] * node
     for name in WRITTEN:
+        _no_jump(process, name, edges)
         slope = _slope(process, name, t)
         weights = ((b - a)[:, None] * weight).view(*t.shape, *[1] * (slope.dim() - 2))
         got, want = (slope * weights).sum(1), _ask(process, name, b) - _ask(process, name, a)
@@ -64,6 +65,23 @@ def derivatives_reach_time(process: NoiseProcess) -> None:
             )
         what = f"the derivative of `{name}` does not add up to its change over {(b[0] - a[0]).item():.2g} of time"
         agree(what, got, want, rtol=2e-2, atol=1e-4, **_places((a + b) / 2, want))
+
+
+def _no_jump(process: NoiseProcess, name: str, edges: Tensor) -> None:
+    """Raise `AssertionError` if the values jump between two of these times, found by halving where they change most."""
+    low, high = edges[:-1], edges[1:]
+    for _ in range(40):
+        middle = (low + high) / 2
+        ends = [_ask(process, name, t).double().reshape(len(t), -1) for t in (low, middle, high)]
+        first = (ends[1] - ends[0]).abs().amax(1) >= (ends[2] - ends[1]).abs().amax(1)
+        low, high = torch.where(first, low, middle), torch.where(first, middle, high)
+    change = (_ask(process, name, high) - _ask(process, name, low)).abs().reshape(len(low), -1).amax(1)
+    if (change > 0.02).any():  # smaller steps are those of a table
+        place = int(change.argmax())
+        raise AssertionError(
+            f"`{name}` jumps by {change[place].item():.4g} at t = {low[place].item():.9g}: it must be continuous, "
+            "because rates are derivatives; let it change over a short time instead"
+        )
 
 
 def times_keep_their_digits(process: NoiseProcess) -> None:

@@ -8,7 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import Float
+from torch import Tensor
 from torch.testing import assert_close
+from type_checks import check
 from worlds import PROCESSES, V
 
 import noiselab as nl
@@ -105,3 +108,15 @@ def test_the_shape_checks_are_on():
     """If the import hook were missing, every other test would still pass, and check less."""
     with pytest.raises(jaxtyping.TypeCheckError):
         PROCESSES["gidd"]().corrupt(torch.zeros(3, dtype=torch.long), torch.zeros(3))
+
+
+def test_values_are_checked_with_the_sizes_of_the_arguments():
+    @jaxtyping.jaxtyped(typechecker=check)
+    def tail(x: Float[Tensor, " n"], from_: int) -> Float[Tensor, " n"]:
+        return x[from_:]
+
+    assert tail(torch.ones(3), 0).shape == (3,)
+    with pytest.raises(jaxtyping.TypeCheckError, match="return value"):
+        tail(torch.ones(3), 1)
+    with pytest.raises(jaxtyping.TypeCheckError, match="parameters"):
+        tail(torch.ones(3), "1")
