@@ -25,9 +25,12 @@ class TrainerHooks(TrainerCallback):
         self.trainer.begin()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Update the average; before logging, evaluation or saving, check that all losses were finite."""
+        """Update the average and end a run that received SIGTERM; before logging, evaluation or saving, check the losses."""
         if self.trainer.average is not None:
             self.trainer.average.update()
+        if self.trainer.must_stop(control):
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
         if control.should_log or control.should_save or control.should_evaluate or control.should_training_stop:
             self.trainer.check_finite()
 

@@ -118,7 +118,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def rotate(run: Path, written: Path, keep: int | None) -> None:
-    """Delete all but the newest checkpoints up to the one just written, in the order of their steps.
+    """Delete all but the newest checkpoints up to the one just written, in the order of their steps, and unfinished ones.
 
     Modification times are not used: a clock may be set back. Checkpoints of later steps, of a run that was resumed from an
     earlier one, neither count nor are deleted: they are written again when the run arrives there.
@@ -130,10 +130,18 @@ def rotate(run: Path, written: Path, keep: int | None) -> None:
     - `keep`: the number of checkpoints to keep, or `None` for all.
     """
     found = checkpoints(run)
-    if keep is None or keep < 1 or written not in found:
-        return
-    for folder in found[found.index(written) :][keep:]:
-        shutil.rmtree(folder, ignore_errors=True)
+    if keep is not None and written in found:
+        for folder in found[found.index(written) :][keep:]:
+            shutil.rmtree(folder, ignore_errors=True)
+    remove_unfinished(run)
+
+
+def remove_unfinished(run: Path) -> None:
+    """Delete what killed saves left in a run that has an intact checkpoint: folders without a manifest."""
+    for folder in [*checkpoints(run), *run.glob(f"{DAMAGED}checkpoint-*")]:
+        if folder.is_dir() and not (folder / MANIFEST).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            logger.warning("deleted %s: it was never finished", folder)
 
 
 def last_intact(run: Path, *, set_aside: bool = False) -> Path | None:
@@ -143,13 +151,15 @@ def last_intact(run: Path, *, set_aside: bool = False) -> Path | None:
 
     - `run`: the folder that contains `checkpoint-<step>` folders; it need not exist.
     - `set_aside`: rename unusable checkpoints to `damaged-checkpoint-<step>`, so that they neither count towards the
-      limit on checkpoints nor mix with new files.
+      limit on checkpoints nor mix with new files. Those that were never finished are deleted once there is an intact one.
 
     **Returns:** the folder, or `None` if there is none.
     """
     for folder in checkpoints(run):
         reason = damage(folder)
         if reason is None:
+            if set_aside:
+                remove_unfinished(run)
             return folder
         kept = folder
         if set_aside:

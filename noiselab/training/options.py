@@ -156,7 +156,7 @@ def _is_config(word: str) -> bool:
 def run_recipe(main: Callable[[], Any]) -> NoReturn:
     """Run a program and exit; errors that the user can fix are reported in one line, without a traceback.
 
-    The exit status is 0; 2 after a `ValueError` or an `OSError`; 130 after an interruption.
+    The exit status is 0; 2 after a `ValueError` or an `OSError`; 130 after an interruption, 143 after SIGTERM.
 
     **Arguments:**
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from filelock import BaseFileLock
 from safetensors.torch import load_file, save_model
 from torch import nn
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
@@ -24,6 +25,7 @@ from .checks import NonFiniteLoss
 from .ema import EMA_FILE, Average
 from .finetuning import is_adapted, merged
 from .processes import barrier, broadcast
+from .stopping import lock
 
 if TYPE_CHECKING:
     Base = transformers.Trainer
@@ -37,6 +39,7 @@ class Saving(Base):
     average: Average | None
     decay: float | None
     settings: dict[str, Any]
+    lock: BaseFileLock | None = None  # of the folder of the run, while it trains
     keep: int | None  # the number of checkpoints to keep, or None for all
     saving: Path | None = None  # the checkpoint being written
     sealed: Path | None = None  # the newest checkpoint known to be intact
@@ -52,6 +55,7 @@ class Saving(Base):
         answer: dict[str, str | None] = {}
         if self.is_world_process_zero():
             try:
+                self.lock = lock(Path(self.args.output_dir or "."))
                 chosen = self._choose(wanted)
                 answer = {"folder": None if chosen is None else str(chosen)}
             except (ValueError, OSError) as error:

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
@@ -30,8 +32,9 @@ from .ema import EMA_FILE, Average
 from .losses import Batch, Loss, call_denoiser, call_network, noised_loss, real_tokens
 from .muon import MuonWithAdamW, block_matrices
 from .noise import Place, derive_seed
-from .processes import total
+from .processes import parallel, total
 from .saving import Saving
+from .stopping import STOPPED, Termination, shielded
 
 
 class Trainer(Saving, transformers.Trainer):
@@ -111,6 +114,7 @@ class Trainer(Saving, transformers.Trainer):
         if ema is not None:
             Average(model, ema)  # fail early if the model cannot be averaged
         # transformers would delete the oldest by modification time, which a clock that is set back turns into the newest.
+        self.termination, self.stopped = Termination(), False
         self.keep, args = args.save_total_limit, copy.copy(args)
         args.save_total_limit = None
         super().__init__(
@@ -252,6 +256,27 @@ class Trainer(Saving, transformers.Trainer):
 
     # Between steps.
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The loader of the training data; its workers ignore SIGTERM, so that the step can be finished."""
+        return shielded(super().get_train_dataloader())
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """The loader of the evaluation data, with workers of the same kind."""
+        return shielded(super().get_eval_dataloader(eval_dataset))
+
+    def must_stop(self, control: transformers.TrainerControl) -> bool:
+        """Whether a process of the run has received SIGTERM; all processes get the same answer."""
+        asked = self.termination.asked
+        if parallel():
+            # Reading a value from a GPU waits for all queued work, so processes agree only when the run waits anyway.
+            if self.args.device.type != "cpu" and not (
+                control.should_log or control.should_evaluate or control.should_save
+            ):
+                return False
+            asked = bool(total(torch.tensor(int(asked), device=self.args.device)))
+        self.stopped = self.stopped or asked
+        return self.stopped
+
     def begin(self) -> None:
         """Start or restore the average; called after the weights are loaded, before the first step."""
         if self.decay is not None:
@@ -329,17 +354,29 @@ class Trainer(Saving, transformers.Trainer):
           or start a new run if there is none; a folder: resume from that checkpoint; `None` or `False`: start a new
           run.
 
+        After SIGTERM the step is finished, a checkpoint is written and `SystemExit` is raised, with status 143.
+
         **Raises:** `ValueError` if the settings differ from those of the checkpoint, if the given checkpoint is not
-        intact, or if a new run would write into the folder of an old one; `NonFiniteLoss` if a loss is not finite;
-        `OSError` if a checkpoint could not be written.
+        intact, if a new run would write into the folder of an old one, or if another run is using the folder;
+        `NonFiniteLoss` if a loss is not finite; `OSError` if a checkpoint could not be written.
         """
-        folder = self.resumed = self.sealed = self.choose(resume_from_checkpoint)
-        self.bad_step.zero_()
-        if folder is not None and self.complete(folder):
-            return self.restore(folder)
         try:
-            return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
+            with self.termination.noted():
+                folder = self.resumed = self.sealed = self.choose(resume_from_checkpoint)
+                self.bad_step.zero_()
+                self.stopped = False
+                if folder is not None and self.complete(folder):
+                    return self.restore(folder)
+                output = super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
         except Exception as error:
             if self.saving is None or isinstance(error, NonFiniteLoss):
                 raise
             raise self.failed_save(error) from error
+        finally:
+            if self.lock is not None:
+                self.lock.release()
+        if self.stopped:
+            if self.is_world_process_zero():
+                print(f"stopped by SIGTERM; started again, the same run continues from {self.sealed}", file=sys.stderr)
+            raise SystemExit(STOPPED)
+        return output
