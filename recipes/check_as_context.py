@@ -25,6 +25,7 @@ from checks.models import CheckModel, load_or_train_model
 from noiselab.dialogue import Chat
 from noiselab.evaluation import interval
 from noiselab.files import new_file, write_json
+from noiselab.networks.model_folders import load_weights_of, model_folder, open_tokenizer
 from noiselab.training.options import Optimization, Run, command_line, run_recipe
 
 CPU = Optimization(
@@ -69,10 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def load_chats(options: CheckOptions) -> Any:
     """Yield the chat models: the named one, or one for each seed, trained if it does not exist."""
     if options.model is not None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
-        network = AutoModelForCausalLM.from_pretrained(options.model, dtype="auto", device_map="auto")
-        yield 0, Chat(network.eval(), AutoTokenizer.from_pretrained(options.model))
+        folder = model_folder(options.model)
+        network = load_weights_of(AutoModelForCausalLM, folder, device_map="auto")
+        yield 0, Chat(network, open_tokenizer(folder))
         return
     for seed in options.seeds:
         run = replace(options.train.run, output=options.train.run.output / f"seed_{seed}")

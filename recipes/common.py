@@ -15,6 +15,7 @@ from noiselab.devices import select_device
 from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.objectives import Objective, elbo
 from noiselab.pipeline import ModelSettings
+from noiselab.pipeline.loading import load_model
 from noiselab.training import Trainer
 from noiselab.training.options import (
     Data,
@@ -276,7 +277,6 @@ def load_or_train(
     resume: str = "auto",
     cpu: bool = False,
     settings: dict[str, Any] | None = None,
-    kind: Any = transformers.LlamaForCausalLM,
 ) -> Any:
     """Load the trained network of a folder; train it first if there is none.
 
@@ -288,7 +288,6 @@ def load_or_train(
     - `resume`: "auto" resumes from the newest intact checkpoint, "never" starts from the beginning.
     - `cpu`: keep the network on the CPU.
     - `settings`: stored beside the weights.
-    - `kind`: the class of the network, with `from_pretrained`.
 
     **Raises:** as `Trainer.train`.
     """
@@ -297,5 +296,5 @@ def load_or_train(
         trainer = build()
         trainer.train(resume_from_checkpoint=None if resume == "never" else resume)
         trainer.save_final(folder / "final", settings=settings)
-    network = kind.from_pretrained(weights).eval()
+    network: Any = load_model(weights)[1]
     return network.to(select_device("cpu" if cpu else None))

@@ -11,6 +11,7 @@ token.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import transformers
 import tyro
@@ -20,6 +21,7 @@ from noiselab.evaluation import correction_grid, correction_grid_table
 from noiselab.files import write_json
 from noiselab.pipeline import DiffusionPipeline
 from noiselab.pipeline.diffusion import interpolating
+from noiselab.pipeline.loading import load_model
 from noiselab.training.options import run_recipe
 
 
@@ -51,7 +53,8 @@ def main(options: Options) -> list[dict]:
     """Evaluate, print the tables, and write them to a file; returns their rows."""
     transformers.logging.set_verbosity_error()
     device = select_device()
-    judge = transformers.LlamaForCausalLM.from_pretrained(options.judge).eval().to(device)
+    judge: Any = load_model(options.judge)[1]
+    judge.to(device)
     written: list[dict] = []
     for folder in options.models:
         pipe = DiffusionPipeline.from_pretrained(folder).to(device)

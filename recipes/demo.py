@@ -35,7 +35,7 @@ from demo_report.report import (
     write_report,
 )
 from noiselab.bench.world import World
-from noiselab.data import token_support
+from noiselab.data import load_tokenizer, token_support
 from noiselab.evaluation import (
     Bound,
     Correction,
@@ -47,6 +47,7 @@ from noiselab.evaluation import (
 )
 from noiselab.files import write_json
 from noiselab.networks.huggingface import TransformersDenoiser, load_dit
+from noiselab.pipeline.loading import load_model
 from noiselab.training import Trainer
 from noiselab.training.options import run_recipe
 
@@ -180,14 +181,14 @@ def train_models(options: Options, steps: dict[str, int], clock: Clock) -> Model
         # Both models read the same tokenizer files, so their tokens are the same by construction.
         judge_trainer = autoregressive.main([*flags("judge"), "--tokenizer", str(out / "diffusion" / "tokenizer")])
     weights = out / "diffusion" / "final" / "ema"
-    tokenizer = transformers.AutoTokenizer.from_pretrained(weights)
+    tokenizer = load_tokenizer(weights)
     support = token_support(tokenizer)
     return Models(
         diffusion,
         judge_trainer,
         tokenizer,
         denoiser=TransformersDenoiser(load_dit(weights)),
-        judge=transformers.LlamaForCausalLM.from_pretrained(out / "judge" / "final" / "ema"),
+        judge=load_model(out / "judge" / "final" / "ema")[1],
         support=support,
         process=nl.gidd(vocab_size=len(support), mask_id=tokenizer.mask_token_id, p_uniform=P_UNIFORM),
     )

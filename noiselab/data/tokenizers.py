@@ -130,7 +130,7 @@ def character_tokenizer(texts: Iterable[str]) -> "transformers.PreTrainedTokeniz
     )
 
 
-def load_tokenizer(name: str | Path) -> "transformers.PreTrainedTokenizerBase":
+def load_tokenizer(name: str | Path, revision: str = "main") -> "transformers.PreTrainedTokenizerBase":
     """Load a tokenizer by name or from a folder, and add mask, padding and end-of-text tokens if they are missing.
 
     Added tokens enlarge the vocabulary: size models and processes by `vocabulary_size(tokenizer)`, not by
@@ -139,13 +139,16 @@ def load_tokenizer(name: str | Path) -> "transformers.PreTrainedTokenizerBase":
 
     **Arguments:**
 
-    - `name`: as in `AutoTokenizer.from_pretrained`; remote code that comes with a tokenizer is never executed.
+    - `name`: a folder, or a name on the Hugging Face Hub; code that comes with a tokenizer is never executed.
+    - `revision`: branch, tag or commit on the Hub; unused for a folder.
 
     **Returns:** a tokenizer with `mask_token_id`, `pad_token_id` and `eos_token_id`.
-    """
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    **Raises:** `ValueError` if there is no tokenizer, if it cannot be read, or if it needs code of its folder.
+    """
+    from ..networks.model_folders import open_tokenizer
+
+    tokenizer = open_tokenizer(name, revision)
     missing: dict[str, Any] = {}
     if tokenizer.mask_token_id is None:
         missing["mask_token"] = MASK

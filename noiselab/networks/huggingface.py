@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..denoisers.base import ProjectedDenoiser
 from ..parametrization import Prediction
 from ..typing import PerSequence, PerToken, Selection, Tokens
 from .dit import ROTARY_BASE, DiT, DiTConfig
+from .model_folders import load_weights_of, model_folder, read_config
 from .outputs import logits_of
 
 
@@ -32,29 +32,16 @@ def load_dit(name: str | Path, dtype: torch.dtype | None = None, revision: str =
     unexpected, or has another shape than the config requires.
     """
     try:
-        settings, _ = DiTConfig.get_config_dict(name, revision=revision)
-        if settings.get("model_type") != DiTConfig.model_type:
-            raise ValueError(f"model_type in config.json must be 'dit'; got {settings.get('model_type')!r}")
-        loaded: Any = DiT.from_pretrained(
-            name,
-            revision=revision,
-            dtype="auto" if dtype is None else dtype,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # all mismatches are reported below
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
+        folder = model_folder(name, revision)
+        kind = read_config(folder).get("model_type")
+        if kind != DiTConfig.model_type:
+            raise ValueError(f"model_type in config.json must be 'dit'; got {kind!r}")
+        model: Any = load_weights_of(DiT, folder, dtype)
+    except ValueError as error:
         raise ValueError(
             f"a DiT checkpoint must have a config.json and intact safetensors weights; {str(name)!r}: {error}"
         ) from error
-    model, info = loaded
-    problems = [f"{key} is missing" for key in sorted(info["missing_keys"])]
-    problems += [f"{key} is unexpected" for key in sorted(info["unexpected_keys"])]
-    problems += [
-        f"{key} must have shape {list(wanted)}; it has {list(found)}"
-        for key, found, wanted in sorted(info["mismatched_keys"])
-    ]
-    problems += [f"{key} is not finite" for key, weight in model.named_parameters() if not finite(weight)]
+    problems: list[str] = []
     rotary = model.rotary_emb
     for found, wanted in zip((rotary.cos_cached, rotary.sin_cached), rotary.tables(), strict=True):
         if not torch.allclose(found.float(), wanted, rtol=0, atol=0.02):  # a table may have been stored in bfloat16
@@ -62,11 +49,6 @@ def load_dit(name: str | Path, dtype: torch.dtype | None = None, revision: str =
     if problems:
         raise ValueError(f"the weights of {str(name)!r} must match config.json: {'; '.join(problems)}")
     return model
-
-
-def finite(weight: Tensor) -> bool:
-    """Whether all entries are finite; unlike `isfinite`, it makes no copy."""
-    return weight.numel() == 0 or all(bool(end.isfinite()) for end in torch.aminmax(weight))
 
 
 class TransformersDenoiser(ProjectedDenoiser):

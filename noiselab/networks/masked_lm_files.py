@@ -5,13 +5,11 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedConfig,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
@@ -20,8 +18,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from .huggingface import finite
 from .masked_lm import CAUSAL, MASKED, MaskedLanguageModel
+from .model_folders import load_weights_of, model_folder, read_config
 
 # Heads for other tasks in the same file, which the masked language model does not use.
 OTHER_HEADS = ("pooler.", "seq_relationship.")
@@ -97,7 +95,8 @@ def load_masked_lm(
     known: dict[str, Any] = {}
     more: dict[str, Any] = {}
     try:
-        settings, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+        folder = model_folder(name, revision)
+        settings = read_config(folder)
         kind = settings.get("model_type")
         loader: Any
         if kind == "Dream":
@@ -106,34 +105,13 @@ def load_masked_lm(
         elif kind == "llada":
             loader, more = LlamaForCausalLM, {"config": _llama(settings), "key_mapping": LLADA_NAMES}
         else:
-            loader, more = _loader(settings), {"trust_remote_code": False}
-        model, info = loader.from_pretrained(
-            name,
-            revision=revision,
-            dtype="auto" if dtype is None else dtype,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # all mismatches are reported below
-            output_loading_info=True,
-            **more,
-        )
-    except (OSError, ValueError, TypeError, AttributeError, SafetensorError, StrictDataclassError) as error:
+            loader = _loader(settings)
+        model = load_weights_of(loader, folder, dtype, other_heads=OTHER_HEADS, **more)
+    except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ValueError(
             "a masked language model must have a config.json that transformers or this function knows, and intact "
             f"safetensors weights; {str(name)!r}: {error}"
         ) from error
-    problems = [f"{key} is missing" for key in sorted(info["missing_keys"])]
-    problems += [
-        f"{key} is unexpected"
-        for key in sorted(info["unexpected_keys"])
-        if not any(head in key for head in OTHER_HEADS)
-    ]
-    problems += [
-        f"{key} must have shape {list(wanted)}; it has {list(found)}"
-        for key, found, wanted in sorted(info["mismatched_keys"])
-    ]
-    problems += [f"{key} is not finite" for key, weight in model.named_parameters() if not finite(weight)]
-    if problems:
-        raise ValueError(f"the weights of {str(name)!r} must match config.json: {'; '.join(problems)}")
     # Otherwise `save_pretrained` would write LLaDA's names beside the config of a Llama.
     vars(model).pop("_weight_conversions", None)
     return MaskedLanguageModel(model, **(known | options))

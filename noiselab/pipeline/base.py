@@ -16,7 +16,7 @@ from ..data.tokenizers import Encoder
 from ..files import new_folder, write_text
 from ..networks.masked_lm import MaskedLanguageModel
 from .card import model_card
-from .loading import check_tokenizer, load_model
+from .loading import check_tokenizer, load_model, open_folder
 from .settings import GenerationSettings, ModelSettings
 
 Self = TypeVar("Self", bound="Pipeline")
@@ -109,7 +109,8 @@ class Pipeline(nn.Module, abc.ABC):
             raise ValueError(
                 f"from_pretrained takes settings, dtype, revision and trust_remote_code; got {sorted(unknown)}"
             )
-        kind, model = load_model(name, dtype=dtype, revision=revision)
+        folder = open_folder(name, revision)  # all files below are of one revision
+        kind, model = load_model(folder, dtype=dtype)
         wanted = Pipeline._by_kind[kind]
         if not (issubclass(cls, wanted) or issubclass(wanted, cls)):
             raise ValueError(
@@ -117,10 +118,10 @@ class Pipeline(nn.Module, abc.ABC):
                 "(Pipeline.from_pretrained selects the class)"
             )
         network = model.model if isinstance(model, MaskedLanguageModel) else model
-        tokenizer = check_tokenizer(name, _logits(network))
-        settings = settings or ModelSettings.from_pretrained(name, revision)
+        tokenizer = check_tokenizer(folder, _logits(network))
+        settings = settings or ModelSettings.from_pretrained(folder)
         made = (cls if issubclass(cls, wanted) else wanted)(
-            model, tokenizer, settings or wanted.default_settings(name, model, tokenizer)
+            model, tokenizer, settings or wanted.default_settings(folder, model, tokenizer)
         )
         return made.eval()  # type: ignore[return-value]
 

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..data import load_tokenizer, token_support, vocabulary_size
 from ..networks.huggingface import load_dit
 from ..networks.masked_lm import CAUSAL, MaskedLanguageModel
 from ..networks.masked_lm_files import load_masked_lm
+from ..networks.model_folders import load_weights_of, model_folder, read_config
 from .original import is_original, load_original
 
 Kind = Literal["dit", "masked", "autoregressive"]
@@ -20,20 +20,43 @@ PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 def load_model(
     name: str | Path, *, dtype: torch.dtype | None = None, revision: str = "main"
 ) -> tuple[Kind, PreTrainedModel | MaskedLanguageModel]:
-    """Load a model from a folder or the Hub, and return its kind with it.
+    """Load a model from a folder or the Hub, and return its kind with it. No pickle is loaded and no remote code is run.
+
+    **Arguments:**
+
+    - `name`: a folder, or a name on the Hugging Face Hub.
+    - `dtype`: the dtype of the weights; by default that of the checkpoint.
+    - `revision`: branch, tag or commit on the Hub; unused for a folder.
 
     **Raises:** `ValueError` if there is no model or it cannot be loaded.
     """
-    check_folder(name)
-    if is_original(name):
-        return load_original(Path(name), dtype)
-    config = _config(name, revision)
+    folder = open_folder(name, revision)
+    if is_original(folder):
+        return load_original(folder, dtype)
+    config = read_config(folder)
     kind, named = config.get("model_type"), set(config.get("architectures") or ())
     if kind == "dit":
-        return "dit", load_dit(name, dtype, revision)
+        return "dit", load_dit(folder, dtype)
     if named & CAUSAL and kind not in ("Dream", "llada"):
-        return "autoregressive", _causal(name, dtype, revision)
-    return "masked", load_masked_lm(name, dtype, revision)
+        return "autoregressive", _causal(folder, dtype)
+    return "masked", load_masked_lm(folder, dtype)
+
+
+def open_folder(name: str | Path, revision: str = "main") -> Path:
+    """The folder of a model, downloaded at this revision if it is a name on the Hub, and checked.
+
+    **Raises:** `ValueError` if there is none, or it must not be opened.
+    """
+    check_folder(name)
+    try:
+        folder = model_folder(name, revision)
+        if not is_original(folder):
+            read_config(folder)
+    except ValueError as error:
+        raise ValueError(
+            f"a model must be a folder or a name on the Hugging Face hub, with a config.json; {str(name)!r}: {error}"
+        ) from error
+    return folder
 
 
 def check_folder(name: str | Path) -> None:
@@ -67,7 +90,7 @@ def check_tokenizer(name: str | Path, states: int) -> Any:
     """
     try:
         tokenizer = load_tokenizer(name)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except ValueError as error:
         raise ValueError(f"a model must come with a tokenizer; {str(name)!r}: {error}") from error
     size = vocabulary_size(tokenizer)
     if size > states:
@@ -82,39 +105,12 @@ def check_tokenizer(name: str | Path, states: int) -> Any:
     return tokenizer
 
 
-def _config(name: str | Path, revision: str) -> dict[str, Any]:
-    try:
-        return PreTrainedConfig.get_config_dict(str(name), revision=revision)[0]
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"a model must be a folder or a name on the Hugging Face hub, with a config.json; {str(name)!r}: {error}"
-        ) from error
-
-
-def _causal(name: str | Path, dtype: torch.dtype | None, revision: str) -> PreTrainedModel:
+def _causal(folder: Path, dtype: torch.dtype | None) -> PreTrainedModel:
     """Load an autoregressive model of transformers."""
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name,
-            revision=revision,
-            dtype="auto" if dtype is None else dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
+        return load_weights_of(AutoModelForCausalLM, folder, dtype)
+    except ValueError as error:
         raise ValueError(
             f"an autoregressive model must have a config.json that transformers knows, and intact safetensors weights; "
-            f"{str(name)!r}: {error}"
+            f"{str(folder)!r}: {error}"
         ) from error
-    model, info = loaded
-    problems = [f"{key} is missing" for key in sorted(info["missing_keys"])]
-    problems += [f"{key} is unexpected" for key in sorted(info["unexpected_keys"])]
-    problems += [
-        f"{key} must have shape {list(wanted)}; it has {list(found)}"
-        for key, found, wanted in sorted(info["mismatched_keys"])
-    ]
-    if problems:
-        raise ValueError(f"the weights of {str(name)!r} must match config.json: {'; '.join(problems)}")
-    return model.eval()

@@ -90,7 +90,10 @@ def load_original(
 
 
 def _model(folder: Path) -> dict[str, Any]:
-    content = yaml.safe_load((folder / CONFIG).read_text())
+    try:
+        content = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{CONFIG} must be plain YAML; {str(folder)!r}: {error}") from error
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict):
         raise ValueError(f"{CONFIG} must have a section `model`; {str(folder)!r} has none")

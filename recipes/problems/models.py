@@ -307,9 +307,7 @@ def load_or_train_gidd(seed: int, options: ProblemModels, words: Words) -> DiT:
             settings=select_settings(options, None),
         )
 
-    return load_or_train(
-        folder, build, averaged=o.ema is not None, resume=options.run.resume, cpu=options.run.cpu, kind=DiT
-    )
+    return load_or_train(folder, build, averaged=o.ema is not None, resume=options.run.resume, cpu=options.run.cpu)
 
 
 def build_noise(words: Words) -> nl.InterpolatingProcess:
