@@ -1,11 +1,18 @@
 """Shared parts of the commands: loading models without warnings, reading and writing samples, printing results."""
 
+import codecs
+import errno
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.records import RecordWriter, as_line
+from ..data.samples import Sample, read_samples
 from ..devices import select_device
 from ..files import write_text
 
@@ -13,6 +20,19 @@ if TYPE_CHECKING:
     import torch
 
     from ..pipeline import Pipeline
+
+__all__ = [
+    "PLOTS",
+    "check_output",
+    "dtype_of",
+    "load",
+    "output",
+    "print_text",
+    "read_samples",
+    "report_results",
+    "texts_for",
+    "write_samples",
+]
 
 
 def load(model: str, device: str | None, settings: Any = None) -> "Pipeline":
@@ -41,44 +61,63 @@ def dtype_of(name: str | None) -> "torch.dtype | None":
     return found
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A text from a file, with its tokens if the file contains them."""
-
-    text: str
-    tokens: tuple[int, ...] | None = None
-    model: str | None = None
-
-
 def write_samples(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON Lines atomically."""
-    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    """Write JSON Lines, each as it comes."""
+    with RecordWriter(path) as writer:
+        for record in records:
+            writer.write(record)
 
 
-def read_samples(path: Path) -> list[Sample]:
-    """Read samples from a file: JSON Lines with `text` and optionally `tokens`, or plain text split at empty lines.
+@contextmanager
+def output(path: Path | None, *inputs: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A function that writes a record to a file, or prints it if there is none.
 
-    **Raises:** `ValueError` if there are no samples or a line cannot be read (the message gives the line).
+    **Arguments:**
+
+    - `path`: the file. Enter the context before the work, so that a file that cannot be written is noticed.
+    - `inputs`: files that the command reads, which must be others.
+
+    **Raises:** `ValueError` if the file cannot be written.
     """
-    if not path.is_file():
-        raise ValueError(f"samples must be a file; nothing found at {path}")
-    content = path.read_text(encoding="utf-8")
-    if path.suffix not in (".jsonl", ".json"):
-        found = [Sample(part.strip("\n")) for part in content.split("\n\n") if part.strip()]
-    else:
-        found = [_sample(path, i, line) for i, line in enumerate(content.splitlines(), 1) if line.strip()]
-    if not found:
-        raise ValueError(f"samples must contain at least one text; {path} has none")
-    return found
+    if path is None:
+        yield lambda record: print_text(as_line(record, ascii_only=not _prints_unicode()))
+        return
+    for other in inputs:
+        if path.exists() and other.exists() and path.samefile(other):
+            raise ValueError(f"out must be another file than those that are read; got {path}")
+    with RecordWriter(path) as writer:
+        yield writer.write
 
 
-def _sample(path: Path, number: int, line: str) -> Sample:
+PLOTS = (".svg", ".png", ".pdf")
+"""The suffixes of plots."""
+
+
+def check_output(path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
+    """Raise `ValueError` unless a file can be written and has one of the suffixes, if any; call it before the work."""
+    if path is None:
+        return
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ValueError(f"the output must end in {', '.join(suffixes)}; got {path}")
     try:
-        record = json.loads(line)
-        tokens = record.get("tokens")
-        return Sample(str(record["text"]), None if tokens is None else tuple(map(int, tokens)), record.get("model"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"each line must be a JSON object with `text`; {path}, line {number}: {error!r}") from error
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"the output must be a file that can be written; got {path}: {error.strerror}") from error
+
+
+def print_text(text: str) -> None:
+    """Print a text, with replacements for characters that the terminal or the locale cannot encode."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+def _prints_unicode() -> bool:
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return codecs.lookup(encoding).name == "utf-8"
 
 
 def texts_for(pipe: "Pipeline", samples: Iterable[Sample]) -> tuple[list[str], int]:
@@ -104,4 +143,4 @@ def report_results(found: Mapping[str, Any], out: Path | None, as_json: bool, te
     """Write results to a file if given, and print them as JSON or as text."""
     if out is not None:
         write_text(out, json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found, indent=2) if as_json else text, flush=True)
+    print_text(json.dumps(found, indent=2) if as_json else text)

@@ -1,5 +1,6 @@
 """`noiselab correct`: self-correction of texts in a file."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +15,9 @@ class Options:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """folder of a model, or its name on the Hugging Face hub"""
     samples: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SAMPLES")]
-    """JSON Lines from `noiselab generate`, or a text file with samples separated by empty lines"""
+    """JSON Lines from `noiselab generate`, or a text file with samples separated by empty lines; also .gz or .zst"""
     out: Path | None = None
-    """output file for JSON Lines; by default they are printed"""
+    """output file for JSON Lines, written text by text; by default they are printed"""
     steps: int = 128
     """maximum network evaluations per text"""
     temperature: float = 0.1
@@ -43,47 +44,55 @@ class Options:
 
 def main(options: Options) -> list[dict[str, Any]]:
     """Correct texts; write or print the records and return them."""
-    import json
-
-    import torch
-
     from ..pipeline import DiffusionPipeline
-    from .common import dtype_of, load, read_samples, texts_for, write_samples
+    from .common import load, output, print_text, read_samples, texts_for
 
     samples = read_samples(options.samples)
-    pipe = load(options.model, options.device)
-    if not isinstance(pipe, DiffusionPipeline):
-        raise ValueError(f"model must be a diffusion model; {options.model!r} is autoregressive")
-    texts, kept = texts_for(pipe, samples)
-    before = pipe.encode(texts)
-    after = pipe.self_correction(
-        texts,
-        options.steps,
-        options.temperature,
-        options.t0,
-        options.early_stopping,
-        options.patience,
-        tokens_per_step=options.tokens_per_step,
-        as_released=options.as_released,
-        batch_size=options.batch_size,
-        generator=torch.Generator().manual_seed(options.seed),
-        show_progress=options.out is not None,
-        dtype=dtype_of(options.dtype),
-    )
-    records = []
-    for ids, old, new in zip(before, texts, after, strict=True):
-        tokens = list(getattr(new, "tokens", ()))
-        changed = sum(a != b for a, b in zip(ids, tokens, strict=False)) / len(ids)
-        records.append(
-            {"text": str(new), "tokens": tokens, "before": str(old), "changed": changed, "model": options.model}
-        )
-    if options.out is None:
-        print("\n".join(json.dumps(record, ensure_ascii=False) for record in records))
-    else:
-        write_samples(options.out, records)
+    if options.batch_size < 1:
+        raise ValueError(f"batch-size must be at least 1; got {options.batch_size}")
+    records: list[dict[str, Any]] = []
+    with output(options.out, options.samples) as write:
+        pipe = load(options.model, options.device)
+        if not isinstance(pipe, DiffusionPipeline):
+            raise ValueError(f"model must be a diffusion model; {options.model!r} is autoregressive")
+        texts, kept = texts_for(pipe, samples)
+        before = pipe.encode(texts)
+        for record in _corrected(pipe, texts, before, options):
+            write(record)
+            records.append(record)
+    if options.out is not None:
         share = sum(record["changed"] * len(ids) for record, ids in zip(records, before, strict=True)) / sum(
             map(len, before)
         )
         how = f"{kept} with the tokens of the file" if kept else "all encoded again"
-        print(f"{len(records)} texts ({how}), {share:.1%} of the tokens changed; written to {options.out}")
+        print_text(f"{len(records)} texts ({how}), {share:.1%} of the tokens changed; written to {options.out}")
     return records
+
+
+def _corrected(pipe: Any, texts: list[str], before: list[list[int]], options: Options) -> Iterator[dict[str, Any]]:
+    """The records of the texts, batch by batch."""
+    import torch
+
+    from .common import dtype_of
+
+    generator = torch.Generator().manual_seed(options.seed)
+    for first in range(0, len(texts), options.batch_size):
+        some = slice(first, first + options.batch_size)
+        after = pipe.self_correction(
+            texts[some],
+            options.steps,
+            options.temperature,
+            options.t0,
+            options.early_stopping,
+            options.patience,
+            tokens_per_step=options.tokens_per_step,
+            as_released=options.as_released,
+            batch_size=options.batch_size,
+            generator=generator,
+            show_progress=options.out is not None,
+            dtype=dtype_of(options.dtype),
+        )
+        for ids, old, new in zip(before[some], texts[some], after, strict=True):
+            tokens = list(getattr(new, "tokens", ()))
+            changed = sum(a != b for a, b in zip(ids, tokens, strict=False)) / len(ids)
+            yield {"text": str(new), "tokens": tokens, "before": str(old), "changed": changed, "model": options.model}

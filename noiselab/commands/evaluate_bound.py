@@ -46,8 +46,9 @@ def main(options: Options) -> dict[str, Any]:
     from ..data import FileCorpus, TokenBlocks, pack
     from ..evaluation import generative_perplexity, validation_bound
     from ..pipeline import DiffusionPipeline
-    from .common import load, report_results
+    from .common import check_output, load, report_results
 
+    check_output(options.out)
     if not options.files:
         raise ValueError("files must name at least one file; got none")
     pipe = load(options.model, options.device)

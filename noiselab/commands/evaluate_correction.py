@@ -48,8 +48,10 @@ def main(options: Options) -> dict[str, Any]:
     from ..evaluation import correction_grid, correction_grid_table
     from ..pipeline import AutoregressivePipeline, DiffusionPipeline
     from ..pipeline.diffusion import interpolating
-    from .common import load, report_results
+    from .common import PLOTS, check_output, load, report_results
 
+    check_output(options.out)
+    check_output(options.plot, PLOTS)
     pipe, judge = load(options.model, options.device), load(options.judge, options.device)
     if not isinstance(pipe, DiffusionPipeline) or not isinstance(judge, AutoregressivePipeline):
         raise ValueError(

@@ -14,7 +14,7 @@ class Options:
     """
 
     samples: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SAMPLES")]
-    """JSON Lines from `noiselab generate`, or a text file with samples separated by empty lines"""
+    """JSON Lines from `noiselab generate`, or a text file with samples separated by empty lines; also .gz or .zst"""
     judge: str
     """a causal model: a folder or a Hub name, such as google/gemma-2-9b (used by GIDD's authors) or gpt2-large"""
     reference: Path | None = None
@@ -39,9 +39,11 @@ def main(options: Options) -> dict[str, Any]:
 
     from ..evaluation import generative_perplexity, text_perplexity
     from ..pipeline import AutoregressivePipeline
-    from .common import load, read_samples, report_results, texts_for
+    from .common import check_output, load, read_samples, report_results, texts_for
 
+    check_output(options.out)
     samples = read_samples(options.samples)
+    reference = None if options.reference is None else [sample.text for sample in read_samples(options.reference)]
     pipe = load(options.judge, options.device)
     if not isinstance(pipe, AutoregressivePipeline):
         raise ValueError(f"judge must be a causal model; {options.judge!r} is a diffusion model")
@@ -75,8 +77,8 @@ def main(options: Options) -> dict[str, Any]:
         "entropy": judged.entropy,
         "distinct": list(judged.distinct),
     }
-    if options.reference is not None:
-        found["mauve"] = _mauve([str(t) for t in texts], [sample.text for sample in read_samples(options.reference)])
+    if reference is not None:
+        found["mauve"] = _mauve([str(t) for t in texts], reference)
     grams = ", ".join(f"{value:.3f}" for value in judged.distinct)
     lines = [
         f"{judged.samples} samples, {judged.tokens:,} tokens scored ({how})",

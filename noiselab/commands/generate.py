@@ -1,5 +1,6 @@
 """`noiselab generate`: generate texts as JSON Lines."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,7 +38,7 @@ class Options:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """folder of a model, or its name on the Hugging Face hub"""
     out: Path | None = None
-    """output file for JSON Lines; by default they are printed"""
+    """output file for JSON Lines, written text by text; by default they are printed"""
     num_samples: int = 4
     """number of texts, for each prompt if prompts are given"""
     steps: int | None = None
@@ -70,44 +71,60 @@ class Options:
 
 def main(options: Options) -> list[dict[str, Any]]:
     """Generate texts; write or print the records and return them."""
-    import json
+    from .common import load, output, print_text
 
+    if options.num_samples < 1 or options.batch_size < 1:
+        raise ValueError(
+            f"num-samples and batch-size must be at least 1; got {options.num_samples} and {options.batch_size}"
+        )
+    records: list[dict[str, Any]] = []
+    with output(options.out) as write:
+        pipe = load(options.model, options.device)
+        starts: list[str | None] = [*options.prompt] or [None]
+        prompts = [prompt for prompt in starts for _ in range(options.num_samples)]
+        for prompt, text in zip(prompts, _generated(pipe, prompts, options), strict=True):
+            record = {"text": str(text), "tokens": getattr(text, "tokens", None), "prompt": prompt}
+            record["model"] = options.model
+            write(record)
+            records.append(record)
+    if options.out is not None:
+        print_text(f"{len(records)} texts written to {options.out}")
+    return records
+
+
+def _generated(pipe: Any, prompts: Sequence[str | None], options: Options) -> Iterator[str]:
+    """The texts, batch by batch."""
     import torch
 
     import noiselab as nl
 
-    from ..pipeline import AutoregressivePipeline, DiffusionPipeline
-    from .common import dtype_of, load, write_samples
+    from ..pipeline import AutoregressivePipeline
+    from .common import dtype_of
 
-    pipe = load(options.model, options.device)
     shared: dict[str, Any] = {
         name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "min_p", "length")
     }
-    shared |= {"num_samples": options.num_samples, "prompts": options.prompt or None, "dtype": dtype_of(options.dtype)}
-    shared |= {"generator": torch.Generator().manual_seed(options.seed)}
+    shared |= {"dtype": dtype_of(options.dtype), "generator": torch.Generator().manual_seed(options.seed)}
+    if options.prompt:
+        pipe.encode(options.prompt)  # so that one that is too long is noticed before the work
     if isinstance(pipe, AutoregressivePipeline):
         if options.steps is not None or options.as_released or options.sampler != "ancestral":
             raise ValueError("steps, sampler and as-released require a diffusion model; this model is autoregressive")
-        texts = pipe.generate(**shared)
-    else:
-        assert isinstance(pipe, DiffusionPipeline)
-        texts = pipe.generate(
-            num_inference_steps=options.steps,
-            sampler=None if options.sampler == "ancestral" else getattr(nl.samplers, SAMPLERS[options.sampler]),
+        for first in range(0, len(prompts), options.num_samples):
+            one = prompts[first]
+            for done in range(0, options.num_samples, options.batch_size):
+                count = min(options.batch_size, options.num_samples - done)
+                yield from pipe.generate(count, prompts=None if one is None else [one], **shared)
+        return
+    shared["sampler"] = None if options.sampler == "ancestral" else getattr(nl.samplers, SAMPLERS[options.sampler])
+    for first in range(0, len(prompts), options.batch_size):
+        some = prompts[first : first + options.batch_size]
+        yield from pipe.generate(
+            1 if options.prompt else len(some),
+            options.steps,
+            prompts=some if options.prompt else None,
             as_released=options.as_released,
             batch_size=options.batch_size,
             show_progress=options.out is not None,
             **shared,
         )
-    records = []
-    for i, text in enumerate(texts):
-        prompt = options.prompt[i // options.num_samples] if options.prompt else None
-        records.append(
-            {"text": str(text), "tokens": getattr(text, "tokens", None), "prompt": prompt, "model": options.model}
-        )
-    if options.out is None:
-        print("\n".join(json.dumps(record, ensure_ascii=False) for record in records))
-    else:
-        write_samples(options.out, records)
-        print(f"{len(records)} texts written to {options.out}")
-    return records

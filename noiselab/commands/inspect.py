@@ -37,8 +37,11 @@ def main(options: Options) -> dict[str, Any]:
 
     from ..pipeline import DiffusionPipeline
     from ..pipeline.card import facts_of
-    from .common import load, report_results
+    from .common import PLOTS, check_output, load, report_results
 
+    check_output(options.out)
+    check_output(options.plot, PLOTS)
+    check_output(options.denoising)
     pipe = load(options.model, options.device)
     facts = facts_of(pipe)
     if (options.plot or options.denoising) and not isinstance(pipe, DiffusionPipeline):

@@ -1,26 +1,24 @@
-"""Corpora in local files: plain text, JSON Lines and Parquet."""
+"""Corpora in local files: plain text, JSON and Parquet."""
 
 import glob
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from .corpus import Corpus, fingerprint
-
-_TEXT = {".txt", ".text", ".md", ".rst", ".py"}
-_SUFFIXES = {*_TEXT, ".jsonl", ".parquet"}
+from .records import COMPRESSED, PLAIN, STRUCTURED, kind_of, known_suffixes, read_rows, read_text, text_of
 
 
 class FileCorpus(Corpus):
-    r"""Texts in local files. Each text file, each line of a JSON Lines file and each row of a Parquet file is one
-    document.
+    r"""Texts in local files. Each text file, each line of a JSON Lines file, each item of a JSON array and each row of a
+    Parquet file is one document.
 
     **Arguments:**
 
-    - `paths`: files, folders (searched recursively for supported suffixes; hidden names are skipped) or glob patterns
-      (`**` crosses folders). Supported: `.txt .text .md .rst .py`, `.jsonl`, `.parquet`. Text must be UTF-8.
-    - `field`: the JSON field or Parquet column that contains the text. Empty and null texts are skipped.
+    - `paths`: files, folders or glob patterns (`**` crosses folders). Supported: `.txt .text .md .rst .py`, `.jsonl`, `.json`
+      (an array, an object or lines), `.parquet`, each also with `.gz` or `.zst`. Text must be UTF-8. Folders are searched
+      recursively, without hidden names, `.json` files (often settings: name them), and compressed copies of other files.
+    - `field`: the JSON field or Parquet column that contains the text; `data.text` is the field `text` of the field `data`.
+      Empty and null texts are skipped.
     - `name`: a short name used in file names and messages.
 
     **Raises:** `ValueError` if a path matches no file or a suffix is not supported; while reading, if the field is
@@ -54,7 +52,7 @@ class FileCorpus(Corpus):
     def __iter__(self) -> Iterator[str]:
         found = False
         for path in self.paths:
-            for text in _read(path, self.field):
+            for text in _texts(path, self.field):
                 if text:
                     found = True
                     yield text
@@ -74,12 +72,16 @@ def _find(path: str | Path) -> list[Path]:
         files = [
             file
             for file in place.rglob("*")
-            if file.suffix.lower() in _SUFFIXES
+            if kind_of(file) in {*PLAIN, *STRUCTURED} - {".json"}
             and not any(part.startswith(".") for part in file.relative_to(place).parts)
+            and not (file.suffix.lower() in COMPRESSED and file.with_suffix("").is_file())
             and file.is_file()
         ]
         if not files:
-            raise ValueError(f"a folder must contain files that end in {_known()}; {path} has none")
+            raise ValueError(
+                f"a folder must contain files that end in {known_suffixes()}; {path} has none (.json files must be named, or "
+                "found by a pattern)"
+            )
         return files
     if place.is_file():
         files = [place]
@@ -88,61 +90,14 @@ def _find(path: str | Path) -> list[Path]:
         if not files:
             raise ValueError(f"a path must be a file, a folder or a matching pattern; nothing found at {path}")
     for file in files:
-        if file.suffix.lower() not in _SUFFIXES:
-            raise ValueError(f"a file must end in {_known()}; got {file}")
+        if kind_of(file) not in (*PLAIN, *STRUCTURED):
+            raise ValueError(f"a file must end in {known_suffixes()}; got {file}")
     return files
 
 
-def _known() -> str:
-    return ", ".join(sorted(_SUFFIXES))
-
-
-def _read(path: Path, field: str) -> Iterator[str]:
-    suffix = path.suffix.lower()
-    if suffix == ".jsonl":
-        yield from _read_json_lines(path, field)
-    elif suffix == ".parquet":
-        yield from _read_parquet(path, field)
+def _texts(path: Path, field: str) -> Iterator[str]:
+    """The texts of a file; null is an empty text."""
+    if kind_of(path) in PLAIN:
+        yield read_text(path)
     else:
-        try:
-            yield path.read_bytes().decode("utf-8")  # not read_text, which converts line ends
-        except UnicodeDecodeError as error:
-            raise ValueError(f"a text file must be UTF-8; {path}: {error}") from error
-
-
-def _read_json_lines(path: Path, field: str) -> Iterator[str]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"a line must be JSON; {path}, line {number}: {error}") from error
-            if not isinstance(row, dict) or field not in row:
-                came = f"the fields {sorted(row)}" if isinstance(row, dict) else f"a {type(row).__name__}"
-                raise ValueError(f"a line must have the field {field!r}; {path}, line {number} has {came}")
-            yield checked_text(row[field], field, f"{path}, line {number}")
-
-
-def _read_parquet(path: Path, field: str) -> Iterator[str]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(path) as file:
-        columns = file.schema_arrow.names
-        if field not in columns:
-            raise ValueError(f"a parquet file must have the column {field!r}; {path} has {sorted(columns)}")
-        number = 0
-        for batch in file.iter_batches(batch_size=1024, columns=[field]):
-            for value in batch.column(0).to_pylist():
-                yield checked_text(value, field, f"{path}, row {number}")
-                number += 1
-
-
-def checked_text(value: Any, field: str, place: str) -> str:
-    """Return the text of a field, or an empty string for null; raise `ValueError` for any other type."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ValueError(f"the field {field!r} must be text; {place} has a {type(value).__name__}")
-    return value
+        yield from (text_of(row, field, place) or "" for place, row in read_rows(path, (field,)))

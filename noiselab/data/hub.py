@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .corpus import Corpus, check_part, fingerprint
-from .files import checked_text, signature
+from .files import signature
+from .records import text_of
 
 if TYPE_CHECKING:
     import datasets
@@ -26,7 +27,7 @@ class HubCorpus(Corpus):
       together with `data_files`.
     - `config`: the configuration of the data set, if it has several.
     - `split`: the split to read.
-    - `field`: the column that contains the text. Empty and null texts are skipped.
+    - `field`: the column that contains the text, as for `FileCorpus`. Empty and null texts are skipped.
     - `revision`: a commit of the data set. Without it, the cache of packed tokens does not notice that a data set on the
       Hub has changed.
     - `data_files`: as in `datasets.load_dataset`. Changes of local files, also of those that a pattern or a local folder
@@ -107,10 +108,11 @@ class HubCorpus(Corpus):
         # `iter`, not `__iter__`, which divides the shards among loader workers. The parts are already divided here, so
         # that dividing them again would leave all workers but the first without data.
         for batch in dataset.iter(batch_size=256):
-            if self.field not in batch:
+            column = self.field if self.field in batch else self.field.partition(".")[0]
+            if column not in batch:
                 raise ValueError(f"a data set must have the field {self.field!r}; {self.name!r} has {sorted(batch)}")
-            for value in batch[self.field]:
-                text = checked_text(value, self.field, self.name)
+            for value in batch[column]:
+                text = text_of({column: value}, self.field, self.name)
                 if text:
                     yield text
 

@@ -1,0 +1,280 @@
+"""The one reader and the one writer of files of texts and samples, compressed or not, always in UTF-8.
+
+Lines end at a line feed only: a text may contain the other signs that Unicode counts as line ends.
+"""
+
+import gzip
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+PLAIN = (".txt", ".text", ".md", ".rst", ".py")
+STRUCTURED = (".jsonl", ".json", ".parquet")
+COMPRESSED = (".gz", ".zst")
+Place = str
+"""Where a text was found: a file with a line, an item or a row."""
+
+
+def kind_of(path: Path) -> str:
+    """The suffix of a file below that of its compression, in lower case."""
+    name = Path(path.name.lower())
+    return Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
+
+
+def known_suffixes() -> str:
+    """The suffixes that can be read, for messages."""
+    return f"{', '.join(sorted((*PLAIN, *STRUCTURED)))}, also with {' or '.join(COMPRESSED)}"
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, with its line ends as they are and without a byte order mark.
+
+    **Raises:** `ValueError`, with the file, if it is not UTF-8 or cannot be decompressed.
+    """
+    return _decoded(b"".join(_chunks(path)), str(path))
+
+
+def read_rows(path: Path, fields: tuple[str, ...] = ("text",)) -> Iterator[tuple[Place, Any]]:
+    """The rows of a file of JSON Lines, of a JSON array or object, or of a Parquet table.
+
+    **Arguments:**
+
+    - `path`: the file.
+    - `fields`: the columns of a Parquet table that are read, as far as they exist; nested ones as in `text_of`.
+
+    **Returns:** an iterator over the place of each row, for messages, and the row.
+
+    **Raises:** `ValueError`, with file and line, if the file cannot be read.
+    """
+    kind = kind_of(path)
+    if kind == ".parquet":
+        return _parquet_rows(path, fields)
+    if kind == ".json":
+        return _json_rows(path)
+    return _line_rows(path)
+
+
+def text_of(row: Any, field: str, place: Place) -> str | None:
+    """The text in a field of a row, or `None` for null.
+
+    **Arguments:**
+
+    - `row`: a row of `read_rows`.
+    - `field`: its name; a dot separates the names of nested fields, unless the row has a field of the whole name.
+    - `place`: where the row was found.
+
+    **Raises:** `ValueError`, with the place, if the row has no such field, or it is neither text nor null.
+
+    **Example:**
+
+    ```python
+    from noiselab.data.records import text_of
+
+    assert text_of({"data": {"text": "the cat"}}, "data.text", "a.jsonl, line 1") == "the cat"
+    ```
+    """
+    value = row
+    for name in [field] if isinstance(row, dict) and field in row else field.split("."):
+        if not isinstance(value, dict) or name not in value:
+            came = f"the fields {sorted(value)}" if isinstance(value, dict) else f"a {type(value).__name__}"
+            raise ValueError(f"a line must have the field {field!r}; {place} has {came}")
+        value = value[name]
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"the field {field!r} must be text; {place} has a {type(value).__name__}")
+    return value
+
+
+class RecordWriter:
+    """Writes records as JSON Lines, each as soon as it is there; a context manager.
+
+    A file that exists is emptied when the first record is written, and left as it is if there is none. A file that ends in
+    `.gz` or `.zst` is compressed.
+
+    **Arguments:**
+
+    - `path`: the file; its folder is made if needed.
+
+    **Raises:** `ValueError` at once if the file cannot be written.
+
+    **Example:**
+
+    ```python
+    import pathlib, tempfile
+    from noiselab.data.records import RecordWriter, read_rows
+
+    path = pathlib.Path(tempfile.mkdtemp()) / "samples.jsonl.gz"
+    with RecordWriter(path) as writer:
+        writer.write({"text": "the cat"})
+    assert [row for place, row in read_rows(path)] == [{"text": "the cat"}]
+    ```
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.count, self._new = path, 0, not path.exists()
+        self._compression = path.suffix.lower() if path.suffix.lower() in COMPRESSED else ""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: IO[bytes] = path.open("ab")
+        except OSError as error:
+            raise ValueError(f"the output must be a file that can be written; got {path}: {error.strerror}") from error
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Write one record."""
+        if not self.count and self.path.is_file():
+            self._file.truncate(0)
+        line = f"{as_line(record)}\n".encode()
+        self._file.write(_compressed(line, self._compression))
+        self._file.flush()
+        self.count += 1
+
+    def __enter__(self) -> "RecordWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self._new and not self.count and self.path.is_file():
+            self.path.unlink()
+
+
+def as_line(record: Mapping[str, Any], ascii_only: bool = False) -> str:
+    """One line of JSON without any sign that Unicode counts as a line end, and that UTF-8 can encode.
+
+    **Arguments:**
+
+    - `record`: what is written.
+    - `ascii_only`: write other characters as their escapes, which mean the same.
+    """
+    line = json.dumps(record, ensure_ascii=ascii_only)
+    for sign in ("\u0085", "\u2028", "\u2029"):  # JSON allows them only in strings, where an escape means the same
+        line = line.replace(sign, f"\\u{ord(sign):04x}")
+    try:
+        line.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which has an escape but no UTF-8
+        return json.dumps(record)
+    return line
+
+
+def _line_rows(path: Path) -> Iterator[tuple[Place, Any]]:
+    for number, line in enumerate(_lines(path), start=1):
+        place = f"{path}, line {number}"
+        text = _decoded(line, place)
+        if text.strip():
+            yield place, _parsed(text, "a line must be JSON", place)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[Place, Any]]:
+    """An array or one object if the whole file is one, and lines otherwise."""
+    content = read_text(path)
+    if content.lstrip().startswith("["):
+        for number, row in enumerate(_parsed(content, "the file must be one JSON array", str(path)), start=1):
+            yield f"{path}, item {number}", row
+        return
+    try:
+        row = json.loads(content)
+    except (ValueError, RecursionError):
+        yield from _line_rows(path)
+    else:
+        yield str(path), row
+
+
+def _parsed(text: str, must: str, place: Place) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{must}; {place}: {error}") from error
+
+
+def _decoded(content: bytes, place: Place) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a text file must be UTF-8; {place}: {error}") from error
+
+
+def _parquet_rows(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[Place, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            there, number = file.schema_arrow.names, 0
+            columns = [name for name in there if name in fields or any(f.startswith(f"{name}.") for f in fields)]
+            if not columns:
+                raise ValueError(f"a parquet file must have the column {fields[0]!r}; {path} has {sorted(there)}")
+            for batch in file.iter_batches(batch_size=1024, columns=columns):
+                for row in batch.to_pylist():
+                    yield f"{path}, row {number}", row
+                    number += 1
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"a parquet file must be readable; {path}: {error}") from error
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    rest = b""
+    for chunk in _chunks(path):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
+def _chunks(path: Path, size: int = 2**20) -> Iterator[bytes]:
+    """The decompressed bytes of a file."""
+    try:
+        with _opened(path) as file:
+            while chunk := file.read(size):
+                yield chunk
+    except (OSError, EOFError, ValueError) as error:  # zlib's errors and those of pyarrow are among these or below
+        raise ValueError(f"a file must be readable; {path}: {error}") from error
+
+
+def _opened(path: Path) -> Any:
+    match path.suffix.lower():
+        case ".gz":
+            return _Gzip(path)
+        case ".zst":
+            _require_zstd(path)
+            import pyarrow
+
+            return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+        case _:
+            return path.open("rb")
+
+
+class _Gzip(gzip.GzipFile):
+    """A gzip file whose damage is always an OSError."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        import zlib
+
+        try:
+            return super().read(size)
+        except zlib.error as error:
+            raise OSError(str(error)) from error
+
+
+def _compressed(content: bytes, compression: str) -> bytes:
+    """Content as a part of a compressed file, which may have any number of them."""
+    if compression == ".gz":
+        return gzip.compress(content, mtime=0)
+    if compression == ".zst":
+        import pyarrow
+
+        return bytes(pyarrow.compress(content, codec="zstd", asbytes=True))
+    return content
+
+
+def _require_zstd(path: Path) -> None:
+    try:
+        import pyarrow
+
+        able = pyarrow.Codec.is_available("zstd")
+    except ImportError:
+        able = False
+    if not able:
+        raise ValueError(f"a .zst file needs the package pyarrow with zstd (pip install pyarrow); got {path}")
