@@ -72,7 +72,8 @@ def check_model_folder(folder: Path) -> None:
                 f"code must not be named by a model's files; config.json of {str(folder)!r} names {value!r}"
             )
     for key, value in settings_in(words):
-        if key == "fast_tokenizer_files" and not all(is_plain(one, (".json",)) for one in value or []):
+        plain = isinstance(value, list) and all(is_plain(one, (".json",)) for one in value)
+        if key == "fast_tokenizer_files" and not plain:
             raise ValueError(f"a tokenizer must be in {str(folder)!r}; tokenizer_config.json names {value!r}")
     for content in (config, words):
         check_tokenizer_class(content.get("tokenizer_class"), folder)
@@ -156,7 +157,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     if not (folder / "config.json").is_file():
         raise ValueError(f"a model must have a config.json; {str(folder)!r} has none")
-    return read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
+    kind, named = config.get("model_type"), config.get("architectures")
+    names = [
+        *([] if kind is None else [kind]),
+        *(named if isinstance(named, list) else [] if named is None else [named]),
+    ]
+    if not all(isinstance(name, str) for name in names) or isinstance(named, str):
+        raise ValueError(
+            f"model_type must be a name and architectures a list of names; config.json of {str(folder)!r} has {kind!r}, "
+            f"{named!r}"
+        )
+    return config
 
 
 def load_weights_of(
@@ -231,6 +243,12 @@ def open_tokenizer(name: str | Path, revision: str = "main") -> PreTrainedTokeni
     """
     folder = model_folder(name, revision, weights=False)
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        special = list(tokenizer.all_special_ids)
     except Exception as error:  # readers of damaged files raise errors of any class
         raise ValueError(f"a tokenizer must be one of transformers, and intact; {str(name)!r}: {error}") from error
+    if not all(isinstance(one, int) for one in special):
+        raise ValueError(
+            f"the special tokens of a tokenizer must have an id each; those of {str(name)!r} have {special}"
+        )
+    return tokenizer

@@ -94,8 +94,10 @@ class ModelSettings:
             return None
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content.get("noise") is not None and not isinstance(content["noise"], Mapping):
+                raise ValueError(f"noise must be an object or null; got {content['noise']!r}")
             generation = GenerationSettings(**content.pop("generation", {}))
             return cls(**content, generation=generation)
-        except (TypeError, AttributeError, ValueError) as error:
+        except (TypeError, AttributeError, ValueError, RecursionError) as error:
             names = [f.name for f in fields(cls)]
             raise ValueError(f"{FILE} must be a JSON object of {names}; {str(path)!r}: {error}") from error

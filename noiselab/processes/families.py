@@ -40,21 +40,23 @@ def process_from(settings: Mapping[str, Any]) -> NoiseProcess:
     print(process_from({"family": "masked", "vocab_size": 50, "mask_id": 49, "signal": "cosine"}))
     ```
     """
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"the settings of a process must be `family` and its arguments; got {settings!r}")
     given = dict(settings)
     family = given.pop("family", None)
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise ValueError(
             f"family must be one of {sorted(FAMILIES)}, or registered in noiselab.processes.FAMILIES; got {family!r}"
         )
     if "signal" in given:
         given["signal"] = _signal(given["signal"])
-    if "frequencies" in given:
-        given["frequencies"] = torch.tensor(given["frequencies"], dtype=torch.float64)
-    if "support" in given:
-        given["support"] = torch.tensor(given["support"], dtype=torch.bool)
     try:
+        if "frequencies" in given:
+            given["frequencies"] = torch.tensor(given["frequencies"], dtype=torch.float64)
+        if "support" in given:
+            given["support"] = torch.tensor(given["support"], dtype=torch.bool)
         return FAMILIES[family](**given)
-    except TypeError as error:
+    except (TypeError, RuntimeError, OverflowError) as error:
         raise ValueError(f"the settings of {family!r} must be its arguments; {error}") from error
 
 
@@ -62,7 +64,7 @@ def _signal(given: Any) -> Schedule:
     """A schedule by name."""
     arguments = dict(given) if isinstance(given, Mapping) else {"name": given}
     name = arguments.pop("name", None)
-    if name not in SIGNALS:
+    if not isinstance(name, str) or name not in SIGNALS:
         raise ValueError(f"signal must be one of {SIGNALS}, with arguments or without; got {given!r}")
     try:
         return getattr(schedules, name)(**arguments)

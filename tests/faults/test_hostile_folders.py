@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from small import SIZES, pipeline, tokenizer
-from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import noiselab
 from noiselab.data import load_tokenizer
@@ -20,9 +20,10 @@ from noiselab.networks.huggingface import load_dit
 from noiselab.networks.masked_lm_files import load_masked_lm
 from noiselab.pipeline import Pipeline
 from noiselab.pipeline.loading import load_model
+from noiselab.processes import process_from
 
 WIDTHS = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-KINDS = ["dit", "llama", "bert"]
+KINDS = ["dit", "llama"]
 CODE = """open({mark!r}, "w").close()
 import transformers
 class T(transformers.PreTrainedTokenizerFast): pass
@@ -50,10 +51,7 @@ def folder(request, tmp_path, monkeypatch):
         pipeline(dtype=torch.float32).save_pretrained(made)
     else:
         words, sizes = tokenizer(), {**WIDTHS, "max_position_embeddings": SIZES["max_seq_len"]}
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **sizes))
-        if request.param == "bert":
-            model = BertForMaskedLM(BertConfig(vocab_size=len(words), **sizes))
-        model.save_pretrained(made)
+        LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **sizes)).save_pretrained(made)
         words.save_pretrained(made)
     (made / "code.py").write_text(CODE.format(mark=str(tmp_path / "ran")))
     (made / "custom_generate").mkdir()
@@ -219,6 +217,51 @@ def test_damaged_files_are_refused_in_words(folder, file, text):
         Pipeline.from_pretrained(folder)
     except ValueError as error:
         assert "must" in str(error)
+
+
+ODD = [None, "x", -1, 0, 1e30, 10**40, [], {}, float("nan"), True, [[1]], ""]
+SETTINGS = {
+    "noiselab.json": ["noise", "predicts", "generation", "more"],
+    "config.json": [
+        "architectures",
+        "model_type",
+        "auto_map",
+        "dtype",
+        "tokenizer_class",
+        "attention_dropout",
+        "t_eps",
+    ],
+    "tokenizer_config.json": [
+        *("auto_map", "tokenizer_class", "fast_tokenizer_files", "bos_token", "mask_token", "added_tokens_decoder"),
+        *("extra_special_tokens", "chat_template", "model_max_length", "backend"),
+    ],
+}
+
+
+@pytest.mark.parametrize("file", SETTINGS)
+def test_odd_settings_are_harmless_or_refused_in_words(tmp_path, file):
+    folder = tmp_path / "model"
+    pipeline(dtype=torch.float32).save_pretrained(folder)
+    before = json.loads((folder / file).read_text())
+    for name in SETTINGS[file]:
+        for value in ODD:
+            (folder / file).write_text(json.dumps({**before, name: value}))
+            try:
+                assert Pipeline.from_pretrained(folder).process is not None
+            except ValueError as error:
+                assert str(error), (name, value)
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_odd_noise_is_refused_in_words(value):
+    noise = {"family": "gidd", "vocab_size": 9, "mask_id": 8, "p_uniform": 0.2}
+    odd = [{**noise, name: value} for name in [*noise, "signal", "more"]]
+    odd += [{"family": "unigram", "frequencies": value}, {**noise, "support": value}]
+    for settings in odd:
+        try:
+            process_from(settings)
+        except ValueError as error:
+            assert str(error), settings
 
 
 def test_yaml_with_code(tmp_path):
