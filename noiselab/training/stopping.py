@@ -1,4 +1,4 @@
-"""One run in a folder at a time, and the end of a run that is asked to stop."""
+"""One run in a folder at a time, and the end of a run that receives a signal to stop."""
 
 import logging
 import signal

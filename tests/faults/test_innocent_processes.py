@@ -1,4 +1,4 @@
-"""Processes that are right are not accused, and those that are wrong are told where and why."""
+"""Processes that are right are not accused, and the report on a wrong one names where and why."""
 
 import math
 
