@@ -87,7 +87,7 @@ class Clock:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.seconds: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+        self.seconds: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     @contextmanager
     def part(self, number: int, title: str) -> Iterator[None]:

@@ -4,13 +4,13 @@ The files are not part of this library. They are at github.com/nyu-mll/BBQ, unde
 (2022), arXiv 2110.08193.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.records import read_rows
 from ..data.texts import text_list
 from .choices import letters
 
@@ -117,9 +117,7 @@ def load_bbq(folder: str | Path, *, categories: Sequence[str] | None = None) -> 
     categories = None if categories is None else text_list(categories, "categories")
     items: list[BBQItem] = []
     for file in files:
-        for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
-            if line.strip():
-                items.append(_item(_Row(_parsed(line, f"{file}:{number}"), f"{file}:{number}")))
+        items += [_item(_Row(row, place)) for place, row in read_rows(file)]
     if not items:
         raise ValueError(f"a BBQ folder must contain questions; all files of {folder} are empty")
     there = sorted({item.category for item in items})
@@ -128,13 +126,6 @@ def load_bbq(folder: str | Path, *, categories: Sequence[str] | None = None) -> 
     if missing := [category for category in categories if category not in there]:
         raise ValueError(f"categories must be among {there}; got {missing}")
     return [item for item in items if item.category in categories]
-
-
-def _parsed(line: bytes, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:  # invalid JSON or invalid UTF-8
-        raise ValueError(f"{where}: a line must be JSON in UTF-8; {error}") from error
 
 
 class _Row:

@@ -86,7 +86,7 @@ def seal(folder: Path) -> None:
 def damage(folder: Path) -> str | None:
     """Describe the damage to a checkpoint, or return `None` if it is as it was sealed and has all that a run resumes from."""
     try:
-        content = json.loads((folder / MANIFEST).read_text())
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         expected = {name: (entry["size"], entry["sha256"]) for name, entry in content.items()}
     except FileNotFoundError:
         return f"it was never finished ({MANIFEST} is missing)"
@@ -189,7 +189,7 @@ def check_settings(folder: Path, now: Mapping[str, Any]) -> None:
 
     **Raises:** `ValueError` naming each setting that differs, with both values.
     """
-    saved = json.loads((folder / SETTINGS).read_text())
+    saved = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     changed = list(differences(saved, json.loads(json.dumps(now))))
     if changed:
         lines = "".join(f"\n  {name}: {old!r} in the checkpoint, {new!r} now" for name, old, new in changed)

@@ -177,7 +177,7 @@ def yaml_flags(file: Path) -> list[str]:
     """Convert a YAML file of settings to flags, so that the command-line parser checks names and types."""
     if not file.is_file():
         raise ValueError(f"--config must name a YAML file; nothing found at {file}")
-    content = yaml.safe_load(file.read_text())
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError(f"{file} must hold settings by name; got {content!r}")
     return list(_flags(content))

@@ -247,4 +247,4 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 def settings_of(folder: Path) -> dict[str, Any]:
     """The settings stored in a checkpoint or a finished model."""
-    return json.loads((folder / SETTINGS).read_text())
+    return json.loads((folder / SETTINGS).read_text(encoding="utf-8"))

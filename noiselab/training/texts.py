@@ -95,7 +95,7 @@ def trained_tokenizer(training: Corpus, data: Data, folder: Path) -> None:
     }
     if folder.is_dir():
         file, used = folder / ORIGIN, bool(checkpoints(folder.parent))
-        known = json.loads(file.read_text()) if file.is_file() else {}
+        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         changed = list(differences(known, origin))
         if not changed or (used and not known):
             return

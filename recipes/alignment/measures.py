@@ -111,7 +111,7 @@ def measure_run(options: Alignment, job: tuple[str, str, int]) -> dict[str, Any]
     same = replace(options, only=(), seeds=(), laws=(), parallel=1, output=Path())
     settings = json.loads(json.dumps(asdict(same), default=str))
     if file.exists():
-        kept = json.loads(file.read_text())
+        kept = json.loads(file.read_text(encoding="utf-8"))
         if kept["settings"] != settings:
             raise ValueError(f"{file} has other settings; choose another --output or remove it")
         return kept

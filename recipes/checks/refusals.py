@@ -1,12 +1,12 @@
 """The rate of refusals, and a reader of prompt files."""
 
 import csv
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from noiselab.data.records import read_rows
 from noiselab.data.texts import text_list
 
 REFUSALS = (
@@ -119,15 +119,10 @@ def _read_text(path: Path, fields: Sequence[str]) -> Iterator[str]:
 
 
 def _read_json_lines(path: Path, fields: Sequence[str]) -> Iterator[str]:
-    for number, line in _read_lines(path):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: a line must be JSON; {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}:{number}: a line must be a JSON object; got {row!r}")
-            yield _select_prompt(row, fields, f"{path}:{number}")
+    for place, row in read_rows(path):
+        if not isinstance(row, dict):
+            raise ValueError(f"{place}: a line must be a JSON object; got {row!r}")
+        yield _select_prompt(row, fields, place)
 
 
 def _read_table(path: Path, fields: Sequence[str]) -> Iterator[str]:

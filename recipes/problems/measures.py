@@ -45,7 +45,7 @@ def measure_arm_with_log(options: ProblemModels, job: tuple[str, int]) -> dict[s
     """Call `measure_arm` in a separate process, and write its output to a log file."""
     log = options.run.output / f"seed_{job[1]}" / f"{folder_name(job[0])}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):
+    with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         return measure_arm(options, job)
 
 
