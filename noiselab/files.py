@@ -1,6 +1,7 @@
 """Files and folders that are written as a whole or not at all, without loss of what other programs wrote there."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -31,6 +32,12 @@ KEYS = {
 }
 CARD, CARD_START = "README.md", "---\nlibrary_name: noiselab\n"
 NEW, OLD = ".noiselab-new-", ".noiselab-old-"
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's contents, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush(path: Path) -> None:

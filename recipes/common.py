@@ -210,13 +210,14 @@ def train_model(options: Training, prepared: Prepared, model: Any, settings: Mod
         ema=optimization.ema,
         optimizer=optimization.optimizer,
         decay_all=optimization.decay_all,
-        settings=numbers_of(options),
+        settings={**numbers_of(options), "validation": prepared.validation.key},
         callbacks=[KeepOptions(options, run.output)],
         **loss,
     )
     trainer.train(resume_from_checkpoint=None if run.resume == "never" else run.resume)
     final = run.output / "final"
-    trainer.save_final(final, tokenizer=prepared.tokenizer, parts=[settings], settings=numbers_of(options))
+    written = {**numbers_of(options), "corpus": options.data.corpus}
+    trainer.save_final(final, tokenizer=prepared.tokenizer, parts=[settings], settings=written)
     prepared.report(f"the finished model is in {final}")
     return trainer
 

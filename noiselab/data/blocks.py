@@ -1,11 +1,13 @@
 """TokenBlocks: packed token sequences of equal length, stored compactly in memory and in a single file."""
 
+import hashlib
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Integer
 from torch import Tensor
@@ -72,6 +74,14 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
     def real_tokens(self) -> int:
         """The total number of real tokens in all blocks."""
         return int(self.real.sum())
+
+    @property
+    def key(self) -> str:
+        """A hash of all tokens and counts."""
+        digest = hashlib.sha256(f"{self.vocab_size} {tuple(self.tokens.shape)}".encode())
+        for array in (self.tokens.numpy(), self.real.numpy()):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.tokens)

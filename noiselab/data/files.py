@@ -1,9 +1,11 @@
 """Corpora in local files: plain text, JSON and Parquet."""
 
+import functools
 import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..files import sha256
 from .corpus import Corpus, fingerprint
 from .records import COMPRESSED, PLAIN, STRUCTURED, kind_of, known_suffixes, read_rows, read_text, text_of
 
@@ -46,7 +48,7 @@ class FileCorpus(Corpus):
 
     @property
     def key(self) -> str:  # type: ignore[override]
-        """A hash of the field and of the state of the files as they are now."""
+        """A hash of the field and of the contents of the files as they are now, wherever they are."""
         return fingerprint([self.field, *(signature(path) for path in self.paths)])
 
     def __iter__(self) -> Iterator[str]:
@@ -61,9 +63,17 @@ class FileCorpus(Corpus):
 
 
 def signature(path: Path) -> str:
-    """Return a string that identifies the state of a file without reading it: path, size and modification time."""
+    """Return a hash of the contents of a file and its suffix; it does not change if the file is copied, moved or touched.
+
+    The file is read once in a process, and again only after its size or one of its dates has changed.
+    """
     state = path.stat()
-    return f"{path.resolve().as_posix()}:{state.st_size}:{state.st_mtime_ns}"
+    return _hashed(str(path.absolute()), (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+
+
+@functools.lru_cache(maxsize=100_000)
+def _hashed(path: str, state: tuple[int, ...]) -> str:
+    return f"{''.join(Path(path).suffixes[-2:]).lower()}:{sha256(Path(path))}"
 
 
 def _find(path: str | Path) -> list[Path]:

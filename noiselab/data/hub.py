@@ -5,7 +5,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .corpus import Corpus, check_part, fingerprint
 from .files import signature
@@ -55,10 +55,11 @@ class HubCorpus(Corpus):
 
     @property
     def key(self) -> str:  # type: ignore[override]
-        """A hash of the arguments and of the state of all local files, as they are now."""
-        asked = [self.path, self.config, self.split, self.field, self.revision, self.data_files]
-        local = sorted({signature(file) for file in _local_files(self.path, self.data_files)})
-        return fingerprint([json.dumps(asked, default=str), *local])
+        """A hash of the arguments and of the contents of all local files, as they are now and wherever they are."""
+        home = Path(self.path)
+        path = _contents(home) if home.exists() else self.path
+        asked = [path, self.config, self.split, self.field, self.revision, _named(self.data_files, home)]
+        return fingerprint([json.dumps(asked, default=str)])
 
     @property
     def dataset(self) -> "datasets.IterableDataset":
@@ -117,26 +118,29 @@ class HubCorpus(Corpus):
                     yield text
 
 
-def _listed(data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None) -> list[str]:
+def _named(data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None, home: Path) -> Any:
+    """The same structure with the contents of files on this machine in place of their names."""
     if data_files is None:
-        return []
-    if isinstance(data_files, str):
-        return [data_files]
+        return None
     if isinstance(data_files, Mapping):
-        return [file for files in data_files.values() for file in _listed(files)]
-    return [str(file) for file in data_files]
+        return {split: _named(files, home) for split, files in data_files.items()}
+    if not isinstance(data_files, str):
+        return [_named(str(file), home) for file in data_files]
+    name = data_files.removeprefix("file://")
+    # A name may contain signs of patterns, and a pattern may find folders.
+    patterns = [name, str(home / name)] if home.exists() else [name]
+    found = [
+        _contents(Path(place))
+        for pattern in patterns
+        for place in sorted({pattern, *glob.glob(pattern, recursive=True, include_hidden=True)})
+        if Path(place).exists()
+    ]
+    return found or data_files
 
 
-def _local_files(
-    path: str, data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None
-) -> Iterator[Path]:
-    """All files on this machine that the data set is read from."""
-    home = Path(path)
-    listed = [file.removeprefix("file://") for file in _listed(data_files)]
-    if home.exists():
-        listed = [str(home), *listed, *(str(home / file) for file in listed)]
-    for pattern in listed:
-        # A name may contain signs of patterns, and a pattern may find folders.
-        for found in {pattern, *glob.glob(pattern, recursive=True, include_hidden=True)}:
-            place = Path(found)
-            yield from (file for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file())
+def _contents(place: Path) -> list[list[str]]:
+    """The names and contents of all files in a folder but hidden ones, or the contents of one file."""
+    if place.is_file():
+        return [[signature(place)]]
+    below = [(file, file.relative_to(place)) for file in sorted(place.rglob("*")) if file.is_file()]
+    return [[str(name), signature(file)] for file, name in below if not any(part[0] == "." for part in name.parts)]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .corpus import Corpus, as_corpus, check_part
+from .corpus import Corpus, as_corpus, check_part, fingerprint
 from .packing import check_packing, pack_rows
-from .tokenizers import Encoder
+from .tokenizers import Encoder, tokenizer_key
 
 if TYPE_CHECKING:
     import transformers
@@ -72,6 +72,12 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
         self.corpus, self.tokenizer, self.length, self.mode = as_corpus(corpus), tokenizer, length, mode
         self.seed, self.buffer, self.rank, self.world_size = seed, buffer, rank, world_size
         self.epoch = 0
+
+    @property
+    def key(self) -> str:
+        """A string that changes whenever the blocks do: with the texts, the tokenizer or a setting."""
+        settings = [self.length, self.mode, self.seed, self.buffer, self.epoch]
+        return fingerprint([self.corpus.key, tokenizer_key(self.tokenizer), *map(str, settings)])
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration at this pass over the corpus instead of pass 0."""

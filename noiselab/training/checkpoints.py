@@ -6,7 +6,6 @@ lacks a file that a resumed run reads, is damaged. Neither is ever loaded.
 """
 
 import errno
-import hashlib
 import json
 import logging
 import re
@@ -15,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import flush, write_json
+from ..files import flush, sha256, write_json
 from .ema import EMA_FILE
 
 logger = logging.getLogger(__name__)
@@ -32,12 +31,6 @@ NEEDED = {
     "the step": ("trainer_state.json",),
     "the settings": (SETTINGS,),
 }
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files(folder: Path) -> list[Path]:

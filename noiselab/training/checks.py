@@ -1,9 +1,11 @@
 """Checks before training: data, network and process must be compatible."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
@@ -13,6 +15,8 @@ from ..data import TokenStream
 from ..denoisers.base import Denoiser
 from ..process import NoiseProcess
 from .losses import call_denoiser, call_network
+
+logger = logging.getLogger(__name__)
 
 LENGTH_FIELDS = ("max_seq_len", "max_position_embeddings")
 
@@ -113,8 +117,51 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def data_settings(dataset: Any, args: transformers.TrainingArguments) -> dict[str, Any]:
-    """Settings that identify the training data; for a map-style data set the number of rows and the first and last row."""
+    """Settings that identify the training data by their contents, wherever and whenever these were written."""
     if isinstance(dataset, IterableDataset):
-        return {"stream": type(dataset).__name__, "workers": args.dataloader_num_workers}
-    ends = {f"{i} {name}": torch.as_tensor(v) for i in (0, len(dataset) - 1) for name, v in dataset[i].items()}
-    return {"rows": len(dataset), "ends": fingerprint(ends)}
+        kind, workers = type(dataset).__name__, args.dataloader_num_workers
+        return {"stream": kind, "workers": workers, "contents": stream_contents(dataset)}
+    return {"rows": len(dataset), "contents": row_contents(dataset)}
+
+
+def stream_contents(dataset: Any) -> str | None:
+    """The `key` of a stream, or `None`, with a warning, if it has none."""
+    key = getattr(dataset, "key", None)
+    if not isinstance(key, str):
+        logger.warning(
+            "a resumed run cannot notice that the data of this %s have changed: give it an attribute key, a string that "
+            "changes whenever its contents do",
+            type(dataset).__name__,
+        )
+        return None
+    return key
+
+
+def row_contents(dataset: Any) -> str:
+    """The `key` of a data set, or a hash of all its rows if it has none."""
+    key = getattr(dataset, "key", None)
+    if isinstance(key, str):
+        return key
+    digest = hashlib.sha256()
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # rows that draw random numbers are the same each time, and change no others
+        torch.manual_seed(0)
+        for index in range(len(dataset)):
+            digest.update(f"row {index}".encode())
+            _add(digest, dataset[index])
+    return digest.hexdigest()
+
+
+def _add(digest: Any, value: Any) -> None:
+    """Add a row or one of its values to a hash."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            digest.update(repr(name).encode())
+            _add(digest, part)
+    elif isinstance(value, Tensor | np.ndarray):
+        array = np.ascontiguousarray(value)
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    else:
+        digest.update(repr(value).encode("utf-8", "surrogatepass"))

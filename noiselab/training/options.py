@@ -206,11 +206,15 @@ def _plain(value: Any) -> Any:
 
 
 def numbers_of(options: Any) -> dict[str, Any]:
-    """The settings of a recipe that a resumed run must not change: all except those in its `Run`."""
+    """The settings of a recipe that a resumed run must not change.
+
+    All except those in its `Run`, and except where its data are: the trainer compares the contents of these.
+    """
     plain = _plain(dataclasses.asdict(options))
     plain = {name: plain[name] for name in plain if not isinstance(getattr(options, name), Run)}
     if "data" in plain:
-        plain["data"].pop("cache", None)
+        for place in ("cache", "corpus", "held_out"):
+            plain["data"].pop(place, None)
     return {"options": plain}
 
 

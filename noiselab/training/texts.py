@@ -96,7 +96,8 @@ def trained_tokenizer(training: Corpus, data: Data, folder: Path) -> None:
     if folder.is_dir():
         file, used = folder / ORIGIN, bool(checkpoints(folder.parent))
         known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        changed = list(differences(known, origin))
+        # The same texts may be read from another place.
+        changed = [difference for difference in differences(known, origin) if difference[0] != "corpus"]
         if not changed or (used and not known):
             return
         if used:

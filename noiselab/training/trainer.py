@@ -48,7 +48,9 @@ class Trainer(Saving, transformers.Trainer):
     - `model`: a network with the signature of `DiT`, a `Denoiser`, or any model that `loss` can call.
     - `args`: from `training_arguments`, or transformers' own arguments that pass `check_arguments`.
     - `train_dataset`: items are dicts of `input_ids` and, if there is padding, `attention_mask`. A stream must be
-      infinite and have an attribute `endless = True` (not needed for `TokenStream`).
+      infinite and have an attribute `endless = True` (not needed for `TokenStream`). A resumed run must have the same data:
+      all rows are read at the start and compared, or, if there is one, the attribute `key`, a string that changes whenever
+      the data do. A stream is compared only if it has a `key`.
     - `eval_dataset`: a finite data set with the same items, or a dict of several.
     - `process`: the noise process, for the diffusion loss. It is copied.
     - `objective`: the weight of each token in training; the ELBO by default. Evaluation always uses the ELBO.

@@ -158,5 +158,7 @@ def test_errors_of_the_user_end_with_one_line(capsys, error, status, said):
 
 def test_settings_of_the_run_do_not_count_among_the_numbers():
     numbers = numbers_of(PRESETS["small"][1])["options"]
-    assert set(numbers) == {"optimization", "data", "p_uniform"} and "cache" not in numbers["data"]
+    assert set(numbers) == {"optimization", "data", "p_uniform"} and not {"cache", "corpus", "held_out"} & set(
+        numbers["data"]
+    )
     assert yaml.safe_load(as_yaml(PRESETS["small"][1]))["run"]["output"] == "small"

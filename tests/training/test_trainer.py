@@ -26,7 +26,7 @@ def test_settings_that_change_the_numbers_are_refused_and_others_are_not(tmp_pat
         "training.seed: 1 in the checkpoint, 2 now": {"seed": 2},
         "ema: 0.9 in the checkpoint, None now": {"ema": None},
         "data.rows: 64 in the checkpoint, 48 now": {"data": Rows(48)},
-        "data.ends": {"data": Rows(seed=3)},
+        "data.contents": {"data": Rows(seed=3)},
         "process: 'Interpolation(": {"process": nl.gidd(vocab_size=V, mask_id=V - 1, p_uniform=0.1)},
         "objective: 'elbo' in the checkpoint, 'Clipped(2)' now": {"extra": {"objective": Clipped(2)}},
         "time_range": {"extra": {"time_range": (0.1, 0.9)}},
