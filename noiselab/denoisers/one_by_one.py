@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..numerics import require_count
 from ..typing import Selection, Times, Tokens
 from .base import Denoiser, WrappedDenoiser
 
@@ -46,8 +47,7 @@ class OneByOne(WrappedDenoiser):
 
     def __init__(self, inner: Denoiser, mask_id: int, passes: int):
         super().__init__(inner)
-        if passes < 1:
-            raise ValueError(f"passes must be at least 1; got {passes}")
+        require_count("passes", passes)
         self.predicts, self.mask_id, self.passes = "leave_one_out", mask_id, passes
 
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..numerics import mask_off_support
+from ..numerics import TEMPERATURES, mask_off_support, require_count, require_number
 from ..typing import PerRow, RowLogits, RowTokens, TokenSet
 from .base import Denoiser, Transform
 from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out
@@ -34,14 +34,14 @@ class Temperature(Transform):
 
     **Arguments:**
 
-    - `temperature`: positive; values below 1 sharpen the prediction.
+    - `temperature`: in [1e-20, 1e20]; values below 1 sharpen the prediction.
+
+    **Raises:** `ValueError` for a temperature out of range.
     """
 
     def __init__(self, inner: Denoiser, temperature: float | int):
         super().__init__(inner)
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive; got {temperature}")
-        self.temperature = temperature
+        self.temperature = require_number("temperature", temperature, *TEMPERATURES)
 
     def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """Logits / temperature; at least float32, because low temperatures overflow half precision."""
@@ -79,9 +79,7 @@ class TopK(Transform):
 
     def __init__(self, inner: Denoiser, k: int):
         super().__init__(inner)
-        if k < 1:
-            raise ValueError(f"k must be at least 1; got {k}")
-        self.k = k
+        self.k = require_count("k", k)
 
     def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """Less probable tokens than the k-th get no mass."""
