@@ -96,6 +96,7 @@ class Dialogues(IterableDataset):
     """An endless stream of dialogues with checks of random kinds; only the assistant's tokens are scored."""
 
     endless = True
+    key = "drawn"  # from the settings of the run, which are compared
 
     def __init__(self, options: CheckModel, tokenizer: Any, *, length: int, batch: int, seed: int) -> None:
         self.options, self.tokenizer, self.length, self.batch, self.seed = options, tokenizer, length, batch, seed

@@ -56,6 +56,7 @@ class ProblemStream(IterableDataset):
     """
 
     endless = True
+    key = "drawn"  # from the settings of the run, which are compared
 
     def __init__(
         self,
@@ -138,6 +139,7 @@ class ProblemBlocks(IterableDataset):
     """
 
     endless = True
+    key = "drawn"  # from the settings of the run, which are compared
 
     def __init__(
         self, draw: Callable[[random.Random], Problem], words: Words, length: int, *, block: int, seed: int = 0
@@ -198,6 +200,7 @@ class CanNextStream(IterableDataset):
     """
 
     endless = True
+    key = "drawn"  # from the settings of the run, which are compared
 
     def __init__(
         self,
