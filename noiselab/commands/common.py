@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.records import RecordWriter, as_line
-from ..data.samples import Sample, read_samples
+from ..data.samples import Sample
 from ..devices import select_device
 from ..files import write_text
 
@@ -20,19 +20,6 @@ if TYPE_CHECKING:
     import torch
 
     from ..pipeline import Pipeline
-
-__all__ = [
-    "PLOTS",
-    "check_output",
-    "dtype_of",
-    "load",
-    "output",
-    "print_text",
-    "read_samples",
-    "report_results",
-    "texts_for",
-    "write_samples",
-]
 
 
 def load(model: str, device: str | None, settings: Any = None) -> "Pipeline":

@@ -44,8 +44,9 @@ class Options:
 
 def main(options: Options) -> list[dict[str, Any]]:
     """Correct texts; write or print the records and return them."""
+    from ..data.samples import read_samples
     from ..pipeline import DiffusionPipeline
-    from .common import load, output, print_text, read_samples, texts_for
+    from .common import load, output, print_text, texts_for
 
     samples = read_samples(options.samples)
     if options.batch_size < 1:

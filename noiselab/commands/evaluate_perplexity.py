@@ -37,9 +37,10 @@ def main(options: Options) -> dict[str, Any]:
     """Evaluate, print and return the results."""
     import torch
 
+    from ..data.samples import read_samples
     from ..evaluation import generative_perplexity, text_perplexity
     from ..pipeline import AutoregressivePipeline
-    from .common import check_output, load, read_samples, report_results, texts_for
+    from .common import check_output, load, report_results, texts_for
 
     check_output(options.out)
     samples = read_samples(options.samples)

@@ -203,7 +203,8 @@ def test_what_was_generated_before_an_error_is_kept(tmp_path, monkeypatch):
 CODE = """
 import sys
 from pathlib import Path
-from noiselab.commands.common import output, print_text, read_samples
+from noiselab.commands.common import output, print_text
+from noiselab.data.samples import read_samples
 for file in (Path(sys.argv[1]), None):
     with output(file) as write:
         write({"text": "caf\\u00e9"})
