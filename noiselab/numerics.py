@@ -1,7 +1,5 @@
 """What rounding can do, named once; and the small numerical methods that several rooms need."""
 
-import math
-import numbers
 from collections.abc import Callable
 
 import numpy as np
@@ -21,10 +19,6 @@ UNIFORMS_PER_MOVE = 5
 """
 LOGITS_AT_ONCE = 1 << 21
 """Entries of the largest tensor that is made of logits at once, so that it stays in the cache."""
-LARGEST = 1e20
-"""The largest of public numbers that are otherwise unbounded; times a logit it is finite in float32."""
-TEMPERATURES = (1e-20, LARGEST)
-"""The range of temperatures: outside of it float32 logits may overflow when they are divided."""
 ENTRIES_AT_ONCE = 1 << 23
 """Entries of the largest tensor that an enumeration holds at once."""
 
@@ -51,43 +45,8 @@ def as_token_times(t: Times, z: Shaped[Tensor, "batch length"]) -> TokenTimes:
     return (t[:, None] if t.dim() == 1 else t).to(z.device, torch.float64).contiguous()
 
 
-def require_number(name: str, value: object, low: float | int, high: float | int, *, zero: bool = False) -> float:
-    """Check a public number.
-
-    **Arguments:**
-
-    - `low`, `high`: the range, both ends included.
-    - `zero`: whether 0 is allowed too, if it is not in the range.
-
-    **Raises:** `ValueError` unless it is a real number in the range; NaN is not.
-    """
-    number = float(value) if isinstance(value, numbers.Real) else math.nan
-    if not (low <= number <= high or (zero and number == 0)):
-        positive = name == "temperature" and not zero
-        what = "be positive and lie in" if positive else "be 0 or lie in" if zero else "lie in"
-        raise ValueError(f"{name} must {what} [{low:g}, {high:g}]; got {value}")
-    return number
-
-
-def require_count(name: str, value: object, least: int = 1) -> int:
-    """Check a public count.
-
-    **Raises:** `ValueError` unless it is a whole number of at least `least`.
-    """
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise ValueError(f"{name} must be a whole number, at least {least}; got {value}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}; got {value}")
-    return int(value)
-
-
-def mask_off_support(logits: Float[Tensor, "*batch width"], support: TokenSet | None) -> Float[Tensor, "*batch width"]:
-    """The logits, with -inf at tokens outside the support; unchanged if it is `None`.
-
-    **Raises:** `ValueError` if the width of the logits is not that of the support.
-    """
-    if support is not None and logits.shape[-1] != len(support):
-        raise ValueError(f"logits must have the width of the support, {len(support)}; got {logits.shape[-1]}")
+def mask_off_support(logits: Float[Tensor, "*batch state"], support: TokenSet | None) -> Float[Tensor, "*batch state"]:
+    """The logits, with -inf at tokens outside the support; unchanged if it is `None`."""
     return logits if support is None else logits.masked_fill(~support.to(logits.device), -torch.inf)
 
 

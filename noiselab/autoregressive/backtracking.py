@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..categorical import Randomness, choose, uniforms
-from ..numerics import TEMPERATURES, require_count, require_number
 from ..revisions import Revision
 from ..typing import TokenProbs
 from .kv_cache import DecoderCache, KVCache, NoCache
@@ -147,9 +146,8 @@ class BacktrackingDecoder(ABC):
     ) -> None:
         if semantics not in ("visible", "erasing"):
             raise ValueError(f"semantics must be 'visible' or 'erasing'; got {semantics!r}")
-        require_number("temperature", temperature, *TEMPERATURES, zero=True)
-        if budget is not None:
-            require_count("budget", budget, least=0)
+        if not temperature >= 0 or (budget is not None and budget < 0):
+            raise ValueError(f"temperature and budget must not be negative; got {temperature} and {budget}")
         if semantics == "visible" and type(self).regrets is not BacktrackingDecoder.regrets:
             raise ValueError("a decoder with regrets needs the erasing semantics; got 'visible'")
         self.network, self.vocab_size, self.backspace, self.start = network, vocab_size, backspace, start

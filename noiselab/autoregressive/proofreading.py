@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..categorical import Randomness, choose, uniforms
-from ..denoisers.checked import require_logits
 from ..denoisers.modes import device_of, evaluating
-from ..numerics import TEMPERATURES, require_count, require_number
 from ..revisions import Revised, Reviser
 from ..typing import Selection, TokenProbs, Tokens
 from .kv_cache import DecoderCache, KVCache, NoCache
@@ -47,8 +45,10 @@ class _ProofreadingReviser(Reviser):
         cache: bool,
         batch_size: int,
     ) -> None:
-        require_number("temperature", temperature, *TEMPERATURES, zero=True)
-        require_count("batch_size", batch_size)
+        if not temperature >= 0 or batch_size < 1:
+            raise ValueError(
+                f"temperature must not be negative, batch_size be positive; got {temperature} and {batch_size}"
+            )
         self.network, self.backspace, self.start, self.threshold = network, backspace, start, threshold
         self.tabu, self.temperature, self.cache, self.batch_size = tabu, float(temperature), cache, batch_size
 
@@ -261,7 +261,6 @@ def _read_through(cache: DecoderCache, walks: list[_Walk], device: torch.device)
         entries = torch.tensor([[step.entry] for step in steps], device=device)
         positions = torch.tensor([[seen[number]] for number in live], device=device)
         logits = cache.read(entries, positions, torch.ones_like(entries, dtype=torch.bool))
-        require_logits(logits, None, None, "the network")
         laws = logits.double().cpu().log_softmax(-1)
         reads += len(live)
         steps, left = [], []

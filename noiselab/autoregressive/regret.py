@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from ..numerics import TEMPERATURES, require_count, require_number
 from ..revisions import Detector, require_detector
 from ..typing import TokenProbs
 from .backtracking import BacktrackingDecoder, Row
@@ -72,10 +71,11 @@ class RetryUponRegret(BacktrackingDecoder):
         edit: Callable[[TokenProbs], TokenProbs] | None = None,
         cache: bool = True,
     ) -> None:
-        if math.isnan(threshold):
-            raise ValueError(f"threshold must not be NaN; got {threshold}")
-        require_count("retries", retries, least=0)
-        require_number("retry_temperature", retry_temperature, *TEMPERATURES, zero=True)
+        if math.isnan(threshold) or retries < 0 or not retry_temperature >= 0:
+            raise ValueError(
+                "threshold must not be NaN, retries and retry_temperature not be negative; "
+                f"got {threshold}, {retries}, {retry_temperature}"
+            )
         if not boundary:
             raise ValueError(f"boundary must have tokens; got {boundary}")
         super().__init__(

@@ -12,9 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from ..categorical import choose, uniforms
-from ..denoisers.checked import require_logits
 from ..networks.outputs import logits_of
-from ..numerics import TEMPERATURES, require_number
 from ..typing import TokenProbs, TokenSequence
 
 CHUNK = 128  # positions evaluated at once, few enough for rows of a large vocabulary
@@ -248,7 +246,8 @@ class ModelTokens(WrongTokens):
     chunk = None
 
     def __init__(self, network: nn.Module, support: int, start: int, temperature: float | int = 1.0) -> None:
-        require_number("temperature", temperature, *TEMPERATURES)
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive; got {temperature}")
         self.network, self.support, self.start, self.temperature = network, support, start, float(temperature)
 
     @torch.no_grad()
@@ -257,7 +256,6 @@ class ModelTokens(WrongTokens):
         before = torch.cat([x.new_tensor([self.start]), x[:-1]])
         device = next(iter(self.network.parameters()), x).device
         logits = logits_of(self.network(input_ids=before[None].to(device)))[0].to(x.device)[places, : self.support]
-        require_logits(logits, None, None, type(self.network).__name__)
         return (logits.double() / self.temperature).softmax(-1)
 
     def possible(self, x: TokenSequence) -> Bool[Tensor, " length"]:

@@ -10,7 +10,6 @@ from torch import Tensor
 from ..categorical import Randomness
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import describe
-from ..denoisers.checked import checked
 from ..process import NoiseProcess
 from ..process.validation import require_kind
 from ..typing import Selection, Times, Tokens, Variants
@@ -27,11 +26,10 @@ class Corrector(abc.ABC):
     **Arguments:**
 
     - `process`: the noise process; validated once (`validate`).
-    - `denoiser`: a denoiser of any prediction type; `self.denoiser` predicts leave-one-out, and its logits are checked.
+    - `denoiser`: a denoiser of any prediction type; `self.denoiser` predicts leave-one-out.
 
     **Raises:** `ValueError` if the process is not Markov or of a kind that the corrector does not support, or the
-    denoiser does not declare its prediction type; in a step, if logits do not have the width of the process, or are NaN, inf,
-    or -inf at all tokens.
+    denoiser does not declare its prediction type.
     """
 
     process: NoiseProcess
@@ -55,7 +53,7 @@ class Corrector(abc.ABC):
         require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)
         process.validate(16)
         self.process = process
-        self.denoiser = checked(as_leave_one_out(denoiser, process), process)
+        self.denoiser = as_leave_one_out(denoiser, process)
 
     @classmethod
     def for_process(cls, process: NoiseProcess, denoiser: Denoiser, **settings: Any) -> "Corrector":

@@ -5,9 +5,7 @@ from torch import Tensor, nn
 
 from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
-from ..denoisers.checked import require_logits
 from ..denoisers.modes import device_of, evaluating
-from ..numerics import require_number
 from ..revisions import Detector
 from ..typing import PerToken, Tokens
 
@@ -56,7 +54,8 @@ class DenoiserDetector(Detector):
         filler: int | None = None,
         hide: int | None = None,
     ) -> None:
-        require_number("time", time, 0, 1)
+        if not 0 <= time <= 1:
+            raise ValueError(f"time must lie in [0, 1]; got {time}")
         if (length is None) != (filler is None):
             raise ValueError(f"length and filler must be given together; got {length} and {filler}")
         self.denoiser, self.time, self.length, self.filler, self.hide = denoiser, float(time), length, filler, hide
@@ -94,6 +93,4 @@ def log_predict(denoiser: Denoiser, z: Tokens, time: float) -> Tensor:
     """Log-probabilities of clean tokens at one time, float64, on the denoiser's device."""
     z = z.to(device_of(denoiser))
     t = torch.full((len(z),), time, dtype=torch.float64, device=z.device)
-    logits = denoiser(z, t)
-    require_logits(logits, None, None, type(denoiser).__name__)
-    return logits.double().log_softmax(-1)
+    return denoiser(z, t).double().log_softmax(-1)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ..categorical import Randomness, select_generators
-from ..numerics import require_count
 from ..process import as_token_times
 from ..samplers.base import Sampler, Stage, WrappedSampler
 from ..typing import Selection, Times, Tokens
@@ -62,7 +61,8 @@ class PredictorCorrector(WrappedSampler):
             raise ValueError(f"a corrector must be a noiselab.Corrector; got {type(corrector).__name__}")
         if not callable(when) and not (len(when) == 2 and when[0] < when[1]):
             raise ValueError(f"when must be two increasing times, or a function of times; got {when}")
-        require_count("repeats", repeats)
+        if repeats < 1:
+            raise ValueError(f"repeats must be at least 1; got {repeats}")
         self.corrector, self.when, self.repeats = corrector, when, repeats
         self.converges = predictor.converges and corrector.converges
 

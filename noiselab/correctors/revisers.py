@@ -9,7 +9,6 @@ from ..categorical import Randomness
 from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
 from ..denoisers.modes import counting_sequences, device_of, evaluating
-from ..numerics import require_count
 from ..revisions import Revised, Reviser, require_free_end
 from ..samplers import Infilling, Sampler
 from ..typing import Selection, Tokens, TokenSet
@@ -46,8 +45,8 @@ class SelfCorrectionReviser(Reviser):
     kind = "self-correct"
 
     def __init__(self, correction: SelfCorrection, *, steps: int = 128, batch_size: int = 32) -> None:
-        require_count("steps", steps)
-        require_count("batch_size", batch_size)
+        if min(steps, batch_size) < 1:
+            raise ValueError(f"steps and batch_size must be positive; got {steps} and {batch_size}")
         self.correction, self.steps, self.batch_size = correction, steps, batch_size
 
     def revise(self, z: Tokens, *, rows: Selection | None = None, generator: Randomness = None) -> Revised:
@@ -143,9 +142,10 @@ class InfillingReviser(Reviser):
         correction: SelfCorrection | None = None,
         corrections: int = 128,
     ) -> None:
-        require_count("given", given, least=0)
-        require_count("steps", steps)
-        require_count("corrections", corrections)
+        if given < 0 or min(steps, corrections) < 1:
+            raise ValueError(
+                f"given must not be negative, steps and corrections be positive; got {given}, {steps} and {corrections}"
+            )
         self.sampler, self.given, self.steps = sampler, given, steps
         self.correction, self.corrections = correction, corrections
 

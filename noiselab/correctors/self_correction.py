@@ -10,8 +10,7 @@ from torch import Tensor
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
 from ..denoisers.base import describe, require_denoiser
-from ..denoisers.checked import LogitChecks, require_logits
-from ..numerics import LOGITS_AT_ONCE, TEMPERATURES, mask_off_support, require_count, require_number
+from ..numerics import LOGITS_AT_ONCE, mask_off_support
 from ..process import NoiseProcess, as_token_times
 from ..typing import PerSequence, PerToken, Selection, Times, Tokens, TokenSet, Variants
 from .base import Corrector, as_selection
@@ -39,8 +38,7 @@ class SelfCorrection(Corrector):
     - `process`: the process that the model was trained on. Its support is used, and a `UserWarning` is given if it
       never makes a visible token wrong (absorbing noise): the model was then not trained on wrong tokens.
 
-    **Raises:** `ValueError` if a setting is out of range, or the support is empty; in a walk, if logits do not have the width
-    of the support, or are NaN, inf, or -inf at all tokens.
+    **Raises:** `ValueError` if a setting is out of range, or the support is empty.
 
     **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 5.3 and algorithm 1; defaults as released.
 
@@ -81,10 +79,11 @@ class SelfCorrection(Corrector):
         support: TokenSet | None = None,
         process: NoiseProcess | None = None,
     ):
-        require_number("time", time, 0, 1)
-        require_number("temperature", temperature, *TEMPERATURES)
-        require_count("tokens_per_step", tokens_per_step)
-        require_count("patience", patience, least=0)
+        if not (0 <= time <= 1 and temperature > 0 and tokens_per_step >= 1 and patience >= 0):
+            raise ValueError(
+                "time must lie in [0, 1], temperature be positive, tokens_per_step at least 1, patience non-negative; "
+                f"got {time}, {temperature}, {tokens_per_step}, {patience}"
+            )
         if process is not None and process.data_tokens_are_certain(time):
             warnings.warn(
                 f"under {process} no visible token is ever wrong at t = {time:g}, so that a model trained on it has never "
@@ -124,12 +123,11 @@ class SelfCorrection(Corrector):
         live = torch.ones(len(z), dtype=torch.bool, device=z.device) if rows is None else rows.any(-1)
         best = torch.zeros(len(z), dtype=torch.float64, device=z.device)
         stale = torch.zeros(len(z), dtype=torch.long, device=z.device)
-        checks = LogitChecks()
         for _ in range(steps):
             if not live.any():
-                break
+                return
             u = uniforms(*z.shape, generator=generator, device=z.device)
-            with torch.no_grad(), checks.deferred():
+            with torch.no_grad():
                 revised, accuracy = self.revise(z[live], u[live], rows=None if rows is None else rows[live])
             stale[live] = torch.where(accuracy > best[live], 0, stale[live] + 1)
             best[live] = torch.maximum(best[live], accuracy)
@@ -138,7 +136,6 @@ class SelfCorrection(Corrector):
             z = z.index_put((live,), torch.where(gave_up[:, None], z[live], revised))
             live = live.index_put((live,), ~gave_up & ~settled)
             yield z
-        checks.read()
 
     def revise(
         self, z: Tokens, u: PerToken, *, t: Times | None = None, rows: Selection | None = None
@@ -154,8 +151,6 @@ class SelfCorrection(Corrector):
         z = z.long()
         t = torch.full(z.shape[:1], self.time, dtype=torch.float64, device=z.device) if t is None else t
         logits = self.denoiser(z, t) if rows is None else self.denoiser(z, t, rows)
-        states = None if self.support is None else len(self.support)
-        require_logits(logits, self.support, states, type(self.denoiser).__name__)
         drawn, score, guess = self._guesses(logits, u if rows is None else u[rows])
         if rows is not None:
             # Outside `rows` the tokens themselves, which have no score.

@@ -31,25 +31,18 @@ class SequenceCount:
     """How many sequences some modules have read, each call counted by its batch size."""
 
     def __init__(self) -> None:
-        self.sequences, self._inside = 0, 0
+        self.sequences = 0
 
-    def enter(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        """Count the sequences of a call that none of the modules made; a forward pre-hook of `torch.nn.Module`."""
-        self.sequences += 0 if self._inside else len(arguments[0])
-        self._inside += 1
-
-    def leave(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        """The end of a call; a forward hook."""
-        self._inside -= 1
+    def add(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        """Count the sequences of one call; a forward pre-hook of `torch.nn.Module`."""
+        self.sequences += len(arguments[0])
 
 
 @contextlib.contextmanager
 def counting_sequences(*modules: nn.Module) -> Iterator[SequenceCount]:
-    """Count the sequences that modules read within the block; one that is given twice, or is inside another, counts once."""
-    count, hooks = SequenceCount(), []
-    for module in {id(m): m for m in modules}.values():
-        hooks.append(module.register_forward_pre_hook(count.enter))
-        hooks.append(module.register_forward_hook(count.leave, always_call=True))
+    """Count the sequences that modules read within the block; one that is given twice counts once."""
+    count = SequenceCount()
+    hooks = [module.register_forward_pre_hook(count.add) for module in {id(m): m for m in modules}.values()]
     try:
         yield count
     finally:

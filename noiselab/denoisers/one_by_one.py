@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..numerics import require_count
 from ..typing import Selection, Times, Tokens
 from .base import Denoiser, WrappedDenoiser
 
@@ -47,7 +46,8 @@ class OneByOne(WrappedDenoiser):
 
     def __init__(self, inner: Denoiser, mask_id: int, passes: int):
         super().__init__(inner)
-        require_count("passes", passes)
+        if passes < 1:
+            raise ValueError(f"passes must be at least 1; got {passes}")
         self.predicts, self.mask_id, self.passes = "leave_one_out", mask_id, passes
 
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:

@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from ..numerics import LARGEST, require_count, require_number
 from ..typing import Selection, Times, Tokens
 from .base import Denoiser, WrappedDenoiser
 
@@ -58,8 +57,10 @@ class Perturbed(WrappedDenoiser):
         generator: Generator | None = None,
     ):
         super().__init__(inner)
-        require_number("scale", scale, 0, LARGEST)
-        require_count("width", width)
+        if not scale >= 0:
+            raise ValueError(f"scale must not be negative; got {scale}")
+        if width < 1:
+            raise ValueError(f"width must be at least 1; got {width}")
         self.scale, self.width = scale, width
         shape = (2 * width, vocab_size + 1, vocab_size)
         self.register_buffer("tables", torch.randn(shape, generator=generator, dtype=torch.float64))

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..numerics import TEMPERATURES, mask_off_support, require_count, require_number
+from ..numerics import mask_off_support
 from ..typing import PerRow, RowLogits, RowTokens, TokenSet
 from .base import Denoiser, Transform
 from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out
@@ -34,14 +34,14 @@ class Temperature(Transform):
 
     **Arguments:**
 
-    - `temperature`: in [1e-20, 1e20]; values below 1 sharpen the prediction.
-
-    **Raises:** `ValueError` for a temperature out of range.
+    - `temperature`: positive; values below 1 sharpen the prediction.
     """
 
     def __init__(self, inner: Denoiser, temperature: float | int):
         super().__init__(inner)
-        self.temperature = require_number("temperature", temperature, *TEMPERATURES)
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive; got {temperature}")
+        self.temperature = temperature
 
     def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """Logits / temperature; at least float32, because low temperatures overflow half precision."""
@@ -79,7 +79,9 @@ class TopK(Transform):
 
     def __init__(self, inner: Denoiser, k: int):
         super().__init__(inner)
-        self.k = require_count("k", k)
+        if k < 1:
+            raise ValueError(f"k must be at least 1; got {k}")
+        self.k = k
 
     def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """Less probable tokens than the k-th get no mass."""

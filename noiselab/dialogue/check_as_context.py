@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..categorical import Randomness
 from ..data.texts import each_text, text_list
-from ..numerics import TEMPERATURES, require_count, require_number
 from ..revisions import Revision, list_revisions
 from .chat import Chat, Message
 from .checks import Check, GroundTruthReview
@@ -101,11 +100,12 @@ class CheckAsContext:
         cache: bool = True,
         limit: int | None = None,
     ) -> None:
-        require_count("rounds", rounds, least=0)
-        require_count("answer_tokens", answer_tokens)
-        require_number("temperature", temperature, *TEMPERATURES, zero=True)
-        if limit is not None:
-            require_count("limit", limit)
+        if rounds < 0 or answer_tokens < 1:
+            raise ValueError(
+                f"rounds must be non-negative and answer_tokens positive; got {rounds} and {answer_tokens}"
+            )
+        if not temperature >= 0 or (limit is not None and limit < 1):
+            raise ValueError(f"temperature must be non-negative and limit positive; got {temperature} and {limit}")
         self.chat, self.check, self.rounds, self.review = chat, check, rounds, review
         self.answer_prefix, self.answer_tokens = answer_prefix, answer_tokens
         self.temperature, self.cache = float(temperature), cache

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ..autoregressive.kv_cache import DecoderCache, KVCache, NoCache
 from ..categorical import Randomness, choose, uniforms
-from ..numerics import TEMPERATURES, require_count, require_number
 from .chat import OPENING, Chat, Message
 
 
@@ -100,8 +99,8 @@ class Conversations:
         **Raises:** `ValueError` if a setting is out of range, a conversation is or may become longer than `limit`, or
         logits are NaN.
         """
-        require_count("tokens", tokens)
-        require_number("temperature", temperature, *TEMPERATURES, zero=True)
+        if tokens < 1 or not temperature >= 0:
+            raise ValueError(f"tokens must be positive and temperature non-negative; got {tokens} and {temperature}")
         prompts = [self.chat.tokens(said, start=start) for said in self.messages]
         for number, prompt in enumerate(prompts):
             if self.limit is not None and len(prompt) + tokens > self.limit:

@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from ..denoisers.checked import require_logits
-from ..numerics import TEMPERATURES, require_count, require_number
 from .base import Pipeline
 
 
@@ -54,16 +52,16 @@ class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
         begin = self.tokenizer.eos_token_id if begin is None else begin
         starts = [[begin]] if prompts is None else self.encode(prompts)
         longest = self.length if length is None else length
-        require_count("num_samples", num_samples)
-        if require_count("length", longest) > self.length:
-            raise ValueError(f"length must lie in [1, {self.length}]; got {longest}")
+        if num_samples < 1 or not 1 <= longest <= self.length:
+            raise ValueError(
+                f"num_samples must be positive and length in [1, {self.length}]; got {num_samples}, {longest}"
+            )
         if max(map(len, starts)) >= longest + (prompts is None):
             raise ValueError(f"prompts must be shorter than {longest} tokens; got one of {max(map(len, starts))}")
         defaults = self.generation
-        heat = defaults.temperature if temperature is None else temperature
         settings = GenerationConfig(
             do_sample=True,
-            temperature=require_number("temperature", heat, *TEMPERATURES),
+            temperature=float(defaults.temperature if temperature is None else temperature),
             top_k=(defaults.top_k if top_k is None else top_k) or 0,
             top_p=float((defaults.top_p if top_p is None else top_p) or 1.0),
             min_p=defaults.min_p if min_p is None else float(min_p),
@@ -79,18 +77,6 @@ class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
             for start in starts:
                 ids = torch.tensor([start] * num_samples, device=self.device)
                 call: Any = network.generate
-                tokens = call(
-                    ids,
-                    attention_mask=torch.ones_like(ids),
-                    generation_config=settings,
-                    logits_processor=[_check],
-                    use_cache=True,
-                )
+                tokens = call(ids, attention_mask=torch.ones_like(ids), generation_config=settings, use_cache=True)
                 texts += self.decode(tokens)
         return texts
-
-
-def _check(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """The logits as they are, once they are seen to be numbers; a logits processor of transformers."""
-    require_logits(logits, None, None, "the network")
-    return logits

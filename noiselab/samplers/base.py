@@ -11,8 +11,6 @@ from torch import Tensor
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import describe
-from ..denoisers.checked import LogitChecks, checked
-from ..numerics import require_count
 from ..parametrization import to_posterior
 from ..process import NoiseProcess, as_token_times
 from ..process.validation import require_kind
@@ -50,11 +48,9 @@ class Sampler(abc.ABC):
     **Arguments:**
 
     - `process`: the noise process; validated once (`validate`).
-    - `denoiser`: a denoiser of any prediction type; `self.denoiser` predicts leave-one-out, and its logits are checked.
+    - `denoiser`: a denoiser of any prediction type; `self.denoiser` predicts leave-one-out.
 
-    **Raises:** `ValueError` if the process is not Markov, or the denoiser does not declare its prediction type; in a walk,
-    if logits do not have the width of the process, or are NaN, inf, or -inf at all tokens. On an accelerator this is noticed
-    at the end of the walk.
+    **Raises:** `ValueError` if the process is not Markov, or the denoiser does not declare its prediction type.
     """
 
     kind = "denoise"
@@ -78,7 +74,7 @@ class Sampler(abc.ABC):
         require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)
         process.validate(16)
         self.process = process
-        self.denoiser = checked(as_leave_one_out(denoiser, process), process)
+        self.denoiser = as_leave_one_out(denoiser, process)
 
     # To be implemented.
 
@@ -115,14 +111,13 @@ class Sampler(abc.ABC):
         - `advance`: the function that makes the stages of one step; by default `self.stages`. A wrapper passes its own
           function, so that the inner sampler determines the times and the wrapper determines the steps.
         """
-        advance, checks = advance or self.stages, LogitChecks()
+        advance = advance or self.stages
         for t, s in itertools.pairwise(times):
             # Entered at each step, so that the caller's gradient mode applies between steps.
-            with torch.no_grad(), checks.deferred():
+            with torch.no_grad():
                 done = advance(z, t.expand(len(z)), s.expand(len(z)), generator=generator)
             z = done[-1].z
             yield done
-        checks.read()
 
     # Derived from them.
 
@@ -154,7 +149,9 @@ class Sampler(abc.ABC):
         if (steps is None) == (times is None):
             raise ValueError(f"exactly one of steps and times must be given; got steps={steps}, times={times}")
         if times is None:
-            return torch.linspace(high, low, require_count("steps", steps) + 1, dtype=torch.float64)
+            if steps is None or steps < 1:
+                raise ValueError(f"steps must be at least 1; got {steps}")
+            return torch.linspace(high, low, steps + 1, dtype=torch.float64)
         times = times.double()
         if times.dim() != 1 or len(times) < 2 or not (times[1:] < times[:-1]).all():
             raise ValueError(f"times must fall from noise to data; got {times.tolist()}")

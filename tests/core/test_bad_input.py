@@ -136,8 +136,7 @@ def test_walks_and_bounds():
     with pytest.raises(ValueError, match=r"t must have shape \[1\] or \[1, 3\]; got \[2\]"):
         nl.nelbo(process, torch.zeros(1, 3, 5), x, x, torch.tensor([0.5, 0.5]))
     for option in ({"temperature": 0.0}, {"time": 1.5}, {"tokens_per_step": 0}, {"patience": -1}):
-        (name,) = option
-        with pytest.raises(ValueError, match=f"{name} must .*; got {option[name]}"):
+        with pytest.raises(ValueError, match="temperature be positive"):
             nl.SelfCorrection(sampler.denoiser, **option)
     for wrap in (lambda d: nl.Temperature(d, 0), lambda d: nl.TopP(d, 0), lambda d: nl.denoisers.MinP(d, 1.1)):
         with pytest.raises(ValueError, match="got"):

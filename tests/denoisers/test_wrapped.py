@@ -18,7 +18,6 @@ POSTERIOR, SCORE = (convert(ORACLE, PROCESS) for convert in (nl.denoisers.Poster
 ARGUMENTS = {
     "ActiveOnly": (),
     "CallCounter": (),
-    "Checked": (PROCESS,),
     "ClassifierFreeGuidance": (POSTERIOR, 0.5),
     "ClassifierGuidance": (lambda z, t, rows: torch.zeros(()),),
     "CopyObserved": (PROCESS,),
@@ -59,10 +58,7 @@ def make(name, inner):
 def test_a_wrapper_predicts_what_it_wraps_and_prints_it(name):
     wrapper = make(name, POSTERIOR)
     assert wrapper.predicts == ("leave_one_out" if isinstance(wrapper, OneByOne) else "posterior")
-    # What samplers put around every denoiser prints as the denoiser.
-    assert repr(wrapper).startswith(
-        repr(POSTERIOR) if name == "Checked" else f"{name}({POSTERIOR}"
-    ) and "\n" not in repr(wrapper)
+    assert repr(wrapper).startswith(f"{name}({POSTERIOR}") and "\n" not in repr(wrapper)
 
 
 @pytest.mark.parametrize("name", WRAPPERS)

@@ -270,11 +270,11 @@ def test_choices_that_cannot_be_read_and_changes_of_mind():
 def test_bad_input():
     chat = random_chat()
     for settings, message in (
-        ({"rounds": -1}, "rounds must be at least 0"),
-        ({"rounds": 1, "answer_tokens": 0}, "answer_tokens must be at least 1"),
-        ({"rounds": 1, "temperature": -1.0}, "temperature must be 0 or lie in"),
-        ({"rounds": 1, "temperature": float("nan")}, "temperature must be 0 or lie in"),
-        ({"rounds": 1, "limit": 0}, "limit must be at least 1"),
+        ({"rounds": -1}, "rounds must be non-negative"),
+        ({"rounds": 1, "answer_tokens": 0}, "answer_tokens positive"),
+        ({"rounds": 1, "temperature": -1.0}, "temperature must be non-negative"),
+        ({"rounds": 1, "temperature": float("nan")}, "temperature must be non-negative"),
+        ({"rounds": 1, "limit": 0}, "limit positive"),
     ):
         with pytest.raises(ValueError, match=message):
             CheckAsContext(chat, CHECK, **settings)

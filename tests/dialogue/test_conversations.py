@@ -185,11 +185,8 @@ def test_bad_input():
     talks = Conversations(chat, 2, limit=8)
     talks.add_message(0, "user", "a")
     talks.add_message(1, "user", "a b a b")
-    for settings, words in (
-        ({"tokens": 0}, "tokens must be at least 1; got 0"),
-        ({"tokens": 1, "temperature": -1.0}, "temperature must be 0 or lie in .*; got -1"),
-    ):
-        with pytest.raises(ValueError, match=words):
+    for settings in ({"tokens": 0}, {"tokens": 1, "temperature": -1.0}):
+        with pytest.raises(ValueError, match="tokens must be positive"):
             talks.write(**settings)
     with pytest.raises(ValueError, match="must have at most 8 tokens; conversation 1 has 8, and 1 may follow"):
         talks.write(tokens=1)

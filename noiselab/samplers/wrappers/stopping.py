@@ -7,7 +7,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ...categorical import Randomness
-from ...numerics import require_count
 from ...process import as_token_times
 from ...typing import Grid, Times, Tokens
 from ..base import Advance, Sampler, Stage, WrappedSampler
@@ -49,7 +48,8 @@ class EarlyStopping(WrappedSampler):
 
     def __init__(self, inner: Sampler, patience: int):
         super().__init__(inner)
-        require_count("patience", patience)
+        if patience < 1:
+            raise ValueError(f"patience must be at least 1; got {patience}")
         self.patience, self.converges = patience, False
 
     def path(
@@ -125,7 +125,8 @@ class EndToken(WrappedSampler):
             raise ValueError(f"token and fill must lie in [0, {vocab_size}); got {token}, {fill}")
         if not self.process.host_support()[token]:
             raise ValueError(f"the end token must be in the support of the process; got {token}")
-        require_count("prompt", prompt, least=0)
+        if prompt < 0:
+            raise ValueError(f"prompt must be non-negative; got {prompt}")
         self.token, self.fill, self.prompt = token, fill, prompt
         self.converges = False
 

@@ -252,7 +252,7 @@ def test_settings_are_checked_and_printed():
         EndToken(sampler, 5)
     with pytest.raises(ValueError, match="must be in the support of the process; got 4"):
         EndToken(sampler, 4)
-    with pytest.raises(ValueError, match="prompt must be at least 0; got -1"):
+    with pytest.raises(ValueError, match="prompt must be non-negative; got -1"):
         EndToken(sampler, 3, prompt=-1)
     assert repr(EarlyStopping(sampler, 2)).endswith("patience=2)")
     assert repr(EndToken(sampler, 3, fill=4, prompt=2)).endswith("token=3, fill=4, prompt=2)")
