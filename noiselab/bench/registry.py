@@ -61,7 +61,7 @@ def variants_of(kind: type[Sampler] | type[Corrector]) -> Mapping[str, Mapping[s
 def factories_of(kind: type[Kind]) -> dict[str, Callable[[NoiseProcess, Denoiser], Kind]]:
     """Names for tables -> factory(process, denoiser), one for each variant of a sampler or a corrector."""
     make = kind.for_process if issubclass(kind, Corrector) else kind
-    return {name: functools.partial(make, **settings) for name, settings in variants_of(kind).items()}  # type: ignore
+    return {name: functools.partial(make, **settings) for name, settings in variants_of(kind).items()}  # type: ignore[misc, arg-type]
 
 
 def takes(make: Callable[[NoiseProcess, Denoiser], Any], process: NoiseProcess) -> bool:

@@ -30,7 +30,7 @@ class Laws:
 
     def subject(self) -> Any:
         """The object to test, created for each test."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define `subject`, which returns the object to test")
 
     def check(self, subject: Any, law: Law) -> None:
         """Run one law."""

@@ -1,5 +1,6 @@
 """One string, a table or numbers where texts are expected are refused, never read as letters or names of columns."""
 
+import datasets
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -105,7 +106,6 @@ def test_others(wrong):
 
 
 def test_rows_of_a_data_set_are_refused_and_its_column_is_read(words):
-    datasets = pytest.importorskip("datasets")
     rows = datasets.Dataset.from_dict({"text": TEXTS, "url": ["x"] * len(TEXTS)})
     for call in (train_tokenizer, character_tokenizer, TextCorpus, lambda texts: pack(texts, words, 8)):
         with pytest.raises(ValueError, match=r'got a Dataset.*table\["text"\]'):
