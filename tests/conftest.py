@@ -11,22 +11,27 @@ import torch
 import transformers.modeling_utils
 import transformers.trainer  # noqa: F401
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # As for scripts: a recipe imports the package of its study and what all recipes share.
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "recipes")]
 
+import type_checks  # noqa: E402
+
 # The packages of the studies are checked like the library.
 STUDIES = [
     folder.name for folder in (Path(__file__).parents[1] / "recipes").iterdir() if (folder / "__init__.py").exists()
 ]
-install_import_hook(["noiselab", *STUDIES], "type_checks.check")
+type_checks.install(["noiselab", *STUDIES])
 
 # Two workers share two cores; more threads than cores make every small operation wait.
 torch.set_num_threads(1)
 settings.register_profile("noiselab", deadline=None, print_blob=True, derandomize=True)
 settings.load_profile("noiselab")
+
+
+def pytest_runtest_setup():
+    type_checks.next_test()
 
 
 def pytest_collection_modifyitems(items):

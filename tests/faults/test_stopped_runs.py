@@ -104,6 +104,7 @@ make(sys.argv[1], max_steps=10, save_steps=4, dataloader_num_workers=2, callback
 """
 
 
+@pytest.mark.long
 def test_sigterm_to_the_whole_job_does_not_end_the_workers_first(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TRAINING.parents[1]), str(TRAINING)])}
     done = subprocess.run(

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from exact_worlds import NOISES, generator, oracle_of, p_value
+from exact_worlds import NOISES, chi_square, generator, oracle_of, p_value
 
 import noiselab as nl
 from noiselab.processes.token_rates import TokenRates
@@ -107,6 +107,7 @@ def masses_of_a_step(sampler, z, t, s, monkeypatch):
     ]
 
 
+@pytest.mark.long_for("*-0.1")
 @pytest.mark.parametrize("h", [0.1, 0.45])
 @pytest.mark.parametrize("name", WRITTEN)
 @pytest.mark.parametrize("kind", [EulerSampler, TauLeapingSampler])
@@ -133,6 +134,54 @@ def test_the_masses_of_one_step_are_those_of_the_rates(kind, name, h, monkeypatc
         found = masses_of_a_step(kind(process, Fixed()), z, t, t - h, monkeypatch)
         assert found == pytest.approx(want, abs=1e-9), z
     assert h < 0.4 or clamped or name == "masked"
+
+
+def marginal(written, x_hat):
+    alpha, _, b, _ = written
+    return torch.tensor([alpha * x + noise for x, noise in zip(x_hat, b, strict=True)], dtype=torch.float64)
+
+
+def law_of_steps(kind, written, x_hat, steps):
+    """The law at t = .1 of one token that has the law q at t = .9, after N steps along rates written by hand."""
+    law = marginal(written(0.9), x_hat)
+    for n in range(steps):
+        matrix = torch.eye(4, dtype=torch.float64)
+        for z in range(4):
+            rates = torch.tensor(reverse_rates(written(0.9 - 0.8 * n / steps), x_hat, z), dtype=torch.float64)
+            total = rates.sum().item()
+            if total > 0:
+                jumps = 0.8 / steps * total
+                stays = math.exp(-jumps) if kind is TauLeapingSampler else 1 - min(1, jumps)
+                matrix[z] = (1 - stays) * rates / total + stays * matrix[z]
+        law = law @ matrix
+    return law
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("kind", [EulerSampler, TauLeapingSampler])
+def test_the_error_of_n_steps_falls_as_1_over_n(kind, name):
+    """The last step, to t = 0, is the exact one, hence the law at t = .1."""
+    process, written = WRITTEN[name]
+    x_hat = [0.7, 0.2, 0.1, 0.0]
+    x = torch.multinomial(torch.tensor(x_hat), 400_000, replacement=True, generator=generator(1))[:, None]
+
+    class Fixed(nl.Denoiser):
+        def forward(self, z, t):
+            return torch.tensor(x_hat, dtype=torch.float64).log().expand(*z.shape, -1)
+
+    exact = marginal(written(0.1), x_hat)
+    laws = {steps: law_of_steps(kind, written, x_hat, steps) for steps in (4, 64, 128, 256)}
+    error = {steps: (law - exact).abs().sum().item() / 2 for steps, law in laws.items()}
+    if kind is EulerSampler and name in ("masked", "uniform"):  # 1 - h/t is s/t: without its limit at 1, exact
+        assert max(error[64], error[128], error[256]) < 1e-12
+    else:
+        assert error[64] / error[128] == pytest.approx(2, rel=0.05)
+        assert error[128] / error[256] == pytest.approx(2, rel=0.05)
+    # The sampler has the law of four such steps, and draws enough to see whether it has an error.
+    z, grid = process.corrupt(x, torch.full((len(x),), 0.9), generator=generator(2)), torch.linspace(0.9, 0.1, 5)
+    z = list(kind(process, Fixed()).walk(z, grid, generator=generator(3)))[-1]
+    assert chi_square(z, laws[4], tokens=4) > 1e-3
+    assert (chi_square(z, exact, tokens=4) < 1e-6) == (error[4] > 1e-12)
 
 
 @pytest.mark.parametrize("kind", [EulerSampler, TauLeapingSampler])

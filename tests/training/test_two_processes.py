@@ -9,6 +9,7 @@ import torch
 from toy_training import Rows, Stream, make
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.long
 OPTIONS = {"dropout": 0.0, "max_steps": 6, "save_steps": 2}
 
 
