@@ -60,9 +60,9 @@ class SampleMeasures:
 class World:
     r"""A Markov chain as data: the law of sequences and n-grams and the exact denoiser are known.
 
-    A sequence with a transition of probability 0 is certainly wrong. Few-step samples can contain one, and the exact
-    denoiser of absorbing noise is undefined in such a context. To sample with it, make forbidden transitions rare but
-    possible, as in `World.sharp`.
+    A sequence with a transition of probability 0 is certainly wrong. Few-step samples can contain one, and in such a context
+    `MarkovOracle` ignores as few tokens as possible. To sample with a prediction that is exact everywhere, make forbidden
+    transitions rare but possible, as in `World.sharp`.
 
     **Arguments:**
 

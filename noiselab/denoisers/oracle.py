@@ -10,6 +10,8 @@ from ..process import NoiseProcess, as_token_times
 from ..typing import PerSequence, Selection, Times, Tokens
 from .base import Denoiser, select
 
+IGNORED = 1e5  # nats that a token costs which is ignored: more than all probabilities of a sequence
+
 
 class MarkovOracle(Exact, Denoiser):
     r"""The exact leave-one-out distribution $p(x_i \mid z_{-i})$ for data from a Markov chain, by the forward-backward
@@ -17,6 +19,10 @@ class MarkovOracle(Exact, Denoiser):
 
     Noise is independent per token, so the noisy sequence is a hidden Markov model with emissions $q_t(z_i \mid x_i)$.
     The cost is O(length states^2). With it, every bound and every sampler can be tested exactly.
+
+    Where the other tokens cannot occur together, which tokens drawn independently of each other may, this distribution does
+    not exist. The prediction is then given as many of them as can, that is, the fewest possible are ignored: the limit
+    $\epsilon \to 0$ of the distribution for emissions $q_t(z_j \mid v) + \epsilon$.
 
     **Arguments:**
 
@@ -76,9 +82,22 @@ class MarkovOracle(Exact, Denoiser):
             ahead.append(_rescale(ahead[-1] * like[:, i]) @ self.transition)
             behind.append(_rescale((behind[-1] * like[:, length - 1 - i]) @ self.transition.T))
         law = torch.stack(ahead, 1) * torch.stack(behind[::-1], 1)
+        impossible = ~(law.sum(-1, keepdim=True) > 0)  # NaN after a beginning or before an end that is impossible
+        some = impossible.any(1)[:, 0]
+        if some.any():
+            law = law.index_put((some,), torch.where(impossible[some], self._given_most(like[some]), law[some]))
         logits = law.new_full((*z.shape, self.process.vocab_size), -torch.inf)
         logits[..., self.tokens] = _rescale(law).log()
         return select(logits, rows)
+
+    def _given_most(self, like: Tensor) -> Tensor:
+        """The law of each token given the others, of which as few as possible are ignored; from the likelihoods of states."""
+        seen, step = like.log().clamp(min=-IGNORED), self.transition.log()
+        ahead, behind = [self.initial.log().expand(len(like), -1)], [torch.zeros_like(like[:, 0])]
+        for i in range(like.shape[1] - 1):
+            ahead.append(((ahead[-1] + seen[:, i])[..., None] + step).logsumexp(-2))
+            behind.append(((behind[-1] + seen[:, -1 - i])[:, None] + step).logsumexp(-1))
+        return (torch.stack(ahead, 1) + torch.stack(behind[::-1], 1)).softmax(-1)
 
     def sample(self, batch: int, length: int, *, generator: Randomness = None) -> Tokens:
         """Sample sequences of the chain."""

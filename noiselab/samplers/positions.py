@@ -30,8 +30,7 @@ def normalize_logits(logits: RowLogits, process: InterpolatingProcess) -> RowLog
     """Log-probabilities of data tokens.
 
     What is nearly certain keeps its digits, which a softmax rounds to certain: sharp predictions would tie, and be revealed
-    from left to right. A row of NaN becomes uniform: an oracle knows nothing about a token whose neighbours are
-    incompatible. The token that makes them incompatible, which the oracle knows to be impossible, then scores worst.
+    from left to right.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     off = process.off_support()
@@ -40,10 +39,6 @@ def normalize_logits(logits: RowLogits, process: InterpolatingProcess) -> RowLog
     top, index = law.max(-1, keepdim=True)
     others = law.sub_(top).scatter_(-1, index, -torch.inf).exp().sum(-1, keepdim=True)
     law.scatter_(-1, index, 0).sub_(others.log1p())
-    unknown = ~top.isfinite()
-    if unknown.any():
-        data = process.data_tokens(law.device)
-        law = torch.where(unknown, torch.where(data, -data.sum().to(law).log(), -torch.inf), law)
     return law
 
 
