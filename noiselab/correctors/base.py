@@ -10,6 +10,7 @@ from torch import Tensor
 from ..categorical import Randomness
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import describe
+from ..denoisers.checked import checked
 from ..process import NoiseProcess
 from ..process.validation import require_kind
 from ..typing import Selection, Times, Tokens, Variants
@@ -26,10 +27,11 @@ class Corrector(abc.ABC):
     **Arguments:**
 
     - `process`: the noise process; validated once (`validate`).
-    - `denoiser`: a denoiser of any prediction type; `self.denoiser` predicts leave-one-out.
+    - `denoiser`: a denoiser of any prediction type; `self.denoiser` predicts leave-one-out, and its logits are checked.
 
     **Raises:** `ValueError` if the process is not Markov or of a kind that the corrector does not support, or the
-    denoiser does not declare its prediction type.
+    denoiser does not declare its prediction type; in a step, if logits do not have the width of the process, or those of a
+    token are NaN, inf, or all -inf.
     """
 
     process: NoiseProcess
@@ -53,7 +55,7 @@ class Corrector(abc.ABC):
         require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)
         process.validate(16)
         self.process = process
-        self.denoiser = as_leave_one_out(denoiser, process)
+        self.denoiser = checked(as_leave_one_out(denoiser, process), process)
 
     @classmethod
     def for_process(cls, process: NoiseProcess, denoiser: Denoiser, **settings: Any) -> "Corrector":

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
+from ..denoisers.checked import LogitCheck
 from ..denoisers.modes import device_of, evaluating
 from ..revisions import Detector
 from ..typing import PerToken, Tokens
@@ -28,7 +29,7 @@ class DenoiserDetector(Detector):
     - `hide`: the token that replaces each token while it is scored, one evaluation per token; none by default.
 
     **Raises:** `ValueError` for a time out of range, or a length without a filler; when called, for sequences longer than
-    `length`.
+    `length`, or logits that are NaN, inf, or all -inf at a token.
 
     **Example:**
 
@@ -93,4 +94,4 @@ def log_predict(denoiser: Denoiser, z: Tokens, time: float) -> Tensor:
     """Log-probabilities of clean tokens at one time, float64, on the denoiser's device."""
     z = z.to(device_of(denoiser))
     t = torch.full((len(z),), time, dtype=torch.float64, device=z.device)
-    return denoiser(z, t).double().log_softmax(-1)
+    return LogitCheck()(denoiser(z, t), t, denoiser).double().log_softmax(-1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
 from ..denoisers.base import describe, require_denoiser
+from ..denoisers.checked import LogitCheck, LogitChecks
 from ..numerics import LOGITS_AT_ONCE, mask_off_support
 from ..process import NoiseProcess, as_token_times
 from ..typing import PerSequence, PerToken, Selection, Times, Tokens, TokenSet, Variants
@@ -38,7 +39,9 @@ class SelfCorrection(Corrector):
     - `process`: the process that the model was trained on. Its support is used, and a `UserWarning` is given if it
       never makes a visible token wrong (absorbing noise): the model was then not trained on wrong tokens.
 
-    **Raises:** `ValueError` if a setting is out of range, or the support is empty.
+    **Raises:** `ValueError` if a setting is out of range, or the support is empty; when it corrects, if logits do not have
+    the width of the support, or those of a token are NaN, inf, or all -inf. On an accelerator the latter is raised at the end
+    of the walk.
 
     **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 5.3 and algorithm 1; defaults as released.
 
@@ -96,6 +99,7 @@ class SelfCorrection(Corrector):
             raise ValueError("support must contain at least one token; got none")
         # Without `super().__init__`, because the denoiser is not converted and no process is needed.
         self.denoiser, self.support = require_denoiser(denoiser, type(self).__name__), support
+        self.check = LogitCheck(None if support is None else len(support), support)
         self.time, self.temperature, self.tokens_per_step, self.patience = time, temperature, tokens_per_step, patience
 
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
@@ -123,11 +127,12 @@ class SelfCorrection(Corrector):
         live = torch.ones(len(z), dtype=torch.bool, device=z.device) if rows is None else rows.any(-1)
         best = torch.zeros(len(z), dtype=torch.float64, device=z.device)
         stale = torch.zeros(len(z), dtype=torch.long, device=z.device)
-        for _ in range(steps):
-            if not live.any():
-                return
+        if not live.any():
+            return
+        checks = LogitChecks()
+        for step in range(1, steps + 1):
             u = uniforms(*z.shape, generator=generator, device=z.device)
-            with torch.no_grad():
+            with torch.no_grad(), checks:
                 revised, accuracy = self.revise(z[live], u[live], rows=None if rows is None else rows[live])
             stale[live] = torch.where(accuracy > best[live], 0, stale[live] + 1)
             best[live] = torch.maximum(best[live], accuracy)
@@ -135,7 +140,12 @@ class SelfCorrection(Corrector):
             settled = (revised == z[live]).all(-1)
             z = z.index_put((live,), torch.where(gave_up[:, None], z[live], revised))
             live = live.index_put((live,), ~gave_up & ~settled)
+            over = not live.any()
+            if over or step == steps:
+                checks.read()  # before the result is handed out
             yield z
+            if over:
+                return
 
     def revise(
         self, z: Tokens, u: PerToken, *, t: Times | None = None, rows: Selection | None = None
@@ -151,6 +161,7 @@ class SelfCorrection(Corrector):
         z = z.long()
         t = torch.full(z.shape[:1], self.time, dtype=torch.float64, device=z.device) if t is None else t
         logits = self.denoiser(z, t) if rows is None else self.denoiser(z, t, rows)
+        self.check(logits, t, self.denoiser, rows)
         drawn, score, guess = self._guesses(logits, u if rows is None else u[rows])
         if rows is not None:
             # Outside `rows` the tokens themselves, which have no score.

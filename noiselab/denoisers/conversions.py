@@ -7,7 +7,7 @@ from torch import Tensor
 from ..parametrization import Prediction, to_leave_one_out, to_posterior, to_score
 from ..process import NoiseProcess
 from ..typing import PerRow, RowLogits, RowTokens, Selection, Times, Tokens
-from .base import Denoiser, Transform, require_prediction
+from .base import Denoiser, Transform, in_a_line, require_prediction
 
 SCORE_END = 1e-4  # margin from the end of time at which scores are still evaluated
 
@@ -30,6 +30,9 @@ class _Conversion(Transform):
 
     def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """The converted outputs, or the same outputs if no conversion is needed."""
+        if logits.shape[-1] != self.process.vocab_size:
+            states, came = self.process.vocab_size, f"{logits.shape[-1]} from {in_a_line(self.inner)}"
+            raise ValueError(f"logits must have the width of the process, {states}; got {came}")
         # Unchecked, because the check would synchronize with the GPU at each step.
         return _CONVERT[self.target](self.process, logits, z, t, predicts=self.inner.predicts, check=False)
 

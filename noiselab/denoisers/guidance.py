@@ -88,7 +88,7 @@ class ClassifierFreeGuidance(WrappedDenoiser):
                 f"both denoisers must have the same vocabulary; got outputs {list(c.shape)} and {list(u.shape)}"
             )
         w = _weights(self.weight, z, t, rows).to(c)
-        ratio = torch.where(c.isfinite() & u.isfinite(), c - u, 0)
+        ratio = torch.where(c.isneginf() | u.isneginf(), 0, c - u)  # NaN of either remains, for samplers to refuse
         # Written relative to the prediction with positive exponent, so that a weight of 0 gives exactly c, and -1
         # exactly u.
         excluded = (w < 0) & u.isinf()

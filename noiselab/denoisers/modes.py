@@ -10,13 +10,15 @@ from torch import nn
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the block, the previous mode after it."""
-    training = module.training
+    """Evaluation mode within the block, the previous mode of each of its parts after it."""
+    before = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        module.train(training)
+        # One by one: a wrapper may be in training mode around a network that is not.
+        for part, training in before:
+            part.training = training
 
 
 def device_of(*modules: nn.Module) -> torch.device:
@@ -31,18 +33,25 @@ class SequenceCount:
     """How many sequences some modules have read, each call counted by its batch size."""
 
     def __init__(self) -> None:
-        self.sequences = 0
+        self.sequences, self._inside = 0, 0
 
-    def add(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        """Count the sequences of one call; a forward pre-hook of `torch.nn.Module`."""
-        self.sequences += len(arguments[0])
+    def enter(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        """Count the sequences of a call, unless one of the modules made it; a forward pre-hook of `torch.nn.Module`."""
+        self.sequences += 0 if self._inside else len(arguments[0])
+        self._inside += 1
+
+    def leave(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        """The end of a call; a forward hook."""
+        self._inside -= 1
 
 
 @contextlib.contextmanager
 def counting_sequences(*modules: nn.Module) -> Iterator[SequenceCount]:
-    """Count the sequences that modules read within the block; one that is given twice counts once."""
-    count = SequenceCount()
-    hooks = [module.register_forward_pre_hook(count.add) for module in {id(m): m for m in modules}.values()]
+    """Count the sequences that modules read within the block; those of a module given twice, or inside another, once."""
+    count, hooks = SequenceCount(), []
+    for module in {id(m): m for m in modules}.values():
+        hooks.append(module.register_forward_pre_hook(count.enter))
+        hooks.append(module.register_forward_hook(count.leave, always_call=True))
     try:
         yield count
     finally:

@@ -6,13 +6,14 @@ Each term is estimated without bias for each sequence. The sum is a bound only w
 """
 
 import itertools
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
 from ..denoisers import Denoiser, as_leave_one_out
+from ..denoisers.checked import LogitChecks, check_of
 from ..elbo import nelbo, prior_kl, reconstruction
 from ..elbo.steps import step_kl
 from ..numerics import TIME_EPS
@@ -21,6 +22,8 @@ from ..times import sine_clock, stratified_times
 from ..typing import Grid, PerSequence, Selection, Tokens
 from .nodes import process_quadrature
 from .ranges import falling, require_range, time_range
+
+Result = TypeVar("Result")
 
 
 class BoundTerms(NamedTuple):
@@ -93,7 +96,8 @@ def continuous_bound(
     **Returns:** nats per sequence, float64. For the standard error of their mean use `average`, or, if they are
     independent, their standard deviation.
 
-    **Raises:** `ValueError` for a time range outside the domain, or both `times` and `nodes`.
+    **Raises:** `ValueError` for a time range outside the domain, both `times` and `nodes`, or logits that are NaN, inf, or
+    all -inf at a token.
 
     **Source:** the terms are those of Kingma et al. (2021), arXiv 2107.00630; for jumps, Campbell et al. (2022),
     arXiv 2205.14987.
@@ -127,7 +131,7 @@ def continuous_bound(
         else:
             require_range(*times, low, high)
         diffusion = scene.integrand(*times)
-    return BoundTerms(diffusion, scene.rebuilt(low), scene.prior(high))
+    return scene.read(BoundTerms(diffusion, scene.rebuilt(low), scene.prior(high)))
 
 
 def discrete_bound(
@@ -185,11 +189,11 @@ def discrete_bound(
         if pick.shape != x.shape[:1] or not ((pick >= 0) & (pick < 1)).all():
             raise ValueError(f"pick must contain {len(x)} numbers in [0, 1); got {pick.tolist()}")
         k = (pick.double() * count).long().clamp(max=count - 1)
-        return BoundTerms(count * scene.step(steps[k + 1], steps[k]), *ends)
+        return scene.read(BoundTerms(count * scene.step(steps[k + 1], steps[k]), *ends))
     diffusion = torch.zeros_like(ends[0])
     for t, s in itertools.pairwise(steps):
         diffusion = diffusion + scene.step(s.expand(len(x)), t.expand(len(x)))
-    return BoundTerms(diffusion, *ends)
+    return scene.read(BoundTerms(diffusion, *ends))
 
 
 class Scene:
@@ -204,6 +208,7 @@ class Scene:
         generator: Generator | None = None,
     ):
         self.process, self.denoiser = process, as_leave_one_out(denoiser, process)
+        self.check, self.checks = check_of(process), LogitChecks()
         self.given, self.real, self.generator = x, real, generator
         data = process.data_tokens(x.device)
         strange = ~data[x] if real is None else ~data[x] & real
@@ -225,7 +230,10 @@ class Scene:
 
     def predict(self, z: Tensor, t: Tensor) -> Tensor:
         """Leave-one-out logits; the network receives padding unchanged."""
-        return self.denoiser(z if self.real is None else torch.where(self.real, z, self.given), t)
+        logits = self.denoiser(z if self.real is None else torch.where(self.real, z, self.given), t)
+        with self.checks:
+            self.check(logits if self.real is None else logits[self.real], t, self.denoiser)
+        return logits
 
     def integrand(self, t: Tensor, weight: Tensor) -> Tensor:
         """One draw of the bound's integrand, weighted."""
@@ -264,6 +272,11 @@ class Scene:
     def full(self, t: float) -> Tensor:
         """One time for all sequences."""
         return torch.full((len(self.x),), t, dtype=torch.float64, device=self.x.device)
+
+    def read(self, result: Result) -> Result:
+        """The result, after reading the checks of all logits that it is made from."""
+        self.checks.read()
+        return result
 
     def sum(self, value: Tensor) -> Tensor:
         """Summed over real tokens."""

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..denoisers import Denoiser, as_leave_one_out
+from ..denoisers.checked import checked
 from ..elbo import nelbo, reconstruction
 from ..elbo.ends import prior_log_prob
 from ..elbo.steps import step_kl
@@ -149,7 +150,7 @@ def model_law(process: NoiseProcess, denoiser: Denoiser, length: int, times: Gri
     assert torch.allclose(law[:2, :2], torch.tensor(0.25).double())  # one step: the two equal tokens differ half of the time
     ```
     """
-    denoiser = as_leave_one_out(denoiser, process)
+    denoiser = checked(as_leave_one_out(denoiser, process), process)
     z = every_sequence(process.vocab_size, length).to(_device(process, denoiser))
     grid = falling(process, times).to(z.device)
     law = prior_log_prob(process, z, grid[0].expand(len(z))).sum(-1).exp()
@@ -193,7 +194,7 @@ class _Every:
     """Expectations over all noisy sequences, for each clean sequence of a set."""
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, x: Tensor):
-        self.process, self.denoiser, self.x = process, as_leave_one_out(denoiser, process), x
+        self.process, self.denoiser, self.x = process, checked(as_leave_one_out(denoiser, process), process), x
         self.z = every_sequence(process.vocab_size, x.shape[1]).to(x.device)
         self.tokens = x.unique()
 

@@ -104,7 +104,7 @@ def path_log_weight(
         x_hat = predicted(process, scene.predict(z, t))
         jump = x_hat.at(scene.x) - _ratio(process, x_hat, scene.x, z, t)
         logs = logs + torch.where(process.is_clean(z, t), 0, jump)
-    return scene.sum(logs)
+    return scene.read(scene.sum(logs))
 
 
 def _ratio(process: NoiseProcess, x_hat: Predicted, x: Tensor, z: Tensor, t: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from ..categorical import Randomness, uniforms
 from ..correctors import SelfCorrection
 from ..denoisers import Denoiser, MinP, Temperature, TopK, TopP
+from ..denoisers.checked import LogitChecks
 from ..process import NoiseProcess
 from ..samplers import AncestralSampler, Infilling, Sampler
 from ..typing import Grid, Selection, Tokens
@@ -134,10 +135,13 @@ def correct(
                     z, done = state, done + 1
                     bar.update(size)
             else:
+                checks = LogitChecks()
                 for _ in range(steps):
                     u = uniforms(*z.shape, generator=random, device=z.device)
-                    z, done = correction.revise(z, u, rows=some)[0], done + 1
+                    with checks:
+                        z, done = correction.revise(z, u, rows=some)[0], done + 1
                     bar.update(size)
+                checks.read()
             bar.update(size * (steps - done))
             parts.append(z.cpu())
     return torch.cat(parts)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import describe
+from ..denoisers.checked import LogitChecks, checked
 from ..parametrization import to_posterior
 from ..process import NoiseProcess, as_token_times
 from ..process.validation import require_kind
@@ -48,9 +49,11 @@ class Sampler(abc.ABC):
     **Arguments:**
 
     - `process`: the noise process; validated once (`validate`).
-    - `denoiser`: a denoiser of any prediction type; `self.denoiser` predicts leave-one-out.
+    - `denoiser`: a denoiser of any prediction type; `self.denoiser` predicts leave-one-out, and its logits are checked.
 
-    **Raises:** `ValueError` if the process is not Markov, or the denoiser does not declare its prediction type.
+    **Raises:** `ValueError` if the process is not Markov, or the denoiser does not declare its prediction type; when
+    sampling, if logits do not have the width of the process, or those of a token are NaN, inf, or all -inf. On an
+    accelerator the latter is raised at the end of the walk.
     """
 
     kind = "denoise"
@@ -74,7 +77,7 @@ class Sampler(abc.ABC):
         require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)
         process.validate(16)
         self.process = process
-        self.denoiser = as_leave_one_out(denoiser, process)
+        self.denoiser = checked(as_leave_one_out(denoiser, process), process)
 
     # To be implemented.
 
@@ -111,12 +114,14 @@ class Sampler(abc.ABC):
         - `advance`: the function that makes the stages of one step; by default `self.stages`. A wrapper passes its own
           function, so that the inner sampler determines the times and the wrapper determines the steps.
         """
-        advance = advance or self.stages
-        for t, s in itertools.pairwise(times):
+        advance, checks = advance or self.stages, LogitChecks()
+        for k, (t, s) in enumerate(itertools.pairwise(times), 2):
             # Entered at each step, so that the caller's gradient mode applies between steps.
-            with torch.no_grad():
+            with torch.no_grad(), checks:
                 done = advance(z, t.expand(len(z)), s.expand(len(z)), generator=generator)
             z = done[-1].z
+            if k == len(times):
+                checks.read()  # before the result is handed out
             yield done
 
     # Derived from them.
@@ -240,7 +245,9 @@ class Sampler(abc.ABC):
         if not rows.any():
             return z
         time = as_token_times(t, z).expand(z.shape)
-        logits = self.process.on_support(self.denoiser(z, time, rows))
+        with LogitChecks() as checks:
+            logits = self.process.on_support(self.denoiser(z, time, rows))
+        checks.read()
         logits = to_posterior(self.process, logits, z[rows], time[rows], check=False)
         u = uniforms(*z.shape, generator=generator, device=z.device)
         return z.masked_scatter(rows, choose(logits.double().softmax(-1), u[rows]))

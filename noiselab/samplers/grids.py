@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..categorical import Randomness
 from ..denoisers import Denoiser, as_leave_one_out
+from ..denoisers.checked import LogitChecks, checked
 from ..numerics import bisect
 from ..process import NoiseProcess
 from ..typing import Grid, Tokens
@@ -161,8 +162,8 @@ def adaptive_grid(
     - `resolution`: the number of short steps, at least 2. The cost is smooth, so that 64 also suffice for longer grids.
     - `generator`: one generator, or one for each pilot.
 
-    **Raises:** `ValueError` unless exactly one of `x` and `length` is given, `x` consists of data tokens, and numbers
-    are positive.
+    **Raises:** `ValueError` unless exactly one of `x` and `length` is given, `x` consists of data tokens, numbers are
+    positive, and logits are numbers.
 
     **Source:** Park et al. (2024), "Jump Your Steps", arXiv 2410.07761, for a cost of this kind; Sabour et al. (2024), arXiv
     2404.14507, for grids fitted to a model. Estimate and density are derived in `noiselab/samplers/grid_costs.py`.
@@ -186,14 +187,16 @@ def adaptive_grid(
             "sequences and length must be at least 1, and resolution at least 2; got "
             f"{sequences}, {length} and {resolution}"
         )
-    u, denoiser = _falling(steps), as_leave_one_out(denoiser, process)
+    u, denoiser = _falling(steps), checked(as_leave_one_out(denoiser, process), process)
     fine = _at_clock(process, _falling(resolution))
     tensors = (*denoiser.parameters(), *denoiser.buffers(), *process.buffers())
     home = next((tensor.device for tensor in tensors), torch.device("cpu"))
     shape = (sequences, length or 0) if x is None else x.shape
     if x is not None and not torch.isin(x.to(home), process.data_tokens(home).nonzero()).all():
         raise ValueError("x must be clean sequences; got tokens outside the support")
-    cost = outdating(process, denoiser, fine.to(home), x, shape, generator).cpu()
+    with LogitChecks() as checks:
+        cost = outdating(process, denoiser, fine.to(home), x, shape, generator).cpu()
+    checks.read()
     cost = torch.where(cost > NOTHING * shape[0] * shape[1], cost, 0)
     # Points per short step, uniform on the clock; the outermost steps have the cost of their only neighbour.
     root = _smooth(cost, resolution // WINDOWS).sqrt()

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
+from ..denoisers.checked import checked
 from ..parametrization import to_posterior
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..typing import Times, Tokens, Variants
@@ -95,7 +96,8 @@ class PathPlanningSampler(Sampler):
             raise ValueError(f"planner must be a noiselab.Denoiser that predicts logits of tokens; got {came}")
         if not 0 <= stochasticity < float("inf"):
             raise ValueError(f"stochasticity must be finite and non-negative; got {stochasticity}")
-        self.planner, self.stochasticity, self.draw = planner, stochasticity, draw
+        self.planner = None if planner is None else checked(planner, process)
+        self.stochasticity, self.draw = stochasticity, draw
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """One step of planning and replacing; the network is not evaluated if all tokens are known and none is to be masked."""

@@ -138,7 +138,7 @@ class RemaskingSampler(Sampler):
         if not rows.any():
             return torch.zeros(z.shape, dtype=torch.float64, device=z.device)
         logits = self.process.on_support(self.denoiser(z, t, rows).double())
-        believed = logits.softmax(-1).gather(-1, z[rows][:, None])[:, 0].nan_to_num(0)
+        believed = logits.softmax(-1).gather(-1, z[rows][:, None])[:, 0]
         score = torch.full(z.shape, -torch.inf, dtype=torch.float64, device=z.device).masked_scatter(rows, -believed)
         return score.softmax(-1).nan_to_num(0)
 

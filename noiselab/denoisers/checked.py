@@ -1,0 +1,176 @@
+"""The check of the logits that tokens are drawn from: their width, and whether they are numbers.
+
+Samplers and correctors put `Checked` around their denoiser. On the CPU a check raises its error at once. On an accelerator
+that would stall the device in every step; there the checks of a walk remain on the device until the walk ends (`LogitChecks`).
+"""
+
+import math
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..numerics import mask_off_support
+from ..process import NoiseProcess
+from ..typing import Selection, Times, Tokens, TokenSet
+from .base import Denoiser, WrappedDenoiser, in_a_line
+
+MAX_SPANS = 8  # of a support whose largest logit is found span by span, without a copy of the logits
+
+
+class _Current(threading.local):
+    """The walk whose step is being computed in this thread, if there is one."""
+
+    walk: "LogitChecks | None" = None
+
+
+_CURRENT = _Current()
+
+
+class LogitChecks:
+    """The checks of one walk: those made within the context on an accelerator, which `read` reads at once.
+
+    Within the context of another walk, checks belong to the outer one.
+    """
+
+    def __init__(self) -> None:
+        self._found: list[tuple[Tensor, Denoiser]] = []
+        self._before: list[LogitChecks | None] = []
+
+    def __enter__(self) -> "LogitChecks":
+        self._before.append(_CURRENT.walk)
+        _CURRENT.walk = _CURRENT.walk or self
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _CURRENT.walk = self._before.pop()
+
+    def add(self, found: Float[Tensor, "4"], denoiser: Denoiser) -> None:
+        """Keep the result of one check, as `_refuse` takes it, without reading it."""
+        self._found.append((found, denoiser))
+
+    def read(self) -> None:
+        """Raise `ValueError` if a check of the walk failed."""
+        found, self._found = self._found, []
+        if found:
+            for (_, denoiser), numbers in zip(found, torch.stack([f for f, _ in found]).tolist(), strict=True):
+                _refuse(numbers, denoiser)
+
+
+def _refuse(numbers: Sequence[float], denoiser: Denoiser) -> None:
+    """Raise `ValueError` unless the smallest and the largest of the rows' largest logits are finite; then come two times."""
+    least, most, first, last = numbers
+    if math.isfinite(least) and math.isfinite(most):
+        return
+    came = "NaN" if math.isnan(most) else "inf" if most == math.inf else "-inf at all of these tokens"
+    time = f"t = {first:g}" if first == last else f"times from {first:g} to {last:g}"
+    raise ValueError(
+        f"logits must be finite, or -inf at some of the tokens that data may contain; got {came} from {in_a_line(denoiser)} "
+        f"at {time} (are all weights finite? float16 overflows above 65504)"
+    )
+
+
+class LogitCheck:
+    """What logits must be: of the width of the vocabulary, and numbers at tokens of the support.
+
+    **Arguments:**
+
+    - `states`: the number of tokens; by default any.
+    - `support`: the tokens that may be drawn, whose logits are checked; by default all.
+    """
+
+    def __init__(self, states: int | None = None, support: TokenSet | None = None) -> None:
+        self.states, self.support = states, support
+        self.spans = None if support is None else _spans(support)
+
+    def __call__(
+        self, logits: Float[Tensor, "... width"], t: Times, denoiser: Denoiser, rows: Selection | None = None
+    ) -> Float[Tensor, "... width"]:
+        """The logits, checked; -inf at some tokens is valid.
+
+        **Arguments:**
+
+        - `t`: the times of the tokens, for the message.
+        - `denoiser`: what predicted the logits.
+        - `rows`: the mask of the tokens whose logits these are.
+
+        **Raises:** `ValueError` for logits of another width, dtype or number, or a row that has NaN, inf, or -inf only; on an
+        accelerator, within `LogitChecks`, the latter is raised by `LogitChecks.read`.
+        """
+        width = logits.shape[-1]
+        if self.states is not None and width != self.states:
+            raise ValueError(
+                f"logits must have the width of the process, {self.states}; got {width} from {in_a_line(denoiser)}"
+            )
+        if not logits.is_floating_point():
+            raise ValueError(f"logits must be floating-point numbers; got {logits.dtype} from {in_a_line(denoiser)}")
+        if not logits.numel() or torch.compiler.is_compiling():
+            return logits
+        here = logits.device.type == "cpu"
+        if here and rows is not None and len(logits) != (count := int(rows.sum())):
+            raise ValueError(
+                f"there must be a row of logits for each of {count} tokens; got {len(logits)} from {in_a_line(denoiser)}"
+            )
+        # The largest of a row is NaN if one is, inf if one is, and -inf if all are.
+        least, most = torch.aminmax(self._largest(logits.detach()))
+        if here and math.isfinite(least.item()) and math.isfinite(most.item()):
+            return logits
+        found = torch.stack([number.to(torch.float64) for number in (least, most, *torch.aminmax(t.detach()))])
+        if here or _CURRENT.walk is None:
+            _refuse(found.tolist(), denoiser)
+        else:
+            _CURRENT.walk.add(found, denoiser)
+        return logits
+
+    def _largest(self, logits: Tensor) -> Tensor:
+        if self.support is None or self.spans is None:
+            return logits.amax(-1)
+        if len(self.spans) > MAX_SPANS:
+            return mask_off_support(logits, self.support).amax(-1)
+        tops = [logits[..., start:stop].amax(-1) for start, stop in self.spans]
+        # `maximum`, as `amax`, is NaN if one is.
+        return tops[0] if len(tops) == 1 else torch.stack(tops).amax(0)
+
+
+def _spans(support: TokenSet) -> list[tuple[int, int]]:
+    """The first and one past the last token of each run of the support, which is read once."""
+    change = torch.nn.functional.pad(support.long().cpu(), (1, 1)).diff().nonzero()[:, 0].tolist()
+    return list(zip(change[::2], change[1::2], strict=True))
+
+
+def check_of(process: NoiseProcess) -> LogitCheck:
+    """The check of logits for a process."""
+    return LogitCheck(process.vocab_size, None if process.support is None else process.host_support())
+
+
+class Checked(WrappedDenoiser):
+    """The denoiser of a sampler or corrector, whose logits are checked (`LogitCheck`); it prints as the inner denoiser.
+
+    **Arguments:**
+
+    - `inner`: the denoiser, which predicts leave-one-out.
+    - `process`: the noise process, whose vocabulary and support the logits must have.
+    """
+
+    def __init__(self, inner: Denoiser, process: NoiseProcess):
+        super().__init__(inner)
+        self.check = check_of(process)
+
+    def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
+        """The inner denoiser's logits."""
+        return self.check(self.inner(z, t, rows), t, self.inner, rows)
+
+    def __repr__(self) -> str:
+        return in_a_line(self.inner)
+
+
+def checked(denoiser: Denoiser, process: NoiseProcess) -> Denoiser:
+    """The denoiser with its logits checked for the process; one that is, stays as it is."""
+    if isinstance(denoiser, Checked) and denoiser.check.states == process.vocab_size:
+        return denoiser
+    return Checked(denoiser, process)
