@@ -1,5 +1,7 @@
 """What rounding can do, named once; and the small numerical methods that several rooms need."""
 
+import math
+import numbers
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +21,8 @@ UNIFORMS_PER_MOVE = 5
 """
 LOGITS_AT_ONCE = 1 << 21
 """Entries of the largest tensor that is made of logits at once, so that it stays in the cache."""
+TEMPERATURES = (1e-20, 1e20)
+"""The range of temperatures: outside of it, logits divided by them overflow, or lose all differences, in float32."""
 ENTRIES_AT_ONCE = 1 << 23
 """Entries of the largest tensor that an enumeration holds at once."""
 
@@ -43,6 +47,69 @@ def as_token_times(t: Times, z: Shaped[Tensor, "batch length"]) -> TokenTimes:
         raise ValueError(f"t must have shape [{batch}] or [{batch}, {length}]; got {list(t.shape)}")
     # jvp refuses expanded tensors, hence contiguous.
     return (t[:, None] if t.dim() == 1 else t).to(z.device, torch.float64).contiguous()
+
+
+def require_number(
+    name: str,
+    value: object,
+    low: float | int = -math.inf,
+    high: float | int = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+    infinite: bool = False,
+) -> float:
+    """A number given by the user, checked.
+
+    **Arguments:**
+
+    - `name`: the name of the argument, for the message.
+    - `low`, `high`: the ends of its range.
+    - `above`, `below`: whether the number must differ from `low`, and from `high`.
+    - `infinite`: whether it may be infinite, if the range is.
+
+    **Raises:** `ValueError` unless it is a real number in the range; NaN, a Bool and a tensor are not.
+    """
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    number = float(value) if real else math.nan  # type: ignore[arg-type]
+    inside = (low < number if above else low <= number) and (number < high if below else number <= high)
+    if inside and (infinite or math.isfinite(number)):
+        return number
+    if math.isfinite(high):
+        what = f"lie in {'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
+    else:
+        sign = "" if low < 0 else "positive" if above else "non-negative"
+        what = f"be {' and '.join(part for part in (sign, '' if infinite else 'finite') if part)}"
+    raise ValueError(f"{name} must {what}; got {value!r}")
+
+
+def require_count(name: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """A whole number given by the user, checked; as `require_number`.
+
+    **Raises:** `ValueError` unless it is a whole number of at least `least`, and at most `most`.
+    """
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if whole and least <= value and (most is None or value <= most):  # type: ignore[operator]
+        return int(value)  # type: ignore[call-overload]
+    kind = "" if whole else "a whole number, "
+    what = f"at least {least}" if most is None else f"in [{least}, {most}]"
+    raise ValueError(f"{name} must be {kind}{what}; got {value!r}")
+
+
+def require_token_set(name: str, tokens: object, states: int | None = None) -> TokenSet:
+    """A set of tokens given by the user, as a mask over the vocabulary, checked; as `require_number`.
+
+    **Raises:** `ValueError` unless it is Bool of shape [state].
+    """
+    if (
+        isinstance(tokens, Tensor)
+        and tokens.dtype == torch.bool
+        and tokens.dim() == 1
+        and states in (None, len(tokens))
+    ):
+        return tokens
+    came = f"{tokens.dtype} {list(tokens.shape)}" if isinstance(tokens, Tensor) else repr(tokens)
+    raise ValueError(f"{name} must be Bool of shape [{'state' if states is None else states}]; got {came}")
 
 
 def mask_off_support(logits: Float[Tensor, "*batch state"], support: TokenSet | None) -> Float[Tensor, "*batch state"]:

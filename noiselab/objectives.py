@@ -15,6 +15,7 @@ from .categorical import Randomness, uniforms
 from .elbo import nelbo
 from .elbo.score import score_entropy
 from .elbo.tokens import check_shapes, noise_on_data
+from .numerics import require_count, require_number
 from .parametrization import Prediction, to_leave_one_out, to_posterior
 from .process import InterpolatingProcess, NoiseProcess, as_token_times
 from .typing import Logits, PerToken, Scalar, Selection, Times, Tokens
@@ -39,9 +40,7 @@ class Clipped:
     """
 
     def __init__(self, max_weight: float | int = 1.0):
-        if not max_weight > 0:
-            raise ValueError(f"max_weight must be positive; got {max_weight}")
-        self.max_weight = max_weight
+        self.max_weight = require_number("max_weight", max_weight, 0, above=True, infinite=True)
 
     def __call__(self, process: InterpolatingProcess, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """The weight of each token."""
@@ -69,9 +68,8 @@ class Dynamic:
     """
 
     def __init__(self, scale: float | int, gamma: float | int = 1.0, max_weight: float | int = 2.0):
-        if not (scale >= 0 and max_weight > 0):
-            raise ValueError(f"scale must be non-negative and max_weight positive; got {scale} and {max_weight}")
-        self.scale, self.gamma, self.max_weight = scale, gamma, max_weight
+        self.scale, self.gamma = require_number("scale", scale, 0), require_number("gamma", gamma)
+        self.max_weight = require_number("max_weight", max_weight, 0, above=True, infinite=True)
 
     @classmethod
     def gidd(
@@ -80,6 +78,8 @@ class Dynamic:
         """Dynamic weights with the published scale B / vocab_size for the process `noiselab.gidd` with the same
         arguments.
         """
+        require_count("vocab_size", vocab_size)
+        require_number("p_uniform", p_uniform, 0, 1, below=True)
         return cls(2**gamma * p_uniform / (1 - p_uniform) / vocab_size, gamma, max_weight)
 
     def __call__(self, process: InterpolatingProcess, x: Tensor, z: Tensor, t: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
 from ..denoisers.checked import LogitCheck
 from ..denoisers.modes import device_of, evaluating
+from ..numerics import require_count, require_number
 from ..revisions import Detector
 from ..typing import PerToken, Tokens
 
@@ -55,11 +56,13 @@ class DenoiserDetector(Detector):
         filler: int | None = None,
         hide: int | None = None,
     ) -> None:
-        if not 0 <= time <= 1:
-            raise ValueError(f"time must lie in [0, 1]; got {time}")
+        for name, value, least in (("length", length, 1), ("filler", filler, 0), ("hide", hide, 0)):
+            if value is not None:
+                require_count(name, value, least)
         if (length is None) != (filler is None):
             raise ValueError(f"length and filler must be given together; got {length} and {filler}")
-        self.denoiser, self.time, self.length, self.filler, self.hide = denoiser, float(time), length, filler, hide
+        self.denoiser, self.time = denoiser, require_number("time", time, 0, 1)
+        self.length, self.filler, self.hide = length, filler, hide
 
     def score(self, z: Tokens) -> PerToken:
         """The scores, float64."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
-from ..numerics import UNIFORMS_PER_MOVE
+from ..numerics import UNIFORMS_PER_MOVE, require_number
 from ..process import InterpolatingProcess, NoiseProcess
 from ..process.three_way import Move
 from ..typing import Selection, Times, Tokens, Variants
@@ -63,8 +63,7 @@ class DFMCorrector(Corrector):
     law = "to first order in `size`"
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, size: float | int = 0.1):
-        if not 0 < size <= 1:
-            raise ValueError(f"size must lie in (0, 1]; got {size}")
+        require_number("size", size, 0, 1, above=True)
         super().__init__(process, denoiser)
         self.size = size
 

@@ -7,6 +7,7 @@ import torch
 from ..categorical import Randomness
 from ..denoisers import Denoiser
 from ..denoisers.base import describe
+from ..numerics import require_number
 from ..process import NoiseProcess, as_token_times
 from ..samplers.ancestral import AncestralSampler
 from ..samplers.base import Sampler
@@ -56,8 +57,7 @@ class ForwardBackwardCorrector(Corrector):
     law = "up to the error of its step back, which falls with `span`"
 
     def __init__(self, process: NoiseProcess, predictor: Sampler | Denoiser, span: float | int = 0.1):
-        if not 0 < span <= 1:
-            raise ValueError(f"span must lie in (0, 1]; got {span}")
+        require_number("span", span, 0, 1, above=True)
         if not isinstance(predictor, Sampler | Denoiser):
             raise ValueError(
                 f"predictor must be a noiselab.Sampler or a noiselab.Denoiser; got {type(predictor).__name__}"

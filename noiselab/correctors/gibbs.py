@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
-from ..numerics import UNIFORMS_PER_MOVE
+from ..numerics import UNIFORMS_PER_MOVE, require_count
 from ..process import NoiseProcess, as_token_times
 from ..typing import Selection, Times, Tokens, Variants
 from .base import Corrector, as_selection
@@ -62,8 +62,7 @@ class GibbsCorrector(Corrector):
     def __init__(
         self, process: NoiseProcess, denoiser: Denoiser, tokens_per_step: int = 1, *, positions: Positions = "random"
     ):
-        if tokens_per_step < 1:
-            raise ValueError(f"tokens_per_step must be at least 1; got {tokens_per_step}")
+        require_count("tokens_per_step", tokens_per_step)
         if positions not in get_args(Positions):
             raise ValueError(f"positions must be 'random' or 'unlikely'; got {positions!r}")
         super().__init__(process, denoiser)

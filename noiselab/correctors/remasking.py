@@ -6,7 +6,7 @@ import torch
 
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
-from ..numerics import UNIFORMS_PER_MOVE
+from ..numerics import UNIFORMS_PER_MOVE, require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..samplers.remasking import remasking_move
 from ..typing import Selection, Times, Tokens, Variants
@@ -58,9 +58,7 @@ class RemaskingCorrector(Corrector):
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, *, amount: float | int = 0.02):
         super().__init__(process, denoiser)
-        if not 0 <= amount <= 1:
-            raise ValueError(f"amount must lie in [0, 1]; got {amount}")
-        self.amount = amount
+        self.amount = require_number("amount", amount, 0, 1)
 
     @torch.no_grad()
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:

@@ -1,6 +1,5 @@
 """Revisers of finished sequences by a diffusion model."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +8,7 @@ from ..categorical import Randomness
 from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
 from ..denoisers.modes import counting_sequences, device_of, evaluating
+from ..numerics import require_count, require_number, require_token_set
 from ..revisions import Revised, Reviser, require_free_end
 from ..samplers import Infilling, Sampler
 from ..typing import Selection, Tokens, TokenSet
@@ -45,8 +45,8 @@ class SelfCorrectionReviser(Reviser):
     kind = "self-correct"
 
     def __init__(self, correction: SelfCorrection, *, steps: int = 128, batch_size: int = 32) -> None:
-        if min(steps, batch_size) < 1:
-            raise ValueError(f"steps and batch_size must be positive; got {steps} and {batch_size}")
+        require_count("steps", steps)
+        require_count("batch_size", batch_size)
         self.correction, self.steps, self.batch_size = correction, steps, batch_size
 
     def revise(self, z: Tokens, *, rows: Selection | None = None, generator: Randomness = None) -> Revised:
@@ -95,9 +95,11 @@ class BestGuessReviser(Reviser):
         time: float | int = 0.01,
         support: TokenSet | None = None,
     ) -> None:
-        if math.isnan(threshold) or not 0 <= time <= 1:
-            raise ValueError(f"threshold must not be NaN, time lie in [0, 1]; got {threshold} and {time}")
-        self.denoiser, self.threshold, self.time, self.support = denoiser, threshold, float(time), support
+        require_number("threshold", threshold, infinite=True)
+        if support is not None:
+            require_token_set("support", support)
+        self.denoiser, self.threshold, self.support = denoiser, threshold, support
+        self.time = require_number("time", time, 0, 1)
 
     def revise(self, z: Tokens, *, rows: Selection | None = None, generator: Randomness = None) -> Revised:
         """The sequences after the replacement; `generator` is not used."""
@@ -142,10 +144,9 @@ class InfillingReviser(Reviser):
         correction: SelfCorrection | None = None,
         corrections: int = 128,
     ) -> None:
-        if given < 0 or min(steps, corrections) < 1:
-            raise ValueError(
-                f"given must not be negative, steps and corrections be positive; got {given}, {steps} and {corrections}"
-            )
+        require_count("given", given, 0)
+        require_count("steps", steps)
+        require_count("corrections", corrections)
         self.sampler, self.given, self.steps = sampler, given, steps
         self.correction, self.corrections = correction, corrections
 

@@ -11,7 +11,14 @@ from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
 from ..denoisers.base import describe, require_denoiser
 from ..denoisers.checked import LogitCheck, LogitChecks
-from ..numerics import LOGITS_AT_ONCE, mask_off_support
+from ..numerics import (
+    LOGITS_AT_ONCE,
+    TEMPERATURES,
+    mask_off_support,
+    require_count,
+    require_number,
+    require_token_set,
+)
 from ..process import NoiseProcess, as_token_times
 from ..typing import PerSequence, PerToken, Selection, Times, Tokens, TokenSet, Variants
 from .base import Corrector, as_selection
@@ -32,7 +39,7 @@ class SelfCorrection(Corrector):
 
     - `denoiser`: the denoiser; its prediction is used without conversion, as published.
     - `time`: the time t0, in [0, 1].
-    - `temperature`: positive; 0.1 to 0.5 published.
+    - `temperature`: in [1e-20, 1e20]; 0.1 to 0.5 published.
     - `tokens_per_step`: the maximum number of tokens of a sequence that change in a step.
     - `patience`: the number of steps without improvement before a sequence stops.
     - `support`: the tokens that may be drawn, Bool [state]; by default all. Pass `process.support`, or
@@ -82,11 +89,10 @@ class SelfCorrection(Corrector):
         support: TokenSet | None = None,
         process: NoiseProcess | None = None,
     ):
-        if not (0 <= time <= 1 and temperature > 0 and tokens_per_step >= 1 and patience >= 0):
-            raise ValueError(
-                "time must lie in [0, 1], temperature be positive, tokens_per_step at least 1, patience non-negative; "
-                f"got {time}, {temperature}, {tokens_per_step}, {patience}"
-            )
+        self.time = require_number("time", time, 0, 1)
+        self.temperature = require_number("temperature", temperature, *TEMPERATURES)
+        self.tokens_per_step = require_count("tokens_per_step", tokens_per_step)
+        self.patience = require_count("patience", patience, 0)
         if process is not None and process.data_tokens_are_certain(time):
             warnings.warn(
                 f"under {process} no visible token is ever wrong at t = {time:g}, so that a model trained on it has never "
@@ -95,12 +101,11 @@ class SelfCorrection(Corrector):
                 stacklevel=2,
             )
         support = process.support if support is None and process is not None else support
-        if support is not None and not support.any():
+        if support is not None and not require_token_set("support", support).any():
             raise ValueError("support must contain at least one token; got none")
         # Without `super().__init__`, because the denoiser is not converted and no process is needed.
         self.denoiser, self.support = require_denoiser(denoiser, type(self).__name__), support
         self.check = LogitCheck(None if support is None else len(support), support)
-        self.time, self.temperature, self.tokens_per_step, self.patience = time, temperature, tokens_per_step, patience
 
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
         """One revision at the times t of tokens in the support; tokens outside it (masks) are left to the sampler."""
@@ -123,6 +128,7 @@ class SelfCorrection(Corrector):
 
         - `rows`: the mask of tokens that may change and that count for self-accuracy; by default all. Exclude prompts.
         """
+        require_count("steps", steps, 0)
         rows = None if rows is None else as_selection(rows, z)
         live = torch.ones(len(z), dtype=torch.bool, device=z.device) if rows is None else rows.any(-1)
         best = torch.zeros(len(z), dtype=torch.float64, device=z.device)

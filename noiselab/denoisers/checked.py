@@ -11,7 +11,7 @@ from types import TracebackType
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..numerics import mask_off_support
 from ..process import NoiseProcess
@@ -37,7 +37,7 @@ class LogitChecks:
     """
 
     def __init__(self) -> None:
-        self._found: list[tuple[Tensor, Denoiser]] = []
+        self._found: list[tuple[Tensor, nn.Module]] = []
         self._before: list[LogitChecks | None] = []
 
     def __enter__(self) -> "LogitChecks":
@@ -50,7 +50,7 @@ class LogitChecks:
     ) -> None:
         _CURRENT.walk = self._before.pop()
 
-    def add(self, found: Float[Tensor, "4"], denoiser: Denoiser) -> None:
+    def add(self, found: Float[Tensor, "4"], denoiser: nn.Module) -> None:
         """Keep the result of one check, as `_refuse` takes it, without reading it."""
         self._found.append((found, denoiser))
 
@@ -62,16 +62,18 @@ class LogitChecks:
                 _refuse(numbers, denoiser)
 
 
-def _refuse(numbers: Sequence[float], denoiser: Denoiser) -> None:
+def _refuse(numbers: Sequence[float], denoiser: nn.Module) -> None:
     """Raise `ValueError` unless the smallest and the largest of the rows' largest logits are finite; then come two times."""
     least, most, first, last = numbers
     if math.isfinite(least) and math.isfinite(most):
         return
     came = "NaN" if math.isnan(most) else "inf" if most == math.inf else "-inf at all of these tokens"
-    time = f"t = {first:g}" if first == last else f"times from {first:g} to {last:g}"
+    time = (
+        "" if math.isnan(first) else f" at t = {first:g}" if first == last else f" at times from {first:g} to {last:g}"
+    )
     raise ValueError(
-        f"logits must be finite, or -inf at some of the tokens that data may contain; got {came} from {in_a_line(denoiser)} "
-        f"at {time} (are all weights finite? float16 overflows above 65504)"
+        f"logits must be finite, or -inf at some of the tokens that data may contain; got {came} from {in_a_line(denoiser)}"
+        f"{time} (are all weights finite? float16 overflows above 65504)"
     )
 
 
@@ -89,13 +91,13 @@ class LogitCheck:
         self.spans = None if support is None else _spans(support)
 
     def __call__(
-        self, logits: Float[Tensor, "... width"], t: Times, denoiser: Denoiser, rows: Selection | None = None
+        self, logits: Float[Tensor, "... width"], t: Times | None, denoiser: nn.Module, rows: Selection | None = None
     ) -> Float[Tensor, "... width"]:
         """The logits, checked; -inf at some tokens is valid.
 
         **Arguments:**
 
-        - `t`: the times of the tokens, for the message.
+        - `t`: the times of the tokens, for the message; none by `None`.
         - `denoiser`: what predicted the logits.
         - `rows`: the mask of the tokens whose logits these are.
 
@@ -120,7 +122,8 @@ class LogitCheck:
         least, most = torch.aminmax(self._largest(logits.detach()))
         if here and math.isfinite(least.item()) and math.isfinite(most.item()):
             return logits
-        found = torch.stack([number.to(torch.float64) for number in (least, most, *torch.aminmax(t.detach()))])
+        times = 2 * (torch.full_like(most, torch.nan),) if t is None else torch.aminmax(t.detach())
+        found = torch.stack([number.to(torch.float64) for number in (least, most, *times)])
         if here or _CURRENT.walk is None:
             _refuse(found.tolist(), denoiser)
         else:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..numerics import require_count
 from ..process import NoiseProcess, as_token_times
 from ..schedules import Schedule, ScheduleLike, as_schedule
 from ..typing import Selection, Times, Tokens
@@ -188,8 +189,7 @@ def by_enumeration(
 
     **Raises:** `ValueError` unless `at_once` is positive.
     """
-    if at_once < 1:
-        raise ValueError(f"at_once must be at least 1; got {at_once}")
+    require_count("at_once", at_once)
 
     def enumerated(z: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
         tokens, time = process.data_tokens(z.device).nonzero()[:, 0], as_token_times(t, z).expand(z.shape)

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..numerics import require_count
 from ..typing import Selection, Times, Tokens
 from .base import Denoiser, WrappedDenoiser
 
@@ -23,7 +24,7 @@ class OneByOne(WrappedDenoiser):
     - `mask_id`: the id of the mask token.
     - `passes`: the number of evaluations for one prediction, at least 1; 1 masks all tokens at once.
 
-    **Raises:** `ValueError` if `passes` is less than 1, or the denoiser predicts scores.
+    **Raises:** `ValueError` if `passes` is less than 1, `mask_id` is negative, or the denoiser predicts scores.
 
     **Source:** pseudo-likelihoods of masked language models: Salazar et al. (2020), arXiv 1910.14659.
 
@@ -46,9 +47,8 @@ class OneByOne(WrappedDenoiser):
 
     def __init__(self, inner: Denoiser, mask_id: int, passes: int):
         super().__init__(inner)
-        if passes < 1:
-            raise ValueError(f"passes must be at least 1; got {passes}")
-        self.predicts, self.mask_id, self.passes = "leave_one_out", mask_id, passes
+        self.mask_id, self.passes = require_count("mask_id", mask_id, 0), require_count("passes", passes)
+        self.predicts = "leave_one_out"
 
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Logits of each token, or of the selected ones, with it masked."""

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..exact import Exact
+from ..numerics import require_count
 from ..process import NoiseProcess, as_token_times
 from ..typing import PerSequence, Selection, Times, Tokens
 from .base import Denoiser, select
@@ -101,6 +102,7 @@ class MarkovOracle(Exact, Denoiser):
 
     def sample(self, batch: int, length: int, *, generator: Randomness = None) -> Tokens:
         """Sample sequences of the chain."""
+        require_count("batch", batch, 0), require_count("length", length)
         u = uniforms(batch, length, generator=generator, device=self.initial.device)
         state = choose(self.initial.expand(batch, -1), u[:, 0])
         states = [state]
@@ -123,6 +125,7 @@ class MarkovOracle(Exact, Denoiser):
 
     def entropy(self, length: int) -> float:
         """The entropy of sequences of this length, in nats."""
+        require_count("length", length)
         law, total = self.initial, -torch.special.xlogy(self.initial, self.initial).sum()
         step = -torch.special.xlogy(self.transition, self.transition).sum(-1)
         for _ in range(length - 1):

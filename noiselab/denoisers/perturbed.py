@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from ..numerics import require_count, require_number
 from ..typing import Selection, Times, Tokens
 from .base import Denoiser, WrappedDenoiser
 
@@ -57,11 +58,8 @@ class Perturbed(WrappedDenoiser):
         generator: Generator | None = None,
     ):
         super().__init__(inner)
-        if not scale >= 0:
-            raise ValueError(f"scale must not be negative; got {scale}")
-        if width < 1:
-            raise ValueError(f"width must be at least 1; got {width}")
-        self.scale, self.width = scale, width
+        self.scale, self.width = require_number("scale", scale, 0), require_count("width", width)
+        require_count("vocab_size", vocab_size)
         shape = (2 * width, vocab_size + 1, vocab_size)
         self.register_buffer("tables", torch.randn(shape, generator=generator, dtype=torch.float64))
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..numerics import mask_off_support
+from ..numerics import TEMPERATURES, mask_off_support, require_count, require_number, require_token_set
 from ..typing import PerRow, RowLogits, RowTokens, TokenSet
 from .base import Denoiser, Transform
 from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out
@@ -34,14 +34,14 @@ class Temperature(Transform):
 
     **Arguments:**
 
-    - `temperature`: positive; values below 1 sharpen the prediction.
+    - `temperature`: in [1e-20, 1e20]; values below 1 sharpen the prediction.
+
+    **Raises:** `ValueError` for a temperature out of range.
     """
 
     def __init__(self, inner: Denoiser, temperature: float | int):
         super().__init__(inner)
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive; got {temperature}")
-        self.temperature = temperature
+        self.temperature = require_number("temperature", temperature, *TEMPERATURES)
 
     def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """Logits / temperature; at least float32, because low temperatures overflow half precision."""
@@ -79,9 +79,7 @@ class TopK(Transform):
 
     def __init__(self, inner: Denoiser, k: int):
         super().__init__(inner)
-        if k < 1:
-            raise ValueError(f"k must be at least 1; got {k}")
-        self.k = k
+        self.k = require_count("k", k)
 
     def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """Less probable tokens than the k-th get no mass."""
@@ -107,9 +105,7 @@ class TopP(Transform):
 
     def __init__(self, inner: Denoiser, p: float | int):
         super().__init__(inner)
-        if not 0 < p <= 1:
-            raise ValueError(f"p must lie in (0, 1]; got {p}")
-        self.p = p
+        self.p = require_number("p", p, 0, 1, above=True)
 
     def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """Tokens after the crossing one get no mass."""
@@ -141,10 +137,8 @@ class MinP(Transform):
 
     def __init__(self, inner: Denoiser, p: float | int):
         super().__init__(inner)
-        if not 0 <= p <= 1:
-            raise ValueError(f"p must lie in [0, 1]; got {p}")
-        self.log_p = torch.tensor(p, dtype=torch.float64).log().item()
-        self.p = p
+        self.p = require_number("p", p, 0, 1)
+        self.log_p = torch.tensor(self.p, dtype=torch.float64).log().item()
 
     def edit(self, logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
         """The others get no mass."""
@@ -169,7 +163,7 @@ class Support(Transform):
 
     def __init__(self, inner: Denoiser, support: TokenSet):
         super().__init__(inner)
-        if not support.any():
+        if not require_token_set("support", support).any():
             raise ValueError("support must contain at least one token; got none")
         self.register_buffer("support", support)
 
@@ -191,8 +185,8 @@ class Suppress(Transform):
 
     - `tokens`: the ids of the tokens that get no mass.
 
-    **Raises:** `ValueError` for a negative token; on the first call, for one outside the vocabulary, or if none
-    remains.
+    **Raises:** `ValueError` for a token that is negative or not a whole number; on the first call, for one outside the
+    vocabulary, or if none remains.
 
     **Example:**
 
@@ -211,9 +205,8 @@ class Suppress(Transform):
 
     def __init__(self, inner: Denoiser, tokens: Sequence[int] | Int[Tensor, " tokens"]):
         super().__init__(inner)
-        every = sorted({int(token) for token in tokens})
-        if every and every[0] < 0:
-            raise ValueError(f"tokens must not be negative; got {every[0]}")
+        ids = tokens.tolist() if isinstance(tokens, Tensor) else tokens
+        every = sorted({require_count("each of tokens", token, 0) for token in ids})
         # Stored, because reading the tensor would synchronize with a GPU.
         self.count, self.largest = len(every), max(every, default=-1)
         self.register_buffer("tokens", torch.tensor(every, dtype=torch.long))

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..numerics import require_count
 from ..typing import Times
 
 
@@ -81,5 +82,6 @@ def average(draw: Callable[[], Times], repeats: int) -> Estimate:
     assert abs(found.distance(1 / 3)) < 3 and found.error < 0.001
     ```
     """
+    require_count("repeats", repeats, 2)
     with torch.no_grad():
         return estimate(torch.stack([draw().double().mean() for _ in range(repeats)]))

@@ -16,7 +16,7 @@ from ..denoisers.checked import checked
 from ..elbo import nelbo, reconstruction
 from ..elbo.ends import prior_log_prob
 from ..elbo.steps import step_kl
-from ..numerics import ENTRIES_AT_ONCE, TIME_EPS
+from ..numerics import ENTRIES_AT_ONCE, TIME_EPS, require_count
 from ..process import NoiseProcess
 from ..typing import Grid, PerSequence, Tokens
 from .bounds import BoundTerms, Scene
@@ -36,7 +36,8 @@ def every_sequence(tokens: int | Int[Tensor, " chain"], length: int) -> Tokens:
 
     **Raises:** `ValueError` if there are more than 65,536.
     """
-    tokens = torch.arange(tokens) if isinstance(tokens, int) else tokens
+    tokens = tokens if isinstance(tokens, Tensor) else torch.arange(require_count("tokens", tokens))
+    require_count("length", length)
     _small(len(tokens), length)
     return torch.cartesian_prod(*length * [tokens]).view(-1, length)
 

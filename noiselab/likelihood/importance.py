@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from ..denoisers import Denoiser
 from ..elbo.ends import Predicted, predicted, prior_log_prob
+from ..numerics import require_count
 from ..process import NoiseProcess
 from ..typing import Grid, PerSequence, Selection, Tokens
 from .bounds import Scene
@@ -64,8 +65,7 @@ def importance_bound(
     assert torch.tensor(8 / 3).log() < tight + 0.05 < loose
     ```
     """
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1; got {draws}")
+    require_count("draws", draws)
     weights = [path_log_weight(process, denoiser, x, times, real=real, generator=generator) for _ in range(draws)]
     return math.log(draws) - torch.stack(weights).logsumexp(0)
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..numerics import TIME_EPS, bisect, gauss_legendre
+from ..numerics import TIME_EPS, bisect, gauss_legendre, require_count
 from ..process import NoiseProcess
 from .ranges import time_range
 
@@ -56,8 +56,7 @@ def process_quadrature(
     assert torch.isclose((weight * fall).sum(), torch.tensor(-1.0).double(), atol=1e-4)
     ```
     """
-    if nodes < 1:
-        raise ValueError(f"nodes must be at least 1; got {nodes}")
+    require_count("nodes", nodes)
     low, high = time_range(process, max(low, process.domain[0]), high)
     low, high = max(low, process.domain[0] + TIME_EPS), min(high, process.domain[1] - TIME_EPS)
     clock = _Clock(process, low, high)

@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from ..numerics import require_number
 from ..process import NoiseProcess
 from ..typing import Grid
 
@@ -17,8 +18,8 @@ def time_range(
     **Raises:** `ValueError` unless it rises within the domain of the process.
     """
     first, last = process.domain
-    start = max(LOW, first) if low is None else float(low)
-    stop = last if high is None else float(high)
+    start = max(LOW, first) if low is None else require_number("low", low)
+    stop = last if high is None else require_number("high", high)
     if not first <= start < stop <= last:
         raise ValueError(f"times must rise within the domain {process.domain} of the process; got {start} to {stop}")
     return start, stop
@@ -32,7 +33,7 @@ def falling(process: NoiseProcess, times: Grid) -> Grid:
     if not isinstance(times, Tensor):
         raise ValueError(f"times must be a grid, such as torch.linspace(1, 0, 17) for 16 steps; got {times!r}")
     times, (low, high) = times.double(), process.domain
-    if len(times) < 2 or not (times[1:] < times[:-1]).all():
+    if times.dim() != 1 or len(times) < 2 or not (times[1:] < times[:-1]).all():
         raise ValueError(f"times must fall from noise to data; got {times.tolist()}")
     # A float32 grid may miss the ends by rounding.
     if times[0] > high + 1e-6 or times[-1] < low - 1e-6:
@@ -49,7 +50,7 @@ def require_range(t: Float[Tensor, "batch ..."], weight: Float[Tensor, "batch ..
     if t.shape != weight.shape:
         raise ValueError(f"times and weights must have one shape; got {list(t.shape)} and {list(weight.shape)}")
     first, last = t.min().item(), t.max().item()
-    if first < low - 1e-6 or last > high + 1e-6:
+    if not (first >= low - 1e-6 and last <= high + 1e-6):  # nor NaN
         raise ValueError(f"times must lie in [{low:g}, {high:g}], the range of the bound; got {first:g} to {last:g}")
     each, span = weight.double().flatten(1).mean(1) if weight.dim() > 1 else weight.double(), high - low
     if len(each) >= 8:

@@ -1,11 +1,14 @@
 """Autoregressive models as a pipeline."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
+from ..denoisers.checked import LogitCheck, LogitChecks
+from ..numerics import require_count
 from .base import Pipeline
 
 
@@ -52,19 +55,18 @@ class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
         begin = self.tokenizer.eos_token_id if begin is None else begin
         starts = [[begin]] if prompts is None else self.encode(prompts)
         longest = self.length if length is None else length
-        if num_samples < 1 or not 1 <= longest <= self.length:
-            raise ValueError(
-                f"num_samples must be positive and length in [1, {self.length}]; got {num_samples}, {longest}"
-            )
+        require_count("num_samples", num_samples)
+        require_count("length", longest, 1, self.length)
         if max(map(len, starts)) >= longest + (prompts is None):
             raise ValueError(f"prompts must be shorter than {longest} tokens; got one of {max(map(len, starts))}")
-        defaults = self.generation
+        asked = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+        chosen = replace(self.generation, **{name: value for name, value in asked.items() if value is not None})
         settings = GenerationConfig(
             do_sample=True,
-            temperature=float(defaults.temperature if temperature is None else temperature),
-            top_k=(defaults.top_k if top_k is None else top_k) or 0,
-            top_p=float((defaults.top_p if top_p is None else top_p) or 1.0),
-            min_p=defaults.min_p if min_p is None else float(min_p),
+            temperature=float(chosen.temperature),
+            top_k=chosen.top_k or 0,
+            top_p=1.0 if chosen.top_p is None else float(chosen.top_p),
+            min_p=None if chosen.min_p is None else float(chosen.min_p),
             max_length=longest,
             eos_token_id=self.tokenizer.eos_token_id if stop else None,
             pad_token_id=self.tokenizer.pad_token_id,
@@ -77,6 +79,14 @@ class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
             for start in starts:
                 ids = torch.tensor([start] * num_samples, device=self.device)
                 call: Any = network.generate
-                tokens = call(ids, attention_mask=torch.ones_like(ids), generation_config=settings, use_cache=True)
+                with LogitChecks() as checks:
+                    tokens = call(
+                        ids,
+                        attention_mask=torch.ones_like(ids),
+                        generation_config=settings,
+                        logits_processor=[lambda _, logits: LogitCheck()(logits, None, network)],
+                        use_cache=True,
+                    )
+                checks.read()
                 texts += self.decode(tokens)
         return texts

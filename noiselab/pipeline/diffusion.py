@@ -17,6 +17,7 @@ from ..denoisers import Denoiser, Support
 from ..networks.dit import DiT
 from ..networks.huggingface import TransformersDenoiser
 from ..networks.masked_lm import MaskedLanguageModel
+from ..numerics import require_count
 from ..process import InterpolatingProcess, NoiseProcess
 from ..samplers import Sampler
 from .base import Pipeline
@@ -177,11 +178,9 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         """
         starts = [None] if prompts is None else self.encode(prompts)
         length = self.length if length is None else length
-        if num_samples < 1 or batch_size < 1 or not 1 <= length <= self.length:
-            raise ValueError(
-                f"num_samples and batch_size must be positive and length in [1, {self.length}]; got {num_samples}, "
-                f"{batch_size}, {length}"
-            )
+        require_count("num_samples", num_samples)
+        require_count("batch_size", batch_size)
+        require_count("length", length, 1, self.length)
         longest = max(0 if start is None else len(start) for start in starts)
         if longest > length:
             raise ValueError(f"prompts must fit {length} tokens; got one of {longest}")
@@ -284,10 +283,8 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         """
         pad = self.tokenizer.pad_token_id
         ids = self._as_released(texts) if as_released else self.encode(texts)
-        if num_inference_steps < 1 or batch_size < 1:
-            raise ValueError(
-                f"num_inference_steps and batch_size must be positive; got {num_inference_steps}, {batch_size}"
-            )
+        require_count("num_inference_steps", num_inference_steps)
+        require_count("batch_size", batch_size)
         longest = self.length if as_released else max(map(len, ids))
         tokens = torch.full((len(ids), longest), pad)
         for row, found in enumerate(ids):
@@ -321,7 +318,7 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         return chosen_sampler(self.process, self.denoiser, sampler, asked, self.generation)
 
     def _times(self, steps: int | None, as_released: bool) -> Tensor:
-        steps = self.generation.steps if steps is None else steps
+        steps = require_count("num_inference_steps", self.generation.steps if steps is None else steps)
         if steps < 1 + as_released:
             raise ValueError(
                 f"num_inference_steps must be at least {1 + as_released}; got {steps}"

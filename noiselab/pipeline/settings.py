@@ -9,6 +9,7 @@ from typing import Any, get_args
 from transformers.utils import cached_file
 
 from ..files import write_json
+from ..numerics import TEMPERATURES, require_count, require_number
 from ..parametrization import Prediction
 from ..process import NoiseProcess
 from ..processes import process_from
@@ -23,8 +24,10 @@ class GenerationSettings:
     **Arguments:**
 
     - `steps`: the number of network evaluations per sample, at least 1.
-    - `temperature`: the temperature of the prediction, positive.
-    - `top_k`, `top_p`, `min_p`: truncation of the prediction; none by default.
+    - `temperature`: the temperature of the prediction, in [1e-20, 1e20].
+    - `top_k`, `top_p`, `min_p`: truncation of the prediction: at least 1, in (0, 1] and in [0, 1]; none by default.
+
+    **Raises:** `ValueError` for a number out of range.
     """
 
     steps: int = 128
@@ -32,6 +35,16 @@ class GenerationSettings:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+
+    def __post_init__(self) -> None:
+        require_count("steps", self.steps)
+        require_number("temperature", self.temperature, *TEMPERATURES)
+        if self.top_k is not None:
+            require_count("top_k", self.top_k)
+        if self.top_p is not None:
+            require_number("top_p", self.top_p, 0, 1, above=True)
+        if self.min_p is not None:
+            require_number("min_p", self.min_p, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import describe
 from ..denoisers.checked import LogitChecks, checked
+from ..numerics import require_count
 from ..parametrization import to_posterior
 from ..process import NoiseProcess, as_token_times
 from ..process.validation import require_kind
@@ -154,9 +155,9 @@ class Sampler(abc.ABC):
         if (steps is None) == (times is None):
             raise ValueError(f"exactly one of steps and times must be given; got steps={steps}, times={times}")
         if times is None:
-            if steps is None or steps < 1:
-                raise ValueError(f"steps must be at least 1; got {steps}")
-            return torch.linspace(high, low, steps + 1, dtype=torch.float64)
+            return torch.linspace(high, low, require_count("steps", steps) + 1, dtype=torch.float64)
+        if not isinstance(times, Tensor):
+            raise ValueError(f"times must be a grid, such as torch.linspace(1, 0, 17) for 16 steps; got {times!r}")
         times = times.double()
         if times.dim() != 1 or len(times) < 2 or not (times[1:] < times[:-1]).all():
             raise ValueError(f"times must fall from noise to data; got {times.tolist()}")
@@ -178,6 +179,11 @@ class Sampler(abc.ABC):
 
         **Arguments:** as for `sample`.
         """
+        if not isinstance(shape, Sequence) or len(shape) != 2:
+            raise ValueError(
+                f"shape must be (batch, length), the number of sequences and of their tokens; got {shape!r}"
+            )
+        shape = tuple(require_count(name, size, 0) for name, size in zip(("batch", "length"), shape, strict=True))
         times = self.grid(steps, times)
         if abs(float(times[0]) - self.process.domain[1]) > 1e-6:
             raise ValueError(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
-from ..numerics import LOGITS_AT_ONCE
+from ..numerics import LOGITS_AT_ONCE, require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..schedules import ScheduleLike, as_schedule
 from ..typing import Times, Tokens, Variants
@@ -262,9 +262,7 @@ class EntropyBoundedSampler(_PlannedSampler):
         draw: bool = True,
     ):
         super().__init__(process, denoiser, score, draw)
-        if not bound >= 0:
-            raise ValueError(f"bound must be non-negative; got {bound}")
-        self.bound = bound
+        self.bound = require_number("bound", bound, 0, infinite=True)
         self.converges = draw and bound == 0 and score in BLIND
 
     def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:

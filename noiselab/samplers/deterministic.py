@@ -12,7 +12,7 @@ import torch
 
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
-from ..numerics import UNIFORMS_PER_MOVE
+from ..numerics import UNIFORMS_PER_MOVE, require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..process.three_way import Move
 from ..typing import Times, Tokens, Variants
@@ -62,8 +62,7 @@ class DeterministicSampler(Sampler):
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, *, share: float | int = 1.0):
         super().__init__(process, denoiser)
-        if not 0 <= share <= 1:
-            raise ValueError(f"share must lie in [0, 1]; got {share}")
+        require_number("share", share, 0, 1)
         low, high = process.domain
         middle = low + (high - low) * torch.tensor([[0.1], [0.4], [0.9]], dtype=torch.float64, device=self.device)
         noise = self.process.noise(middle)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..categorical import Randomness
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.checked import LogitChecks, checked
-from ..numerics import bisect
+from ..numerics import bisect, require_count, require_number
 from ..process import NoiseProcess
 from ..typing import Grid, Tokens
 from .grid_costs import outdating
@@ -58,8 +58,7 @@ def power_grid(process: NoiseProcess, steps: int, power: float | int = 2) -> Gri
     assert torch.allclose(grid, torch.tensor([16, 9, 4, 1, 0]).double() / 16)
     ```
     """
-    if not 0 < power < torch.inf:
-        raise ValueError(f"power must be positive and finite; got {power}")
+    require_number("power", power, 0, above=True)
     return _over(process, _falling(steps) ** power)
 
 
@@ -116,8 +115,7 @@ def log_snr_grid(process: NoiseProcess, steps: int, limit: float | int = 4.0) ->
 
     **Source:** von Ruette et al. (2025), arXiv 2512.10858, for time as this ratio.
     """
-    if not 0 < limit < torch.inf:
-        raise ValueError(f"limit must be positive and finite; got {limit}")
+    require_number("limit", limit, 0, above=True)
 
     def log_snr(t: Tensor) -> Tensor:
         alpha, noise = _signal(process, t)
@@ -182,11 +180,10 @@ def adaptive_grid(
     """
     if (x is None) == (length is None):
         raise ValueError(f"exactly one of x and length must be given; got x={x}, length={length}")
-    if sequences < 1 or resolution < 2 or (length is not None and length < 1):
-        raise ValueError(
-            "sequences and length must be at least 1, and resolution at least 2; got "
-            f"{sequences}, {length} and {resolution}"
-        )
+    require_count("sequences", sequences)
+    require_count("resolution", resolution, 2)
+    if length is not None:
+        require_count("length", length)
     u, denoiser = _falling(steps), checked(as_leave_one_out(denoiser, process), process)
     fine = _at_clock(process, _falling(resolution))
     tensors = (*denoiser.parameters(), *denoiser.buffers(), *process.buffers())
@@ -208,8 +205,7 @@ def adaptive_grid(
 
 def _falling(steps: int) -> Tensor:
     """Uniformly spaced numbers from 1 to 0."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1; got {steps}")
+    require_count("steps", steps)
     return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
 

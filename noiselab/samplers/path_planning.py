@@ -9,6 +9,7 @@ from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
 from ..denoisers.checked import checked
+from ..numerics import require_number
 from ..parametrization import to_posterior
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..typing import Times, Tokens, Variants
@@ -94,10 +95,8 @@ class PathPlanningSampler(Sampler):
         if planner is not None and not (isinstance(planner, Denoiser) and planner.predicts != "score"):
             came = "one that predicts scores" if isinstance(planner, Denoiser) else type(planner).__name__
             raise ValueError(f"planner must be a noiselab.Denoiser that predicts logits of tokens; got {came}")
-        if not 0 <= stochasticity < float("inf"):
-            raise ValueError(f"stochasticity must be finite and non-negative; got {stochasticity}")
         self.planner = None if planner is None else checked(planner, process)
-        self.stochasticity, self.draw = stochasticity, draw
+        self.stochasticity, self.draw = require_number("stochasticity", stochasticity, 0), draw
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """One step of planning and replacing; the network is not evaluated if all tokens are known and none is to be masked."""

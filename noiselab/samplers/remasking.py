@@ -13,7 +13,7 @@ import torch
 
 from ..categorical import Randomness, uniforms
 from ..denoisers import Denoiser
-from ..numerics import UNIFORMS_PER_MOVE
+from ..numerics import UNIFORMS_PER_MOVE, require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..process.three_way import Move
 from ..typing import PerToken, Times, Tokens, TokenTimes, Variants
@@ -85,11 +85,11 @@ class RemaskingSampler(Sampler):
         super().__init__(process, denoiser)
         if schedule not in get_args(Remasking):
             raise ValueError(f"schedule must be one of {get_args(Remasking)}; got {schedule!r}")
-        if not 0 <= amount <= 1:
-            raise ValueError(f"amount must lie in [0, 1]; got {amount}")
-        if not between[0] <= between[1]:
+        if len(between) != 2 or not require_number("between[0]", between[0]) <= require_number(
+            "between[1]", between[1]
+        ):
             raise ValueError(f"between must be (low, high); got {between}")
-        self.schedule, self.amount, self.between = schedule, amount, between
+        self.schedule, self.amount, self.between = schedule, require_number("amount", amount, 0, 1), between
         self.converges = amount == 0
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:

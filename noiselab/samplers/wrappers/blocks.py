@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...categorical import Randomness
+from ...numerics import require_count
 from ...process import as_token_times
 from ...typing import Grid, Times, Tokens
 from ..base import Advance, Sampler, Stage, WrappedSampler
@@ -54,8 +55,8 @@ class BlockSampler(WrappedSampler):
 
     def __init__(self, inner: Sampler, block_size: int, *, context: Context = "all", given: int = 0):
         super().__init__(inner)
-        if block_size < 1 or given < 0:
-            raise ValueError(f"block_size must be positive and given non-negative; got {block_size}, {given}")
+        require_count("block_size", block_size)
+        require_count("given", given, 0)
         if context not in get_args(Context):
             raise ValueError(f"context must be 'all' or 'past'; got {context!r}")
         self.block_size, self.context, self.given = block_size, context, given

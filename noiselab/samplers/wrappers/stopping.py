@@ -7,6 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ...categorical import Randomness
+from ...numerics import require_count
 from ...process import as_token_times
 from ...typing import Grid, Times, Tokens
 from ..base import Advance, Sampler, Stage, WrappedSampler
@@ -48,9 +49,7 @@ class EarlyStopping(WrappedSampler):
 
     def __init__(self, inner: Sampler, patience: int):
         super().__init__(inner)
-        if patience < 1:
-            raise ValueError(f"patience must be at least 1; got {patience}")
-        self.patience, self.converges = patience, False
+        self.patience, self.converges = require_count("patience", patience), False
 
     def path(
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
@@ -121,13 +120,11 @@ class EndToken(WrappedSampler):
     def __init__(self, inner: Sampler, token: int, *, fill: int | None = None, prompt: int = 0):
         super().__init__(inner)
         fill, vocab_size = token if fill is None else fill, self.process.vocab_size
-        if not (0 <= token < vocab_size and 0 <= fill < vocab_size):
-            raise ValueError(f"token and fill must lie in [0, {vocab_size}); got {token}, {fill}")
+        require_count("token", token, 0, vocab_size - 1)
+        require_count("fill", fill, 0, vocab_size - 1)
         if not self.process.host_support()[token]:
             raise ValueError(f"the end token must be in the support of the process; got {token}")
-        if prompt < 0:
-            raise ValueError(f"prompt must be non-negative; got {prompt}")
-        self.token, self.fill, self.prompt = token, fill, prompt
+        self.token, self.fill, self.prompt = token, fill, require_count("prompt", prompt, 0)
         self.converges = False
 
     def path(
