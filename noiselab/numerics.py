@@ -93,7 +93,7 @@ def require_count(name: str, value: object, least: int = 1, most: int | None = N
         return int(value)  # type: ignore[call-overload]
     kind = "" if whole else "a whole number, "
     what = f"at least {least}" if most is None else f"in [{least}, {most}]"
-    raise ValueError(f"{name} must be {kind}{what}; got {value!r}")
+    raise ValueError(f"{name} must {'lie ' if whole and most is not None else 'be '}{kind}{what}; got {value!r}")
 
 
 def require_token_set(name: str, tokens: object, states: int | None = None) -> TokenSet:

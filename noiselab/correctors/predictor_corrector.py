@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..categorical import Randomness, select_generators
-from ..numerics import require_count, require_number
+from ..numerics import require_count
 from ..process import as_token_times
 from ..samplers.base import Sampler, Stage, WrappedSampler
 from ..typing import Selection, Times, Tokens
@@ -60,9 +60,7 @@ class PredictorCorrector(WrappedSampler):
         super().__init__(predictor)
         if not isinstance(corrector, Corrector):
             raise ValueError(f"a corrector must be a noiselab.Corrector; got {type(corrector).__name__}")
-        if not callable(when) and not (
-            len(when) == 2 and require_number("when[0]", when[0]) < require_number("when[1]", when[1])
-        ):
+        if not callable(when) and not (len(when) == 2 and when[0] < when[1]):
             raise ValueError(f"when must be two increasing times, or a function of times; got {when}")
         self.corrector, self.when, self.repeats = corrector, when, require_count("repeats", repeats)
         self.converges = predictor.converges and corrector.converges

@@ -180,7 +180,8 @@ def by_enumeration(
 
     **Arguments:**
 
-    - `classifier`: (z, t) to $\log p(y \mid z)$, [batch], up to a constant; with times [batch, length].
+    - `classifier`: (z, t) to $\log p(y \mid z)$, [batch], up to a constant; with times [batch, length]. It must not be NaN,
+      which samplers refuse; -inf says that z excludes y.
     - `process`: the noise process; tokens outside its support are impossible and not evaluated.
     - `clean`: whether the inserted token is given as clean: its time is then the lower end of the domain (where a
       process should have no noise left), and the time of the others is t. Otherwise all have time t, as published, and

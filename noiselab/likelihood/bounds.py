@@ -122,7 +122,7 @@ def continuous_bound(
         raise ValueError("times and nodes must not both be given; got both")
     scene = Scene(process, denoiser, x, real, generator)
     if nodes is not None:
-        fixed = process_quadrature(process, nodes, low=low, high=high) if isinstance(nodes, int) else nodes
+        fixed = nodes if isinstance(nodes, tuple) else process_quadrature(process, nodes, low=low, high=high)
         parts = [scene.integrand(t.expand(len(x)), weight.expand(len(x))) for t, weight in zip(*fixed, strict=True)]
         diffusion = torch.stack(parts).sum(0)
     else:

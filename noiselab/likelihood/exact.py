@@ -16,7 +16,7 @@ from ..denoisers.checked import checked
 from ..elbo import nelbo, reconstruction
 from ..elbo.ends import prior_log_prob
 from ..elbo.steps import step_kl
-from ..numerics import ENTRIES_AT_ONCE, TIME_EPS, require_count
+from ..numerics import ENTRIES_AT_ONCE, TIME_EPS, require_count, require_number
 from ..process import NoiseProcess
 from ..typing import Grid, PerSequence, Tokens
 from .bounds import BoundTerms, Scene
@@ -88,7 +88,7 @@ def expected_bound(
     assert abs(bound.item() - oracle.entropy(3)) < 1e-4
     ```
     """
-    low, high = time_range(process, max(low, process.domain[0]), high)
+    low, high = time_range(process, max(require_number("low", low), process.domain[0]), high)
     low = max(low, process.domain[0] + TIME_EPS)
     t, weight = process_quadrature(process, nodes, low=low, high=high) if times is None else times
     every = _Every(process, denoiser, x)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..numerics import TIME_EPS, bisect, gauss_legendre, require_count
+from ..numerics import TIME_EPS, bisect, gauss_legendre, require_count, require_number
 from ..process import NoiseProcess
 from .ranges import time_range
 
@@ -57,7 +57,7 @@ def process_quadrature(
     ```
     """
     require_count("nodes", nodes)
-    low, high = time_range(process, max(low, process.domain[0]), high)
+    low, high = time_range(process, max(require_number("low", low), process.domain[0]), high)
     low, high = max(low, process.domain[0] + TIME_EPS), min(high, process.domain[1] - TIME_EPS)
     clock = _Clock(process, low, high)
     corners = torch.tensor([t for t in process.corners() if low < t < high], dtype=torch.float64)

@@ -1,7 +1,6 @@
 """Autoregressive models as a pipeline."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from transformers import GenerationConfig
 from ..denoisers.checked import LogitCheck, LogitChecks
 from ..numerics import require_count
 from .base import Pipeline
+from .drawing import Truncation
 
 
 class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
@@ -59,8 +59,7 @@ class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
         require_count("length", longest, 1, self.length)
         if max(map(len, starts)) >= longest + (prompts is None):
             raise ValueError(f"prompts must be shorter than {longest} tokens; got one of {max(map(len, starts))}")
-        asked = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-        chosen = replace(self.generation, **{name: value for name, value in asked.items() if value is not None})
+        chosen = Truncation(temperature, top_k, top_p, min_p).over(self.generation)
         settings = GenerationConfig(
             do_sample=True,
             temperature=float(chosen.temperature),

@@ -1,6 +1,7 @@
 """Token-level operations of a diffusion pipeline: choosing a sampler, sampling and correcting in batches."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -27,6 +28,10 @@ class Truncation(NamedTuple):
     top_p: float | int | None = None
     min_p: float | int | None = None
 
+    def over(self, defaults: GenerationSettings) -> GenerationSettings:
+        """The defaults with the given ones in their place, checked."""
+        return replace(defaults, **{name: value for name, value in self._asdict().items() if value is not None})
+
 
 def chosen_sampler(
     process: NoiseProcess,
@@ -48,18 +53,15 @@ def chosen_sampler(
         return sampler
     if sampler is not None and not callable(sampler):
         raise ValueError(f"sampler must be a noiselab.Sampler, or build one from process and denoiser; got {sampler!r}")
-    heat = defaults.temperature if asked.temperature is None else asked.temperature
-    if heat != 1:
-        denoiser = Temperature(denoiser, heat)
-    top_k = defaults.top_k if asked.top_k is None else asked.top_k
-    top_p = defaults.top_p if asked.top_p is None else asked.top_p
-    min_p = defaults.min_p if asked.min_p is None else asked.min_p
-    if top_k is not None:
-        denoiser = TopK(denoiser, top_k)
-    if top_p is not None:
-        denoiser = TopP(denoiser, top_p)
-    if min_p is not None:
-        denoiser = MinP(denoiser, min_p)
+    chosen = asked.over(defaults)
+    if chosen.temperature != 1:
+        denoiser = Temperature(denoiser, chosen.temperature)
+    if chosen.top_k is not None:
+        denoiser = TopK(denoiser, chosen.top_k)
+    if chosen.top_p is not None:
+        denoiser = TopP(denoiser, chosen.top_p)
+    if chosen.min_p is not None:
+        denoiser = MinP(denoiser, chosen.min_p)
     made = (sampler or AncestralSampler)(process, denoiser)
     if not isinstance(made, Sampler):
         raise ValueError(f"sampler must build a noiselab.Sampler; got {type(made).__name__}")

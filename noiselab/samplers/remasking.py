@@ -85,9 +85,7 @@ class RemaskingSampler(Sampler):
         super().__init__(process, denoiser)
         if schedule not in get_args(Remasking):
             raise ValueError(f"schedule must be one of {get_args(Remasking)}; got {schedule!r}")
-        if len(between) != 2 or not require_number("between[0]", between[0]) <= require_number(
-            "between[1]", between[1]
-        ):
+        if len(between) != 2 or not between[0] <= between[1]:
             raise ValueError(f"between must be (low, high); got {between}")
         self.schedule, self.amount, self.between = schedule, require_number("amount", amount, 0, 1), between
         self.converges = amount == 0

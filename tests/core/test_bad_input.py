@@ -135,9 +135,9 @@ def test_walks_and_bounds():
             nl.nelbo(process, torch.zeros(1, 3, width), x, x, time)
     with pytest.raises(ValueError, match=r"t must have shape \[1\] or \[1, 3\]; got \[2\]"):
         nl.nelbo(process, torch.zeros(1, 3, 5), x, x, torch.tensor([0.5, 0.5]))
-    for option in ({"temperature": 0.0}, {"time": 1.5}, {"tokens_per_step": 0}, {"patience": -1}):
-        with pytest.raises(ValueError, match="temperature be positive"):
-            nl.SelfCorrection(sampler.denoiser, **option)
+    for name, value in {"temperature": 0.0, "time": 1.5, "tokens_per_step": 0, "patience": -1}.items():
+        with pytest.raises(ValueError, match=f"{name} must .*; got {value}"):
+            nl.SelfCorrection(sampler.denoiser, **{name: value})
     for wrap in (lambda d: nl.Temperature(d, 0), lambda d: nl.TopP(d, 0), lambda d: nl.denoisers.MinP(d, 1.1)):
         with pytest.raises(ValueError, match="got"):
             wrap(sampler.denoiser)

@@ -109,7 +109,7 @@ def test_a_posterior_prediction_may_be_wrong_too_but_no_score():
     assert torch.allclose(back[..., : V - 1], wrong(z, t).log_softmax(-1)[..., : V - 1])
     with pytest.raises(ValueError, match="scores"):
         Perturbed(nl.denoisers.Score(oracle, process), 0.5, vocab_size=V)
-    with pytest.raises(ValueError, match="scale must not be negative"):
+    with pytest.raises(ValueError, match="scale must be non-negative and finite; got -1"):
         Perturbed(oracle, -1, vocab_size=V)
     with pytest.raises(ValueError, match="width must be at least 1"):
         Perturbed(oracle, 1, vocab_size=V, width=0)

@@ -247,7 +247,7 @@ def test_suppressed_tokens_get_no_mass_and_one_must_stay():
     assert torch.equal(other(z, t), Suppress(Fixed(logits), [1, 2])(z, t))
     assert torch.equal(Suppress(Fixed(logits), [])(z, t)[0, 0], logits)
     assert repr(Suppress(Fixed(logits), [2, 1, 1])) == "Suppress(Fixed(), 2 tokens)"
-    with pytest.raises(ValueError, match="must not be negative; got -1"):
+    with pytest.raises(ValueError, match="each of tokens must be at least 0; got -1"):
         Suppress(Fixed(logits), [1, -1])
     for tokens in ([4], range(4)):
         with pytest.raises(ValueError, match=r"tokens must lie in \[0, 4\) and leave one"):

@@ -18,6 +18,7 @@ POSTERIOR, SCORE = (convert(ORACLE, PROCESS) for convert in (nl.denoisers.Poster
 ARGUMENTS = {
     "ActiveOnly": (),
     "CallCounter": (),
+    "Checked": (PROCESS,),
     "ClassifierFreeGuidance": (POSTERIOR, 0.5),
     "ClassifierGuidance": (lambda z, t, rows: torch.zeros(()),),
     "CopyObserved": (PROCESS,),
@@ -58,7 +59,9 @@ def make(name, inner):
 def test_a_wrapper_predicts_what_it_wraps_and_prints_it(name):
     wrapper = make(name, POSTERIOR)
     assert wrapper.predicts == ("leave_one_out" if isinstance(wrapper, OneByOne) else "posterior")
-    assert repr(wrapper).startswith(f"{name}({POSTERIOR}") and "\n" not in repr(wrapper)
+    # What samplers put around every denoiser prints as the denoiser.
+    start = f"{POSTERIOR}" if name == "Checked" else f"{name}({POSTERIOR}"
+    assert repr(wrapper).startswith(start) and "\n" not in repr(wrapper)
 
 
 @pytest.mark.parametrize("name", WRAPPERS)

@@ -99,10 +99,10 @@ def test_as_released_starts_a_step_late_and_leaves_noise():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"num_samples": 0}, "num_samples and batch_size must be positive"),
-        ({"batch_size": 0}, "num_samples and batch_size must be positive"),
+        ({"num_samples": 0}, "num_samples must be at least 1; got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
         ({"num_inference_steps": 0}, "num_inference_steps must be at least 1; got 0"),
-        ({"length": LENGTH + 1}, r"length in \[1, 16\]; got .* 17"),
+        ({"length": LENGTH + 1}, r"length must lie in \[1, 16\]; got 17"),
         ({"prompts": []}, "at least one text"),
         ({"prompts": "the cat"}, "texts must be a list"),
         ({"prompts": [""]}, "must not be empty; text 0 is"),

@@ -143,7 +143,7 @@ def test_autoregressive_models_are_pipelines_too(tmp_path):
         likely = model(torch.tensor([[words.bos_token_id]])).logits[0, -1].argmax()
     assert pipe.generate(1, temperature=1e-4, length=2)[0].tokens[1] == likely
     for bad, said in (
-        ({"num_samples": 0}, "positive"),
+        ({"num_samples": 0}, "num_samples must be at least 1; got 0"),
         ({"length": 99}, r"\[1, 16\]"),
         ({"prompts": ["a " * 40]}, "must fit"),
         ({"prompts": ["the cat sat"], "length": 2}, "must be shorter than 2"),

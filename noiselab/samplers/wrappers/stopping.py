@@ -175,6 +175,8 @@ def lengths(x: Tokens, token: int, *, prompt: int = 0) -> Int[Tensor, " batch"]:
     - `token`: the end token.
     - `prompt`: the number of leading tokens that are ignored.
     """
+    require_count("token", token, 0)
+    require_count("prompt", prompt, 0)
     end = (x == token) & (torch.arange(x.shape[1], device=x.device) >= prompt)
     return (end.long().cumsum(-1) == 0).sum(-1)
 
