@@ -31,10 +31,10 @@ class GenerationSettings:
     """
 
     steps: int = 128
-    temperature: float = 1.0
+    temperature: float | int = 1.0
     top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
+    top_p: float | int | None = None
+    min_p: float | int | None = None
 
     def __post_init__(self) -> None:
         require_count("steps", self.steps)
