@@ -123,7 +123,7 @@ def test_errors_of_replicates_are_right():
         str(nl.likelihood.Estimate(123.4, 45.0)) == "123 +- 45"
         and str(nl.likelihood.Estimate(1.0, 0.0)) == "1.0000 +- 0.0000"
     )
-    with pytest.raises(ValueError, match="two"):
+    with pytest.raises(ValueError, match="repeats must be at least 2; got 1"):
         nl.likelihood.average(lambda: torch.rand(10), 1)
 
 

@@ -414,8 +414,11 @@ def test_bad_settings_are_refused():
         ),
         (lambda: EntropyBoundedSampler(process, oracle, -0.1), "bound must be non-negative; got -0.1"),
         (lambda: EntropyBoundedSampler(process, oracle, math.nan), "bound must be non-negative; got nan"),
-        (lambda: PathPlanningSampler(process, oracle, stochasticity=-1), "stochasticity must be finite and non"),
-        (lambda: PathPlanningSampler(process, oracle, stochasticity=math.inf), "stochasticity must be finite and non"),
+        (lambda: PathPlanningSampler(process, oracle, stochasticity=-1), "stochasticity must be .* finite; got -1"),
+        (
+            lambda: PathPlanningSampler(process, oracle, stochasticity=math.inf),
+            "stochasticity must be .* finite; got inf",
+        ),
         (
             lambda: PathPlanningSampler(process, oracle, nl.denoisers.Score(oracle, process)),
             "planner must be .* got one that predicts",

@@ -252,7 +252,7 @@ def test_token_dependent_noise_works_as_well():
 
 def test_settings_are_checked_and_printed():
     sampler, _ = world("gidd")
-    with pytest.raises(ValueError, match="block_size must be positive and given non-negative; got 0, 0"):
+    with pytest.raises(ValueError, match="block_size must be at least 1; got 0"):
         BlockSampler(sampler, 0)
     with pytest.raises((ValueError, TypeError)):
         BlockSampler(sampler, 2, context="future")

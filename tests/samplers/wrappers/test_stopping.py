@@ -248,11 +248,11 @@ def test_settings_are_checked_and_printed():
     sampler, _ = world("gidd")
     with pytest.raises(ValueError, match="patience must be at least 1; got 0"):
         EarlyStopping(sampler, 0)
-    with pytest.raises(ValueError, match=r"must lie in \[0, 5\); got 5, 5"):
+    with pytest.raises(ValueError, match=r"token must lie in \[0, 4\]; got 5"):
         EndToken(sampler, 5)
     with pytest.raises(ValueError, match="must be in the support of the process; got 4"):
         EndToken(sampler, 4)
-    with pytest.raises(ValueError, match="prompt must be non-negative; got -1"):
+    with pytest.raises(ValueError, match="prompt must be at least 0; got -1"):
         EndToken(sampler, 3, prompt=-1)
     assert repr(EarlyStopping(sampler, 2)).endswith("patience=2)")
     assert repr(EndToken(sampler, 3, fill=4, prompt=2)).endswith("token=3, fill=4, prompt=2)")
