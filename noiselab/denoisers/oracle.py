@@ -22,7 +22,7 @@ class MarkovOracle(Exact, Denoiser):
     The cost is O(length states^2). With it, every bound and every sampler can be tested exactly.
 
     Where the other tokens cannot occur together, which tokens drawn independently of each other may, this distribution does
-    not exist. The prediction is then given as many of them as can, that is, the fewest possible are ignored: the limit
+    not exist. The prediction is then given the largest number of them that can, so that the fewest are ignored: the limit
     $\epsilon \to 0$ of the distribution for emissions $q_t(z_j \mid v) + \epsilon$.
 
     **Arguments:**
