@@ -201,6 +201,35 @@ def measure_batching(rounds: int) -> int:
     )
 
 
+@torch.no_grad()
+def measure_gillespie(rounds: int) -> int:
+    """100 sequences of 12 tokens of a Markov chain, event by event, against 16 ancestral steps with the same denoiser."""
+    states, batch, length = 9, 100, 12
+    process = nl.gidd(vocab_size=states + 1, mask_id=states, p_uniform=0.2)
+    followers = torch.rand(states, states, generator=seed_generator(), dtype=torch.float64) ** 3
+    transition = followers / followers.sum(-1, keepdim=True)
+    counting = nl.denoisers.CallCounter(nl.MarkovOracle(torch.full((states,), 1 / states), transition, process))
+    samplers = {
+        "ancestral": (nl.AncestralSampler(process, counting), 16),
+        "Gillespie": (nl.samplers.GillespieSampler(process, counting), 1),
+    }
+
+    def run(name: str) -> None:
+        sampler, steps = samplers[name]
+        counting.reset()
+        sampler.sample((batch, length), steps=steps, generator=seed_generator())
+
+    time = time_in_turns({name: functools.partial(run, name) for name in samplers}, rounds)
+    run("Gillespie")
+    print(
+        f"\n  {batch} sequences of {length} tokens, exact denoiser: 16 ancestral steps {1000 * time['ancestral']:.0f} ms; "
+        f"Gillespie {1000 * time['Gillespie']:.0f} ms, {counting.calls} calls, {counting.sequences / batch:.0f} "
+        "evaluations per sequence"
+    )
+    limit = 10 if torch.get_default_device().type == "cpu" else None
+    return report("Gillespie", [("time / 16 ancestral steps", time["Gillespie"] / time["ancestral"], limit, False)])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each piece; the best counts")
@@ -212,7 +241,10 @@ def main() -> int:
     where = f"{torch.get_num_threads()} threads" if options.device == "cpu" else torch.cuda.get_device_name()
     print(f"torch {torch.__version__}, {where}. Best of {options.rounds} rounds, in turns.\n")
     missed = (
-        measure_overhead(options.rounds) + measure_rows_only(options.steps) + measure_batching(min(options.rounds, 3))
+        measure_overhead(options.rounds)
+        + measure_rows_only(options.steps)
+        + measure_batching(min(options.rounds, 3))
+        + measure_gillespie(options.rounds)
     )
     return min(missed, 1)
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from exact_worlds import INITIAL, NOISES, TRANSITION, generator, oracle_of, p_value
+from exact_worlds import INITIAL, NOISES, TRANSITION, chi_square, generator, oracle_of, p_value
 
 import noiselab as nl
+from noiselab.process import as_token_times
 from noiselab.processes.token_rates import TokenRates
 from noiselab.samplers.gillespie import FirstHittingSampler, GillespieSampler
 
@@ -107,3 +108,103 @@ def test_a_users_own_masking_is_masking():
 
     process = Own(torch.arange(4) < 3)
     assert p_value(FirstHittingSampler(process, oracle_of(process)), n=4000, steps=1) > 1e-3
+
+
+class Opinion(nl.Denoiser):
+    """A denoiser that is wrong: an opinion on each token from the other one of two, which changes with time."""
+
+    predicts = "leave_one_out"
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.randn(2, 4, 4, generator=generator(5), dtype=torch.float64)
+
+    def forward(self, z, t):
+        t = as_token_times(t, z).expand(z.shape)
+        logits = torch.stack([self.table[i][z[:, 1 - i]] * (1 + torch.cos(5 * t[:, i, None])) for i in range(2)], 1)
+        return logits.index_fill(-1, torch.tensor(3), -torch.inf)
+
+
+def hybrid_masses(t):
+    """alpha and b of `gidd` with a fifth of uniform tokens of three at t = 1/2, and the rate into each token."""
+
+    def masses(t):
+        uniform = 0.5 * (t * (1 - t)) ** 0.5
+        return (1 - t) / (1 + uniform), torch.stack([*3 * [uniform / 3], t]) / (1 + uniform)
+
+    (alpha, b), h = masses(t), 1e-6
+    (alpha_after, b_after), (alpha_before, b_before) = masses(t + h), masses(t - h)
+    return alpha, b, ((b_after - b_before) - (alpha_after - alpha_before) / alpha * b) / (2 * h)
+
+
+def reverse_rates(denoiser, t):
+    """The rate of each pair to each other pair by one reverse jump, entry by entry, [16, 16]."""
+    alpha, b, into = hybrid_masses(t)
+    pairs = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    predicted = denoiser(pairs, t.expand(16)).softmax(-1)
+    rates = torch.zeros(16, 16, dtype=torch.float64)
+    for k, pair in enumerate(pairs.tolist()):
+        for place in range(2):
+            q = alpha * predicted[k, place] + b
+            for y in set(range(4)) - {pair[place]}:
+                after = list(pair)
+                after[place] = y
+                rates[k, 4 * after[0] + after[1]] = into[pair[place]] * q[y] / q[pair[place]]
+    return rates
+
+
+def test_the_law_of_pairs_solves_the_master_equation_of_a_wrong_denoiser():
+    """The reverse chain of any denoiser, by integrating its rates from t to s with Runge and Kutta's method."""
+    process, denoiser, n, steps = NOISES["gidd"](), Opinion(), 20_000, 200
+    t, s = torch.tensor(0.95).double(), torch.tensor(0.1).double()
+    law, h = torch.zeros(16, dtype=torch.float64), (t - s) / steps
+    law[4 * 3 + 1] = 1  # a mask and a token
+
+    def slope(law, time):
+        rates = reverse_rates(denoiser, time)
+        return law @ rates - law * rates.sum(-1)
+
+    for k in range(steps):
+        now = t - k * h
+        first = slope(law, now)
+        second = slope(law + h / 2 * first, now - h / 2)
+        third = slope(law + h / 2 * second, now - h / 2)
+        fourth = slope(law + h * third, now - h)
+        law = law + h / 6 * (first + 2 * second + 2 * third + fourth)
+    z = torch.tensor([[3, 1]]).expand(n, -1)
+    z = GillespieSampler(process, denoiser).step(z, t.expand(n), s.expand(n), generator=generator())
+    assert chi_square(z, law, tokens=4) > 1e-3
+
+
+def test_looking_ahead_saves_calls_and_changes_nothing(monkeypatch):
+    process = NOISES["gidd"]()
+    counting = nl.denoisers.CallCounter(oracle_of(process))
+    sampler = GillespieSampler(process, counting)
+
+    def sample():
+        return sampler.sample((3, 6), steps=2, generator=[generator(seed) for seed in range(3)])
+
+    ahead = sample()
+    calls = counting.calls
+    counting.reset()
+    monkeypatch.setattr("noiselab.samplers.gillespie.TOKENS_AT_ONCE", 0)
+    assert torch.equal(sample(), ahead)
+    assert counting.calls > 2 * calls
+
+
+def test_clocks_are_inverted_for_all_tokens_at_once():
+    """A hundred sequences of twelve tokens: the schedule is evaluated a few times per call of the network."""
+    evaluated = []
+
+    def falling(t):
+        evaluated.append(t.numel())
+        return 1 - t
+
+    process = nl.Interpolation(
+        falling, {nl.Absorbing(3, 4): nl.t, nl.Uniform(torch.arange(4) < 3): 0.5 * (nl.t * (1 - nl.t)) ** 0.5}
+    )
+    counting = nl.denoisers.CallCounter(oracle_of(process))
+    sampler = GillespieSampler(process, counting)
+    evaluated.clear()
+    sampler.sample((100, 12), steps=1, generator=generator())
+    assert counting.calls < 100 and len(evaluated) < 15 * counting.calls
