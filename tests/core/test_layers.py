@@ -5,6 +5,8 @@ The layers are the list in CONTRIBUTING.md. Every import counts, those inside fu
 
 import ast
 import functools
+import importlib
+import inspect
 import itertools
 import subprocess
 import sys
@@ -149,10 +151,43 @@ def test_heavy_packages_are_imported_by_the_shell_and_by_networks_alone(modules)
     assert heavy_imports(modules) == []
 
 
-def test_importing_noiselab_loads_no_heavy_package():
-    program = f"import sys, noiselab; print(sorted({HEAVY} & set(sys.modules)))"
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert printed.strip() == "[]"
+def loaded(program: str, packages: set[str]) -> str:
+    """Those of the packages that a program imports."""
+    program += f"\nimport sys; print(sorted({packages} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
+
+
+def test_importing_noiselab_imports_nothing():
+    assert loaded("import noiselab", {*HEAVY, "torch"}) == "[]"
+
+
+def test_the_top_level_loads_no_heavy_package():
+    program = "import noiselab\nfor name in {*noiselab.__all__} - {'GiddPipeline', 'Pipeline'}: getattr(noiselab, name)"
+    assert loaded(program, HEAVY) == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["evaluate", "--help"], ["nonsense"], []], ids=" ".join
+)
+def test_the_overview_of_commands_imports_nothing(arguments):
+    program = (
+        f"from noiselab.commands.main import main\ntry:\n    main({arguments})\nexcept SystemExit as stop:\n"
+        "    assert stop.code in (0, 2)"
+    )
+    assert loaded(program, {*HEAVY, "torch"}) == "[]"
+
+
+def test_names_of_the_top_level_are_those_that_type_checkers_see():
+    block = next(node for node in ast.parse(sources()["noiselab"]).body if isinstance(node, ast.If))
+    seen = {}
+    for node in block.body:
+        for alias in node.names:
+            place = importlib.import_module(f"noiselab.{node.module or alias.name}")
+            seen[alias.name] = getattr(place, alias.name) if node.module else place
+    assert {name for name in seen if not inspect.ismodule(seen[name])} == set(noiselab.__all__)
+    assert all(getattr(noiselab, name) is value for name, value in seen.items())
+    assert set(seen) <= set(dir(noiselab)) and not hasattr(noiselab, "nonsense")
 
 
 # Planted mistakes: source text in place of a module's.
