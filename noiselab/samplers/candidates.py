@@ -23,7 +23,7 @@ ROUNDS, CLOSE = (
 GRID = 128  # times between which the roots of all tokens are bracketed at once
 EPS = torch.finfo(torch.float64).eps
 CERTAIN = 20.0  # log-odds above which a token is taken for noise: the signal is 2e-9, and the token jumps again later
-DRAWS = 6  # uniform numbers of a candidate: time, data or noise, a token of the noise (2), acceptance, a token of x_hat
+UNIFORMS = 6  # uniform numbers of a candidate: time, data or noise, a token of the noise (2), acceptance, a token of x_hat
 
 
 class Candidates(NamedTuple):
@@ -82,7 +82,7 @@ def draw_candidates(
     in_data = process.data_tokens(z.device)
     found: list[tuple[Tensor, Candidates]] = []
     while len(live):
-        u = uniforms(len(live), at_once, DRAWS, generator=select_generators(generator, sequence[live]), device=z.device)
+        u = uniforms(len(live), at_once, UNIFORMS, generator=select_generators(generator, sequence[live]), device=z.device)
         old = z[live, None]
         time, odds = log_odds.next_times(z[live], now[live], s[live], u[..., 0])
         there, at = time > -torch.inf, torch.maximum(time, s[live, None])
