@@ -16,14 +16,13 @@ from ..categorical import Randomness, select_generators, uniforms
 from ..numerics import TIME_EPS
 from ..process import InterpolatingProcess
 
-ROUNDS, CLOSE = (
-    120,
-    1e-8,
-)  # iterations of the search for a time, and its tolerance, on the logit of time and in log-odds
+# Iterations of the search for a time, and its tolerance, on the logit of time and in log-odds.
+ROUNDS, CLOSE = 120, 1e-8
 GRID = 128  # times between which the roots of all tokens are bracketed at once
 EPS = torch.finfo(torch.float64).eps
 CERTAIN = 20.0  # log-odds above which a token is taken for noise: the signal is 2e-9, and the token jumps again later
-UNIFORMS = 6  # uniform numbers of a candidate: time, data or noise, a token of the noise (2), acceptance, a token of x_hat
+# Uniform numbers of a candidate: time, data or noise, a token of the noise (2), acceptance, a token of the prediction.
+UNIFORMS = 6
 
 
 class Candidates(NamedTuple):
@@ -82,7 +81,9 @@ def draw_candidates(
     in_data = process.data_tokens(z.device)
     found: list[tuple[Tensor, Candidates]] = []
     while len(live):
-        u = uniforms(len(live), at_once, UNIFORMS, generator=select_generators(generator, sequence[live]), device=z.device)
+        u = uniforms(
+            len(live), at_once, UNIFORMS, generator=select_generators(generator, sequence[live]), device=z.device
+        )
         old = z[live, None]
         time, odds = log_odds.next_times(z[live], now[live], s[live], u[..., 0])
         there, at = time > -torch.inf, torch.maximum(time, s[live, None])
