@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from .typing import Elementwise, ElementwiseProbs
+from .typing import Elementwise, ElementwiseProbs, PerToken, Selection
 
 Randomness: TypeAlias = Generator | Sequence[Generator] | None
 """One generator for the whole batch, one for each sequence of the batch, or torch's global one."""
@@ -43,6 +43,27 @@ def uniforms(
         raise ValueError(f"generator must be a torch.Generator, or one for each sequence; got {generator!r}")
     home = device if generator is None else generator.device
     return torch.rand((batch, *rest), generator=generator, dtype=torch.float64, device=home).to(device or home)
+
+
+def uniforms_at(rows: Selection, *, generator: Randomness = None, device: torch.device | str | None = None) -> PerToken:
+    """Uniform numbers for the selected tokens, 0 at the others.
+
+    With a generator for each sequence, a sequence draws one number for each of its selected tokens. It therefore gets the
+    same numbers alone and in any batch, whatever padding it has there. With one generator for the batch, a number is drawn
+    for every token, as by `uniforms`.
+
+    **Arguments:**
+
+    - `rows`: the selected tokens.
+    - `generator`, `device`: as for `uniforms`.
+
+    **Raises:** `ValueError` as `uniforms`.
+    """
+    if not isinstance(generator, Sequence) or len(generator) != len(rows):
+        return torch.where(rows, uniforms(*rows.shape, generator=generator, device=device), 0)
+    drawn = [uniforms(1, n, generator=g, device=device) for n, g in zip(rows.sum(-1).tolist(), generator, strict=True)]
+    u = torch.zeros(rows.shape, dtype=torch.float64, device=device)
+    return u.masked_scatter(rows, torch.cat(drawn, 1)) if drawn else u
 
 
 def select_generators(generator: Randomness, index: Int[Tensor, " selected"]) -> Randomness:

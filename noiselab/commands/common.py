@@ -48,6 +48,15 @@ def dtype_of(name: str | None) -> "torch.dtype | None":
     return found
 
 
+def text_generators(seed: int, count: int) -> "list[torch.Generator]":
+    """One generator for each text, so that a text does not depend on the batch that it is in."""
+    import torch
+
+    from ..data.streams import derive_seed
+
+    return [torch.Generator().manual_seed(derive_seed(seed, index)) for index in range(count)]
+
+
 def write_samples(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write JSON Lines, each as it comes."""
     with RecordWriter(path) as writer:

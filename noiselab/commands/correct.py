@@ -33,9 +33,9 @@ class Options:
     as_released: bool = False
     """encode texts again and pad them with tokens that may change, as the published code does"""
     seed: int = 0
-    """random seed"""
+    """random seed; each text has random numbers of its own"""
     batch_size: int = 16
-    """texts per batch"""
+    """texts per batch; does not change the result"""
     dtype: str | None = None
     """dtype of the network's arithmetic, such as bfloat16"""
     device: str | None = None
@@ -72,11 +72,9 @@ def main(options: Options) -> list[dict[str, Any]]:
 
 def _corrected(pipe: Any, texts: list[str], before: list[list[int]], options: Options) -> Iterator[dict[str, Any]]:
     """The records of the texts, batch by batch."""
-    import torch
+    from .common import dtype_of, text_generators
 
-    from .common import dtype_of
-
-    generator = torch.Generator().manual_seed(options.seed)
+    generators = text_generators(options.seed, len(texts))
     for first in range(0, len(texts), options.batch_size):
         some = slice(first, first + options.batch_size)
         after = pipe.self_correction(
@@ -89,7 +87,7 @@ def _corrected(pipe: Any, texts: list[str], before: list[list[int]], options: Op
             tokens_per_step=options.tokens_per_step,
             as_released=options.as_released,
             batch_size=options.batch_size,
-            generator=generator,
+            generator=generators[some],
             show_progress=options.out is not None,
             dtype=dtype_of(options.dtype),
         )

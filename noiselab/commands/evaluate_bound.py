@@ -68,7 +68,7 @@ def main(options: Options) -> dict[str, Any]:
     if isinstance(pipe, DiffusionPipeline):
         bound = validation_bound(
             pipe.process,
-            pipe.padded,
+            pipe.denoiser,
             blocks,
             low=options.low,
             nodes=options.nodes,

@@ -60,9 +60,9 @@ class Options:
     as_released: bool = False
     """use the time grid of the published GIDD code, which leaves a little noise"""
     seed: int = 0
-    """random seed"""
+    """random seed; each text of a diffusion model has random numbers of its own"""
     batch_size: int = 16
-    """texts per batch"""
+    """texts per batch; does not change the texts of a diffusion model"""
     dtype: str | None = None
     """dtype of the network's arithmetic, such as bfloat16"""
     device: str | None = None
@@ -99,24 +99,26 @@ def _generated(pipe: Any, prompts: Sequence[str | None], options: Options) -> It
     import noiselab as nl
 
     from ..pipeline import AutoregressivePipeline
-    from .common import dtype_of
+    from .common import dtype_of, text_generators
 
     shared: dict[str, Any] = {
         name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "min_p", "length")
     }
-    shared |= {"dtype": dtype_of(options.dtype), "generator": torch.Generator().manual_seed(options.seed)}
+    shared["dtype"] = dtype_of(options.dtype)
     if options.prompt:
         pipe.encode(options.prompt)  # so that one that is too long is noticed before the work
     if isinstance(pipe, AutoregressivePipeline):
         if options.steps is not None or options.as_released or options.sampler != "ancestral":
             raise ValueError("steps, sampler and as-released require a diffusion model; this model is autoregressive")
+        generator = torch.Generator().manual_seed(options.seed)
         for first in range(0, len(prompts), options.num_samples):
             one = prompts[first]
             for done in range(0, options.num_samples, options.batch_size):
                 count = min(options.batch_size, options.num_samples - done)
-                yield from pipe.generate(count, prompts=None if one is None else [one], **shared)
+                yield from pipe.generate(count, prompts=None if one is None else [one], generator=generator, **shared)
         return
     shared["sampler"] = None if options.sampler == "ancestral" else getattr(nl.samplers, SAMPLERS[options.sampler])
+    generators = text_generators(options.seed, len(prompts))
     for first in range(0, len(prompts), options.batch_size):
         some = prompts[first : first + options.batch_size]
         yield from pipe.generate(
@@ -125,6 +127,7 @@ def _generated(pipe: Any, prompts: Sequence[str | None], options: Options) -> It
             prompts=some if options.prompt else None,
             as_released=options.as_released,
             batch_size=options.batch_size,
+            generator=generators[first : first + options.batch_size],
             show_progress=options.out is not None,
             **shared,
         )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..categorical import Randomness, select_generators
+from ..denoisers import selected_sequences
 from ..numerics import require_count
 from ..process import as_token_times
 from ..samplers.base import Sampler, Stage, WrappedSampler
@@ -77,8 +78,10 @@ class PredictorCorrector(WrappedSampler):
         # `None` lets correctors skip the selection of tokens.
         some = None if rows.all() else rows[index]
         generator = select_generators(generator, index)
+        denoiser = getattr(self.corrector, "denoiser", self.denoiser)
         for _ in range(self.repeats):
-            z = z.index_copy(0, index, self.corrector.step(z[index], time, rows=some, generator=generator))
+            with selected_sequences(denoiser, index):
+                z = z.index_copy(0, index, self.corrector.step(z[index], time, rows=some, generator=generator))
             done.append(Stage(self.corrector.kind, s, z))
         return done
 

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..categorical import Randomness, choose, uniforms
-from ..denoisers import Denoiser
+from ..categorical import Randomness, choose, uniforms, uniforms_at
+from ..denoisers import Denoiser, selected_sequences
 from ..denoisers.base import describe, require_denoiser
 from ..denoisers.checked import LogitCheck, LogitChecks
 from ..numerics import (
@@ -117,16 +117,25 @@ class SelfCorrection(Corrector):
         return self.revise(z, u, t=t, rows=rows)[0] if rows.any() else z
 
     def walk(
-        self, z: Tokens, *, steps: int = 128, rows: Selection | None = None, generator: Randomness = None
+        self,
+        z: Tokens,
+        *,
+        steps: int = 128,
+        rows: Selection | None = None,
+        generator: Randomness = None,
+        stop: bool = True,
     ) -> Iterator[Tokens]:
         """The states after each step, at most `steps` of them; ends early when all sequences have stopped.
 
         A stopped sequence is no longer evaluated, but still consumes its random numbers, so that the other sequences do
-        not depend on when it stopped.
+        not depend on when it stopped. With a generator for each sequence, these are one number a step for each token that
+        may change: a sequence is corrected in the same way alone and in a padded batch (`attending_to`).
 
         **Arguments:**
 
-        - `rows`: the mask of tokens that may change and that count for self-accuracy; by default all. Exclude prompts.
+        - `rows`: the mask of tokens that may change and that count for self-accuracy; by default all. Exclude prompts and
+          padding.
+        - `stop`: whether sequences stop; otherwise every sequence takes all steps.
         """
         require_count("steps", steps, 0)
         rows = None if rows is None else as_selection(rows, z)
@@ -137,13 +146,17 @@ class SelfCorrection(Corrector):
             return
         checks = LogitChecks()
         for step in range(1, steps + 1):
-            u = uniforms(*z.shape, generator=generator, device=z.device)
-            with torch.no_grad(), checks:
+            u = (
+                uniforms(*z.shape, generator=generator, device=z.device)
+                if rows is None
+                else uniforms_at(rows, generator=generator, device=z.device)
+            )
+            with torch.no_grad(), checks, selected_sequences(self.denoiser, live):
                 revised, accuracy = self.revise(z[live], u[live], rows=None if rows is None else rows[live])
             stale[live] = torch.where(accuracy > best[live], 0, stale[live] + 1)
             best[live] = torch.maximum(best[live], accuracy)
-            gave_up = stale[live] > self.patience
-            settled = (revised == z[live]).all(-1)
+            gave_up = stop & (stale[live] > self.patience)
+            settled = stop & (revised == z[live]).all(-1)
             z = z.index_put((live,), torch.where(gave_up[:, None], z[live], revised))
             live = live.index_put((live,), ~gave_up & ~settled)
             over = not live.any()

@@ -1,6 +1,7 @@
 """Denoisers: the interface, wrappers that change a prediction, the exact oracle; networks in their own modules."""
 
 from .active_only import ActiveOnly
+from .attention import attending_to, selected_sequences, takes_mask
 from .base import Denoiser, ProjectedDenoiser, Transform, WrappedDenoiser, select
 from .call_counter import CallCounter
 from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out
@@ -30,7 +31,10 @@ __all__ = [
     "Transform",
     "WrappedDenoiser",
     "as_leave_one_out",
+    "attending_to",
     "by_enumeration",
     "first_order",
     "select",
+    "selected_sequences",
+    "takes_mask",
 ]

@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..typing import Selection, Times, Tokens
+from .attention import selected_sequences
 from .base import WrappedDenoiser
 
 
@@ -11,7 +12,7 @@ class ActiveOnly(WrappedDenoiser):
     """Evaluates only the sequences of a batch that have a selected row.
 
     Finished sequences are then not evaluated (with `EndToken`, `EarlyStopping`, or if no token may change). Do not use
-    it with denoisers that store state for one batch, such as an attention mask for each sequence or a cache.
+    it with denoisers that store the state of one batch, such as a cache.
 
     **Arguments:**
 
@@ -23,4 +24,7 @@ class ActiveOnly(WrappedDenoiser):
         if rows is None:
             return self.inner(z, t)
         live = rows.any(1)
-        return self.inner(z, t, rows) if live.all() or not live.any() else self.inner(z[live], t[live], rows[live])
+        if live.all() or not live.any():
+            return self.inner(z, t, rows)
+        with selected_sequences(self.inner, live):
+            return self.inner(z[live], t[live], rows[live])

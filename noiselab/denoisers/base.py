@@ -3,14 +3,47 @@
 import abc
 import inspect
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..parametrization import Prediction
 from ..process import as_token_times
 from ..typing import Logits, PerRow, RowLogits, RowTokens, Selection, Times, Tokens
+
+
+class Attended(NamedTuple):
+    """What a network attends to in the current batch; set by `attending_to` and `selected_sequences`.
+
+    **Arguments:**
+
+    - `masks`: masks of real tokens, of which all must hold.
+    - `sequences`: the indices of the sequences in the batch that `self.attention_mask` is for; `None` for all.
+    """
+
+    masks: tuple[Tensor, ...] = ()
+    sequences: Tensor | None = None
+
+    def with_mask(self, real: Selection) -> "Attended":
+        """The same with another mask."""
+        return Attended((*self.masks, real), self.sequences)
+
+    def selected(self, index: Bool[Tensor, " batch"] | Int[Tensor, " selected"]) -> "Attended":
+        """The same for some of the sequences."""
+        index = index.nonzero()[:, 0] if index.dtype == torch.bool else index
+        masks = tuple(_of_sequences(mask, index) for mask in self.masks)
+        return Attended(masks, index if self.sequences is None else self.sequences[index])
+
+    def all_masks(self, own: Tensor | None) -> list[Tensor]:
+        """All masks of these sequences, with the denoiser's own."""
+        return [*self.masks, *([] if own is None else [_of_sequences(own, self.sequences)])]
+
+
+def _of_sequences(mask: Tensor, index: Tensor | None) -> Tensor:
+    """The rows of a mask; one row is that of every sequence."""
+    return mask if index is None or len(mask) == 1 else mask[index]
 
 
 class Denoiser(nn.Module, abc.ABC):
@@ -21,6 +54,9 @@ class Denoiser(nn.Module, abc.ABC):
     Samplers and evaluations convert between them. The default is "leave_one_out"; a denoiser that contains another
     denoiser must declare its type, or derive from `WrappedDenoiser`. Calling a denoiser with `rows` returns the logits
     of the selected tokens only; a `forward` with the argument `rows` can avoid computing the others.
+
+    A denoiser whose network takes an attention mask sets `takes_mask = True` and passes it `self.real_tokens(z)`. In
+    padded batches the network then attends only to real tokens (`noiselab.denoisers.attending_to`).
 
     **Example:**
 
@@ -42,6 +78,9 @@ class Denoiser(nn.Module, abc.ABC):
     ```
     """
 
+    takes_mask = False
+    """Whether `forward` uses the attention mask `self.real_tokens(z)`."""
+    attended = Attended()
     _takes_rows = False
     _predicts: Prediction | None = None
 
@@ -65,6 +104,22 @@ class Denoiser(nn.Module, abc.ABC):
     @predicts.setter
     def predicts(self, prediction: Prediction) -> None:
         self._predicts = require_prediction(prediction)
+
+    def real_tokens(self, z: Tokens) -> Selection | None:
+        """The mask of real tokens that the network must attend to, or `None` if all tokens are real.
+
+        It combines the mask of `noiselab.denoisers.attending_to` and, if there is one, `self.attention_mask`.
+
+        **Raises:** `ValueError` if a mask does not match the shape of the tokens.
+        """
+        masks = self.attended.all_masks(getattr(self, "attention_mask", None))
+        for mask in masks:
+            if mask.shape not in (z.shape, (1, z.shape[1])):
+                raise ValueError(
+                    f"attention_mask must have the shape of the tokens {list(z.shape)} or [1, {z.shape[1]}]; "
+                    f"got {list(mask.shape)}"
+                )
+        return torch.stack([mask.bool().expand(z.shape) for mask in masks]).all(0) if masks else None
 
     def __call__(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Logits of all tokens, or of the selected rows. Times may also have shape [batch, 1].

@@ -7,7 +7,7 @@ $$-\log p(x) \;\le\;
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,13 +15,13 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..denoisers.base import Denoiser
+from ..data.rows import stack_rows
+from ..denoisers import Denoiser, attending_to
 from ..denoisers.modes import device_of, evaluating
 from ..likelihood import continuous_bound, discrete_bound
 from ..likelihood.bounds import BoundTerms
 from ..likelihood.nodes import process_quadrature
 from ..likelihood.ranges import falling, time_range
-from ..networks.huggingface import TransformersDenoiser
 from ..process import NoiseProcess
 from ..times import sine_clock, stratified_times
 from ..typing import Grid, Selection, Tokens
@@ -97,8 +97,8 @@ def validation_bound(
     **Arguments:**
 
     - `process`: the noise process.
-    - `denoiser`: the denoiser; posterior predictions are converted. A `TransformersDenoiser` without an attention mask
-      receives that of the data.
+    - `denoiser`: the denoiser; posterior predictions are converted. Its network, if it takes an attention mask, attends to
+      real tokens only (`noiselab.denoisers.attending_to`).
     - `data`: tokens, all of them real; or a data set of dicts with `input_ids` and `attention_mask`, such as
       `noiselab.data.TokenBlocks`. Padding is neither noised nor scored.
     - `low`, `high`: the time range, by default from 1e-4 (or the lower end of the process's domain, if that is higher)
@@ -143,17 +143,17 @@ def validation_bound(
     terms, lengths, first = [], [], 0
     with evaluating(denoiser), torch.no_grad():
         for x, real in batches(data, batch_size, device_of(denoiser, process)):
-            told = masked_to(denoiser, real)
 
-            def draw(tau: Tensor, told: Denoiser = told, x: Tensor = x, real: Tensor = real) -> BoundTerms:
+            def draw(tau: Tensor, x: Tensor = x, real: Tensor = real) -> BoundTerms:
                 if grid is not None:
-                    return discrete_bound(process, told, x, grid, pick=tau, real=real, generator=generator)
+                    return discrete_bound(process, denoiser, x, grid, pick=tau, real=real, generator=generator)
                 times = sine_clock(tau, low=low, high=high) if fixed is None else None
                 return continuous_bound(
-                    process, told, x, times=times, nodes=fixed, low=low, high=high, real=real, generator=generator
+                    process, denoiser, x, times=times, nodes=fixed, low=low, high=high, real=real, generator=generator
                 )
 
-            draws = [torch.stack(draw(part)) for part in tau[first : first + len(x)].to(x.device).unbind(-1)]
+            with attending_to(denoiser, None if bool(real.all()) else real):  # attention is faster without a mask
+                draws = [torch.stack(draw(part)) for part in tau[first : first + len(x)].to(x.device).unbind(-1)]
             terms.append(torch.stack(draws).mean(0).cpu())
             lengths.append(real.sum(-1).cpu())
             first += len(x)
@@ -208,18 +208,7 @@ def batches(
             x = x.long().to(device)
             yield x, torch.ones_like(x, dtype=torch.bool)
         return
-    for item in DataLoader(data, batch_size=size, collate_fn=_collate):
+    for item in DataLoader(data, batch_size=size, collate_fn=stack_rows):
         x = item["input_ids"].long().to(device)
         mask = item.get("attention_mask")
         yield x, torch.ones_like(x, dtype=torch.bool) if mask is None else mask.bool().to(device)
-
-
-def _collate(items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
-
-
-def masked_to(denoiser: Denoiser, real: Selection) -> Denoiser:
-    """Return the denoiser with the attention mask of a batch, if there is padding and the denoiser accepts a mask."""
-    if type(denoiser) is not TransformersDenoiser or denoiser.attention_mask is not None or bool(real.all()):
-        return denoiser
-    return TransformersDenoiser(denoiser.model, denoiser.predicts, real, vocab_size=denoiser.vocab_size)

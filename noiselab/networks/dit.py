@@ -13,6 +13,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 
 from ..typing import PerSequence, PerToken, Selection, Tokens, TokenSequence
@@ -198,7 +199,7 @@ class TimeEmbedding(nn.Module):
             return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1))
 
 
-class Block(nn.Module):
+class Block(GradientCheckpointingLayer):
     """Self-attention and a two-layer network, each normalised, shifted, scaled and gated by the condition."""
 
     def __init__(self, config: DiTConfig):
@@ -291,6 +292,7 @@ class DiT(PreTrainedModel):
 
     config_class = DiTConfig
     base_model_prefix = "dit"
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["Block"]  # noqa: RUF012
     _keys_to_ignore_on_load_missing = [r"rotary_emb\.(cos|sin)_cached"]  # noqa: RUF012

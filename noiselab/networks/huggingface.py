@@ -12,7 +12,7 @@ from ..parametrization import Prediction
 from ..typing import PerSequence, PerToken, Selection, Tokens
 from .dit import ROTARY_BASE, DiT, DiTConfig
 from .model_folders import load_weights_of, model_folder, read_config
-from .outputs import logits_of
+from .outputs import accepts, logits_of
 
 
 def load_dit(name: str | Path, dtype: torch.dtype | None = None, revision: str = "main") -> DiT:
@@ -63,14 +63,13 @@ class TransformersDenoiser(ProjectedDenoiser):
     - `model`: the model. Models trained on the bounds of this library, GIDD, MDLM or UDLM predict "leave_one_out".
     - `predicts`: the prediction type of the logits, "leave_one_out", "posterior" or "score"; see `Denoiser`.
     - `attention_mask`: Bool or Int [batch, length], 1 for real tokens, for the sequences that will be denoised; or [1,
-      length] for all of them. By default all tokens are real. Only for models that accept a mask.
-    - `padding`: the id of the padding token, in place of `attention_mask`, for batches of sequences of different
-      lengths.
+      length] for all of them. By default all tokens are real. Only for models that accept a mask. For batches of
+      sequences of different lengths, use `noiselab.denoisers.attending_to`.
     - `vocab_size`: the vocabulary size of the process, if the model has more logits (a rounded-up vocabulary), which
       are dropped.
 
-    **Raises:** `ValueError` for an unknown `predicts` or if both `attention_mask` and `padding` are given; on a call,
-    if the shape does not match `attention_mask`.
+    **Raises:** `ValueError` for an unknown `predicts`, or an attention mask for a model that accepts none; on a call, if the
+    shape does not match `attention_mask`.
 
     **Example:**
 
@@ -94,19 +93,21 @@ class TransformersDenoiser(ProjectedDenoiser):
         predicts: Prediction = "leave_one_out",
         attention_mask: Selection | Tokens | None = None,
         *,
-        padding: int | None = None,
         vocab_size: int | None = None,
     ):
         super().__init__()
-        one_kind(attention_mask, padding)
-        self.model, self.predicts, self.padding, self.vocab_size = model, predicts, padding, vocab_size
+        self.model, self.predicts, self.vocab_size = model, predicts, vocab_size
         self.splits = hasattr(model, "hidden") and hasattr(model, "project")
+        call: Any = model.hidden if self.splits else model.forward
+        self.takes_mask = accepts(call, "attention_mask")
+        if attention_mask is not None and not self.takes_mask:
+            raise ValueError(f"attention_mask needs a model that accepts one; {type(model).__name__} does not")
         # Not persistent, because it belongs to the sequences and not to the weights.
         self.register_buffer("attention_mask", attention_mask, persistent=False)
 
     def hidden(self, z: Tokens, t: PerSequence | PerToken) -> Float[Tensor, "batch length width"]:
         """The hidden states of the model, or its logits if it has no separate projection."""
-        real = real_tokens(z, self.attention_mask, self.padding)
+        real = self.real_tokens(z)
         options = {} if real is None else {"attention_mask": real}
         call: Any = self.model.hidden if self.splits else self.model
         return logits_of(call(z, t.float(), **options))
@@ -116,24 +117,3 @@ class TransformersDenoiser(ProjectedDenoiser):
         project: Any = self.model.project if self.splits else nn.Identity()
         logits = project(hidden)
         return logits if self.vocab_size is None else logits[..., : self.vocab_size]
-
-
-def one_kind(attention_mask: Tensor | None, padding: int | None) -> None:
-    """Raise `ValueError` if both `attention_mask` and `padding` are given."""
-    if attention_mask is not None and padding is not None:
-        raise ValueError("attention_mask and padding must not both be given; got both")
-
-
-def real_tokens(z: Tensor, attention_mask: Tensor | None, padding: int | None) -> Tensor | None:
-    """Return the mask of real tokens, or `None` if all are real.
-
-    **Raises:** `ValueError` if the attention mask does not match the shape of the tokens.
-    """
-    if attention_mask is None:
-        return None if padding is None else z != padding
-    if attention_mask.shape not in (z.shape, (1, z.shape[1])):
-        raise ValueError(
-            f"attention_mask must have the shape of the tokens {list(z.shape)} or [1, {z.shape[1]}]; "
-            f"got {list(attention_mask.shape)}"
-        )
-    return attention_mask.expand(z.shape)

@@ -43,6 +43,7 @@ class Evaluation(ProjectedDenoiser):
     """Base class of caches: a `DiT` evaluated at active rows only, with a count of evaluated tokens."""
 
     exact = True
+    takes_mask = True
     attention_mask: Tensor | None
 
     def __init__(self, model: DiT, predicts: Prediction, attention_mask: Tensor | None):
@@ -86,10 +87,13 @@ class Evaluation(ProjectedDenoiser):
         return self.model.hidden(z, t.float(), **options)
 
     def _mask(self, z: Tensor, length: int) -> Tensor | None:
-        mask = self.attention_mask
-        if mask is not None and (mask.shape[1] < length or len(mask) not in (1, len(z))):
-            raise ValueError(f"attention_mask must fit tokens of shape {[len(z), length]}; got {list(mask.shape)}")
-        return None if mask is None else mask[:, :length].expand(len(z), -1)
+        masks = self.attended.all_masks(self.attention_mask)
+        for mask in masks:
+            if mask.shape[1] < length or len(mask) not in (1, len(z)):
+                raise ValueError(f"attention_mask must fit tokens of shape {[len(z), length]}; got {list(mask.shape)}")
+        if not masks:
+            return None
+        return torch.stack([mask[:, :length].bool().expand(len(z), -1) for mask in masks]).all(0)
 
     def _keeps(self) -> bool:
         """Whether to cache: not while gradients are recorded, nor with dropout, which makes evaluations differ."""
@@ -98,7 +102,7 @@ class Evaluation(ProjectedDenoiser):
 
     def _network(self) -> tuple:
         """A key that changes with the network's weights or precision."""
-        tensors = [*self.model.parameters(), *([] if self.attention_mask is None else [self.attention_mask])]
+        tensors = [*self.model.parameters(), *self.attended.all_masks(self.attention_mask)]
         device = tensors[0].device.type
         auto = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
         versions = (0 if tensor.is_inference() else tensor._version for tensor in tensors)

@@ -16,7 +16,8 @@ from transformers.models.auto.modeling_auto import (
 from ..denoisers.base import ProjectedDenoiser
 from ..parametrization import Prediction
 from ..typing import Selection, Times, Tokens
-from .huggingface import one_kind, real_tokens
+from .outputs import accepts
+from .wrapped import innermost
 
 MASKED: frozenset[str] = frozenset(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values())
 """Classes of transformers that predict masked tokens."""
@@ -92,12 +93,10 @@ class MaskedLanguageModel(ProjectedDenoiser):
       -inf).
     - `attention_mask`: Bool or Int [batch, length], 1 for real tokens, for the sequences that will be denoised; or [1,
       length] for all of them. By default all tokens are real. Models with absolute positions (BERT, GPT-2) require
-      padding on the right.
-    - `padding`: the id of the padding token, in place of `attention_mask`.
+      padding on the right. For batches of sequences of different lengths, use `noiselab.denoisers.attending_to`.
 
-    **Raises:** `ValueError` for an unknown `predicts`, if both `attention_mask` and `padding` are given, if the model
-    cannot embed `vocab_size` tokens, or if its attention cannot be made bidirectional; on a call, if the shape does not
-    match `attention_mask`.
+    **Raises:** `ValueError` for an unknown `predicts`, if the model cannot embed `vocab_size` tokens, or if its attention
+    cannot be made bidirectional; on a call, if the shape does not match `attention_mask`.
 
     **Source:** Devlin et al. (2019), arXiv 1810.04805 (BERT); Nie et al. (2025), arXiv 2502.09992 (LLaDA); Ye et al.
     (2025), arXiv 2508.15487 (Dream). Masked denoisers need no time: Ou et al. (2024), arXiv 2406.03736.
@@ -130,20 +129,19 @@ class MaskedLanguageModel(ProjectedDenoiser):
         bidirectional: bool | None = None,
         vocab_size: int | None = None,
         attention_mask: Selection | Tokens | None = None,
-        padding: int | None = None,
     ):
         super().__init__()
-        one_kind(attention_mask, padding)
         if predicts not in ("posterior", "leave_one_out"):
             raise ValueError(f"predicts must be 'posterior' or 'leave_one_out'; got {predicts!r}")
         if bidirectional is None:
-            bidirectional = any(kind.__name__ in CAUSAL for kind in type(model).__mro__)
+            bidirectional = is_causal(model)
         self.model, self.predicts, self.shifted, self.bidirectional = model, predicts, shifted, bidirectional
-        self.vocab_size, self.padding = vocab_size, padding
+        self.vocab_size = vocab_size
         # Exactly these classes, because a subclass may transform the logits further.
         known = type(model).__module__.startswith("transformers.models.")
         self.head = HEADS.get(type(model).__name__) if known else None
         self.takes_cache = "use_cache" in inspect.signature(model.forward).parameters
+        self.takes_mask = accepts(model.forward, "attention_mask")
         self._check_sizes()
         if bidirectional:
             self._implementation()
@@ -152,8 +150,7 @@ class MaskedLanguageModel(ProjectedDenoiser):
 
     def hidden(self, z: Tokens, t: Times) -> Float[Tensor, "batch length width"]:
         """The hidden states of each token at its own position, or the logits if the model is called as a whole."""
-        real = real_tokens(z, self.attention_mask, self.padding)
-        real = None if real is None else real.bool()
+        real = self.real_tokens(z)
         call: Any = self.model.base_model if self.head else self.model
         options: dict[str, Any] = {"attention_mask": self._sees(z, real)}
         if self.takes_cache:
@@ -207,6 +204,11 @@ class MaskedLanguageModel(ProjectedDenoiser):
         count = sum(p.numel() for p in self.model.parameters())
         more = [name for name in ("shifted", "bidirectional") if getattr(self, name)]
         return f"{type(self).__name__}({', '.join([type(self.model).__name__, f'{count:,} parameters', *more])})"
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether transformers lists the model, inside wrappers of torch and peft, as causal."""
+    return any(kind.__name__ in CAUSAL for kind in type(innermost(model)).__mro__)
 
 
 def _from_before(states: Tensor, real: Tensor | None) -> Tensor:

@@ -1,5 +1,7 @@
-"""Outputs of networks."""
+"""Inputs and outputs of networks."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -26,3 +28,9 @@ def logits_of(output: Any) -> ElementwiseProbs:
     ```
     """
     return output if isinstance(output, Tensor) else output.logits
+
+
+def accepts(call: Callable[..., Any], name: str) -> bool:
+    """Whether a function accepts a keyword argument: by its name, or because it accepts any."""
+    parameters = inspect.signature(call).parameters
+    return name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())

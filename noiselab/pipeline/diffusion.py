@@ -109,15 +109,10 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
 
     @property
     def denoiser(self) -> Denoiser:
-        """The network as a denoiser that predicts only tokens that occur in texts."""
-        return self._denoiser()
+        """The network as a denoiser that predicts only tokens that occur in texts.
 
-    @property
-    def padded(self) -> Denoiser:
-        """The same denoiser for padded sequences; padding is masked in attention."""
-        return self._denoiser(self.tokenizer.pad_token_id)
-
-    def _denoiser(self, padding: int | None = None) -> Denoiser:
+        For a padded batch, evaluate it inside `noiselab.denoisers.attending_to`.
+        """
         states, model = self.process.vocab_size, self.model
         inner: Denoiser
         if isinstance(model, MaskedLanguageModel):
@@ -127,10 +122,9 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
                 shifted=model.shifted,
                 bidirectional=model.bidirectional,
                 vocab_size=states,
-                padding=padding,
             )
         else:
-            inner = TransformersDenoiser(model, self.settings.predicts, padding=padding, vocab_size=states)
+            inner = TransformersDenoiser(model, self.settings.predicts, vocab_size=states)
         return Support(inner.eval(), self.support)
 
     def generate(
@@ -272,27 +266,26 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
           improved for this number of steps. Otherwise all steps are taken.
         - `as_released`: pad texts to the context as dvruette/gidd does, without masking the padding, which may
           therefore change. Otherwise padding is masked and never changed.
-        - `batch_size`, `generator`, `show_progress`, `dtype`: as for `generate`.
+        - `batch_size`, `show_progress`, `dtype`: as for `generate`.
+        - `generator`: the source of randomness: one generator, or one for each text. With one for each, a text is
+          corrected in the same way alone and in any batch.
 
-        **Returns:** the texts, in order.
+        **Returns:** the texts, in order, each with the same number of tokens.
 
-        **Raises:** `ValueError` if there are no texts, a text is longer than the context (texts are not truncated), or
-        a setting is out of range.
+        **Raises:** `ValueError` if there are no texts, a text is longer than the context (texts are not truncated), a
+        setting is out of range, or texts in one batch differ in length and the network accepts no attention mask.
 
         **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 5.3; defaults as released.
         """
-        pad = self.tokenizer.pad_token_id
         ids = self._as_released(texts) if as_released else self.encode(texts)
         require_count("num_inference_steps", num_inference_steps)
         require_count("batch_size", batch_size)
-        longest = self.length if as_released else max(map(len, ids))
-        tokens = torch.full((len(ids), longest), pad)
+        lengths = torch.tensor([self.length if as_released else len(found) for found in ids])
+        tokens = torch.full((len(ids), int(lengths.max())), self.tokenizer.pad_token_id)
         for row, found in enumerate(ids):
             tokens[row, : len(found)] = torch.tensor(found)
-        real = torch.ones_like(tokens, dtype=torch.bool) if as_released else tokens != pad
-        padding = None if bool(real.all()) else pad
         correction = SelfCorrection(
-            self._denoiser(padding),
+            self.denoiser,
             time=t0,
             temperature=temperature,
             tokens_per_step=tokens_per_step,
@@ -304,7 +297,7 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
             corrected = correct(
                 correction,
                 tokens,
-                None if padding is None else real,
+                lengths,
                 steps=num_inference_steps,
                 stop=early_stopping,
                 batch_size=batch_size,
@@ -312,7 +305,7 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
                 show_progress=show_progress,
                 device=self.device,
             )
-        return self.decode([row[kept].tolist() for row, kept in zip(corrected, real, strict=True)])
+        return self.decode([row[:length].tolist() for row, length in zip(corrected, lengths, strict=True)])
 
     def _sampler(self, sampler: SamplerLike | None, asked: Truncation) -> Sampler:
         return chosen_sampler(self.process, self.denoiser, sampler, asked, self.generation)

@@ -5,12 +5,13 @@ from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..categorical import Randomness, uniforms
+from ..categorical import Randomness
 from ..correctors import SelfCorrection
-from ..denoisers import Denoiser, MinP, Temperature, TopK, TopP
-from ..denoisers.checked import LogitChecks
+from ..denoisers import Denoiser, MinP, Temperature, TopK, TopP, attending_to, takes_mask
 from ..process import NoiseProcess
 from ..samplers import AncestralSampler, Infilling, Sampler
 from ..typing import Grid, Selection, Tokens
@@ -109,7 +110,7 @@ def draw(
 def correct(
     correction: SelfCorrection,
     tokens: Tokens,
-    rows: Selection | None,
+    lengths: Int[Tensor, " batch"],
     *,
     steps: int,
     stop: bool = True,
@@ -122,28 +123,30 @@ def correct(
 
     **Arguments:**
 
-    - `rows`: the mask of tokens that may change; by default all.
+    - `tokens`: the sequences, padded at the end. Padding is not attended to and does not change.
+    - `lengths`: the number of real tokens of each sequence.
     - `steps`: the maximum number of steps, or without `stop` the exact number.
+
+    **Raises:** `ValueError` if sequences in one batch differ in length and the denoiser takes no attention mask.
     """
-    parts = []
+    corrected = tokens.clone()
     with tqdm(total=len(tokens) * steps, desc="correcting", disable=not show_progress) as bar:
         for first in range(0, len(tokens), batch_size):
-            z = tokens[first : first + batch_size].to(device)
-            some = None if rows is None else rows[first : first + batch_size].to(device)
-            random = generator[first : first + batch_size] if isinstance(generator, Sequence) else generator
+            some = slice(first, first + batch_size)
+            width, shortest = int(lengths[some].max()), int(lengths[some].min())
+            z = tokens[some, :width].to(device)
+            real = None if shortest == width else (torch.arange(width) < lengths[some, None]).to(z.device)
+            if real is not None and not takes_mask(correction.denoiser):
+                raise ValueError(
+                    "texts of different lengths are padded, which needs a network that accepts attention_mask; correct them "
+                    f"one by one (batch_size=1); got {shortest} to {width} tokens"
+                )
+            random = generator[some] if isinstance(generator, Sequence) else generator
             size, done = len(z), 0
-            if stop:
-                for state in correction.walk(z, steps=steps, rows=some, generator=random):
+            with attending_to(correction.denoiser, real):
+                for state in correction.walk(z, steps=steps, rows=real, generator=random, stop=stop):
                     z, done = state, done + 1
                     bar.update(size)
-            else:
-                checks = LogitChecks()
-                for _ in range(steps):
-                    u = uniforms(*z.shape, generator=random, device=z.device)
-                    with checks:
-                        z, done = correction.revise(z, u, rows=some)[0], done + 1
-                    bar.update(size)
-                checks.read()
             bar.update(size * (steps - done))
-            parts.append(z.cpu())
-    return torch.cat(parts)
+            corrected[some, :width] = z.cpu()
+    return corrected

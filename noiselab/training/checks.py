@@ -1,7 +1,9 @@
 """Checks before training: data, network and process must be compatible."""
 
 import hashlib
+import inspect
 import logging
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,32 +11,38 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset
 
 from ..data import TokenStream
-from ..denoisers.base import Denoiser
+from ..denoisers import Denoiser, takes_mask
+from ..networks.masked_lm import is_causal
+from ..networks.outputs import accepts, logits_of
+from ..networks.wrapped import bare, innermost, plain_name
 from ..process import NoiseProcess
+from .batches import Collate
 from .losses import call_denoiser, call_network
 
 logger = logging.getLogger(__name__)
-
-LENGTH_FIELDS = ("max_seq_len", "max_position_embeddings")
 
 
 class NonFiniteLoss(FloatingPointError, ValueError):
     """A loss or a weight is not finite; the message gives the step and the last good checkpoint."""
 
 
-def collate(rows: list[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Stack rows into a batch; an all-true mask is omitted, because attention is faster without a mask."""
-    batch = default_collate([dict(row) for row in rows])
-    mask = batch.get("attention_mask")
-    if mask is not None and bool(mask.all()):
-        del batch["attention_mask"]
-    return batch
+def check_model(model: nn.Module) -> None:
+    """Check that the model is the network itself, without wrappers of torch.
+
+    **Raises:** `ValueError`.
+    """
+    if bare(model) is not model or any(plain_name(name) != name for name, _ in model.named_parameters()):
+        raise ValueError(
+            f"model must be the network itself, whose weights are stored by name; got a {type(model).__name__} with names "
+            "that only a wrapper of torch has (compile with training_arguments(torch_compile=True); the trainer distributes "
+            "by itself)"
+        )
 
 
-def check_data(dataset: Any, model: nn.Module, args: transformers.TrainingArguments) -> None:
+def check_data(dataset: Any, collate: Collate, args: transformers.TrainingArguments) -> None:
     """Check that the data fit the model and that a resumed run can continue exactly.
 
     **Raises:** `ValueError`.
@@ -51,34 +59,66 @@ def check_data(dataset: Any, model: nn.Module, args: transformers.TrainingArgume
                 f"world_size=1); got rank={dataset.rank}, world_size={dataset.world_size}"
             )
         return
+    check_rows(dataset, "train_dataset", collate)
     step = args.per_device_train_batch_size * args.world_size
     if len(dataset) < step:
         raise ValueError(
             f"the data must fill at least one batch of {step} sequences over all processes; got {len(dataset)}"
         )
-    length, limit = len(dataset[0]["input_ids"]), longest(model)
-    if limit is not None and length > limit:
-        raise ValueError(f"sequences must have at most the model's {limit} tokens; the first one has {length}")
 
 
-def check_evaluation(dataset: Any, args: transformers.TrainingArguments) -> None:
-    """Check that each evaluation data set fills at least one batch.
+def check_rows(dataset: Any, name: str, collate: Collate) -> None:
+    """Check that a data set has rows that can be read by their index, and that its first row is one of a batch.
 
     **Raises:** `ValueError`.
     """
-    full = args.per_device_eval_batch_size * args.world_size
+    if isinstance(dataset, Mapping):
+        raise ValueError(f"{name} must be one data set; got a dict of {sorted(map(str, dataset))}: pass one of them")
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or isinstance(dataset, DataLoader):
+        raise ValueError(
+            f"{name} must be a data set with a length and rows, such as noiselab.data.TokenBlocks or datasets.Dataset; got a "
+            f"{type(dataset).__name__}"
+        )
+    if not len(dataset):
+        raise ValueError(f"{name} must hold at least one row; got none")
+    collate([dataset[0]])
+
+
+def check_evaluation(dataset: Any, collate: Collate) -> None:
+    """Check the first row of each evaluation data set, and that none is endless.
+
+    **Raises:** `ValueError`.
+    """
     for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
-        if part is not None and hasattr(part, "__len__") and len(part) < full:
-            raise ValueError(
-                f"the evaluation data must fill a batch of {full} sequences over all processes; got {len(part)}: hold out "
-                "more, or take smaller batches"
-            )
+        if isinstance(part, TokenStream) or getattr(part, "endless", False):
+            raise ValueError(f"evaluation data must be finite; got the endless {type(part).__name__}")
+        if part is not None and not isinstance(part, IterableDataset):
+            check_rows(part, "eval_dataset", collate)
 
 
-def longest(model: nn.Module) -> int | None:
-    """The longest sequence that the model's configuration allows, or `None` if it does not specify one."""
-    config = getattr(model, "config", None)
-    return next((getattr(config, name) for name in LENGTH_FIELDS if hasattr(config, name)), None)
+def check_causal(model: nn.Module, states: int | None) -> None:
+    """Check that a model for a causal loss predicts each token from earlier ones only.
+
+    **Raises:** `ValueError`.
+    """
+    if states is not None and states < 2:
+        return
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    training = model.training
+    with torch.no_grad():
+        model.eval()
+        try:
+            logits = logits_of(model(input_ids=torch.tensor([[0, 0], [0, 1]], device=device)))[:, 0]
+        except TypeError as error:
+            raise ValueError(f"a causal loss needs a model that is called with input_ids alone; {error}") from error
+        finally:
+            model.train(training)
+    rounding = max(1e-4, 4 * torch.finfo(logits.dtype).eps) * logits.abs().max()
+    if (logits[0] - logits[1]).abs().max() > rounding:
+        raise ValueError(
+            f"a causal loss needs a model whose tokens attend to earlier ones only; {type(innermost(model)).__name__} sees the "
+            "token that it must predict (train it with a process)"
+        )
 
 
 def check_noise(process: NoiseProcess, time_range: tuple[float, float], model: nn.Module, device: torch.device) -> None:
@@ -94,9 +134,10 @@ def check_noise(process: NoiseProcess, time_range: tuple[float, float], model: n
             "the process must not have learned parameters here, because only those of the model are trained"
         )
     process.validate()
+    check_network(model)
     training = model.training
     z = process.prior(1, 2, generator=torch.Generator().manual_seed(0)).to(device)
-    call = call_denoiser if isinstance(model, Denoiser) else call_network
+    call = call_denoiser if isinstance(innermost(model), Denoiser) else call_network
     with torch.no_grad():
         model.eval()
         width = call(model, z, torch.full((1,), high, device=device), None).shape[-1]
@@ -105,6 +146,71 @@ def check_noise(process: NoiseProcess, time_range: tuple[float, float], model: n
         raise ValueError(
             f"the network's logits must have the process's vocabulary size, {process.vocab_size}; got {width}"
         )
+
+
+def check_network(model: nn.Module) -> None:
+    """Check that a network can be trained with a process as it is: a denoiser, or one that is called like `DiT`.
+
+    **Raises:** `ValueError`.
+    """
+    inner = innermost(model)
+    name = type(inner).__name__
+    if isinstance(inner, Denoiser):
+        return
+    parameters = inspect.signature(inner.forward).parameters
+    if isinstance(inner, transformers.PreTrainedModel) and "timesteps" not in parameters:
+        seen = "a token attends to earlier tokens only" if is_causal(inner) else "no time is passed to the network"
+        raise ValueError(
+            f"a model of transformers must be wrapped in noiselab.networks.masked_lm.MaskedLanguageModel to be trained with a "
+            f"process; got {name}, in which {seen}"
+        )
+    if not (accepts(inner.forward, "input_ids") and accepts(inner.forward, "timesteps")):
+        raise ValueError(
+            "a network must be a noiselab.Denoiser, or be called with input_ids and timesteps as "
+            f"noiselab.networks.dit.DiT is; {name}.forward takes {list(parameters)}"
+        )
+
+
+def takes_padding(model: nn.Module) -> bool:
+    """Whether a network that is trained with a process accepts the attention mask of padded batches."""
+    inner = innermost(model)
+    return takes_mask(inner) if isinstance(inner, Denoiser) else accepts(inner.forward, "attention_mask")
+
+
+def check_padding(model: nn.Module) -> None:
+    """Called for the first padded batch of a network that accepts no attention mask: a denoiser is warned about.
+
+    **Raises:** `ValueError` for a network.
+    """
+    name = type(innermost(model)).__name__
+    if not isinstance(innermost(model), Denoiser):
+        raise ValueError(
+            f"padded data need a network that accepts attention_mask; {name} does not (cut texts into full blocks with "
+            "noiselab.data.pack(..., keep_partial=False))"
+        )
+    warnings.warn(
+        f"{name} takes no attention mask, so that it is trained with padding visible: use it with the same padding, or let it "
+        "take masks (takes_mask of noiselab.Denoiser)",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
+def enable_checkpointing(model: nn.Module, settings: Mapping[str, Any] | None) -> None:
+    """Enable activation checkpointing of the networks of transformers inside a model.
+
+    **Raises:** `ValueError` if there is none, or one does not support it.
+    """
+    inside = next((m for m in innermost(model).modules() if isinstance(m, transformers.PreTrainedModel)), None)
+    if inside is None or not inside.supports_gradient_checkpointing:
+        name = type(innermost(model) if inside is None else inside).__name__
+        raise ValueError(
+            "activation_checkpointing (gradient_checkpointing) needs a network of transformers that supports it, or a DiT; "
+            f"{name} does not"
+        )
+    own = {"use_reentrant": False, **(settings or {})}
+    steps = {name: own.pop(name) for name in ("every_n_layers", "offload") if name in own}
+    inside.activation_checkpointing_enable(activation_checkpointing_kwargs=own, **steps)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..autoregressive import EditProcess, Semantics, Tree
 from ..networks.outputs import logits_of
 from ..typing import Scalar
-from .losses import Batch, real_tokens
+from .losses import Batch, noised_tokens, real_tokens
 from .noise import Place, row_generators
 
 Mistakes = Literal["scored", "unscored", "unmarked"]
@@ -73,8 +73,13 @@ class EditLoss:
         tokens: Tensor | None = None,
         autocast: torch.dtype | None = None,
     ) -> Scalar:
-        """The loss of a batch; arguments as for `noised_loss`."""
+        """The loss of a batch; arguments as for `noised_loss`.
+
+        **Raises:** `ValueError` if some real tokens are not `scored` or have the label -100: all of a text is learned.
+        """
         ids, real = batch["input_ids"].long(), real_tokens(batch)
+        if ("scored" in batch or "labels" in batch) and not torch.equal(real, noised_tokens(batch)):
+            raise ValueError("EditLoss learns all real tokens of a text; got a batch with tokens that are not scored")
         random = row_generators(place, len(ids), torch.device("cpu"))
         texts = [row[some].cpu() for row, some in zip(ids, real, strict=True)]
         streams = [self.edits.corrupt(x, generator=g) for x, g in zip(texts, random, strict=True)]

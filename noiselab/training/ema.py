@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch_ema import ExponentialMovingAverage
 
+from ..networks.wrapped import plain_names
+
 EMA_FILE = "ema.safetensors"
 
 
@@ -20,8 +22,8 @@ class Average:
 
     **Arguments:**
 
-    - `model`: the model; its weights must be float32, because with a decay of .9999 a bfloat16 average would not
-      change.
+    - `model`: the model, which may be compiled; its weights must be float32, because with a decay of .9999 a bfloat16
+      average would not change.
     - `decay`: the decay per step, in [0, 1).
 
     **Raises:** `ValueError` if the weights are not float32 or the decay is out of range.
@@ -43,27 +45,45 @@ class Average:
     def __init__(self, model: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"the decay of an average must be in [0, 1); got {decay}")
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters = {name: p for name, p in plain_names(model).items() if p.requires_grad}
         for name, p in self.parameters.items():
             if p.dtype != torch.float32:
                 raise ValueError(f"averaged weights must be float32; {name} is {p.dtype}")
         self.decay = decay
         # With use_num_updates the decay would be min(decay, (1 + n) / (10 + n)), which is not the decay given here.
         self.ema = ExponentialMovingAverage(self.parameters.values(), decay=decay, use_num_updates=False)
+        self._applied = False
 
     def update(self) -> None:
-        """Update the average with the current weights."""
+        """Update the average with the current weights.
+
+        **Raises:** `ValueError` inside `applied`, where the current weights are the average itself.
+        """
+        if self._applied:
+            raise ValueError(
+                "an average must be updated with trained weights; inside applied() the model has the average"
+            )
         self.ema.update()
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Context manager: inside, the model has the averaged weights; afterwards the trained ones, bit for bit."""
-        with self.ema.average_parameters():
+        """Context manager: inside, the model has the averaged weights; afterwards the trained ones, bit for bit.
+
+        It may be entered again inside.
+        """
+        if self._applied:
             yield
-        self.ema.collected_params = None  # otherwise torch-ema keeps this third copy of the weights
+            return
+        self._applied = True
+        try:
+            with self.ema.average_parameters():
+                yield
+        finally:
+            self._applied = False
+            self.ema.collected_params = None  # otherwise torch-ema keeps this third copy of the weights
 
     def save(self, file: Path) -> None:
-        """Write the average: one tensor for each weight, under its name in the model."""
+        """Write the average: one tensor for each weight, under its name in the network without wrappers of torch."""
         shadows = zip(self.parameters, self.ema.shadow_params, strict=True)
         save_file({name: shadow.contiguous() for name, shadow in shadows}, file, metadata={"format": "pt"})
 

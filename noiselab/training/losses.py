@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from ..denoisers.attention import attending_to
 from ..networks.outputs import logits_of
 from ..objectives import Objective, objective_loss
 from ..parametrization import Prediction
@@ -24,8 +25,9 @@ from ..typing import PerSequence, Probs, Scalar, Selection, Tokens
 from .noise import Place, row_generators, step_times
 
 Batch = Mapping[str, Tensor]
-"""`input_ids` [batch, length]; optional, of the same shape: `attention_mask` (1 for real tokens; default all) and
-`scored` (1 for tokens that the model learns; default all real tokens; the others are conditioned on).
+"""`input_ids` [batch, length]; optional, of the same shape: `attention_mask` (1 for real tokens; default all), and
+`scored` (1 for tokens that the model learns; default all real tokens) or `labels` (-100 for tokens that it does not learn).
+Tokens that are not learned are conditioned on: a diffusion loss does not noise them, and a causal loss does not score them.
 """
 
 
@@ -45,25 +47,27 @@ def real_tokens(batch: Batch) -> Selection:
 
 
 def noised_tokens(batch: Batch) -> Selection:
-    """The mask of tokens that a diffusion model is trained on: real and `scored`. The others are not noised."""
-    real = real_tokens(batch)
-    return real & batch["scored"].bool() if "scored" in batch else real
+    """The mask of tokens that a diffusion model is trained on: real, `scored`, and with labels other than -100. The others
+    are not noised.
+    """
+    chosen = real_tokens(batch)
+    if "scored" in batch:
+        chosen = chosen & batch["scored"].bool()
+    return chosen & (batch["labels"] != -100) if "labels" in batch else chosen
 
 
 def predicted_tokens(batch: Batch) -> Bool[Tensor, "batch scored"]:
-    """The mask of tokens that a causal model is trained on: `scored` real tokens that follow a real token (not the
+    """The mask of tokens that a causal model is trained on: those of `noised_tokens` that follow a real token (not the
     first).
     """
-    mask = real_tokens(batch)
-    counted = mask[:, 1:] & mask[:, :-1]
-    return counted & batch["scored"][:, 1:].bool() if "scored" in batch else counted
+    return noised_tokens(batch)[:, 1:] & real_tokens(batch)[:, :-1]
 
 
 def normalize_loss(losses: Tensor, counted: Tensor, place: Place, tokens: Tensor | None) -> Scalar:
     """The contribution of this batch to the mean over the counted tokens of its optimizer step."""
     if tokens is None:  # assume the same number of tokens in all batches of the step
         tokens = counted.sum() * (place.accumulation * place.world)
-    return torch.where(counted, losses, 0).sum() * (place.world / tokens)
+    return torch.where(counted, losses, 0).sum() * (place.world / tokens.clamp(min=1))  # 0 if nothing is scored
 
 
 def call_network(model: nn.Module, z: Tokens, t: PerSequence, mask: Tensor | None) -> Probs:
@@ -73,8 +77,9 @@ def call_network(model: nn.Module, z: Tokens, t: PerSequence, mask: Tensor | Non
 
 
 def call_denoiser(model: nn.Module, z: Tokens, t: PerSequence, mask: Tensor | None) -> Probs:
-    """Logits of a `noiselab.Denoiser`, which takes no attention mask."""
-    return model(z, t)
+    """Logits of a `noiselab.Denoiser`, whose network attends to real tokens only if it takes an attention mask."""
+    with attending_to(model, None if mask is None else mask.bool()):
+        return model(z, t)
 
 
 def noised_loss(
@@ -92,8 +97,8 @@ def noised_loss(
 ) -> Scalar:
     r"""The diffusion loss of a batch: times, noise, network, weighted bound, mean over real tokens.
 
-    Padding is neither noised nor scored, and is passed to the network as a mask. Real tokens that are not `scored`, for
-    example a prompt, are not noised or scored either; their time is that of the sequence.
+    Padding is neither noised nor scored, and is passed to the network as a mask. Real tokens that are not `scored` or have
+    the label -100, for example a prompt, are not noised or scored either; their time is that of the sequence.
 
     **Arguments:**
 
@@ -128,17 +133,16 @@ def noised_loss(
     loss.backward()
     ```
     """
-    ids, real, device = batch["input_ids"].long(), real_tokens(batch), batch["input_ids"].device
-    noised = noised_tokens(batch)
+    ids, noised, device = batch["input_ids"].long(), noised_tokens(batch), batch["input_ids"].device
     t = step_times(place, len(ids), *time_range, device)
     generators = row_generators(place, len(ids), device)
-    # The padding token may be outside the support of the process. It is replaced by a token of the support, so that
-    # values and gradients stay finite; its loss is dropped.
-    x = torch.where(real, ids, filler(process, device))
+    # Other tokens may be outside the support of the process. They are replaced by one of the support, so that values and
+    # gradients stay finite; their loss is dropped.
+    x = torch.where(noised, ids, filler(process, device))
     with torch.no_grad():
         z = torch.where(noised, process.corrupt(x, t, generator=generators), x)
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-        logits = call(model, torch.where(real, z, ids), t, batch.get("attention_mask"))
+        logits = call(model, torch.where(noised, z, ids), t, batch.get("attention_mask"))
     return normalize_loss(objective_loss(process, logits, x, z, t, objective, predicts=predicts), noised, place, tokens)
 
 

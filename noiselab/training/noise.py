@@ -6,6 +6,7 @@ two processes draw the same numbers as one process on the joint batch, and no tw
 """
 
 import hashlib
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,8 @@ class Place(NamedTuple):
       and their number.
     - `rank`, `world`: the index of this process, and the number of processes.
     - `seed`: the seed of the run's noise.
+    - `row`, `rows`: the index of the first sequence of the batch in its step, and the number of sequences in the step,
+      where batches differ in size, as in evaluation; by default they follow from the others.
     """
 
     step: int
@@ -39,13 +42,19 @@ class Place(NamedTuple):
     rank: int = 0
     world: int = 1
     seed: int = 0
+    row: int | None = None
+    rows: int | None = None
 
     def first(self, batch: int) -> int:
         """The index within its step of the first of `batch` sequences."""
+        if self.row is not None:
+            return self.row
         return (self.micro * self.world + self.rank) * batch
 
     def total(self, batch: int) -> int:
         """The number of sequences in a step, over all micro-steps and processes, each with `batch`."""
+        if self.rows is not None:
+            return self.rows
         return self.accumulation * self.world * batch
 
 
@@ -62,12 +71,24 @@ def step_times(place: Place, batch: int, low: float, high: float, device: torch.
     """Return stratified times in [low, high) for `batch` sequences; the strata cover *all* sequences of the optimizer
     step.
 
-    Each of n equal intervals contains one time, where n is the number of sequences over all micro-steps and processes.
+    Each of n equal intervals contains one time, where n is the number of sequences over all micro-steps and processes. In
+    a step of batches of any size (`place.rows`), intervals are assigned to sequences at random.
 
     **Returns:** float64.
     """
+    if place.rows is not None:
+        first = place.first(batch)
+        return _shuffled_times(place.seed, place.step, place.rows, low, high)[first : first + batch].to(device)
     generator = Generator().manual_seed(derive_seed("time", place.seed, place.step))  # one shift for the whole step
     times = stratified_times(
         batch, first=place.first(batch), total=place.total(batch), low=low, high=high, generator=generator
     )
     return times.to(device, non_blocking=True)
+
+
+@lru_cache(maxsize=2)
+def _shuffled_times(seed: int, step: int, rows: int, low: float, high: float) -> PerSequence:
+    """Stratified times in random order: evaluation data are often sorted, and a time must not depend on the order."""
+    generator = Generator().manual_seed(derive_seed("time", seed, step))
+    times = stratified_times(rows, low=low, high=high, generator=generator)
+    return times[torch.randperm(rows, generator=generator)]

@@ -20,6 +20,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from ..files import new_folder, write_json
+from ..networks.wrapped import bare
 from .checkpoints import SETTINGS, check_settings, checkpoints, damage, last_intact, rotate, seal
 from .checks import NonFiniteLoss
 from .ema import EMA_FILE, Average
@@ -48,7 +49,7 @@ class Saving(Base):
     @property
     def network(self) -> nn.Module:
         """The model as given, without the wrappers of data-parallel training and compilation."""
-        return self.accelerator.unwrap_model(self.model)
+        return bare(self.accelerator.unwrap_model(self.model))
 
     def choose(self, wanted: str | Path | bool | None) -> Path | None:
         """Choose the checkpoint to resume from; the first process decides for all."""

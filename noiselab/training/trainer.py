@@ -4,10 +4,8 @@ Only methods and callbacks that transformers documents for this purpose are over
 clipping, schedules, data-parallel training, compilation and loggers are those of transformers.
 """
 
-import contextlib
 import copy
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,13 +21,39 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
 from ..denoisers.base import Denoiser
+from ..networks.wrapped import innermost
 from ..objectives import Objective, elbo
 from ..process import NoiseProcess
 from .arguments import check_arguments, numbers
+from .batches import Collate
 from .callbacks import Progress, TrainerHooks
-from .checks import NonFiniteLoss, check_data, check_evaluation, check_noise, collate, data_settings, fingerprint
+from .checks import (
+    NonFiniteLoss,
+    check_causal,
+    check_data,
+    check_evaluation,
+    check_model,
+    check_noise,
+    check_padding,
+    data_settings,
+    enable_checkpointing,
+    fingerprint,
+    takes_padding,
+)
+from .edits import EditLoss
 from .ema import EMA_FILE, Average
-from .losses import Batch, Loss, call_denoiser, call_network, noised_loss, real_tokens
+from .evaluating import Evaluating
+from .losses import (
+    Batch,
+    Loss,
+    call_denoiser,
+    call_network,
+    causal_loss,
+    noised_loss,
+    noised_tokens,
+    predicted_tokens,
+    real_tokens,
+)
 from .muon import MuonWithAdamW, block_matrices
 from .noise import Place, derive_seed
 from .processes import parallel, total
@@ -37,7 +61,7 @@ from .saving import Saving
 from .stopping import STOPPED, Termination, shielded
 
 
-class Trainer(Saving, transformers.Trainer):
+class Trainer(Saving, Evaluating, transformers.Trainer):
     """Trains a network on a noise process, or on any other loss of the same form.
 
     A run that is killed at any moment resumes bit for bit. The mean over tokens, the times and the noise do not depend
@@ -45,9 +69,12 @@ class Trainer(Saving, transformers.Trainer):
 
     **Arguments:**
 
-    - `model`: a network with the signature of `DiT`, a `Denoiser`, or any model that `loss` can call.
+    - `model`: a network with the signature of `DiT`, a `Denoiser`, or any model that `loss` can call; not compiled or wrapped
+      for data-parallel training, which the trainer does by itself.
     - `args`: from `training_arguments`, or transformers' own arguments that pass `check_arguments`.
-    - `train_dataset`: items are dicts of `input_ids` and, if there is padding, `attention_mask`. A stream must be
+    - `train_dataset`: items are dicts of `input_ids` and optionally, of the same shape, `attention_mask` (1 for real tokens)
+      and `scored` (1 for tokens to be learned) or `labels` (-100 for tokens that are not learned; see `noised_loss`).
+      Values may be tensors or lists, as in `datasets.Dataset`; lengths must not differ within a batch. A stream must be
       infinite and have an attribute `endless = True` (not needed for `TokenStream`). A resumed run must have the same data:
       all rows are read at the start and compared, or, if there is one, the attribute `key`, a string that changes whenever
       the data do. A stream is compared only if it has a `key`.
@@ -56,7 +83,8 @@ class Trainer(Saving, transformers.Trainer):
     - `objective`: the weight of each token in training; the ELBO by default. Evaluation always uses the ELBO.
     - `time_range`: the range of times in training and evaluation, within (0, 1).
     - `loss`: any `Loss`, for example `causal_loss`, in place of `process`.
-    - `count`: the mask of tokens that `loss` scores; `predicted_tokens` for `causal_loss`.
+    - `count`: the mask of tokens that `loss` scores: by default `noised_tokens` for a process, `predicted_tokens` for
+      `causal_loss`, and `real_tokens` for any other loss.
     - `autocast`: the dtype of the network's arithmetic. Unlike `bf16=True`, it makes no float32 copy of the logits.
     - `ema`: the decay of the averaged weights, or `None` for no averaging. Evaluation uses the average.
     - `optimizer`: "adamw" (or the one in `args.optim`), or "muon", which uses orthogonalized steps for the matrices of
@@ -65,9 +93,9 @@ class Trainer(Saving, transformers.Trainer):
     - `settings`: additional settings, of JSON types, that a resumed run must share.
     - `callbacks`: as for transformers' Trainer.
 
-    **Raises:** `ValueError` if the process is not Markov, sequences are longer than the model allows, the logits do not
-    match the vocabulary size of the process, evaluation data do not fill a batch, or an argument would break exact
-    resumption.
+    **Raises:** `ValueError` if the process is not Markov; the logits do not match the vocabulary size of the process; the
+    model is wrapped, or of the wrong kind for the loss; rows are no dicts of numbers, are too long, or hold ids that the model
+    does not know or, for a process, tokens outside its support, such as the mask; or an argument would break exact resumption.
 
     **Example:**
 
@@ -100,7 +128,7 @@ class Trainer(Saving, transformers.Trainer):
         objective: Objective = elbo,
         time_range: tuple[float, float] = (1e-4, 1 - 1e-4),
         loss: Loss | None = None,
-        count: Callable[[Batch], Tensor] = real_tokens,
+        count: Callable[[Batch], Tensor] | None = None,
         autocast: torch.dtype | None = None,
         ema: float | None = None,
         optimizer: Literal["adamw", "muon"] = "adamw",
@@ -111,14 +139,22 @@ class Trainer(Saving, transformers.Trainer):
         if (process is None) == (loss is None):
             raise ValueError(f"either a process or a loss must be given; got process={process!r}, loss={loss!r}")
         check_arguments(args)
-        check_data(train_dataset, model, args)
-        check_evaluation(eval_dataset, args)
+        check_model(model)
+        collate = Collate(model, process, labels=process is not None or loss is causal_loss)
+        check_data(train_dataset, collate, args)
+        check_evaluation(eval_dataset, collate)
+        if loss is causal_loss or isinstance(loss, EditLoss):
+            check_causal(model, collate.states)
         if ema is not None:
             Average(model, ema)  # fail early if the model cannot be averaged
         # transformers would delete the oldest by modification time, which a clock that is set back turns into the newest.
         self.termination, self.stopped = Termination(), False
-        self.keep, args = args.save_total_limit, copy.copy(args)
-        args.save_total_limit = None
+        given, args = args, copy.copy(args)
+        self.keep, args.save_total_limit = args.save_total_limit, None
+        if args.activation_checkpointing:
+            options: Any = args.activation_checkpointing_kwargs
+            enable_checkpointing(model, options)
+            args.activation_checkpointing = False  # transformers would look for it in the model itself
         super().__init__(
             model, args, collate, train_dataset, eval_dataset, callbacks=[TrainerHooks(self), *(callbacks or [])]
         )
@@ -135,19 +171,25 @@ class Trainer(Saving, transformers.Trainer):
         if process is not None:
             check_noise(process, time_range, model, args.device)
             process = copy.deepcopy(process).to(args.device)
-            call = call_denoiser if isinstance(model, Denoiser) else call_network
+            inner = innermost(model)
+            call = call_denoiser if isinstance(inner, Denoiser) else call_network
             loss = partial(noised_loss, process=process, time_range=time_range, autocast=autocast, call=call)
-            if isinstance(model, Denoiser):
-                loss = partial(loss, predicts=model.predicts)
+            if isinstance(inner, Denoiser):
+                loss = partial(loss, predicts=inner.predicts)
             self.loss: Loss = partial(loss, objective=objective)
             self.evaluation_loss: Loss = partial(loss, objective=elbo)
             noise = {"process": repr(process), "process_tensors": fingerprint(process.state_dict())}
             noise |= {"objective": getattr(objective, "__name__", repr(objective)), "time_range": time_range}
+            count = count or noised_tokens
         elif loss is not None:
+            count = count or (predicted_tokens if loss is causal_loss else real_tokens)
             self.loss = self.evaluation_loss = loss if autocast is None else partial(loss, autocast=autocast)  # type: ignore[call-arg]
-        self.count, self.decay, self.decay_all, self.muon = count, ema, decay_all, optimizer == "muon"
+        # A network that accepts no attention mask is reported at the first padded batch.
+        self.padding_checked = process is None or takes_padding(model)
+        self.count: Callable[[Batch], Tensor] = count or real_tokens
+        self.decay, self.decay_all, self.muon = ema, decay_all, optimizer == "muon"
         self.settings = {
-            "training": numbers(args),
+            "training": numbers(given),
             "processes": args.world_size,
             **noise,
             "autocast": str(autocast),
@@ -191,9 +233,16 @@ class Trainer(Saving, transformers.Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The loss of one micro-batch; network outputs are not kept and returned as an empty dict."""
+        self.note_padding(inputs)
         tokens = None if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         loss = self.loss(model, inputs, place=self.place(), tokens=tokens)
         return (loss, {}) if return_outputs else loss
+
+    def note_padding(self, batch: Batch) -> None:
+        """Check at the first padded batch that the network accepts an attention mask."""
+        if not self.padding_checked and "attention_mask" in batch:
+            self.padding_checked = True
+            check_padding(self.network)
 
     def place(self) -> Place:
         """The position of the current micro-batch in the run."""
@@ -299,49 +348,6 @@ class Trainer(Saving, transformers.Trainer):
             self.tokens.zero_()
             self.clock = now
         super().log(logs, start_time)
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """The mean loss over the scored tokens of a data set, with the averaged weights if there are any.
-
-        For a process this is the ELBO over `time_range`, in nats per token, with the same noise at each evaluation.
-        Batches that are not full on all processes are skipped. Evaluation does not affect training.
-
-        **Returns:** `{prefix}_loss` and `{prefix}_perplexity`.
-
-        **Raises:** `ValueError` if there is no full batch.
-        """
-        chosen: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        if isinstance(chosen, dict):
-            parts = [self.evaluate(v, ignore_keys, f"{metric_key_prefix}_{name}") for name, v in chosen.items()]
-            return {name: value for part in parts for name, value in part.items()}
-        model, args = self.network, self.args
-        losses = torch.zeros((), dtype=torch.float64, device=args.device)
-        tokens = torch.zeros((), dtype=torch.long, device=args.device)
-        one = torch.ones((), device=args.device)
-        started = time.monotonic()
-        applied = contextlib.nullcontext() if self.average is None else self.average.applied()
-        with torch.no_grad(), applied, torch.random.fork_rng(devices=[]):  # data loaders draw from the global generator
-            model.eval()
-            for index, batch in enumerate(self.get_eval_dataloader(chosen)):
-                place = Place(index, 0, 1, args.process_index, args.world_size, derive_seed("evaluation", args.seed))
-                loss = self.evaluation_loss(model, batch, place=place, tokens=one)
-                losses += loss.double() / args.world_size  # normalized as if the step had one token, so this is a sum
-                tokens += self.count(batch).sum()
-        losses, tokens = total(losses), total(tokens)
-        if not int(tokens):
-            full = args.per_device_eval_batch_size * args.world_size
-            raise ValueError(f"the evaluation data must fill a batch of {full} sequences; got {len(chosen)}")
-        mean = float(losses) / int(tokens)
-        self.clock += time.monotonic() - started  # evaluation does not count towards the training speed
-        metrics = {
-            f"{metric_key_prefix}_loss": mean,
-            f"{metric_key_prefix}_perplexity": math.exp(mean) if mean < 700 else math.inf,
-        }
-        self.log(dict(metrics))  # adds the speed
-        self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
-        return metrics
 
     # The whole run; see `Saving` for its files.
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from noiselab.commands.common import text_generators
 from noiselab.commands.main import COMMANDS, main, run
 from noiselab.data import pack, train_tokenizer, vocabulary_size
 from noiselab.evaluation import generative_perplexity, text_perplexity, validation_bound
@@ -53,7 +54,7 @@ def records(file):
 
 def test_generate_is_the_pipeline_with_that_seed(models, samples, tmp_path, capsys):
     pipe = Pipeline.from_pretrained(models[0])
-    texts = pipe.generate(3, 4, generator=torch.Generator().manual_seed(7), show_progress=False)
+    texts = pipe.generate(3, 4, generator=text_generators(7, 3), show_progress=False)
     found = records(samples)
     assert [tuple(record["tokens"]) for record in found] == [text.tokens for text in texts]
     assert [record["text"] for record in found] == texts and found[0]["model"] == models[0]
@@ -90,14 +91,46 @@ def test_correct_starts_from_the_tokens_that_were_drawn(models, samples, tmp_pat
         [models[0], str(samples), "--steps", "6", "--temperature", "0.4", "--out", str(out), "--device", "cpu"],
     )
     pipe = Pipeline.from_pretrained(models[0])
-    texts = pipe.generate(3, 4, generator=torch.Generator().manual_seed(7), show_progress=False)
-    corrected = pipe.self_correction(texts, 6, 0.4, generator=torch.Generator().manual_seed(0), show_progress=False)
+    texts = pipe.generate(3, 4, generator=text_generators(7, 3), show_progress=False)
+    corrected = pipe.self_correction(texts, 6, 0.4, generator=text_generators(0, 3), show_progress=False)
     for record, old, new in zip(records(out), texts, corrected, strict=True):
         assert tuple(record["tokens"]) == new.tokens and record["before"] == old
         assert record["changed"] == sum(a != b for a, b in zip(old.tokens, new.tokens, strict=True)) / LENGTH
     plain = tmp_path / "some.txt"
     plain.write_text("the cat sat\n\nthe log\n")
     assert len(run("correct", [models[0], str(plain), "--steps", "1", "--device", "cpu"])) == 2
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "tau-leaping", "path-planning"])
+def test_the_batch_size_changes_no_text(models, tmp_path, sampler):
+    """Nor does the number of texts change the first ones; another seed changes all."""
+
+    def texts(count, size, seed=3):
+        few = [
+            "--num-samples",
+            str(count),
+            "--steps",
+            "4",
+            "--sampler",
+            sampler,
+            "--seed",
+            str(seed),
+            "--batch-size",
+            str(size),
+        ]
+        return [record["tokens"] for record in run("generate", [models[0], *few, "--prompt", "a", "--device", "cpu"])]
+
+    found = texts(5, 1)
+    assert found == texts(5, 2) == texts(5, 16) == texts(7, 3)[:5]
+    assert not any(a == b for a, b in zip(found, texts(5, 2, seed=4), strict=True))
+
+
+def test_the_batch_size_changes_no_correction(models, tmp_path):
+    plain = tmp_path / "some.txt"
+    plain.write_text("the cat sat on the mat\n\nthe log\n\na dog and a cat\n\na\n")
+    arguments = [models[0], str(plain), "--steps", "4", "--temperature", "0.5", "--device", "cpu", "--batch-size"]
+    found = [[record["tokens"] for record in run("correct", [*arguments, size])] for size in ("1", "2", "3", "16")]
+    assert found[0] == found[1] == found[2] == found[3]
 
 
 def test_the_bound_is_that_of_the_evaluation(models, tmp_path):
@@ -107,7 +140,7 @@ def test_the_bound_is_that_of_the_evaluation(models, tmp_path):
     pipe = Pipeline.from_pretrained(models[0])
     blocks = pack([file.read_text()], pipe.tokenizer, LENGTH)
     random = torch.Generator().manual_seed(3)
-    bound = validation_bound(pipe.process, pipe.padded, blocks, repeats=2, generator=random)
+    bound = validation_bound(pipe.process, pipe.denoiser, blocks, repeats=2, generator=random)
     assert found["nats"] == bound.nelbo and found["error"] == bound.error and found["tokens"] == bound.tokens
     total = bound.nelbo * bound.tokens / torch.log(torch.tensor(2.0, dtype=torch.float64))
     assert found["bits_per_character"] == pytest.approx(float(total) / len(file.read_text()))

@@ -148,7 +148,7 @@ def test_padding_is_not_scored():
 
 
 def test_the_network_gets_the_places_of_padding():
-    """Its tokens change nothing; a mask that the denoiser already has is respected."""
+    """Its tokens change nothing, also for a network inside wrappers; a mask of its own may hide more."""
     torch.manual_seed(0)
     process = nl.gidd(vocab_size=8, mask_id=6, p_uniform=0.2)
     model = DiT(DiTConfig(vocab_size=8, max_seq_len=9, hidden_size=16, num_hidden_layers=2, num_attention_heads=2))
@@ -161,9 +161,17 @@ def test_the_network_gets_the_places_of_padding():
         blocks = TokenBlocks(torch.where(real, x, value), real.sum(-1), vocab_size=8)
         return validation_bound(process, denoiser, blocks, generator=torch.Generator().manual_seed(2)).nelbo
 
-    assert bound(1, TransformersDenoiser(model)) == pytest.approx(bound(5, TransformersDenoiser(model)), rel=1e-6)
-    nowhere = TransformersDenoiser(model, attention_mask=torch.ones(1, 9, dtype=torch.bool))
-    assert bound(1, nowhere) != pytest.approx(bound(5, nowhere), rel=1e-4)
+    class Unmasked(nl.Denoiser):
+        def forward(self, z, t, rows=None):
+            return nl.denoisers.select(model(z, t.float()).logits, rows)
+
+    for denoiser in (TransformersDenoiser(model), nl.denoisers.Suppress(TransformersDenoiser(model), [7])):
+        assert bound(1, denoiser) == pytest.approx(bound(5, denoiser), rel=1e-6)
+    assert bound(1, Unmasked()) != pytest.approx(bound(5, Unmasked()), rel=1e-4)
+    everywhere = TransformersDenoiser(model, attention_mask=torch.ones(1, 9, dtype=torch.bool))
+    assert bound(1, everywhere) == pytest.approx(bound(1, TransformersDenoiser(model)), rel=1e-6)
+    first = TransformersDenoiser(model, attention_mask=torch.arange(9)[None] < 2)
+    assert bound(1, first) != pytest.approx(bound(1, everywhere), rel=1e-4)
 
 
 def test_bytes_and_perplexity():

@@ -1,6 +1,6 @@
-"""The small models of the tests of pipelines."""
+"""The small models of the tests of pipelines and of training."""
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "pipeline"))
+sys.path += [str(Path(__file__).parents[1] / "pipeline"), str(Path(__file__).parents[1] / "training")]

@@ -26,25 +26,36 @@ def test_it_is_self_correction_of_the_tokens(pipe):
     assert corrected != texts
 
 
+def by_hand(pipe, ids, generator, steps=9):
+    """Self-correction of one sequence without padding."""
+    correction = nl.SelfCorrection(pipe.denoiser, temperature=0.3, support=pipe.support)
+    z = torch.tensor([ids])
+    for _ in range(steps):
+        u = torch.rand(z.shape, generator=generator, dtype=torch.float64)
+        z, before = correction.revise(z, u)[0], z
+        if torch.equal(z, before):
+            break
+    return z[0].tolist()
+
+
 def test_padding_is_neither_seen_nor_changed(pipe):
     seeds = [random(i) for i in range(len(TEXTS))]
     together = pipe.self_correction(TEXTS, 9, 0.3, generator=seeds, **QUIET)
-    for i, text in enumerate(TEXTS):
-        ids = torch.tensor([pipe.tokenizer(text)["input_ids"]])
-        longest = max(len(found) for found in pipe.encode(TEXTS))
-        # By hand without padding; the generator also draws numbers for the places that padding takes up in the batch.
-        one, z = random(i), ids
-        correction = nl.SelfCorrection(pipe.denoiser, temperature=0.3, support=pipe.support)
-        walked = []
-        for _ in range(9):
-            u = torch.rand(longest, generator=one, dtype=torch.float64)[: ids.shape[1]]
-            z_next, _ = correction.revise(z, u[None])
-            settled = torch.equal(z_next, z)
-            z = z_next
-            walked.append(z)
-            if settled:
-                break
-        assert list(together[i].tokens) == z[0].tolist(), text
+    for i, ids in enumerate(pipe.encode(TEXTS)):
+        assert list(together[i].tokens) == by_hand(pipe, ids, random(i)), TEXTS[i]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_with_a_generator_each_the_batch_size_changes_nothing(pipe, batch_size, early_stopping):
+    def corrected(size):
+        seeds = [random(i) for i in range(len(TEXTS))]
+        texts = pipe.self_correction(
+            TEXTS, 5, 0.3, early_stopping=early_stopping, generator=seeds, batch_size=size, **QUIET
+        )
+        return [text.tokens for text in texts]
+
+    assert corrected(batch_size) == corrected(16)
 
 
 def test_as_released_pads_to_the_context_and_may_change_padding(pipe):

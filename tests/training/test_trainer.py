@@ -2,18 +2,17 @@ import errno
 import json
 import logging
 import math
-from functools import partial
 
 import pytest
 import torch
 import transformers
 from torch import nn
 from torch.utils.data import IterableDataset
-from toy_training import L, Rows, Stream, V, digest, flip, make, network
+from toy_training import L, Rows, Stream, V, digest, flip, llama, make, network
 
 import noiselab as nl
 from noiselab.objectives import Clipped, elbo
-from noiselab.training import Place, Trainer, checkpoints, noised_loss, predicted_tokens, training_arguments
+from noiselab.training import Trainer, checkpoints, noised_loss, training_arguments
 from noiselab.training.losses import causal_loss
 from noiselab.training.saving import load_weights
 
@@ -151,19 +150,66 @@ def test_evaluation_uses_the_average_is_repeatable_and_does_not_influence_traini
     assert metrics == often.evaluate()
     assert set(metrics) == {f"eval_{name}_{what}" for name in "ab" for what in ("loss", "perplexity")}
     assert digest(often) == digest(plain)
-    with often.average.applied():
-        place = partial(Place, seed=nl.training.noise.derive_seed("evaluation", 1))
-        losses = []
-        for i in range(2):
-            rows = [extra["eval_dataset"]["b"][j] for j in range(8 * i, 8 * i + 8)]
-            batch = {"input_ids": torch.stack([r["input_ids"] for r in rows])}
-            with torch.no_grad():
-                losses.append(
-                    noised_loss(often.model.eval(), batch, process=often_process(), objective=elbo, place=place(i))
-                )
-    assert metrics["eval_b_loss"] == pytest.approx(float(sum(losses)) / 2, rel=1e-5)
-    with pytest.raises(ValueError, match="must fill a batch of 8 sequences; got 3"):
-        often.evaluate(Rows(3))
+    with pytest.raises(ValueError, match="at least one row; got none"):
+        often.evaluate([])
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_evaluation_is_the_same_for_any_batch_size_and_counts_every_row(tmp_path, padded):
+    data = Rows(13, padded=padded, seed=5)
+    found = []
+    for size in (1, 4, 13, 32):
+        trainer = make(tmp_path, per_device_eval_batch_size=size)
+        found.append(trainer.evaluate(data)["eval_loss"])
+    assert found == pytest.approx([found[0]] * 4, rel=1e-5)
+    stream = Finite([data[i] for i in range(13)])
+    assert trainer.evaluate(stream)["eval_loss"] == pytest.approx(found[0], rel=1e-5)
+    worse = [{"input_ids": torch.zeros(L).long()} for _ in range(13)]
+    ends = [data[i] for i in range(12)] + [worse[12]]  # another last row, which no full batch of 4 reaches
+    assert trainer.evaluate(ends)["eval_loss"] != pytest.approx(found[0], rel=1e-3)
+
+
+def test_evaluation_of_pure_noise_by_uniform_answers_is_known(tmp_path):
+    """Each of 5 rows costs the logarithm of the number of data tokens for each token, whatever its batch."""
+    model = network(0.0)
+    with torch.no_grad():
+        model.output_layer.linear.weight.zero_()
+        model.output_layer.linear.bias.zero_()
+    process = nl.masked(vocab_size=V, mask_id=V - 1)
+    extra = {"time_range": (0.9998, 0.9999)}
+    trainer = make(tmp_path, model=model, process=process, per_device_eval_batch_size=4, extra=extra)
+    assert trainer.evaluate(Rows(5, seed=2))["eval_loss"] == pytest.approx(math.log(V - 1), rel=0.01)
+
+
+def test_evaluation_spreads_times_over_all_rows_in_random_order(tmp_path):
+    seen = []
+
+    class Watching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logits = nn.Parameter(torch.zeros(V))
+
+        def forward(self, input_ids, timesteps, attention_mask=None):
+            seen.extend(timesteps.tolist())
+            return self.logits.expand(*input_ids.shape, V)
+
+    extra = {"time_range": (0.1, 0.9)}
+    trainer = make(tmp_path, model=Watching(), per_device_eval_batch_size=3, extra=extra)
+    seen.clear()
+    trainer.evaluate(Rows(16, seed=2))
+    assert sorted(math.floor((t - 0.1) / 0.8 * 16) for t in seen) == list(range(16))
+    assert seen != sorted(seen)
+
+
+def test_evaluation_of_a_causal_model_is_the_mean_of_transformers_over_all_tokens(tmp_path):
+    data, model = Rows(10, seed=4), llama()
+    labels = torch.where(data.mask, data.ids, -100)
+    with torch.no_grad():
+        expected = model(input_ids=data.ids, attention_mask=data.mask, labels=labels).loss.item()
+    trainer = make(
+        tmp_path, model=model, process=None, ema=None, per_device_eval_batch_size=4, extra={"loss": causal_loss}
+    )
+    assert trainer.evaluate(data)["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def often_process():
@@ -206,16 +252,7 @@ def test_a_network_of_ones_own_is_trained_saved_and_loaded(tmp_path):
 
 
 def test_an_autoregressive_model_is_trained_by_the_same_trainer(tmp_path):
-    config = transformers.LlamaConfig(
-        vocab_size=V,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=L,
-    )
-    torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(config)
+    model = llama()
     data = Rows(padded=False)
     data.ids = (data.ids[:, :1] + torch.arange(L)) % (V - 2)  # each token follows from the one before
     trainer = make(
@@ -226,7 +263,7 @@ def test_an_autoregressive_model_is_trained_by_the_same_trainer(tmp_path):
         max_steps=60,
         save_steps=60,
         ema=None,
-        extra={"loss": causal_loss, "count": predicted_tokens, "eval_dataset": data},
+        extra={"loss": causal_loss, "eval_dataset": data},
     )
     trainer.train()
     assert trainer.evaluate()["eval_loss"] < 0.5 < math.log(V)
@@ -266,8 +303,11 @@ class Negative(nl.InterpolatingProcess):
 
 
 class Finite(IterableDataset):
+    def __init__(self, rows=()):
+        self.rows = rows or [Rows()[0]]
+
     def __iter__(self):
-        return iter([Rows()[0]])
+        return iter(self.rows)
 
 
 def test_refusals_at_the_edge(tmp_path):
@@ -276,7 +316,7 @@ def test_refusals_at_the_edge(tmp_path):
             make(tmp_path, **options)
 
     refused("must have the process's vocabulary size, 9; got 10", model=network(vocab_size=10))
-    refused("at most the model's 4 tokens; the first one has 6", model=network(max_seq_len=4))
+    refused("at most the model's 4 tokens; got one of 6", model=network(max_seq_len=4))
     refused("must never end", data=Finite())
     refused("at least one batch of 4 sequences over all processes; got 3", data=Rows(3))
     refused("either a process or a loss", process=None)
@@ -288,6 +328,7 @@ def test_refusals_at_the_edge(tmp_path):
     refused("dataloader_drop_last must be True", dataloader_drop_last=False)
     refused("float32; .* is torch.bfloat16", model=network().bfloat16())
     refused("FSDP|fsdp", fsdp=True, ema=None)
+    refused("must be finite; got the endless Stream", extra={"eval_dataset": Stream(Rows())})
     make(tmp_path, data=Stream(Rows()))
 
 

@@ -51,7 +51,7 @@ def test_two_processes_make_the_steps_of_one_with_the_joint_batch(results, tmp_p
         eval_strategy="steps",
         eval_steps=3,
         per_device_eval_batch_size=8,
-        extra={"eval_dataset": Rows(16, seed=5)},
+        extra={"eval_dataset": Rows(13, seed=5)},
     )
     step = trainer.training_step
 

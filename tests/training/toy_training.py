@@ -58,6 +58,20 @@ def network(dropout=0.1, **sizes):
     return model
 
 
+def llama():
+    """A small causal model."""
+    config = transformers.LlamaConfig(
+        vocab_size=V,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=L,
+    )
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(config)
+
+
 class Losses(transformers.TrainerCallback):
     """The exact loss of each step made, in memory and, if wanted, in a file."""
 

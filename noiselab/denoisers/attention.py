@@ -1,0 +1,84 @@
+"""Attention masks of padded batches, and how they reach the network inside wrapped denoisers."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from ..typing import Selection
+from .base import Attended, Denoiser
+
+
+@contextmanager
+def attending_to(denoiser: nn.Module, real: Selection | None) -> Iterator[None]:
+    """Context manager: inside, the network attends only to the real tokens of a padded batch.
+
+    Padding is known by its position, because the padding token often occurs in texts too: with GPT-2, LLaDA, Dream or Qwen
+    it is the end-of-text token. The mask reaches every denoiser inside `denoiser` that takes one (`takes_mask`); a
+    denoiser that takes none is not affected.
+
+    **Arguments:**
+
+    - `denoiser`: a denoiser, possibly wrapped, also for compilation or data-parallel training.
+    - `real`: the mask of real tokens of the batch that is denoised inside; `None` if all are real.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.denoisers import Temperature, attending_to
+    from noiselab.networks.dit import DiT, DiTConfig
+    from noiselab.networks.huggingface import TransformersDenoiser
+
+    model = DiT(DiTConfig(vocab_size=9, max_seq_len=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+    denoiser = Temperature(TransformersDenoiser(model), 0.5)
+    texts = torch.tensor([[1, 2, 3, 0], [4, 0, 0, 0]])
+    with attending_to(denoiser, torch.arange(4) < torch.tensor([[3], [1]])):
+        logits = denoiser(texts, torch.rand(2))
+    ```
+    """
+    with _changed(denoiser, lambda now: now if real is None else now.with_mask(real)):
+        yield
+
+
+@contextmanager
+def selected_sequences(denoiser: nn.Module, index: Bool[Tensor, " batch"] | Int[Tensor, " selected"]) -> Iterator[None]:
+    """Context manager: inside, the denoiser is called with some sequences of the batch only.
+
+    Attention masks of single sequences are selected like the sequences.
+
+    **Arguments:**
+
+    - `denoiser`: a denoiser, possibly wrapped.
+    - `index`: the sequences, as a mask or as indices.
+    """
+    with _changed(denoiser, lambda now: now.selected(index)):
+        yield
+
+
+def takes_mask(denoiser: nn.Module) -> bool:
+    """Whether an attention mask given by `attending_to` reaches a network inside the denoiser."""
+    return next(_masked(denoiser), None) is not None
+
+
+@contextmanager
+def _changed(denoiser: nn.Module, change: Callable[[Attended], Attended]) -> Iterator[None]:
+    # Each is changed once, even if it occurs twice, as in guidance by the same network.
+    parts = [(part, part.attended) for part in dict.fromkeys(_masked(denoiser))]
+    try:
+        for part, now in parts:
+            part.attended = change(now)
+        yield
+    finally:
+        for part, now in parts:
+            part.attended = now
+
+
+def _masked(module: nn.Module) -> Iterator[Denoiser]:
+    """The denoisers inside that take an attention mask; what these contain is not searched."""
+    if isinstance(module, Denoiser) and module.takes_mask:
+        yield module
+        return
+    for part in module.children():
+        yield from _masked(part)

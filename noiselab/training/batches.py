@@ -1,0 +1,103 @@
+"""Batches of training data: stacked from rows and checked on the CPU, before anything reaches the network."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..data.rows import stack_rows
+from ..networks.wrapped import innermost
+from ..process import NoiseProcess
+from ..typing import Selection
+from .losses import noised_tokens
+
+LENGTH_FIELDS = ("max_seq_len", "max_position_embeddings")
+
+
+class Collate:
+    """Stacks rows into a batch and checks it, on the CPU; called by the workers of a loader.
+
+    **Arguments:**
+
+    - `model`: the network; its configuration, if it has one, limits the length and the ids.
+    - `process`: the process of a diffusion loss, to whose support clean data must belong; `None` for other losses.
+    - `labels`: whether the loss takes `labels`.
+
+    **Raises:** `ValueError`, when called, as `stack_rows`, and for sequences that are too long, ids
+    that the model does not know, labels that are not the tokens, and clean data with tokens outside the support, such as masks.
+    """
+
+    def __init__(self, model: nn.Module, process: NoiseProcess | None = None, *, labels: bool = True) -> None:
+        self.longest, self.labels = longest(model), labels
+        self.support = None if process is None else process.host_support().clone()
+        self.states = known_tokens(model)
+        if self.states is None and process is not None:
+            self.states = process.vocab_size
+
+    def __call__(self, rows: list[Any]) -> dict[str, Tensor]:
+        """The batch; ids are int64."""
+        batch = stack_rows(rows)
+        ids = batch["input_ids"] = batch["input_ids"].long()
+        if self.longest is not None and ids.shape[1] > self.longest:
+            raise ValueError(
+                f"sequences must have at most the model's {self.longest} tokens; got one of {ids.shape[1]}"
+            )
+        strange = ids < 0 if self.states is None else (ids < 0) | (ids >= self.states)
+        if strange.any():
+            most = "the size of the vocabulary" if self.states is None else self.states - 1
+            refuse(f"token ids must lie between 0 and {most}, also at padding (-100 is for labels)", ids, strange)
+        if self.labels:
+            check_labels(batch)
+        if self.support is not None:
+            clean = self.support[ids.clamp(max=len(self.support) - 1)] & (ids < len(self.support))
+            strange = noised_tokens(batch) & ~clean
+            if strange.any():
+                refuse(
+                    "clean data must hold tokens of the process's support only, not its mask token (the trainer adds the "
+                    "noise; attention_mask marks padding, labels of -100 mark tokens that are neither noised nor learned)",
+                    ids,
+                    strange,
+                )
+        return batch
+
+
+def check_labels(batch: dict[str, Tensor]) -> None:
+    """Check that labels are the tokens themselves, or -100 at tokens that are not learned.
+
+    **Raises:** `ValueError`.
+    """
+    labels, ids = batch.get("labels"), batch["input_ids"]
+    for name in ("labels", "scored"):
+        if name in batch and batch[name].shape != ids.shape:
+            raise ValueError(
+                f"{name} must have the shape of input_ids, {list(ids.shape)}; got {list(batch[name].shape)}"
+            )
+    if labels is not None:
+        strange = (labels != -100) & (labels != ids)
+        if strange.any():
+            refuse(
+                "labels must be the token of input_ids at the same place (the loss shifts or noises them), or -100 for tokens "
+                "that are not learned",
+                labels,
+                strange,
+            )
+
+
+def refuse(rule: str, tokens: Tensor, strange: Selection) -> None:
+    """Raise `ValueError` that states the rule and the first token that breaks it."""
+    row, place = strange.nonzero()[0].tolist()
+    raise ValueError(f"{rule}; got {int(tokens[row, place])} at position {place} of row {row} of a batch")
+
+
+def longest(model: nn.Module) -> int | None:
+    """The longest sequence that the model's configuration allows, or `None` if it does not specify one."""
+    config = getattr(innermost(model), "config", None)
+    return next((getattr(config, name) for name in LENGTH_FIELDS if hasattr(config, name)), None)
+
+
+def known_tokens(model: nn.Module) -> int | None:
+    """The number of tokens that the model can embed, or `None` if its configuration does not specify it."""
+    found = innermost(model)
+    if not hasattr(found, "config") and isinstance(getattr(found, "model", None), nn.Module):
+        found = innermost(found.model)  # inside a denoiser
+    size = getattr(getattr(found, "config", None), "vocab_size", None)
+    return size if isinstance(size, int) else None
