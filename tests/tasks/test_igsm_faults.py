@@ -121,6 +121,7 @@ def symbol_again(drawn: Drawn):
 
 def other_answer(drawn: Drawn):
     numbers = [q for q, said in drawn.dependency.definitions if said.number is not None and q in drawn.order]
+    assume(numbers)
     quantity = drawn.random.choice(numbers)
     definitions = tuple(
         (q, replace(said, number=said.number % 22 + 1) if q == quantity else said)

@@ -13,7 +13,15 @@ from noiselab.tasks.igsm.drawing import draw_dependency, reasonable_sort
 from noiselab.tasks.igsm.formula import Definition
 from noiselab.tasks.igsm.full import LEVELS, draw_problem
 from noiselab.tasks.igsm.names import CHAINS, draw_names, sublist
-from noiselab.tasks.igsm.structure import ABSTRACT, INSTANCE, Quantity, Structure, draw_structure
+from noiselab.tasks.igsm.structure import (
+    ABSTRACT,
+    INSTANCE,
+    Quantity,
+    Shape,
+    Structure,
+    draw_shape,
+    draw_structure,
+)
 from noiselab.tasks.igsm.text import sentence, words
 
 SEEDS = st.integers(0, 2**32)
@@ -38,15 +46,15 @@ def test_a_total_is_the_number_of_things_on_all_ways_down(seed: int, ops: int):
         for j, k in product(range(len(layer)), range(i + 1, len(structure.items))):
             ways = list(paths(structure, i, j, k))
             total = Quantity(ABSTRACT, i, j, k)
-            assert (total in structure.quantities) == bool(ways)
-            if ways:
-                assert values[total] == sum(math.prod(values[edge] for edge in way) for way in ways) % 23
+            assert values[total] == sum(math.prod(values[edge] for edge in way) for way in ways) % 23
+            assert ways or values[total] == 0
 
 
 @settings(max_examples=60)
 @given(seed=SEEDS, ops=st.integers(1, 32), level=st.sampled_from(["med", "hard"]))
 def test_structures_have_a_parent_for_each_item_and_no_more_edges_than_allowed(seed: int, ops: int, level: str):
-    structure = draw_structure(ops, LEVELS[level].edges, random.Random(seed))
+    generator = random.Random(seed)
+    structure = draw_structure(draw_shape(ops, LEVELS[level].edges, generator), generator)
     assert 2 <= len(structure.items) <= 4 and all(2 <= len(layer) <= 4 for layer in structure.items)
     assert len(structure.instances) <= LEVELS[level].edges
     for layer, below in zip(structure.children, structure.items[1:], strict=True):
@@ -70,7 +78,7 @@ def test_structures_have_a_parent_for_each_item_and_no_more_edges_than_allowed(s
         ),
         (
             Definition(3, (ANIMALS, OWLS, FOXES)),
-            "3 more than the sum of each City Zoo's Animal, each City Zoo's Owl, and each City Zoo's Fox",
+            "3 more than the sum of each City Zoo's Animal, each City Zoo's Owl and each City Zoo's Fox",
         ),
     ],
 )
@@ -79,7 +87,7 @@ def test_sentences(definition: Definition, end: str):
 
 
 def test_things_without_a_total_in_the_text_can_always_be_sorted():
-    structure = draw_structure(15, 20, random.Random(0))
+    structure = draw_structure(Shape(depth=4, narrow=3, wide=4, edges=14, growth=0.5), random.Random(0))
     for seed in range(100):
         order, edges = reasonable_sort(structure, structure.instances, random.Random(seed)) or ((), {})
         assert sorted(order) == sorted(structure.instances)
@@ -111,7 +119,7 @@ def test_widths_out_of_range_are_refused(widths: tuple[int, ...]):
 @pytest.mark.parametrize(("ops", "edges"), [(0, 20), (5, 11)])
 def test_sizes_out_of_range_are_refused(ops: int, edges: int):
     with pytest.raises(ValueError, match="ops must be at least 1"):
-        draw_structure(ops, edges, random.Random(0))
+        draw_shape(ops, edges, random.Random(0))
 
 
 def test_graphs_that_cannot_be_are_refused():
@@ -147,7 +155,15 @@ def test_sentences_that_cannot_be_are_refused(number, operands, factor, differen
         Definition(number, operands, factor, difference)
 
 
+SMALL = Shape(depth=2, narrow=2, wide=2, edges=2, growth=0.5)
+
+
 def test_a_structure_can_be_too_small_for_so_many_operations():
-    assert all(draw_dependency(ZOOS, 20, random.Random(seed)) is None for seed in range(20))
-    drawn = [draw_dependency(ZOOS, 3, random.Random(seed)) for seed in range(50)]
+    assert all(draw_dependency(SMALL, 20, 20, random.Random(seed)) is None for seed in range(20))
+    drawn = [draw_dependency(SMALL, 3, 3, random.Random(seed)) for seed in range(50)]
     assert any(drawn) and all(sum(map(found[0].ops, found[1])) == 3 for found in drawn if found)
+    # With room for fewer than are allowed, there are as many as there is room for.
+    drawn = [draw_dependency(SMALL, 20, 3, random.Random(seed)) for seed in range(50)]
+    assert any(drawn) and all(sum(map(found[0].ops, found[1])) == 3 for found in drawn if found)
+    with pytest.raises(ValueError, match="ops must be from 1 to most=2; got 3"):
+        draw_dependency(SMALL, 2, 3, random.Random(0))

@@ -14,6 +14,7 @@ from .formula import Definition
 from .full import FullProblem, Layout, Level, Split, draw_problem, reask, solution_hash, split_of
 from .mistakes import MistakeKind, ProblemMistakes
 from .problem import Parameter, Problem, Verdict
+from .reading import read_problem
 from .small import SmallProblem, draw_small
 from .small_text import Rule, SmallLevel
 from .structure import Quantity, Structure
@@ -45,6 +46,7 @@ __all__ = [
     "draw_problem",
     "draw_small",
     "ends_of_steps",
+    "read_problem",
     "reask",
     "solution_hash",
     "split_of",

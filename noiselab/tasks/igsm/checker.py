@@ -6,8 +6,8 @@ from .dependency import Dependency
 from .formula import MODULUS
 from .parsing import LETTER, Equation, Wrong, calculate, parse_equations, parse_head, split_steps
 from .problem import Verdict
-from .structure import Quantity
-from .text import possessive
+from .structure import ABSTRACT, Quantity
+from .text import parameters_by_words, possessive, spell
 
 Uses = frozenset[Quantity | None]
 """The operands of a symbol: parameters, and `None` for numbers of the problem."""
@@ -17,8 +17,9 @@ def check(dependency: Dependency, query: Quantity, solution: Sequence[str]) -> V
     """Check a solution of full iGSM step by step.
 
     Every step must parse, define a new parameter of the problem with new symbols, use exactly the parameters in its
-    definition, cite their values, and be correct modulo 23. The last step must compute `query`. Steps that the question
-    does not need are allowed. Steps with "BACK" are removed before checking.
+    definition, cite their values, and be correct modulo 23. The total of things of which an item has none is a number,
+    "so t = 0". The last step must compute `query`. Steps that the question does not need are allowed. Steps with "BACK"
+    are removed before checking.
 
     As in the paper, operations are judged by the final answer only: a sum in place of a difference is reported at the
     last step, and `why` gives the first step whose value differs.
@@ -85,10 +86,10 @@ class _Board:
 
     def take(self, step: Sequence[str]) -> None:
         """Add a step; its parameter is recorded as soon as it is parsed, even if the step turns out to be wrong."""
-        owner, thing, symbol = parse_head(step)
-        quantity = self.dependency.structure.find(owner, thing)
+        name, symbol = parse_head(step)
+        quantity = parameters_by_words(self.dependency.structure).get(name)
         if quantity is None:
-            raise Wrong("unknown", f'the problem has no parameter "{owner}\'s {thing}"')
+            raise Wrong("unknown", f'the problem has no parameter "{spell(name)}"')
         known = set(self.defined)
         self.defined.append(quantity)
         if quantity in known:
@@ -118,6 +119,11 @@ class _Board:
         if self.dependency.has_number(quantity):
             needed.add(None)
         if used != needed:
+            if not self.dependency.needs[quantity] and quantity.kind == ABSTRACT:
+                raise Wrong(
+                    "skip",
+                    f"{self.name(quantity)} counts nothing and needs the number 0; the step uses {self._list(used)}",
+                )
             unknown = [other for other in needed if other is not None and other not in known]
             later = f"; not known yet: {self._list(unknown)}" if unknown else ""
             raise Wrong(
@@ -142,11 +148,11 @@ class _Board:
         """Describe where a symbol without a value is defined, for messages."""
         for place, step in enumerate(self.steps[len(self.defined) :], len(self.defined)):
             try:
-                owner, thing, other = parse_head(step)
+                name, other = parse_head(step)
             except Wrong:
                 continue
             if other == symbol:
-                return f"which only step {place} defines, as {owner}'s {thing}"
+                return f"which only step {place} defines, as {spell(name)}"
         return "which no earlier step defines"
 
     def _list(self, quantities: set[Quantity | None] | list[Quantity]) -> str:

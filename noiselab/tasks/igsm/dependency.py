@@ -12,6 +12,8 @@ from .structure import ABSTRACT, Quantity, Structure
 class Dependency:
     """The definitions of all parameters: instance parameters are defined by sentences, abstract ones are totals.
 
+    The total of things of which an item has none is 0 and depends on nothing.
+
     **Arguments:**
 
     - `structure`: the structure graph, which determines the parameters.
@@ -54,7 +56,8 @@ class Dependency:
     def formula(self, quantity: Quantity) -> Formula:
         """The formula that a parameter equals."""
         if quantity.kind == ABSTRACT:
-            return chain("+", tuple(chain("*", product) for product in self.structure.products(quantity)))
+            terms = tuple(chain("*", product) for product in self.structure.products(quantity))
+            return chain("+", terms) if terms else 0
         return self._definition[quantity].formula
 
     @cached_property
@@ -64,12 +67,12 @@ class Dependency:
     @cached_property
     def needs(self) -> dict[Quantity, tuple[Quantity, ...]]:
         """For every parameter, the parameters in its formula (numbers excluded)."""
-        found = {q: implicit_needs(self.structure, q) for q in self.structure.abstracts}
-        return {q: d.operands for q, d in self.definitions} | found
+        parts = self.structure.parts
+        return {q: d.operands for q, d in self.definitions} | {q: parts[q] for q in self.structure.abstracts}
 
     def has_number(self, quantity: Quantity) -> bool:
-        """Whether a number of the problem is among the operands of a parameter."""
-        return quantity.kind != ABSTRACT and self._definition[quantity].number is not None
+        """Whether a number is among the operands of a parameter: one of the problem, or the 0 of a total of nothing."""
+        return not self.needs[quantity] or (quantity.kind != ABSTRACT and self._definition[quantity].number is not None)
 
     def ops(self, quantity: Quantity) -> int:
         """The number of operations of a step: one less than its operands, but at least one."""
@@ -86,13 +89,6 @@ class Dependency:
     def necessary(self, query: Quantity) -> set[Quantity]:
         """A parameter and everything it depends on, directly or indirectly."""
         return set(ordered(self.needs, (query,)))
-
-
-def implicit_needs(structure: Structure, quantity: Quantity) -> tuple[Quantity, ...]:
-    """The parameters that an abstract parameter depends on by its meaning; empty for instance parameters."""
-    if quantity.kind != ABSTRACT:
-        return ()
-    return tuple(factor for product in structure.products(quantity) for factor in product)
 
 
 def ordered(needs: Mapping[Quantity, tuple[Quantity, ...]], wanted: Iterable[Quantity]) -> list[Quantity]:

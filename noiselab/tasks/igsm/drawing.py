@@ -3,62 +3,79 @@
 import math
 import random
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from .dependency import Dependency, implicit_needs, ordered
+from .dependency import Dependency
 from .formula import MODULUS, MOST_OPERANDS, Definition
-from .structure import ABSTRACT, Quantity, Structure
+from .quotable import Quotable
+from .structure import ABSTRACT, Quantity, Shape, Structure, draw_structure
 
 ALONE = 0.5
 """The probability that an unnecessary parameter depends only on unnecessary parameters."""
 
-SORTS = 100
-"""Attempts to order the same parameters; larger sets need up to three, and few need more than 100."""
+SORTS = 1000
+"""Structures that are drawn until the chosen parameters of one can be ordered; nearly always a few are enough."""
 
 
-def draw_dependency(
-    structure: Structure, ops: int, generator: random.Random
-) -> tuple[Dependency, tuple[Quantity, ...]] | None:
-    """Draw definitions for a structure, and an order of solution for a question about the last parameter.
+class Chosen(NamedTuple):
+    """The parameters of a solution before they are ordered.
 
     **Arguments:**
 
-    - `structure`: the structure graph, which determines the parameters.
-    - `ops`: the number of operations of the solution, at least 1.
+    - `quantities`: the parameters, closed under the dependencies of abstract ones.
+    - `ops`: the fewest operations that compute them.
+    """
+
+    quantities: tuple[Quantity, ...]
+    ops: int
+
+
+def draw_dependency(
+    shape: Shape, most: int, ops: int, generator: random.Random
+) -> tuple[Dependency, tuple[Quantity, ...]] | None:
+    """Draw a structure with definitions, and an order of solution for a question about the last parameter.
+
+    **Arguments:**
+
+    - `shape`: the shape of the structure.
+    - `most`: the largest number of operations that the solution may have; with room for more, it has exactly these.
+    - `ops`: the number of operations that is wanted, from 1 to `most`.
     - `generator`: the source of randomness.
 
     **Returns:** the dependency graph and an order in which each parameter but the last is needed by a later one, or
-    `None` if the draw failed, which is frequent if the structure is too small.
+    `None` if the solution that was drawn has another number of operations.
 
-    **Raises:** `ValueError` if `ops` is less than 1.
+    **Raises:** `ValueError` if `ops` is out of range.
 
     **Source:** Ye et al. (2024), arXiv 2407.20311, "light" style of their released data.
     """
-    if ops < 1:
-        raise ValueError(f"ops must be at least 1; got {ops}")
-    abstract_ops = max(generator.randint(1, ops), generator.randint(1, ops))
-    chosen = choose_parameters(structure, abstract_ops, generator.randint(abstract_ops, ops), generator)
-    tries = (reasonable_sort(structure, chosen, generator) for _ in range(SORTS))
-    sorted_ = next((found for found in tries if found is not None), None)
-    if sorted_ is None:
+    if not 1 <= ops <= most:
+        raise ValueError(f"ops must be from 1 to most={most}; got {ops}")
+    abstract_ops = max(generator.randint(1, most), generator.randint(1, most))
+    chosen_ops = generator.randint(abstract_ops, most)
+    for _ in range(SORTS):
+        structure = draw_structure(shape, generator)
+        chosen = choose_parameters(structure, abstract_ops, chosen_ops, generator)
+        if sorted_ := reasonable_sort(structure, chosen.quantities, generator):
+            break
+    else:
         return None
     order, edges = sorted_
-    needed = design(structure, order, edges, ops, generator)
+    needed = design(order, edges, chosen.ops, most, ops, generator)
     if needed is None:
         return None
-    definitions = [*needed.items(), *design_unused(structure, order, generator).items()]
+    unused = design_unused(structure, chosen.quantities, generator)
+    definitions = [*needed.items(), *unused.items()]
     generator.shuffle(definitions)
     return Dependency(structure, tuple(definitions)), order
 
 
-def least_ops(structure: Structure, quantity: Quantity) -> int:
-    """The smallest number of operations that a parameter takes."""
-    return max(1, len(implicit_needs(structure, quantity)) - 1)
-
-
-def choose_parameters(
-    structure: Structure, abstract_ops: int, ops: int, generator: random.Random
-) -> tuple[Quantity, ...]:
+def choose_parameters(structure: Structure, abstract_ops: int, ops: int, generator: random.Random) -> Chosen:
     """Choose the parameters of a solution: first abstract ones with their dependencies, then others.
+
+    Each abstract parameter is found in a round over the differences of depth between an item and what is counted, from
+    the smallest: one of each difference is drawn, until one needs more operations than are left. The last one that
+    needs no more is chosen. The rounds end when the first one drawn already needs more.
 
     **Arguments:**
 
@@ -67,20 +84,51 @@ def choose_parameters(
     - `ops`: the total number of operations; fewer are used if the structure has too few parameters.
     - `generator`: the source of randomness.
 
-    **Returns:** a set of parameters that is closed under the dependencies of abstract parameters.
+    **Returns:** the parameters, each abstract one before those that it counts.
+
+    **Source:** Ye et al. (2024), arXiv 2407.20311; the rounds are those of their released code.
     """
-    needs = {q: implicit_needs(structure, q) for q in structure.quantities}
+    # A total of nothing takes one operation, but is not counted here.
+    ops_of = {q: max(1, len(parts) - 1) for q, parts in structure.parts.items()}
+    counted = [q for q, parts in structure.parts.items() if q.kind != ABSTRACT or parts]
+    left = budget = min(abstract_ops, sum(ops_of[q] for q in counted))
     chosen: dict[Quantity, None] = {}
-    spent = 0
-    # The remaining budget only shrinks, so each candidate is tried once.
-    for total in generator.sample(structure.abstracts, len(structure.abstracts)):
-        more = [q for q in ordered(needs, (total,)) if q not in chosen]
-        cost = sum(least_ops(structure, q) for q in more)
-        if spent + cost <= abstract_ops:
-            chosen.update(dict.fromkeys(more))
-            spent += cost
-    rest = [q for q in structure.instances if q not in chosen]
-    return (*chosen, *generator.sample(rest, min(ops - spent, len(rest))))
+    low, high = 1, len(structure.children)
+    while left > 0:
+        found: dict[Quantity, None] = {}
+        for depth in range(1, len(structure.children) + 1):
+            pool = [q for q in structure.abstracts if q.of - q.layer == depth and q not in chosen]
+            if not pool:
+                low, high = (low + 1, high) if depth == low else (low, high - (depth == high))
+                continue
+            more = dict.fromkeys(q for q in _with_parts(structure, generator.choice(pool)) if q not in chosen)
+            if sum(ops_of[q] for q in more) > left:
+                break
+            found = more
+            if depth == high:
+                break
+        else:  # nothing is left of the greatest difference: the next round ends before it
+            continue
+        if not found:
+            break
+        chosen |= found
+        left -= sum(ops_of[q] for q in found)
+    others = [q for q in structure.instances if q not in chosen]
+    last = generator.sample(others, min(ops - budget + left, len(others)))
+    return Chosen((*chosen, *last), budget - left + len(last))
+
+
+def _with_parts(structure: Structure, total: Quantity) -> list[Quantity]:
+    """An abstract parameter and all that it counts, each total before its parts, and of each term the total first."""
+    found: list[Quantity] = []
+    stack = [total]
+    while stack:
+        found.append(stack.pop())
+        parts = structure.parts[found[-1]]
+        # In pairs of an edge and the total below it the total comes first, with its own parts.
+        pairs = found[-1].of > found[-1].layer + 1
+        stack += reversed([parts[i ^ pairs] for i in range(len(parts))])
+    return found
 
 
 def reasonable_sort(
@@ -100,12 +148,11 @@ def reasonable_sort(
 
     **Returns:** the order, and for some of its instance parameters a required dependency; or `None` at a dead end.
     """
-    often = generator.random()
-    to_abstract, to_new = abs(generator.gauss(0, 1)), abs(generator.gauss(0, 1))
+    often, preference = generator.random(), abs(generator.gauss(0, 1))
     remaining = dict.fromkeys(chosen)
     users = dict.fromkeys(chosen, 0)
     for user in chosen:
-        for needed in implicit_needs(structure, user):
+        for needed in structure.parts[user]:
             users[needed] += 1
     requested: set[Quantity] = set()
     edges: dict[Quantity, Quantity] = {}
@@ -113,7 +160,7 @@ def reasonable_sort(
     while True:
         current = order[-1]
         del remaining[current]
-        for needed in implicit_needs(structure, current):
+        for needed in structure.parts[current]:
             users[needed] -= 1
             requested.add(needed)
         if not remaining:
@@ -122,7 +169,7 @@ def reasonable_sort(
         if current.kind != ABSTRACT and (not ready or generator.random() < often):
             # If nothing is ready, only a parameter without remaining users can come next.
             pool = [q for q in remaining if ready or not users[q]]
-            weights = [math.exp(to_abstract * (q.kind == ABSTRACT) + to_new * (q not in requested)) for q in pool]
+            weights = [math.exp(preference * ((q.kind == ABSTRACT) + (q not in requested))) for q in pool]
             edges[current] = generator.choices(pool, weights)[0]
             requested.add(edges[current])
             ready = [q for q in remaining if q in requested and not users[q]]
@@ -132,42 +179,59 @@ def reasonable_sort(
 
 
 def design(
-    structure: Structure,
     order: Sequence[Quantity],
     edges: dict[Quantity, Quantity],
+    fewest: int,
+    most: int,
     ops: int,
     generator: random.Random,
 ) -> dict[Quantity, Definition] | None:
-    """Draw definitions of the instance parameters of a solution with a given total number of operations.
+    """Draw definitions of the instance parameters of a solution, with as many operations as there is room for.
 
     **Arguments:**
 
-    - `structure`: the structure graph.
     - `order`: the parameters of the solution; each is defined by earlier ones.
     - `edges`: for some instance parameters, an earlier parameter that the definition must use.
-    - `ops`: the number of operations of the solution.
+    - `fewest`: the number of operations without further operands.
+    - `most`: the largest number of operations.
+    - `ops`: the number of operations that is wanted.
     - `generator`: the source of randomness.
 
-    **Returns:** the definitions, or `None` if this number of operations is impossible.
+    **Returns:** the definitions, or `None` if the solution would have another number of operations.
     """
-    place = {q: i for i, q in enumerate(order) if q.kind != ABSTRACT}
-    extra = dict.fromkeys(place, 0)
-    missing = ops - sum(least_ops(structure, q) for q in order)
-    room = [q for q, before in place.items() for _ in range(min(MOST_OPERANDS, before + 1) - 2)]
-    if not 0 <= missing <= len(room):
+    before = {q: order[:i] for i, q in enumerate(order) if q.kind != ABSTRACT}
+    room = {q: max(min(MOST_OPERANDS, len(known) + 1) - 2, 0) for q, known in before.items()}
+    missing = min(most - fewest, sum(room.values()))
+    if fewest + missing != ops:
         return None
-    for quantity in generator.sample(room, missing):
-        extra[quantity] += 1
+    extra = dict.fromkeys(before, 0)
+    for _ in range(missing):
+        extra[generator.choice([q for q in before if extra[q] < room[q]])] += 1
     found = {}
-    for quantity, before in place.items():
-        count = extra[quantity] + 2 if extra[quantity] else min(generator.randint(1, 2), before + 1)
-        fixed = edges.get(quantity)
-        found[quantity] = _draw_definition(count, order[:before], fixed, generator)
+    for quantity, known in before.items():
+        count = extra[quantity] + 2 if extra[quantity] else min(generator.randint(1, 2), len(known) + 1)
+        found[quantity] = _draw_necessary(count, known, edges.get(quantity), generator)
     return found
 
 
+def _draw_necessary(
+    count: int, known: Sequence[Quantity], fixed: Quantity | None, generator: random.Random
+) -> Definition:
+    """Draw a definition with `count` operands: `fixed` comes first, and the others may be a number."""
+    first = [] if fixed is None else [fixed]
+    others = [q for q in known if q != fixed]
+    count -= len(first)
+    if count > len(others):
+        return _draw_definition(True, [*first, *others], generator)
+    number = count > 0 and generator.random() < 0.5
+    # A number that is not chosen at once may still be drawn as one of the operands.
+    drawn = generator.sample(others, count - 1) if number else generator.sample([None, *others], count)
+    operands = [*first, *(q for q in drawn if q is not None)]
+    return _draw_definition(number or None in drawn, operands, generator)
+
+
 def design_unused(
-    structure: Structure, order: Sequence[Quantity], generator: random.Random
+    structure: Structure, chosen: Sequence[Quantity], generator: random.Random
 ) -> dict[Quantity, Definition]:
     """Draw definitions of all other instance parameters: sentences that the question does not need.
 
@@ -176,39 +240,34 @@ def design_unused(
     **Arguments:**
 
     - `structure`: the structure graph.
-    - `order`: the parameters of the solution.
+    - `chosen`: the parameters of the solution.
     - `generator`: the source of randomness.
 
     **Returns:** the definitions.
     """
-    chosen: list[Quantity] = list(order)
+    quotable = Quotable(structure, chosen)
     alone: list[Quantity] = []
-    unused = [q for q in structure.instances if q not in set(order)]
+    unused = [q for q in structure.instances if q not in set(chosen)]
     found = {}
     for quantity in generator.sample(unused, len(unused)):
         apart = generator.random() < ALONE
-        pool = alone if apart else chosen
+        pool = alone if apart else quotable.found
         count = 1
         while count < min(MOST_OPERANDS, len(pool) + 1) and generator.random() < 0.5:
             count += 1
-        found[quantity] = _draw_definition(count, pool, None, generator)
-        chosen.append(quantity)
+        if count > len(pool):
+            found[quantity] = _draw_definition(True, pool, generator)
+        else:
+            number = generator.random() < 0.5
+            found[quantity] = _draw_definition(number, generator.sample(pool, count - number), generator)
+        quotable.state(quantity)
         if apart:
             alone.append(quantity)
     return found
 
 
-def _draw_definition(
-    count: int, pool: Sequence[Quantity], fixed: Quantity | None, generator: random.Random
-) -> Definition:
-    """Draw a definition with `count` operands from the pool, including `fixed`; sometimes, or if the pool is too small,
-    one is a number.
-    """
-    number = count > len(pool) or ((fixed is None or count > 1) and generator.random() < 0.5)
-    free = [q for q in pool if q != fixed]
-    operands = generator.sample(free, count - number - (fixed is not None))
-    if fixed is not None:
-        operands.insert(generator.randint(0, len(operands)), fixed)
+def _draw_definition(number: bool, operands: Sequence[Quantity], generator: random.Random) -> Definition:
+    """Draw the value of the number, whether it multiplies, and whether two operands are subtracted."""
     factor = number and bool(operands) and generator.random() < 0.5
     difference = len(operands) == 2 and generator.random() < 0.5
     value = generator.randint(int(factor), MODULUS - 1) if number else None

@@ -12,7 +12,7 @@ from .checker import check
 from .dependency import Dependency, ordered
 from .drawing import draw_dependency
 from .problem import Problem, Verdict
-from .structure import Quantity, draw_structure
+from .structure import Quantity, draw_shape
 from .text import check_names, mistake, question, sentence, sketch, solution, words
 
 Level = Literal["med", "hard"]
@@ -24,7 +24,7 @@ Split = Literal["train", "test"]
 
 BINS = 23
 TRAIN_BINS = 16
-TRIES = 40
+TRIES = 4000
 """Attempts at one random number of operations before another is drawn."""
 FIXED_TRIES = 500
 """Attempts at a number of operations given by the caller."""
@@ -190,7 +190,9 @@ def draw_problem(
     while True:
         target = min(generator.randint(1, most), generator.randint(1, most)) if ops is None else ops
         for _ in range(FIXED_TRIES if ops else TRIES):
-            drawn = draw_dependency(draw_structure(target, edges, generator), target, generator)
+            # The smaller of two numbers, given that it is no smaller than the target: solutions may have no room for all.
+            size = ops or min(generator.randint(target, most), generator.randint(target, most))
+            drawn = draw_dependency(draw_shape(size, edges, generator), size, target, generator)
             if drawn is None:
                 continue
             dependency, order = drawn

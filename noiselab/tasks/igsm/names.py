@@ -1,6 +1,7 @@
 """Names of the objects in full iGSM: chains of categories, and the items of each category."""
 
 import random
+from functools import cache
 
 POOLS = {
     "trees": "Alder Aspen Beech Birch Cedar Cypress Elm Hazel Holly Juniper Larch Linden Maple Oak Olive Pine Poplar Rowan "
@@ -62,6 +63,7 @@ CHAINS = (
 CHAIN_LENGTH = 4
 
 
+@cache
 def sublist(category: str, last: str) -> tuple[str, ...]:
     """Return the items of one sub-list of a category, for example "Birch Quarter", "Cedar Quarter", ...
 

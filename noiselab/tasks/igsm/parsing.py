@@ -50,19 +50,18 @@ def split_steps(solution: Sequence[str]) -> tuple[list[tuple[str, ...]], int]:
     return kept, len(sentences) - len(kept)
 
 
-def parse_head(step: Sequence[str]) -> tuple[str, str, str]:
-    """Return the owner, the thing and the symbol that a step defines.
+def parse_head(step: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Return the words that name the parameter which a step defines, and its symbol.
 
     **Raises:** `Wrong` if it does not begin with "Define A's B as g".
     """
     head = step[: next((place for place, word in enumerate(step) if word in (";", ".")), len(step))]
     if len(head) < 6 or head[0] != "Define" or head[-2] != "as" or "'s" not in head[2:-3]:
         raise Wrong("parse", f'a step must begin with "Define A\'s B as g;"; got {spell(head[:12])!r}')
-    middle = head.index("'s")
     symbol = head[-1]
     if not LETTER.fullmatch(symbol):
         raise Wrong("parse", f"a symbol must be a single letter; got {symbol!r}")
-    return " ".join(head[1:middle]), " ".join(head[middle + 1 : -2]), symbol
+    return tuple(head[1:-2]), symbol
 
 
 def parse_equations(step: Sequence[str], symbol: str) -> tuple[Equation, ...]:

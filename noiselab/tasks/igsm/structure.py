@@ -18,7 +18,7 @@ class Quantity(NamedTuple):
     **Arguments:**
 
     - `kind`: `INSTANCE`, the number of items `of` in the next layer; or `ABSTRACT`, the number of all items of category
-      `of`.
+      `of`, which is 0 if the item has none.
     - `layer`, `item`: the owner, both counted from 0.
     - `of`: for `INSTANCE`, an item of layer `layer + 1`; for `ABSTRACT`, a layer larger than `layer`.
     """
@@ -87,13 +87,14 @@ class Structure:
 
     @cached_property
     def abstracts(self) -> tuple[Quantity, ...]:
-        """The abstract parameters, one for each item and each later category that it has items of."""
-        depth = [len(self.items) - 1] * len(self.items[-1])  # the last layer in which each item has descendants
-        found: list[Quantity] = []
-        for i in reversed(range(len(self.children))):
-            depth = [max((depth[k] for k in below), default=i) for below in self.children[i]]
-            found += (Quantity(ABSTRACT, i, j, k) for j, last in enumerate(depth) for k in range(i + 1, last + 1))
-        return tuple(sorted(found))
+        """The abstract parameters, one for each item and each later category, also where the item has none of them."""
+        depth = len(self.items)
+        return tuple(
+            Quantity(ABSTRACT, i, j, k)
+            for i, layer in enumerate(self.children)
+            for j in range(len(layer))
+            for k in range(i + 1, depth)
+        )
 
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
@@ -105,24 +106,20 @@ class Structure:
 
         $$n_{j \to \text{category } k} = \sum_{x \text{ of } j} n_{j \to x} \cdot n_{x \to \text{category } k}$$
 
-        For a category in the next layer, the last factor is 1. Children that have no items of the category are omitted.
+        For a category in the next layer, the last factor is 1. The total of an item without children has no terms.
 
         **Returns:** the factors of each term.
         """
-        return self._products[total]
+        _, i, j, k = total
+        terms = ((Quantity(INSTANCE, i, j, x), Quantity(ABSTRACT, i + 1, x, k)) for x in self.children[i][j])
+        return tuple(term[:1] if k == i + 1 else term for term in terms)
 
     @cached_property
-    def _products(self) -> dict[Quantity, tuple[tuple[Quantity, ...], ...]]:
-        totals = set(self.abstracts)
-        found: dict[Quantity, tuple[tuple[Quantity, ...], ...]] = {}
+    def parts(self) -> dict[Quantity, tuple[Quantity, ...]]:
+        """The parameters that each parameter depends on by its meaning: the factors of a total, none of the others."""
+        found: dict[Quantity, tuple[Quantity, ...]] = dict.fromkeys(self.instances, ())
         for total in self.abstracts:
-            _, i, j, k = total
-            below = self.children[i][j]
-            if k == i + 1:
-                found[total] = tuple((Quantity(INSTANCE, i, j, x),) for x in below)
-            else:
-                pairs = ((Quantity(INSTANCE, i, j, x), Quantity(ABSTRACT, i + 1, x, k)) for x in below)
-                found[total] = tuple(pair for pair in pairs if pair[1] in totals)
+            found[total] = tuple(factor for term in self.products(total) for factor in term)
         return found
 
     def name(self, quantity: Quantity) -> tuple[str, str]:
@@ -139,8 +136,26 @@ class Structure:
         return {self.name(quantity): quantity for quantity in self.quantities}
 
 
-def draw_structure(ops: int, max_edges: int, generator: random.Random) -> Structure:
-    """Draw a structure for a problem of about `ops` operations; more operations give larger structures.
+class Shape(NamedTuple):
+    """What structures are drawn from: all that is fixed before the edges.
+
+    **Arguments:**
+
+    - `depth`: the number of layers.
+    - `narrow`, `wide`: the fewest and most items of a layer.
+    - `edges`: the number of edges.
+    - `growth`: the probability that another item is added to a random layer, in [0, 1).
+    """
+
+    depth: int
+    narrow: int
+    wide: int
+    edges: int
+    growth: float
+
+
+def draw_shape(ops: int, max_edges: int, generator: random.Random) -> Shape:
+    """Draw the shape of a structure for a problem of about `ops` operations; more operations give larger structures.
 
     **Arguments:**
 
@@ -148,7 +163,7 @@ def draw_structure(ops: int, max_edges: int, generator: random.Random) -> Struct
     - `max_edges`: the largest number of edges, at least 12.
     - `generator`: the source of randomness.
 
-    **Returns:** 2 to 4 layers of 2 to 4 items each; every item outside the first layer has at least one parent.
+    **Returns:** 2 to 4 layers of 2 to 4 items each, and at most `max_edges` edges.
 
     **Raises:** `ValueError` if an argument is out of range.
 
@@ -162,21 +177,35 @@ def draw_structure(ops: int, max_edges: int, generator: random.Random) -> Struct
     narrow, wide = min(ends), max(ends)
     fewest = (depth - 1) * narrow
     edges = min(generator.randint(fewest, max_edges), generator.randint(fewest, max_edges))
-    edges = min(edges, (depth - 1) * wide**2)
-    widths = _draw_widths(depth, narrow, wide, edges, generator)
+    return Shape(depth, narrow, wide, min(edges, (depth - 1) * wide**2), generator.random())
+
+
+def draw_structure(shape: Shape, generator: random.Random) -> Structure:
+    """Draw a structure of a shape, with names; every item outside the first layer has at least one parent.
+
+    **Arguments:**
+
+    - `shape`: the limits of the structure.
+    - `generator`: the source of randomness.
+
+    **Returns:** a structure; an item may have no children.
+
+    **Source:** Ye et al. (2024), arXiv 2407.20311, "light" style of their released data.
+    """
+    widths = _draw_widths(shape, generator)
     categories, items = draw_names(widths, generator)
-    return Structure(categories, items, _draw_children(widths, edges, generator))
+    return Structure(categories, items, _draw_children(widths, shape.edges, generator))
 
 
-def _draw_widths(depth: int, narrow: int, wide: int, edges: int, generator: random.Random) -> tuple[int, ...]:
-    """Draw the number of items of each layer such that `edges` edges fit and every item can have a parent."""
-    widths, more = [narrow] * depth, generator.random()
+def _draw_widths(shape: Shape, generator: random.Random) -> tuple[int, ...]:
+    """Draw the number of items of each layer such that the edges fit and every item can have a parent."""
+    widths = [shape.narrow] * shape.depth
     while True:
-        room = sum(a * b for a, b in pairwise(widths))
-        if room >= edges and generator.random() >= more:
+        short = sum(a * b for a, b in pairwise(widths)) < shape.edges
+        # One parent for each item uses all edges already: no layer grows, not even the first.
+        if not short and (sum(widths[1:]) == shape.edges or generator.random() >= shape.growth):
             return tuple(widths)
-        spare = edges > sum(widths[1:])
-        growing = [layer for layer, width in enumerate(widths) if width < wide and (spare or layer == 0)]
+        growing = [layer for layer, width in enumerate(widths) if width < shape.wide]
         if not growing:
             return tuple(widths)
         widths[generator.choice(growing)] += 1

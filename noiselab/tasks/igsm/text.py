@@ -1,7 +1,10 @@
 """Full iGSM in English: sentences of the problem, the question, steps of the solution, mistakes, and tokenization."""
 
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from string import ascii_letters
 
 from .dependency import Dependency
 from .formula import Definition, Formula, Operation, apply
@@ -10,13 +13,15 @@ from .structure import ABSTRACT, Quantity, Structure
 BACK = "BACK"
 """The backspace: the word that deletes a step."""
 
-_WORD = re.compile(r"'s(?![A-Za-z])|[A-Za-z]+|[0-9]+|[^\sA-Za-z0-9]")
-_NAME = re.compile(r"[A-Za-z]{2,}(?: [A-Za-z]{2,})*")
+_WORD = re.compile(r"'s(?!\w)|[^\W\d_]+|[0-9]+|\S")
 _RESERVED = frozenset(("Define", "as", "so", BACK))
+_STOPS = frozenset(".;?")
 
 
 def words(text: str) -> tuple[str, ...]:
     """Split a text into words: runs of letters, runs of digits, "'s", and every other character.
+
+    Letters are those of any alphabet; a letter and its accent count as one character.
 
     **Example:**
 
@@ -26,7 +31,7 @@ def words(text: str) -> tuple[str, ...]:
     assert words("Define Zoo's Otter as g; so g = 17.") == tuple("Define Zoo 's Otter as g ; so g = 17 .".split())
     ```
     """
-    return tuple(_WORD.findall(text))
+    return tuple(_WORD.findall(text if text.isascii() else unicodedata.normalize("NFC", text)))
 
 
 def spell(parts: Iterable[str]) -> str:
@@ -35,13 +40,31 @@ def spell(parts: Iterable[str]) -> str:
 
 
 def check_names(structure: Structure) -> None:
-    """Check that all names can be parsed in a sentence.
+    """Check that all names can be read in a sentence.
 
-    **Raises:** `ValueError` if a name contains a word of fewer than two letters or a keyword of solutions.
+    Names may have apostrophes, digits, hyphens and letters of any alphabet.
+
+    **Raises:** `ValueError` if a name is empty, contains a stop or a keyword of solutions or spaces that reading would
+    lose, or if two parameters would be written alike.
     """
     for name in (*structure.categories, *(item for layer in structure.items for item in layer)):
-        if not _NAME.fullmatch(name) or not _RESERVED.isdisjoint(name.split()):
-            raise ValueError(f"names must be words of two or more letters, not in {sorted(_RESERVED)}; got {name!r}")
+        said = words(name)
+        if not said or not _STOPS.isdisjoint(said) or not _RESERVED.isdisjoint(said) or " ".join(name.split()) != name:
+            raise ValueError(
+                f"names must be words with single spaces between them, without {' '.join(sorted(_STOPS))} and not in "
+                f"{sorted(_RESERVED)}; got {name!r}"
+            )
+    if len(parameters_by_words(structure)) < len(structure.quantities):
+        said = [words(possessive(structure, quantity)) for quantity in structure.quantities]
+        raise ValueError(
+            f"names must differ when one follows another; got {spell(next(s for s in said if said.count(s) > 1))!r} twice"
+        )
+
+
+@lru_cache(maxsize=1024)
+def parameters_by_words(structure: Structure) -> Mapping[tuple[str, ...], Quantity]:
+    """The parameters of a structure by the words in which a sentence names them."""
+    return {words(possessive(structure, quantity)): quantity for quantity in structure.quantities}
 
 
 def possessive(structure: Structure, quantity: Quantity) -> str:
@@ -53,7 +76,7 @@ def sentence(structure: Structure, quantity: Quantity, definition: Definition) -
     """The sentence of the problem that defines a parameter."""
     each = [f"each {possessive(structure, operand)}" for operand in definition.operands]
     if len(each) > 2:
-        rest = f"the sum of {', '.join(each[:-1])}, and {each[-1]}"
+        rest = f"the sum of {', '.join(each[:-1])} and {each[-1]}"
     elif len(each) == 2:
         rest = f"the {'difference' if definition.difference else 'sum'} of {each[0]} and {each[1]}"
     else:
@@ -96,10 +119,10 @@ def solution(dependency: Dependency, order: Sequence[Quantity], letters: Iterabl
 
 
 def sketch(dependency: Dependency, order: Sequence[Quantity]) -> str:
-    """The template of a solution: the solution without names, numbers and symbols."""
-    ops = sum(dependency.ops(quantity) for quantity in order)
-    writer = _Writer((f"x{i}" for i in range(ops)), numbers=False)
-    return " ".join(writer.step("Inter" if q.kind == ABSTRACT else "Inst", q, dependency.formula(q)) for q in order)
+    """The template of a solution: the solution without names, numbers and symbols, as in the released code."""
+    writer = _Writer(ascii_letters, numbers=False)
+    steps = (writer.step("Inter" if q.kind == ABSTRACT else "Inst", q, dependency.formula(q)) for q in order)
+    return " " + " ".join(steps).replace(";", ".")
 
 
 class _Writer:
