@@ -55,10 +55,9 @@ def check_names(structure: Structure) -> None:
                 f"{sorted(_RESERVED)}; got {name!r}"
             )
     if len(parameters_by_words(structure)) < len(structure.quantities):
-        said = [words(possessive(structure, quantity)) for quantity in structure.quantities]
-        raise ValueError(
-            f"names must differ when one follows another; got {spell(next(s for s in said if said.count(s) > 1))!r} twice"
-        )
+        names = [words(possessive(structure, quantity)) for quantity in structure.quantities]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"names must differ when one follows another; got {spell(twice)!r} twice")
 
 
 @lru_cache(maxsize=1024)
