@@ -232,7 +232,7 @@ def test_what_cannot_be_drawn_is_said(arguments, message):
 
 def test_a_number_of_operations_that_is_not_found_is_said(monkeypatch):
     monkeypatch.setattr(full, "draw_dependency", lambda *_: None)
-    with pytest.raises(ValueError, match="some problem must have this number of operations; got ops=52, and none in 500"):
+    with pytest.raises(ValueError, match="some problem must have this number of operations; got ops=52"):
         draw_problem(random.Random(0), ops=52)
 
 
