@@ -162,7 +162,7 @@ def test_a_structure_can_be_too_small_for_so_many_operations():
     assert all(draw_dependency(SMALL, 20, 20, random.Random(seed)) is None for seed in range(20))
     drawn = [draw_dependency(SMALL, 3, 3, random.Random(seed)) for seed in range(50)]
     assert any(drawn) and all(sum(map(found[0].ops, found[1])) == 3 for found in drawn if found)
-    # With room for fewer than are allowed, there are as many as there is room for.
+    # With room for fewer operations than are allowed, all the room is used.
     drawn = [draw_dependency(SMALL, 20, 3, random.Random(seed)) for seed in range(50)]
     assert any(drawn) and all(sum(map(found[0].ops, found[1])) == 3 for found in drawn if found)
     with pytest.raises(ValueError, match="ops must be from 1 to most=2; got 3"):

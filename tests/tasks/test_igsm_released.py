@@ -34,7 +34,7 @@ def test_some_problems_are_like_those_released(unchecked, level: str, what: str)
 
 @pytest.mark.long
 @pytest.mark.parametrize(("level", "what"), COUNTS)
-def test_as_many_problems_are_like_those_released(unchecked, level: str, what: str):
+def test_three_thousand_problems_are_like_those_released(unchecked, level: str, what: str):
     assert same_law(released(level, what), drawn(level, 3000)[what]) > 0.01
 
 

@@ -186,7 +186,7 @@ def design(
     ops: int,
     generator: random.Random,
 ) -> dict[Quantity, Definition] | None:
-    """Draw definitions of the instance parameters of a solution, with as many operations as there is room for.
+    """Draw definitions of the instance parameters of a solution, with the number of operations that there is room for.
 
     **Arguments:**
 

@@ -34,7 +34,7 @@ def read_problem(text: str, categories: Sequence[str], items: Sequence[Sequence[
     **Returns:** the problem; its letters are the first ones of the alphabet.
 
     **Raises:** `ValueError` if a sentence has another form or names a parameter that does not exist, if the sentences do
-    not define every parameter in use exactly once and without cycles, or if names cannot be told apart.
+    not define every parameter in use exactly once and without cycles, or if two names are alike.
 
     **Source:** Ye et al. (2024), arXiv 2407.20311.
 
