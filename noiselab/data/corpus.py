@@ -2,6 +2,7 @@
 
 import abc
 import hashlib
+import inspect
 import itertools
 import random
 from collections.abc import Iterable, Iterator
@@ -140,8 +141,27 @@ def hold_out(corpus: Corpus | Iterable[str], share: float = 0.05) -> tuple[Corpu
 
 
 def as_corpus(texts: Iterable[str]) -> Corpus:
-    """Return a corpus unchanged; collect any other texts in memory."""
-    return texts if isinstance(texts, Corpus) else TextCorpus(texts)
+    """Return a corpus unchanged; collect any other texts in memory.
+
+    **Raises:** `ValueError` if a corpus lacks an attribute, or can be read only once.
+    """
+    if not isinstance(texts, Corpus):
+        return TextCorpus(texts)
+    kind, own = type(texts), vars(texts)
+    for name in ("name", "key"):
+        if not (hasattr(kind, name) or isinstance(own.get(name), str)):
+            raise ValueError(
+                "a corpus must have the attributes name, a short text, and key, a text that changes whenever the texts of the "
+                f"corpus do; {kind.__name__} has no {name}"
+            )
+    if not inspect.isgeneratorfunction(kind.__iter__):  # those start anew at each call
+        reader = iter(texts)
+        if reader is texts or any(reader is value for value in own.values()):
+            raise ValueError(
+                "a corpus must start from its first text at each call of __iter__, because it is read several times; "
+                f"{kind.__name__} returns the same iterator again"
+            )
+    return texts
 
 
 def fingerprint(parts: Iterable[str]) -> str:

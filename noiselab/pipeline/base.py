@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import json
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -91,7 +92,8 @@ class Pipeline(nn.Module, abc.ABC):
         - `name`: a folder written by noiselab, transformers or GIDD's training code, or a name on the Hugging Face Hub,
           such as "dvruette/gidd-small-p_unif-0.1".
         - `settings`: replaces the settings in noiselab.json. Without either, a GIDD model has the noise described in
-          its config.json, and a masked language model has absorbing noise.
+          its config.json, and a masked language model has absorbing noise. A `UserWarning` states noise that is assumed
+          without being named by the checkpoint.
         - `dtype`: the dtype of the weights; by default that of the checkpoint.
         - `revision`: branch, tag or commit on the Hub; unused for a folder.
         - `trust_remote_code`: ignored, because no remote code is needed.
@@ -120,15 +122,22 @@ class Pipeline(nn.Module, abc.ABC):
         network = model.model if isinstance(model, MaskedLanguageModel) else model
         tokenizer = check_tokenizer(folder, _logits(network))
         settings = settings or ModelSettings.from_pretrained(folder)
-        made = (cls if issubclass(cls, wanted) else wanted)(
-            model, tokenizer, settings or wanted.default_settings(folder, model, tokenizer)
-        )
+        if settings is None:
+            settings = wanted.default_settings(folder, model, tokenizer)
+            if wanted.guesses_noise(folder, model):
+                warn_of_guess(str(name), folder, settings)
+        made = (cls if issubclass(cls, wanted) else wanted)(model, tokenizer, settings)
         return made.eval()  # type: ignore[return-value]
 
     @classmethod
     def default_settings(cls, name: str | Path, model: Any, tokenizer: Any) -> ModelSettings:
         """The settings of a checkpoint that has no noiselab.json."""
         return ModelSettings()
+
+    @classmethod
+    def guesses_noise(cls, name: str | Path, model: Any) -> bool:
+        """Whether `default_settings` assumes a noise process that the checkpoint does not name."""
+        return False
 
     @property
     def network(self) -> Any:
@@ -215,6 +224,26 @@ class Pipeline(nn.Module, abc.ABC):
         mixed = torch.autocast(self.device.type, dtype) if dtype is not None else contextlib.nullcontext()
         with torch.no_grad(), mixed:
             yield
+
+
+def warn_of_guess(name: str, folder: Path, settings: ModelSettings) -> None:
+    """Warn that the noise of a model is assumed, unless the trainer's settings.json names the same."""
+    assumed = repr(settings.process())
+    try:
+        numbers = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["numbers"]
+        trained = str(numbers["process"])
+    except (OSError, ValueError, KeyError, TypeError):
+        trained = ""
+    if trained == assumed:
+        return
+    warnings.warn(
+        f"{name!r} has no noiselab.json, so that its noise is assumed to be {assumed}"
+        + (f", although its settings.json says that it was trained with {trained}" if trained else "")
+        + ": pass settings=ModelSettings(...) if that is wrong, and save them with the model (parts=[ModelSettings(...)] of "
+        "Trainer.save_final, or pipe.save_pretrained)",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _logits(model: Any) -> int:

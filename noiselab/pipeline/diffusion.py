@@ -17,6 +17,7 @@ from ..denoisers import Denoiser, Support
 from ..networks.dit import DiT
 from ..networks.huggingface import TransformersDenoiser
 from ..networks.masked_lm import MaskedLanguageModel
+from ..networks.model_folders import read_config
 from ..numerics import require_count
 from ..process import InterpolatingProcess, NoiseProcess
 from ..samplers import Sampler
@@ -97,6 +98,15 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
             tokens["mask_id"] = mask
         tokens["vocab_size"] = max(tokens["vocab_size"], tokens["mask_id"] + 1)
         return ModelSettings({"family": "masked", **tokens}, predicts="leave_one_out")
+
+    @classmethod
+    def guesses_noise(cls, name: str | Path, model: Any) -> bool:
+        """Whether the noise is assumed: not for a GIDD model with a share of uniform noise, nor for LLaDA and Dream."""
+        if is_original(name):
+            return False
+        if isinstance(model, DiT):
+            return not model.config.p_uniform
+        return read_config(Path(name)).get("model_type") not in ("llada", "Dream")
 
     @property
     def length(self) -> int:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noiselab.data import FileCorpus, HubCorpus, TextCorpus, hold_out, standard_library
+from noiselab.data import Corpus, FileCorpus, HubCorpus, TextCorpus, TokenStream, hold_out, pack, standard_library
 
 TOPICS = (
     'topics = {"yield": "A yield expression is used in a generator.\\n\\n   y = yield x", "if": "An if statement."}'
@@ -242,3 +242,52 @@ def test_hub_errors(shards: list[str], tmp_path: Path):
         list(HubCorpus("json", data_files=[empty]))
     with pytest.raises(ValueError, match="\\[0, count - 1\\]; got part 2 of 2"):
         list(HubCorpus("json", data_files=shards).part(2, 2))
+
+
+class Nameless(Corpus):
+    def __iter__(self):
+        yield from ["a", "b"]
+
+
+class Keyless(Nameless):
+    def __init__(self):
+        self.name = "mine"
+
+
+class Once(Corpus):
+    name, key = "once", "1"
+
+    def __init__(self):
+        self.texts = iter(["a", "b"])
+
+    def __iter__(self):
+        return self.texts
+
+
+class Itself(Once):
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.texts)
+
+
+class Anew(Once):
+    def __iter__(self):
+        return iter(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Nameless, "Nameless has no name"),
+        (Keyless, "key, a text that changes .*Keyless has no key"),
+        (Once, "read several times; Once returns the same iterator again"),
+        (Itself, "read several times; Itself returns the same iterator again"),
+    ],
+)
+def test_a_corpus_of_ones_own_that_cannot_work_is_refused_where_it_is_given(kind, message, tokenizer):
+    for use in (hold_out, lambda c: pack(c, tokenizer, 8), lambda c: TokenStream(c, tokenizer, 8)):
+        with pytest.raises(ValueError, match=message):
+            use(kind())
+    assert list(hold_out(Anew(), share=0.5)[0]) + list(hold_out(Anew(), share=0.5)[1])

@@ -113,7 +113,8 @@ def test_masked_language_models_are_pipelines_of_pure_masking(tmp_path):
     model = BertForMaskedLM(BertConfig(vocab_size=len(words), max_position_embeddings=LENGTH, **SIZES)).eval()
     model.save_pretrained(tmp_path)
     words.save_pretrained(tmp_path)
-    pipe = Pipeline.from_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"no noiselab.json, so that its noise is assumed to be .*Absorbing\(2\)"):
+        pipe = Pipeline.from_pretrained(tmp_path)
     assert isinstance(pipe, DiffusionPipeline) and pipe.length == LENGTH
     assert pipe.settings.noise["family"] == "masked" and "Absorbing(2)" in repr(pipe.process)
     x = torch.full((1, 5), 2)
