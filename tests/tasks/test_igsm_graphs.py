@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from noiselab.tasks.igsm.checker import check
 from noiselab.tasks.igsm.dependency import Dependency
 from noiselab.tasks.igsm.drawing import draw_dependency, reasonable_sort
 from noiselab.tasks.igsm.formula import Definition
@@ -136,6 +137,14 @@ def test_graphs_that_cannot_be_are_refused():
         Structure(("Zoo", "Animal"), (("City Zoo",), ("Owl",)), (((1,),),))
     with pytest.raises(ValueError, match="a category for each layer"):
         Structure(("Zoo",), (("City Zoo",), ("Owl",)), (((0,),),))
+
+
+@pytest.mark.parametrize("what", ["formula", "ops", "has_number", "necessary", "check"])
+def test_parameters_of_another_problem_are_refused(what: str):
+    graph = Dependency(ZOOS, ((OWLS, Definition(5)), (FOXES, Definition(None, (OWLS,)))))
+    for other in (Quantity(INSTANCE, 0, 0, 7), Quantity(ABSTRACT, 0, 1, 1), Quantity(ABSTRACT, 1, 0, 2)):
+        with pytest.raises(ValueError, match="parameter must be one of the problem's 3; got Quantity"):
+            check(graph, other, "") if what == "check" else getattr(graph, what)(other)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ def check(dependency: Dependency, query: Quantity, solution: Sequence[str]) -> V
 
     **Returns:** the verdict on the first wrong step.
 
+    **Raises:** `ValueError` if the problem has no parameter `query`.
+
     **Source:** Ye et al. (2024), arXiv 2407.20311 and 2408.16293.
 
     **Example:**
@@ -50,6 +52,7 @@ def check(dependency: Dependency, query: Quantity, solution: Sequence[str]) -> V
     assert check(graph, foxes, right.replace("= 1.", "= 24.")).kind == "arithmetic"
     ```
     """
+    dependency.demand(query)
     steps, retries = split_steps(solution)
     board = _Board(dependency, steps)
     found: list[Quantity] = []

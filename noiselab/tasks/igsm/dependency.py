@@ -53,8 +53,20 @@ class Dependency:
                 raise ValueError(f"operands must be parameters of the structure; got {definition} for {quantity}")
         self.values  # noqa: B018 - finds out whether there is a cycle
 
+    def demand(self, quantity: Quantity) -> None:
+        """Check that the problem has a parameter.
+
+        **Raises:** `ValueError` if it does not.
+        """
+        if quantity not in self.needs:
+            raise ValueError(f"parameter must be one of the problem's {len(self.needs)}; got {quantity!r}")
+
     def formula(self, quantity: Quantity) -> Formula:
-        """The formula that a parameter equals."""
+        """The formula that a parameter equals.
+
+        **Raises:** `ValueError` if the problem has no such parameter, as do the other methods.
+        """
+        self.demand(quantity)
         if quantity.kind == ABSTRACT:
             terms = tuple(chain("*", product) for product in self.structure.products(quantity))
             return chain("+", terms) if terms else 0
@@ -72,11 +84,13 @@ class Dependency:
 
     def has_number(self, quantity: Quantity) -> bool:
         """Whether a number is among the operands of a parameter: one of the problem, or the 0 of a total of nothing."""
+        self.demand(quantity)
         return not self.needs[quantity] or (quantity.kind != ABSTRACT and self._definition[quantity].number is not None)
 
     def ops(self, quantity: Quantity) -> int:
         """The number of operations of a step: one less than its operands, but at least one."""
-        return max(1, len(self.needs[quantity]) + self.has_number(quantity) - 1)
+        numbers = int(self.has_number(quantity))
+        return max(1, numbers + len(self.needs[quantity]) - 1)
 
     @cached_property
     def values(self) -> dict[Quantity, int]:
@@ -88,6 +102,7 @@ class Dependency:
 
     def necessary(self, query: Quantity) -> set[Quantity]:
         """A parameter and everything it depends on, directly or indirectly."""
+        self.demand(query)
         return set(ordered(self.needs, (query,)))
 
 
