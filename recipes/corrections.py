@@ -19,6 +19,7 @@ import tyro
 from noiselab.devices import select_device
 from noiselab.evaluation import correction_grid, correction_grid_table
 from noiselab.files import write_json
+from noiselab.networks.lengths import generated_length
 from noiselab.pipeline import DiffusionPipeline
 from noiselab.pipeline.diffusion import interpolating
 from noiselab.pipeline.loading import load_model
@@ -64,7 +65,7 @@ def main(options: Options) -> list[dict]:
                 interpolating(pipe),
                 pipe.denoiser,
                 judge,
-                pipe.length,
+                generated_length(None, pipe.length),
                 samples=options.samples,
                 sampling_steps=options.steps,
                 end=end,

@@ -93,7 +93,7 @@ def load_sequences(pipe: DiffusionPipeline, options: Options) -> torch.Tensor:
     """Load held-out sequences for all seeds."""
     wanted = options.sequences * options.seeds
     held_out = corpora(Data(corpus=options.texts, validation=0.05))[1]
-    x = pack(held_out, pipe.tokenizer, options.length or min(64, pipe.length), keep_partial=False).tokens.long()
+    x = pack(held_out, pipe.tokenizer, options.length or min(64, pipe.length or 64), keep_partial=False).tokens.long()
     if len(x) < wanted:
         raise ValueError(f"the held-out texts must fill {wanted} sequences of {x.shape[1]} tokens; they fill {len(x)}")
     return x[torch.linspace(0, len(x) - 1, wanted).long()].to(pipe.device)

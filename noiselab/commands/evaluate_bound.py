@@ -16,7 +16,7 @@ class Options:
     files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")]
     """text files, JSON lines, folders or glob patterns"""
     length: int | None = None
-    """tokens per window; by default the whole context"""
+    """tokens per window; by default the whole context, or 1,024 if it has no limit"""
     max_sequences: int | None = None
     """maximum number of windows"""
     repeats: int = 4
@@ -45,6 +45,7 @@ def main(options: Options) -> dict[str, Any]:
 
     from ..data import FileCorpus, TokenBlocks, pack
     from ..evaluation import generative_perplexity, validation_bound
+    from ..networks.lengths import USUAL, generated_length
     from ..pipeline import DiffusionPipeline
     from .common import check_output, load, report_results
 
@@ -53,9 +54,10 @@ def main(options: Options) -> dict[str, Any]:
         raise ValueError("files must name at least one file; got none")
     pipe = load(options.model, options.device)
     texts = [text for pattern in options.files for text in FileCorpus(pattern)]
-    length = min(pipe.length, 1 << 16) if options.length is None else options.length
-    if not 2 <= length <= pipe.length:
-        raise ValueError(f"length must lie in [2, {pipe.length}]; got {length}")
+    whole = USUAL if pipe.length is None else min(pipe.length, 1 << 16)
+    length = generated_length(whole if options.length is None else options.length, pipe.length)
+    if length < 2:
+        raise ValueError(f"length must be at least 2; got {length}")
     blocks = pack(texts, pipe.tokenizer, length)
     if options.max_sequences is not None:
         most = options.max_sequences

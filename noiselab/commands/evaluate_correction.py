@@ -27,6 +27,8 @@ class Options:
     """independent sets of samples, at least two, for the confidence intervals"""
     samples: int = 32
     """texts per set"""
+    length: int | None = None
+    """tokens per text; by default the whole context, at most 1,024"""
     sampling_steps: int = 64
     """network evaluations per sample"""
     end: float = 0.0
@@ -46,6 +48,7 @@ def main(options: Options) -> dict[str, Any]:
     from dataclasses import asdict
 
     from ..evaluation import correction_grid, correction_grid_table
+    from ..networks.lengths import generated_length
     from ..pipeline import AutoregressivePipeline, DiffusionPipeline
     from ..pipeline.diffusion import interpolating
     from .common import PLOTS, check_output, load, report_results
@@ -62,13 +65,14 @@ def main(options: Options) -> dict[str, Any]:
             "judge must have the tokenizer of the model; with another tokenizer, write samples to files and use "
             "`noiselab evaluate perplexity`"
         )
+    length = generated_length(options.length, pipe.length)
     tables, found = [], []
     for k in options.tokens_per_step:
         rows = correction_grid(
             interpolating(pipe),
             pipe.denoiser,
             judge.network,
-            pipe.length,
+            length,
             samples=options.samples,
             sampling_steps=options.sampling_steps,
             end=options.end,

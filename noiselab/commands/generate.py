@@ -46,7 +46,7 @@ class Options:
     prompt: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """beginning of the texts; may be given several times"""
     length: int | None = None
-    """tokens per text, including the prompt; by default the whole context"""
+    """tokens per text, including the prompt; by default the whole context, at most 1,024"""
     sampler: Name = "ancestral"
     """sampling algorithm"""
     temperature: float | None = None

@@ -35,6 +35,7 @@ def main(options: Options) -> dict[str, Any]:
 
     import torch
 
+    from ..networks.lengths import generated_length
     from ..pipeline import DiffusionPipeline
     from ..pipeline.card import facts_of
     from .common import PLOTS, check_output, load, report_results
@@ -58,7 +59,7 @@ def main(options: Options) -> dict[str, Any]:
 
         trace = Trace.of(
             AncestralSampler(pipe.process, pipe.denoiser),
-            (1, pipe.length),
+            (1, generated_length(None, pipe.length)),
             steps=options.steps,
             generator=torch.Generator().manual_seed(options.seed),
         )

@@ -5,6 +5,8 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from ..networks.lengths import context_length
+
 Message: TypeAlias = dict[str, str]
 """A message: "role", for example "user" or "assistant", and "content"."""
 
@@ -56,10 +58,7 @@ class Chat:
         if template is None and not getattr(tokenizer, "chat_template", None):
             raise ValueError("a chat template must be given by the tokenizer or as template; got neither")
         self.network, self.tokenizer, self.template = network, tokenizer, template
-        config: Any = getattr(network, "config", None)
-        inner = config.get_text_config() if hasattr(config, "get_text_config") else config
-        limit = getattr(inner, "max_position_embeddings", None)
-        self.limit: int | None = limit if isinstance(limit, int) else None
+        self.limit = context_length(network)
         ends = self._ends() if end is None else [end] if isinstance(end, int) else end
         self.ends: frozenset[int] = frozenset(ends)
 

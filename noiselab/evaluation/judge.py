@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..data.texts import text_list
 from ..denoisers.modes import device_of, evaluating
+from ..networks.lengths import check_fits, context_length
 from ..networks.outputs import logits_of
 from .bound import mean_and_error
 
@@ -79,11 +80,13 @@ def generative_perplexity(
     - `samples`: token ids, all in the judge's vocabulary.
     - `attention_mask`: 1 for real tokens, with padding on either side; by default all are real.
     - `start`: a token to prepend to each sample (an end-of-text or begin-of-text token), so that the first token is
-      scored too. Omit it for samples that begin in the middle of a text.
+      scored too. Omit it for samples that begin in the middle of a text. The last token of a sample is only predicted,
+      so the longest sample is as long as the judge's context, or one token longer without `start`.
     - `batch_size`: the number of samples scored at once.
     - `ngrams`: the length of the longest n-grams that are counted.
 
-    **Raises:** `ValueError` if no token can be scored, or if the mask has gaps.
+    **Raises:** `ValueError` if no token can be scored, a sample is longer than the judge's context, or the mask has
+    gaps.
 
     **Source:** entropy beside perplexity: Zheng et al. (2024), arXiv 2409.02908.
     """
@@ -115,12 +118,14 @@ def text_perplexity(
     - `tokenizer`: the judge's tokenizer. It adds, truncates and pads nothing.
     - `texts`: the samples.
     - `start`: as for `generative_perplexity`.
-    - `max_tokens`: the length to which longer texts are truncated; by default nothing is truncated, and texts that are
-      too long raise the judge's own error.
+    - `max_tokens`: the length to which longer texts are truncated, without `start`; by default nothing is truncated.
     - `batch_size`, `ngrams`: as for `generative_perplexity`.
 
-    **Raises:** `ValueError` if `texts` is not a list of texts, or no token can be scored.
+    **Raises:** `ValueError` if `texts` is not a list of texts, `max_tokens` is not positive, no token can be scored, or
+    a text is longer than the judge's context.
     """
+    if max_tokens is not None and max_tokens < 1:
+        raise ValueError(f"max_tokens must be positive; got {max_tokens}")
     encoded = [
         tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:max_tokens] for text in text_list(texts)
     ]
@@ -129,7 +134,9 @@ def text_perplexity(
 
 def _judge(judge: nn.Module, texts: list[list[int]], start: int | None, batch_size: int, ngrams: int) -> Judgement:
     before = [] if start is None else [start]
-    rows = [[*before, *text] for text in texts]
+    rows, limit = [[*before, *text] for text in texts], context_length(judge)
+    for i, row in enumerate(rows):
+        check_fits(len(row) - 1, limit, f"sample {i} without its last token", "max_tokens truncates texts")
     scored = torch.tensor([max(len(row) - 1, 0) for row in rows])
     if not int(scored.sum()):
         raise ValueError(f"there must be at least one token that follows another; got {len(texts)} samples without")
@@ -167,6 +174,7 @@ def token_nats(
     **Returns:** nats, float64, on the CPU.
     """
     rows = [[start, *row] for row in samples.tolist()]
+    check_fits(samples.shape[1], context_length(judge), "samples")
     found = [torch.empty(0, samples.shape[1], dtype=torch.float64)]
     with torch.no_grad(), evaluating(judge):
         for first in range(0, len(rows), batch_size):
@@ -176,7 +184,7 @@ def token_nats(
 
 def _surprise(judge: nn.Module, rows: list[list[int]], device: torch.device) -> Float[Tensor, "batch tokens"]:
     """-log p of all tokens but the first of each row; 0 for padding, which is on the right and does not affect a causal
-    model.
+    model. The last token is predicted and not fed.
     """
     length = max(map(len, rows))
     ids = torch.zeros(len(rows), length, dtype=torch.long)
@@ -188,7 +196,9 @@ def _surprise(judge: nn.Module, rows: list[list[int]], device: torch.device) -> 
     largest = getattr(getattr(judge, "config", None), "vocab_size", None)
     if largest is not None and int(ids.max()) >= largest:
         raise ValueError(f"samples must lie in the judge's vocabulary of {largest} tokens; got {int(ids.max())}")
-    logits = logits_of(judge(input_ids=ids, attention_mask=real.long()))[:, :-1]
+    if length == 1:
+        return torch.zeros(len(rows), 0, dtype=torch.float64)
+    logits = logits_of(judge(input_ids=ids[:, :-1], attention_mask=real[:, :-1].long()))
     losses = F.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none")
     # A token is scored if it is real; with padding on the right, the previous token is then real too.
     return torch.where(real[:, 1:], losses, 0).cpu().double()

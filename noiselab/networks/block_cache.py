@@ -27,7 +27,8 @@ class BlockCausal(Evaluation):
     **Arguments:**
 
     - `model`: the network; it should be trained with block-causal attention.
-    - `block_size`: the number of tokens in a block; blocks start at position 0.
+    - `block_size`: the number of tokens in a block; blocks start at position 0. After a prompt, sample with
+      `BlockSampler(..., given=0)`, whose blocks start there too.
     - `predicts`: the prediction type of the logits; see `Denoiser`.
     - `attention_mask`: Bool or Int [batch or 1, length], 1 for real tokens; by default all are real.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..data.texts import text_list
 from ..data.tokenizers import Encoder
 from ..files import new_folder, write_text
+from ..networks.lengths import check_fits, context_length
 from ..networks.masked_lm import MaskedLanguageModel
 from .card import model_card
 from .loading import check_tokenizer, load_model, open_folder
@@ -150,9 +151,9 @@ class Pipeline(nn.Module, abc.ABC):
         return next(self.network.parameters()).device
 
     @property
-    @abc.abstractmethod
-    def length(self) -> int:
-        """The longest sequence, in tokens."""
+    def length(self) -> int | None:
+        """The longest sequence, in tokens; `None` if there is no limit (`noiselab.networks.lengths`)."""
+        return context_length(self.network, self.tokenizer)
 
     @property
     def generation(self) -> GenerationSettings:
@@ -199,14 +200,11 @@ class Pipeline(nn.Module, abc.ABC):
         texts = text_list(texts)
         kept = [self._tokens(text) for text in texts]
         plain = Encoder(self.tokenizer)(str(text) for text, own in zip(texts, kept, strict=True) if own is None)
-        ids = [next(plain) if own is None else own for own in kept]
+        ids, limit = [next(plain) if own is None else own for own in kept], self.length
         for i, found in enumerate(ids):
             if not found:
                 raise ValueError(f"texts must not be empty; text {i} is")
-            if len(found) > self.length:
-                raise ValueError(
-                    f"texts must fit the context of {self.length} tokens; text {i} has {len(found)} (texts are not truncated)"
-                )
+            check_fits(len(found), limit, f"text {i}")
         return ids
 
     def _tokens(self, text: str) -> list[int] | None:

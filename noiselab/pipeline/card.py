@@ -41,7 +41,7 @@ def facts_of(pipe: "Pipeline") -> dict[str, Any]:
         "network": type(pipe.network).__name__,
         "parameters": f"{pipe.network.num_parameters():,}",
         "vocabulary": f"{config.vocab_size:,} tokens",
-        "context": f"{pipe.length:,} tokens",
+        "context": "no limit" if pipe.length is None else f"{pipe.length:,} tokens",
     }
     if pipe.settings.noise is not None:
         noise = dict(pipe.settings.noise)

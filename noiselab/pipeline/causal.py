@@ -1,12 +1,14 @@
 """Autoregressive models as a pipeline."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
 from ..denoisers.checked import LogitCheck, LogitChecks
+from ..networks.lengths import generated_length
 from ..numerics import require_count
 from .base import Pipeline
 from .drawing import Truncation
@@ -16,12 +18,6 @@ class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
     """An autoregressive language model; `generate` uses transformers."""
 
     tag = "autoregressive"
-
-    @property
-    def length(self) -> int:
-        """The longest sequence, in tokens."""
-        config: Any = self.network.config
-        return int(getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length)
 
     def generate(
         self,
@@ -43,7 +39,8 @@ class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
 
         - `num_samples`: the number of texts, for each prompt if prompts are given.
         - `prompts`: the beginnings of the texts.
-        - `length`: the number of tokens of a text, including the prompt; by default the whole context.
+        - `length`: the number of tokens of a text, including the prompt; by default the whole context, or
+          1,024 tokens if it is longer or has no limit.
         - `temperature`, `top_k`, `top_p`, `min_p`: temperature and truncation of the predicted distribution.
         - `stop`: whether a text ends at its first end-of-text token. Models trained on packed texts continue after it.
         - `generator`: the source of randomness, on the CPU; by default torch's global generator.
@@ -54,9 +51,8 @@ class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
         begin = self.tokenizer.bos_token_id
         begin = self.tokenizer.eos_token_id if begin is None else begin
         starts = [[begin]] if prompts is None else self.encode(prompts)
-        longest = self.length if length is None else length
+        longest = generated_length(length, self.length)
         require_count("num_samples", num_samples)
-        require_count("length", longest, 1, self.length)
         if max(map(len, starts)) >= longest + (prompts is None):
             raise ValueError(f"prompts must be shorter than {longest} tokens; got one of {max(map(len, starts))}")
         chosen = Truncation(temperature, top_k, top_p, min_p).over(self.generation)
@@ -72,7 +68,7 @@ class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
             bos_token_id=begin,
         )
         texts, network = [], self.network
-        with torch.random.fork_rng(), self._computing(dtype):
+        with torch.random.fork_rng(), self._computing(dtype), _without_defaults(network):
             if generator is not None:
                 torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             for start in starts:
@@ -89,3 +85,16 @@ class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
                 checks.read()
                 texts += self.decode(tokens)
         return texts
+
+
+@contextlib.contextmanager
+def _without_defaults(network: Any) -> Iterator[None]:
+    """Context manager: generate without the model's own settings, which transformers uses where a setting is `None`: an
+    end of text, penalties for repetition.
+    """
+    own = network.generation_config
+    network.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        network.generation_config = own

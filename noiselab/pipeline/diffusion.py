@@ -16,6 +16,7 @@ from ..data.tokenizers import Encoder
 from ..denoisers import Denoiser, Support
 from ..networks.dit import DiT
 from ..networks.huggingface import TransformersDenoiser
+from ..networks.lengths import check_fits, generated_length
 from ..networks.masked_lm import MaskedLanguageModel
 from ..networks.model_folders import read_config
 from ..numerics import require_count
@@ -109,15 +110,6 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         return read_config(Path(name)).get("model_type") not in ("llada", "Dream")
 
     @property
-    def length(self) -> int:
-        """The longest sequence, in tokens."""
-        config: Any = self.network.config
-        for name in ("max_seq_len", "max_position_embeddings", "n_positions"):
-            if getattr(config, name, None):
-                return int(getattr(config, name))
-        return int(self.tokenizer.model_max_length)
-
-    @property
     def denoiser(self) -> Denoiser:
         """The network as a denoiser that predicts only tokens that occur in texts.
 
@@ -162,7 +154,8 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         - `num_samples`: the number of texts, for each prompt if prompts are given.
         - `num_inference_steps`: network evaluations per text, at least 1; by default `pipe.generation.steps`.
         - `prompts`: the beginnings of the texts.
-        - `length`: the number of tokens of a text, including the prompt; by default the whole context.
+        - `length`: the number of tokens of a text, including the prompt; by default the whole context, or
+          1,024 tokens if it is longer or has no limit.
         - `sampler`: a sampler built from `pipe.process` and `pipe.denoiser`, or a function or class that builds one
           from these two, such as `nl.samplers.TauLeapingSampler`; by default ancestral.
         - `temperature`, `top_k`, `top_p`, `min_p`: temperature and truncation of the prediction; defaults are in
@@ -181,10 +174,9 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         sampler instance.
         """
         starts = [None] if prompts is None else self.encode(prompts)
-        length = self.length if length is None else length
+        length = generated_length(length, self.length)
         require_count("num_samples", num_samples)
         require_count("batch_size", batch_size)
-        require_count("length", length, 1, self.length)
         longest = max(0 if start is None else len(start) for start in starts)
         if longest > length:
             raise ValueError(f"prompts must fit {length} tokens; got one of {longest}")
@@ -229,14 +221,12 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         **Raises:** `ValueError` if there are no texts, or a text has no mask token or is longer than the context.
         """
         texts = text_list(texts)
-        mask, found = self.tokenizer.mask_token_id, []
+        mask, limit, found = self.tokenizer.mask_token_id, self.length, []
         for i, text in enumerate(texts):
             ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-            if mask not in ids or len(ids) > self.length:
-                raise ValueError(
-                    f"texts must contain {self.tokenizer.mask_token} and fit the context of {self.length} tokens; text {i} has "
-                    f"{ids.count(mask)} of them in {len(ids)} tokens"
-                )
+            check_fits(len(ids), limit, f"text {i}")
+            if mask not in ids:
+                raise ValueError(f"texts must contain {self.tokenizer.mask_token}; text {i} does not")
             found.append(torch.tensor([ids]))
         chosen = self._sampler(sampler, Truncation(temperature, top_k, top_p, min_p))
         times = self._times(num_inference_steps, False)
@@ -290,7 +280,9 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         ids = self._as_released(texts) if as_released else self.encode(texts)
         require_count("num_inference_steps", num_inference_steps)
         require_count("batch_size", batch_size)
-        lengths = torch.tensor([self.length if as_released else len(found) for found in ids])
+        lengths = torch.tensor([len(found) for found in ids])
+        if as_released:  # all texts are padded to the context, and padding counts
+            lengths[:] = lengths.max() if self.length is None else self.length
         tokens = torch.full((len(ids), int(lengths.max())), self.tokenizer.pad_token_id)
         for row, found in enumerate(ids):
             tokens[row, : len(found)] = torch.tensor(found)
@@ -336,14 +328,14 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
 
     def _as_released(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode texts again and truncate them to the context with a warning."""
-        ids = list(Encoder(self.tokenizer)(map(str, text_list(texts))))
-        longer = [i for i, found in enumerate(ids) if len(found) > self.length]
+        ids, limit = list(Encoder(self.tokenizer)(map(str, text_list(texts)))), self.length
+        longer = [i for i, found in enumerate(ids) if limit is not None and len(found) > limit]
         if longer:
             warnings.warn(
-                f"as_released truncates texts to the context of {self.length} tokens; this affects texts {longer[:8]}",
+                f"as_released truncates texts to the context of {limit} tokens; this affects texts {longer[:8]}",
                 stacklevel=3,
             )
-        return [found[: self.length] for found in ids]
+        return [found[:limit] for found in ids]
 
 
 class GiddPipeline(DiffusionPipeline):

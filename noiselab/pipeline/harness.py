@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ..data.tokenizers import Encoder
 from ..likelihood import continuous_bound
+from ..networks.lengths import check_fits
 from .base import Text
 from .diffusion import DiffusionPipeline
 
@@ -59,7 +60,7 @@ class HarnessModel(LM):
             raise ValueError(f"nodes and draws must be at least 1; got {nodes}, {draws}")
         self.pipe, self.nodes, self.draws, self.steps, self.seed = pipe, nodes, draws, steps, seed
         self.show_progress = show_progress
-        self.encoder = Encoder(pipe.tokenizer)
+        self.encoder, self.limit = Encoder(pipe.tokenizer), pipe.length
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """For each (context, continuation): log-likelihood in nats, and whether the arg-max from pure noise equals the
@@ -83,7 +84,8 @@ class HarnessModel(LM):
         for request in tqdm(requests, desc="log-likelihoods", disable=disable_tqdm or not self.show_progress):
             (text,) = request.args
             ids = self.encode(text)
-            windows = [ids[i : i + self.pipe.length] for i in range(0, len(ids), self.pipe.length)]
+            length = self.limit or max(len(ids), 1)
+            windows = [ids[i : i + length] for i in range(0, len(ids), length)]
             parts = [torch.tensor([window]) for window in windows]
             found.append(-sum(self.nats(part, torch.ones_like(part, dtype=torch.bool)) for part in parts))
         return found
@@ -94,14 +96,16 @@ class HarnessModel(LM):
         for request in tqdm(requests, desc="generating", disable=disable_tqdm or not self.show_progress):
             context, options = request.args
             most = int(options.get("max_gen_toks", 256))
-            ids = self.encode(context)[-max(1, self.pipe.length - most) :]
-            ids = ids[-max(0, self.pipe.length - 1) :]
+            ids = self.encode(context)
+            if self.limit is not None:
+                room = min(max(1, self.limit - most), self.limit - 1)
+                ids = ids[max(0, len(ids) - room) :]
             heat = float(options.get("temperature", 0) or 0)
             texts = self.pipe.generate(
                 1,
                 self.steps,
                 prompts=[Text.of(context, ids, self.pipe.tokenizer)] if ids else None,
-                length=min(len(ids) + most, self.pipe.length),
+                length=len(ids) + most if self.limit is None else min(len(ids) + most, self.limit),
                 # Temperature 0, the harness's default, means the arg-max; 1e-4 is equivalent except for ties.
                 temperature=heat if options.get("do_sample", heat > 0) and heat > 0 else 1e-4,
                 generator=self.random(),
@@ -144,19 +148,25 @@ class HarnessModel(LM):
         return bool((logits.argmax(-1) == x[rows]).all())
 
     def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Encode context and continuation as one text, then split the tokens."""
+        """Encode context and continuation as one text, then split the tokens; where a token lies on both sides of the
+        border, encode each by itself, so that all of the continuation is scored.
+
+        **Raises:** `ValueError` if the continuation is empty or too long for the model.
+        """
         spaces = len(context) - len(context.rstrip())
         if spaces:
             context, continuation = context[:-spaces], context[-spaces:] + continuation
         first = self.encode(context) if context else []
         whole = self.encode(context + continuation)
         head, tail = whole[: len(first)], whole[len(first) :]
-        if not tail or len(tail) > self.pipe.length:
-            raise ValueError(
-                f"a continuation must have 1 to {self.pipe.length} tokens; got {len(tail)} in {continuation[:60]!r}"
-            )
-        room = self.pipe.length - len(tail)
-        return (head[-room:] if room else []), tail
+        if head != first or (continuation and not tail):
+            head, tail = first, self.encode(continuation)
+        if not tail:
+            raise ValueError(f"a continuation must have at least one token; got {continuation[:60]!r}")
+        check_fits(len(tail), self.limit, f"the continuation {continuation[:60]!r}")
+        if self.limit is not None:
+            head = head[max(0, len(head) - (self.limit - len(tail))) :]
+        return head, tail
 
     def encode(self, text: str) -> list[int]:
         """Encode a text without adding or interpreting special tokens."""

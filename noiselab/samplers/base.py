@@ -1,6 +1,7 @@
 """The interface of samplers, which generate sequences in steps from noise to data."""
 
 import abc
+import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, NamedTuple, TypeAlias
@@ -16,7 +17,7 @@ from ..numerics import require_count
 from ..parametrization import to_posterior
 from ..process import NoiseProcess, as_token_times
 from ..process.validation import require_kind
-from ..typing import Grid, Times, Tokens, Variants
+from ..typing import Grid, Selection, Times, Tokens, Variants
 
 
 class Stage(NamedTuple):
@@ -124,6 +125,21 @@ class Sampler(abc.ABC):
             if k == len(times):
                 checks.read()  # before the result is handed out
             yield done
+
+    def known_tokens(self) -> Selection | None:
+        """The mask of known tokens, or of the beginning of sequences; `None` if none are known."""
+        return None
+
+    def knowing(self, known: Selection) -> "Sampler":
+        """This sampler, told which tokens are known; a copy if that changes how it samples.
+
+        `Infilling` calls it on the sampler that it wraps.
+
+        **Arguments:**
+
+        - `known`: the mask of known tokens, for each sequence or one row for all.
+        """
+        return self
 
     # Derived from them.
 
@@ -305,6 +321,19 @@ class WrappedSampler(Sampler):
     ) -> Iterator[list[Stage]]:
         """The path of the inner sampler, with the stages of this one."""
         return self.inner.path(z, times, generator=generator, advance=advance or self.stages)
+
+    def known_tokens(self) -> Selection | None:
+        """Those of the inner sampler."""
+        return self.inner.known_tokens()
+
+    def knowing(self, known: Selection) -> Sampler:
+        """This sampler around an inner one that was told."""
+        inner = self.inner.knowing(known)
+        if inner is self.inner:
+            return self
+        told = copy.copy(self)
+        told.inner = inner
+        return told
 
     def clean(self, z: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
         """As for the inner sampler."""

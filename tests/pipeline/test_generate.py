@@ -106,7 +106,7 @@ def test_as_released_starts_a_step_late_and_leaves_noise():
         ({"prompts": []}, "at least one text"),
         ({"prompts": "the cat"}, "texts must be a list"),
         ({"prompts": [""]}, "must not be empty; text 0 is"),
-        ({"prompts": ["the cat sat on the mat " * 9]}, r"must fit the context of 16 tokens; text 0 has \d+"),
+        ({"prompts": ["the cat sat on the mat " * 9]}, r"text 0 must fit the context of 16 tokens; got \d+"),
         ({"prompts": ["the cat sat"], "length": 2}, "prompts must fit 2 tokens; got one of"),
         ({"temperature": 0}, "temperature"),
     ],
@@ -117,7 +117,7 @@ def test_what_cannot_be_generated_is_refused(pipe, settings, words):
 
 
 def test_texts_without_gaps_are_refused(pipe):
-    for texts, words in (([], "at least one"), ("a [MASK]", "must be a list"), (["a cat"], "has 0 of them in")):
+    for texts, words in (([], "at least one"), ("a [MASK]", "must be a list"), (["a cat"], "text 0 does not")):
         with pytest.raises(ValueError, match=words):
             pipe.infill(texts, 2, **QUIET)
 

@@ -90,8 +90,8 @@ def test_windows_of_the_context(harness):
     # Only what lies nearest fits beside a continuation.
     assert harness.pair("c" * 20, "ab") == ([5] * (LENGTH - 2), [3, 4])
     assert harness.pair("ab", "c") == ([3, 4], [5])
-    for bad in (("ab", ""), ("ab", "c" * 20)):
-        with pytest.raises(ValueError, match="must have 1 to 12 tokens"):
+    for bad, words in ((("ab", ""), "at least one token"), (("ab", "c" * 20), "must fit the context of 12 tokens")):
+        with pytest.raises(ValueError, match=words):
             harness.loglikelihood(asked(bad))
 
 

@@ -93,7 +93,7 @@ def test_masks_alone_warn():
         ([], {}, "list of at least one text"),
         ("the cat", {}, "list of texts; got one string"),
         ([""], {}, "must not be empty; text 0 is"),
-        (["a", "the cat " * 20], {}, r"must fit the context of 16 tokens; text 1 has \d+ .texts are not truncated"),
+        (["a", "the cat " * 20], {}, r"must fit the context of 16 tokens; got \d+ .texts are not truncated"),
         (["a"], {"num_inference_steps": 0}, "num_inference_steps must be at least 1; got 0"),
         (["a"], {"temperature": 0}, r"temperature must lie in \[1e-20, 1e\+20\]; got 0"),
         (["a"], {"t0": 2}, r"time must lie in \[0, 1\]"),

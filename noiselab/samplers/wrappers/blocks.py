@@ -1,7 +1,8 @@
 """Sampling block by block, from left to right."""
 
+import copy
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -9,10 +10,63 @@ from torch import Tensor
 from ...categorical import Randomness
 from ...numerics import require_count
 from ...process import as_token_times
-from ...typing import Grid, Times, Tokens
+from ...typing import Grid, Selection, Times, Tokens
 from ..base import Advance, Sampler, Stage, WrappedSampler
 
 Context = Literal["all", "past"]
+
+
+class _Block(NamedTuple):
+    """The block with an index in each sequence; a sequence with fewer blocks stays at its last one, which does not
+    move.
+
+    **Arguments:**
+
+    - `given`: the number of leading tokens before the first block, [batch or 1, 1].
+    - `index`, `size`: the index of the block, and its number of tokens, fewer at the end of the sequence.
+    - `length`: the length of the sequences.
+    - `times`: the times of the grid.
+    - `low`: the lower end of time.
+    """
+
+    given: Tensor
+    index: int
+    size: int
+    length: int
+    times: Tensor
+    low: float
+
+    @property
+    def begin(self) -> Tensor:
+        """Where it begins, [batch or 1, 1]."""
+        return torch.minimum(self.given + self.index * self.size, last_block(self.given, self.size, self.length))
+
+    @property
+    def over(self) -> Tensor:
+        """The mask of sequences with fewer blocks, [batch or 1, 1]."""
+        return self.given + self.index * self.size >= self.length
+
+    def is_last(self) -> bool:
+        """Whether it is the last block of all sequences."""
+        return bool((self.begin + self.size >= self.length).all())
+
+    def holds(self, z: Tensor) -> Tensor:
+        """The mask of the tokens of the block."""
+        position = torch.arange(z.shape[1], device=z.device)
+        return (position >= self.begin) & (position < self.begin + self.size)
+
+    def place(self, t: Tensor, z: Tensor) -> Tensor:
+        """Times per token: t in the block, the lower end before it, the first time after it."""
+        position, t = torch.arange(z.shape[1], device=z.device), as_token_times(t, z).expand(z.shape)
+        begin, end, last = self.begin, self.begin + self.size, self.times[-1].to(t)
+        # The last block of a sequence keeps the noise of the last time, while others take a step to the lower end.
+        t = torch.where(self.over, last, torch.where(end >= self.length, torch.maximum(t, last), t))
+        return torch.where(position >= end, self.times[0].to(t), torch.where(position < begin, self.low, t))
+
+
+def last_block(given: Tensor, size: int, length: int) -> Tensor:
+    """Where the last block of each sequence begins."""
+    return given + (length - 1 - given).clamp(min=0) // size * size
 
 
 class BlockSampler(WrappedSampler):
@@ -29,14 +83,16 @@ class BlockSampler(WrappedSampler):
     **Arguments:**
 
     - `inner`: the sampler to wrap. If it has its own walk (`EarlyStopping`), that is used in each block.
-    - `block_size`: the number of tokens in a block, positive. Blocks start at position 0.
+    - `block_size`: the number of tokens in a block, positive.
     - `context`: the denoiser's input: "all", or "past", which truncates sequences after the current block. For a
       network with block-causal attention (`noiselab.networks.block_cache.BlockCausal`), "past" saves work and gives the
       same result; for others it is a context that differs from training.
-    - `given`: the number of leading tokens that are given, such as a prompt; blocks that consist only of these are
-      skipped.
+    - `given`: the number of leading tokens that are given, such as a prompt. They are not sampled, and blocks are
+      counted from their end, as in LLaDA. By default those before the first missing token of an `Infilling` or
+      `Prompted` inside or around, which may differ between sequences. With 0, blocks are counted from position 0, as
+      networks with block-causal attention need it; blocks in which all tokens are known then change nothing.
 
-    **Raises:** `ValueError` for invalid settings.
+    **Raises:** `ValueError` for invalid settings, or prompts of unlike lengths with `context="past"`.
 
     **Source:** Arriola et al. (2025), arXiv 2503.09573; Nie et al. (2025), LLaDA, arXiv 2502.09992.
 
@@ -53,29 +109,40 @@ class BlockSampler(WrappedSampler):
     ```
     """
 
-    def __init__(self, inner: Sampler, block_size: int, *, context: Context = "all", given: int = 0):
+    def __init__(self, inner: Sampler, block_size: int, *, context: Context = "all", given: int | None = None):
         super().__init__(inner)
-        require_count("block_size", block_size)
-        require_count("given", given, 0)
         if context not in get_args(Context):
             raise ValueError(f"context must be 'all' or 'past'; got {context!r}")
-        self.block_size, self.context, self.given = block_size, context, given
+        self.block_size, self.context = require_count("block_size", block_size), context
+        self.given = given if given is None else require_count("given", given, 0)
+        self._known: Tensor | None = None
+
+    def knowing(self, known: Selection) -> Sampler:
+        """This sampler, with blocks counted from the end of the known tokens."""
+        told = super().knowing(known)
+        told = copy.copy(self) if told is self else told
+        told._known = known
+        return told
 
     def path(
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
     ) -> Iterator[list[Stage]]:
         """The stages of each step of each block."""
         advance, size, length = advance or self.stages, self.block_size, z.shape[1]
-        if length <= size:
+        given = self._given(z)
+        rest = length - int(given.min())
+        if length == rest <= size:
             yield from self.inner.path(z, times, generator=generator, advance=advance)
             return
+        if self.context == "past" and (given != given[0]).any():
+            raise ValueError(f"context='past' needs prompts of one length; got {sorted(set(given[:, 0].tolist()))}")
         low = torch.full_like(times[-1:], self.process.domain[0])
         to_the_end = torch.cat((times, low)) if times[-1] > low else times
-        for begin in range(self.given // size * size, length, size):
-            end = min(begin + size, length)
-            seen = length if self.context == "all" else end
-            grid = times if end == length else to_the_end
-            within = self._within(begin, end, times[0], advance)
+        for first in range(0, rest, size):
+            block = _Block(given, first // size, size, length, times, self.process.domain[0])
+            seen = length if self.context == "all" else min(int(block.begin[0]) + size, length)
+            grid = times if block.is_last() else to_the_end
+            within = self._within(block, advance)
             for stages in self.inner.path(z[:, :seen], grid, generator=generator, advance=within):
                 stages = [self._whole(stage, z, times[0]) for stage in stages]
                 z = stages[-1].z
@@ -83,24 +150,31 @@ class BlockSampler(WrappedSampler):
 
     def clean(self, z: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
         """Clean tokens in one jump: from t in the last block, from the lower end of time in those before it."""
-        begin = (z.shape[1] - 1) // self.block_size * self.block_size
-        if begin > 0:
-            t = self._place(t, z, begin, z.shape[1], t.new_zeros(()))
+        length, given, low = z.shape[1], self._given(z), self.process.domain[0]
+        last = last_block(given, self.block_size, length)
+        if (last > 0).any():
+            position = torch.arange(length, device=z.device)
+            t = torch.where(position < last, low, as_token_times(t, z).expand(z.shape))
         return self.inner.clean(z, t, generator=generator)
 
-    def _place(self, t: Tensor, z: Tensor, begin: int, end: int, first: Tensor) -> Tensor:
-        """Times per token: t in the block, the lower end before it, the first time after it."""
-        position = torch.arange(z.shape[1], device=z.device)
-        t = torch.where(position < begin, self.process.domain[0], as_token_times(t, z).expand(z.shape))
-        return torch.where(position >= end, first.to(t), t)
+    def _given(self, z: Tensor) -> Tensor:
+        """The number of leading tokens that are given in each sequence, [batch or 1, 1]."""
+        known = self.inner.known_tokens() if self._known is None else self._known
+        if self.given is not None or known is None:
+            return torch.full((1, 1), min(self.given or 0, z.shape[1]), device=z.device)
+        return known[:, : z.shape[1]].to(z.device).long().cumprod(-1).sum(-1, keepdim=True)
 
-    def _within(self, begin: int, end: int, first: Tensor, advance: Advance) -> Advance:
+    def _place(self, t: Tensor, z: Tensor, block: _Block) -> Tensor:
+        """The times per token while a block is sampled."""
+        return block.place(t, z)
+
+    def _within(self, block: _Block, advance: Advance) -> Advance:
         """Return the function that makes the stages of one step in a block, from the times of the block."""
 
         def within(z: Tensor, t: Tensor, s: Tensor, *, generator: Randomness = None) -> list[Stage]:
-            t, s = (self._place(time, z, begin, end, first) for time in (t, s))
+            t, s = (self._place(time, z, block) for time in (t, s))
             done = advance(z, t, s, generator=generator)
-            return [stage._replace(z=torch.cat((z[:, :begin], stage.z[:, begin:end], z[:, end:]), 1)) for stage in done]
+            return [stage._replace(z=torch.where(block.holds(z), stage.z, z)) for stage in done]
 
         return within
 
@@ -116,5 +190,5 @@ class BlockSampler(WrappedSampler):
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
         return f"block_size={self.block_size}, context={self.context!r}" + (
-            f", given={self.given}" if self.given else ""
+            f", given={self.given}" if self.given is not None else ""
         )

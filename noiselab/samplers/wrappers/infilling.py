@@ -56,7 +56,7 @@ class Infilling(WrappedSampler):
     """
 
     def __init__(self, inner: Sampler, tokens: Tokens, known: Selection, *, times: TimeMode = "token"):
-        super().__init__(inner)
+        super().__init__(inner.knowing(known) if isinstance(inner, Sampler) else inner)
         if times not in get_args(TimeMode):
             raise ValueError(f"times must be 'token' or 'sequence'; got {times!r}")
         if tokens.shape != known.shape:
@@ -99,6 +99,10 @@ class Infilling(WrappedSampler):
         """As for the inner sampler, with the known tokens restored."""
         z = self.put(z)
         return self.put(self.inner.clean(z, self.clock(t, z), generator=generator))
+
+    def known_tokens(self) -> Selection:
+        """The mask of known positions."""
+        return self.known
 
     def put(self, z: Tokens) -> Tokens:
         """Insert the known tokens into sequences, or into their beginnings."""

@@ -67,7 +67,7 @@ def test_the_law_is_that_of_the_data_for_any_block_size(name, size, context):
 class Misled(BlockSampler):
     """The planted mistake: all tokens are said to be where those of the current block are."""
 
-    def _place(self, t, z, begin, end, first):
+    def _place(self, t, z, block):
         return as_token_times(t, z)
 
 
@@ -257,5 +257,6 @@ def test_settings_are_checked_and_printed():
     with pytest.raises((ValueError, TypeError)):
         BlockSampler(sampler, 2, context="future")
     assert repr(BlockSampler(sampler, 2, given=3)).endswith("block_size=2, context='all', given=3)")
+    assert repr(BlockSampler(sampler, 2)).endswith("block_size=2, context='all')")
     assert BlockSampler(sampler, 2).sample((0, 5), steps=2).shape == (0, 5)
     assert BlockSampler(sampler, 2).sample((3, 0), steps=2).shape == (3, 0)
