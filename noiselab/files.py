@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -75,8 +76,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file in the same way."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    """Write a JSON file in the same way; see `as_json`."""
+    write_text(path, as_json(content) + "\n")
+
+
+def as_json(content: Any) -> str:
+    """JSON text of dicts, lists, texts and numbers; NaN and infinities, which JSON does not have, become null."""
+    return json.dumps(_finite(content), indent=2, allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    return [_finite(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import codecs
 import errno
-import json
+import math
 import os
 import sys
 import tempfile
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.records import RecordWriter, as_line
 from ..data.samples import Sample
 from ..devices import select_device
-from ..files import write_text
+from ..files import as_json, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -135,8 +135,36 @@ def texts_for(pipe: "Pipeline", samples: Iterable[Sample]) -> tuple[list[str], i
     return found, kept
 
 
-def report_results(found: Mapping[str, Any], out: Path | None, as_json: bool, text: str) -> None:
-    """Write results to a file if given, and print them as JSON or as text."""
-    if out is not None:
-        write_text(out, json.dumps(found, indent=2) + "\n")
-    print_text(json.dumps(found, indent=2) if as_json else text)
+def report_results(command: str, options: Any, found: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Write results to a file if given (`options.out`), and print them as JSON (`options.json`) or as text.
+
+    **Returns:** the content of the JSON: the command, the version of noiselab and all options, with which the results can
+    be computed again, and the results.
+    """
+    from .. import __version__
+
+    settings = {name: _plain(value) for name, value in vars(options).items() if name not in ("json", "out")}
+    record = {"command": command, "version": __version__, "options": settings, **found}
+    if options.out is not None:
+        write_json(options.out, record)
+    print_text(as_json(record) if options.json else text)
+    return record
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+NORMAL_95 = 1.959963984540054
+"""Standard errors of half a 95 % confidence interval."""
+
+
+def with_interval(value: float, error: float, digits: int = 4) -> str:
+    """A value with the half-width of its 95 % confidence interval, from its standard error; without it if it is not
+    known.
+    """
+    if not math.isfinite(error):
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} ± {NORMAL_95 * error:.{digits}f} (95 % interval)"

@@ -7,16 +7,18 @@ from typing import Annotated, Any
 
 import tyro
 
+from .arguments import Model, OptionalPath, OptionalText
+
 
 @dataclass(frozen=True)
 class Options:
     """Correct texts: a diffusion model replaces the tokens to which it most confidently prefers others."""
 
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    model: Model
     """folder of a model, or its name on the Hugging Face hub"""
     samples: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SAMPLES")]
     """JSON Lines from `noiselab generate`, or a text file with samples separated by empty lines; also .gz or .zst"""
-    out: Path | None = None
+    out: OptionalPath = None
     """output file for JSON Lines, written text by text; by default they are printed"""
     steps: int = 128
     """maximum network evaluations per text"""
@@ -36,21 +38,21 @@ class Options:
     """random seed; each text has random numbers of its own"""
     batch_size: int = 16
     """texts per batch; does not change the result"""
-    dtype: str | None = None
+    dtype: OptionalText = None
     """dtype of the network's arithmetic, such as bfloat16"""
-    device: str | None = None
+    device: OptionalText = None
     """cpu, cuda, ...; by default a GPU if available"""
 
 
 def main(options: Options) -> list[dict[str, Any]]:
     """Correct texts; write or print the records and return them."""
     from ..data.samples import read_samples
+    from ..numerics import require_count
     from ..pipeline import DiffusionPipeline
     from .common import load, output, print_text, texts_for
 
     samples = read_samples(options.samples)
-    if options.batch_size < 1:
-        raise ValueError(f"batch-size must be at least 1; got {options.batch_size}")
+    require_count("batch-size", options.batch_size)
     records: list[dict[str, Any]] = []
     with output(options.out, options.samples) as write:
         pipe = load(options.model, options.device)

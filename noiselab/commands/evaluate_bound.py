@@ -1,29 +1,32 @@
 """`noiselab evaluate bound`: the negative log-likelihood of text files."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+
+from .arguments import Model, OptionalFloat, OptionalInt, OptionalPath, OptionalText
 
 
 @dataclass(frozen=True)
 class Options:
     """The negative log-likelihood of text files: the full bound, or the exact value for an autoregressive model."""
 
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    model: Model
     """folder of a model, or its name on the Hugging Face hub"""
-    files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")]
+    files: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...", help_behavior_hint="(required)")
+    ]
     """text files, JSON lines, folders or glob patterns"""
-    length: int | None = None
-    """tokens per window; by default the whole context, or 1,024 if it has no limit"""
-    max_sequences: int | None = None
+    length: OptionalInt = None
+    """tokens per window; by default the whole context, or 1024 if it has no limit"""
+    max_sequences: OptionalInt = None
     """maximum number of windows"""
     repeats: int = 4
     """number of random times at which each window is noised"""
-    nodes: int | None = None
+    nodes: OptionalInt = None
     """number of fixed times, the same for all windows, instead of random times"""
-    low: float | None = None
+    low: OptionalFloat = None
     """the smallest time; by default 1e-4"""
     batch_size: int = 32
     """windows per batch"""
@@ -31,9 +34,9 @@ class Options:
     """seed of the noise"""
     json: bool = False
     """print JSON instead of text"""
-    out: Path | None = None
+    out: OptionalPath = None
     """output file for JSON"""
-    device: str | None = None
+    device: OptionalText = None
     """cpu, cuda, ...; by default a GPU if available"""
 
 
@@ -43,30 +46,18 @@ def main(options: Options) -> dict[str, Any]:
 
     import torch
 
-    from ..data import FileCorpus, TokenBlocks, pack
     from ..evaluation import generative_perplexity, validation_bound
-    from ..networks.lengths import USUAL, generated_length
     from ..pipeline import DiffusionPipeline
-    from .common import check_output, load, report_results
+    from .common import check_output, load, report_results, with_interval
 
     check_output(options.out)
     if not options.files:
         raise ValueError("files must name at least one file; got none")
     pipe = load(options.model, options.device)
-    texts = [text for pattern in options.files for text in FileCorpus(pattern)]
-    whole = USUAL if pipe.length is None else min(pipe.length, 1 << 16)
-    length = generated_length(whole if options.length is None else options.length, pipe.length)
-    if length < 2:
-        raise ValueError(f"length must be at least 2; got {length}")
-    blocks = pack(texts, pipe.tokenizer, length)
-    if options.max_sequences is not None:
-        most = options.max_sequences
-        if most < 1:
-            raise ValueError(f"max-sequences must be at least 1; got {most}")
-        blocks = TokenBlocks(blocks.tokens[:most], blocks.real[:most], blocks.vocab_size, blocks.about)
+    blocks = _windows(pipe, options)
     x = blocks.tokens.long()
-    real = torch.arange(length) < blocks.real.long()[:, None]
-    found: dict[str, Any] = {"model": options.model, "files": list(options.files), "windows": len(x), "length": length}
+    real = torch.arange(blocks.length) < blocks.real.long()[:, None]
+    found: dict[str, Any] = {"windows": len(x), "length": blocks.length}
     if isinstance(pipe, DiffusionPipeline):
         bound = validation_bound(
             pipe.process,
@@ -91,12 +82,30 @@ def main(options: Options) -> dict[str, Any]:
     found |= {"bits_per_byte": total / max(1, len(words.encode()))}
     sign = "at most " if found["bound"] else ""
     lines = [
-        f"{found['windows']} windows of {length} tokens, {found['tokens']:,} tokens scored, {len(words):,} characters",
-        f"{sign}{found['nats']:.4f} ± {found['error']:.4f} nats per token (perplexity {found['perplexity']:.2f})",
-        f"{sign}{found['bits_per_character']:.4f} bits per character, {found['bits_per_byte']:.4f} bits per byte",
+        f"{len(x)} windows of {blocks.length} tokens, {found['tokens']:,} tokens scored, {len(words):,} characters",
+        f"{sign}{with_interval(found['nats'], found['error'])} nats per token; {sign}perplexity {found['perplexity']:.2f}",
+        f"{sign}{found['bits_per_character']:.4f} bits per character, {sign}{found['bits_per_byte']:.4f} bits per byte",
     ]
     if found["bound"]:
         terms = ", ".join(f"{name} {found[name]:.4f}" for name in ("diffusion", "reconstruction", "prior"))
         lines.append(f"of which {terms}")
-    report_results(found, options.out, options.json, "\n".join(lines))
-    return found
+    return report_results("evaluate bound", options, found, "\n".join(lines))
+
+
+def _windows(pipe: Any, options: Options) -> Any:
+    """The windows of the texts, as `TokenBlocks`."""
+    from ..data import FileCorpus, TokenBlocks, pack
+    from ..networks.lengths import USUAL, generated_length
+    from ..numerics import require_count
+
+    whole = USUAL if pipe.length is None else min(pipe.length, 1 << 16)
+    length = generated_length(whole if options.length is None else options.length, pipe.length)
+    blocks = pack(
+        [text for pattern in options.files for text in FileCorpus(pattern)],
+        pipe.tokenizer,
+        require_count("length", length, 2),
+    )
+    if options.max_sequences is None:
+        return blocks
+    most = require_count("max-sequences", options.max_sequences)
+    return TokenBlocks(blocks.tokens[:most], blocks.real[:most], blocks.vocab_size, blocks.about)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
+from .arguments import Model, OptionalInt, OptionalPath, OptionalText
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Options:
     samples of equal entropy.
     """
 
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    model: Model
     """folder of a diffusion model, or its name on the Hugging Face hub"""
     judge: str
     """a causal model with the same tokenizer"""
@@ -27,19 +27,19 @@ class Options:
     """independent sets of samples, at least two, for the confidence intervals"""
     samples: int = 32
     """texts per set"""
-    length: int | None = None
-    """tokens per text; by default the whole context, at most 1,024"""
+    length: OptionalInt = None
+    """tokens per text; by default the whole context, at most 1024"""
     sampling_steps: int = 64
     """network evaluations per sample"""
     end: float = 0.0
     """the final time of the sampler; 1e-4 as published"""
-    plot: Path | None = None
+    plot: OptionalPath = None
     """output file for a plot, .svg or .png"""
     json: bool = False
     """print JSON instead of text"""
-    out: Path | None = None
+    out: OptionalPath = None
     """output file for JSON"""
-    device: str | None = None
+    device: OptionalText = None
     """cpu, cuda, ...; by default a GPU if available"""
 
 
@@ -49,6 +49,7 @@ def main(options: Options) -> dict[str, Any]:
 
     from ..evaluation import correction_grid, correction_grid_table
     from ..networks.lengths import generated_length
+    from ..numerics import require_count
     from ..pipeline import AutoregressivePipeline, DiffusionPipeline
     from ..pipeline.diffusion import interpolating
     from .common import PLOTS, check_output, load, report_results
@@ -66,6 +67,7 @@ def main(options: Options) -> dict[str, Any]:
             "`noiselab evaluate perplexity`"
         )
     length = generated_length(options.length, pipe.length)
+    require_count("seeds", options.seeds, 2)
     tables, found = [], []
     for k in options.tokens_per_step:
         rows = correction_grid(
@@ -86,8 +88,8 @@ def main(options: Options) -> dict[str, Any]:
         found += [{"tokens_per_step": k, **asdict(row)} for row in rows]
     if options.plot is not None:
         _plot(found, options.plot)
-    report_results({"model": options.model, "rows": found}, options.out, options.json, "\n\n".join(tables))
-    return {"model": options.model, "rows": found}
+    tables.append(f"± is half of a 95 % confidence interval over {options.seeds} sets of samples.")
+    return report_results("evaluate correction", options, {"length": length, "rows": found}, "\n\n".join(tables))
 
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from .arguments import OptionalInt, OptionalPath, OptionalText
+
 
 @dataclass(frozen=True)
 class Options:
@@ -17,9 +19,9 @@ class Options:
     """JSON Lines from `noiselab generate`, or a text file with samples separated by empty lines; also .gz or .zst"""
     judge: str
     """a causal model: a folder or a Hub name, such as google/gemma-2-9b (used by GIDD's authors) or gpt2-large"""
-    reference: Path | None = None
+    reference: OptionalPath = None
     """reference texts for MAUVE, which requires the package mauve-text"""
-    max_tokens: int | None = None
+    max_tokens: OptionalInt = None
     """truncate texts to this number of the judge's tokens"""
     start: bool = True
     """prepend the judge's begin-of-text token, if it has one, so that the first token is scored"""
@@ -27,9 +29,9 @@ class Options:
     """texts per batch"""
     json: bool = False
     """print JSON instead of text"""
-    out: Path | None = None
+    out: OptionalPath = None
     """output file for JSON"""
-    device: str | None = None
+    device: OptionalText = None
     """cpu, cuda, ...; by default a GPU if available"""
 
 
@@ -40,7 +42,7 @@ def main(options: Options) -> dict[str, Any]:
     from ..data.samples import read_samples
     from ..evaluation import generative_perplexity, text_perplexity
     from ..pipeline import AutoregressivePipeline
-    from .common import check_output, load, report_results, texts_for
+    from .common import check_output, load, report_results, texts_for, with_interval
 
     check_output(options.out)
     samples = read_samples(options.samples)
@@ -67,8 +69,6 @@ def main(options: Options) -> dict[str, Any]:
         )
         how = "texts encoded with the judge's tokenizer"
     found: dict[str, Any] = {
-        "samples": str(options.samples),
-        "judge": options.judge,
         "texts": judged.samples,
         "tokens": judged.tokens,
         "retokenized": how != "the sampled tokens",
@@ -83,13 +83,12 @@ def main(options: Options) -> dict[str, Any]:
     grams = ", ".join(f"{value:.3f}" for value in judged.distinct)
     lines = [
         f"{judged.samples} samples, {judged.tokens:,} tokens scored ({how})",
-        f"perplexity {judged.perplexity:.2f} ({judged.nats:.4f} ± {judged.error:.4f} nats per token)",
+        f"perplexity {judged.perplexity:.2f}; {with_interval(judged.nats, judged.error)} nats per token",
         f"entropy of tokens within a text {judged.entropy:.3f} nats; distinct 1-, 2-, 3-grams {grams}",
     ]
     if "mauve" in found:
         lines.append(f"MAUVE {found['mauve']:.4f}")
-    report_results(found, options.out, options.json, "\n".join(lines))
-    return found
+    return report_results("evaluate perplexity", options, found, "\n".join(lines))
 
 
 def _mauve(texts: list[str], reference: list[str]) -> float:

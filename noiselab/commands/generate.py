@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+
+from .arguments import Model, OptionalFloat, OptionalInt, OptionalPath, OptionalText
 
 SAMPLERS = {
     "ancestral": "AncestralSampler",
@@ -35,27 +36,27 @@ Name = Literal[
 class Options:
     """Generate texts from noise or from prompts, as JSON Lines with text, tokens, prompt and model."""
 
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    model: Model
     """folder of a model, or its name on the Hugging Face hub"""
-    out: Path | None = None
+    out: OptionalPath = None
     """output file for JSON Lines, written text by text; by default they are printed"""
     num_samples: int = 4
     """number of texts, for each prompt if prompts are given"""
-    steps: int | None = None
+    steps: OptionalInt = None
     """network evaluations per text; by default that of the model"""
     prompt: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """beginning of the texts; may be given several times"""
-    length: int | None = None
-    """tokens per text, including the prompt; by default the whole context, at most 1,024"""
+    length: OptionalInt = None
+    """tokens per text, including the prompt; by default the whole context, at most 1024"""
     sampler: Name = "ancestral"
     """sampling algorithm"""
-    temperature: float | None = None
+    temperature: OptionalFloat = None
     """temperature of the prediction"""
-    top_k: int | None = None
+    top_k: OptionalInt = None
     """sample from this number of most likely tokens only"""
-    top_p: float | None = None
+    top_p: OptionalFloat = None
     """sample from the smallest set of most likely tokens with this total probability"""
-    min_p: float | None = None
+    min_p: OptionalFloat = None
     """sample from tokens with at least this fraction of the highest probability"""
     as_released: bool = False
     """use the time grid of the published GIDD code, which leaves a little noise"""
@@ -63,20 +64,19 @@ class Options:
     """random seed; each text of a diffusion model has random numbers of its own"""
     batch_size: int = 16
     """texts per batch; does not change the texts of a diffusion model"""
-    dtype: str | None = None
+    dtype: OptionalText = None
     """dtype of the network's arithmetic, such as bfloat16"""
-    device: str | None = None
+    device: OptionalText = None
     """cpu, cuda, ...; by default a GPU if available"""
 
 
 def main(options: Options) -> list[dict[str, Any]]:
     """Generate texts; write or print the records and return them."""
+    from ..numerics import require_count
     from .common import load, output, print_text
 
-    if options.num_samples < 1 or options.batch_size < 1:
-        raise ValueError(
-            f"num-samples and batch-size must be at least 1; got {options.num_samples} and {options.batch_size}"
-        )
+    require_count("num-samples", options.num_samples)
+    require_count("batch-size", options.batch_size)
     records: list[dict[str, Any]] = []
     with output(options.out) as write:
         pipe = load(options.model, options.device)

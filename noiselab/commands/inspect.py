@@ -1,21 +1,20 @@
 """`noiselab inspect`: describe a model."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
+from .arguments import Model, OptionalPath, OptionalText
 
 
 @dataclass(frozen=True)
 class Options:
     """Describe a model (network, noise, context), plot its noise, and write one denoising trajectory as a page."""
 
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    model: Model
     """folder of a model, or its name on the Hugging Face hub"""
-    plot: Path | None = None
+    plot: OptionalPath = None
     """output file for a plot of the noise, .svg or .png"""
-    denoising: Path | None = None
+    denoising: OptionalPath = None
     """output file for one denoising trajectory, token by token over time, .html"""
     steps: int = 32
     """of that denoising"""
@@ -23,9 +22,9 @@ class Options:
     """of that denoising"""
     json: bool = False
     """print JSON instead of text"""
-    out: Path | None = None
+    out: OptionalPath = None
     """output file for JSON"""
-    device: str | None = None
+    device: OptionalText = None
     """cpu, cuda, ...; by default a GPU if available"""
 
 
@@ -67,5 +66,4 @@ def main(options: Options) -> dict[str, Any]:
         trace.html(options.denoising, decode=lambda token: pipe.tokenizer.decode([token]))
     width = max(map(len, facts))
     text = "\n".join(f"{name:{width}}  {str(value).strip('`')}" for name, value in facts.items())
-    report_results({"model": options.model, **facts}, options.out, options.json, text)
-    return facts
+    return report_results("inspect", options, facts, text)

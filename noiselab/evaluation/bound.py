@@ -22,6 +22,7 @@ from ..likelihood import continuous_bound, discrete_bound
 from ..likelihood.bounds import BoundTerms
 from ..likelihood.nodes import process_quadrature
 from ..likelihood.ranges import falling, time_range
+from ..numerics import require_count
 from ..process import NoiseProcess
 from ..times import sine_clock, stratified_times
 from ..typing import Grid, Selection, Tokens
@@ -134,8 +135,10 @@ def validation_bound(
     grid = None if steps is None else _grid(process, steps, low, high)
     low, high = time_range(process, low, high) if grid is None else (grid[-1].item(), grid[0].item())
     count = len(data)  # type: ignore[arg-type]
-    if count < 1 or repeats < 1:
-        raise ValueError(f"there must be at least one sequence and one repeat; got {count} and {repeats}")
+    if count < 1:
+        raise ValueError(f"there must be at least one sequence; got {count}")
+    require_count("repeats", repeats)
+    require_count("batch_size", batch_size)
     fixed = None if nodes is None else process_quadrature(process, nodes, low=low, high=high)
     tau = stratified_times(count * repeats, generator=generator)
     tau = tau[torch.randperm(len(tau), generator=generator)].view(count, repeats)

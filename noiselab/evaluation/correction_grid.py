@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 from ..correctors import SelfCorrection
 from ..denoisers import Denoiser, Support, Temperature
 from ..denoisers.modes import evaluating
+from ..numerics import require_count, require_number
 from ..process import InterpolatingProcess
 from ..samplers import AncestralSampler
 from ..typing import Tokens
@@ -127,6 +128,9 @@ def correction_grid(
     ```
     """
     seeds = tuple(seeds)
+    for name, count in (("length", length), ("samples", samples), ("sampling_steps", sampling_steps)):
+        require_count(name, count)
+    require_number("end", end, process.domain[0], process.domain[1])
     if len(seeds) < 2:
         raise ValueError(f"there must be at least two seeds, for an interval; got {len(seeds)}")
     if not (temperatures and steps):

@@ -18,6 +18,7 @@ from ..data.texts import text_list
 from ..denoisers.modes import device_of, evaluating
 from ..networks.lengths import check_fits, context_length
 from ..networks.outputs import logits_of
+from ..numerics import require_count
 from .bound import mean_and_error
 
 if TYPE_CHECKING:
@@ -124,8 +125,8 @@ def text_perplexity(
     **Raises:** `ValueError` if `texts` is not a list of texts, `max_tokens` is not positive, no token can be scored, or
     a text is longer than the judge's context.
     """
-    if max_tokens is not None and max_tokens < 1:
-        raise ValueError(f"max_tokens must be positive; got {max_tokens}")
+    if max_tokens is not None:
+        require_count("max_tokens", max_tokens)
     encoded = [
         tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:max_tokens] for text in text_list(texts)
     ]
@@ -133,6 +134,8 @@ def text_perplexity(
 
 
 def _judge(judge: nn.Module, texts: list[list[int]], start: int | None, batch_size: int, ngrams: int) -> Judgement:
+    require_count("batch_size", batch_size)
+    require_count("ngrams", ngrams, 0)
     before = [] if start is None else [start]
     rows, limit = [[*before, *text] for text in texts], context_length(judge)
     for i, row in enumerate(rows):

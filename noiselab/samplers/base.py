@@ -131,7 +131,7 @@ class Sampler(abc.ABC):
         return None
 
     def knowing(self, known: Selection) -> "Sampler":
-        """This sampler, told which tokens are known; a copy if that changes how it samples.
+        """This sampler with the information which tokens are known; a copy if that changes how it samples.
 
         `Infilling` calls it on the sampler that it wraps.
 
@@ -327,7 +327,7 @@ class WrappedSampler(Sampler):
         return self.inner.known_tokens()
 
     def knowing(self, known: Selection) -> Sampler:
-        """This sampler around an inner one that was told."""
+        """This sampler around an inner one that knows them."""
         inner = self.inner.knowing(known)
         if inner is self.inner:
             return self

@@ -177,7 +177,10 @@ def yaml_flags(file: Path) -> list[str]:
     """Convert a YAML file of settings to flags, so that the command-line parser checks names and types."""
     if not file.is_file():
         raise ValueError(f"--config must name a YAML file; nothing found at {file}")
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} must be a YAML file in UTF-8; {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} must hold settings by name; got {content!r}")
     return list(_flags(content))

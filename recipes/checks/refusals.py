@@ -1,12 +1,13 @@
 """The rate of refusals, and a reader of prompt files."""
 
 import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from noiselab.data.records import read_rows
+from noiselab.data.records import read_rows, read_text
 from noiselab.data.texts import text_list
 
 REFUSALS = (
@@ -78,8 +79,8 @@ def load_prompts(path: str | Path, *, fields: Sequence[str] = ("prompt", "goal")
 
     **Returns:** the prompts, without spaces around them.
 
-    **Raises:** `ValueError` if there is no such file, its ending is another or it holds no prompts; for a line that is not
-    UTF-8, JSON or a row of the table, that has none of the fields, or an empty one, with the file and the line.
+    **Raises:** `ValueError` if there is no such file, its ending is another, it is not UTF-8 or holds no prompts; for a
+    line that is not JSON or a row of the table, that has none of the fields, or an empty one, with the file and the line.
 
     **Example:**
 
@@ -106,16 +107,8 @@ def load_prompts(path: str | Path, *, fields: Sequence[str] = ("prompt", "goal")
     return prompts
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        try:
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}:{number}: a line must be UTF-8; {error}") from error
-
-
 def _read_text(path: Path, fields: Sequence[str]) -> Iterator[str]:
-    yield from (line.strip() for _, line in _read_lines(path) if line.strip())
+    yield from (line.strip() for line in read_text(path).split("\n") if line.strip())
 
 
 def _read_json_lines(path: Path, fields: Sequence[str]) -> Iterator[str]:
@@ -126,22 +119,16 @@ def _read_json_lines(path: Path, fields: Sequence[str]) -> Iterator[str]:
 
 
 def _read_table(path: Path, fields: Sequence[str]) -> Iterator[str]:
-    # Lines keep their line ends, because a quoted prompt may span several lines.
-    rows = csv.reader((f"{line}\n" for _, line in _read_lines(path)), strict=True)
-    columns: list[str] | None = None
+    rows = csv.DictReader(io.StringIO(read_text(path), newline=""), restkey="", strict=True)
     try:
+        rows.fieldnames = columns = [name.strip() for name in rows.fieldnames or ()]
         for row in rows:
-            if not row:
-                continue
-            if columns is None:
-                columns = [name.strip() for name in row]
-                continue
-            where = f"{path}:{rows.line_num}"
-            if len(row) != len(columns):
-                raise ValueError(f"{where}: a row must have {len(columns)} columns, {columns}; got {len(row)}")
-            yield _select_prompt(dict(zip(columns, row, strict=True)), fields, where)
+            where, count = f"{path}:{rows.line_num}", sum(value is not None for value in row.values())
+            if count != len(columns):
+                raise ValueError(f"{where}: a row must have {len(columns)} columns, {columns}; got {count}")
+            yield _select_prompt(row, fields, where)
     except csv.Error as error:
-        raise ValueError(f"{path}:{rows.line_num}: a row must be CSV; {error}") from error
+        raise ValueError(f"{path}:{rows.reader.line_num}: a row must be CSV; {error}") from error
 
 
 def _select_prompt(row: dict[str, Any], fields: Sequence[str], where: str) -> str:

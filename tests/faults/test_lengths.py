@@ -68,7 +68,7 @@ def diffusion(tokenizer, length):
 
 
 def test_gpt2_judges_samples_as_long_as_its_context():
-    """The last token is only predicted: with a start token, as many positions are needed as there are tokens."""
+    """The last token is only predicted: with a start token, the context holds samples of its own length."""
     judge, x = gpt2(50), torch.randint(2, 50, (3, CONTEXT), generator=torch.Generator().manual_seed(0))
     assert generative_perplexity(judge, x, start=0).tokens == 3 * CONTEXT
     assert generative_perplexity(judge, torch.cat([x, x[:, :1]], 1)).tokens == 3 * CONTEXT
@@ -102,7 +102,7 @@ def test_max_tokens_is_the_length_of_the_text_itself(tokenizer):
         assert text_perplexity(judge, tokenizer, long, max_tokens=CONTEXT, start=start).tokens == tokens
     with pytest.raises(ValueError, match="max_tokens truncates texts"):
         text_perplexity(judge, tokenizer, long)
-    with pytest.raises(ValueError, match="max_tokens must be positive; got 0"):
+    with pytest.raises(ValueError, match="max_tokens must be at least 1; got 0"):
         text_perplexity(judge, tokenizer, long, max_tokens=0)
 
 

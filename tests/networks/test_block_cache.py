@@ -154,7 +154,7 @@ def test_the_same_numbers_give_the_same_tokens_with_less_work(name, context):
     for denoiser in (BlockCausal(model, SIZE), CachedBlockCausal(model, SIZE)):
         assert denoiser.exact
         prompted = Prompted(nl.AncestralSampler(process, denoiser), torch.tensor([[1, 2], [3, 4], [5, 6]]))
-        blocks = EndToken(BlockSampler(prompted, SIZE, context=context), 0, fill=9, prompt=2)
+        blocks = EndToken(BlockSampler(prompted, SIZE, context=context, given=0), 0, fill=9, prompt=2)
         samples.append(torch.stack([blocks.sample((3, 16), steps=16, generator=generator(7)) for _ in range(2)]))
         work.append(denoiser.evaluated)
     assert torch.equal(*samples) and torch.equal(samples[0][0], samples[0][1])

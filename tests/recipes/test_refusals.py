@@ -79,7 +79,7 @@ def test_all_kinds_of_files_give_their_prompts(tmp_path):
 @pytest.mark.parametrize(
     "name, content, why",
     [
-        ("a.txt", b"one\n\xff\n", ":2: a line must be UTF-8"),
+        ("a.txt", b"one\n\xff\n", "a text file must be UTF-8; .*a.txt"),
         ("a.txt", b"\n \n", "hold at least one"),
         ("a.csv", b"prompt\n", "hold at least one"),
         ("a.csv", b"", "hold at least one"),
