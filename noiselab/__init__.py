@@ -38,9 +38,7 @@ if TYPE_CHECKING:
     from .pipeline import GiddPipeline, Pipeline
     from .plotting import plot_process
     from .process import InterpolatingProcess, Interpolation, NoiseProcess, TokenDependentProcess
-    from .processes import gidd, masked
-    from .processes.uniform import uniform
-    from .processes.unigram import unigram
+    from .processes import gidd, masked, uniform, unigram  # type: ignore[no-redef] # they are modules, too
     from .revisions import Detector, Outcome, Reviser, Revision
     from .samplers import AncestralSampler, Infilling, Sampler, WrappedSampler
     from .schedules import Schedule, t

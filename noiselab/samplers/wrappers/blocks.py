@@ -17,20 +17,20 @@ Context = Literal["all", "past"]
 
 
 class _Block(NamedTuple):
-    """The block with an index in each sequence; a sequence with fewer blocks stays at its last one, which does not
+    """The block with a number in each sequence; a sequence with fewer blocks stays at its last one, which does not
     move.
 
     **Arguments:**
 
     - `given`: the number of leading tokens before the first block, [batch or 1, 1].
-    - `index`, `size`: the index of the block, and its number of tokens, fewer at the end of the sequence.
+    - `number`, `size`: the number of the block, from 0, and its number of tokens, fewer at the end of the sequence.
     - `length`: the length of the sequences.
     - `times`: the times of the grid.
     - `low`: the lower end of time.
     """
 
     given: Tensor
-    index: int
+    number: int
     size: int
     length: int
     times: Tensor
@@ -39,12 +39,12 @@ class _Block(NamedTuple):
     @property
     def begin(self) -> Tensor:
         """Where it begins, [batch or 1, 1]."""
-        return torch.minimum(self.given + self.index * self.size, last_block(self.given, self.size, self.length))
+        return torch.minimum(self.given + self.number * self.size, last_block(self.given, self.size, self.length))
 
     @property
     def over(self) -> Tensor:
         """The mask of sequences with fewer blocks, [batch or 1, 1]."""
-        return self.given + self.index * self.size >= self.length
+        return self.given + self.number * self.size >= self.length
 
     def is_last(self) -> bool:
         """Whether it is the last block of all sequences."""
@@ -119,10 +119,9 @@ class BlockSampler(WrappedSampler):
 
     def knowing(self, known: Selection) -> Sampler:
         """This sampler, with blocks counted from the end of the known tokens."""
-        told = super().knowing(known)
-        told = copy.copy(self) if told is self else told
-        told._known = known
-        return told
+        made = copy.copy(self)
+        made.inner, made._known = self.inner.knowing(known), known
+        return made
 
     def path(
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
