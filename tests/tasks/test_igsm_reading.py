@@ -83,6 +83,20 @@ def test_names_that_would_be_mistaken_for_each_other_are_refused():
         check_names(structure)
 
 
+def test_a_name_may_occur_in_two_layers():
+    """As "Popcorn" does in 1 of 24,000 released problems: it is a product and an ingredient."""
+    text = (
+        "The number of each Kiosk's Popcorn equals 4. The number of each Popcorn's Popcorn equals each Kiosk's Popcorn. "
+        "How many Ingredient does Kiosk have?"
+    )
+    problem = read_problem(text, ("Shop", "Product", "Ingredient"), (("Kiosk",), ("Popcorn",), ("Popcorn",)))
+    assert problem.value == 16 and problem.check(problem.answer_text).right and problem.question_text == text
+    with pytest.raises(
+        ValueError, match="names must differ in each layer, and for each parameter; got \\['Popcorn'\\]"
+    ):
+        Structure(("Shop", "Popcorn"), (("Kiosk",), ("Popcorn",)), (((0,),),))
+
+
 @settings(max_examples=40)
 @given(seed=SEEDS, layout=st.sampled_from(["pq", "qp"]), level=st.sampled_from(["med", "hard"]))
 def test_reading_is_the_inverse_of_writing(seed: int, layout, level):

@@ -36,10 +36,11 @@ class Structure:
     **Arguments:**
 
     - `categories`: the name of each layer, from whole to part.
-    - `items`: the names of the items of each layer; all names, including categories, are distinct.
+    - `items`: the names of the items of each layer; those of a layer are distinct, and a name that occurs twice must not
+      give two parameters the same name.
     - `children`: for each item of each layer but the last, the items of the next layer that it has.
 
-    **Raises:** `ValueError` if the lengths do not match, a child does not exist, or a name occurs twice.
+    **Raises:** `ValueError` if the lengths do not match, a child does not exist, or names are not distinct.
 
     **Source:** Ye et al. (2024), arXiv 2407.20311.
 
@@ -70,10 +71,12 @@ class Structure:
                 if len(set(below)) < len(below) or not all(0 <= child < width for child in below):
                     raise ValueError(f"children must be distinct items from 0 to {width - 1}; got {below}")
         names = [*self.categories, *(name for layer in self.items for name in layer)]
-        if len(set(names)) < len(names):
-            raise ValueError(
-                f"names must differ; got {sorted(n for n in set(names) if names.count(n) > 1)} more than once"
-            )
+        if len(set(names)) == len(names):
+            return
+        alike = any(len(set(layer)) < len(layer) for layer in (self.categories, *self.items))
+        if alike or len(self._by_name) < len(self.quantities):
+            twice = sorted(name for name in set(names) if names.count(name) > 1)
+            raise ValueError(f"names must differ in each layer, and for each parameter; got {twice} more than once")
 
     @cached_property
     def instances(self) -> tuple[Quantity, ...]:
