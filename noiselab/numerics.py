@@ -23,6 +23,8 @@ LOGITS_AT_ONCE = 1 << 21
 """Entries of the largest tensor that is made of logits at once, so that it stays in the cache."""
 TEMPERATURES = (1e-20, 1e20)
 """The range of temperatures: outside of it, logits divided by them overflow, or lose all differences, in float32."""
+TIME_SLACK = 1e-6
+"""How far outside of its range a time may be by rounding to float32; it is then moved to the end."""
 ENTRIES_AT_ONCE = 1 << 23
 """Entries of the largest tensor that an enumeration holds at once."""
 
@@ -34,8 +36,14 @@ def as_token_times(t: Times, z: Shaped[Tensor, "batch length"]) -> TokenTimes:
 
     - `t`: one time for each sequence, [batch], or for each token, [batch, length]; times of this form stay as they are.
 
-    **Raises:** `ValueError` for any other shape, of times or of tokens.
+    **Raises:** `ValueError` for any other shape, of times or of tokens; for times outside [0, 1], or NaN, on the CPU. On an
+    accelerator, which reading them would stall, they are not checked.
     """
+    return require_times(as_time_shape(t, z))
+
+
+def as_time_shape(t: Times, z: Shaped[Tensor, "batch length"]) -> TokenTimes:
+    """As `as_token_times`, for times of any value, such as the NaN of a state without a time."""
     if z.dim() != 2:
         raise ValueError(
             f"tokens must have shape [batch, length], distributions [batch, length, state]; got tokens of {list(z.shape)}"
@@ -47,6 +55,72 @@ def as_token_times(t: Times, z: Shaped[Tensor, "batch length"]) -> TokenTimes:
         raise ValueError(f"t must have shape [{batch}] or [{batch}, {length}]; got {list(t.shape)}")
     # jvp refuses expanded tensors, hence contiguous.
     return (t[:, None] if t.dim() == 1 else t).to(z.device, torch.float64).contiguous()
+
+
+def require_times(t: Elementwise, low: float | int = 0.0, high: float | int = 1.0) -> Elementwise:
+    """Times given by the user, checked on the CPU.
+
+    **Arguments:**
+
+    - `low`, `high`: the range; times that miss it by no more than 1e-6, the rounding of float32, are moved to its ends.
+
+    **Raises:** `ValueError` for times outside the range, or NaN.
+    """
+    ends = _ends(t)
+    if ends is None or (low <= ends[0] and ends[1] <= high):
+        return t
+    if low - TIME_SLACK <= ends[0] and ends[1] <= high + TIME_SLACK:
+        return t.clamp(low, high)
+    came = f"{ends[0]:g}" if ends[0] == ends[1] or math.isnan(ends[0]) else f"{ends[0]:g} to {ends[1]:g}"
+    raise ValueError(f"times must lie in [{low:g}, {high:g}]; got {came}")
+
+
+def require_falling(s: Elementwise, t: Elementwise) -> None:
+    """Raise `ValueError`, on the CPU, unless each time s is at most t."""
+    gap = _ends(t - s)
+    if gap is not None and gap[0] < 0:
+        raise ValueError(f"s must not be later than t; got a step from t to s = t + {-gap[0]:g}")
+
+
+def require_tokens(name: str, tokens: Shaped[Tensor, "..."], states: int | None = None) -> None:
+    """Check tokens given by the user: their dtype, and on the CPU their values.
+
+    **Raises:** `ValueError` unless they are integers in [0, `states`).
+    """
+    if tokens.dtype == torch.bool or tokens.is_floating_point() or tokens.is_complex():
+        raise ValueError(f"{name} must be tokens, integers; got {tokens.dtype}")
+    ends = _ends(tokens)
+    if ends is not None and (ends[0] < 0 or (states is not None and ends[1] >= states)):
+        inside = "not be negative" if states is None else f"lie in [0, {states})"
+        raise ValueError(f"{name} must {inside}; got {int(ends[0])} to {int(ends[1])}")
+
+
+def require_not_negative(name: str, values: Float[Tensor, "..."]) -> None:
+    """Raise `ValueError` for values that are not floating-point numbers, or, on the CPU, negative; NaN is passed on."""
+    if not values.is_floating_point():
+        raise ValueError(f"{name} must be floating-point numbers; got {values.dtype}")
+    ends = _ends(values)
+    if ends is not None and ends[0] < 0:
+        raise ValueError(f"{name} must not be negative; got {ends[0]:g}")
+
+
+def _ends(values: Shaped[Tensor, "..."]) -> tuple[float | int, float | int] | None:
+    """The smallest and the largest; `None` where reading them is impossible or stalls an accelerator, or there are none."""
+    if values.device.type != "cpu" or not values.numel() or torch.compiler.is_compiling():
+        return None
+    try:
+        least, most = torch.aminmax(values.detach())
+        return least.item(), most.item()
+    except RuntimeError:  # within torch.func.vmap
+        return None
+
+
+def require_made(thing: object) -> None:
+    """Raise `ValueError` if a module is used whose `__init__` has not called that of its base class."""
+    if not torch.compiler.is_compiling() and "_buffers" not in vars(thing):
+        raise ValueError(
+            f"the __init__ of {type(thing).__name__} must call super().__init__() before all else; it does not"
+        )
 
 
 def require_number(

@@ -14,11 +14,13 @@ from torch import Tensor
 from .categorical import Randomness, uniforms
 from .elbo import nelbo
 from .elbo.score import score_entropy
-from .elbo.tokens import check_shapes, noise_on_data
-from .numerics import require_count, require_number
+from .elbo.tokens import check_inputs, check_shapes, noise_on_data
+from .numerics import require_count, require_number, require_tokens
 from .parametrization import Prediction, to_leave_one_out, to_posterior
 from .process import InterpolatingProcess, NoiseProcess, as_token_times
 from .typing import Logits, PerToken, Scalar, Selection, Times, Tokens
+
+IGNORED = -(2**62)  # an index that no token has
 
 Objective: TypeAlias = Callable[[InterpolatingProcess, Tensor, Tensor, Tensor], Tensor]
 """(process, x, z, t) -> the weight of each token's divergence KL + IS, float64 [batch, length]."""
@@ -163,7 +165,7 @@ def objective_loss(
         weight = objective(cast(InterpolatingProcess, process), x, z, t)  # no other accepts weights
     if predicts == "score":
         return score_entropy(process, outputs, x, z, t, weight=weight)
-    check_shapes(outputs, x, z)
+    check_inputs(process, outputs, x, z, t)
     return nelbo(process, _by_rows(to_leave_one_out, process, outputs, z, t, predicts), x, z, t, weight=weight)
 
 
@@ -183,6 +185,8 @@ def cross_entropy(
 
     **Returns:** nats in the dtype of the outputs, at least float32.
 
+    **Raises:** `ValueError` as for `nelbo`.
+
     **Source:** the auxiliary loss of Austin et al. (2021), arXiv 2107.03006, section 3.4; for masks, BERT and LLaDA.
 
     **Example:**
@@ -197,11 +201,11 @@ def cross_entropy(
     assert torch.allclose(loss, torch.tensor(3.0).log())
     ```
     """
-    check_shapes(outputs, x, z)
+    t = check_inputs(process, outputs, x, z, t)
     logits = _by_rows(to_posterior, process, outputs, z, t, predicts)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logits = process.on_support(logits)
-    return F.cross_entropy(logits.flatten(0, 1), x.flatten(), reduction="none").view(x.shape)
+    return _cross_entropy(logits, x)
 
 
 def mask_exactly(
@@ -227,9 +231,12 @@ def mask_exactly(
     """
     batch, length = x.shape
     _refuse_noise_on_data(process, x, torch.full((batch,), sum(process.domain) / 2, device=x.device))
-    u = uniforms(batch, length, generator=generator, device=x.device)
-    if attention_mask is not None:
-        u = torch.where(attention_mask.bool(), u, 2)
+    require_tokens("x", x, process.vocab_size)
+    real = _real(attention_mask, x)
+    if counts.shape != (batch,):
+        raise ValueError(f"counts must have shape [{batch}], one for each sequence; got {list(counts.shape)}")
+    require_tokens("counts", counts, length + 1)
+    u = torch.where(real, uniforms(batch, length, generator=generator, device=x.device), 2)
     rank = u.argsort(-1).argsort(-1)
     return torch.where(rank < counts[:, None], process.prior(batch, length, generator=generator, device=x.device), x)
 
@@ -275,13 +282,23 @@ def any_order_loss(
     ```
     """
     check_shapes(logits, x, z)
-    real = torch.ones_like(x, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    require_tokens("x", x, process.vocab_size)
+    require_tokens("z", z, process.vocab_size)
+    if logits.shape[-1] != process.vocab_size:
+        raise ValueError(f"logits must have the width of the process, {process.vocab_size}; got {logits.shape[-1]}")
+    real = _real(attention_mask, x)
     masked = ~process.data_tokens(z.device)[z] & real
     dtype = torch.promote_types(logits.dtype, torch.float32)
     weight = real.sum(-1, keepdim=True).to(dtype) / masked.sum(-1, keepdim=True).clamp(min=1)
     logits = process.on_support(logits)
-    loss = F.cross_entropy(logits.to(dtype).flatten(0, 1), x.flatten(), reduction="none").view(x.shape)
-    return torch.where(masked, weight * loss, 0)
+    return torch.where(masked, weight * _cross_entropy(logits.to(dtype), x), 0)
+
+
+def _cross_entropy(logits: Tensor, x: Tensor) -> Tensor:
+    """-log softmax(logits)_x of each token; no token is ignored, -100 neither, which torch would count as 0."""
+    return F.cross_entropy(logits.flatten(0, 1), x.flatten().long(), reduction="none", ignore_index=IGNORED).view(
+        x.shape
+    )
 
 
 def _by_rows(
@@ -306,9 +323,26 @@ def mean_over_tokens(loss: PerToken, attention_mask: Selection | Tokens | None) 
     **Arguments:**
 
     - `loss`: per token.
-    - `attention_mask`: 1 or True for real tokens.
+    - `attention_mask`: 1 or True for real tokens, of the shape of the loss.
+
+    **Returns:** the mean; NaN if no token is real.
+
+    **Raises:** `ValueError` for a mask of another shape, which would broadcast, or dtype.
     """
     if attention_mask is None:
         return loss.mean()
-    real = attention_mask.bool()
+    real = _real(attention_mask, loss)
     return torch.where(real, loss, 0).sum() / real.sum()
+
+
+def _real(attention_mask: Tensor | None, tokens: Tensor) -> Tensor:
+    """The mask of real tokens as Bool of their shape."""
+    if attention_mask is None:
+        return torch.ones_like(tokens, dtype=torch.bool)
+    if attention_mask.shape != tokens.shape:
+        raise ValueError(
+            f"attention_mask must have the shape of the tokens, {list(tokens.shape)}; got {list(attention_mask.shape)}"
+        )
+    if attention_mask.dtype != torch.bool:
+        require_tokens("attention_mask", attention_mask, 2)
+    return attention_mask.bool()

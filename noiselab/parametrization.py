@@ -48,12 +48,12 @@ def to_leave_one_out(
     - `check`: whether an impossible z raises an error. The check synchronizes with a GPU, so denoisers and losses omit
       it; an unchecked impossible z gives NaN or meaningless logits.
 
-    **Raises:** `ValueError` for an impossible z, or for scores of a process with state-dependent corruption, where a
-    linear system would have to be solved for each token.
+    **Raises:** `ValueError` for shapes that do not match, tokens or times out of range, an impossible z, or for scores of a
+    process with state-dependent corruption, where a linear system would have to be solved for each token.
 
     **Source:** Bayes' rule; for scores, the plug-in ratio of Lou et al. (2024), arXiv 2310.16834, solved for x_hat.
     """
-    _accept(process, z, t, predicts, check)
+    _accept(process, outputs, z, t, predicts, check)
     if predicts == "leave_one_out":
         return outputs
     if predicts == "score":
@@ -80,7 +80,7 @@ def to_posterior(
 
     **Source:** Bayes' rule; the distinction is Gourevitch et al. (2026), arXiv 2605.22765.
     """
-    _accept(process, z, t, predicts, check)
+    _accept(process, outputs, z, t, predicts, check)
     if predicts == "posterior":
         return outputs
     if predicts == "score":
@@ -122,7 +122,7 @@ def to_score(
     assert torch.allclose(scores, torch.tensor([[2.7, 0.3, 1.0]]))  # alpha x_hat / (1 - alpha); 1 for z itself
     ```
     """
-    _accept(process, z, t, predicts, check)
+    _accept(process, outputs, z, t, predicts, check)
     if predicts == "score":
         return outputs
     if predicts == "posterior":
@@ -132,11 +132,18 @@ def to_score(
     return (log_q - log_q.gather(-1, at_z)).scatter(-1, at_z, 0)
 
 
-def _accept(process: NoiseProcess, z: Tensor, t: Tensor, predicts: Prediction, check: bool) -> None:
+def _accept(process: NoiseProcess, outputs: Tensor, z: Tensor, t: Tensor, predicts: Prediction, check: bool) -> None:
     if predicts not in get_args(Prediction):
         raise ValueError(f"predicts must be one of {', '.join(map(repr, get_args(Prediction)))}; got {predicts!r}")
+    shape = (*z.shape, process.vocab_size)
+    if z.dim() != 1 or t.shape != z.shape or outputs.shape != shape or not outputs.is_floating_point():
+        raise ValueError(
+            f"outputs must be floating-point numbers of shape [rows, {process.vocab_size}], z and t of shape [rows]; got "
+            f"{outputs.dtype} {list(outputs.shape)}, {list(z.shape)} and {list(t.shape)}"
+        )
     if not check:
         return
+    process.token_times(t[:, None], z[:, None])
     possible = process.is_possible(z[:, None], t[:, None])[:, 0]
     if not possible.all():
         row = int((~possible).nonzero()[0])

@@ -1,6 +1,8 @@
 """The interface of correctors, which resample tokens without changing their time."""
 
 import abc
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -51,6 +53,11 @@ class Corrector(abc.ABC):
     changes = "any of the selected tokens"
     """What one call changes in a few words, for tables."""
 
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "step" in vars(cls):
+            cls.step = _entered(cls.step)  # type: ignore[method-assign]
+
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)
         process.validate(16)
@@ -71,7 +78,22 @@ class Corrector(abc.ABC):
         - `z`: tokens at t.
         - `t`: their times, [batch] or [batch, length].
         - `rows`: the mask of tokens that may change; by default all.
+
+        **Raises:** `ValueError` for times outside the domain or NaN, tokens outside the vocabulary, or shapes that do not
+        match, for every corrector; values are checked on the CPU. A subclass need not check them.
         """
+
+    def enter(self, z: Tokens, t: Times) -> None:
+        """Check what a step is given."""
+        self.process.token_times(t, z)
+
+    def __getattr__(self, name: str) -> Any:
+        more = (
+            f": the __init__ of {type(self).__name__} must call super().__init__"
+            if name in ("process", "denoiser")
+            else ""
+        )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{more}")
 
     def __repr__(self) -> str:
         return describe(self, self.process, self.denoiser, self.extra_repr())
@@ -79,6 +101,17 @@ class Corrector(abc.ABC):
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
         return ""
+
+
+def _entered(step: Callable[..., Tokens]) -> Callable[..., Tokens]:
+    """The step of a corrector, after a check of its tokens, times and selection."""
+
+    @functools.wraps(step)
+    def checked_step(self: Corrector, z: Tokens, t: Times, *, rows: Selection | None = None, **options: Any) -> Tokens:
+        self.enter(z, t)
+        return step(self, z, t, rows=None if rows is None else as_selection(rows, z), **options)
+
+    return checked_step
 
 
 def as_selection(rows: Bool[Tensor, "..."] | None, z: Tokens) -> Selection:

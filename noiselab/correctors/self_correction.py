@@ -18,6 +18,7 @@ from ..numerics import (
     require_count,
     require_number,
     require_token_set,
+    require_tokens,
 )
 from ..process import NoiseProcess, as_token_times
 from ..typing import PerSequence, PerToken, Selection, Times, Tokens, TokenSet, Variants
@@ -107,9 +108,13 @@ class SelfCorrection(Corrector):
         self.denoiser, self.support = require_denoiser(denoiser, type(self).__name__), support
         self.check = LogitCheck(None if support is None else len(support), support)
 
+    def enter(self, z: Tokens, t: Times) -> None:
+        """Check what a step is given; the process is not known, and the vocabulary only from the support."""
+        require_tokens("tokens", z, self.check.states)
+        as_token_times(t, z)
+
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
         """One revision at the times t of tokens in the support; tokens outside it (masks) are left to the sampler."""
-        as_token_times(t, z)
         rows = as_selection(rows, z)
         if self.support is not None:
             rows = rows & self.support.to(z.device)[z]
@@ -138,6 +143,7 @@ class SelfCorrection(Corrector):
         - `stop`: whether sequences stop; otherwise every sequence takes all steps.
         """
         require_count("steps", steps, 0)
+        require_tokens("tokens", z, self.check.states)
         rows = None if rows is None else as_selection(rows, z)
         live = torch.ones(len(z), dtype=torch.bool, device=z.device) if rows is None else rows.any(-1)
         best = torch.zeros(len(z), dtype=torch.float64, device=z.device)

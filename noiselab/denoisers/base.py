@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..numerics import require_made
 from ..parametrization import Prediction
 from ..process import as_token_times
 from ..typing import Logits, PerRow, RowLogits, RowTokens, Selection, Times, Tokens
@@ -94,6 +95,7 @@ class Denoiser(nn.Module, abc.ABC):
 
         **Raises:** `ValueError` if it is set to another value, or not set by a denoiser that contains another one.
         """
+        require_made(self)
         if self._predicts is None and any(isinstance(part, Denoiser) for part in _held_by(self)):
             raise ValueError(
                 f"a denoiser around a denoiser must declare what it predicts; got {type(self).__name__}, which does not: set "
@@ -124,8 +126,13 @@ class Denoiser(nn.Module, abc.ABC):
     def __call__(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Logits of all tokens, or of the selected rows. Times may also have shape [batch, 1].
 
-        **Raises:** `ValueError` if `forward` takes `rows` and returns the logits of all tokens.
+        **Raises:** `ValueError` if z and t are not tensors, or if `forward` takes `rows` and returns the logits of all tokens.
         """
+        require_made(self)
+        if not isinstance(z, Tensor) or not isinstance(t, Tensor):
+            raise ValueError(
+                f"z must be tokens and t a tensor of their times, [batch] or [batch, length]; got t = {t!r}"
+            )
         if t.shape == (len(z), 1) and z.shape[1] > 1:
             t = t[:, 0]  # `forward` receives [batch] or [batch, length]
         if rows is None:

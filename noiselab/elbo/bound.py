@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..numerics import require_count
 from ..typing import Logits, PerToken, Times, Tokens
 from .definition import nelbo_dense
 from .streaming import CHUNK_BYTES, stream
-from .tokens import NoiseOnData, TokenTerms, check_shapes, noise_on_data, scalars
+from .tokens import NoiseOnData, TokenTerms, check_inputs, noise_on_data, scalars
 from .traced import traced
 
 if TYPE_CHECKING:
@@ -41,14 +42,16 @@ def nelbo(
 
     - `logits`: leave-one-out logits; tokens outside the support are ignored.
     - `x`, `z`: clean tokens, and noisy ones drawn at `t`. An impossible z is not checked and gives NaN.
-    - `t`: in the domain of the process, [batch] or [batch, length]; not checked, because that would stall a GPU.
+    - `t`: in the domain of the process, [batch] or [batch, length]; on a GPU, which a check would stall, the result is NaN
+      elsewhere.
     - `weight`: replaces $w_t(z, x)$ (`process.elbo_weight`) in a reweighted objective; non-negative.
     - `chunk_bytes`: the size of a work buffer.
 
     **Returns:** nats per unit of time in the dtype of the logits, at least float32.
 
     **Raises:** `ValueError` if the logits do not match the vocabulary size, shapes do not match, or a weight is given
-    for a process without a single weight per token (`TokenDependentProcess`).
+    for a process without a single weight per token (`TokenDependentProcess`); on the CPU also for times outside the domain,
+    tokens outside the vocabulary, and negative weights. Logits that are NaN are passed on.
 
     **Source:** for GIDD, von Ruette et al. (2025), arXiv 2503.04482, theorem 3.7; the weight of any process and the
     closed form are derived on the theory page.
@@ -67,7 +70,8 @@ def nelbo(
     """
     if logits.shape[-1] != process.vocab_size:
         raise ValueError(f"logits must have the width of the process, {process.vocab_size}; got {logits.shape[-1]}")
-    check_shapes(logits, x, z, weight)
+    t = check_inputs(process, logits, x, z, t, weight=weight)
+    require_count("chunk_bytes", chunk_bytes)
     return process.nelbo(logits, x, z, t, weight=weight, chunk_bytes=chunk_bytes)
 
 

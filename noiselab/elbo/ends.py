@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..numerics import SIGNAL_EPS, as_token_times
+from ..numerics import SIGNAL_EPS, require_tokens
 from ..typing import Logits, PerToken, Times, Tokens, TokenTimes
+from .tokens import check_inputs, inside
 
 if TYPE_CHECKING:
     from ..process import InterpolatingProcess, NoiseProcess
@@ -24,8 +25,12 @@ def reconstruction(process: "NoiseProcess", logits: Logits, x: Tokens, z: Tokens
     **Arguments:** as for `nelbo`; `t` is the lower end of the time range.
 
     **Returns:** nats per token, at least float32; 0 where z determines x, for any logits.
+
+    **Raises:** `ValueError` as for `nelbo`.
     """
-    x_hat = predicted(process, logits)
+    if logits.shape[-1] != process.vocab_size:
+        raise ValueError(f"logits must have the width of the process, {process.vocab_size}; got {logits.shape[-1]}")
+    t, x_hat = check_inputs(process, logits, x, z, t), predicted(process, logits)
     nats = x_hat.marginal(z, t) - process.probability(x, z, t).log() - x_hat.at(x)
     certain = process.is_clean(z, t)
     return torch.where(certain, 0, nats).to(torch.promote_types(logits.dtype, torch.float32))
@@ -42,8 +47,11 @@ def prior_kl(process: "NoiseProcess", x: Tokens, t: Times) -> PerToken:
 
     - `x`: clean tokens.
     - `t`: the upper end of the time range.
+
+    **Raises:** `ValueError` for times outside the domain or tokens outside the vocabulary, on the CPU.
     """
-    return process.prior_kl(x, as_token_times(t, x))
+    require_tokens("x", x, process.vocab_size)
+    return process.prior_kl(x, inside(process, t, x))
 
 
 def factored_prior_kl(process: "InterpolatingProcess", x: Tokens, t: TokenTimes) -> PerToken:
@@ -66,7 +74,8 @@ def _missing(b: Tensor, left: Tensor) -> Tensor:
 
 def prior_log_prob(process: "NoiseProcess", z: Tokens, t: Times) -> PerToken:
     r"""The log-probability of tokens under pure noise at the upper time t, $\log \bar q_t(z)$: that of `prior_kl`."""
-    return process.prior_log_prob(z, as_token_times(t, z))
+    require_tokens("z", z, process.vocab_size)
+    return process.prior_log_prob(z, inside(process, t, z))
 
 
 def factored_prior_log_prob(process: "InterpolatingProcess", z: Tokens, t: TokenTimes) -> PerToken:

@@ -7,9 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..numerics import require_count
 from ..typing import PerToken, Scalar, Times, TokenProbs, Tokens
 from .streaming import spans, stream
-from .tokens import NoiseOnData, TokenTerms, check_shapes, noise_on_data, scalars
+from .tokens import NoiseOnData, TokenTerms, check_inputs, noise_on_data, scalars
 
 if TYPE_CHECKING:
     from ..process import InterpolatingProcess
@@ -42,12 +43,17 @@ def nelbo_fused(
 
     **Returns:** the scaled sum, and the detached value of each token.
 
-    **Raises:** `ValueError` if the projection does not match the vocabulary size, or the process has learned
-    parameters, whose gradients this function does not compute.
+    **Raises:** `ValueError` as for `nelbo`; if the projection does not match the hidden states or the vocabulary, or the
+    process has learned parameters, whose gradients this function does not compute.
     """
     if projection.shape[0] != process.vocab_size:
         raise ValueError(f"the projection must have {process.vocab_size} rows; got {projection.shape[0]}")
-    check_shapes(hidden, x, z, weight, scale)
+    t = check_inputs(process, hidden, x, z, t, weight=weight, more=(scale,))
+    width, states = hidden.shape[-1], process.vocab_size
+    if projection.shape[1] != width or (bias is not None and bias.shape != (states,)):
+        came = f"{list(projection.shape)} and {None if bias is None else list(bias.shape)}"
+        raise ValueError(f"projection and bias must have shape [{states}, {width}] and [{states}]; got {came}")
+    require_count("rows", rows)
     if torch.is_grad_enabled() and any(p.requires_grad for p in process.parameters()):
         raise ValueError(
             "the process must not have learned parameters here; use `nelbo`, which computes their gradients"

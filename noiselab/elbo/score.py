@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..numerics import require_count
 from ..typing import Logits, PerToken, Times, Tokens
 from .streaming import CHUNK_BYTES
-from .tokens import check_shapes
+from .tokens import check_inputs
 
 if TYPE_CHECKING:
     from ..process import InterpolatingProcess, NoiseProcess
@@ -54,7 +55,7 @@ def score_entropy(
     **Returns:** nats per unit of time in the dtype of the scores, at least float32.
 
     **Raises:** `ValueError` if shapes do not match, or a weight is given for a process without a single weight per
-    token.
+    token; on the CPU as for `nelbo`.
 
     **Source:** Lou et al. (2024), "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution", arXiv
     2310.16834, the diffusion-weighted denoising score entropy.
@@ -74,7 +75,8 @@ def score_entropy(
     """
     if log_scores.shape[-1] != process.vocab_size:
         raise ValueError(f"scores must have the width of the process, {process.vocab_size}; got {log_scores.shape[-1]}")
-    check_shapes(log_scores, x, z, weight)
+    t = check_inputs(process, log_scores, x, z, t, weight=weight)
+    require_count("chunk_bytes", chunk_bytes)
     return process.score_entropy(log_scores, x, z, t, weight=weight, chunk_bytes=chunk_bytes)
 
 
@@ -113,7 +115,7 @@ def score_entropy_dense(
     safe, log_s_safe = torch.where(some, ratio, 1), torch.where(some, log_s, 0)
     term = log_s.exp() + torch.where(some, safe * (safe.log() - 1 - log_s_safe), 0)
     # Scores of tokens without jumps to z do not contribute.
-    value = torch.where(rate > 0, rate * term, 0).sum(-1)
+    value = torch.where(rate <= 0, 0, rate * term).sum(-1)
     return value.to(torch.promote_types(log_scores.dtype, torch.float32))
 
 

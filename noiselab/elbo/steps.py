@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..numerics import as_token_times
+from ..numerics import as_token_times, require_count, require_falling
 from ..typing import Logits, PerToken, Times, Tokens
 from .bound import _Nelbo
 from .definition import kl_divergence
 from .ends import predicted
 from .streaming import CHUNK_BYTES
-from .tokens import TokenTerms, check_shapes, noise_on_data
+from .tokens import TokenTerms, check_inputs, inside, noise_on_data
 from .traced import traced
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def step_kl(
 
     **Returns:** nats per token in the dtype of the logits, at least float32; 0 where z determines x.
 
-    **Raises:** `ValueError` if the logits do not match the vocabulary size, or shapes do not match.
+    **Raises:** `ValueError` if the logits do not match the vocabulary size, or shapes do not match; on the CPU as for
+    `nelbo`, and for s > t.
 
     **Source:** Sohl-Dickstein et al. (2015), arXiv 1503.03585, and Austin et al. (2021), arXiv 2107.03006, for the bound;
     the form in a few scalars is derived above.
@@ -71,7 +72,9 @@ def step_kl(
     """
     if logits.shape[-1] != process.vocab_size:
         raise ValueError(f"logits must have the width of the process, {process.vocab_size}; got {logits.shape[-1]}")
-    check_shapes(logits, x, z)
+    s, t = inside(process, s, z), check_inputs(process, logits, x, z, t)
+    require_falling(s, t)
+    require_count("chunk_bytes", chunk_bytes)
     return process.step_kl(logits, x, z, s, t, chunk_bytes=chunk_bytes)
 
 

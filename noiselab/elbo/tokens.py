@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from ..mixing import Mixing, NoiseMass
+from ..numerics import TIME_SLACK, as_time_shape, require_not_negative, require_times, require_tokens
 
 if TYPE_CHECKING:
-    from ..process import InterpolatingProcess
+    from ..process import InterpolatingProcess, NoiseProcess
 
 # Lower limit of the noise of a token, so that nothing is divided by zero. Large enough for the product of two ratios a
 # u / b (`_sum_log1p`) and of two clamped factors; small enough that terms of tokens without noise are below 1e-16.
@@ -153,6 +154,45 @@ def check_shapes(rows: Tensor, x: Tensor, z: Tensor, *more: Tensor | None) -> No
     shapes = [list(rows.shape[:-1]), *(list(v.shape) for v in (x, z, *more) if v is not None)]
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError(f"all must have one [batch, length]; got {', '.join(map(str, shapes))}")
+
+
+def check_inputs(
+    process: "NoiseProcess",
+    rows: Tensor,
+    x: Tensor,
+    z: Tensor,
+    t: Tensor,
+    *,
+    weight: Tensor | None = None,
+    more: tuple[Tensor, ...] = (),
+) -> Tensor:
+    """What users give to a bound, checked: shapes and dtypes everywhere, values on the CPU.
+
+    **Arguments:**
+
+    - `rows`: logits or hidden states of the tokens.
+    - `more`: other numbers, one for each token.
+
+    **Returns:** the times; on an accelerator, which reading them would stall, NaN in place of those outside the domain, so
+    that the bound is NaN too.
+    """
+    check_shapes(rows, x, z, weight, *more)
+    if not rows.is_floating_point():
+        raise ValueError(f"logits must be floating-point numbers; got {rows.dtype}")
+    require_tokens("x", x, process.vocab_size)
+    require_tokens("z", z, process.vocab_size)
+    if weight is not None:
+        require_not_negative("weight", weight)
+    return inside(process, t, z)
+
+
+def inside(process: "NoiseProcess", t: Tensor, z: Tensor) -> Tensor:
+    """Times within the domain of the process, checked on the CPU; NaN elsewhere on an accelerator or if compiled."""
+    low, high = process.domain
+    times = as_time_shape(t, z)
+    if times.device.type == "cpu" and not torch.compiler.is_compiling():
+        return require_times(times, low, high)
+    return torch.where((times >= low - TIME_SLACK) & (times <= high + TIME_SLACK), times, torch.nan)
 
 
 def scalars(process: "InterpolatingProcess", x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None) -> TokenTerms:

@@ -15,7 +15,18 @@ from ..elbo.steps import step_kl_dense
 from ..elbo.streaming import CHUNK_BYTES
 from ..exact import Exact
 from ..mixing import HostCopy
-from ..numerics import TIME_EPS, as_token_times, mask_off_support
+from ..numerics import (
+    TIME_EPS,
+    as_time_shape,
+    as_token_times,
+    mask_off_support,
+    require_count,
+    require_falling,
+    require_made,
+    require_times,
+    require_token_set,
+    require_tokens,
+)
 from ..schedules import Schedule
 from ..typing import (
     Elementwise,
@@ -35,6 +46,7 @@ from ..typing import (
 from .plans import DensePlan, ReversePlan
 from .validation import check_dense
 
+ROUGH = 0.05  # how much the sum of a distribution may differ from 1: bfloat16 rounds each entry to three digits
 CERTAIN_AT_MOST = 64  # maximum number of tokens that `data_tokens_are_certain` checks, each of which may cost a matrix
 
 
@@ -96,8 +108,38 @@ class NoiseProcess(Exact, abc.ABC):
 
     def __init__(self, support: TokenSet | None = None):
         super().__init__()
-        self.register_buffer("support", None if support is None else support.clone())
+        self.register_buffer("support", None if support is None else require_token_set("support", support).clone())
         self._host = HostCopy()
+
+    # What users give.
+
+    def token_times(self, t: Times, *tokens: Tokens) -> TokenTimes:
+        """Times and tokens as they enter a method: `as_token_times` within the domain, for tokens of the vocabulary.
+
+        On an accelerator, which reading values would stall, only shapes and dtypes are checked.
+
+        **Raises:** `ValueError` for times outside the domain or NaN, tokens outside the vocabulary, or shapes that do not
+        match.
+        """
+        require_made(self)
+        require_same_shape(*tokens)
+        for some in tokens:
+            require_tokens("tokens", some, self.vocab_size)
+        return require_times(as_time_shape(t, tokens[0]), *self.domain)
+
+    def as_law(self, x: Tokens | Probs) -> Probs:
+        """Clean tokens as a distribution, one-hot, and float64; a distribution stays as it is.
+
+        **Raises:** `ValueError` for tokens outside the vocabulary, or a distribution of another width.
+        """
+        if x.is_floating_point():
+            if x.dim() != 3 or x.shape[-1] != self.vocab_size:
+                raise ValueError(
+                    f"distributions must have shape [batch, length, {self.vocab_size}]; got {list(x.shape)}"
+                )
+            return x
+        require_tokens("x", x, self.vocab_size)
+        return torch.nn.functional.one_hot(x.long(), self.vocab_size).double()
 
     # The two primitives.
 
@@ -169,9 +211,22 @@ class NoiseProcess(Exact, abc.ABC):
           process), or a one-hot of x.
 
         **Returns:** a distribution at each position; NaN where z is impossible.
+
+        **Raises:** `ValueError` for times or tokens out of range, s > t, or an `x_hat` that is no distribution.
         """  # noqa: E501
+        s, t = self.step_times(s, t, z)
+        require_distribution(self.as_law(x_hat))
         joint = self.transition(z, s, t) * self.marginal(x_hat, s)
         return joint / joint.sum(-1, keepdim=True)
+
+    def step_times(self, s: Times, t: Times, *tokens: Tokens) -> tuple[TokenTimes, TokenTimes]:
+        """The times of a step as they enter a method, as `token_times`.
+
+        **Raises:** `ValueError` also for a step with s > t.
+        """
+        s, t = self.token_times(s, *tokens), require_times(as_time_shape(t, tokens[0]), *self.domain)
+        require_falling(s, t)
+        return s, t
 
     def rate(self, z: Tokens, t: Times) -> Probs:
         r"""The rate at which each *other* token y jumps to z, $R_t(y, z)$, with 0 at y = z.
@@ -223,7 +278,12 @@ class NoiseProcess(Exact, abc.ABC):
     # Draws.
 
     def corrupt(self, x: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
-        """Draw noisy tokens from `marginal`, with one uniform number per token."""
+        """Draw noisy tokens from `marginal`, with one uniform number per token.
+
+        **Raises:** `ValueError` for times outside the domain or NaN, tokens outside the vocabulary, or shapes that do not
+        match; on an accelerator for shapes only.
+        """
+        t = self.token_times(t, x)
         return choose(self.marginal(x, t), uniforms(*x.shape, generator=generator, device=x.device))
 
     def prior_law(self) -> TokenProbs:
@@ -236,7 +296,7 @@ class NoiseProcess(Exact, abc.ABC):
         self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None
     ) -> Tokens:
         """Draw tokens of pure noise from `prior_law`."""
-        u = uniforms(batch, length, generator=generator, device=device or self.device)
+        u = uniforms(*prior_shape(batch, length), generator=generator, device=device or self.device)
         return choose(self.prior_law().to(u.device).expand(batch, length, -1), u)
 
     def renoise(self, z: Tokens, s: Times, t: Times, *, generator: Randomness = None) -> Tokens:
@@ -247,7 +307,7 @@ class NoiseProcess(Exact, abc.ABC):
         - `z`: tokens at s.
         - `s`, `t`: s < t; a token with s = t does not change.
         """
-        s, t = (as_token_times(time, z).expand(z.shape) for time in (s, t))
+        s, t = (time.expand(z.shape) for time in self.step_times(s, t, z))
         u, rows = uniforms(*z.shape, generator=generator, device=z.device), s < t
         if not rows.any():
             return z
@@ -278,9 +338,9 @@ class NoiseProcess(Exact, abc.ABC):
         - `x`, `z`: clean tokens, and noisy ones at `t`.
         - `s`, `t`: s <= t.
         """
+        s, t = self.step_times(s, t, z, x)
         u = uniforms(*x.shape, 3, generator=generator, device=x.device)
-        one_hot = torch.nn.functional.one_hot(x.long(), self.vocab_size).double()
-        return choose(self.posterior(z, one_hot, s, t), u[..., 0])
+        return choose(self.posterior(z, self.as_law(x), s, t), u[..., 0])
 
     def plan_noisy(self, t: PerRow, u: Float[Tensor, "rows draws"]) -> tuple[RowTokens, Bool[Tensor, " rows"]]:
         r"""Draw single tokens from $q_t(\cdot \mid \hat x)$, except those that need the prediction $\hat x$.
@@ -443,9 +503,11 @@ class NoiseProcess(Exact, abc.ABC):
     def interior(self, t: Times, z: Tokens) -> TokenTimes:
         """Times as returned by `as_token_times`, kept 1e-12 away from the ends of the domain, where rates may be
         infinite.
+
+        **Raises:** `ValueError` for times outside the domain, on the CPU.
         """
         low, high = self.domain
-        return as_token_times(t, z).clamp(low + TIME_EPS, high - TIME_EPS)
+        return require_times(as_time_shape(t, z), low, high).clamp(low + TIME_EPS, high - TIME_EPS)
 
     @property
     def device(self) -> torch.device:
@@ -467,6 +529,31 @@ class NoiseProcess(Exact, abc.ABC):
             return f"{type(self).__name__}()"
         more = self.extra_repr() or f"{states} tokens" + (f", {data} in data" if data < states else "")
         return f"{type(self).__name__}({more})"
+
+
+def prior_shape(batch: int, length: int) -> tuple[int, int]:
+    """The shape of drawn noise, checked."""
+    return require_count("batch", batch, 0), require_count("length", length, 0)
+
+
+def require_same_shape(*tokens: Tensor) -> None:
+    """Raise `ValueError` unless all tokens have one shape: others would broadcast."""
+    shapes = [list(some.shape) for some in tokens]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError(f"tokens must have one shape, [batch, length]; got {', '.join(map(str, shapes))}")
+
+
+def require_distribution(x_hat: Probs) -> None:
+    """Raise `ValueError`, on the CPU, unless each row is non-negative and sums to 1 up to the rounding of half precision."""
+    if x_hat.device.type != "cpu" or not x_hat.numel() or torch.compiler.is_compiling():
+        return
+    least, sums = x_hat.detach().amin(-1), x_hat.detach().sum(-1)
+    bad = (least < 0) | ((sums - 1).abs() > ROUGH)
+    if bad.any():  # NaN is passed on
+        raise ValueError(
+            f"x_hat must be distributions, such as the softmax of logits; got a row with sum {sums[bad][0].item():.4g} and "
+            f"smallest entry {least[bad][0].item():.4g}"
+        )
 
 
 def columns(matrices: Float[Tensor, "batch time state state"], z: Tokens) -> Probs:

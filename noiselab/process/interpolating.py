@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..elbo.bound import nelbo_streamed
@@ -32,7 +32,7 @@ from ..typing import (
     TokenTimes,
 )
 from . import evidence
-from .base import NoiseProcess
+from .base import NoiseProcess, prior_shape
 from .plans import ReversePlan
 from .three_way import reverse_move
 from .validation import check_interpolating, size_of_mixing
@@ -105,8 +105,7 @@ class InterpolatingProcess(NoiseProcess):
 
         - `x`: clean tokens, or a distribution over them at each position (a one-hot or a prediction).
         """
-        if not x.is_floating_point():
-            x = nn.functional.one_hot(x.long(), self.vocab_size).double()
+        x = self.as_law(x)
         t = as_token_times(t, x[..., 0])
         return self.alpha(t)[..., None] * x + self.noise(t).dense()
 
@@ -125,7 +124,7 @@ class InterpolatingProcess(NoiseProcess):
 
     def corrupt(self, x: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
         """Draw noisy tokens from `marginal` with three uniform numbers per token, without dense tensors."""
-        t, u = as_token_times(t, x), uniforms(*x.shape, 3, generator=generator, device=x.device)
+        t, u = self.token_times(t, x), uniforms(*x.shape, 3, generator=generator, device=x.device)
         return torch.where(u[..., 0] < self.alpha(t), x, self.noise(t).choose(u[..., 1], u[..., 2]))
 
     def prior(
@@ -135,7 +134,7 @@ class InterpolatingProcess(NoiseProcess):
 
         Any signal left there is that of uniformly distributed data tokens.
         """
-        u = uniforms(batch, length, 2, generator=generator, device=device or self.device)
+        u = uniforms(*prior_shape(batch, length), 2, generator=generator, device=device or self.device)
         end = torch.full_like(u[:, :1, 0], self.domain[1])
         z, alpha = self.noise(end).choose(u[..., 0], u[..., 1]), self.alpha(end)
         if not (alpha.abs() >= SIGNAL_EPS).any():
@@ -148,7 +147,7 @@ class InterpolatingProcess(NoiseProcess):
 
         $$q_{t|s}(z \mid y) = \alpha_{t|s} 1[z = y] + b_{t|s}(z)$$
         """
-        keep, fresh = self.factored_transition(z, s, t)
+        keep, fresh = self.factored_transition(z, *self.step_times(s, t, z))
         at_z = torch.zeros(*z.shape, self.vocab_size, dtype=torch.float64, device=z.device).scatter(-1, z[..., None], 1)
         return fresh[..., None] + keep[..., None] * at_z
 
@@ -172,7 +171,7 @@ class InterpolatingProcess(NoiseProcess):
         - `z`: tokens at s.
         - `s`, `t`: s < t; a token with s = t does not change.
         """
-        s, t = as_token_times(s, z), as_token_times(t, z)
+        s, t = self.step_times(s, t, z)
         u = uniforms(*z.shape, 2, generator=generator, device=z.device)
         # At t = 1 alpha is 0, even if it is already 0 at s.
         keep = torch.where(s == t, 1, self.alpha(t) / self.alpha(s)).nan_to_num(0).expand(z.shape)
@@ -249,8 +248,8 @@ class InterpolatingProcess(NoiseProcess):
         r"""Draw tokens at s < t from $q(z_s \mid z_t, x)$: a choice between staying, x and the noise at s, without
         dense tensors.
         """
+        s, t = self.step_times(s, t, z, x)
         u = uniforms(*x.shape, 3, generator=generator, device=x.device)
-        s, t = as_token_times(s, z), as_token_times(t, z)
         keep, fresh = self.factored_transition(z, s, t)
         a_s, b_s = self.alpha(s).double(), self.noise(s)
         stay = (keep * self.probability(x, z, s)).expand(z.shape)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..mixing import Absorbing, Mixing, NoiseMass
 from ..mixing.base import check_weights, same_size
+from ..numerics import require_token_set
 from ..schedules import ScheduleLike, as_schedule
 from ..typing import Elementwise, ElementwiseProbs, TokenSet, TokenTimes
 from .interpolating import InterpolatingProcess
@@ -66,7 +67,7 @@ class Interpolation(InterpolatingProcess):
             support = ~torch.isin(torch.arange(self.vocab_size), torch.tensor(special))
             if not support.any():
                 raise ValueError("the support must not be empty; got absorbing noise on the whole vocabulary")
-        self.support = None if support is None else support.clone()
+        self.support = None if support is None else require_token_set("support", support, self.vocab_size).clone()
         self.validate()
 
     def raw_weights(self, t: Elementwise) -> Float[Tensor, "*batch parts"]:
@@ -107,6 +108,8 @@ class Interpolation(InterpolatingProcess):
 
     @no_type_check
     def _written(self, t: Tensor) -> Tensor:
+        if not isinstance(t, Tensor):
+            raise ValueError(f"t must be a tensor of times; got {t!r}")
         return torch.stack([self.signal._value(t), *(weight._value(t) for weight in self.weights)], -1)
 
     @no_type_check

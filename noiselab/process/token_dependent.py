@@ -17,7 +17,7 @@ import abc
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..numerics import TIME_EPS, as_token_times
 from ..typing import Elementwise, PerToken, Probs, Times, Tokens
@@ -116,9 +116,7 @@ class TokenDependentProcess(NoiseProcess):
 
         - `x`: clean tokens, or a distribution over them at each position (a one-hot or a prediction).
         """
-        if not x.is_floating_point():
-            x = nn.functional.one_hot(x.long(), self.vocab_size)
-        return (x.double()[..., None, :] @ self.kernel(as_token_times(t, x[..., 0])))[..., 0, :]
+        return (self.as_law(x).double()[..., None, :] @ self.kernel(as_token_times(t, x[..., 0])))[..., 0, :]
 
     def probability(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
         r"""The number $q_t(z \mid x)$ for each token."""
@@ -126,7 +124,7 @@ class TokenDependentProcess(NoiseProcess):
 
     def transition(self, z: Tokens, s: Times, t: Times) -> Probs:
         r"""The forward transition from s to t > s, $q_{t|s}(z \mid y)$ for each token y: a column of $Q_s^{-1} Q_t$."""
-        s, t = as_token_times(s, z), as_token_times(t, z)
+        s, t = self.step_times(s, t, z)
         matrix = _solve(self.kernel(s), self.kernel(t), s)
         # Rounding errors in place of zeros would let tokens that are known to be clean move; gradients are kept.
         return columns(matrix - torch.where(matrix.abs() < 1e-13, matrix, 0).detach(), z)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..numerics import TIME_EPS
+from ..numerics import TIME_EPS, require_made
 
 if TYPE_CHECKING:
     from .base import NoiseProcess
@@ -63,7 +63,8 @@ def require_kind(process: "NoiseProcess", kind: type, name: str, others: Sequenc
 
 
 def check_domain(process: "NoiseProcess") -> None:
-    """Raise `ValueError` unless the domain is two times."""
+    """Raise `ValueError` unless the domain is two times, or if the process was not made completely."""
+    require_made(process)
     low, high = process.domain
     if not 0 <= low < high <= 1:
         raise ValueError(f"domain must be two times 0 <= low < high <= 1; got {process.domain}")

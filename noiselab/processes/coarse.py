@@ -2,7 +2,7 @@
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..categorical import Randomness, uniforms
 from ..process import TokenDependentProcess, as_token_times
@@ -93,8 +93,7 @@ class Coarse(TokenDependentProcess):
 
     def marginal(self, x: Tokens | Probs, t: Times) -> Probs:
         """The distribution of the noisy token: x, its coarse token, the mask."""
-        if not x.is_floating_point():
-            x = nn.functional.one_hot(x.long(), self.vocab_size)
+        x = self.as_law(x)
         x = x.double()
         fine, unmasked = self.shares(as_token_times(t, x[..., 0]))[..., None].unbind(-2)
         parents = torch.zeros_like(x).index_add(-1, self.parent, x)
@@ -108,12 +107,12 @@ class Coarse(TokenDependentProcess):
     def corrupt(self, x: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
         """Two uniform numbers per token: whether it is coarse, and whether it is masked."""
         u = uniforms(*x.shape, 2, generator=generator, device=x.device)
-        fine, unmasked = (u < self.shares(as_token_times(t, x))).unbind(-1)
+        fine, unmasked = (u < self.shares(self.token_times(t, x))).unbind(-1)
         return torch.where(unmasked, torch.where(fine, x, self.parent[x]), self.mask_id)
 
     def transition(self, z: Tokens, s: Times, t: Times) -> Probs:
         """The forward transition into z, from each token."""
-        before, after = (self.shares(as_token_times(time, z)) for time in (s, t))
+        before, after = map(self.shares, self.step_times(s, t, z))
         return self._column(z, after / before)
 
     def rate(self, z: Tokens, t: Times) -> Probs:

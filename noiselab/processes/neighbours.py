@@ -106,8 +106,7 @@ class Neighbours(TokenDependentProcess):
 
     def marginal(self, x: Tokens | Probs, t: Times) -> Probs:
         """The distribution of the noisy token: after any number of hops, or masked."""
-        if not x.is_floating_point():
-            x = nn.functional.one_hot(x.long(), self.vocab_size)
+        x = self.as_law(x)
         t = as_token_times(t, x[..., 0])
         return self._law(x.double(), self.hops(t)[..., None], self.unmasked(t)[..., None])
 
@@ -118,7 +117,7 @@ class Neighbours(TokenDependentProcess):
 
     def transition(self, z: Tokens, s: Times, t: Times) -> Probs:
         """The forward transition into z, from each token: the hops between the two times."""
-        s, t = as_token_times(s, z), as_token_times(t, z)
+        s, t = self.step_times(s, t, z)
         return self._column(z, self.hops(t) - self.hops(s), self.unmasked(t) / self.unmasked(s))
 
     def rate(self, z: Tokens, t: Times) -> Probs:

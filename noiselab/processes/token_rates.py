@@ -88,8 +88,7 @@ class TokenRates(TokenDependentProcess):
 
     def marginal(self, x: Tokens | Probs, t: Times) -> Probs:
         """The distribution of the noisy token: x with its signal, or the mask."""
-        if not x.is_floating_point():
-            x = nn.functional.one_hot(x.long(), self.vocab_size)
+        x = self.as_law(x)
         share = self.masked_share(as_token_times(t, x[..., 0]))
         masked = (x.double() * share).sum(-1, keepdim=True)
         return x * (1 - share) + masked * (torch.arange(self.vocab_size, device=x.device) == self.mask_id)
@@ -106,12 +105,12 @@ class TokenRates(TokenDependentProcess):
     def corrupt(self, x: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
         """Mask a token if a uniform number is below its masking probability."""
         u = uniforms(*x.shape, generator=generator, device=x.device)
-        share = as_token_times(t, x) ** self.log_powers.exp()[self.classes[x]]
+        share = self.token_times(t, x) ** self.log_powers.exp()[self.classes[x]]
         return torch.where(u < share, self.mask_id, x)
 
     def transition(self, z: Tokens, s: Times, t: Times) -> Probs:
         """The forward transition into z, from each token."""
-        before, after = (self.masked_share(as_token_times(time, z)) for time in (s, t))
+        before, after = map(self.masked_share, self.step_times(s, t, z))
         return self._column(z, (after - before) / (1 - before))
 
     def rate(self, z: Tokens, t: Times) -> Probs:

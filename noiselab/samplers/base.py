@@ -2,9 +2,10 @@
 
 import abc
 import copy
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import describe
 from ..denoisers.checked import LogitChecks, checked
-from ..numerics import require_count
+from ..numerics import require_count, require_tokens
 from ..parametrization import to_posterior
 from ..process import NoiseProcess, as_token_times
 from ..process.validation import require_kind
@@ -75,6 +76,11 @@ class Sampler(abc.ABC):
     evaluated = "at positions that may change"
     """Where it evaluates the network in a few words, for tables."""
 
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "step" in vars(cls):
+            cls.step = _entered(cls.step)  # type: ignore[method-assign]
+
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)
         process.validate(16)
@@ -91,6 +97,9 @@ class Sampler(abc.ABC):
 
         - `z`: tokens at t.
         - `t`, `s`: [batch] or [batch, length], s < t; a token with s = t does not change.
+
+        **Raises:** `ValueError` for times outside the domain or NaN, s > t, tokens outside the vocabulary, or shapes that do
+        not match, for every sampler; values are checked on the CPU. A subclass need not check them.
         """
 
     # Overridden by wrappers.
@@ -155,6 +164,7 @@ class Sampler(abc.ABC):
         vocabulary.
         """
         times = self.grid(times=times)
+        require_tokens("tokens", z, self.process.vocab_size)
         if z.numel() and (z.min() < 0 or z.max() >= self.process.vocab_size):
             raise ValueError(
                 f"tokens must lie in [0, {self.process.vocab_size}); got {z.min().item()} to {z.max().item()}"
@@ -263,6 +273,7 @@ class Sampler(abc.ABC):
 
         - `z`: tokens at t.
         """
+        self.process.token_times(t, z)
         rows = ~self.process.is_clean(z, t)
         if not rows.any():
             return z
@@ -273,6 +284,14 @@ class Sampler(abc.ABC):
         logits = to_posterior(self.process, logits, z[rows], time[rows], check=False)
         u = uniforms(*z.shape, generator=generator, device=z.device)
         return z.masked_scatter(rows, choose(logits.double().softmax(-1), u[rows]))
+
+    def __getattr__(self, name: str) -> Any:
+        more = (
+            f": the __init__ of {type(self).__name__} must call super().__init__"
+            if name in ("process", "denoiser")
+            else ""
+        )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{more}")
 
     @property
     def device(self) -> torch.device:
@@ -286,6 +305,17 @@ class Sampler(abc.ABC):
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
         return ""
+
+
+def _entered(step: Callable[..., Tokens]) -> Callable[..., Tokens]:
+    """The step of a sampler, after a check of its tokens and times."""
+
+    @functools.wraps(step)
+    def checked_step(self: Sampler, z: Tokens, t: Times, s: Times, **options: Any) -> Tokens:
+        self.process.step_times(s, t, z)
+        return step(self, z, t, s, **options)
+
+    return checked_step
 
 
 class WrappedSampler(Sampler):

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from ..categorical import Randomness
 from ..denoisers import Denoiser
-from ..numerics import mask_off_support
-from ..process import as_token_times
+from ..numerics import as_time_shape, mask_off_support
 from ..samplers.base import Sampler, Stage, WrappedSampler
 from ..samplers.wrappers.infilling import Infilling
 
@@ -38,7 +37,7 @@ def record(
     - `first`: the number of the first step.
     - `denoiser`: if given, it is evaluated on each change for the probabilities of the old and the new token.
     """
-    kinds, steps, times = [now.kind], [0], [as_token_times(now.time, now.z).cpu()]
+    kinds, steps, times = [now.kind], [0], [as_time_shape(now.time, now.z).cpu()]
     changed = [torch.empty(0, 5, dtype=torch.int32)]
     probs = [torch.empty(0, 2, dtype=torch.float64)]
     # Copies: a walk that edits its tokens in place must not edit the record.
@@ -54,7 +53,7 @@ def record(
             now = stage._replace(z=stage.z.clone())
             kinds.append(stage.kind)
             steps.append(step)
-            times.append(as_token_times(stage.time, stage.z).cpu())
+            times.append(as_time_shape(stage.time, stage.z).cpu())
     width = max(time.shape[-1] for time in times)
     return Record(
         start,

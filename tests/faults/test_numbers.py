@@ -88,7 +88,7 @@ UNBOUNDED = {("EntropyBoundedSampler", "bound"), ("BestGuessReviser", "threshold
 
 
 def modules():
-    for package in (nl.denoisers, nl.samplers, nl.correctors, nl.likelihood):
+    for package in (nl.denoisers, nl.samplers, nl.correctors, nl.likelihood, nl.elbo):
         for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             yield importlib.import_module(info.name)
     yield from (nl.objectives, importlib.import_module("noiselab.pipeline.settings"))
@@ -138,6 +138,7 @@ RUNS = {
     "steps of correction": lambda n: list(CORRECTION.walk(X, steps=n)),
     "batch": lambda n: SAMPLER.sample((n, 3), steps=2),
     "length": lambda n: SAMPLER.sample((2, n), steps=2),
+    "batch of noise": lambda n: PROCESS.prior(n, 3),
     "length of data": lambda n: ORACLE.sample(2, n),
     "length of entropy": lambda n: ORACLE.entropy(n),
     "suppressed": lambda n: nl.denoisers.Suppress(ORACLE, [n]),
