@@ -127,7 +127,7 @@ def low_variance(process: InterpolatingProcess, x: Tokens, z: Tokens, t: Times) 
 
     **Source:** Sahoo et al. (2026), "Scaling Beyond Masked Diffusion Language Models", arXiv 2602.15014.
     """
-    _refuse_noise_on_data(process, z, t)
+    _refuse_noise_on_data(process, z, process.token_times(t, z, x))
     masked = ~process.data_tokens(z.device)[z]
     return torch.where(masked, 1 / process.alpha(process.interior(t, z)).double(), 0)
 

@@ -7,7 +7,7 @@ from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
 from ..denoisers.checked import LogitCheck
 from ..denoisers.modes import device_of, evaluating
-from ..numerics import require_count, require_number
+from ..numerics import require_count, require_number, require_tokens
 from ..revisions import Detector
 from ..typing import PerToken, Tokens
 
@@ -85,7 +85,9 @@ class DenoiserDetector(Detector):
 
     def _surprise(self, shown: Tensor, tokens: Tensor) -> Tensor:
         """The scores of tokens, when the denoiser reads others."""
+        require_tokens("tokens", tokens)
         log_probs = log_predict(self.denoiser, shown, self.time)
+        require_tokens("tokens", tokens, log_probs.shape[-1])
         return -log_probs.gather(-1, tokens.to(log_probs.device)[..., None])[..., 0].to(tokens.device)
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ from ..categorical import Randomness
 from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
 from ..denoisers.modes import counting_sequences, device_of, evaluating
-from ..numerics import require_count, require_number, require_token_set
+from ..numerics import require_count, require_number, require_token_set, require_tokens
 from ..revisions import Revised, Reviser, require_free_end
 from ..samplers import Infilling, Sampler
 from ..typing import Selection, Tokens, TokenSet
@@ -103,8 +103,10 @@ class BestGuessReviser(Reviser):
 
     def revise(self, z: Tokens, *, rows: Selection | None = None, generator: Randomness = None) -> Revised:
         """The sequences after the replacement; `generator` is not used."""
+        require_tokens("tokens", z)
         with evaluating(self.denoiser):
             log_probs = log_predict(self.denoiser, z, self.time)
+        require_tokens("tokens", z, log_probs.shape[-1])
         given = z.to(log_probs.device)
         replaced = -log_probs.gather(-1, given[..., None])[..., 0] > self.threshold
         if rows is not None:

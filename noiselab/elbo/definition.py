@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..typing import Elementwise, ElementwiseProbs, Logits, PerToken, Times, Tokens
+from .tokens import check_inputs
 
 if TYPE_CHECKING:
     from ..process import InterpolatingProcess
@@ -20,9 +21,8 @@ def nelbo_dense(
 
     **Arguments:** as for `nelbo`.
     """
-    t = process.interior(t, z)
-    logits = process.on_support(logits)
-    one_hot = torch.nn.functional.one_hot(x.long(), logits.shape[-1]).double()
+    t = process.interior(check_inputs(process, logits, x, z, t, weight=weight), z)
+    logits, one_hot = process.on_support(logits), process.as_law(x)
     q, p = process.marginal(one_hot, t), process.marginal(logits.double().softmax(-1), t)
     q_z = q.gather(-1, z[..., None])[..., 0]
     w = process.rate_into(z, t) / q_z if weight is None else weight

@@ -114,10 +114,11 @@ def step_kl_dense(process: "NoiseProcess", logits: Logits, x: Tokens, z: Tokens,
 
     **Arguments:** as for `step_kl`.
     """
+    s, t = inside(process, s, z), check_inputs(process, logits, x, z, t)
     logits = process.on_support(logits)
     s, t, still = _apart(process, z, s, t)
     nothing = process.is_clean(z, t) | still
-    one_hot = torch.nn.functional.one_hot(x.long(), process.vocab_size).double()
+    one_hot = process.as_law(x)
     # The posterior is 0/0 if the prediction cannot have become z.
     x_hat = torch.where(nothing[..., None], one_hot, logits.double().softmax(-1))
     q, p = (process.posterior(z, law, s, t) for law in (one_hot, x_hat))

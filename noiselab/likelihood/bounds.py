@@ -16,7 +16,7 @@ from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.checked import LogitChecks, check_of
 from ..elbo import nelbo, prior_kl, reconstruction
 from ..elbo.steps import step_kl
-from ..numerics import TIME_EPS
+from ..numerics import TIME_EPS, require_tokens
 from ..process import NoiseProcess
 from ..times import sine_clock, stratified_times
 from ..typing import Grid, PerSequence, Selection, Tokens
@@ -211,6 +211,10 @@ class Scene:
         self.check, self.checks = check_of(process), LogitChecks()
         self.given, self.real, self.generator = x, real, generator
         data = process.data_tokens(x.device)
+        if real is not None and (real.dtype != torch.bool or real.shape != x.shape):
+            raise ValueError(f"real must be Bool of shape {list(x.shape)}; got {real.dtype} {list(real.shape)}")
+        require_tokens("x", x if real is None else x[real], process.vocab_size)
+        x = x if real is None else torch.where(real, x, 0)
         strange = ~data[x] if real is None else ~data[x] & real
         if strange.any():
             raise ValueError(f"x must consist of data tokens (`process.support`); got token {x[strange][0].item()}")

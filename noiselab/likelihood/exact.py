@@ -16,7 +16,7 @@ from ..denoisers.checked import checked
 from ..elbo import nelbo, reconstruction
 from ..elbo.ends import prior_log_prob
 from ..elbo.steps import step_kl
-from ..numerics import ENTRIES_AT_ONCE, TIME_EPS, require_count, require_number
+from ..numerics import ENTRIES_AT_ONCE, TIME_EPS, require_count, require_number, require_tokens
 from ..process import NoiseProcess
 from ..typing import Grid, PerSequence, Tokens
 from .bounds import BoundTerms, Scene
@@ -196,6 +196,7 @@ class _Every:
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, x: Tensor):
         self.process, self.denoiser, self.x = process, checked(as_leave_one_out(denoiser, process), process), x
+        require_tokens("x", x, process.vocab_size)
         self.z = every_sequence(process.vocab_size, x.shape[1]).to(x.device)
         self.tokens = x.unique()
 

@@ -184,11 +184,11 @@ class NoiseProcess(Exact, abc.ABC):
 
     def likelihood(self, z: Tokens, t: Times) -> Probs:
         r"""The probability of the noisy token, $q_t(z \mid v)$, for each clean token v: a column of the matrix."""
-        return columns(self.kernel(as_token_times(t, z)), z)
+        return columns(self.kernel(self.token_times(t, z)), z)
 
     def probability(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
         r"""The number $q_t(z \mid x)$ for each token."""
-        return self.marginal(x, t).gather(-1, z[..., None])[..., 0]
+        return self.marginal(x, self.token_times(t, x, z)).gather(-1, z[..., None])[..., 0]
 
     def is_clean(self, z: Tokens, t: Times) -> Selection:
         """The mask of tokens z that can only have come from themselves, so that the clean token is z."""

@@ -113,13 +113,13 @@ class InterpolatingProcess(NoiseProcess):
         r"""The probability of the noisy token, $q_t(z \mid v) = \alpha_t 1[v = z] + b_t(z)$, for each clean token v,
         dense.
         """
-        t = as_token_times(t, z)
+        t = self.token_times(t, z)
         same = z[..., None] == torch.arange(self.vocab_size, device=z.device)
         return self.alpha(t).double()[..., None] * same + self.noise(t).at(z)[..., None]
 
     def probability(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
         r"""The number $q_t(z \mid x) = \alpha_t 1[z = x] + b_t(z)$ for each token, without dense tensors."""
-        t = as_token_times(t, z)
+        t = self.token_times(t, z, x)
         return self.alpha(t).double() * (x == z) + self.noise(t).at(z)
 
     def corrupt(self, x: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
@@ -211,7 +211,7 @@ class InterpolatingProcess(NoiseProcess):
 
     def elbo_weight(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
         r"""The weight of a token in the ELBO, $w_t(z, x) = r_t(z) / q_t(z \mid x)$, per unit of time."""
-        t = self.interior(t, z)
+        t = self.interior(self.token_times(t, x, z), z)
         return self.rate_into(z, t) / self.probability(x, z, t)
 
     def is_clean(self, z: Tokens, t: Times) -> Selection:
