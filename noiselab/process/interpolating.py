@@ -46,7 +46,8 @@ class InterpolatingProcess(NoiseProcess):
 
     **Arguments:**
 
-    - `support`: the tokens that occur in data, Bool of shape [state]; `None` for all of them.
+    - `support`: the tokens that occur in data, Bool of shape [state]; `None` for all of them. If masks count as data, the
+      bound is looser.
 
     **Example:**
 

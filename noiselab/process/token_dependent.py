@@ -116,7 +116,8 @@ class TokenDependentProcess(NoiseProcess):
 
         - `x`: clean tokens, or a distribution over them at each position (a one-hot or a prediction).
         """
-        return (self.as_law(x).double()[..., None, :] @ self.kernel(as_token_times(t, x[..., 0])))[..., 0, :]
+        x = self.as_law(x)
+        return (x.double()[..., None, :] @ self.kernel(as_token_times(t, x[..., 0])))[..., 0, :]
 
     def probability(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
         r"""The number $q_t(z \mid x)$ for each token."""

@@ -1,6 +1,7 @@
 """Running laws and reporting which one fails."""
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -35,6 +36,7 @@ Law: TypeAlias = Callable[[Any], None]
 """A function of the process that raises `AssertionError` if the law is violated; its docstring states the law."""
 
 LARGEST = 256  # largest vocabulary that laws enumerate
+CERTAIN = 0.999  # probability of a token at the end of time from which on it is taken for a mask
 NAMED = 5  # number of further violated laws that are named after the first
 
 ANY_PROCESS_LAWS: tuple[Law, ...] = (
@@ -109,6 +111,8 @@ def check_process(process: NoiseProcess, laws: Sequence[Law] = ()) -> None:
     - `process`: a process with at most 256 tokens, because laws enumerate them. It is copied and checked on the CPU.
     - `laws`: the laws to check; by default all.
 
+    **Warns:** `UserWarning` if the noise ends in a single token that `support` does not exclude from data, a mask.
+
     **Raises:** `AssertionError` that names the first violated law and where it fails: method, token, time, the value
     found and the value expected. `ValueError` if the vocabulary is too large.
 
@@ -137,6 +141,7 @@ def check_process(process: NoiseProcess, laws: Sequence[Law] = ()) -> None:
     """
     laws = laws or laws_of(process)
     _refuse_large(process)
+    _warn_of_a_mask(process)
     process = copy.deepcopy(process).cpu()
     broken: list[tuple[Law, Exception]] = []
     for law in laws:
@@ -154,6 +159,21 @@ def check_process(process: NoiseProcess, laws: Sequence[Law] = ()) -> None:
         also = f"\nBroken too: {', '.join(names[:NAMED])}{more}" if names else ""
         summary = (law.__doc__ or law.__name__).split("\n")[0]
         raise AssertionError(f"{process} breaks the law «{law.__name__}» ({summary})\n{problem}{also}") from first
+
+
+def _warn_of_a_mask(process: NoiseProcess) -> None:
+    """Say that a mask counts as data, which is no violation of a law and makes a bound looser."""
+    try:
+        law, support = process.prior_law(), process.support
+    except Exception:  # the laws give a better message
+        return
+    if support is None and len(law) > 1 and law.max() > CERTAIN:
+        warnings.warn(
+            f"the noise of {process} ends in token {int(law.argmax())} alone, and `support` does not say that it occurs in no "
+            "data: predictions may give it probability, which loosens the bound; pass the tokens of the data as `support`",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _refuse_large(process: NoiseProcess) -> None:
