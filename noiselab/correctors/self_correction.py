@@ -106,7 +106,8 @@ class SelfCorrection(Corrector):
             raise ValueError("support must contain at least one token; got none")
         # Without `super().__init__`, because the denoiser is not converted and no process is needed.
         self.denoiser, self.support = require_denoiser(denoiser, type(self).__name__), support
-        self.check = LogitCheck(None if support is None else len(support), support)
+        states = len(support) if support is not None else None if process is None else process.vocab_size
+        self.check = LogitCheck(states, support)
 
     def enter(self, z: Tokens, t: Times) -> None:
         """Check what a step is given; the process is not known, and the vocabulary only from the support."""
