@@ -170,6 +170,39 @@ def require_count(name: str, value: object, least: int = 1, most: int | None = N
     raise ValueError(f"{name} must {'lie ' if whole and most is not None else 'be '}{kind}{what}; got {value!r}")
 
 
+def require_token(name: str, token: object, states: int) -> int:
+    """The id of a token given by the user, checked; as `require_number`.
+
+    **Raises:** `ValueError` unless it is a whole number in [0, states).
+    """
+    whole = isinstance(token, numbers.Integral) and not isinstance(token, bool)
+    if whole and 0 <= token < states:  # type: ignore[operator]
+        return int(token)  # type: ignore[call-overload]
+    raise ValueError(f"{name} must {'' if whole else 'be a whole number and '}lie in [0, {states}); got {token!r}")
+
+
+def require_tensor(name: str, value: object, *axes: str, ids: bool = False, finite: bool = True) -> Tensor:
+    """A tensor given by the user to a constructor, checked: its number of axes, and that it holds numbers, or ids.
+
+    **Arguments:**
+
+    - `axes`: the names of its axes, for the message.
+    - `ids`: whether it must hold integers.
+    - `finite`: whether real numbers must be finite.
+
+    **Raises:** `ValueError` unless it is a tensor of so many axes, none of size 0, with finite numbers, or with integers.
+    """
+    tensor = value if isinstance(value, Tensor) else None
+    came = repr(value) if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+    if tensor is None or tensor.dim() != len(axes) or not tensor.numel():
+        raise ValueError(f"{name} must be a tensor of shape [{', '.join(axes)}], not empty; got {came}")
+    if tensor.dtype == torch.bool or tensor.is_complex() or (ids and tensor.is_floating_point()):
+        raise ValueError(f"{name} must hold {'integers' if ids else 'real numbers'}; got {came}")
+    if finite and not tensor.isfinite().all():
+        raise ValueError(f"{name} must be finite; got {tensor[~tensor.isfinite()][0].item()}")
+    return tensor
+
+
 def require_token_set(name: str, tokens: object, states: int | None = None) -> TokenSet:
     """A set of tokens given by the user, as a mask over the vocabulary, checked; as `require_number`.
 

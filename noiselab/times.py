@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from .numerics import gauss_legendre
+from .numerics import gauss_legendre, require_count, require_number
 from .schedules import ScheduleLike, as_schedule
 from .typing import PerSequence, PerToken, Scalar
 
@@ -53,6 +53,10 @@ def stratified_times(
     _rising(low, high)
     if shift is None:
         shift = _rand(generator)
+    elif not isinstance(shift, Tensor):
+        shift = require_number("shift", shift)
+    elif shift.dim() or not shift.isfinite():
+        raise ValueError(f"shift must be a finite number; got {shift}")
     total = _checked(count, first, total)
     index = first + torch.arange(count, dtype=torch.float64)
     return low + (high - low) * ((shift + index / max(1, total)) % 1)
@@ -165,8 +169,7 @@ def token_times(
     von Ruette et al. (2025), "Scaling Behavior of Discrete Diffusion Language Models", arXiv 2512.10858.
     """
     _rising(low, high)
-    if not 0 <= share <= 1:
-        raise ValueError(f"share must lie in [0, 1]; got {share}")
+    length, share = require_count("length", length), require_number("share", share, 0, 1)
     common = stratified_times(batch, shift=shift, first=first, total=total, generator=generator)[:, None]
     whole, here = _checked(batch, first, total), slice(first, first + batch)
     own, independent = _rand(generator, whole, length)[here], _rand(generator, whole, 1)[here] < share
@@ -215,8 +218,7 @@ def block_times(
     assert t.tolist() == [[0, 0, 0.5, 0.5, 1, 1]] and weight.tolist() == [[0, 0, 3, 3, 0, 0]]
     ```
     """
-    if block < 1 or length < 1:
-        raise ValueError(f"a block, and a sequence, must have at least one token; got {block} and {length}")
+    block, length = require_count("block", block), require_count("length", length)
     blocks = -(-length // block)
     place = blocks * stratified_times(batch, shift=shift, first=first, total=total, generator=generator)[:, None]
     active = place.floor().clamp(max=blocks - 1)
@@ -281,7 +283,10 @@ def sine_clock(
 
     **Returns:** times within [low, high], at least 1e-12 of the range away from its ends, and weights.
     """
-    span = high - low
+    _rising(low, high)
+    if u.device.type == "cpu" and not ((u >= 0) & (u <= 1)).all():
+        raise ValueError(f"u must lie in [0, 1]; got {u[~((u >= 0) & (u <= 1))][0].item():.6g}")
+    span = float(high) - low
     t = (low + span * torch.sin(torch.pi * u / 2) ** 2).clamp(max=high - 1e-12 * span, min=low + 1e-12 * span)
     return t, span * torch.pi / 2 * torch.sin(torch.pi * u)
 
@@ -317,9 +322,8 @@ def quadrature(
     assert torch.isclose((weight * (t * (1 - t)) ** -0.5).sum(), torch.tensor(torch.pi).double())
     ```
     """
-    if nodes < 1:
-        raise ValueError(f"at least one node is needed; got {nodes}")
-    u, weight = gauss_legendre(nodes)
+    _rising(low, high)
+    u, weight = gauss_legendre(require_count("nodes", nodes))
     span = high - low
     t = low + span * u**4 * (35 - 84 * u + 70 * u**2 - 20 * u**3)
     return t.clamp(low + 1e-12 * span, high - 1e-12 * span), 140 * span * weight * (u * (1 - u)) ** 3
@@ -327,8 +331,9 @@ def quadrature(
 
 def _checked(count: int, first: int, total: int | None) -> int:
     """The size of the shared set of times."""
-    total = count if total is None else total
-    if count < 0 or not 0 <= first <= total - count:
+    count, first = require_count("count", count, 0), require_count("first", first, 0)
+    total = count if total is None else require_count("total", total, 0)
+    if not 0 <= first <= total - count:
         raise ValueError(
             f"the requested times must lie within the shared set, 0 <= first and first + count <= total; "
             f"got first = {first}, count = {count}, total = {total}"
@@ -337,7 +342,7 @@ def _checked(count: int, first: int, total: int | None) -> int:
 
 
 def _rising(low: float, high: float) -> None:
-    if not low <= high:
+    if not require_number("low", low) <= require_number("high", high):
         raise ValueError(f"times must rise from low to high; got {low} to {high}")
 
 
@@ -349,8 +354,10 @@ def _rand(generator: Generator | None, *shape: int) -> Tensor:
 
 def _from_density(u: Tensor, density: ScheduleLike, low: float, high: float, cells: int) -> tuple[Tensor, Tensor]:
     """Times whose cumulative probability is u, and the reciprocal of the density that they are drawn from."""
-    if not low < high:
+    _rising(low, high)
+    if low == high:
         raise ValueError(f"times must rise from low to high; got {low} to {high}")
+    cells = require_count("cells", cells)
     # Cells are narrow at both ends, where densities such as an inverse square root change most.
     edges = low + (high - low) * torch.sin(torch.linspace(0, torch.pi / 2, cells + 1, dtype=torch.float64)) ** 2
     middle = (edges[1:] + edges[:-1]) / 2

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
+from ..numerics import require_count, require_number, require_tensor, require_token
 from ..typing import Elementwise, ElementwiseProbs, PerToken, TokenProbs, Tokens, TokenSet, TokenTimes
 from .base import HostCopy, Mixing
 
@@ -31,14 +32,11 @@ def support_without(vocab_size: int, ids: int | Iterable[int] | Int[Tensor, "...
     assert nl.mixing.support_without(5, [0, 4]).tolist() == [False, True, True, True, False]
     ```
     """
-    several = ids.flatten().tolist() if isinstance(ids, Tensor) else [ids] if isinstance(ids, int) else list(ids)
+    vocab_size = require_count("vocab_size", vocab_size)
+    several = ids.flatten().tolist() if isinstance(ids, Tensor) else ids if isinstance(ids, Iterable) else [ids]
     support = torch.ones(vocab_size, dtype=torch.bool)
     for token in several:
-        if not isinstance(token, int):
-            raise ValueError(f"tokens to leave out must be ids; got {token!r}")
-        if not 0 <= token < vocab_size:
-            raise ValueError(f"tokens to leave out must lie in [0, {vocab_size}); got {token}")
-        support[token] = False
+        support[require_token("tokens to leave out", token, vocab_size)] = False
     if not support.any():
         raise ValueError(f"at least one token must be left; got all {vocab_size} to leave out")
     return support
@@ -57,9 +55,8 @@ class Absorbing(Mixing):
 
     def __init__(self, token: int, vocab_size: int):
         super().__init__()
-        if not 0 <= token < vocab_size:
-            raise ValueError(f"the absorbing token must lie in [0, {vocab_size}); got {token}")
-        self.token, self.vocab_size = token, vocab_size
+        self.vocab_size = require_count("vocab_size", vocab_size)
+        self.token = require_token("the absorbing token", token, vocab_size)
 
     def probs(self, t: Elementwise) -> ElementwiseProbs:
         """One-hot at every time."""
@@ -97,7 +94,7 @@ class Uniform(Mixing):
 
     def __init__(self, tokens: int | TokenSet):
         super().__init__()
-        if not isinstance(tokens, int | Tensor):
+        if not isinstance(tokens, int | Tensor) or isinstance(tokens, bool):
             raise ValueError(f"tokens must be a number or Bool of shape [state]; got {tokens!r}; see Uniform.without")
         if isinstance(tokens, int):
             tokens = torch.ones(max(0, tokens), dtype=torch.bool)
@@ -157,10 +154,7 @@ class Unigram(Mixing):
 
     def __init__(self, row: TokenProbs, *, support: TokenSet | None = None):
         super().__init__(support)
-        if not isinstance(row, Tensor) or row.dim() != 1:
-            came = f"shape {list(row.shape)}" if isinstance(row, Tensor) else f"a {type(row).__name__}"
-            raise ValueError(f"row must be a tensor of shape [state]; got {came}")
-        row = row.detach().double()
+        row = require_tensor("row", row, "state").detach().double()
         if not (row >= 0).all() or abs(row.sum().item() - 1) > 1e-6:
             raise ValueError(
                 f"row must be a distribution: non-negative, with sum 1; got sum {row.sum().item():.9g}, "
@@ -208,12 +202,10 @@ class Unigram(Mixing):
         assert torch.allclose(words.row, torch.tensor([91, 7, 4, 1, 0]).double() / 103)
         ```
         """
-        mass = counts.detach().double()
-        if not ((mass >= 0) & mass.isfinite()).all():
+        mass = require_tensor("counts", counts, "state").detach().double()
+        if not (mass >= 0).all():
             raise ValueError(f"counts must be non-negative and finite; got {mass.min().item():.6g}")
-        if not 0 <= smoothing < float("inf"):
-            raise ValueError(f"smoothing must be non-negative and finite; got {smoothing}")
-        mass = mass + smoothing
+        mass = mass + require_number("smoothing", smoothing, 0)
         if support is not None:
             check_support(support, mass.numel())
             mass = torch.where(support.to(mass.device), mass, 0)
@@ -251,7 +243,7 @@ class Unigram(Mixing):
         assert words.row.tolist() == [0.6, 0.2, 0.2, 0.0]
         ```
         """
-        counts = torch.zeros(vocab_size, dtype=torch.long)
+        counts = torch.zeros(require_count("vocab_size", vocab_size), dtype=torch.long)
         for piece in _pieces(ids):
             low, high = (int(v) for v in piece.aminmax())
             if low < 0 or high >= vocab_size:

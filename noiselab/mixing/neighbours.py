@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..numerics import require_count, require_number, require_tensor
 from ..typing import TokenProbs, TokenSet
 from .fixed import check_support
 
@@ -41,14 +42,13 @@ def nearest_neighbours(
     assert index[:, 0].tolist() == [1, 0, 1]
     ```
     """
-    states = len(embeddings)
+    states = len(require_tensor("embeddings", embeddings, "state", "width", finite=False))
     if support is None:
         support = torch.ones(states, dtype=torch.bool)
     check_support(support, states)
     candidates = support.to(embeddings.device).nonzero()[:, 0]
     # A token of the support cannot be its own neighbour, so it has one candidate fewer.
-    if not 1 <= k < len(candidates):
-        raise ValueError(f"k must lie in [1, {len(candidates) - 1}], the other tokens of the support; got {k}")
+    k = require_count("k, among the other tokens of the support,", k, 1, len(candidates) - 1)
     vectors = embeddings.detach().to(torch.promote_types(embeddings.dtype, torch.float32))
     if not vectors.isfinite().all():
         token = int((~vectors.isfinite()).any(-1).nonzero()[0])
@@ -110,12 +110,11 @@ def neighbour_row(
     process = nl.Interpolation(1 - nl.t, {nl.Absorbing(5, 6): nl.t, nl.Unigram(row, support=words): 0.2 * nl.t})
     ```
     """
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature must be positive and finite; got {temperature}")
+    temperature = require_number("temperature", temperature, 0, above=True)
     index, cosine = nearest_neighbours(embeddings, neighbours, support)
     weight = torch.ones(len(index), dtype=torch.float64, device=index.device)
     if frequencies is not None:
-        if frequencies.shape != weight.shape:
+        if require_tensor("frequencies", frequencies, "state", finite=False).shape != weight.shape:
             raise ValueError(f"frequencies must have shape {list(weight.shape)}; got {list(frequencies.shape)}")
         weight = frequencies.detach().to(weight)
     if support is not None:

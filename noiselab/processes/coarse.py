@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..categorical import Randomness, uniforms
+from ..numerics import require_tensor, require_token
 from ..process import TokenDependentProcess, as_token_times
 from ..schedules import ScheduleLike, as_schedule, t
 from ..typing import Elementwise, Probs, Times, Tokens
@@ -54,10 +55,11 @@ class Coarse(TokenDependentProcess):
         fine: ScheduleLike = (1 - t) ** 2,
         unmasked: ScheduleLike = 1 - t,
     ):
-        states = len(parent)
+        states = len(require_tensor("parent", parent, "state", ids=True))
+        mask_id = require_token("mask_id", mask_id, states)
         tokens = torch.arange(states, device=parent.device)
-        if not 0 <= mask_id < states or parent.min() < 0 or parent.max() >= states:
-            raise ValueError(f"mask_id and parents must lie in [0, {states}); got {mask_id} and {parent.tolist()}")
+        if parent.min() < 0 or parent.max() >= states:
+            raise ValueError(f"parents must lie in [0, {states}); got {parent.tolist()}")
         if (parent[parent] != parent).any():
             wrong = int((parent[parent] != parent).nonzero()[0])
             raise ValueError(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..exact import Exact
 from ..mixing import Mixing
+from ..numerics import require_count, require_number, require_tensor
 from ..process import Interpolation
 from ..schedules import Schedule
 from ..typing import Elementwise, Grid, TokenSet
@@ -73,12 +74,9 @@ def d3pm(noise: Mixing, betas: Grid, *, support: TokenSet | None = None) -> Inte
     torch.testing.assert_close(process.alpha(time), 1 - time)  # `masked` on a grid
     ```
     """
-    if not isinstance(betas, Tensor) or betas.dim() != 1:
-        came = f"shape {list(betas.shape)}" if isinstance(betas, Tensor) else f"a {type(betas).__name__}"
-        raise ValueError(f"betas must be a tensor of shape [T]; got {came}")
-    betas = betas.detach().double()
-    if len(betas) == 0 or not ((betas > 0) & (betas <= 1)).all() or (betas[:-1] == 1).any():
-        shown = f"{betas.min().item():.4g} to {betas.max().item():.4g}" if len(betas) else "none"
+    betas = require_tensor("betas", betas, "T").detach().double()
+    if not ((betas > 0) & (betas <= 1)).all() or (betas[:-1] == 1).any():
+        shown = f"{betas.min().item():.4g} to {betas.max().item():.4g}"
         raise ValueError(f"betas must lie in (0, 1), except that the last may be 1; got {shown}")
     alpha = torch.cat([torch.ones_like(betas[:1]), (1 - betas).cumprod(0)])
     return Interpolation(Steps(alpha), {noise: Steps(1 - alpha)}, support=support)
@@ -95,7 +93,7 @@ def absorbing_betas(steps: int) -> Grid:
 
     **Source:** Sohl-Dickstein et al. (2015), arXiv 1503.03585; Austin et al. (2021), arXiv 2107.03006, section 3.1.
     """
-    return 1 / torch.arange(steps, 0, -1, dtype=torch.float64)
+    return 1 / torch.arange(require_count("steps", steps), 0, -1, dtype=torch.float64)
 
 
 def cosine_betas(steps: int, offset: float = 0.008, largest: float = 0.999) -> Grid:
@@ -107,13 +105,15 @@ def cosine_betas(steps: int, offset: float = 0.008, largest: float = 0.999) -> G
     **Arguments:**
 
     - `steps`: T.
-    - `offset`: the shift of the cosine at the start.
-    - `largest`: the maximum beta.
+    - `offset`: the shift of the cosine at the start, at least 0.
+    - `largest`: the maximum beta, in (0, 1].
 
     **Returns:** T numbers, float64.
 
     **Source:** Austin et al. (2021), arXiv 2107.03006, after Hoogeboom et al. (2021), arXiv 2102.05379.
     """
+    steps, offset = require_count("steps", steps), require_number("offset", offset, 0)
+    largest = require_number("largest", largest, 0, 1, above=True)
     time = torch.arange(steps + 1, dtype=torch.float64) / steps
     signal = torch.cos((time + offset) / (1 + offset) * math.pi / 2)
     return (1 - signal[1:] / signal[:-1]).clamp(max=largest)

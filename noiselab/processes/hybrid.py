@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from ..mixing import Absorbing, Mixing, Uniform
+from ..numerics import require_number
 from ..process import Interpolation
 from ..schedules import Schedule, t
 from .families import family
@@ -47,10 +48,8 @@ def hybrid(
     mask: Absorbing, words: Callable[[], Mixing], share: float | int, gamma: float | int, name: str
 ) -> Interpolation:
     """GIDD's weights on a mask and on any noise `words()` with fraction `share` at t = 1/2; `name` is used in messages."""
-    if not 0 <= share < 1:
-        raise ValueError(f"{name} must lie in [0, 1); got {share}")
-    if not 0 < gamma <= 2:
-        raise ValueError(f"gamma must lie in (0, 2]; got {gamma}")
+    share = require_number(name, share, 0, 1, below=True)
+    gamma = require_number("gamma", gamma, 0, 2, above=True)
     if share == 0:
         return Interpolation(1 - t, {mask: t})
     scale = 2**gamma * share / (1 - share)
@@ -88,10 +87,8 @@ def gidd_v1_0(*, vocab_size: int, mask_id: int, p_uniform: float | int, gamma: f
     assert 0.98 < process.domain[1] < 1
     ```
     """
-    if not 0 < p_uniform < 1:
-        raise ValueError(f"p_uniform must lie in (0, 1); got {p_uniform}")
-    if not gamma > 0:
-        raise ValueError(f"gamma must be positive; got {gamma}")
+    p_uniform = require_number("p_uniform", p_uniform, 0, 1, above=True, below=True)
+    gamma = require_number("gamma", gamma, 0, above=True)
     mask, words = Absorbing(mask_id, vocab_size), torch.arange(vocab_size) != mask_id
     scale = 1 / (1 + (1 - p_uniform) / p_uniform * vocab_size / 2)
     c = scale * (t * (1 - t)) ** (gamma / 2)

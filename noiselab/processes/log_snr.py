@@ -1,10 +1,12 @@
 """Hybrid noise of masks and uniform tokens, parametrised by the log signal-to-noise ratio."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from ..mixing import Absorbing, Uniform
+from ..numerics import require_number
 from ..process import Interpolation
 from ..schedules import from_log_snr, sigmoid, t
 from .families import family
@@ -53,7 +55,10 @@ def log_snr_hybrid(
     assert repr(process.signal) == "sigmoid(9 - 18 * t)"
     ```
     """
-    low, high = log_snr
+    if not isinstance(log_snr, Sequence) or len(log_snr) != 2:
+        raise ValueError(f"log_snr must be two numbers; got {log_snr}")
+    low, high = (require_number("log_snr", end) for end in log_snr)
+    scale, shift = require_number("scale", scale), require_number("shift", shift)
     if not low < 0 < high:
         raise ValueError(f"log_snr must be a negative and a positive number, in this order; got {log_snr}")
     sign = math.copysign(1, scale)

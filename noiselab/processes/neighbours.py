@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..numerics import require_tensor, require_token
 from ..process import TokenDependentProcess, as_token_times
 from ..schedules import ScheduleLike, as_schedule, t
 from ..typing import Elementwise, Probs, Times, Tokens
@@ -61,11 +62,13 @@ class Neighbours(TokenDependentProcess):
         hops: ScheduleLike = 2 * t,
         unmasked: ScheduleLike = 1 - t,
     ):
-        states = len(index)
-        if weight.shape != index.shape or not 0 <= mask_id < states or index.min() < 0 or index.max() >= states:
+        states = len(require_tensor("index", index, "state", "k", ids=True))
+        weight = require_tensor("weight", weight, "state", "k")
+        mask_id = require_token("mask_id", mask_id, states)
+        if weight.shape != index.shape or index.min() < 0 or index.max() >= states:
             raise ValueError(
                 f"index and weight must have one shape, and tokens lie in [0, {states}); got {list(index.shape)}, "
-                f"{list(weight.shape)}, mask {mask_id}, neighbours {index.min().item()} to {index.max().item()}"
+                f"{list(weight.shape)}, neighbours {index.min().item()} to {index.max().item()}"
             )
         data = torch.arange(states, device=index.device) != mask_id
         total = weight.double().sum(-1)

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..categorical import Randomness, uniforms
+from ..numerics import require_tensor, require_token
 from ..process import TokenDependentProcess, as_token_times
 from ..typing import Elementwise, ElementwiseProbs, PerToken, Probs, Times, Tokens
 
@@ -52,15 +53,16 @@ class TokenRates(TokenDependentProcess):
         classes: Int[Tensor, " state"] | None = None,
         learned: bool = False,
     ):
+        powers = require_tensor("powers", powers, "class")
         classes = torch.arange(len(powers), device=powers.device) if classes is None else classes
-        if not (powers > 0).all() or not powers.isfinite().all():
+        classes = require_tensor("classes", classes, "state", ids=True)
+        if not (powers > 0).all():
             raise ValueError(
                 f"powers must be positive and finite; got {powers.min().item():g} to {powers.max().item():g}"
             )
         if classes.min() < 0 or classes.max() >= len(powers):
             raise ValueError(f"classes must lie in [0, {len(powers)}); got {classes.min()} to {classes.max()}")
-        if not 0 <= mask_id < len(classes):
-            raise ValueError(f"mask_id must lie in [0, {len(classes)}); got {mask_id}")
+        mask_id = require_token("mask_id", mask_id, len(classes))
         super().__init__(torch.arange(len(classes), device=classes.device) != mask_id)
         self.vocab_size, self.mask_id = len(classes), mask_id
         log_powers = powers.detach().double().log()

@@ -1,6 +1,7 @@
 """Unigram noise (token frequencies of a corpus), alone or combined with masks."""
 
 from ..mixing import Absorbing, Unigram
+from ..numerics import require_tensor
 from ..process import Interpolation
 from ..schedules import ScheduleLike
 from ..typing import TokenProbs, TokenSet
@@ -68,7 +69,7 @@ def mask_and_unigram(
     assert "Unigram(3): 0.5 * (t * (1 - t)) ** 0.5" in repr(process)
     ```
     """
-    mask = Absorbing(mask_id, len(frequencies))
+    mask = Absorbing(mask_id, len(require_tensor("frequencies", frequencies, "state")))
     if frequencies[mask_id] != 0:
         raise ValueError(f"the mask must have frequency 0; got {frequencies[mask_id].item():g}")
     return hybrid(mask, lambda: Unigram(frequencies), p_unigram, gamma, "p_unigram")

@@ -1,13 +1,13 @@
 """Schedules: scalar functions of time, written as expressions in `t` and printed as they were written."""
 
 import abc
-import math
 from collections.abc import Callable
 from typing import TypeAlias, no_type_check, overload
 
 import torch
 from torch import Tensor, nn
 
+from ..numerics import require_number
 from ..typing import Elementwise
 from .solving import implicit, require_within, solve
 
@@ -187,9 +187,7 @@ class Constant(Schedule):
 
     def __init__(self, value: float | int, name: str | None = None):
         super().__init__()
-        if not math.isfinite(value):
-            raise ValueError(f"the value of a constant schedule must be finite; got {value}")
-        self.value, self.name = float(value), name
+        self.value, self.name = require_number("the value of a constant schedule", value), name
 
     def forward(self, t: Elementwise) -> Elementwise:
         """The number, in the shape of `t`."""

@@ -5,6 +5,7 @@ log signal-to-noise ratio $\lambda$ with $\alpha = \mathrm{sigmoid}(\lambda)$. H
 weight `1 - alpha` has full relative precision even if alpha is near 1.
 """
 
+from ..numerics import require_number
 from .base import Constant, Schedule, ScheduleLike, t
 from .functions import cos, exp, pi, sigmoid, sin
 
@@ -108,9 +109,7 @@ def polynomial(power: float | int) -> Schedule:
 
     **Source:** Shi et al. (2024), arXiv 2406.04329.
     """
-    if not power > 0:
-        raise ValueError(f"power must be positive; got {power}")
-    return 1 - t**power
+    return 1 - t ** require_number("power", power, 0, above=True)
 
 
 def geometric(sigma_min: float | int = 1e-4, sigma_max: float | int = 20.0) -> Schedule:
@@ -128,6 +127,7 @@ def geometric(sigma_min: float | int = 1e-4, sigma_max: float | int = 20.0) -> S
     **Source:** Lou et al. (2024), "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution",
     arXiv 2310.16834, and its release.
     """
+    sigma_min, sigma_max = require_number("sigma_min", sigma_min), require_number("sigma_max", sigma_max)
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"0 < sigma_min < sigma_max must hold; got {sigma_min} and {sigma_max}")
     return exp(-(sigma_min ** (1 - t) * sigma_max**t))
@@ -162,9 +162,7 @@ def from_log_snr(log_snr: ScheduleLike) -> Schedule:
 
 
 def _rest(eps: float | int) -> float | int:
-    if not 0 <= eps < 1:
-        raise ValueError(f"eps, the signal left at t = 1, must lie in [0, 1); got {eps}")
-    return eps
+    return require_number("eps, the signal left at t = 1,", eps, 0, 1, below=True)
 
 
 def _with_rest(alpha: Schedule, eps: float | int) -> Schedule:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..exact import Exact
+from ..numerics import require_count, require_number
 from ..typing import Elementwise
 from .base import Schedule
 
@@ -51,8 +52,7 @@ class MonotoneNetwork(Exact, Schedule):
 
     def __init__(self, width: int = 16, *, rising: bool = False):
         super().__init__()
-        if width < 1:
-            raise ValueError(f"width must be at least 1; got {width}")
+        width = require_count("width", width)
         self.rising = rising
         middles = (torch.arange(width, dtype=torch.float64) + 0.5) / width
         # A tenth of the mixture: close to the straight line, with a gradient in every step.
@@ -108,8 +108,7 @@ class LearnedConstant(Exact, Schedule):
 
     def __init__(self, value: float | int):
         super().__init__()
-        if not 0 < value < math.inf:
-            raise ValueError(f"a learned weight must be positive and finite; got {value}")
+        value = require_number("a learned weight", value, 0, above=True)
         self.log_value = nn.Parameter(torch.tensor(math.log(value), dtype=torch.float64))
 
     def forward(self, t: Elementwise) -> Elementwise:
