@@ -247,5 +247,5 @@ def bisect(
 
 def gauss_legendre(nodes: int) -> tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]]:
     """The nodes of Gauss-Legendre quadrature in (0, 1), and their weights."""
-    node, weight = np.polynomial.legendre.leggauss(nodes)
+    node, weight = np.polynomial.legendre.leggauss(require_count("nodes", nodes))
     return (torch.from_numpy(node) + 1) / 2, torch.from_numpy(weight) / 2

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .numerics import require_count, require_token
 from .process import InterpolatingProcess, NoiseProcess
 from .typing import Grid
 
@@ -65,15 +66,14 @@ def plot_process(
     from matplotlib.figure import Figure
 
     data = process.data_tokens().nonzero()[:, 0].tolist()
-    x = data[0] if token is None else token
+    x = data[0] if token is None else require_token("token", token, process.vocab_size)
     if x not in data:
         raise ValueError(f"token must be in the support of the process, because it is a clean token; got {x}")
     if names is not None and (len(names) != process.vocab_size or len(names) > MAX_GROUPS):
         raise ValueError(
             f"names must be {process.vocab_size}, one for each token, and at most {MAX_GROUPS}; got {len(names)}"
         )
-    if points < 2:
-        raise ValueError(f"points must be at least 2; got {points}")
+    points = require_count("points", points, 2)
     low, high = process.domain
     u = torch.linspace(0.002, 0.998, points, dtype=torch.float64, device=process.device)
     t = low + (high - low) * torch.sin(torch.pi * u / 2) ** 2

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import torch
 
 from .categorical import Randomness
+from .numerics import require_count
 from .typing import PerSequence, PerToken, Selection, Tokens
 
 Unit: TypeAlias = Literal["token", "step", "answer"]
@@ -232,9 +233,15 @@ def list_revisions(start: Tokens, states: Iterable[Tokens], kind: str) -> list[R
     - `start`: the tokens before the first step.
     - `states`: the tokens after each step, such as those that a `walk` yields; `[revised.tokens]` for a `Reviser`.
     - `kind`: the label of these changes.
+
+    **Raises:** `ValueError` for states of another shape.
     """
     found: list[Revision] = []
     for step, z in enumerate(states, 1):
+        if z.shape != start.shape or z.dim() != 2:
+            raise ValueError(
+                f"states must be tokens [batch, length] of the shape of the start, {list(start.shape)}; got {list(z.shape)}"
+            )
         where = z != start
         rows = zip(where.nonzero().tolist(), start[where].tolist(), z[where].tolist(), strict=True)
         found += [Revision(sequence, position, step, old, new, kind) for (sequence, position), old, new in rows]
@@ -334,5 +341,5 @@ def count_outcome(before: Tokens, after: Tokens, truth: Tokens, *, evaluations: 
         wrong_to_wrong=int((wrong & still & (before != after)).sum()),
         wrong_before=int(wrong.sum()),
         right_before=int((~wrong).sum()),
-        evaluations=evaluations,
+        evaluations=require_count("evaluations", evaluations, 0),
     )

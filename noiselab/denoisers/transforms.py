@@ -206,6 +206,8 @@ class Suppress(Transform):
     def __init__(self, inner: Denoiser, tokens: Sequence[int] | Int[Tensor, " tokens"]):
         super().__init__(inner)
         ids = tokens.tolist() if isinstance(tokens, Tensor) else tokens
+        if not isinstance(ids, Sequence):
+            raise ValueError(f"tokens must be a sequence of ids; got {tokens!r}")
         every = sorted({require_count("each of tokens", token, 0) for token in ids})
         # Stored, because reading the tensor would synchronize with a GPU.
         self.count, self.largest = len(every), max(every, default=-1)

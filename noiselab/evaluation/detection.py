@@ -1,11 +1,12 @@
 """How well a detector's scores separate wrong units from right ones, and the threshold for a share of false alarms."""
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from ..numerics import require_number
 from ..revisions import Unit
 from ..typing import Elementwise, PerToken, Selection
 
@@ -44,7 +45,7 @@ def measure_detection(score: Elementwise, wrong: Bool[Tensor, "*batch"]) -> Dete
     assert found.area == 1.0 and found.recall == 1.0
     ```
     """
-    _require_numbers(score)
+    _check(score, wrong)
     bad, good = score[wrong].flatten().double().cpu(), score[~wrong].flatten().double().cpu().sort().values
     if not len(bad) or not len(good):
         raise ValueError(f"there must be wrong units and right ones; got {len(bad)} and {len(good)}")
@@ -79,10 +80,11 @@ def threshold_at(score: Elementwise, wrong: Bool[Tensor, "*batch"], false_alarms
     assert (score[:96] > threshold).double().mean() == 0.25
     ```
     """
-    _require_numbers(score)
+    _check(score, wrong)
+    require_number("false_alarms", false_alarms, 0, 1, below=True)
     good = score[~wrong].flatten().double().cpu().sort().values
-    if not 0 <= false_alarms < 1 or not len(good):
-        raise ValueError(f"false_alarms must lie in [0, 1), units be right; got {false_alarms} and {len(good)}")
+    if not len(good):
+        raise ValueError(f"some unit must be right; got {wrong.numel()} wrong ones")
     return good[len(good) - 1 - int(false_alarms * len(good) + 1e-9)].item()
 
 
@@ -98,6 +100,8 @@ def select_units(score: PerToken, wrong: Selection, unit: Unit) -> tuple[Tensor,
     - `wrong`: which tokens are wrong.
     - `unit`: that of the detector.
 
+    **Raises:** `ValueError` for scores that are NaN, or of another shape than `wrong`.
+
     **Returns:** score and wrong of each unit, [units].
 
     **Example:**
@@ -111,6 +115,9 @@ def select_units(score: PerToken, wrong: Selection, unit: Unit) -> tuple[Tensor,
     assert select_units(score, wrong, "step")[1].tolist() == [False, True]
     ```
     """
+    _check(score, wrong)
+    if unit not in get_args(Unit):
+        raise ValueError(f"unit must be one of {get_args(Unit)}; got {unit!r}")
     if unit == "token":
         return score.flatten(), wrong.flatten()
     ends = score > -torch.inf
@@ -121,6 +128,10 @@ def select_units(score: PerToken, wrong: Selection, unit: Unit) -> tuple[Tensor,
     return score[ends], torch.cat(found)
 
 
-def _require_numbers(score: Tensor) -> None:
+def _check(score: Tensor, wrong: Tensor) -> None:
+    if score.shape != wrong.shape or wrong.dtype != torch.bool:
+        raise ValueError(
+            f"wrong must be Bool of the shape of the scores, {list(score.shape)}; got {wrong.dtype} {list(wrong.shape)}"
+        )
     if bad := int(score.isnan().sum()):
         raise ValueError(f"scores must not be NaN; got {bad} NaN of {score.numel()}")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..numerics import require_count
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -53,8 +55,7 @@ def wilson(count: int, of: int) -> tuple[float, float]:
 
     **Source:** Wilson (1927), Journal of the American Statistical Association 22.
     """
-    if not 0 <= count <= of or of < 1:
-        raise ValueError(f"count must lie between 0 and of, which must be positive; got {count} of {of}")
+    count = require_count("count", count, 0, require_count("of, the number of all cases,", of))
     square = 1.959963984540054**2 / of
     middle = (count / of + square / 2) / (1 + square)
     half = math.sqrt(square * (count / of * (1 - count / of) + square / 4)) / (1 + square)

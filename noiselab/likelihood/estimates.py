@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..numerics import require_count
+from ..numerics import require_count, require_tensor
 from ..typing import Times
 
 
@@ -51,9 +51,9 @@ def estimate(replicates: Float[Tensor, " replicates"]) -> Estimate:
 
     **Raises:** `ValueError` for fewer than two.
     """
-    if len(replicates) < 2:
-        raise ValueError(f"there must be at least two replicates for an error; got {len(replicates)}")
-    values = replicates.double()
+    values = require_tensor("replicates", replicates, "replicate").double()
+    if len(values) < 2:
+        raise ValueError(f"there must be at least two replicates for an error; got {len(values)}")
     return Estimate(values.mean().item(), (values.std() / len(values) ** 0.5).item())
 
 

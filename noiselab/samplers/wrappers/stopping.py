@@ -177,6 +177,8 @@ def lengths(x: Tokens, token: int, *, prompt: int = 0) -> Int[Tensor, " batch"]:
     """
     require_count("token", token, 0)
     require_count("prompt", prompt, 0)
+    if x.dim() != 2:
+        raise ValueError(f"x must have shape [batch, length]; got {list(x.shape)}")
     end = (x == token) & (torch.arange(x.shape[1], device=x.device) >= prompt)
     return (end.long().cumsum(-1) == 0).sum(-1)
 
