@@ -144,13 +144,14 @@ def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
         "WrappedSampler": {"inner": sampler},
         "Suppress": {"tokens": [MASK]},
         "Coarse": {"parent": torch.tensor([4, 4, 5, 5, 4, 5, 6]), "mask_id": 6},
-        "TokenRates": {"powers": torch.tensor([1.0, 2.0])},
+        "TokenRates": {"powers": torch.tensor([1.0, 2.0, 3.0, 1.0])},
+        "adaptive_grid": {"sequences": 2, "resolution": 4},
         "ConfidenceSampler": confident,
         "EntropyBoundedSampler": {**confident, "bound": 0.5},
         "DeterministicSampler": confident,
         "FirstHittingSampler": confident,
         "GillespieSampler": confident,
-        "EndToken": {"token": 2},
+        "EndToken": {"inner": sampler, "token": 2},
         "every_sequence": {"tokens": 3},
         "to_leave_one_out": rows,
         "to_posterior": rows,
@@ -159,8 +160,9 @@ def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
         "low_variance": {"process": masked, "z": z},
         "mask_exactly": {"process": masked},
         "any_order_loss": {"process": masked, "z": z},
-        "BlockSampler": {"inner": sampler, "blocks": 2},
-        "EarlyStopping": {"inner": sampler},
+        "BlockSampler": {"inner": sampler, "block_size": 2},
+        "EarlyStopping": {"inner": sampler, "patience": 2},
+        "Prompted": {"inner": sampler, "prompt": torch.tensor([[0, 1]] * BATCH)},
         "paired_difference": {"new": [True, False], "old": [False, False]},
         "interval": {"values": [1.0, 2.0]},
         "average": {"values": [1.0, 2.0]},
@@ -177,11 +179,21 @@ def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
             "index": torch.tensor([[1, 2], [0, 2], [0, 1], [0, 1]]),
             "weight": torch.full((STATES, 2), 0.5),
         },
+        "path_times": {"tau": torch.tensor([0.2, 0.7]), "path": lambda tau: tau ** torch.tensor([1.0, 2.0])},
+        "process_from": {"settings": {"family": "masked", "vocab_size": STATES, "mask_id": MASK}},
+        "by_enumeration": {"classifier": lambda x, t: torch.zeros(len(x))},
+        "first_order": {"classifier": lambda x, t: torch.zeros(len(x))},
+        "average": {"draw": lambda: torch.zeros(2), "repeats": 2},
+        "require_number": {"name": "value", "value": 0.5},
+        "require_count": {"name": "value", "value": 2},
+        "require_token": {"name": "value", "token": 2, "states": 3},
+        "nelbo_fused": {
+            "hidden": torch.zeros(BATCH, LENGTH, 2),
+            "projection": torch.zeros(STATES, 2),
+            "bias": torch.zeros(STATES),
+            "scale": torch.ones(BATCH, LENGTH),
+        },
         "list_revisions": {"start": values["x"], "states": [values["z"]], "kind": "edit"},
-        "Outcome": dict.fromkeys(
-            ("wrong_to_right", "right_to_wrong", "wrong_to_wrong", "wrong_before", "right_before"), 1
-        ),
-        "Revised": {"tokens": values["x"], "evaluations": 1},
         "correction_grid_table": {"rows": []},
     }
 
@@ -189,8 +201,7 @@ def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
 OBJECTS = {
     "process": (
         *("marginal", "transition", "kernel", "likelihood", "probability", "is_clean", "is_possible", "posterior"),
-        *("rate", "untouched", "signal_share", "corrupt", "prior", "renoise", "draw_posterior", "nelbo"),
-        *("score_entropy", "step_kl", "prior_kl", "prior_log_prob"),
+        *("rate", "untouched", "signal_share", "corrupt", "prior", "renoise", "draw_posterior"),
     ),
     "denoiser": ("__call__", "log_prob", "sample"),
     "sampler": ("step", "walk", "sample", "clean", "grid", "start"),
@@ -210,6 +221,9 @@ def public() -> Iterator[tuple[str, Any]]:
             if not callable(found) or not getattr(found, "__module__", "").startswith("noiselab") or id(found) in seen:
                 continue
             seen.add(id(found))
+            record = isinstance(found, type) and (issubclass(found, tuple) or is_dataclass(found))
+            if record:  # of results, made by the library
+                continue
             if not inspect.isabstract(found) and get_origin(found) is None:
                 yield f"{found.__module__}.{name}", found
     for owner, methods in OBJECTS.items():
@@ -237,6 +251,8 @@ def valid_call(label: str, target: Any, process: nl.NoiseProcess) -> tuple[Any, 
             if name not in values:
                 return None
             given[name] = values[name]
+    if "x" in signature(function) and "length" in signature(function) and "x" not in given and "length" not in given:
+        given["x"] = values["x"]
     if "steps" in signature(function) and "times" in signature(function) and "steps" not in given:
         given |= {} if "times" in given else {"steps": values["steps"]}
     if "generator" in signature(function):
@@ -319,3 +335,7 @@ def verdict(function: Any, given: dict[str, Any]) -> str:
             if tensor.min() < 0 or tensor.max() >= 10**4:
                 return f"tokens of {tensor.min().item()} to {tensor.max().item()}"
     return "right"
+
+
+def finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(value.isfinite().all())
