@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from .typing import Elementwise, ElementwiseProbs, PerToken, Selection
+from .typing import Elementwise, ElementwiseProbs, PerToken, RowTokens, Selection, Tokens
 
 Randomness: TypeAlias = Generator | Sequence[Generator] | None
 """One generator for the whole batch, one for each sequence of the batch, or torch's global one."""
@@ -104,6 +104,11 @@ def choose(mass: ElementwiseProbs, u: Elementwise) -> Int[Tensor, "*batch"]:
     index = block[..., None] * BLOCK + torch.arange(BLOCK, device=mass.device)
     inside = torch.where(index < states, mass.gather(-1, index.clamp(max=states - 1)), 0)
     return (block * BLOCK + _search(inside, rest)[2][..., 0]).clamp(max=states - 1)
+
+
+def replace_tokens(z: Tokens, rows: Selection, drawn: RowTokens) -> Tokens:
+    """The tokens z, those of `rows` replaced; of the integer type of z."""
+    return z.masked_scatter(rows, drawn.to(z.dtype))
 
 
 def _invert(mass: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

@@ -82,6 +82,13 @@ def require_falling(s: Elementwise, t: Elementwise) -> None:
         raise ValueError(f"s must not be later than t; got a step from t to s = t + {-gap[0]:g}")
 
 
+def require_sequences(name: str, tokens: Shaped[Tensor, "..."], states: int | None = None) -> None:
+    """`require_tokens`, of shape [batch, length]."""
+    if tokens.dim() != 2:
+        raise ValueError(f"{name} must have shape [batch, length]; got {list(tokens.shape)}")
+    require_tokens(name, tokens, states)
+
+
 def require_tokens(name: str, tokens: Shaped[Tensor, "..."], states: int | None = None) -> None:
     """Check tokens given by the user: their dtype, and on the CPU their values.
 

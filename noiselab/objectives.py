@@ -14,7 +14,7 @@ from torch import Tensor
 from .categorical import Randomness, uniforms
 from .elbo import nelbo
 from .elbo.score import score_entropy
-from .elbo.tokens import check_inputs, check_shapes, noise_on_data
+from .elbo.tokens import check_inputs, check_shapes, check_width, noise_on_data
 from .numerics import require_count, require_number, require_tokens
 from .parametrization import Prediction, to_leave_one_out, to_posterior
 from .process import InterpolatingProcess, NoiseProcess, as_token_times
@@ -284,8 +284,7 @@ def any_order_loss(
     check_shapes(logits, x, z)
     require_tokens("x", x, process.vocab_size)
     require_tokens("z", z, process.vocab_size)
-    if logits.shape[-1] != process.vocab_size:
-        raise ValueError(f"logits must have the width of the process, {process.vocab_size}; got {logits.shape[-1]}")
+    check_width(process, logits)
     real = _real(attention_mask, x)
     masked = ~process.data_tokens(z.device)[z] & real
     dtype = torch.promote_types(logits.dtype, torch.float32)

@@ -283,10 +283,10 @@ def sine_clock(
 
     **Returns:** times within [low, high], at least 1e-12 of the range away from its ends, and weights.
     """
-    _rising(low, high)
+    _rising(require_number("low", low, 0, 1), require_number("high", high, 0, 1))
     if u.device.type == "cpu" and not ((u >= 0) & (u <= 1)).all():
         raise ValueError(f"u must lie in [0, 1]; got {u[~((u >= 0) & (u <= 1))][0].item():.6g}")
-    span = float(high) - low
+    span = high - low
     t = (low + span * torch.sin(torch.pi * u / 2) ** 2).clamp(max=high - 1e-12 * span, min=low + 1e-12 * span)
     return t, span * torch.pi / 2 * torch.sin(torch.pi * u)
 

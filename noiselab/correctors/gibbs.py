@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..categorical import Randomness, uniforms
+from ..categorical import Randomness, replace_tokens, uniforms
 from ..denoisers import Denoiser
 from ..numerics import UNIFORMS_PER_MOVE, require_count
 from ..process import NoiseProcess, as_token_times
@@ -96,11 +96,11 @@ class GibbsCorrector(Corrector):
         """Draw the chosen tokens from q_t(. | x_hat); `x_hat` is their prediction, if already computed."""
         process, at, u = self.process, time[chosen], u[chosen]
         drawn, needs = process.plan_noisy(at, u)
-        new, evaluated = z.masked_scatter(chosen, drawn), chosen.masked_scatter(chosen, needs)
+        new, evaluated = replace_tokens(z, chosen, drawn), chosen.masked_scatter(chosen, needs)
         if not evaluated.any():
             return new
         x_hat = self._predict(z, t, evaluated) if x_hat is None else x_hat[needs]
-        return new.masked_scatter(evaluated, process.resolve_noisy(x_hat, at[needs], u[needs]))
+        return replace_tokens(new, evaluated, process.resolve_noisy(x_hat, at[needs], u[needs]))
 
     def _predict(self, z: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         logits = self.process.on_support(self.denoiser(z, t, rows))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..categorical import Randomness, choose, uniforms, uniforms_at
+from ..categorical import Randomness, choose, replace_tokens, uniforms, uniforms_at
 from ..denoisers import Denoiser, selected_sequences
 from ..denoisers.base import describe, require_denoiser
 from ..denoisers.checked import LogitCheck, LogitChecks
@@ -164,7 +164,7 @@ class SelfCorrection(Corrector):
             best[live] = torch.maximum(best[live], accuracy)
             gave_up = stop & (stale[live] > self.patience)
             settled = stop & (revised == z[live]).all(-1)
-            z = z.index_put((live,), torch.where(gave_up[:, None], z[live], revised))
+            z = z.index_put((live,), torch.where(gave_up[:, None], z[live], revised).to(z.dtype))
             live = live.index_put((live,), ~gave_up & ~settled)
             over = not live.any()
             if over or step == steps:
@@ -191,7 +191,7 @@ class SelfCorrection(Corrector):
         drawn, score, guess = self._guesses(logits, u if rows is None else u[rows])
         if rows is not None:
             # Outside `rows` the tokens themselves, which have no score.
-            drawn, guess = z.masked_scatter(rows, drawn), z.masked_scatter(rows, guess)
+            drawn, guess = replace_tokens(z, rows, drawn), replace_tokens(z, rows, guess)
             score = score.new_zeros(z.shape).masked_scatter(rows, score)
         score = torch.where(drawn != z, score, 0)
         value, position = score.topk(min(self.tokens_per_step, z.shape[1]), -1)

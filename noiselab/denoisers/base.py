@@ -126,7 +126,8 @@ class Denoiser(nn.Module, abc.ABC):
     def __call__(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Logits of all tokens, or of the selected rows. Times may also have shape [batch, 1].
 
-        **Raises:** `ValueError` if z and t are not tensors, or if `forward` takes `rows` and returns the logits of all tokens.
+        **Raises:** `ValueError` if z and t are not tensors, for rows of another shape, or if `forward` takes `rows` and
+        returns the logits of all tokens.
         """
         require_made(self)
         if not isinstance(z, Tensor) or not isinstance(t, Tensor):
@@ -137,6 +138,10 @@ class Denoiser(nn.Module, abc.ABC):
             t = t[:, 0]  # `forward` receives [batch] or [batch, length]
         if rows is None:
             return super().__call__(z, t)
+        if rows.dtype != torch.bool or rows.shape != z.shape:
+            raise ValueError(
+                f"rows must be Bool of the shape of the tokens, {list(z.shape)}; got {rows.dtype} {list(rows.shape)}"
+            )
         if not self._takes_rows:
             return select(super().__call__(z, t), rows)
         logits = super().__call__(z, t, rows)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
 from ..exact import Exact
-from ..numerics import require_count
+from ..numerics import require_count, require_sequences, require_tensor
 from ..process import NoiseProcess, as_token_times
 from ..typing import PerSequence, Selection, Times, Tokens
 from .base import Denoiser, select
@@ -57,6 +57,7 @@ class MarkovOracle(Exact, Denoiser):
         self, initial: Float[Tensor, " chain"], transition: Float[Tensor, "chain chain"], process: NoiseProcess
     ):
         super().__init__()
+        require_tensor("initial", initial, "chain")
         if transition.shape != (len(initial), len(initial)):
             raise ValueError(f"transition must have shape {[len(initial)] * 2}; got {list(transition.shape)}")
         laws = torch.cat([initial[None], transition]).double()
@@ -115,6 +116,7 @@ class MarkovOracle(Exact, Denoiser):
         """The exact log-probability of sequences, in nats; -inf if a token is not a state or a transition is
         impossible.
         """
+        require_sequences("x", x)
         states = torch.zeros_like(x)
         known = torch.zeros_like(x, dtype=torch.bool)
         for state, token in enumerate(self.tokens.tolist()):

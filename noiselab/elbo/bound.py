@@ -10,7 +10,7 @@ from ..numerics import require_count
 from ..typing import Logits, PerToken, Times, Tokens
 from .definition import nelbo_dense
 from .streaming import CHUNK_BYTES, stream
-from .tokens import NoiseOnData, TokenTerms, check_inputs, noise_on_data, scalars
+from .tokens import NoiseOnData, TokenTerms, check_inputs, check_width, noise_on_data, scalars
 from .traced import traced
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ def nelbo(
     assert torch.isclose(loss, torch.tensor(2.0).log() / 0.5)  # the masked cross-entropy over t
     ```
     """
-    if logits.shape[-1] != process.vocab_size:
-        raise ValueError(f"logits must have the width of the process, {process.vocab_size}; got {logits.shape[-1]}")
+    check_width(process, logits)
     t = check_inputs(process, logits, x, z, t, weight=weight)
     require_count("chunk_bytes", chunk_bytes)
     return process.nelbo(logits, x, z, t, weight=weight, chunk_bytes=chunk_bytes)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..typing import Logits, PerToken, Times, Tokens
-from .tokens import check_inputs
+from .tokens import check_inputs, check_width
 
 if TYPE_CHECKING:
     from ..process import NoiseProcess
@@ -28,6 +28,7 @@ def nelbo_by_token(process: "NoiseProcess", logits: Logits, x: Tokens, z: Tokens
 
     **Source:** Campbell et al. (2022), arXiv 2205.14987, for the bound of a jump process; derived on the theory page.
     """
+    check_width(process, logits)
     t = process.interior(check_inputs(process, logits, x, z, t), z)
     logits = process.on_support(logits)
     q, p = process.marginal(x, t), process.marginal(logits.double().softmax(-1), t)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..typing import Elementwise, ElementwiseProbs, Logits, PerToken, Times, Tokens
-from .tokens import check_inputs
+from .tokens import check_inputs, check_width
 
 if TYPE_CHECKING:
     from ..process import InterpolatingProcess
@@ -21,6 +21,7 @@ def nelbo_dense(
 
     **Arguments:** as for `nelbo`.
     """
+    check_width(process, logits)
     t = process.interior(check_inputs(process, logits, x, z, t, weight=weight), z)
     logits, one_hot = process.on_support(logits), process.as_law(x)
     q, p = process.marginal(one_hot, t), process.marginal(logits.double().softmax(-1), t)

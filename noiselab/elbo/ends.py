@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..numerics import SIGNAL_EPS, require_tokens
 from ..typing import Logits, PerToken, Times, Tokens, TokenTimes
-from .tokens import check_inputs, inside
+from .tokens import check_inputs, check_width, inside
 
 if TYPE_CHECKING:
     from ..process import InterpolatingProcess, NoiseProcess
@@ -28,8 +28,7 @@ def reconstruction(process: "NoiseProcess", logits: Logits, x: Tokens, z: Tokens
 
     **Raises:** `ValueError` as for `nelbo`.
     """
-    if logits.shape[-1] != process.vocab_size:
-        raise ValueError(f"logits must have the width of the process, {process.vocab_size}; got {logits.shape[-1]}")
+    check_width(process, logits)
     t, x_hat = check_inputs(process, logits, x, z, t), predicted(process, logits)
     nats = x_hat.marginal(z, t) - process.probability(x, z, t).log() - x_hat.at(x)
     certain = process.is_clean(z, t)

@@ -46,13 +46,16 @@ def nelbo_fused(
     **Raises:** `ValueError` as for `nelbo`; if the projection does not match the hidden states or the vocabulary, or the
     process has learned parameters, whose gradients this function does not compute.
     """
-    if projection.shape[0] != process.vocab_size:
+    if projection.dim() != 2 or projection.shape[0] != process.vocab_size:
         raise ValueError(f"the projection must have {process.vocab_size} rows; got {projection.shape[0]}")
     t = check_inputs(process, hidden, x, z, t, weight=weight, more=(scale,))
     width, states = hidden.shape[-1], process.vocab_size
     if projection.shape[1] != width or (bias is not None and bias.shape != (states,)):
         came = f"{list(projection.shape)} and {None if bias is None else list(bias.shape)}"
         raise ValueError(f"projection and bias must have shape [{states}, {width}] and [{states}]; got {came}")
+    if not hidden.dtype == projection.dtype == (projection if bias is None else bias).dtype:
+        came = f"{hidden.dtype}, {projection.dtype}{'' if bias is None else f' and {bias.dtype}'}"
+        raise ValueError(f"hidden states, projection and bias must have one dtype; got {came}")
     require_count("rows", rows)
     if torch.is_grad_enabled() and any(p.requires_grad for p in process.parameters()):
         raise ValueError(

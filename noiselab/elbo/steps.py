@@ -24,7 +24,7 @@ from .bound import _Nelbo
 from .definition import kl_divergence
 from .ends import predicted
 from .streaming import CHUNK_BYTES
-from .tokens import TokenTerms, check_inputs, inside, noise_on_data
+from .tokens import TokenTerms, check_inputs, check_width, inside, noise_on_data
 from .traced import traced
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def step_kl(
     assert torch.isclose(loss, torch.tensor(2.0).log() * 0.1 / 0.5)  # unmasked in this step with probability 0.1 / 0.5
     ```
     """
-    if logits.shape[-1] != process.vocab_size:
-        raise ValueError(f"logits must have the width of the process, {process.vocab_size}; got {logits.shape[-1]}")
+    check_width(process, logits)
     s, t = inside(process, s, z), check_inputs(process, logits, x, z, t)
     require_falling(s, t)
     require_count("chunk_bytes", chunk_bytes)
@@ -114,6 +113,7 @@ def step_kl_dense(process: "NoiseProcess", logits: Logits, x: Tokens, z: Tokens,
 
     **Arguments:** as for `step_kl`.
     """
+    check_width(process, logits)
     s, t = inside(process, s, z), check_inputs(process, logits, x, z, t)
     logits = process.on_support(logits)
     s, t, still = _apart(process, z, s, t)

@@ -156,6 +156,21 @@ def check_shapes(rows: Tensor, x: Tensor, z: Tensor, *more: Tensor | None) -> No
         raise ValueError(f"all must have one [batch, length]; got {', '.join(map(str, shapes))}")
 
 
+def check_width(process: "NoiseProcess", logits: Tensor) -> None:
+    """Raise `ValueError` unless there is a logit for each token of the process."""
+    require_floats(logits)
+    if logits.dim() < 1 or logits.shape[-1] != process.vocab_size:
+        raise ValueError(
+            f"logits must have the width of the process, {process.vocab_size}; got {list(logits.shape)[-1:]}"
+        )
+
+
+def require_floats(logits: Tensor) -> None:
+    """Raise `ValueError` for integers."""
+    if not logits.is_floating_point():
+        raise ValueError(f"logits must be floating-point numbers; got {logits.dtype}")
+
+
 def check_inputs(
     process: "NoiseProcess",
     rows: Tensor,
@@ -177,8 +192,7 @@ def check_inputs(
     that the bound is NaN too.
     """
     check_shapes(rows, x, z, weight, *more)
-    if not rows.is_floating_point():
-        raise ValueError(f"logits must be floating-point numbers; got {rows.dtype}")
+    require_floats(rows)
     require_tokens("x", x, process.vocab_size)
     require_tokens("z", z, process.vocab_size)
     if weight is not None:

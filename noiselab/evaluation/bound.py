@@ -173,8 +173,7 @@ def _grid(process: NoiseProcess, steps: int | Grid, low: float | int | None, hig
         if low is not None or high is not None:
             raise ValueError(f"low and high must be None with a grid, which has its own ends; got {low} and {high}")
         return falling(process, steps)
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1; got {steps}")
+    steps = require_count("steps", steps)
     start, stop = time_range(process, process.domain[0] if low is None else low, high)
     return torch.linspace(stop, start, steps + 1, dtype=torch.float64)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..categorical import Randomness
 from ..correctors import SelfCorrection
 from ..denoisers.modes import evaluating
+from ..numerics import require_sequences
 from ..revisions import Revision, list_revisions
 from ..typing import TokenSet
 from .judge import Judgement, generative_perplexity
@@ -81,7 +82,13 @@ def self_correction(
 
 
 def self_accuracy(correction: SelfCorrection, z: Int[Tensor, "sample length"]) -> float:
-    """The fraction of tokens that are the arg-max of the denoiser's prediction at the correction's time."""
+    """The fraction of tokens that are the arg-max of the denoiser's prediction at the correction's time.
+
+    **Raises:** `ValueError` without a token.
+    """
+    require_sequences("z", z)
+    if not z.numel():
+        raise ValueError(f"there must be at least one token; got {list(z.shape)}")
     times = torch.full(z.shape[:1], correction.time, dtype=torch.float64, device=z.device)
     with torch.no_grad():
         logits = correction.denoiser(z, times)

@@ -21,7 +21,12 @@ class Interval:
 
 
 def interval(values: list[float]) -> Interval:
-    """The mean of independent values, at least two, and its 95 % confidence interval."""
+    """The mean of independent values, at least two, and its 95 % confidence interval.
+
+    **Raises:** `ValueError` for fewer values.
+    """
+    if len(values) < 2:
+        raise ValueError(f"there must be at least two values for an interval; got {len(values)}")
     x = torch.tensor(values, dtype=torch.float64)
     return Interval(x.mean().item(), _student(len(x) - 1) * x.std().item() / len(x) ** 0.5)
 

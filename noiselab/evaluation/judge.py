@@ -229,7 +229,8 @@ def token_entropy(texts: Sequence[Sequence[int]]) -> float:
 
 def distinct(texts: Sequence[Sequence[int]], n: int) -> float:
     """The fraction of distinct n-grams in all texts together; it decreases with the amount of text, so compare equal
-    amounts.
+    amounts; NaN without any.
     """
+    n = require_count("n", n)
     grams = [tuple(text[i : i + n]) for text in texts for i in range(len(text) - n + 1)]
     return len(set(grams)) / len(grams) if grams else math.nan

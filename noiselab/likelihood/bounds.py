@@ -6,6 +6,7 @@ Each term is estimated without bias for each sequence. The sum is a bound only w
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -105,6 +106,8 @@ def continuous_bound(
     **Example:**
 
     ```python
+    from collections.abc import Sequence
+
     import torch
     import noiselab as nl
 
@@ -129,6 +132,8 @@ def continuous_bound(
         if times is None:
             times = sine_clock(stratified_times(len(x), generator=generator), low=low, high=high)
         else:
+            if not isinstance(times, Sequence) or len(times) != 2:
+                raise ValueError(f"times must be two tensors, the times and their weights; got {times!r}")
             require_range(*times, low, high)
         diffusion = scene.integrand(*times)
     return scene.read(BoundTerms(diffusion, scene.rebuilt(low), scene.prior(high)))
@@ -169,6 +174,8 @@ def discrete_bound(
     **Example:**
 
     ```python
+    from collections.abc import Sequence
+
     import torch
     import noiselab as nl
 
@@ -213,6 +220,8 @@ class Scene:
         data = process.data_tokens(x.device)
         if real is not None and (real.dtype != torch.bool or real.shape != x.shape):
             raise ValueError(f"real must be Bool of shape {list(x.shape)}; got {real.dtype} {list(real.shape)}")
+        if x.dim() != 2:
+            raise ValueError(f"x must have shape [batch, length]; got {list(x.shape)}")
         require_tokens("x", x if real is None else x[real], process.vocab_size)
         x = x if real is None else torch.where(real, x, 0)
         strange = ~data[x] if real is None else ~data[x] & real

@@ -16,7 +16,7 @@ from ..denoisers.checked import checked
 from ..elbo import nelbo, reconstruction
 from ..elbo.ends import prior_log_prob
 from ..elbo.steps import step_kl
-from ..numerics import ENTRIES_AT_ONCE, TIME_EPS, require_count, require_number, require_tokens
+from ..numerics import ENTRIES_AT_ONCE, TIME_EPS, require_count, require_number, require_sequences
 from ..process import NoiseProcess
 from ..typing import Grid, PerSequence, Tokens
 from .bounds import BoundTerms, Scene
@@ -110,7 +110,7 @@ def expected_discrete_bound(process: NoiseProcess, denoiser: Denoiser, x: Tokens
     **Raises:** `ValueError` for more than 65,536 noisy sequences, or a grid that does not fall within the domain.
     """
     grid = falling(process, times).to(x.device)
-    scene, every = Scene(process, denoiser, x), _Every(process, denoiser, x)
+    every, scene = _Every(process, denoiser, x), Scene(process, denoiser, x)
     steps = grid[:-1] if scene.clean_at(grid[-1].item()) else grid
     diffusion = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     if len(steps) > 1:
@@ -196,7 +196,7 @@ class _Every:
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, x: Tensor):
         self.process, self.denoiser, self.x = process, checked(as_leave_one_out(denoiser, process), process), x
-        require_tokens("x", x, process.vocab_size)
+        require_sequences("x", x, process.vocab_size)
         self.z = every_sequence(process.vocab_size, x.shape[1]).to(x.device)
         self.tokens = x.unique()
 

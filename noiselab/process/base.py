@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..categorical import Randomness, choose, uniforms
+from ..categorical import Randomness, choose, replace_tokens, uniforms
 from ..elbo.by_token import nelbo_by_token
 from ..elbo.definition import kl_divergence
 from ..elbo.score import score_entropy_dense
@@ -215,6 +215,10 @@ class NoiseProcess(Exact, abc.ABC):
         **Raises:** `ValueError` for times or tokens out of range, s > t, or an `x_hat` that is no distribution.
         """  # noqa: E501
         s, t = self.step_times(s, t, z)
+        if x_hat.shape[:-1] != z.shape:
+            raise ValueError(
+                f"x_hat must be distributions for tokens of shape {list(z.shape)}; got {list(x_hat.shape)}"
+            )
         require_distribution(self.as_law(x_hat))
         joint = self.transition(z, s, t) * self.marginal(x_hat, s)
         return joint / joint.sum(-1, keepdim=True)
@@ -316,7 +320,7 @@ class NoiseProcess(Exact, abc.ABC):
         tokens = torch.arange(self.vocab_size, device=z.device).expand(int(rows.sum()), -1)
         matrix = self.transition(tokens, s[rows][:, None], t[rows][:, None])
         law = matrix.gather(-1, z[rows][:, None, None].expand(*tokens.shape, 1))[..., 0].clamp(min=0)
-        return z.masked_scatter(rows, choose(law, u[rows]))
+        return replace_tokens(z, rows, choose(law, u[rows]))
 
     def plan_reverse(self, z: Tokens, s: Times, t: Times, u: Float[Tensor, "batch length draws"]) -> ReversePlan:
         """Draw the part of the reverse transition from t to s that does not need the network.

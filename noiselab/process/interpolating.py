@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..categorical import Randomness, choose, uniforms
+from ..categorical import Randomness, choose, replace_tokens, uniforms
 from ..elbo.bound import nelbo_streamed
 from ..elbo.ends import factored_log_evidence, factored_prior_kl, factored_prior_log_prob
 from ..elbo.score import score_entropy_streamed
@@ -182,7 +182,7 @@ class InterpolatingProcess(NoiseProcess):
         # The noise added between s and t: dense, but only for the few tokens that are replaced.
         s, t = s.expand(z.shape)[rows][:, None], t.expand(z.shape)[rows][:, None]
         fresh = (self.noise(t).dense() - keep[rows][:, None, None] * self.noise(s).dense()).clamp(min=0)
-        return z.masked_scatter(rows, choose(fresh[:, 0], u[..., 1][rows]))
+        return replace_tokens(z, rows, choose(fresh[:, 0], u[..., 1][rows]))
 
     def rate(self, z: Tokens, t: Times) -> Probs:
         r"""The rate at which each *other* token y jumps to z: `rate_into`, the same for each, with 0 at y = z."""

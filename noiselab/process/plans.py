@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from ..categorical import choose
+from ..categorical import choose, replace_tokens
 from ..typing import PerToken, RowLogits, Selection, Times, Tokens, TokenTimes
 
 if TYPE_CHECKING:
@@ -59,4 +59,4 @@ class DensePlan(ReversePlan):
         rows, process = self.rows, self.process
         x_hat = process.on_support(logits).double().softmax(-1)[:, None]
         law = process.posterior(self.z[rows][:, None], x_hat, self.s[rows][:, None], self.t[rows][:, None])[:, 0]
-        return self.z.masked_scatter(rows, choose(law, self.u[rows]))
+        return replace_tokens(self.z, rows, choose(law, self.u[rows]))

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..categorical import choose
+from ..categorical import choose, replace_tokens
 from ..numerics import as_token_times
 from ..typing import RowLogits, Times, Tokens
 from .plans import ReversePlan
@@ -105,7 +105,7 @@ class Plan(ReversePlan):
             to_data = to_data & (x_hat_z <= self.limit[self.rows])
         drawn = choose(probs, self.u[self.rows])
         new = torch.where(move, torch.where(to_data, drawn, self.noise[self.rows]), z)
-        return self.z.masked_scatter(self.rows, new)
+        return replace_tokens(self.z, self.rows, new)
 
 
 def reverse_move(process: "InterpolatingProcess", z: Tokens, s: Times, t: Times) -> Move:

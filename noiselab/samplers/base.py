@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ..categorical import Randomness, choose, uniforms
+from ..categorical import Randomness, choose, replace_tokens, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import describe
 from ..denoisers.checked import LogitChecks, checked
@@ -283,7 +283,7 @@ class Sampler(abc.ABC):
         checks.read()
         logits = to_posterior(self.process, logits, z[rows], time[rows], check=False)
         u = uniforms(*z.shape, generator=generator, device=z.device)
-        return z.masked_scatter(rows, choose(logits.double().softmax(-1), u[rows]))
+        return replace_tokens(z, rows, choose(logits.double().softmax(-1), u[rows]))
 
     def __getattr__(self, name: str) -> Any:
         more = (

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..categorical import Randomness, uniforms
+from ..categorical import Randomness, replace_tokens, uniforms
 from ..denoisers import Denoiser
 from ..numerics import LOGITS_AT_ONCE, require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
@@ -68,7 +68,7 @@ class _PlannedSampler(Sampler):
             return z
         drawn, score, cost = self._judged(self.denoiser(z, t, rows), u[rows], s.expand(z.shape)[rows])
         shown = due | self.chosen(scatter_rows(score, rows), scatter_rows(cost, rows), rows & ~due, left)
-        return torch.where(shown, z.masked_scatter(rows, drawn), z)
+        return torch.where(shown, replace_tokens(z, rows, drawn), z)
 
     def _judged(self, logits: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Token, score and cost of each row, in chunks that fit into the cache, unless a user-defined score needs all

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..categorical import Randomness
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.checked import LogitChecks, checked
-from ..numerics import bisect, require_count, require_number
+from ..numerics import bisect, require_count, require_number, require_sequences
 from ..process import NoiseProcess
 from ..typing import Grid, Tokens
 from .grid_costs import outdating
@@ -189,6 +189,8 @@ def adaptive_grid(
     tensors = (*denoiser.parameters(), *denoiser.buffers(), *process.buffers())
     home = next((tensor.device for tensor in tensors), torch.device("cpu"))
     shape = (sequences, length or 0) if x is None else x.shape
+    if x is not None:
+        require_sequences("x", x, process.vocab_size)
     if x is not None and not torch.isin(x.to(home), process.data_tokens(home).nonzero()).all():
         raise ValueError("x must be clean sequences; got tokens outside the support")
     with LogitChecks() as checks:

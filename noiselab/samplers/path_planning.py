@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..categorical import Randomness, uniforms
+from ..categorical import Randomness, replace_tokens, uniforms
 from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
 from ..denoisers.checked import checked
@@ -112,7 +112,7 @@ class PathPlanningSampler(Sampler):
         if rows.any():
             log_probs = normalize_logits(self.denoiser(z, t, rows), self.process)
             law = to_posterior(self.process, log_probs, z[rows], t.expand(z.shape)[rows], check=False)
-            candidate = z.masked_scatter(rows, choose_tokens(law.log_softmax(-1), u[..., 0][rows], self.draw))
+            candidate = replace_tokens(z, rows, choose_tokens(law.log_softmax(-1), u[..., 0][rows], self.draw))
             score = scatter_rows(gather_log_probs(log_probs, candidate[rows]), rows)
         score = self.with_stability(score, candidate, judged & (candidate == z))
         free = moving & ~due

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..categorical import Randomness, choose, uniforms
+from ..categorical import Randomness, choose, replace_tokens, uniforms
 from ..denoisers import Denoiser
 from ..numerics import UNIFORMS_PER_MOVE
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
@@ -114,7 +114,7 @@ class _Jumps(ReversePlan):
         if from_noise.any():
             law = process.noise(t[from_noise, None]).dense()[:, 0].scatter(-1, there[from_noise], 0)
             new = new.masked_scatter(from_noise, choose(law, u[from_noise, 2]))
-        return self.z.masked_scatter(self.rows, new)
+        return replace_tokens(self.z, self.rows, new)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,10 @@
 """What a fuzz of the public edge needs: a valid call of each function, odd values for one of its arguments, and the law."""
 
+import functools
 import importlib
 import inspect
 import math
+import re
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -32,6 +34,8 @@ PACKAGES = (
     "noiselab.evaluation",
     "noiselab.revisions",
 )
+INNER = ("select", "selected_sequences", "select_generators", "attending_to", "uniforms", "replace_tokens")
+"""Parts of the library that it imports from one package into another."""
 LIBRARY = Path(nl.__file__).parent
 STATES, MASK, BATCH, LENGTH, STEPS = 4, 3, 2, 3, 4
 NUMBERS = (math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-40, 0.5, 1.0, 2.0, 1e300, -1, 0, 1, 2, 7, True, None)
@@ -42,6 +46,7 @@ def random() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+@functools.lru_cache
 def pool(process: nl.NoiseProcess) -> dict[str, Any]:
     """A valid value for each name of an argument."""
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.3, 0.2]), torch.full((3, 3), 1 / 3), process)
@@ -129,6 +134,7 @@ def pool(process: nl.NoiseProcess) -> dict[str, Any]:
     }
 
 
+@functools.lru_cache
 def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
     """Values for functions that use a name in another sense; by the last part of their name."""
     values = pool(process)
@@ -165,7 +171,6 @@ def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
         "Prompted": {"inner": sampler, "prompt": torch.tensor([[0, 1]] * BATCH)},
         "paired_difference": {"new": [True, False], "old": [False, False]},
         "interval": {"values": [1.0, 2.0]},
-        "average": {"values": [1.0, 2.0]},
         "distinct": {"texts": [[0, 1, 2]], "n": 2},
         "token_entropy": {"texts": [[0, 1, 2]]},
         "select_units": {"score": torch.rand(2, 3), "wrong": torch.rand(2, 3) > 0.5, "unit": "token"},
@@ -200,8 +205,8 @@ def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
 
 OBJECTS = {
     "process": (
-        *("marginal", "transition", "kernel", "likelihood", "probability", "is_clean", "is_possible", "posterior"),
-        *("rate", "untouched", "signal_share", "corrupt", "prior", "renoise", "draw_posterior"),
+        *("marginal", "transition", "kernel", "likelihood", "probability", "posterior", "untouched"),
+        *("corrupt", "prior", "renoise", "draw_posterior"),
     ),
     "denoiser": ("__call__", "log_prob", "sample"),
     "sampler": ("step", "walk", "sample", "clean", "grid", "start"),
@@ -218,7 +223,8 @@ def public() -> Iterator[tuple[str, Any]]:
         names = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
         for name in sorted(names):
             found = getattr(module, name)
-            if not callable(found) or not getattr(found, "__module__", "").startswith("noiselab") or id(found) in seen:
+            ours = callable(found) and (getattr(found, "__module__", None) or "").startswith("noiselab")
+            if not ours or id(found) in seen or name in INNER or name.startswith(("require_", "check_")):
                 continue
             seen.add(id(found))
             record = isinstance(found, type) and (issubclass(found, tuple) or is_dataclass(found))
@@ -278,9 +284,11 @@ def odd_values(parameter: inspect.Parameter, value: Any) -> list[Any]:
         return ["no such", ""]
     if "bool" in note.lower() or "Callable" in note or ("Schedule" in note and isinstance(value, nl.Schedule)):
         return []
-    if "float" in note:
+    if "Sequence" in note or "list" in note:
+        return [] if value is None else [[], value[:1], [*value, *value]]
+    if re.search(r"\bfloat\b", note):
         return list(NUMBERS)
-    if "int" in note or isinstance(value, int):
+    if re.search(r"\bint\b", note) or isinstance(value, int):
         return list(COUNTS)
     return []
 

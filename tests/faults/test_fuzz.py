@@ -18,19 +18,19 @@ import noiselab as nl
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 PROCESSES = {
-    "gidd": lambda: nl.gidd(vocab_size=STATES, mask_id=3, p_uniform=0.2),
-    "masked": lambda: nl.masked(vocab_size=STATES, mask_id=3),
-    "token rates": lambda: nl.processes.TokenRates(
-        torch.tensor([1.0, 2.0]), mask_id=3, classes=torch.tensor([0, 1, 1, 0])
-    ),
+    "gidd": nl.gidd(vocab_size=STATES, mask_id=3, p_uniform=0.2),
+    "masked": nl.masked(vocab_size=STATES, mask_id=3),
+    "token rates": nl.processes.TokenRates(torch.tensor([1.0, 2.0]), mask_id=3, classes=torch.tensor([0, 1, 1, 0])),
 }
 TARGETS = dict(public())
 NOT_CALLED = {
     *("GiddPipeline", "generative_perplexity", "text_perplexity", "token_bytes", "token_nats", "correction_grid"),
     *("BestGuessReviser", "InfillingReviser", "SelfCorrectionReviser", "ClassifierGuidance", "Function"),
-    *("plot_trace", "trace", "check_scores", "require_detector", "require_free_end", "require_reviser"),
+    *("plot_trace", "trace"),
 }
 """Functions that need a network with a tokenizer, a trace or a function of the user; their own tests try them."""
+NAN_IS_DEFINED = ("process.posterior", "noiselab.evaluation.judge.distinct", "noiselab.evaluation.judge.token_entropy")
+"""Where z is impossible, and without texts."""
 PASS_NAN_ON = ("noiselab.elbo.", "noiselab.objectives.", "noiselab.parametrization.", "noiselab.schedules.")
 """A loss of logits that are not finite is not finite: it is read where a run ends with it."""
 
@@ -38,17 +38,19 @@ PASS_NAN_ON = ("noiselab.elbo.", "noiselab.objectives.", "noiselab.parametrizati
 def call_of(label, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return valid_call(label, TARGETS[label], PROCESSES[name]())
+        return valid_call(label, TARGETS[label], PROCESSES[name])
 
 
 def accepted(label, result, values):
+    if result == "NaN" and label in NAN_IS_DEFINED:
+        return True
     if result == "NaN" and label.startswith(PASS_NAN_ON):
         return any(isinstance(value, torch.Tensor) and not finite(value) for value in values)
     return result in ("right", "refused")
 
 
 def arguments(label, name, function, given_values):
-    values = pool(PROCESSES[name]()) | overrides(PROCESSES[name]()).get(label.rpartition(".")[2], {})
+    values = pool(PROCESSES[name]) | overrides(PROCESSES[name]).get(label.rpartition(".")[2], {})
     for argument, parameter in signature(function).items():
         if argument not in ("self", "generator", "device"):
             odd = odd_values(parameter, given_values.get(argument, values.get(argument, parameter.default)))
@@ -104,4 +106,4 @@ def test_two_odd_values(label, data):
     some = data.draw(st.lists(st.sampled_from(sorted(choices)), min_size=1, max_size=2, unique=True))
     odd = {argument: data.draw(st.sampled_from(choices[argument])) for argument in some}
     result = verdict(function, {**values, **odd})
-    assert accepted(label, result, odd.values()), f"{label}, {({k: show(v) for k, v in odd.items()})}: {result}"
+    assert accepted(label, result, odd.values()), f"{label}, { ({k: show(v) for k, v in odd.items()}) }: {result}"

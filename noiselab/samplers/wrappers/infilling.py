@@ -59,8 +59,10 @@ class Infilling(WrappedSampler):
         super().__init__(inner.knowing(known) if isinstance(inner, Sampler) else inner)
         if times not in get_args(TimeMode):
             raise ValueError(f"times must be 'token' or 'sequence'; got {times!r}")
-        if tokens.shape != known.shape:
-            raise ValueError(f"tokens and known must have one shape; got {list(tokens.shape)} and {list(known.shape)}")
+        if tokens.shape != known.shape or known.dtype != torch.bool:
+            raise ValueError(
+                f"known must be Bool of the shape of the tokens, {list(tokens.shape)}; got {known.dtype} {list(known.shape)}"
+            )
         given, vocab_size = tokens[known].cpu(), self.process.vocab_size
         if given.numel() and (given.min() < 0 or given.max() >= vocab_size):
             raise ValueError(f"known tokens must lie in [0, {vocab_size}); got {given.min()} to {given.max()}")
