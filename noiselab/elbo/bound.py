@@ -10,7 +10,7 @@ from ..numerics import require_count
 from ..typing import Logits, PerToken, Times, Tokens
 from .definition import nelbo_dense
 from .streaming import CHUNK_BYTES, stream
-from .tokens import NoiseOnData, TokenTerms, check_inputs, check_width, noise_on_data, scalars
+from .tokens import NoiseOnData, TokenTerms, check_inputs, check_width, noise_on_data, require_possible, scalars
 from .traced import traced
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def nelbo(
     check_width(process, logits)
     t = check_inputs(process, logits, x, z, t, weight=weight)
     require_count("chunk_bytes", chunk_bytes)
-    return process.nelbo(logits, x, z, t, weight=weight, chunk_bytes=chunk_bytes)
+    loss = process.nelbo(logits, x, z, t, weight=weight, chunk_bytes=chunk_bytes)
+    return require_possible(process, loss, x, z, t)
 
 
 def nelbo_streamed(

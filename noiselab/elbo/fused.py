@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from ..numerics import require_count
 from ..typing import PerToken, Scalar, Times, TokenProbs, Tokens
 from .streaming import spans, stream
-from .tokens import NoiseOnData, TokenTerms, check_inputs, noise_on_data, scalars
+from .tokens import NoiseOnData, TokenTerms, check_inputs, noise_on_data, require_possible, scalars
 
 if TYPE_CHECKING:
     from ..process import InterpolatingProcess
@@ -46,6 +46,7 @@ def nelbo_fused(
     **Raises:** `ValueError` as for `nelbo`; if the projection does not match the hidden states or the vocabulary, or the
     process has learned parameters, whose gradients this function does not compute.
     """
+    process.accept_weight(scale)  # of a process with one rate into a token
     if projection.dim() != 2 or projection.shape[0] != process.vocab_size:
         raise ValueError(f"the projection must have {process.vocab_size} rows; got {projection.shape[0]}")
     t = check_inputs(process, hidden, x, z, t, weight=weight, more=(scale,))
@@ -62,7 +63,8 @@ def nelbo_fused(
             "the process must not have learned parameters here; use `nelbo`, which computes their gradients"
         )
     tokens, noise, off = scalars(process, x, z, t, weight), noise_on_data(process, z, t), process.off_support()
-    return _FusedNelbo.apply(hidden, projection, bias, tokens, noise, off, scale.reshape(-1), rows)
+    total, nats = _FusedNelbo.apply(hidden, projection, bias, tokens, noise, off, scale.reshape(-1), rows)
+    return total, require_possible(process, nats, x, z, t)
 
 
 class _FusedNelbo(torch.autograd.Function):

@@ -422,6 +422,13 @@ class NoiseProcess(Exact, abc.ABC):
         if weight is not None:
             raise self._no_single_weight()
 
+    def rate_into(self, z: Tokens, t: Times) -> Float[Tensor, "batch ..."]:
+        """The rate at which any other token jumps to z, if there is a single one.
+
+        **Raises:** `ValueError` if it depends on the token left (the default).
+        """
+        raise self._no_single_weight()
+
     def elbo_weight(self, x: Tokens, z: Tokens, t: Times) -> PerToken:
         """The weight of a token in the bound, if there is a single one.
 

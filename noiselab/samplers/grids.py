@@ -191,6 +191,7 @@ def adaptive_grid(
     shape = (sequences, length or 0) if x is None else x.shape
     if x is not None:
         require_sequences("x", x, process.vocab_size)
+        x = x.long()
     if x is not None and not torch.isin(x.to(home), process.data_tokens(home).nonzero()).all():
         raise ValueError("x must be clean sequences; got tokens outside the support")
     with LogitChecks() as checks:

@@ -34,7 +34,15 @@ PACKAGES = (
     "noiselab.evaluation",
     "noiselab.revisions",
 )
-INNER = ("select", "selected_sequences", "select_generators", "attending_to", "uniforms", "replace_tokens")
+INNER = (
+    "select",
+    "selected_sequences",
+    "select_generators",
+    "attending_to",
+    "uniforms",
+    "replace_tokens",
+    "noise_on_data",
+)
 """Parts of the library that it imports from one package into another."""
 LIBRARY = Path(nl.__file__).parent
 STATES, MASK, BATCH, LENGTH, STEPS = 4, 3, 2, 3, 4
@@ -204,10 +212,7 @@ def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
 
 
 OBJECTS = {
-    "process": (
-        *("marginal", "transition", "kernel", "likelihood", "probability", "posterior", "untouched"),
-        *("corrupt", "prior", "renoise", "draw_posterior"),
-    ),
+    "process": (*("marginal", "transition", "posterior", "corrupt", "prior", "renoise", "draw_posterior"),),
     "denoiser": ("__call__", "log_prob", "sample"),
     "sampler": ("step", "walk", "sample", "clean", "grid", "start"),
     "corrector": ("step",),
