@@ -14,7 +14,7 @@ from torch import Tensor
 from .categorical import Randomness, uniforms
 from .elbo import nelbo
 from .elbo.score import score_entropy
-from .elbo.tokens import check_inputs, check_shapes, check_width, noise_on_data, require_possible
+from .elbo.tokens import check_inputs, check_shapes, check_width, noise_on_data
 from .numerics import require_count, require_number, require_tokens
 from .parametrization import Prediction, to_leave_one_out, to_posterior
 from .process import InterpolatingProcess, NoiseProcess, as_token_times
@@ -28,7 +28,7 @@ Objective: TypeAlias = Callable[[InterpolatingProcess, Tensor, Tensor, Tensor], 
 
 def elbo(process: InterpolatingProcess, x: Tokens, z: Tokens, t: Times) -> PerToken:
     r"""The weight of the plain negative ELBO, $w_t(z, x) = r_t(z) / q_t(z \mid x)$."""
-    return require_possible(process, process.elbo_weight(x, z, t), x, z, t)
+    return process.elbo_weight(x, z, t)
 
 
 class Clipped:

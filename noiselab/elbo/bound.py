@@ -10,7 +10,7 @@ from ..numerics import require_count
 from ..typing import Logits, PerToken, Times, Tokens
 from .definition import nelbo_dense
 from .streaming import CHUNK_BYTES, stream
-from .tokens import NoiseOnData, TokenTerms, check_inputs, check_width, noise_on_data, require_possible, scalars
+from .tokens import NoiseOnData, TokenTerms, check_inputs, check_width, noise_on_data, scalars
 from .traced import traced
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def nelbo(
     - `weight`: replaces $w_t(z, x)$ (`process.elbo_weight`) in a reweighted objective; non-negative.
     - `chunk_bytes`: the size of a work buffer.
 
-    **Returns:** nats per unit of time in the dtype of the logits, at least float32.
+    **Returns:** nats per unit of time in the dtype of the logits, at least float32; NaN for logits that are NaN or
+    infinite, and where x cannot have become z.
 
     **Raises:** `ValueError` if the logits do not match the vocabulary size, shapes do not match, or a weight is given
     for a process without a single weight per token (`TokenDependentProcess`); on the CPU also for times outside the domain,
@@ -71,8 +72,7 @@ def nelbo(
     check_width(process, logits)
     t = check_inputs(process, logits, x, z, t, weight=weight)
     require_count("chunk_bytes", chunk_bytes)
-    loss = process.nelbo(logits, x, z, t, weight=weight, chunk_bytes=chunk_bytes)
-    return require_possible(process, loss, x, z, t)
+    return process.nelbo(logits, x, z, t, weight=weight, chunk_bytes=chunk_bytes)
 
 
 def nelbo_streamed(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..typing import Elementwise, ElementwiseProbs, Logits, PerToken, Times, Tokens
-from .tokens import check_inputs, check_width, require_possible
+from .tokens import check_inputs, check_width
 
 if TYPE_CHECKING:
     from ..process import InterpolatingProcess
@@ -31,8 +31,7 @@ def nelbo_dense(
     lost = (w == 0) & ((q > 0) & (p == 0)).any(-1)
     p = torch.where(lost[..., None], q, p)
     rho = q_z / p.gather(-1, z[..., None])[..., 0]
-    loss = (w * (kl_divergence(q, p) + rho - rho.log() - 1)).to(torch.promote_types(logits.dtype, torch.float32))
-    return require_possible(process, loss, x, z, t)
+    return (w * (kl_divergence(q, p) + rho - rho.log() - 1)).to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def kl_divergence(q: ElementwiseProbs, p: ElementwiseProbs) -> Elementwise:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..numerics import SIGNAL_EPS, require_tokens
 from ..typing import Logits, PerToken, Times, Tokens, TokenTimes
-from .tokens import check_inputs, check_width, inside, require_possible
+from .tokens import check_inputs, check_width, inside
 
 if TYPE_CHECKING:
     from ..process import InterpolatingProcess, NoiseProcess
@@ -32,8 +32,7 @@ def reconstruction(process: "NoiseProcess", logits: Logits, x: Tokens, z: Tokens
     t, x_hat = check_inputs(process, logits, x, z, t), predicted(process, logits)
     nats = x_hat.marginal(z, t) - process.probability(x, z, t).log() - x_hat.at(x)
     certain = process.is_clean(z, t)
-    nats = torch.where(certain, 0, nats).to(torch.promote_types(logits.dtype, torch.float32))
-    return require_possible(process, nats, x, z, t)
+    return torch.where(certain, 0, nats).to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def prior_kl(process: "NoiseProcess", x: Tokens, t: Times) -> PerToken:

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from ..numerics import require_count
 from ..typing import PerToken, Scalar, Times, TokenProbs, Tokens
 from .streaming import spans, stream
-from .tokens import NoiseOnData, TokenTerms, check_inputs, noise_on_data, require_possible, scalars
+from .tokens import NoiseOnData, TokenTerms, check_inputs, noise_on_data, scalars
 
 if TYPE_CHECKING:
     from ..process import InterpolatingProcess
@@ -63,8 +63,7 @@ def nelbo_fused(
             "the process must not have learned parameters here; use `nelbo`, which computes their gradients"
         )
     tokens, noise, off = scalars(process, x, z, t, weight), noise_on_data(process, z, t), process.off_support()
-    total, nats = _FusedNelbo.apply(hidden, projection, bias, tokens, noise, off, scale.reshape(-1), rows)
-    return total, require_possible(process, nats, x, z, t)
+    return _FusedNelbo.apply(hidden, projection, bias, tokens, noise, off, scale.reshape(-1), rows)
 
 
 class _FusedNelbo(torch.autograd.Function):

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from ..numerics import require_count
 from ..typing import Logits, PerToken, Times, Tokens
 from .streaming import CHUNK_BYTES
-from .tokens import check_inputs, require_possible
+from .tokens import check_inputs
 
 if TYPE_CHECKING:
     from ..process import InterpolatingProcess, NoiseProcess
@@ -77,8 +77,7 @@ def score_entropy(
         raise ValueError(f"scores must have the width of the process, {process.vocab_size}; got {log_scores.shape[-1]}")
     t = check_inputs(process, log_scores, x, z, t, weight=weight)
     require_count("chunk_bytes", chunk_bytes)
-    loss = process.score_entropy(log_scores, x, z, t, weight=weight, chunk_bytes=chunk_bytes)
-    return require_possible(process, loss, x, z, t)
+    return process.score_entropy(log_scores, x, z, t, weight=weight, chunk_bytes=chunk_bytes)
 
 
 def score_entropy_streamed(

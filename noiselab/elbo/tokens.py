@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ..mixing import Mixing, NoiseMass
 from ..numerics import TIME_SLACK, as_time_shape, require_not_negative, require_times, require_tokens
-from ..typing import PerToken, Times, Tokens
 
 if TYPE_CHECKING:
     from ..process import InterpolatingProcess, NoiseProcess
@@ -199,19 +198,6 @@ def check_inputs(
     if weight is not None:
         require_not_negative("weight", weight)
     return inside(process, t, z)
-
-
-def require_possible(process: "NoiseProcess", loss: PerToken, x: Tokens, z: Tokens, t: Times) -> PerToken:
-    """The loss, on the CPU refused where it is NaN because x cannot have become z; NaN of logits is passed on.
-
-    **Raises:** `ValueError` that says which tokens.
-    """
-    if loss.device.type == "cpu" and not torch.compiler.is_compiling() and loss.isnan().any():
-        never = loss.isnan() & (process.probability(x, z, t) == 0)
-        if never.any():
-            a, b, time = (v.expand(never.shape)[never][0].item() for v in (x, z, process.token_times(t, z)))
-            raise ValueError(f"z must be tokens that x can have become; got z = {b} for x = {a} at t = {time:.6g}")
-    return loss
 
 
 def inside(process: "NoiseProcess", t: Tensor, z: Tensor) -> Tensor:
