@@ -200,11 +200,11 @@ def require_tensor(name: str, value: object, *axes: str, ids: bool = False, fini
     **Raises:** `ValueError` unless it is a tensor of so many axes, none of size 0, with finite numbers, or with integers.
     """
     tensor = value if isinstance(value, Tensor) else None
-    came = repr(value) if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
     if tensor is None or tensor.dim() != len(axes) or not tensor.numel():
-        raise ValueError(f"{name} must be a tensor of shape [{', '.join(axes)}], not empty; got {came}")
+        came = f"a {type(value).__name__}" if tensor is None else f"shape {list(tensor.shape)}"
+        raise ValueError(f"{name} must be a tensor of shape [{', '.join(axes)}]; got {came}")
     if tensor.dtype == torch.bool or tensor.is_complex() or (ids and tensor.is_floating_point()):
-        raise ValueError(f"{name} must hold {'integers' if ids else 'real numbers'}; got {came}")
+        raise ValueError(f"{name} must hold {'integers' if ids else 'real numbers'}; got {tensor.dtype}")
     if finite and not tensor.isfinite().all():
         raise ValueError(f"{name} must be finite; got {tensor[~tensor.isfinite()][0].item()}")
     return tensor

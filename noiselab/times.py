@@ -331,9 +331,9 @@ def quadrature(
 
 def _checked(count: int, first: int, total: int | None) -> int:
     """The size of the shared set of times."""
-    count, first = require_count("count", count, 0), require_count("first", first, 0)
+    count = require_count("count", count, 0)
     total = count if total is None else require_count("total", total, 0)
-    if not 0 <= first <= total - count:
+    if not isinstance(first, int) or not 0 <= first <= total - count:
         raise ValueError(
             f"the requested times must lie within the shared set, 0 <= first and first + count <= total; "
             f"got first = {first}, count = {count}, total = {total}"

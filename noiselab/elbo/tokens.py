@@ -159,10 +159,9 @@ def check_shapes(rows: Tensor, x: Tensor, z: Tensor, *more: Tensor | None) -> No
 def check_width(process: "NoiseProcess", logits: Tensor) -> None:
     """Raise `ValueError` unless there is a logit for each token of the process."""
     require_floats(logits)
-    if logits.dim() < 1 or logits.shape[-1] != process.vocab_size:
-        raise ValueError(
-            f"logits must have the width of the process, {process.vocab_size}; got {list(logits.shape)[-1:]}"
-        )
+    width = logits.shape[-1] if logits.dim() else None
+    if width != process.vocab_size:
+        raise ValueError(f"logits must have the width of the process, {process.vocab_size}; got {width}")
 
 
 def require_floats(logits: Tensor) -> None:

@@ -48,7 +48,8 @@ def nearest_neighbours(
     check_support(support, states)
     candidates = support.to(embeddings.device).nonzero()[:, 0]
     # A token of the support cannot be its own neighbour, so it has one candidate fewer.
-    k = require_count("k, among the other tokens of the support,", k, 1, len(candidates) - 1)
+    if not 1 <= require_count("k", k) < len(candidates):
+        raise ValueError(f"k must lie in [1, {len(candidates) - 1}], the other tokens of the support; got {k}")
     vectors = embeddings.detach().to(torch.promote_types(embeddings.dtype, torch.float32))
     if not vectors.isfinite().all():
         token = int((~vectors.isfinite()).any(-1).nonzero()[0])

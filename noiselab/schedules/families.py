@@ -127,7 +127,8 @@ def geometric(sigma_min: float | int = 1e-4, sigma_max: float | int = 20.0) -> S
     **Source:** Lou et al. (2024), "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution",
     arXiv 2310.16834, and its release.
     """
-    sigma_min, sigma_max = require_number("sigma_min", sigma_min), require_number("sigma_max", sigma_max)
+    require_number("sigma_min", sigma_min)
+    require_number("sigma_max", sigma_max)
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"0 < sigma_min < sigma_max must hold; got {sigma_min} and {sigma_max}")
     return exp(-(sigma_min ** (1 - t) * sigma_max**t))

@@ -289,7 +289,7 @@ def test_small_values_are_inverted_by_their_complements():
         (lambda: S.log_linear(1), r"eps, the signal left at t = 1, must lie in \[0, 1\); got 1"),
         (lambda: S.cosine(-0.1), "eps.*got -0.1"),
         (lambda: S.cosine_squared(float("nan")), "eps.*got nan"),
-        (lambda: S.polynomial(0), "power must be positive; got 0"),
+        (lambda: S.polynomial(0), "power must be positive and finite; got 0"),
         (lambda: S.geometric(2, 1), "0 < sigma_min < sigma_max must hold; got 2 and 1"),
         (lambda: S.geometric(0, 1), "sigma_min"),
         (lambda: S.MonotoneNetwork(0), "width must be at least 1; got 0"),
