@@ -7,6 +7,9 @@ import torch
 
 import noiselab as nl
 from noiselab.testing import check_process
+from noiselab.testing.process_laws import signal_falls
+
+QUICK = (signal_falls,)
 
 
 class Masks(nl.InterpolatingProcess):
@@ -25,12 +28,12 @@ class Masks(nl.InterpolatingProcess):
 
 def test_a_mask_that_counts_as_data_is_named():
     with pytest.warns(UserWarning, match="ends in token 2 alone, and `support` does not say"):
-        check_process(Masks())
+        check_process(Masks(), QUICK)
 
 
 def test_others_are_not(recwarn):
-    check_process(Masks(support=torch.tensor([True, True, False])))
-    check_process(Masks(even=True))
+    check_process(Masks(support=torch.tensor([True, True, False])), QUICK)
+    check_process(Masks(even=True), QUICK)
     assert not recwarn.list
 
 
