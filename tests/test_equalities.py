@@ -202,7 +202,7 @@ FREQUENCIES = torch.tensor([0.5, 0.3, 0.2, 0.0])
         ),
         (
             lambda: nl.processes.gidd_v1_0(vocab_size=4, mask_id=3, p_uniform=0.1, gamma=0),
-            "gamma must be positive; got 0",
+            "gamma must be positive and finite; got 0",
         ),
         (
             lambda: nl.processes.log_snr_hybrid(vocab_size=4, mask_id=3, log_snr=(1, 9)),
@@ -227,7 +227,10 @@ FREQUENCIES = torch.tensor([0.5, 0.3, 0.2, 0.0])
             "except that the last may be 1; got 0.5 to 1",
         ),
         (lambda: nl.processes.d3pm(nl.Uniform(4), torch.tensor([0.5, 0.0])), "betas must lie in"),
-        (lambda: nl.processes.d3pm(nl.Uniform(4), torch.zeros(0)), "got none"),
+        (
+            lambda: nl.processes.d3pm(nl.Uniform(4), torch.zeros(0)),
+            r"betas must be a tensor of shape \[T\]; got shape \[0\]",
+        ),
         (lambda: nl.processes.d3pm(nl.Uniform(4), torch.tensor([0.5, 0.5])), "alpha must fall to 0 at t = 1"),
     ],
 )

@@ -36,7 +36,8 @@ class Recording(Corrector):
 
     kind, converges = "recording", True
 
-    def __init__(self):
+    def __init__(self, process, denoiser):
+        super().__init__(process, denoiser)
         self.asked = []
 
     def step(self, z, t, *, rows=None, generator=None):
@@ -106,7 +107,7 @@ def test_so_it_is_where_sequences_and_tokens_have_times_of_their_own(kind):
 
 def test_only_tokens_that_moved_are_corrected_and_only_when_it_is_said():
     process, oracle = world("gidd")
-    predictor, recording = nl.AncestralSampler(process, oracle), Recording()
+    predictor, recording = nl.AncestralSampler(process, oracle), Recording(process, oracle)
     sampler = PredictorCorrector(predictor, recording, when=(0.2, 0.5))
     t = torch.tensor([[0.6, 0.3, 0.3], [0.6, 0.6, 0.6], [0.3, 0.3, 0.3]], dtype=torch.float64)
     s = torch.tensor([[0.5, 0.3, 0.25], [0.55, 0.2, 0.0], [0.3, 0.21, 0.3]], dtype=torch.float64)
@@ -120,7 +121,7 @@ def test_only_tokens_that_moved_are_corrected_and_only_when_it_is_said():
 
 def test_without_rows_of_their_own_all_sequences_are_handed_over_whole():
     process, oracle = world("gidd")
-    recording, when = Recording(), []
+    recording, when = Recording(process, oracle), []
 
     def early(s):
         when.append(s)
@@ -136,7 +137,7 @@ def test_without_rows_of_their_own_all_sequences_are_handed_over_whole():
 
 def test_by_default_clean_tokens_are_not_corrected():
     process, oracle = world("gidd")
-    recording = Recording()
+    recording = Recording(process, oracle)
     sampler = PredictorCorrector(nl.AncestralSampler(process, oracle), recording)
     plain = nl.AncestralSampler(process, oracle).sample((5, 3), steps=4, generator=generator())
     assert torch.equal(sampler.sample((5, 3), steps=4, generator=generator()), plain)

@@ -79,7 +79,7 @@ def test_what_is_never_suspected_comes_last():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="false_alarms"):
         threshold_at(torch.zeros(3), torch.zeros(3, dtype=torch.bool), 1.0)
-    with pytest.raises(ValueError, match="units be right"):
+    with pytest.raises(ValueError, match="some unit must be right"):
         threshold_at(torch.zeros(3), torch.ones(3, dtype=torch.bool))
     with pytest.raises(ValueError, match="wrong units and right ones"):
         measure_detection(torch.zeros(3), torch.ones(3, dtype=torch.bool))

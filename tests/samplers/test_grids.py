@@ -156,8 +156,8 @@ def opaque(process):
         ({"length": 3, "sequences": 0}, "sequences must be at least 1; got 0"),
         ({"length": 3, "resolution": 1}, "resolution must be at least 2; got 1"),
         ({"x": torch.tensor([[0, 1, 2]])}, "x must be clean sequences"),
-        ({"x": torch.tensor([[0, 1, -1]])}, "x must be clean sequences"),
-        ({"x": torch.tensor([[0, 1, 7]])}, "x must be clean sequences"),
+        ({"x": torch.tensor([[0, 1, -1]])}, "x must lie in"),
+        ({"x": torch.tensor([[0, 1, 7]])}, "x must lie in"),
     ],
 )
 def test_pilots_that_are_none_are_refused(arguments, message):
