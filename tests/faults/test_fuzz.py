@@ -24,7 +24,15 @@ PROCESSES = {
 }
 TARGETS = dict(public())
 NOT_CALLED = {
-    *("GiddPipeline", "generative_perplexity", "text_perplexity", "token_bytes", "token_nats", "correction_grid"),
+    *(
+        "Pipeline",
+        "GiddPipeline",
+        "generative_perplexity",
+        "text_perplexity",
+        "token_bytes",
+        "token_nats",
+        "correction_grid",
+    ),
     *("BestGuessReviser", "InfillingReviser", "SelfCorrectionReviser", "ClassifierGuidance", "Function"),
     *("plot_trace", "trace"),
 }
