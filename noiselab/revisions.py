@@ -18,7 +18,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import torch
 
 from .categorical import Randomness
-from .numerics import require_count
 from .typing import PerSequence, PerToken, Selection, Tokens
 
 Unit: TypeAlias = Literal["token", "step", "answer"]
@@ -334,6 +333,8 @@ def count_outcome(before: Tokens, after: Tokens, truth: Tokens, *, evaluations: 
             "before, after and truth must have one shape; got "
             f"{list(before.shape)}, {list(after.shape)} and {list(truth.shape)}"
         )
+    if isinstance(evaluations, bool) or not isinstance(evaluations, int) or evaluations < 0:
+        raise ValueError(f"evaluations must be a whole number, at least 0; got {evaluations!r}")
     wrong, still = before != truth, after != truth
     return Outcome(
         wrong_to_right=int((wrong & ~still).sum()),
@@ -341,5 +342,5 @@ def count_outcome(before: Tokens, after: Tokens, truth: Tokens, *, evaluations: 
         wrong_to_wrong=int((wrong & still & (before != after)).sum()),
         wrong_before=int(wrong.sum()),
         right_before=int((~wrong).sum()),
-        evaluations=require_count("evaluations", evaluations, 0),
+        evaluations=evaluations,
     )
