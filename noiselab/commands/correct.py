@@ -59,7 +59,7 @@ def main(options: Options) -> list[dict[str, Any]]:
         if not isinstance(pipe, DiffusionPipeline):
             raise ValueError(f"model must be a diffusion model; {options.model!r} is autoregressive")
         texts, kept = texts_for(pipe, samples)
-        before = pipe.encode(texts)
+        before = pipe.encode_as_released(texts) if options.as_released else pipe.encode(texts)
         for record in _corrected(pipe, texts, before, options):
             write(record)
             records.append(record)
@@ -94,6 +94,6 @@ def _corrected(pipe: Any, texts: list[str], before: list[list[int]], options: Op
             dtype=dtype_of(options.dtype),
         )
         for ids, old, new in zip(before[some], texts[some], after, strict=True):
-            tokens = list(getattr(new, "tokens", ()))
-            changed = sum(a != b for a, b in zip(ids, tokens, strict=False)) / len(ids)
+            tokens = list(new.tokens)
+            changed = sum(a != b for a, b in zip(ids, tokens, strict=True)) / len(ids)
             yield {"text": str(new), "tokens": tokens, "before": str(old), "changed": changed, "model": options.model}

@@ -277,12 +277,10 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
 
         **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 5.3; defaults as released.
         """
-        ids = self._as_released(texts) if as_released else self.encode(texts)
+        ids = self.encode_as_released(texts) if as_released else self.encode(texts)
         require_count("num_inference_steps", num_inference_steps)
         require_count("batch_size", batch_size)
         lengths = torch.tensor([len(found) for found in ids])
-        if as_released:  # all texts are padded to the context, and padding counts
-            lengths[:] = lengths.max() if self.length is None else self.length
         tokens = torch.full((len(ids), int(lengths.max())), self.tokenizer.pad_token_id)
         for row, found in enumerate(ids):
             tokens[row, : len(found)] = torch.tensor(found)
@@ -326,16 +324,23 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         times = margin + (1 - 2 * margin) * torch.linspace(0, 1, steps + 1, dtype=torch.float64)
         return times[:-1].flip(0)
 
-    def _as_released(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encode texts again and truncate them to the context with a warning."""
+    def encode_as_released(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode texts again and pad them to the context, as dvruette/gidd does; longer ones are truncated with a warning.
+
+        A model without a limit has no context: texts are padded to the longest.
+
+        **Raises:** `ValueError` if there are no texts.
+        """
         ids, limit = list(Encoder(self.tokenizer)(map(str, text_list(texts)))), self.length
-        longer = [i for i, found in enumerate(ids) if limit is not None and len(found) > limit]
+        width = max(map(len, ids)) if limit is None else limit
+        longer = [i for i, found in enumerate(ids) if len(found) > width]
         if longer:
             warnings.warn(
                 f"as_released truncates texts to the context of {limit} tokens; this affects texts {longer[:8]}",
                 stacklevel=3,
             )
-        return [found[:limit] for found in ids]
+        pad = [self.tokenizer.pad_token_id] * width
+        return [(found + pad)[:width] for found in ids]
 
 
 class GiddPipeline(DiffusionPipeline):

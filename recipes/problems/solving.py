@@ -51,13 +51,13 @@ def generate_solutions(
     for first in range(0, len(problems), batch):
         prompts = [encode_prompt(problem, words) for problem in problems[first : first + batch]]
         width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), words.padding)
+        ids, real = torch.full((len(prompts), width), words.padding), torch.zeros(len(prompts), width, dtype=torch.long)
         for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = prompt
+            ids[row, width - len(prompt) :], real[row, width - len(prompt) :] = prompt, 1
         with torch.no_grad(), evaluating(network):
             output = network.generate(
                 ids.to(device),
-                attention_mask=(ids != words.padding).long().to(device),
+                attention_mask=real.to(device),
                 max_new_tokens=most,
                 num_beams=beams,
                 do_sample=sample,

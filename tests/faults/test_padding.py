@@ -78,6 +78,20 @@ def test_the_command_counts_changes_by_position(pipe, texts, tmp_path):
         assert len(record["tokens"]) == len(text.tokens) and record["changed"] in (0, 1 / len(text.tokens))
 
 
+def test_the_command_counts_changes_of_texts_that_are_encoded_again(pipe, tmp_path):
+    """As released: padded to the context, with padding that may change."""
+    pipe.save_pretrained(tmp_path / "model")
+    file = tmp_path / "samples.txt"
+    file.write_text("the cat sat\n\nthe mat\n")
+    found = correct.main(
+        correct.Options(str(tmp_path / "model"), file, steps=3, temperature=1.0, as_released=True, device="cpu")
+    )
+    for text, record in zip(["the cat sat", "the mat"], found, strict=True):
+        ids = pipe.tokenizer(text)["input_ids"]
+        start = [*ids, *[pipe.tokenizer.pad_token_id] * (16 - len(ids))]
+        assert record["changed"] == sum(a != b for a, b in zip(start, record["tokens"], strict=True)) / 16 > 0
+
+
 def test_a_network_that_accepts_no_mask_is_refused_in_words(pipe):
     class Plain(torch.nn.Module):
         def __init__(self):

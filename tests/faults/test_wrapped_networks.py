@@ -11,6 +11,7 @@ from torch.nn.parallel import DataParallel
 from toy_training import L, V, llama, make, network
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from noiselab.networks.huggingface import TransformersDenoiser
 from noiselab.networks.masked_lm import MaskedLanguageModel
 from noiselab.networks.wrapped import bare, innermost, plain_names
 from noiselab.training import Average
@@ -75,6 +76,23 @@ def test_the_trainer_takes_the_network_itself(tmp_path):
         make(tmp_path, model=inside)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["network", "denoiser"])
+def test_a_network_that_the_trainer_compiles_learns_the_same_under_the_same_names(tmp_path, kind, unchecked):
+    def run(folder, **options):
+        model = network(0.0) if kind == "network" else TransformersDenoiser(network(0.0))
+        trainer = make(folder, model=model, max_steps=4, save_steps=2, **options)
+        trainer.train()
+
+    run(tmp_path / "plain")
+    run(tmp_path / "compiled", torch_compile=True, torch_compile_backend="eager")
+    for file in ("model.safetensors", "ema.safetensors"):
+        a, b = (load_file(tmp_path / name / "checkpoint-4" / file) for name in ("plain", "compiled"))
+        assert a.keys() == b.keys()
+        for name, weight in a.items():
+            torch.testing.assert_close(weight, b[name], rtol=1e-4, atol=1e-5)
+
+
 def adapted(model):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft uses deprecated functions of transformers
@@ -112,8 +130,6 @@ def test_what_is_inside():
 
 @pytest.mark.parametrize("kind", ["DiT", "denoiser of a DiT", "masked language model"])
 def test_activation_checkpointing_changes_no_loss_and_recomputes_blocks(tmp_path, kind):
-    from noiselab.networks.huggingface import TransformersDenoiser
-
     def model():
         if kind == "masked language model":
             return MaskedLanguageModel(llama(), vocab_size=V)
