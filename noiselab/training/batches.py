@@ -20,14 +20,15 @@ class Collate:
 
     - `model`: the network; its configuration, if it has one, limits the length and the ids.
     - `process`: the process of a diffusion loss, to whose support clean data must belong; `None` for other losses.
-    - `labels`: whether the loss takes `labels`.
+    - `known`: whether the loss is one of this library, which passes all ids to the network and takes `labels`; another loss
+      may do what it wants with them.
 
     **Raises:** `ValueError`, when called, as `stack_rows`, and for sequences that are too long, ids
     that the model does not know, labels that are not the tokens, and clean data with tokens outside the support, such as masks.
     """
 
-    def __init__(self, model: nn.Module, process: NoiseProcess | None = None, *, labels: bool = True) -> None:
-        self.longest, self.labels = longest(model), labels
+    def __init__(self, model: nn.Module, process: NoiseProcess | None = None, *, known: bool = True) -> None:
+        self.longest, self.known = longest(model), known
         self.support = None if process is None else process.host_support().clone()
         self.states = known_tokens(model)
         if self.states is None and process is not None:
@@ -41,12 +42,13 @@ class Collate:
             raise ValueError(
                 f"sequences must have at most the model's {self.longest} tokens; got one of {ids.shape[1]}"
             )
+        if not self.known:
+            return batch
         strange = ids < 0 if self.states is None else (ids < 0) | (ids >= self.states)
         if strange.any():
             most = "the size of the vocabulary" if self.states is None else self.states - 1
             refuse(f"token ids must lie between 0 and {most}, also at padding (-100 is for labels)", ids, strange)
-        if self.labels:
-            check_labels(batch)
+        check_labels(batch)
         if self.support is not None:
             clean = self.support[ids.clamp(max=len(self.support) - 1)] & (ids < len(self.support))
             strange = noised_tokens(batch) & ~clean

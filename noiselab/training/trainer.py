@@ -140,10 +140,11 @@ class Trainer(Saving, Evaluating, transformers.Trainer):
             raise ValueError(f"either a process or a loss must be given; got process={process!r}, loss={loss!r}")
         check_arguments(args)
         check_model(model)
-        collate = Collate(model, process, labels=process is not None or loss is causal_loss)
+        causal = loss is causal_loss or isinstance(loss, EditLoss)
+        collate = Collate(model, process, known=process is not None or causal)
         check_data(train_dataset, collate, args)
         check_evaluation(eval_dataset, collate)
-        if loss is causal_loss or isinstance(loss, EditLoss):
+        if causal:
             check_causal(model, collate.states)
         if ema is not None:
             Average(model, ema)  # fail early if the model cannot be averaged

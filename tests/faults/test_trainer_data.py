@@ -103,6 +103,19 @@ def test_masks_may_be_where_nothing_is_learned(tmp_path):
         assert trained(tmp_path / name, data) > 0
 
 
+def test_a_loss_of_ones_own_may_do_what_it_wants_with_ids_and_labels(tmp_path):
+    """It may map them to others before they reach the network."""
+    seen = []
+
+    def loss(model, batch, *, place, tokens=None):
+        seen.append(batch["labels"])
+        return noised_loss(model, {"input_ids": batch["input_ids"] - V}, process=GIDD, objective=elbo, place=place)
+
+    data = [{"input_ids": row + V, "labels": 3} for row in X]
+    assert trained(tmp_path, data, process=None, extra={"loss": loss}) > 0
+    assert seen[0].tolist() == [3] * 4
+
+
 # Labels of -100.
 
 
