@@ -13,6 +13,7 @@ from ..categorical import Randomness
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import describe
 from ..denoisers.checked import checked
+from ..numerics import as_token_times, require_tokens
 from ..process import NoiseProcess
 from ..process.validation import require_kind
 from ..typing import Selection, Times, Tokens, Variants
@@ -84,8 +85,13 @@ class Corrector(abc.ABC):
         """
 
     def enter(self, z: Tokens, t: Times) -> None:
-        """Check what a step is given."""
-        self.process.token_times(t, z)
+        """Check what a step is given; of a corrector without a process, only what needs none."""
+        process = vars(self).get("process")
+        if process is None:
+            require_tokens("tokens", z)
+            as_token_times(t, z)
+        else:
+            process.token_times(t, z)
 
     def __getattr__(self, name: str) -> Any:
         more = (
