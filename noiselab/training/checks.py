@@ -271,3 +271,13 @@ def _add(digest: Any, value: Any) -> None:
         digest.update(array.tobytes())
     else:
         digest.update(repr(value).encode("utf-8", "surrogatepass"))
+
+
+def check_sharding(args: Any, ema: float | None, optimizer: str, *, enabled: bool) -> None:
+    """Raise `ValueError` for what FSDP does not do."""
+    if not enabled:
+        raise ValueError(f"FSDP must be available on the devices; got fsdp={args.fsdp!r} where it is not")
+    if ema is not None:
+        raise ValueError(f"ema must be None with FSDP, because sharded weights cannot be averaged; got {ema}")
+    if optimizer == "muon":
+        raise ValueError("optimizer must be 'adamw' with FSDP, because Muon needs unsharded matrices; got 'muon'")

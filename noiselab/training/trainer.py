@@ -35,6 +35,7 @@ from .checks import (
     check_model,
     check_noise,
     check_padding,
+    check_sharding,
     data_settings,
     enable_checkpointing,
     fingerprint,
@@ -159,26 +160,18 @@ class Trainer(Saving, Evaluating, transformers.Trainer):
         super().__init__(
             model, args, collate, train_dataset, eval_dataset, callbacks=[TrainerHooks(self), *(callbacks or [])]
         )
-        if args.fsdp and not self.is_fsdp_enabled:
-            raise ValueError(f"FSDP must be available on the devices; got fsdp={args.fsdp!r} where it is not")
-        if args.fsdp and ema is not None:
-            raise ValueError(f"ema must be None with FSDP, because sharded weights cannot be averaged; got {ema}")
-        if args.fsdp and optimizer == "muon":
-            raise ValueError("optimizer must be 'adamw' with FSDP, because Muon needs unsharded matrices; got 'muon'")
+        if args.fsdp:
+            check_sharding(args, ema, optimizer, enabled=self.is_fsdp_enabled)
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(Progress())
         noise: dict[str, Any] = {}
+        self.loss: Loss
+        self.evaluation_loss: Loss
         if process is not None:
             check_noise(process, time_range, model, args.device)
             process = copy.deepcopy(process).to(args.device)
-            inner = innermost(model)
-            call = call_denoiser if isinstance(inner, Denoiser) else call_network
-            loss = partial(noised_loss, process=process, time_range=time_range, autocast=autocast, call=call)
-            if isinstance(inner, Denoiser):
-                loss = partial(loss, predicts=inner.predicts)
-            self.loss: Loss = partial(loss, objective=objective)
-            self.evaluation_loss: Loss = partial(loss, objective=elbo)
+            self._train_on_noise(model, process, objective, time_range=time_range, autocast=autocast)
             noise = {"process": repr(process), "process_tensors": fingerprint(process.state_dict())}
             noise |= {"objective": getattr(objective, "__name__", repr(objective)), "time_range": time_range}
             count = count or noised_tokens
@@ -203,14 +196,34 @@ class Trainer(Saving, Evaluating, transformers.Trainer):
         }
         self.settings = json.loads(json.dumps(self.settings))
         self.loss_is_scaled_for_ga = True  # losses are already divided by the number of tokens in the step
+        self._start_counting(args.device)
+
+    def _start_counting(self, device: torch.device) -> None:
         self.average: Average | None = None
         self.micro, self.accumulation = 0, 1
         self.step_loss = torch.zeros(())
         # Reading a value from a GPU waits for all queued work, so losses are checked only when the run logs or saves.
-        self.check_each_step = args.device.type == "cpu"
-        self.bad_step = torch.zeros((), dtype=torch.long, device=args.device)
-        self.tokens = torch.zeros((), dtype=torch.long, device=args.device)
+        self.check_each_step = device.type == "cpu"
+        self.bad_step = torch.zeros((), dtype=torch.long, device=device)
+        self.tokens = torch.zeros((), dtype=torch.long, device=device)
         self.clock = time.monotonic()
+
+    def _train_on_noise(
+        self,
+        model: nn.Module,
+        process: NoiseProcess,
+        objective: Objective,
+        *,
+        time_range: tuple[float, float],
+        autocast: torch.dtype | None,
+    ) -> None:
+        """Losses of clean rows that are noised; evaluation uses the bound."""
+        inner = innermost(model)
+        call = call_denoiser if isinstance(inner, Denoiser) else call_network
+        loss: Any = partial(noised_loss, process=process, time_range=time_range, autocast=autocast, call=call)
+        if isinstance(inner, Denoiser):
+            loss = partial(loss, predicts=inner.predicts)
+        self.loss, self.evaluation_loss = partial(loss, objective=objective), partial(loss, objective=elbo)
 
     # One optimizer step.
 
