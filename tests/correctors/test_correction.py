@@ -166,6 +166,17 @@ def test_a_noise_that_makes_no_visible_token_wrong_is_warned_of():
         assert (correction.correct(x, generator=generator()) < V - 1).all()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": 0}, {"temperature": -1}, {"time": -0.1}, {"time": 1.1}, {"tokens_per_step": 0}, {"patience": -1}],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name}.*; got"):
+        nl.SelfCorrection(ORACLE, support=PROCESS.support, **wrong)
+
+
 def test_a_noise_that_makes_some_wrong_is_not():
     sparse = nl.Interpolation(1 - nl.t, {nl.Absorbing(V - 1, V): nl.t, nl.Unigram(torch.eye(V)[0]): nl.t})
     for process in (PROCESS, nl.uniform(vocab_size=V), sparse):

@@ -316,6 +316,16 @@ def test_a_dfm_token_surely_jumps_where_its_probabilities_exceed_one():
         assert torch.equal(after, z) == (time == 0)
 
 
+def test_where_the_signal_rests_nothing_jumps_by_dfm():
+    """No token is destroyed between t = .5 and .875, so that none may be restored either."""
+    resting = nl.schedules.Function(lambda t: torch.maximum(1 - t, torch.minimum(torch.full_like(t, 0.5), 4 - 4 * t)))
+    z, t = torch.tensor([[0, 1, 2, 2]]).expand(500, -1), torch.full((500,), 0.7)
+    for process in (nl.masked(vocab_size=3, mask_id=2, signal=resting), nl.uniform(vocab_size=3, signal=resting)):
+        corrector = DFMCorrector(process, nl.MarkovOracle(*CHAIN[process.data_tokens().sum().item()], process), size=1)
+        assert torch.equal(corrector.step(z, t, generator=generator()), z)
+        assert not torch.equal(corrector.step(z, t / 2, generator=generator()), z)
+
+
 @pytest.mark.parametrize("kind", CORRECTORS)
 def test_batched_equals_one_by_one_with_a_generator_each(kind):
     world = World("gidd")

@@ -93,6 +93,12 @@ def test_noise_that_does_not_fit_is_refused():
     for process in (uniform, gidd):
         with pytest.raises(ValueError, match="needs absorbing noise"):
             FirstHittingSampler(process, oracle_of(process))
+    words, masks = torch.arange(5) < 3, {nl.Absorbing(3, 5): 0.5 * nl.t, nl.Absorbing(4, 5): 0.5 * nl.t}
+    word = nl.Unigram(torch.tensor([0.0, 0.0, 1.0]))
+    # Two masks; and noise that is always one token, which occurs in the data.
+    for process in (nl.Interpolation(1 - nl.t, masks, support=words), nl.Interpolation(1 - nl.t, {word: nl.t})):
+        with pytest.raises(ValueError, match="needs absorbing noise on one token outside the data"):
+            FirstHittingSampler(process, oracle_of(process))
     process = TokenRates(torch.tensor([1.0, 2.0, 0.5, 1.0]), mask_id=3)
     with pytest.raises(ValueError, match="needs an InterpolatingProcess; got"):
         GillespieSampler(process, oracle_of(process))

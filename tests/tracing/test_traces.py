@@ -85,6 +85,8 @@ def test_a_trace_is_what_happened(name):
     assert torch.equal(replay(got.start, got.changes(), len(got)), states)
     assert torch.equal(got.end, sampler.sample((3, LENGTH), steps=8, generator=generator()))
     assert got.kinds == tuple(stage.kind for stages in steps for stage in stages)
+    free = ~KNOWN if name == "known tokens" else torch.ones_like(KNOWN)
+    assert got.kinds[0] == "noise" and (got.times[0].expand(3, LENGTH)[free.expand(3, -1)] == 1).all()
     if name == "two stages":  # the planted mistake: all changes of a step are put down to its last stage
         wrong = by_hand([steps[0], *([stages[-1]] for stages in steps[1:])])
         assert len(got.changes()) > 20 and [change.kind for change in wrong] != [c.kind for c in got.changes()]
