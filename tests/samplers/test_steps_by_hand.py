@@ -1,0 +1,177 @@
+"""Single steps of samplers, from every noisy sequence, against kernels summed from the definitions."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from by_hand import FORGETFUL, WRITTEN, World, fit, fit_of_step
+
+import noiselab as nl
+from noiselab.samplers import DeterministicSampler, PathPlanningSampler, RemaskingSampler
+
+PAIRS = [(1.0, 0.5), (0.6, 0.25), (0.4, 0.0)]
+
+
+def stepper(sampler, t, s):
+    def step(z, generator):
+        times = (torch.full((len(z),), time, dtype=torch.float64) for time in (t, s))
+        return sampler.step(z, *times, generator=generator)
+
+    return step
+
+
+def kernel_of(world, t, law):
+    """The kernel of a step whose positions are independent: `law(z, i, x_hat)` is that of each."""
+    possible = world.marginal(t) > 0
+
+    def step(z):
+        if not possible[world.noisy.index(z)]:
+            return None
+        predicted = world.leave_one_out(z, t)
+        return [law(z, i, predicted[i]) for i in range(world.length)]
+
+    return world.kernel(step)
+
+
+@pytest.mark.parametrize(("t", "s"), PAIRS)
+@pytest.mark.parametrize("name", WRITTEN)
+def test_ancestral(name, t, s):
+    world = World(name, 2)
+    sampler = nl.AncestralSampler(world.process(), world.oracle())
+    assert fit_of_step(world, stepper(sampler, t, s), world.ancestral(t, s), t) > 1e-4
+
+
+@pytest.mark.parametrize("t", [0.1, 0.6])
+@pytest.mark.parametrize("name", WRITTEN)
+def test_the_jump_to_clean_tokens(name, t):
+    world = World(name, 2)
+    sampler = nl.AncestralSampler(world.process(), world.oracle())
+    want = kernel_of(world, t, lambda z, i, x_hat: world.given(x_hat, z[i], t))
+
+    def step(z, generator):
+        return sampler.clean(z, torch.full((len(z),), t, dtype=torch.float64), generator=generator)
+
+    assert fit_of_step(world, step, want, t) > 1e-4
+
+
+def signal(world, t):
+    """alpha, of noise that does not depend on the clean token: what q(z | z) is above q(z | another)."""
+    q = world.q(t)
+    return (q[0, 0] - q[1, 0]).item()
+
+
+def published_sigma(schedule, eta, alpha_s, alpha_t):
+    """Wang et al. (2025), section 4.1."""
+    largest = min(1.0, (1 - alpha_s) / alpha_t) if alpha_t > 0 else 1.0
+    return min(eta, largest) if schedule == "cap" else eta * largest
+
+
+def mixture(world, kappa, x_hat, z, s, t):
+    """kappa q(z_s | z_t, x) + (1 - kappa) q_s(z_s | x), its mean over p(x | z_t)."""
+    fresh = world.given(x_hat, z, t) @ world.q(s)
+    return kappa * world.back(x_hat, z, s, t) + (1 - kappa) * fresh
+
+
+@pytest.mark.parametrize(("t", "s"), PAIRS)
+@pytest.mark.parametrize(("schedule", "eta"), [("cap", 0.3), ("rescale", 0.8), ("rescale", 1.0)])
+@pytest.mark.parametrize("name", FORGETFUL)
+def test_remasking(name, schedule, eta, t, s):
+    world = World(name, 2)
+    sampler = RemaskingSampler(world.process(), world.oracle(), schedule, amount=eta)
+    alpha_s, alpha_t = signal(world, s), signal(world, t)
+    kappa = 1 - published_sigma(schedule, eta, alpha_s, alpha_t) / (1 - alpha_s) if s > 0 else 1
+    if name != "masked":  # where masks are told from words, kappa may be negative
+        kappa = max(kappa, 0)
+    want = kernel_of(world, t, lambda z, i, x_hat: mixture(world, kappa, x_hat, z[i], s, t))
+    assert want.min() > -1e-12
+    assert fit_of_step(world, stepper(sampler, t, s), want.clamp(min=0), t) > 1e-4
+    if s > 0:  # the ancestral step is another
+        assert fit_of_step(world, stepper(sampler, t, s), world.ancestral(t, s), t, n=4000) < 1e-6 or t == 1
+
+
+@pytest.mark.parametrize("name", ["masked", "gidd"])
+def test_remasking_by_confidence(name):
+    """sigma is shared among words by the softmax of minus the probability of the word that is there."""
+    world, (t, s), eta = World(name, 2), (0.6, 0.4), 0.9
+    sampler = RemaskingSampler(world.process(), world.oracle(), "confidence", amount=eta)
+    alpha_s, alpha_t = signal(world, s), signal(world, t)
+
+    def law(z, i, x_hat):
+        believed = world.leave_one_out(z, t)
+        weight = [math.exp(-believed[j, z[j]]) if z[j] < 2 else 0.0 for j in range(len(z))]
+        share = weight[i] / sum(weight) if z[i] < 2 else 0.0
+        kappa = 1 - published_sigma("rescale", eta, alpha_s, alpha_t) * share / (1 - alpha_s)
+        return mixture(world, kappa if name == "masked" else max(kappa, 0), x_hat, z[i], s, t)
+
+    want = kernel_of(world, t, law)
+    assert fit_of_step(world, stepper(sampler, t, s), want, t, n=2000) > 1e-4
+    even = kernel_of(world, t, lambda z, i, x_hat: mixture(world, 1 - eta / 2, x_hat, z[i], s, t))
+    assert fit_of_step(world, stepper(sampler, t, s), even, t, n=2000) < 1e-6
+
+
+@pytest.mark.parametrize(("t", "s"), [(0.9, 0.5), (0.6, 0.25), (0.4, 0.0)])
+@pytest.mark.parametrize("share", [1.0, 0.4])
+@pytest.mark.parametrize("name", ["masked", "uniform"])
+def test_ddim(name, share, t, s):
+    """Song et al. (2021), appendix A: sigma 1[z] + (a_s - sigma a_t) 1[x] + (b_s - sigma b_t), its mean over p(x | z)."""
+    world = World(name, 2)
+    sampler = DeterministicSampler(world.process(), world.oracle(), share=share)
+    a_s, a_t = 1 - s, 1 - t
+    sigma = share * min((1 - a_s) / (1 - a_t), a_s / a_t)
+
+    def law(z, i, x_hat):
+        stays = torch.eye(3, dtype=torch.float64)[z[i]]
+        noise = torch.eye(3, dtype=torch.float64)[2] if name == "masked" else torch.full((3,), 1 / 3).double()
+        return (
+            sigma * stays
+            + (a_s - sigma * a_t) * world.given(x_hat, z[i], t)
+            + (1 - a_s - sigma * (1 - a_t)) * noise
+        ).clamp(min=0)
+
+    want = kernel_of(world, t, law)
+    assert fit_of_step(world, stepper(sampler, t, s), want, t) > 1e-4
+    if name == "masked" and share == 1:
+        torch.testing.assert_close(want, world.ancestral(t, s))
+    elif s > 0:
+        assert fit_of_step(world, stepper(sampler, t, s), world.ancestral(t, s), t, n=4000) < 1e-6
+
+
+def planned(world, eta, t, s):
+    """One step of path planning as its page defines it: all candidates of a sequence are tried, ranked and counted."""
+    kernel = torch.zeros(len(world.noisy), len(world.noisy), dtype=torch.float64)
+    words, noise = len(world.initial), world.q(s)
+    alpha = signal(world, s)
+    fresh = (noise[0] - alpha * torch.eye(world.states, dtype=torch.float64)[0]) / (1 - alpha)
+    left = math.floor(world.length * (1 - alpha) + 0.5)
+    for n in (world.marginal(t) > 0).nonzero()[:, 0].tolist():
+        z = world.noisy[n]
+        x_hat = world.leave_one_out(z, t)
+        law = [world.given(x_hat[i], z[i], t) for i in range(world.length)]
+        for candidate in itertools.product(range(words), repeat=world.length):
+            chance = math.prod(law[i][v].item() for i, v in enumerate(candidate))
+            score = [
+                (eta if v == z[i] else 1) * math.log(x_hat[i][v]) if chance > 0 else 0 for i, v in enumerate(candidate)
+            ]
+            worst = sorted(range(world.length), key=lambda i: (score[i], -i))[:left]
+            laws = [fresh if i in worst else torch.eye(world.states).double()[v] for i, v in enumerate(candidate)]
+            kernel[n] += chance * world.product(laws)
+    return kernel
+
+
+@pytest.mark.parametrize("eta", [0.5, 1, 3])
+@pytest.mark.parametrize("name", FORGETFUL)
+def test_path_planning(name, eta):
+    world, t, s = World(name, 3), 0.7, 0.5
+    sampler = PathPlanningSampler(world.process(), world.oracle(), stochasticity=eta)
+    want = planned(world, eta, t, s)
+    assert want[world.marginal(t) > 0].sum(-1).allclose(torch.ones(1).double())
+    assert fit_of_step(world, stepper(sampler, t, s), want, t) > 1e-4
+    assert fit_of_step(world, stepper(sampler, t, s), planned(world, eta + 2, t, s), t, n=2000) < 1e-6
+
+
+def test_a_kernel_of_another_law_would_not_fit():
+    """What all these tests lean on sees a hundredth that is moved from one token to another."""
+    counts = torch.tensor([5000, 3000, 2000])
+    assert fit(counts, torch.tensor([0.5, 0.3, 0.2]).double()) > 0.99
+    assert fit(100 * counts, torch.tensor([0.49, 0.31, 0.2]).double()) < 1e-9
