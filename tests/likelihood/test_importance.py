@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from small_worlds import LEAKY, SMALL, grid, world
+from small_worlds import LEAKY, grid, world
 
 import noiselab as nl
 from noiselab.likelihood import importance as module
@@ -78,22 +78,6 @@ def test_the_public_bound_is_made_of_these_weights():
     assert torch.allclose(bound, -weights.exp().mean(0).log())
     with pytest.raises(ValueError, match="draw"):
         nl.likelihood.importance_bound(process, oracle, x, times, draws=0)
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_a_step_back_has_the_law_of_the_posterior(name):
-    process, *_ = world(name, 1)
-    t, s = (torch.full((20_000,), v, dtype=torch.float64) * process.domain[1] for v in (0.7, 0.3))
-    for x in process.data_tokens().nonzero()[:, 0]:
-        for z in range(process.vocab_size):
-            clean, noisy = (torch.full((20_000, 1), int(v)) for v in (x, z))
-            if process.probability(clean[:1], noisy[:1], t[:1]) == 0:
-                continue
-            one_hot = torch.nn.functional.one_hot(clean[:1], process.vocab_size).double()
-            law = process.posterior(noisy[:1], one_hot, s[:1], t[:1])[0, 0]
-            drawn = process.draw_posterior(clean, noisy, s, t, generator=torch.Generator().manual_seed(0))
-            share = torch.bincount(drawn[:, 0], minlength=process.vocab_size) / 20_000
-            assert ((share - law).abs() <= 5 * (law * (1 - law) / 20_000).sqrt() + 1e-9).all()
 
 
 def without_time(process, x_hat, x, z, t):

@@ -304,21 +304,6 @@ def test_planning_evaluates_visible_tokens_only_where_their_scores_count(eta, pl
     assert counting.rows == rows
 
 
-def test_a_position_of_which_nothing_is_known_scores_as_one_in_three():
-    """Of visible tokens with probabilities .9, unknown and .2 the first stays; of .3, unknown and .2 the unknown one."""
-    for first, stays in ((0.9, 0), (0.3, 1)):
-
-        class Partial(nl.Denoiser):
-            def forward(self, z, t, first=first):
-                rest = 1 - first
-                rows = [[first, rest, 0.0, 0.0], [math.nan] * 4, [0.2, 0.8, 0.0, 0.0]]
-                return torch.tensor(rows, dtype=torch.float64).log().expand(len(z), -1, -1)
-
-        sampler = PathPlanningSampler(masking(), Partial())
-        after = sampler.step(torch.zeros(1, 3, dtype=torch.long), torch.tensor([0.9]), torch.tensor([2 / 3]))
-        assert (after[0] < MASK).nonzero()[:, 0].tolist() == [stays]
-
-
 def test_no_call_in_a_step_that_reveals_nothing():
     process, oracle = world()
     counting = nl.denoisers.CallCounter(oracle)

@@ -124,9 +124,7 @@ def test_ddim(name, share, t, s):
         stays = torch.eye(3, dtype=torch.float64)[z[i]]
         noise = torch.eye(3, dtype=torch.float64)[2] if name == "masked" else torch.full((3,), 1 / 3).double()
         return (
-            sigma * stays
-            + (a_s - sigma * a_t) * world.given(x_hat, z[i], t)
-            + (1 - a_s - sigma * (1 - a_t)) * noise
+            sigma * stays + (a_s - sigma * a_t) * world.given(x_hat, z[i], t) + (1 - a_s - sigma * (1 - a_t)) * noise
         ).clamp(min=0)
 
     want = kernel_of(world, t, law)
