@@ -1,6 +1,5 @@
 """The corrector of discrete flow matching: forward and backward jumps at the same time."""
 
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -10,7 +9,7 @@ from ..categorical import Randomness, choose, uniforms
 from ..denoisers import Denoiser
 from ..numerics import UNIFORMS_PER_MOVE, require_number
 from ..process import InterpolatingProcess, NoiseProcess
-from ..process.three_way import Move
+from ..samplers.tau_leaping import JumpPlan, expected_jumps
 from ..typing import Selection, Times, Tokens, Variants
 from .base import Corrector, as_selection
 
@@ -27,7 +26,8 @@ class DFMCorrector(Corrector):
 
     The method is of first order: all tokens of a step jump simultaneously, from the same predictions, so that the bias
     decreases with the size but does not vanish, and `converges` is False. The distribution of a single token is exactly
-    invariant, unless its jump probabilities sum to more than 1 (not up to size 1/2 for absorbing and uniform noise).
+    invariant, unless its jump probabilities sum to more than 1: never for absorbing noise, not up to size 1/2 for
+    uniform noise. Backward jumps then have the probability that the forward ones leave.
 
     **Arguments:**
 
@@ -71,32 +71,31 @@ class DFMCorrector(Corrector):
         """The tokens after the jumps of one step; the network is evaluated only at tokens that may jump back."""
         process, rows, time = self.process, as_selection(rows, z), self.process.interior(t, z)
         u = uniforms(*z.shape, 2 + UNIFORMS_PER_MOVE, generator=generator, device=z.device)
-        alpha, noise = process.alpha(time).double(), process.noise(time)
-        rate = _total_rate(process, time)
+        noise, rate = process.noise(time), _total_rate(process, time)
         # Without forward jumps there are no backward jumps.
         up = torch.where(rate > 0, self.size * noise.total(), 0)
-        jumps = torch.where(rate > 0, up / rate * process.rate_into(z, time).clamp(min=0), 0)
-        move = Move(
-            data=jumps * alpha,
-            noise=jumps * (1 - alpha),
-            # May be negative: then the token moves unless x_hat_z is large enough.
-            stay=(1 - up) * noise.at(z) - jumps,
-            stay_slope=(1 - up) * alpha,
-            draw=noise.choose,
-        )
-        plan = move.plan(process, z, u[..., 2:])
-        noised = rows & (u[..., 0] < up)
-        plan = replace(plan, z=torch.where(rows, plan.z, z), rows=plan.rows & rows & ~noised)
-        new = plan.apply(self.denoiser, z, t)
+        into_z = torch.where(rate > 0, up / rate * process.rate_into(z, time).clamp(min=0), 0)  # h r(z)
+        # Neither a forward nor a backward jump leads from z to itself.
+        noised, left = rows & (u[..., 0] < up - into_z), 1 - up + into_z
+        flow, at_z = torch.where(into_z > 0, into_z / left, 0).expand(z.shape), noise.at(z).expand(z.shape)
+        moving = rows & ~noised & (u[..., 2] < _at_most_one(expected_jumps(flow, at_z)))
+        time = time.expand(z.shape)
+        new = JumpPlan(z, moving, process, _at_most_one, time, flow, at_z, u[..., 2:]).apply(self.denoiser, z, t)
         if not noised.any():
             return new
-        at = time.expand(z.shape)[noised][:, None]
+        at, there = time[noised][:, None], z[noised][:, None]
         tokens = torch.arange(process.vocab_size, device=z.device).expand(len(at), -1)
-        return new.masked_scatter(noised, choose(process.rate_into(tokens, at).clamp(min=0), u[..., 1][noised]))
+        rates = process.rate_into(tokens, at).clamp(min=0).scatter(-1, there, 0)
+        return new.masked_scatter(noised, choose(rates, u[..., 1][noised]))
 
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
         return f"size={self.size:g}"
+
+
+def _at_most_one(expected: Tensor) -> Tensor:
+    """The probability of a jump in an Euler step."""
+    return expected.clamp(max=1)
 
 
 def _total_rate(process: InterpolatingProcess, t: Tensor) -> Tensor:

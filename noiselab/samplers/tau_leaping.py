@@ -7,6 +7,7 @@ The reverse transition of `AncestralSampler` holds only $\hat x$ fixed and is ot
 the rates fixed. (The "analytic" step of SEDD is the ancestral step, written with scores.)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -77,20 +78,21 @@ class EulerSampler(Sampler):
             self.denoiser, z, t
         )
 
-    def _plan(self, z: Tokens, s: TokenTimes, t: TokenTimes, u: Tensor) -> "_Jumps":
+    def _plan(self, z: Tokens, s: TokenTimes, t: TokenTimes, u: Tensor) -> "JumpPlan":
         inside = self.process.interior(t, z)
         at_z = self.process.noise(inside).at(z).expand(z.shape)
         flow = ((t - s) * self.process.rate_into(z, inside).clamp(min=0)).expand(z.shape)
         # q(z) is least where the prediction has no mass on z; a number that keeps the token then, keeps it always.
-        rows = u[..., 0] < self.jump_probability(_expected(flow, at_z))
-        return _Jumps(z, rows, self, inside.expand(z.shape), flow, at_z, u)
+        rows = u[..., 0] < self.jump_probability(expected_jumps(flow, at_z))
+        return JumpPlan(z, rows, self.process, self.jump_probability, inside.expand(z.shape), flow, at_z, u)
 
 
 @dataclass(frozen=True, eq=False)
-class _Jumps(ReversePlan):
+class JumpPlan(ReversePlan):
     """Jumps along fixed rates; tensors of shape [batch, length], `u` with five numbers for each token."""
 
-    sampler: EulerSampler
+    process: InterpolatingProcess
+    probability: Callable[[Tensor], Tensor]  # of a jump, from the number of jumps to expect
     t: TokenTimes
     flow: PerToken  # h r(z)
     noise_at_z: PerToken
@@ -98,7 +100,7 @@ class _Jumps(ReversePlan):
 
     def resolve(self, logits: RowLogits) -> Tokens:
         """Tokens that jump go to y != z with probability R(z -> y) / R(z)."""
-        process, z, t, u = self.sampler.process, self.z[self.rows], self.t[self.rows], self.u[self.rows]
+        process, z, t, u = self.process, self.z[self.rows], self.t[self.rows], self.u[self.rows]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         x_hat, there = process.on_support(logits).softmax(-1), z[:, None]
         alpha, b_z, x_hat_z = (
@@ -106,7 +108,7 @@ class _Jumps(ReversePlan):
             self.noise_at_z[self.rows],
             x_hat.gather(-1, there)[:, 0].double(),
         )
-        moves = u[:, 0] < self.sampler.jump_probability(_expected(self.flow[self.rows], alpha * x_hat_z + b_z))
+        moves = u[:, 0] < self.probability(expected_jumps(self.flow[self.rows], alpha * x_hat_z + b_z))
         # q(y) without z is a mixture of the prediction and the noise, each without z.
         clean, noise = alpha * (1 - x_hat_z), (1 - alpha) - b_z
         from_noise = moves & (u[:, 1] * (clean + noise) >= clean)
@@ -133,7 +135,7 @@ class _BothPlans(ReversePlan):
         return z
 
 
-def _expected(flow: Tensor, q_z: Tensor) -> Tensor:
+def expected_jumps(flow: Tensor, q_z: Tensor) -> Tensor:
     """The number of jumps to expect, h r(z) (1 / q(z) - 1): 0 without a rate, infinite where z is impossible."""
     return torch.where(flow > 0, flow * (1 / q_z - 1).clamp(min=0), 0.0)
 

@@ -74,13 +74,6 @@ class World:
     def fits(self, z, law=None):
         return chi_square(torch.bincount(self.code(z), minlength=len(self.every)), self.law if law is None else law)
 
-    def product(self, tokens):
-        """A kernel over sequences from one for each token of each sequence, [z, i, y]."""
-        return torch.stack([tokens[:, torch.arange(self.length), y].prod(-1) for y in self.every], -1)
-
-    def prediction(self):
-        return self.oracle(self.every, self.at(len(self.every))).softmax(-1)
-
     def gibbs(self):
         """By hand from the law alone: each position in turn, given the others."""
         kernel = torch.zeros(len(self.every), len(self.every), dtype=torch.float64)
@@ -111,12 +104,6 @@ def kernel_fits(world, corrector, kernel, n=600):
     pairs = torch.arange(len(start)).repeat(n) * len(world.every) + world.code(z)
     counts = torch.bincount(pairs, minlength=len(start) * len(world.every))
     return chi_square(counts, kernel[possible].flatten() / len(start))
-
-
-def stationary(kernel):
-    """The law that a kernel leaves as it is."""
-    system = torch.cat([kernel.T - torch.eye(len(kernel)), torch.ones(1, len(kernel))]).double()
-    return torch.linalg.lstsq(system, torch.eye(len(kernel) + 1)[-1:].T.double()).solution[:, 0]
 
 
 def distance(a, b):
@@ -238,54 +225,6 @@ def test_gibbs_asks_the_network_only_for_tokens_that_carry_signal():
     corrector.step(z, world.at(4000), rows=torch.zeros_like(z, dtype=torch.bool), generator=generator())
     corrector.step(z, torch.ones(4000), generator=generator())
     assert counting.calls == 1
-
-
-def forward_backward(world, span, way_back=None):
-    """By hand: the forward transition of each token, then the dense reverse one."""
-    n, s, tokens = len(world.every), world.at(1), torch.arange(world.states)[None]
-    t, late = (s + share * (1 - s) for share in (span, way_back or span))
-    up = world.process.marginal(tokens, s)[0].inverse() @ world.process.marginal(tokens, t)[0]
-    x_hat = world.oracle(world.every, late.expand(n)).softmax(-1)
-    back = world.process.posterior(world.every, x_hat, s.expand(n), late.expand(n)).nan_to_num()
-    return world.product(up[world.every]) @ world.product(back)
-
-
-@pytest.mark.parametrize("name", WORLDS)
-def test_forward_backward_goes_both_ways_and_its_bias_falls_with_the_span(name):
-    world = World(name)
-    corrector = ForwardBackwardCorrector(world.process, world.oracle, span=0.4)
-    assert kernel_fits(world, corrector, forward_backward(world, 0.4)) > 1e-4
-    bias = [distance(stationary(forward_backward(world, span)), world.law) for span in (0.4, 0.1, 0.025)]
-    assert bias[0] > 2 * bias[1] > 4 * bias[2] and bias[2] < 0.005
-    # The planted mistake: a way back that is shorter than the way up.
-    assert distance(stationary(forward_backward(world, 0.1, 0.08)), world.law) > 2 * bias[1]
-    single = World(name, length=1)
-    assert distance(single.law @ forward_backward(single, 0.4), single.law) < 1e-12
-
-
-def dfm(world, size):
-    """By hand: an Euler step with the rates of both directions, for all tokens at once."""
-    t, n = world.at(len(world.every)), len(world.every)
-    rate = world.process.rate_into(torch.arange(world.states)[None], t[:1])[0].expand(world.states)
-    q = world.process.marginal(world.prediction(), t)
-    alpha = world.process.alpha(t[0]).double()
-    h = size * (1 - alpha) / rate.sum()
-    at = world.every[..., None]
-    here = torch.zeros(n, world.length, world.states, dtype=torch.float64).scatter(-1, at, 1)
-    jumps = h * (rate + (rate[world.every] / q.gather(-1, at)[..., 0])[..., None] * q) * (1 - here)
-    stay = 1 - jumps.sum(-1, keepdim=True)
-    assert stay.min() >= 0
-    return world.product(jumps + here * stay)
-
-
-@pytest.mark.parametrize("name", FORGETFUL)
-def test_dfm_jumps_at_both_rates_and_its_bias_falls_with_the_size(name):
-    world = World(name)
-    assert kernel_fits(world, DFMCorrector(world.process, world.oracle, size=0.3), dfm(world, 0.3)) > 1e-4
-    bias = [distance(stationary(dfm(world, size)), world.law) for size in (0.3, 0.075)]
-    assert bias[0] > 3 * bias[1] and bias[1] < 0.01
-    single = World(name, length=1)
-    assert distance(single.law @ dfm(single, 0.3), single.law) < 1e-12
 
 
 @pytest.mark.long_for("uniform", "masked")
