@@ -44,12 +44,3 @@ def p_value(sampler, length=4, n=10_000, seed=0, **grid):
     x = sampler.sample((n, length), generator=generator(seed), **grid)
     every = nl.likelihood.every_sequence(3, length)
     return chi_square(x, oracle_of(nl.masked(vocab_size=4, mask_id=3)).log_prob(every).exp())
-
-
-def law_of(move, z, x_hat, source):
-    """The law of the token after a step, [state], written out from the masses of a move at one token."""
-    at_z = x_hat[z]
-    mass = move.data * x_hat + (move.noise + (move.noise_slope if move.noise_slope is not None else 0) * at_z) * source
-    mass = mass.flatten().clone()
-    mass[z] += (move.stay + move.stay_slope * at_z).item()
-    return mass / mass.sum()

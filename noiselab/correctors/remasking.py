@@ -10,7 +10,7 @@ from ..numerics import UNIFORMS_PER_MOVE, require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..samplers.remasking import remasking_move
 from ..typing import Selection, Times, Tokens, Variants
-from .base import Corrector
+from .base import Corrector, as_selection
 
 Remasking = Literal["cap", "rescale", "confidence"]
 
@@ -67,7 +67,7 @@ class RemaskingCorrector(Corrector):
         t = as_token_times(t, z)
         noisy = self.process.noise(t).total()
         kappa = torch.where(noisy > 0, 1 - self.amount / torch.where(noisy > 0, noisy, 1), 1).clamp(0, 1)
-        kappa = kappa.expand(z.shape) if rows is None else torch.where(rows, kappa, 1)
+        kappa = kappa.expand(z.shape) if rows is None else torch.where(as_selection(rows, z), kappa, 1)
         plan = remasking_move(self.process, z, t, t, kappa).plan(self.process, z, u)
         return plan.apply(self.denoiser, z, t)
 

@@ -10,6 +10,7 @@ import noiselab as nl
 from noiselab.correctors.flow_matching import DFMCorrector
 from noiselab.correctors.forward_backward import ForwardBackwardCorrector
 from noiselab.correctors.gibbs import GibbsCorrector
+from noiselab.correctors.remasking import RemaskingCorrector
 from noiselab.correctors.self_correction import SelfCorrection
 from noiselab.processes.neighbours import Neighbours
 from noiselab.processes.token_rates import TokenRates
@@ -38,6 +39,7 @@ CORRECTORS = {
     "gibbs, unlikely": lambda process, oracle: GibbsCorrector(process, oracle, positions="unlikely"),
     "forward-backward": lambda process, oracle: ForwardBackwardCorrector(process, oracle, span=0.5),
     "dfm": lambda process, oracle: DFMCorrector(process, oracle, size=0.5),
+    "remask": lambda process, oracle: RemaskingCorrector(process, oracle, amount=0.3),
     "self-correct": lambda process, oracle: SelfCorrection(oracle, support=process.support, temperature=1),
 }
 
@@ -283,7 +285,8 @@ def test_batched_equals_one_by_one_with_a_generator_each(kind):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [(name, kind) for name in WORLDS for kind in CORRECTORS if kind != "dfm" or name in FORGETFUL]
+    ("name", "kind"),
+    [(name, kind) for name in WORLDS for kind in CORRECTORS if kind not in ("dfm", "remask") or name in FORGETFUL],
 )
 def test_tokens_outside_the_rows_stay_and_nothing_is_edited(name, kind):
     world = World(name)

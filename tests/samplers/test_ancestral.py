@@ -194,19 +194,3 @@ def test_no_noise_is_left_of_a_process_that_does_not_begin_clean(name):
     left = sampler.sample((4_000, 8), steps=32, clean=False, generator=generator())
     assert (x < 2).all() and (x != left).any()  # same draws up to the jump
     assert (left == 2).any() or name == "log-SNR hybrid"
-
-
-@pytest.mark.parametrize("time", [0.1, 0.6])
-@pytest.mark.parametrize("name", ["masked", "gidd", "uniform", "mask and unigram"])
-def test_the_jump_to_clean_tokens_has_the_posterior_law(name, time):
-    process, n = PROCESSES[name](), 40_000
-    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
-    sampler = nl.AncestralSampler(process, oracle)
-    z = torch.tensor([[0, V - 1, 2]]) if name != "uniform" else torch.tensor([[0, 1, 2]])
-    t = torch.tensor([time], dtype=torch.float64)
-    x = sampler.clean(z.expand(n, -1), t.expand(n), generator=generator())
-    like = process.likelihood(z, t)[0]
-    x_hat = oracle(z, t)[0].softmax(-1)
-    want = x_hat * like / (x_hat * like).sum(-1, keepdim=True)
-    share = torch.stack([torch.bincount(column, minlength=V) / n for column in x.T])
-    assert ((share - want).abs() <= 5 * (want * (1 - want) / n).sqrt() + 1e-9).all()

@@ -67,6 +67,15 @@ def published_sigma(schedule, eta, alpha_s, alpha_t):
     return min(eta, largest) if schedule == "cap" else eta * largest
 
 
+def remdm(x_hat, z, alpha_s, alpha_t, sigma):
+    """The step for masking as it is published, Wang et al. (2025), equation 4."""
+    mask = torch.eye(3, dtype=torch.float64)[2]
+    if z != 2:
+        return (1 - sigma) * x_hat + sigma * mask
+    shown = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
+    return shown * x_hat + (1 - alpha_s - sigma * alpha_t) / (1 - alpha_t) * mask
+
+
 def mixture(world, kappa, x_hat, z, s, t):
     """kappa q(z_s | z_t, x) + (1 - kappa) q_s(z_s | x), its mean over p(x | z_t)."""
     fresh = world.given(x_hat, z, t) @ world.q(s)
@@ -85,6 +94,11 @@ def test_remasking(name, schedule, eta, t, s):
         kappa = max(kappa, 0)
     want = kernel_of(world, t, lambda z, i, x_hat: mixture(world, kappa, x_hat, z[i], s, t))
     assert want.min() > -1e-12
+    if name == "masked":
+        sigma = published_sigma(schedule, eta, alpha_s, alpha_t)
+        for z, x_hat in ((2, [0.3, 0.7, 0.0]), (1, [0.0, 1.0, 0.0])) if t < 1 else ():
+            x_hat = torch.tensor(x_hat, dtype=torch.float64)
+            torch.testing.assert_close(mixture(world, kappa, x_hat, z, s, t), remdm(x_hat, z, alpha_s, alpha_t, sigma))
     assert fit_of_step(world, stepper(sampler, t, s), want.clamp(min=0), t) > 1e-4
     if s > 0:  # the ancestral step is another
         assert fit_of_step(world, stepper(sampler, t, s), world.ancestral(t, s), t, n=4000) < 1e-6 or t == 1
