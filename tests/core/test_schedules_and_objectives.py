@@ -1,18 +1,20 @@
 """Schedules as expressions; weights, times and means of an objective."""
 
+import itertools
 import subprocess
 import sys
 
 import jaxtyping
 import pytest
 import torch
+from by_hand import World
 from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import Float
 from torch import Tensor
 from torch.testing import assert_close
 from type_checks import check
-from worlds import PROCESSES, V
+from worlds import PROCESSES
 
 import noiselab as nl
 
@@ -83,16 +85,29 @@ def test_the_dynamic_weight_is_the_elbos_ratio_to_first_order():
     assert nl.objectives.Clipped(0.5)(process, x, z, at).max() == 0.5
 
 
-def test_objective_loss_is_weight_times_divergence():
-    process, at = PROCESSES["gidd"](), torch.tensor([0.3])
-    x, z = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 4, 3]])
-    logits = torch.randn(1, 3, V, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    bound, clipped = (
-        nl.objectives.objective_loss(process, logits, x, z, at),
-        nl.objectives.objective_loss(process, logits, x, z, at, nl.objectives.Clipped(1.0)),
-    )
-    weight = process.elbo_weight(x, z, at)
-    assert_close(clipped, bound / weight * weight.clamp(max=1))
+def test_a_clipped_objective_is_the_clipped_weight_times_the_divergence():
+    """By hand: the weight is r(z) / q(z | x); the divergence is q(z | x) times the sum over y of
+    u log(u / v) - u + v, with u and v the ratios of q(y) to q(z), given x and given the prediction."""
+    world, time = World("gidd", 1), 0.3
+    process, x_hat, at = world.process(), torch.tensor([0.35, 0.65, 0.0], dtype=torch.float64), torch.tensor([time])
+    q, clipped = world.q(time), set()
+    for x, z in itertools.product(range(2), range(3)):
+        y = (z + 1) % 3
+        weight = (world.rates(time)[y, z] / q[x, z]).item()
+        u, v = q[x] / q[x, z], (x_hat @ q) / (x_hat @ q)[z]
+        divergence = (q[x, z] * (u * (u / v).log() - u + v).sum()).item()
+        for largest in (0.4, 1.0, 3.0):
+            found = nl.objectives.objective_loss(
+                process,
+                x_hat.log()[None, None],
+                torch.tensor([[x]]),
+                torch.tensor([[z]]),
+                at,
+                nl.objectives.Clipped(largest),
+            )
+            assert found.item() == pytest.approx(min(weight, largest) * divergence, rel=1e-6)
+            clipped.add(weight > largest)
+    assert clipped == {False, True}
 
 
 def test_importing_the_core_imports_nothing_heavy():

@@ -108,10 +108,6 @@ def kernel_fits(world, corrector, kernel, n=600):
     return chi_square(counts, kernel[possible].flatten() / len(start))
 
 
-def distance(a, b):
-    return 0.5 * (a - b).abs().sum().item()
-
-
 class Posterior(nl.Denoiser):
     """The planted mistake: predicts the posterior, and says that it leaves the token out."""
 
@@ -121,14 +117,6 @@ class Posterior(nl.Denoiser):
 
     def forward(self, z, t, rows=None):
         return self.inner(z, t, rows)
-
-
-@pytest.mark.parametrize("name", WORLDS)
-def test_a_gibbs_step_has_the_law_of_a_token_given_the_others(name):
-    world = World(name)
-    kernel = world.gibbs()
-    assert distance(world.law @ kernel, world.law) < 1e-12
-    assert kernel_fits(world, GibbsCorrector(world.process, world.oracle), kernel) > 1e-4
 
 
 @pytest.mark.parametrize("name", WORLDS)
@@ -182,25 +170,6 @@ def test_several_tokens_at_once_or_unlikely_positions_move_the_law():
         for step in range(6):
             z = corrector.step(z, world.at(N), generator=generator(step))
         assert not corrector.converges and world.fits(z) < 1e-10
-
-
-@pytest.mark.parametrize("name", WORLDS)
-def test_unlikely_positions_are_those_whose_token_fits_worst(name):
-    world = World(name)
-    z, t = world.sample(500), world.at(500)
-    like = world.process.marginal(world.oracle(z, t).softmax(-1), t).gather(-1, z[..., None])[..., 0]
-    after = GibbsCorrector(world.process, world.oracle, positions="unlikely").step(z, t, generator=generator())
-    changed = after != z
-    assert changed.any() and (like <= like.amin(-1, keepdim=True) * (1 + 1e-12))[changed].all()
-    # Of these, the token is drawn from the same law.
-    first = like.argmin(-1)
-    alone = (like.sort(-1).values.diff(dim=-1)[:, 0] > 1e-9).nonzero()[0]
-    n = 20_000
-    many = GibbsCorrector(world.process, world.oracle, positions="unlikely").step(
-        z[alone].expand(n, -1), t[alone].expand(n), generator=generator(1)
-    )[:, first[alone].item()]
-    law = world.process.marginal(world.oracle(z[alone], t[alone]).softmax(-1), t[alone])[0, first[alone].item()]
-    assert chi_square(torch.bincount(many, minlength=world.states), law) > 1e-4
 
 
 def test_positions_are_drawn_evenly_among_the_rows():

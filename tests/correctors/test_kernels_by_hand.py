@@ -1,5 +1,7 @@
 """One step of each corrector, from every noisy sequence, against a kernel summed from the definitions."""
 
+import itertools
+
 import pytest
 import torch
 from by_hand import FORGETFUL, WRITTEN, World, fit_of_step
@@ -54,6 +56,22 @@ def test_gibbs(name, t):
     assert fit_of_step(world, stepper(corrector, t), want, t) > 1e-4
     slow = GibbsCorrector(world.process(), world.oracle())
     assert fit_of_step(world, stepper(slow, 0.8 * t), want, t, n=4000) < 1e-6  # at another time
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_gibbs_at_unlikely_positions(name):
+    """The position whose token is least probable given the others is drawn from that same law; of ties, any."""
+    world, t = World(name, 2), 0.4
+    law, want = world.marginal(t), torch.zeros(len(world.noisy), len(world.noisy), dtype=torch.float64)
+    for n in (law > 0).nonzero()[:, 0].tolist():
+        z = world.noisy[n]
+        given = world.leave_one_out(z, t) @ world.q(t)
+        likely = [given[i, token].item() for i, token in enumerate(z)]
+        least = [i for i, p in enumerate(likely) if p < min(likely) + 1e-9]
+        for i, v in itertools.product(least, range(world.states)):
+            want[n, world.noisy.index((*z[:i], v, *z[i + 1 :]))] += given[i, v] / len(least)
+    corrector = GibbsCorrector(world.process(), world.oracle(), positions="unlikely")
+    assert fit_of_step(world, stepper(corrector, t), want, t) > 1e-4
 
 
 def forward_backward(world, t, span, way_back=None):

@@ -8,7 +8,13 @@ import torch
 from by_hand import FORGETFUL, WRITTEN, World, fit, fit_of_step
 
 import noiselab as nl
-from noiselab.samplers import DeterministicSampler, PathPlanningSampler, RemaskingSampler
+from noiselab.samplers import (
+    DeterministicSampler,
+    FirstHittingSampler,
+    GillespieSampler,
+    PathPlanningSampler,
+    RemaskingSampler,
+)
 
 PAIRS = [(1.0, 0.5), (0.6, 0.25), (0.4, 0.0)]
 
@@ -180,6 +186,33 @@ def test_path_planning(name, eta):
     assert want[world.marginal(t) > 0].sum(-1).allclose(torch.ones(1).double())
     assert fit_of_step(world, stepper(sampler, t, s), want, t) > 1e-4
     assert fit_of_step(world, stepper(sampler, t, s), planned(world, eta + 2, t, s), t, n=2000) < 1e-6
+
+
+def exact(world, t, s):
+    """p(z_s | z_t) of the data: sum over clean sequences of p(x | z_t) prod_i q(z_s,i | z_t,i, x_i)."""
+    kernel = torch.zeros(len(world.noisy), len(world.noisy), dtype=torch.float64)
+    one_hot, likely = torch.eye(world.states, dtype=torch.float64), world.data[:, None] * world.sequences(t)
+    for n in (world.marginal(t) > 0).nonzero()[:, 0].tolist():
+        for x, p in zip(world.clean, (likely[:, n] / likely[:, n].sum()).tolist(), strict=True):
+            if p > 0:
+                kernel[n] += p * world.product(
+                    [world.back(one_hot[v], token, s, t) for v, token in zip(x, world.noisy[n], strict=True)]
+                )
+    return kernel
+
+
+@pytest.mark.parametrize(("t", "s"), [(0.9, 0.3), (0.6, 0.0)])
+@pytest.mark.parametrize(
+    ("make", "name"), [(FirstHittingSampler, "masked"), *((GillespieSampler, name) for name in FORGETFUL)]
+)
+def test_event_by_event(make, name, t, s):
+    """In one step of any length: the law of the data, not a product over positions."""
+    world = World(name, 2)
+    sampler, want = make(world.process(), world.oracle()), exact(world, t, s)
+    assert fit_of_step(world, stepper(sampler, t, s), want, t, n=200) > 1e-4
+    assert (
+        fit_of_step(world, stepper(nl.AncestralSampler(world.process(), world.oracle()), t, s), want, t, n=6000) < 1e-6
+    )
 
 
 def test_a_kernel_of_another_law_would_not_fit():
