@@ -209,9 +209,10 @@ def fit(counts, law):
     return torch.special.gammaincc(torch.tensor((len(want) - 1) / 2).double(), statistic / 2).item()
 
 
-def fit_of_step(world, step, kernel, t, n=400, seed=0):
+def fit_of_step(world, step, kernel, t, n=None, seed=0):
     """How well one step from every possible sequence fits the rows of a kernel; `step(z, generator)` takes a batch."""
     possible = (world.marginal(t) > 0).nonzero()[:, 0]
+    n = n or 32_000 // len(possible)
     z = torch.tensor(world.noisy)[possible].repeat(n, 1)
     after = step(z, torch.Generator().manual_seed(seed))
     row = torch.arange(len(possible)).repeat(n)

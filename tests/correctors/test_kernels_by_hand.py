@@ -40,6 +40,7 @@ def of_tokens(world, t, law):
     return world.kernel(step)
 
 
+@pytest.mark.long_for("*neighbours*")
 @pytest.mark.parametrize("t", [0.2, 0.7])
 @pytest.mark.parametrize("name", WRITTEN)
 def test_gibbs(name, t):
@@ -55,7 +56,7 @@ def test_gibbs(name, t):
     assert distance(law @ want, law) < 1e-12
     assert fit_of_step(world, stepper(corrector, t), want, t) > 1e-4
     slow = GibbsCorrector(world.process(), world.oracle())
-    assert fit_of_step(world, stepper(slow, 0.8 * t), want, t, n=4000) < 1e-6  # at another time
+    assert fit_of_step(world, stepper(slow, 0.8 * t), want, t) < 1e-6  # at another time
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -82,6 +83,7 @@ def forward_backward(world, t, span, way_back=None):
     return raised @ world.ancestral(start, t)
 
 
+@pytest.mark.long_for("*neighbours*")
 @pytest.mark.parametrize("name", WRITTEN)
 def test_forward_backward_goes_both_ways_and_its_bias_falls_with_the_span(name):
     world, t = World(name, 2), 0.4
@@ -134,7 +136,7 @@ def test_dfm_jumps_at_both_rates(name, size):
     want, least = dfm(world, t, size)
     assert least > 0
     corrector = DFMCorrector(world.process(), world.oracle(), size=size)
-    assert fit_of_step(world, stepper(corrector, t), want, t, n=2000) > 1e-4
+    assert fit_of_step(world, stepper(corrector, t), want, t) > 1e-4
     # A single token's law stays.
     single = World(name, 1)
     law, kernel = single.marginal(t), dfm(single, t, size)[0]
@@ -163,7 +165,7 @@ def test_the_remasking_loop_draws_some_tokens_again(name, amount):
 
     want = of_tokens(world, t, law)
     corrector = RemaskingCorrector(world.process(), world.oracle(), amount=amount)
-    assert fit_of_step(world, stepper(corrector, t), want, t, n=2000) > 1e-4
+    assert fit_of_step(world, stepper(corrector, t), want, t) > 1e-4
     single = World(name, 1)
     world = single
     assert distance(single.marginal(t) @ of_tokens(single, t, law), single.marginal(t)) < 1e-12
