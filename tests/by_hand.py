@@ -107,7 +107,7 @@ class World:
             self.made[t] = torch.tensor(self.matrix(t), dtype=torch.float64)
         return self.made[t]
 
-    def jump(self, s, t):
+    def transition_between(self, s, t):
         """q(z_t | z_s) [z_s, z_t]: what leads from the matrix of s to that of t."""
         return torch.linalg.solve(self.q(s), self.q(t))
 
@@ -151,7 +151,7 @@ class World:
 
     def back(self, x_hat, z, s, t):
         """The law of z_s given a prediction and z_t = z: sum over x of p(x | z) q(z_s | z_t, x)."""
-        early, late, jump = self.q(s), self.q(t), self.jump(s, t)
+        early, late, jump = self.q(s), self.q(t), self.transition_between(s, t)
         law = torch.zeros(self.states, dtype=torch.float64)
         for x, p in enumerate(self.given(x_hat, z, t).tolist()):
             if p > 0:

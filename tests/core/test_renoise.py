@@ -16,7 +16,7 @@ def fits(name, n=20_000):
         early, late = (torch.full((n,), time, dtype=torch.float64) for time in (s, t))
         for v in range(len(world.initial)):
             y = process.renoise(torch.full((n, 1), v), early, late, generator=torch.Generator().manual_seed(v))
-            want = world.jump(s, t)[v].clamp(min=0)
+            want = world.transition_between(s, t)[v].clamp(min=0)
             seen = torch.bincount(y[:, 0], minlength=world.states) / n
             worst = max(worst, ((seen - want).abs() / ((want * (1 - want) / n).sqrt() + 1e-6)).max().item())
     return worst < 5

@@ -78,7 +78,7 @@ def test_gibbs_at_unlikely_positions(name):
 def forward_backward(world, t, span, way_back=None):
     """The forward transition of each token, then the reverse one with the exact prediction."""
     high, start = t + span * (1 - t), t + (way_back or span) * (1 - t)
-    up, possible = world.jump(t, high), world.marginal(t) > 0
+    up, possible = world.transition_between(t, high), world.marginal(t) > 0
     raised = world.kernel(lambda z: [up[token] for token in z] if possible[world.noisy.index(z)] else None)
     return raised @ world.ancestral(start, t)
 

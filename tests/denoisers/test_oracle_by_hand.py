@@ -51,6 +51,6 @@ def test_the_process_is_the_written_one(name):
     for s, t in ((0.2, 0.7), (0.5, 0.55)):
         early, late = (torch.tensor([time], dtype=torch.float64) for time in (s, t))
         assert_close(process.marginal(every, late)[0], world.q(t))
-        assert_close(process.transition(every, early, late)[0].T, world.jump(s, t), rtol=1e-9, atol=1e-9)
+        assert_close(process.transition(every, early, late)[0].T, world.transition_between(s, t), rtol=1e-9, atol=1e-9)
         off = ~torch.eye(world.states, dtype=torch.bool)
         assert_close(process.rate(every, late)[0].T[off], world.rates(t)[off], rtol=1e-7, atol=1e-7)

@@ -100,7 +100,7 @@ def test_remasking(name, schedule, eta, t, s):
     sampler = RemaskingSampler(world.process(), world.oracle(), schedule, amount=eta)
     alpha_s, alpha_t = signal(world, s), signal(world, t)
     kappa = 1 - published_sigma(schedule, eta, alpha_s, alpha_t) / (1 - alpha_s) if s > 0 else 1
-    if name != "masked":  # where masks are told from words, kappa may be negative
+    if name != "masked":  # for masks alone, kappa may be negative
         kappa = max(kappa, 0)
     want = kernel_of(world, t, lambda z, i, x_hat: mixture(world, kappa, x_hat, z[i], s, t))
     assert want.min() > -1e-12
