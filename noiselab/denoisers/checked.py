@@ -62,6 +62,11 @@ class LogitChecks:
                 _refuse(numbers, denoiser)
 
 
+def walking() -> bool:
+    """Whether a walk is under way, whose times and tokens were checked at its start."""
+    return _CURRENT.walk is not None
+
+
 def _refuse(numbers: Sequence[float], denoiser: nn.Module) -> None:
     """Raise `ValueError` unless the smallest and the largest of the rows' largest logits are finite; then come two times."""
     least, most, first, last = numbers

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..categorical import Randomness, choose, replace_tokens, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import describe
-from ..denoisers.checked import LogitChecks, checked
+from ..denoisers.checked import LogitChecks, checked, walking
 from ..numerics import require_count, require_tokens
 from ..parametrization import to_posterior
 from ..process import NoiseProcess, as_token_times
@@ -312,7 +312,8 @@ def _entered(step: Callable[..., Tokens]) -> Callable[..., Tokens]:
 
     @functools.wraps(step)
     def checked_step(self: Sampler, z: Tokens, t: Times, s: Times, **options: Any) -> Tokens:
-        self.process.step_times(s, t, z)
+        if not walking():
+            self.process.step_times(s, t, z)
         return step(self, z, t, s, **options)
 
     return checked_step
