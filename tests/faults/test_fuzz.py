@@ -43,7 +43,7 @@ NAN_IS_DEFINED = (
 )
 """Where z is impossible, and without texts or tokens."""
 PASS_NAN_ON = ("noiselab.elbo.", "noiselab.objectives.", "noiselab.parametrization.", "noiselab.schedules.")
-"""NaN for logits that are not finite, and for tokens x that cannot have become z, which only masks have here."""
+"""NaN for logits that are not finite, and for tokens x that cannot have become z, of which hybrid noise has none."""
 
 
 def call_of(label, name):
@@ -56,7 +56,7 @@ def accepted(label, name, result, values):
     if result == "NaN" and label in NAN_IS_DEFINED:
         return True
     if result == "NaN" and label.startswith(PASS_NAN_ON):
-        return name == "masked" or any(isinstance(value, torch.Tensor) and not finite(value) for value in values)
+        return name != "gidd" or any(isinstance(value, torch.Tensor) and not finite(value) for value in values)
     return result in ("right", "refused")
 
 
