@@ -8,6 +8,7 @@ import math
 import threading
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -172,6 +173,15 @@ class Checked(WrappedDenoiser):
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """The inner denoiser's logits."""
         return self.check(self.inner(z, t, rows), t, self.inner, rows)
+
+    def __getattr__(self, name: str) -> Any:
+        """Other attributes are those of the inner denoiser, such as the `log_prob` of a `MarkovOracle`."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("__") or name == "inner":
+                raise
+            return getattr(self.inner, name)
 
     def __repr__(self) -> str:
         return in_a_line(self.inner)

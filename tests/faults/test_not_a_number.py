@@ -240,3 +240,12 @@ def test_pipelines(value, unchecked):
     for call in calls.values():
         with pytest.raises(ValueError, match=r"logits must be finite.*from .*(DiT|Transformers)"):
             call()
+
+
+def test_what_a_sampler_was_given_keeps_its_methods():
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.full((2, 2), 0.5), process)
+    sampler = nl.AncestralSampler(process, oracle)
+    assert sampler.denoiser.entropy(2) == oracle.entropy(2)
+    with pytest.raises(AttributeError, match="no attribute 'entropies'"):
+        sampler.denoiser.entropies  # noqa: B018
