@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -120,6 +120,13 @@ def _ends(values: Shaped[Tensor, "..."]) -> tuple[float | int, float | int] | No
         return least.item(), most.item()
     except RuntimeError:  # within torch.func.vmap
         return None
+
+
+def no_attribute(owner: object, name: str, made: Sequence[str]) -> AttributeError:
+    """The error for an attribute that an object lacks; `made` are those that its base class makes in `__init__`."""
+    kind = type(owner).__name__
+    more = f": the __init__ of {kind} must call super().__init__" if name in made else ""
+    return AttributeError(f"{kind!r} object has no attribute {name!r}{more}")
 
 
 def require_made(thing: object) -> None:

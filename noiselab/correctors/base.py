@@ -13,7 +13,7 @@ from ..categorical import Randomness
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import describe
 from ..denoisers.checked import checked
-from ..numerics import as_token_times, require_tokens
+from ..numerics import as_token_times, no_attribute, require_tokens
 from ..process import NoiseProcess
 from ..process.validation import require_kind
 from ..typing import Selection, Times, Tokens, Variants
@@ -94,12 +94,7 @@ class Corrector(abc.ABC):
             process.token_times(t, z)
 
     def __getattr__(self, name: str) -> Any:
-        more = (
-            f": the __init__ of {type(self).__name__} must call super().__init__"
-            if name in ("process", "denoiser")
-            else ""
-        )
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{more}")
+        raise no_attribute(self, name, ("process", "denoiser"))
 
     def __repr__(self) -> str:
         return describe(self, self.process, self.denoiser, self.extra_repr())

@@ -14,7 +14,7 @@ from ..categorical import Randomness, choose, replace_tokens, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import describe
 from ..denoisers.checked import LogitChecks, checked, walking
-from ..numerics import require_count, require_tokens
+from ..numerics import no_attribute, require_count, require_tokens
 from ..parametrization import to_posterior
 from ..process import NoiseProcess, as_token_times
 from ..process.validation import require_kind
@@ -286,12 +286,7 @@ class Sampler(abc.ABC):
         return replace_tokens(z, rows, choose(logits.double().softmax(-1), u[rows]))
 
     def __getattr__(self, name: str) -> Any:
-        more = (
-            f": the __init__ of {type(self).__name__} must call super().__init__"
-            if name in ("process", "denoiser")
-            else ""
-        )
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{more}")
+        raise no_attribute(self, name, ("process", "denoiser"))
 
     @property
     def device(self) -> torch.device:

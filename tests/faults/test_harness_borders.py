@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-pytest.importorskip("lm_eval")
+pytest.importorskip("lm_eval", reason="optional: pip install noiselab[harness]; continuous integration has it")
 from lm_eval.api.instance import Instance
 
 from noiselab.data import train_tokenizer, vocabulary_size
