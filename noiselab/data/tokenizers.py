@@ -2,6 +2,7 @@
 added.
 """
 
+import copy
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -159,6 +160,20 @@ def load_tokenizer(name: str | Path, revision: str = "main") -> "transformers.Pr
     if missing:
         tokenizer.add_special_tokens(missing)
     return tokenizer
+
+
+def complete(tokenizer: "transformers.PreTrainedTokenizerBase") -> "transformers.PreTrainedTokenizerBase":
+    """A copy of a tokenizer whose missing end-of-text and padding tokens are others that it has; its vocabulary is the same.
+
+    The separator is the end of text, and the end of text is the padding, which is known by its position. Without either, it
+    has none.
+    """
+    copied = copy.deepcopy(tokenizer)
+    if copied.eos_token_id is None and copied.sep_token_id is not None:
+        copied.eos_token = copied.sep_token
+    if copied.pad_token_id is None and copied.eos_token_id is not None:
+        copied.pad_token = copied.eos_token
+    return copied
 
 
 def vocabulary_size(tokenizer: "transformers.PreTrainedTokenizerBase") -> int:

@@ -148,6 +148,11 @@ class MaskedLanguageModel(ProjectedDenoiser):
         # Not persistent, because it belongs to the sequences and not to the weights.
         self.register_buffer("attention_mask", attention_mask, persistent=False)
 
+    @property
+    def settings(self) -> dict[str, bool]:
+        """How the model is called, for noiselab.json."""
+        return {"shifted": self.shifted, "bidirectional": self.bidirectional}
+
     def hidden(self, z: Tokens, t: Times) -> Float[Tensor, "batch length width"]:
         """The hidden states of each token at its own position, or the logits if the model is called as a whole."""
         real = self.real_tokens(z)

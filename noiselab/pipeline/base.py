@@ -5,7 +5,7 @@ import contextlib
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -52,8 +52,9 @@ class Text(str):
 class Pipeline(nn.Module, abc.ABC):
     """A model, its tokenizer, and its settings, ready to generate.
 
-    `Pipeline.from_pretrained` selects the class from the config: `DiffusionPipeline` for GIDD's network and masked
-    language models, `AutoregressivePipeline` for causal models. A pipeline is a module: `.to(device)` moves all of it.
+    `Pipeline.from_pretrained` selects the class: `DiffusionPipeline` if noiselab.json describes a noise process, whatever the
+    architecture, and for GIDD's network and masked language models; `AutoregressivePipeline` for other causal models. A
+    pipeline is a module: `.to(device)` moves all of it.
 
     **Arguments:**
 
@@ -113,16 +114,17 @@ class Pipeline(nn.Module, abc.ABC):
                 f"from_pretrained takes settings, dtype, revision and trust_remote_code; got {sorted(unknown)}"
             )
         folder = open_folder(name, revision)  # all files below are of one revision
-        kind, model = load_model(folder, dtype=dtype)
+        settings, network = chosen_settings(settings, folder)
+        noised = settings is not None and settings.noise is not None
+        kind, model = load_model(folder, dtype=dtype, noised=noised, network=network)
         wanted = Pipeline._by_kind[kind]
         if not (issubclass(cls, wanted) or issubclass(wanted, cls)):
             raise ValueError(
                 f"{cls.__name__} needs another kind of model; {str(name)!r} is one for {wanted.__name__} "
                 "(Pipeline.from_pretrained selects the class)"
             )
-        network = model.model if isinstance(model, MaskedLanguageModel) else model
-        tokenizer = check_tokenizer(folder, _logits(network))
-        settings = settings or ModelSettings.from_pretrained(folder)
+        inner = model.model if isinstance(model, MaskedLanguageModel) else model
+        tokenizer = check_tokenizer(folder, _logits(inner))
         if settings is None:
             settings = wanted.default_settings(folder, model, tokenizer)
             if wanted.guesses_noise(folder, model):
@@ -222,6 +224,26 @@ class Pipeline(nn.Module, abc.ABC):
         mixed = torch.autocast(self.device.type, dtype) if dtype is not None else contextlib.nullcontext()
         with torch.no_grad(), mixed:
             yield
+
+
+def chosen_settings(given: ModelSettings | None, folder: Path) -> tuple[ModelSettings | None, Mapping[str, Any] | None]:
+    """The settings of a model, those given or those stored, and how its network is called.
+
+    **Raises:** `ValueError` if a network is stored as a denoiser without its noise.
+    """
+    if given is not None:
+        network = given.network
+        with contextlib.suppress(ValueError):  # the file is replaced, even if it is damaged
+            stored = ModelSettings.from_pretrained(folder)
+            network = stored.network if network is None and stored is not None else network
+        return given, network
+    settings = ModelSettings.from_pretrained(folder)
+    if settings is not None and settings.network is not None and settings.noise is None:
+        raise ValueError(
+            f"noiselab.json must describe the noise of this model, which is a denoiser; that of {str(folder)!r} does not "
+            "(pass settings=ModelSettings(...))"
+        )
+    return settings, None if settings is None else settings.network
 
 
 def warn_of_guess(name: str, folder: Path, settings: ModelSettings) -> None:

@@ -50,6 +50,8 @@ class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
         """
         begin = self.tokenizer.bos_token_id
         begin = self.tokenizer.eos_token_id if begin is None else begin
+        if begin is None and prompts is None:
+            raise ValueError("prompts must be given if the tokenizer has no token that starts or ends a text; got none")
         starts = [[begin]] if prompts is None else self.encode(prompts)
         longest = generated_length(length, self.length)
         require_count("num_samples", num_samples)

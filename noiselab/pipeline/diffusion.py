@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
     process: NoiseProcess
 
     def __init__(self, model: nn.Module, tokenizer: Any, settings: ModelSettings):
+        if isinstance(model, MaskedLanguageModel):
+            settings = replace(settings, network=model.settings)
         super().__init__(model, tokenizer, settings)
         if tokenizer.mask_token_id is None and not isinstance(model, MaskedLanguageModel):
             raise ValueError("the tokenizer must have a mask token; got one without")
@@ -97,6 +100,11 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         mask = getattr(config, "mask_token_id", None)
         if mask is not None and mask < config.vocab_size:
             tokens["mask_id"] = mask
+        if tokens["mask_id"] is None:
+            raise ValueError(
+                f"the tokenizer must have a mask token, or the model room for one; that of {str(name)!r} has none, and all "
+                f"{config.vocab_size} tokens of the model are taken (noiselab.training.adapt adds one)"
+            )
         tokens["vocab_size"] = max(tokens["vocab_size"], tokens["mask_id"] + 1)
         return ModelSettings({"family": "masked", **tokens}, predicts="leave_one_out")
 
@@ -222,6 +230,8 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         """
         texts = text_list(texts)
         mask, limit, found = self.tokenizer.mask_token_id, self.length, []
+        if mask is None:
+            raise ValueError("the tokenizer must have a mask token, by which a text marks its gaps; got one without")
         for i, text in enumerate(texts):
             ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             check_fits(len(ids), limit, f"text {i}")
@@ -281,7 +291,7 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         require_count("num_inference_steps", num_inference_steps)
         require_count("batch_size", batch_size)
         lengths = torch.tensor([len(found) for found in ids])
-        tokens = torch.full((len(ids), int(lengths.max())), self.tokenizer.pad_token_id)
+        tokens = torch.full((len(ids), int(lengths.max())), self._padding)
         for row, found in enumerate(ids):
             tokens[row, : len(found)] = torch.tensor(found)
         correction = SelfCorrection(
@@ -306,6 +316,11 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
                 device=self.device,
             )
         return self.decode([row[:length].tolist() for row, length in zip(corrected, lengths, strict=True)])
+
+    @property
+    def _padding(self) -> int:
+        """The token at padding, which is known by its position: any, if the tokenizer has none for it."""
+        return 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
 
     def _sampler(self, sampler: SamplerLike | None, asked: Truncation) -> Sampler:
         return chosen_sampler(self.process, self.denoiser, sampler, asked, self.generation)
@@ -339,7 +354,7 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
                 f"as_released truncates texts to the context of {limit} tokens; this affects texts {longer[:8]}",
                 stacklevel=3,
             )
-        pad = [self.tokenizer.pad_token_id] * width
+        pad = [self._padding] * width
         return [(found + pad)[:width] for found in ids]
 
 

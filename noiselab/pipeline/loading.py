@@ -1,5 +1,6 @@
 """Loading models with checks: GIDD's network, masked language models and autoregressive models."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -7,10 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..data import load_tokenizer, token_support, vocabulary_size
+from ..data.tokenizers import MASK, complete
 from ..networks.huggingface import load_dit
 from ..networks.masked_lm import CAUSAL, MaskedLanguageModel
 from ..networks.masked_lm_files import load_masked_lm
-from ..networks.model_folders import load_weights_of, model_folder, read_config
+from ..networks.model_folders import load_weights_of, model_folder, open_tokenizer, read_config
 from .original import is_original, load_original
 
 Kind = Literal["dit", "masked", "autoregressive"]
@@ -18,7 +20,12 @@ PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def load_model(
-    name: str | Path, *, dtype: torch.dtype | None = None, revision: str = "main"
+    name: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    revision: str = "main",
+    noised: bool = False,
+    network: Mapping[str, Any] | None = None,
 ) -> tuple[Kind, PreTrainedModel | MaskedLanguageModel]:
     """Load a model from a folder or the Hub, and return its kind with it. No pickle is loaded and no remote code is run.
 
@@ -27,6 +34,9 @@ def load_model(
     - `name`: a folder, or a name on the Hugging Face Hub.
     - `dtype`: the dtype of the weights; by default that of the checkpoint.
     - `revision`: branch, tag or commit on the Hub; unused for a folder.
+    - `noised`: whether a model of transformers was trained with a noise process, and is loaded as a denoiser even if its
+      architecture is causal.
+    - `network`: options of `MaskedLanguageModel` for a denoiser.
 
     **Raises:** `ValueError` if there is no model or it cannot be loaded.
     """
@@ -37,9 +47,9 @@ def load_model(
     kind, named = config.get("model_type"), set(config.get("architectures") or ())
     if kind == "dit":
         return "dit", load_dit(folder, dtype)
-    if named & CAUSAL and kind not in ("Dream", "llada"):
+    if named & CAUSAL and not noised and kind not in ("Dream", "llada"):
         return "autoregressive", _causal(folder, dtype)
-    return "masked", load_masked_lm(folder, dtype)
+    return "masked", load_masked_lm(folder, dtype, **(network or {}))
 
 
 def open_folder(name: str | Path, revision: str = "main") -> Path:
@@ -86,20 +96,24 @@ def check_folder(name: str | Path) -> None:
 def check_tokenizer(name: str | Path, states: int) -> Any:
     """Load the tokenizer of a model with `states` logits.
 
+    Mask, padding and end-of-text tokens that it lacks are added if the model has room for them. Otherwise it keeps its
+    tokens; padding, which is known by its position, is then the end of text.
+
     **Raises:** `ValueError` if it is missing or has ids that the model lacks.
     """
     try:
         tokenizer = load_tokenizer(name)
+        if vocabulary_size(tokenizer) > states:
+            tokenizer = complete(open_tokenizer(name))
     except ValueError as error:
         raise ValueError(f"a model must come with a tokenizer; {str(name)!r}: {error}") from error
     size = vocabulary_size(tokenizer)
     if size > states:
-        special = {tokenizer.mask_token: tokenizer.mask_token_id, tokenizer.pad_token: tokenizer.pad_token_id}
-        added = [token for token, found in special.items() if found >= states]
-        hint = f" (its {' and '.join(added)} were added, because it has none)" if added else ""
         raise ValueError(
-            f"the tokenizer must not have more tokens than the model; {str(name)!r} has {size}, its model {states}{hint}"
+            f"the tokenizer must not have more tokens than the model; {str(name)!r} has {size}, its model {states}"
         )
+    if tokenizer.mask_token_id is None and size < states:
+        tokenizer.add_special_tokens({"mask_token": MASK})
     if not token_support(tokenizer).any():
         raise ValueError(f"the tokenizer must have tokens that occur in texts; {str(name)!r} has none")
     return tokenizer

@@ -15,6 +15,7 @@ from ..process import NoiseProcess
 from ..processes import process_from
 
 FILE = "noiselab.json"
+NETWORK = ("shifted", "bidirectional")
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,11 @@ class ModelSettings:
     - `noise`: `family` and its arguments, see `noiselab.processes.process_from`; `None` for an autoregressive model.
     - `predicts`: the quantity that the model predicts: "leave_one_out", "posterior" or "score".
     - `generation`: the default settings for sampling.
+    - `network`: how a model of transformers is called as a denoiser: `shifted` and `bidirectional` of
+      `noiselab.networks.masked_lm.MaskedLanguageModel`. A pipeline fills it in.
 
-    **Raises:** `ValueError` for an unknown `predicts`. The noise settings are checked when the process is built.
+    **Raises:** `ValueError` for an unknown `predicts`, or settings of the network that are not these two, true or false. The
+    noise settings are checked when the process is built.
 
     **Example:**
 
@@ -72,10 +76,15 @@ class ModelSettings:
     noise: Mapping[str, Any] | None = None
     predicts: Prediction = "leave_one_out"
     generation: GenerationSettings = field(default_factory=GenerationSettings)
+    network: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.predicts not in get_args(Prediction):
             raise ValueError(f"predicts must be one of {get_args(Prediction)}; got {self.predicts!r}")
+        network: Any = {} if self.network is None else self.network
+        plain = isinstance(network, Mapping) and all(isinstance(value, bool) for value in network.values())
+        if not plain or not set(network) <= set(NETWORK):
+            raise ValueError(f"network must map {' and '.join(NETWORK)} to true or false; got {network!r}")
 
     def process(self) -> NoiseProcess:
         """The noise process.
@@ -88,7 +97,11 @@ class ModelSettings:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write noiselab.json into a folder."""
-        write_json(Path(folder) / FILE, {**asdict(self), "noise": None if self.noise is None else dict(self.noise)})
+        plain = {name: None if part is None else dict(part) for name, part in self._mappings().items()}
+        write_json(Path(folder) / FILE, {**asdict(self), **plain})
+
+    def _mappings(self) -> dict[str, Mapping[str, Any] | None]:
+        return {"noise": self.noise, "network": self.network}
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str = "main") -> "ModelSettings | None":

@@ -20,6 +20,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from ..files import new_folder, write_json
+from ..networks.masked_lm import MaskedLanguageModel
 from ..networks.wrapped import bare
 from .checkpoints import SETTINGS, check_settings, checkpoints, damage, last_intact, rotate, seal
 from .checks import NonFiniteLoss
@@ -179,7 +180,9 @@ class Saving(Base):
         """Write the finished model atomically, in the format that `from_pretrained` loads.
 
         The folder contains the trained weights, the tokenizer and `settings.json`; if there is an average, the
-        subfolder `ema` contains the averaged weights in the same format. A network from `with_lora` is written merged.
+        subfolder `ema` contains the averaged weights in the same format. A network from `with_lora` is written merged. Of a
+        `MaskedLanguageModel` the model of transformers inside is written, as transformers loads it; noiselab.json states how
+        the denoiser calls it. For `Pipeline.from_pretrained`, pass the noise as `ModelSettings` in `parts`.
 
         **Arguments:**
 
@@ -194,17 +197,33 @@ class Saving(Base):
         if self.is_world_process_zero():
             model = self.network
             with new_folder(folder, subfolders=("ema",)) as temporary:
-                write_weights(merged(model) if is_adapted(model) else model, temporary)
+                write_model(model, temporary)
                 if self.average is not None:
                     with self.average.applied():
-                        write_weights(merged(model) if is_adapted(model) else model, temporary / "ema")
+                        write_model(model, temporary / "ema")
                 for place in [temporary, temporary / "ema"]:
                     for part in (*([] if tokenizer is None else [tokenizer]), *parts):
                         if place.exists():
                             part.save_pretrained(place)
+                    if place.exists() and isinstance(model, MaskedLanguageModel):
+                        describe_network(model, place)
                 content = {"step": self.state.global_step, **(settings or {}), "numbers": self.settings}
                 write_json(temporary / SETTINGS, content)
         barrier()
+
+
+def write_model(model: nn.Module, folder: Path) -> None:
+    """Write a finished network in the format that `from_pretrained` loads: of a denoiser, the model of transformers inside."""
+    if isinstance(model, MaskedLanguageModel) and isinstance(model.model, transformers.PreTrainedModel):
+        model = model.model
+    write_weights(merged(model) if is_adapted(model) else model, folder)
+
+
+def describe_network(model: MaskedLanguageModel, folder: Path) -> None:
+    """Add to noiselab.json how a denoiser calls its model; without it, a causal architecture would load as autoregressive."""
+    path = folder / "noiselab.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_json(path, {**content, "network": model.settings})
 
 
 def write_weights(model: nn.Module, folder: Path) -> None:

@@ -221,7 +221,7 @@ def test_damaged_files_are_refused_in_words(folder, file, text):
 
 ODD = [None, "x", -1, 0, 1e30, 10**40, [], {}, float("nan"), True, [[1]], ""]
 SETTINGS = {
-    "noiselab.json": ["noise", "predicts", "generation", "more"],
+    "noiselab.json": ["noise", "predicts", "generation", "network", "more"],
     "config.json": [
         "architectures",
         "model_type",
