@@ -71,6 +71,30 @@ def select_generators(generator: Randomness, index: Int[Tensor, " selected"]) ->
     return [generator[i] for i in index.tolist()] if isinstance(generator, Sequence) else generator
 
 
+def split_generator(generator: Generator | None, count: int) -> list[Generator]:
+    """Independent generators, one for each of `count` sequences, seeded by one: draws from them do not depend on the batch.
+
+    **Arguments:**
+
+    - `generator`: the source of the seeds, on any device, on which the others are too; by default torch's global one.
+    - `count`: the number of generators.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.categorical import split_generator, uniforms
+
+    each = split_generator(torch.Generator().manual_seed(0), 4)
+    again = split_generator(torch.Generator().manual_seed(0), 4)
+    assert torch.equal(uniforms(4, 2, generator=each), torch.cat([uniforms(1, 2, generator=[g]) for g in again]))
+    ```
+    """
+    home = torch.device("cpu") if generator is None else generator.device
+    seeds = torch.randint(2**62, (count,), generator=generator, device=home).tolist()
+    return [Generator(home).manual_seed(seed) for seed in seeds]
+
+
 def choose(mass: ElementwiseProbs, u: Elementwise) -> Int[Tensor, "*batch"]:
     r"""The token that a uniform number selects: the first whose cumulative mass exceeds $u \sum_v m_v$.
 

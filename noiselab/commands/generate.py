@@ -61,9 +61,9 @@ class Options:
     as_released: bool = False
     """use the time grid of the published GIDD code, which leaves a little noise"""
     seed: int = 0
-    """random seed; each text of a diffusion model has random numbers of its own"""
+    """random seed; each text has random numbers of its own"""
     batch_size: int = 16
-    """texts per batch; does not change the texts of a diffusion model"""
+    """texts per batch; does not change the texts"""
     dtype: OptionalText = None
     """dtype of the network's arithmetic, such as bfloat16"""
     device: OptionalText = None
@@ -94,8 +94,6 @@ def main(options: Options) -> list[dict[str, Any]]:
 
 def _generated(pipe: Any, prompts: Sequence[str | None], options: Options) -> Iterator[str]:
     """The texts, batch by batch."""
-    import torch
-
     import noiselab as nl
 
     from ..pipeline import AutoregressivePipeline
@@ -105,20 +103,20 @@ def _generated(pipe: Any, prompts: Sequence[str | None], options: Options) -> It
         name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "min_p", "length")
     }
     shared["dtype"] = dtype_of(options.dtype)
+    generators = text_generators(options.seed, len(prompts))
     if options.prompt:
         pipe.encode(options.prompt)  # so that one that is too long is noticed before the work
     if isinstance(pipe, AutoregressivePipeline):
         if options.steps is not None or options.as_released or options.sampler != "ancestral":
             raise ValueError("steps, sampler and as-released require a diffusion model; this model is autoregressive")
-        generator = torch.Generator().manual_seed(options.seed)
         for first in range(0, len(prompts), options.num_samples):
             one = prompts[first]
             for done in range(0, options.num_samples, options.batch_size):
                 count = min(options.batch_size, options.num_samples - done)
-                yield from pipe.generate(count, prompts=None if one is None else [one], generator=generator, **shared)
+                mine = generators[first + done : first + done + count]
+                yield from pipe.generate(count, prompts=None if one is None else [one], generator=mine, **shared)
         return
     shared["sampler"] = None if options.sampler == "ancestral" else getattr(nl.samplers, SAMPLERS[options.sampler])
-    generators = text_generators(options.seed, len(prompts))
     for first in range(0, len(prompts), options.batch_size):
         some = prompts[first : first + options.batch_size]
         yield from pipe.generate(

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..categorical import split_generator
 from ..data.rows import stack_rows
 from ..denoisers import Denoiser, attending_to
 from ..denoisers.modes import device_of, evaluating
@@ -95,6 +96,8 @@ def validation_bound(
     With `nodes`, all sequences use the same fixed times, so that the comparison of two models has no variance from the
     choice of times. With `steps`, the result is the bound in discrete time of a sampler with these steps.
 
+    Each sequence has noise of its own, so that the batch size does not change the result by more than rounding.
+
     **Arguments:**
 
     - `process`: the noise process.
@@ -143,16 +146,18 @@ def validation_bound(
     tau = stratified_times(count * repeats, generator=generator)
     tau = tau[torch.randperm(len(tau), generator=generator)].view(count, repeats)
 
+    randoms = split_generator(generator, count)
     terms, lengths, first = [], [], 0
     with evaluating(denoiser), torch.no_grad():
         for x, real in batches(data, batch_size, device_of(denoiser, process)):
 
-            def draw(tau: Tensor, x: Tensor = x, real: Tensor = real) -> BoundTerms:
+            def draw(tau: Tensor, x: Tensor = x, real: Tensor = real, first: int = first) -> BoundTerms:
+                random = randoms[first : first + len(x)]
                 if grid is not None:
-                    return discrete_bound(process, denoiser, x, grid, pick=tau, real=real, generator=generator)
+                    return discrete_bound(process, denoiser, x, grid, pick=tau, real=real, generator=random)
                 times = sine_clock(tau, low=low, high=high) if fixed is None else None
                 return continuous_bound(
-                    process, denoiser, x, times=times, nodes=fixed, low=low, high=high, real=real, generator=generator
+                    process, denoiser, x, times=times, nodes=fixed, low=low, high=high, real=real, generator=random
                 )
 
             with attending_to(denoiser, None if bool(real.all()) else real):  # attention is faster without a mask

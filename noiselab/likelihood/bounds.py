@@ -11,8 +11,9 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Tensor
 
+from ..categorical import Randomness
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.checked import LogitChecks, check_of
 from ..elbo import nelbo, prior_kl, reconstruction
@@ -68,7 +69,7 @@ def continuous_bound(
     low: float | int | None = None,
     high: float | int | None = None,
     real: Selection | None = None,
-    generator: Generator | None = None,
+    generator: Randomness = None,
 ) -> BoundTerms:
     r"""Estimate the continuous-time bound of each sequence.
 
@@ -92,13 +93,14 @@ def continuous_bound(
       `low` = 0 it is evaluated at 1e-12, the smallest time with defined rates. It needs the network only if some token
       is noisy there: almost never for absorbing noise, always for noise on data tokens.
     - `real`: the mask of real tokens; padding is neither noised nor scored.
-    - `generator`: the source of randomness for times and z.
+    - `generator`: the source of randomness for times and z: one generator, or, with `times` or `nodes`, one for each
+      sequence.
 
     **Returns:** nats per sequence, float64. For the standard error of their mean use `average`, or, if they are
     independent, their standard deviation.
 
-    **Raises:** `ValueError` for a time range outside the domain, both `times` and `nodes`, or logits that are NaN, inf, or
-    all -inf at a token.
+    **Raises:** `ValueError` for a time range outside the domain, both `times` and `nodes`, neither with a generator for each
+    sequence, or logits that are NaN, inf, or all -inf at a token.
 
     **Source:** the terms are those of Kingma et al. (2021), arXiv 2107.00630; for jumps, Campbell et al. (2022),
     arXiv 2205.14987.
@@ -130,6 +132,8 @@ def continuous_bound(
         diffusion = torch.stack(parts).sum(0)
     else:
         if times is None:
+            if isinstance(generator, Sequence):
+                raise ValueError("times or nodes must be given with one generator for each sequence; got neither")
             times = sine_clock(stratified_times(len(x), generator=generator), low=low, high=high)
         else:
             if not isinstance(times, Sequence) or len(times) != 2:
@@ -147,7 +151,7 @@ def discrete_bound(
     *,
     pick: PerSequence | None = None,
     real: Selection | None = None,
-    generator: Generator | None = None,
+    generator: Randomness = None,
 ) -> BoundTerms:
     r"""Estimate the bound on $-\log p(x)$ of the sampler that takes these steps, for each sequence.
 
@@ -212,7 +216,7 @@ class Scene:
         denoiser: Denoiser,
         x: Tokens,
         real: Selection | None = None,
-        generator: Generator | None = None,
+        generator: Randomness = None,
     ):
         self.process, self.denoiser = process, as_leave_one_out(denoiser, process)
         self.check, self.checks = check_of(process), LogitChecks()
