@@ -6,7 +6,7 @@ from torch import nn
 
 from ..numerics import require_count
 
-FIELDS = ("max_seq_len", "max_position_embeddings", "n_positions", "max_sequence_length")
+FIELDS = ("max_seq_len", "max_position_embeddings", "n_positions", "max_sequence_length", "model_length")
 NO_LIMIT = 10**9  # transformers' value for a tokenizer that knows none is 10^30; XLNet's config has -1
 USUAL = 1024
 """The number of tokens of a generated text if none is given and the context is longer, or has no limit."""

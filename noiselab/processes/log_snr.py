@@ -19,7 +19,7 @@ def log_snr_hybrid(
     mask_id: int,
     scale: float | int = 1.0,
     shift: float | int = 0.0,
-    log_snr: tuple[float | int, float | int] = (-9.0, 9.0),
+    log_snr: Sequence[float | int] = (-9.0, 9.0),
 ) -> Interpolation:
     r"""Hybrid noise of masking and uniform tokens, parametrised by the log signal-to-noise ratio $\lambda$.
 
