@@ -5,7 +5,7 @@
 
 Needs pytest-cov. Works in a clone of the last commit, in the folder for temporary files. Prints "survived" for a change
 that no test noticed and "killed" for one that a test noticed, with the number of tests that ran, out of those that reach
-the line.
+the line (or, for what runs when the module is imported, any line of its file).
 """
 
 import argparse
@@ -36,6 +36,7 @@ PYTEST = (
     "-m",
     "not long and not docs",
 )
+OWN = 60  # tests of the package itself that run first, since those of a few files start sooner
 LATER = 5000  # seconds by which a changed file is newer, so that no compiled copy of it is used
 
 SWAPS = {
@@ -100,6 +101,15 @@ class Source:
             place = self.raw[self.end(left) : self.begin(right)].find(old.encode())
             if place >= 0:
                 yield left.end_lineno or 0, self.end(left) + place, len(old), new
+
+    def statement(self, line: int) -> range:
+        """The lines of the smallest statement around a line; of one with a body, those before the body."""
+        found = [node for node in ast.walk(ast.parse(self.raw)) if isinstance(node, ast.stmt)]
+        spans = [range(node.lineno, (node.end_lineno or node.lineno) + 1) for node in found if node.lineno <= line]
+        around = [(lines.start, lines.stop) for lines in spans if line in lines]
+        first, last = min(around, key=lambda ends: ends[1] - ends[0], default=(line, line + 1))  # of a decorator
+        bodies = [body[0].lineno for node in found if (body := getattr(node, "body", None)) and node.lineno == first]
+        return range(first, max(first + 1, min(bodies, default=last)))
 
     @contextlib.contextmanager
     def changed(self, first: int, size: int, new: str) -> Iterator[None]:
@@ -191,13 +201,15 @@ def run(part: str, count: int, seed: int, budget: float) -> None:
     random.Random(seed).shuffle(places)
     killed = survived = 0
     for source, (line, first, size, new) in places:
-        contexts = reached.contexts_by_lineno(str(source.path)).get(line, [])
+        lines = reached.contexts_by_lineno(str(source.path))
+        contexts = {c for near in source.statement(line) for c in lines.get(near, [])}
+        contexts = contexts if contexts != {""} else {c for found in lines.values() for c in found}
         tests = sorted({c.split("|")[0] for c in contexts if c}, key=lambda test: seconds.get(test, 0.0))
         chosen = [test for i, test in enumerate(tests[:500]) if sum(seconds.get(t, 0.0) for t in tests[:i]) < budget]
-        if not chosen:
-            continue  # run when the module is imported
+        package = source.path.relative_to(TREE / "noiselab").parts[0].removesuffix(".py")
+        own = [test for test in chosen if package in test.split("::")[0]][:OWN]
         with source.changed(first, size, new):
-            found = noticed(chosen, 5 * budget)
+            found = any(noticed(some, 5 * budget) for some in (own, [t for t in chosen if t not in own]) if some)
         killed, survived = killed + found, survived + (not found)
         text = source.raw.splitlines()[line - 1].strip().decode()
         old = source.raw[first : first + size].decode()
