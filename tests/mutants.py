@@ -166,7 +166,7 @@ def noticed(tests: list[str], limit: float) -> bool:
 
     child = os.fork()
     if child == 0:
-        os.setsid()
+        os.setpgrp()
         out = os.open(str(TREE / "last.txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1)
         os.dup2(out, 2)
