@@ -113,7 +113,8 @@ def tabulate_methods(rows: Sequence[Row]) -> str:
             f"| method | {' | '.join(map(str, budgets))} |",
             f"| --- |{' ---: |' * len(budgets)}",
         ]
-        for method in dict.fromkeys(row.method for row in here):
+        order = {name: place for place, name in enumerate(dict.fromkeys(ONCE + AGAIN))}
+        for method in sorted({row.method for row in here}, key=lambda name: order.get(name, len(order))):
             by_budget = {row.budget: row for row in here if row.method == method}
             cells = [format_cell(by_budget.get(budget)) for budget in budgets]
             lines.append(f"| {method} | {' | '.join(cells)} |")
