@@ -140,7 +140,7 @@ def _invert(mass: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     cumulative, target, index = _search(mass, u)
     width = mass.gather(-1, index).double()
     inside = (target - cumulative.gather(-1, index) + width) / width
-    return index[..., 0], inside[..., 0].nan_to_num().clamp(0, 1 - 2**-53)
+    return index[..., 0], inside[..., 0].nan_to_num().clamp(min=0)
 
 
 def _search(mass: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noiselab.categorical import choose, uniforms
+from noiselab.categorical import choose, uniforms, uniforms_at
 
 V = 50_257
 
@@ -77,3 +77,28 @@ def test_a_generator_for_each_sequence_makes_batches_and_loops_agree():
     assert torch.equal(together, torch.cat(alone))
     with pytest.raises(ValueError, match="one generator for each of 2 sequences"):
         uniforms(2, generator=generators)
+
+
+@pytest.mark.parametrize("states", [5, 1500])
+def test_a_row_without_mass_gives_a_token_that_exists(states):
+    u = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)
+    assert (choose(torch.zeros(3, states), u) < states).all()
+
+
+@pytest.mark.parametrize("states", [1024, 1025, 1500, 1537])
+def test_each_token_that_has_all_the_mass_is_chosen(states):
+    """Whatever the position of its block, in batches with a position too."""
+    tokens = torch.tensor([[0, 255, 256, 1023], [states - 2, states - 1, states // 2, 511]])
+    mass = torch.zeros(2, 4, states).scatter(-1, tokens[..., None], 0.25)
+    for u in (0.0, 0.5, 1 - 2**-53):
+        assert torch.equal(choose(mass, torch.full((2, 4), u, dtype=torch.float64)), tokens)
+
+
+def test_tokens_that_are_not_selected_get_0():
+    rows = torch.tensor([[True, False, True], [False, False, True]])
+    for generator in (torch.Generator().manual_seed(0), [torch.Generator().manual_seed(i) for i in range(2)]):
+        assert torch.equal(uniforms_at(rows, generator=generator) > 0, rows)
+
+
+def test_numbers_are_drawn_where_the_generator_is_and_returned_where_they_are_wanted():
+    assert uniforms(2, 3, generator=torch.Generator(), device="meta").device.type == "meta"
