@@ -12,6 +12,7 @@ from .frequencies import token_frequencies
 from .hub import HubCorpus
 from .library import standard_library
 from .packing import pack
+from .responses import ResponseRows
 from .streams import TokenStream
 from .tokenizers import character_tokenizer, load_tokenizer, token_support, train_tokenizer, vocabulary_size
 
@@ -19,6 +20,7 @@ __all__ = [
     "Corpus",
     "FileCorpus",
     "HubCorpus",
+    "ResponseRows",
     "TextCorpus",
     "TokenBlocks",
     "TokenStream",

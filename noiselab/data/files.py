@@ -40,7 +40,7 @@ class FileCorpus(Corpus):
 
     def __init__(self, paths: str | Path | Sequence[str | Path], *, field: str = "text", name: str = "files") -> None:
         given = [paths] if isinstance(paths, str | Path) else list(paths)
-        self.paths = sorted({file for path in given for file in _find(path)})
+        self.paths = sorted({file for path in given for file in find_files(path)})
         if not self.paths:
             raise ValueError("paths must name at least one file; got none")
         self.field = field
@@ -76,7 +76,11 @@ def _hashed(path: str, state: tuple[int, ...]) -> str:
     return f"{''.join(Path(path).suffixes[-2:]).lower()}:{sha256(Path(path))}"
 
 
-def _find(path: str | Path) -> list[Path]:
+def find_files(path: str | Path) -> list[Path]:
+    """The files that a file, a folder or a pattern names, as in `FileCorpus`.
+
+    **Raises:** `ValueError` if there is none, or one has a suffix that cannot be read.
+    """
     place = Path(path).expanduser()
     if place.is_dir():
         files = [

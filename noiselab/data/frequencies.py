@@ -10,6 +10,7 @@ from torch import Tensor
 from ..mixing import Unigram
 from ..typing import TokenProbs, TokenSet
 from .blocks import TokenBlocks
+from .rows import noised_tokens
 
 SAMPLE_BLOCKS = 10_000
 """The number of blocks of a stream that are counted."""
@@ -18,11 +19,12 @@ SAMPLE_BLOCKS = 10_000
 def token_frequencies(
     data: Any, vocab_size: int, *, smoothing: float | int = 0.0, support: TokenSet | None = None
 ) -> TokenProbs:
-    r"""The frequency of each token among the real tokens of training data, $f_v = n_v / \sum_w n_w$.
+    r"""The frequency of each token among the learned tokens of training data, $f_v = n_v / \sum_w n_w$.
 
     **Arguments:**
 
-    - `data`: `TokenBlocks`, all of which are counted, or a `TokenStream`, of which the first 10,000 blocks are.
+    - `data`: `TokenBlocks` or `ResponseRows`, all of whose tokens are counted except padding and prompts; or a `TokenStream`,
+      of which the first 10,000 blocks are.
     - `vocab_size`: the size of the vocabulary.
     - `smoothing`, `support`: as for `Unigram.from_counts`. Without smoothing, tokens that do not occur, such as the mask, have
       frequency 0.
@@ -43,14 +45,16 @@ def token_frequencies(
     process = nl.processes.mask_and_unigram(frequencies, mask_id=tokenizer.mask_token_id, p_unigram=0.2)
     ```
     """
-    return Unigram.from_tokens(_real_tokens(data), vocab_size, smoothing=smoothing, support=support).row
+    return Unigram.from_tokens(_learned_tokens(data), vocab_size, smoothing=smoothing, support=support).row
 
 
-def _real_tokens(data: Any) -> Iterator[Tensor]:
-    """The tokens of training data without padding, many at once if they are in memory."""
+def _learned_tokens(data: Any) -> Iterator[Tensor]:
+    """The tokens of training data without padding and prompts, many at once if they are in memory."""
     if isinstance(data, TokenBlocks):
         for tokens, real in zip(data.tokens.split(SAMPLE_BLOCKS), data.real.split(SAMPLE_BLOCKS), strict=True):
             yield tokens[torch.arange(data.length) < real[:, None]].long()
     else:
-        for block in itertools.islice(data, SAMPLE_BLOCKS):
-            yield block["input_ids"][block["attention_mask"].bool()]
+        finite = hasattr(data, "__len__")
+        for row in (data[index] for index in range(len(data))) if finite else itertools.islice(data, SAMPLE_BLOCKS):
+            batch = {name: torch.as_tensor(column)[None] for name, column in row.items()}
+            yield batch["input_ids"][noised_tokens(batch)]

@@ -1,11 +1,20 @@
-"""Rows of data sets: one way to stack them into batches, with words for what does not fit."""
+"""Rows of data sets: one way to stack them into batches, with words for what does not fit, and which tokens are learned."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
+
+from ..typing import Selection
+
+Batch = Mapping[str, Tensor]
+"""`input_ids` [batch, length]; optional, of the same shape: `attention_mask` (1 for real tokens; default all), and
+`scored` (1 for tokens that the model learns; default all real tokens) or `labels` (-100 for tokens that it does not learn).
+Tokens that are not learned are conditioned on: a diffusion loss does not noise them, and a causal loss does not score them.
+"""
 
 
 def stack_rows(rows: Sequence[Any]) -> dict[str, Tensor]:
@@ -45,6 +54,29 @@ def stack_rows(rows: Sequence[Any]) -> dict[str, Tensor]:
     if mask is not None and bool(mask.all()):
         del batch["attention_mask"]
     return batch
+
+
+def real_tokens(batch: Batch) -> Selection:
+    """The mask of real tokens: those with attention mask 1, or all."""
+    mask = batch.get("attention_mask")
+    return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+
+
+def noised_tokens(batch: Batch) -> Selection:
+    """The mask of tokens that a diffusion model is trained on: real, `scored`, and with labels other than -100. The others
+    are not noised.
+    """
+    chosen = real_tokens(batch)
+    if "scored" in batch:
+        chosen = chosen & batch["scored"].bool()
+    return chosen & (batch["labels"] != -100) if "labels" in batch else chosen
+
+
+def predicted_tokens(batch: Batch) -> Bool[Tensor, "batch scored"]:
+    """The mask of tokens that a causal model is trained on: those of `noised_tokens` that follow a real token (not the
+    first).
+    """
+    return noised_tokens(batch)[:, 1:] & real_tokens(batch)[:, :-1]
 
 
 def _tensors(index: int, row: Any) -> dict[str, Tensor]:

@@ -1,14 +1,12 @@
 """A chat model: a causal network, its tokenizer, and the template that turns a conversation into text."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import nn
 
+from ..data.messages import Message
 from ..networks.lengths import context_length
-
-Message: TypeAlias = dict[str, str]
-"""A message: "role", for example "user" or "assistant", and "content"."""
 
 OPENING = ""  # an empty prefix of the assistant message
 

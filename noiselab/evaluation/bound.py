@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..categorical import split_generator
-from ..data.rows import stack_rows
+from ..data.rows import noised_tokens, real_tokens, stack_rows
 from ..denoisers import Denoiser, attending_to
 from ..denoisers.modes import device_of, evaluating
 from ..likelihood import continuous_bound, discrete_bound
@@ -31,17 +31,17 @@ from ..typing import Grid, Selection, Tokens
 
 @dataclass(frozen=True)
 class Bound:
-    """An upper bound on the negative log-likelihood, in nats per real token unless stated otherwise.
+    """An upper bound on the negative log-likelihood, in nats per scored token unless stated otherwise.
 
     **Arguments:**
 
     - `nelbo`: the whole bound, the sum of the three terms.
     - `error`: its standard error over sequences (`mean_and_error`).
     - `diffusion`, `reconstruction`, `prior`: the three terms.
-    - `tokens`, `sequences`: the number of real tokens and of sequences.
+    - `tokens`, `sequences`: the number of scored tokens and of sequences.
     - `low`, `high`: the time range of the diffusion term.
     - `nats`: the bound of each sequence as a whole, float64 [sequences], for paired comparisons.
-    - `lengths`: the number of real tokens of each sequence, [sequences].
+    - `lengths`: the number of scored tokens of each sequence, [sequences].
     """
 
     nelbo: float
@@ -86,7 +86,7 @@ def validation_bound(
     batch_size: int = 32,
     generator: Generator | None = None,
 ) -> Bound:
-    r"""Estimate the negative ELBO of held-out data: the mean over real tokens, including end terms.
+    r"""Estimate the negative ELBO of held-out data: the mean over scored tokens, including end terms.
 
     Every sequence is evaluated at `repeats` times. All times together form one low-discrepancy set, assigned at random.
     They are transformed by $t = low + (high - low) \sin^2(\pi \tau / 2)$, with the Jacobian as a weight, because the
@@ -103,8 +103,9 @@ def validation_bound(
     - `process`: the noise process.
     - `denoiser`: the denoiser; posterior predictions are converted. Its network, if it takes an attention mask, attends to
       real tokens only (`noiselab.denoisers.attending_to`).
-    - `data`: tokens, all of them real; or a data set of dicts with `input_ids` and `attention_mask`, such as
-      `noiselab.data.TokenBlocks`. Padding is neither noised nor scored.
+    - `data`: tokens, all of them real; or a data set of dicts with `input_ids` and optionally `attention_mask` and `labels`
+      or `scored`, such as `noiselab.data.TokenBlocks` and `ResponseRows`. Padding is neither noised nor scored. Neither are
+      tokens with the label -100, such as a prompt: the bound is that of the other tokens given these.
     - `low`, `high`: the time range, by default from 1e-4 (or the lower end of the process's domain, if that is higher)
       to the upper end of the domain. The bound holds for any `low` and is tighter closer to 0, because the
       reconstruction term treats tokens as independent (with `low` = 0 it is evaluated at 1e-12, the smallest time with
@@ -117,7 +118,8 @@ def validation_bound(
     - `batch_size`: the number of sequences evaluated at once.
     - `generator`: the source of randomness; by default torch's global generator.
 
-    **Raises:** `ValueError` if the data set or the time range is empty, or both `nodes` and `steps` are given.
+    **Raises:** `ValueError` if the data set or the time range is empty, no token is scored, or both `nodes` and `steps` are
+    given.
 
     **Example:**
 
@@ -149,25 +151,27 @@ def validation_bound(
     randoms = split_generator(generator, count)
     terms, lengths, first = [], [], 0
     with evaluating(denoiser), torch.no_grad():
-        for x, real in batches(data, batch_size, device_of(denoiser, process)):
+        for x, real, scored in batches(data, batch_size, device_of(denoiser, process)):
 
-            def draw(tau: Tensor, x: Tensor = x, real: Tensor = real, first: int = first) -> BoundTerms:
+            def draw(tau: Tensor, x: Tensor = x, scored: Tensor = scored, first: int = first) -> BoundTerms:
                 random = randoms[first : first + len(x)]
                 if grid is not None:
-                    return discrete_bound(process, denoiser, x, grid, pick=tau, real=real, generator=random)
+                    return discrete_bound(process, denoiser, x, grid, pick=tau, real=scored, generator=random)
                 times = sine_clock(tau, low=low, high=high) if fixed is None else None
                 return continuous_bound(
-                    process, denoiser, x, times=times, nodes=fixed, low=low, high=high, real=real, generator=random
+                    process, denoiser, x, times=times, nodes=fixed, low=low, high=high, real=scored, generator=random
                 )
 
             with attending_to(denoiser, None if bool(real.all()) else real):  # attention is faster without a mask
                 draws = [torch.stack(draw(part)) for part in tau[first : first + len(x)].to(x.device).unbind(-1)]
             terms.append(torch.stack(draws).mean(0).cpu())
-            lengths.append(real.sum(-1).cpu())
+            lengths.append(scored.sum(-1).cpu())
             first += len(x)
     each, sizes = torch.cat(terms, -1), torch.cat(lengths)
-    mean, error = mean_and_error(each.sum(0), sizes)
     tokens = int(sizes.sum())
+    if not tokens:
+        raise ValueError("data must hold at least one scored token; got none")
+    mean, error = mean_and_error(each.sum(0), sizes)
     diffusion, rebuilt, prior = (each.sum(-1) / tokens).tolist()
     return Bound(mean, error, diffusion, rebuilt, prior, tokens, count, low, high, each.sum(0), sizes)
 
@@ -208,14 +212,13 @@ def mean_and_error(nats: Float[Tensor, " sequence"], lengths: Int[Tensor, " sequ
 
 def batches(
     data: Dataset[Mapping[str, Tensor]] | Int[Tensor, "sequence length"], size: int, device: torch.device | str
-) -> Iterator[tuple[Tokens, Selection]]:
-    """Yield tokens and the mask of real ones, batch by batch in order; the last batch may be smaller."""
+) -> Iterator[tuple[Tokens, Selection, Selection]]:
+    """Yield tokens, the mask of real ones and that of scored ones, batch by batch in order; the last may be smaller."""
     if isinstance(data, Tensor):
         for x in data.split(size):
             x = x.long().to(device)
-            yield x, torch.ones_like(x, dtype=torch.bool)
+            every = torch.ones_like(x, dtype=torch.bool)
+            yield x, every, every
         return
     for item in DataLoader(data, batch_size=size, collate_fn=stack_rows):
-        x = item["input_ids"].long().to(device)
-        mask = item.get("attention_mask")
-        yield x, torch.ones_like(x, dtype=torch.bool) if mask is None else mask.bool().to(device)
+        yield item["input_ids"].long().to(device), real_tokens(item).to(device), noised_tokens(item).to(device)

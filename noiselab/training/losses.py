@@ -8,27 +8,22 @@ of processes, because data-parallel training averages gradients over processes. 
 mean over all real tokens, however they are spread over processes and micro-steps.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
+from ..data.rows import Batch, noised_tokens, predicted_tokens, real_tokens
 from ..denoisers.attention import attending_to
 from ..networks.outputs import logits_of
 from ..objectives import Objective, objective_loss
 from ..parametrization import Prediction
 from ..process import NoiseProcess
-from ..typing import PerSequence, Probs, Scalar, Selection, Tokens
+from ..typing import PerSequence, Probs, Scalar, Tokens
 from .noise import Place, row_generators, step_times
-
-Batch = Mapping[str, Tensor]
-"""`input_ids` [batch, length]; optional, of the same shape: `attention_mask` (1 for real tokens; default all), and
-`scored` (1 for tokens that the model learns; default all real tokens) or `labels` (-100 for tokens that it does not learn).
-Tokens that are not learned are conditioned on: a diffusion loss does not noise them, and a causal loss does not score them.
-"""
 
 
 @runtime_checkable
@@ -38,29 +33,6 @@ class Loss(Protocol):
     def __call__(self, model: nn.Module, batch: Batch, *, place: Place, tokens: Tensor | None = None) -> Tensor:
         """A scalar to call `backward` on."""
         ...
-
-
-def real_tokens(batch: Batch) -> Selection:
-    """The mask of real tokens: those with attention mask 1, or all."""
-    mask = batch.get("attention_mask")
-    return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
-
-
-def noised_tokens(batch: Batch) -> Selection:
-    """The mask of tokens that a diffusion model is trained on: real, `scored`, and with labels other than -100. The others
-    are not noised.
-    """
-    chosen = real_tokens(batch)
-    if "scored" in batch:
-        chosen = chosen & batch["scored"].bool()
-    return chosen & (batch["labels"] != -100) if "labels" in batch else chosen
-
-
-def predicted_tokens(batch: Batch) -> Bool[Tensor, "batch scored"]:
-    """The mask of tokens that a causal model is trained on: those of `noised_tokens` that follow a real token (not the
-    first).
-    """
-    return noised_tokens(batch)[:, 1:] & real_tokens(batch)[:, :-1]
 
 
 def normalize_loss(losses: Tensor, counted: Tensor, place: Place, tokens: Tensor | None) -> Scalar:
