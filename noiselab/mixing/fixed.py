@@ -169,7 +169,11 @@ class Unigram(Mixing):
                     f"mixing must have no mass outside its support; got {row[token].item():.6g} on token {token}"
                 )
         self.vocab_size = row.numel()
-        self.register_buffer("row", row / row.sum())
+        self.set_row(row / row.sum())
+
+    def set_row(self, row: TokenProbs) -> None:
+        """Replace the row by another, which must be a float64 distribution and is not normalised again."""
+        self.register_buffer("row", row)
         cumulative = self.row.cumsum(0)
         # Rounding must not leave mass after the last token that has any.
         last = int(self.row.nonzero()[-1])

@@ -12,10 +12,14 @@ from ..files import write_json
 from ..numerics import TEMPERATURES, require_count, require_number
 from ..parametrization import Prediction
 from ..process import NoiseProcess
-from ..processes import process_from
+from ..processes import process_from, settings_of
 
 FILE = "noiselab.json"
 NETWORK = ("shifted", "bidirectional")
+VERSION = 2
+"""The version of the format that is written. Files without one are of version 1, which names the noise by its family."""
+MAX_BYTES = 1 << 27
+"""The size of the largest file that is read."""
 
 
 @dataclass(frozen=True)
@@ -54,31 +58,40 @@ class ModelSettings:
 
     **Arguments:**
 
-    - `noise`: `family` and its arguments, see `noiselab.processes.process_from`; `None` for an autoregressive model.
+    - `noise`: a noise process, which is stored as a tree of names and numbers (`noiselab.processes.settings_of`), or its
+      settings, such as `family` and its arguments (`noiselab.processes.process_from`); `None` for an autoregressive model.
     - `predicts`: the quantity that the model predicts: "leave_one_out", "posterior" or "score".
     - `generation`: the default settings for sampling.
     - `network`: how a model of transformers is called as a denoiser: `shifted` and `bidirectional` of
       `noiselab.networks.masked_lm.MaskedLanguageModel`. A pipeline fills it in.
 
-    **Raises:** `ValueError` for an unknown `predicts`, or settings of the network that are not these two, true or false. The
-    noise settings are checked when the process is built.
+    **Raises:** `ValueError` for an unknown `predicts`, a process that cannot be written, or settings of the network that are not
+    these two, true or false. Noise settings are checked when the process is built.
 
     **Example:**
 
     ```python
+    import noiselab as nl
     from noiselab.pipeline import ModelSettings
 
     settings = ModelSettings({"family": "gidd", "vocab_size": 50, "mask_id": 49, "p_uniform": 0.2})
     print(settings.process())
+    print(ModelSettings(nl.Interpolation(1 - nl.t, {nl.Uniform(50): nl.t})).noise)
     ```
     """
 
-    noise: Mapping[str, Any] | None = None
+    noise: Mapping[str, Any] | NoiseProcess | None = None
     predicts: Prediction = "leave_one_out"
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     network: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.noise, NoiseProcess):
+            object.__setattr__(self, "noise", settings_of(self.noise))
+        if self.noise is not None and not isinstance(self.noise, Mapping):
+            raise ValueError(
+                f"noise must be a noise process or an object with its settings, or null; got {self.noise!r}"
+            )
         if self.predicts not in get_args(Prediction):
             raise ValueError(f"predicts must be one of {get_args(Prediction)}; got {self.predicts!r}")
         network: Any = {} if self.network is None else self.network
@@ -91,17 +104,14 @@ class ModelSettings:
 
         **Raises:** `ValueError` if there is none, or its settings are invalid.
         """
-        if self.noise is None:
+        if not isinstance(self.noise, Mapping):
             raise ValueError(f"{FILE} must describe the noise of this model; it has none")
         return process_from(self.noise)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write noiselab.json into a folder."""
-        plain = {name: None if part is None else dict(part) for name, part in self._mappings().items()}
-        write_json(Path(folder) / FILE, {**asdict(self), **plain})
-
-    def _mappings(self) -> dict[str, Mapping[str, Any] | None]:
-        return {"noise": self.noise, "network": self.network}
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        write_json(Path(folder) / FILE, {"version": VERSION, **content, "generation": asdict(self.generation)})
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str = "main") -> "ModelSettings | None":
@@ -119,11 +129,25 @@ class ModelSettings:
         if path is None:
             return None
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            if content.get("noise") is not None and not isinstance(content["noise"], Mapping):
-                raise ValueError(f"noise must be an object or null; got {content['noise']!r}")
-            generation = GenerationSettings(**content.pop("generation", {}))
-            return cls(**content, generation=generation)
-        except (TypeError, AttributeError, ValueError, RecursionError) as error:
-            names = [f.name for f in fields(cls)]
+            return cls._read(Path(path))
+        except RecursionError as error:
+            raise ValueError(f"{FILE} must not be nested so deeply; {str(path)!r} is") from error
+        except (TypeError, AttributeError, ValueError) as error:
+            names = ["version", *(f.name for f in fields(cls))]
             raise ValueError(f"{FILE} must be a JSON object of {names}; {str(path)!r}: {error}") from error
+
+    @classmethod
+    def _read(cls, path: Path) -> "ModelSettings":
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it must have at most {MAX_BYTES} bytes; got {path.stat().st_size}")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content.pop("version", 1)
+        if type(version) is not int or not 1 <= version <= VERSION:
+            raise ValueError(
+                f"version must be a whole number from 1 to {VERSION}, which this version of noiselab reads; got {version!r}"
+                + (": a newer noiselab has written it" if type(version) is int and version > VERSION else "")
+            )
+        if content.get("noise") is not None and not isinstance(content["noise"], Mapping):
+            raise ValueError(f"noise must be an object or null; got {content['noise']!r}")
+        generation = GenerationSettings(**content.pop("generation", {}))
+        return cls(**content, generation=generation)

@@ -2,11 +2,13 @@
 
 from .coarse import Coarse
 from .discrete import absorbing_betas, cosine_betas, d3pm
-from .families import FAMILIES, process_from
+from .families import FAMILIES
 from .hybrid import gidd, gidd_v1_0
 from .log_snr import log_snr_hybrid
 from .masking import masked
 from .neighbours import Neighbours
+from .registry import registered
+from .settings import process_from, settings_of
 from .token_rates import TokenRates
 from .uniform import uniform
 from .unigram import mask_and_unigram, unigram
@@ -25,6 +27,8 @@ __all__ = [
     "mask_and_unigram",
     "masked",
     "process_from",
+    "registered",
+    "settings_of",
     "uniform",
     "unigram",
 ]
