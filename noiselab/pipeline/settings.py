@@ -65,8 +65,8 @@ class ModelSettings:
     - `network`: how a model of transformers is called as a denoiser: `shifted` and `bidirectional` of
       `noiselab.networks.masked_lm.MaskedLanguageModel`. A pipeline fills it in.
 
-    **Raises:** `ValueError` for an unknown `predicts`, a process that cannot be written, or settings of the network that are not
-    these two, true or false. Noise settings are checked when the process is built.
+    **Raises:** `ValueError` for an unknown `predicts`, a process that cannot be written, or settings of the network that are
+    not these two, true or false. Noise settings are checked when the process is built.
 
     **Example:**
 

@@ -45,6 +45,20 @@ def test_ready_made_processes_are_read_back_equal(name):
     assert composed.differences(process, through_a_file(process)) == []
 
 
+def every_class(base):
+    for cls in base.__subclasses__():
+        yield cls
+        yield from every_class(cls)
+
+
+def test_every_class_of_the_library_can_be_written():
+    """But those that wrap Python code, or are made anew at each call."""
+    classes = {cls for base in (schedules.Schedule, nl.mixing.Mixing, nl.NoiseProcess) for cls in every_class(base)}
+    ours = {cls.__name__ for cls in classes if cls.__module__.startswith("noiselab.") and not cls.__abstractmethods__}
+    kinds = {kind.cls.__name__ for kind in KINDS.values()}
+    assert ours - kinds == {"Time", "Function", "_Reclocked"} and "Interpolation" in kinds
+
+
 def example():
     words, mask = nl.Unigram(torch.tensor([0.1, 0.2, 0.7, 0.0]).double()), nl.Absorbing(3, 4)
     blend = nl.mixing.Blend({words: 2 - t, nl.Uniform(torch.tensor([True, True, False, False])): 1 / 3})
