@@ -1,6 +1,7 @@
 """Model cards, generated from a model's settings."""
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ def facts_of(pipe: "Pipeline") -> dict[str, Any]:
         "vocabulary": f"{config.vocab_size:,} tokens",
         "context": "no limit" if pipe.length is None else f"{pipe.length:,} tokens",
     }
-    if pipe.settings.noise is not None:
-        noise = dict(pipe.settings.noise)
-        facts["noise"] = f"`{json.dumps({k: v for k, v in noise.items() if not isinstance(v, list)})}`"
+    noise = pipe.settings.noise
+    if isinstance(noise, Mapping):
+        if "family" in noise:  # a tree is as long as the process that it describes
+            facts["noise"] = f"`{json.dumps({k: v for k, v in noise.items() if not isinstance(v, list)})}`"
         facts["process"] = f"`{pipe.settings.process()}`"
         facts["predicts"] = pipe.settings.predicts
     facts["sampled by default"] = f"{pipe.generation.steps} steps, temperature {pipe.generation.temperature:g}"

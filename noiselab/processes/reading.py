@@ -311,7 +311,7 @@ def _entries(given: Any, kinds: tuple[type, ...], place: str, depth: int = 0) ->
         inside = enumerate(given)
         return len(given) if plain else sum(_entries(entry, kinds, f"{place}[{i}]", depth + 1) for i, entry in inside)
     if type(given) not in kinds:
-        allowed = {(bool,): "true or false", (int,): "whole numbers"}.get(kinds, "numbers")
+        allowed = "true or false" if bool in kinds else "numbers" if float in kinds else "whole numbers"
         refuse(place, f"be {allowed}, in lists at most 8 deep", given)
     return 1
 

@@ -6,16 +6,27 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..mixing import Mixing
 from ..process import NoiseProcess
 from ..schedules import Schedule
 
 Class = TypeVar("Class", bound=type)
-Form = Literal[
-    *("schedule", "mixing", "process", "weights", "number", "whole", "flag", "text", "domain"),
-    *("reals", "ids", "token set", "value"),
+Form: TypeAlias = Literal[
+    "schedule",
+    "mixing",
+    "process",
+    "weights",
+    "number",
+    "whole",
+    "flag",
+    "text",
+    "domain",
+    "reals",
+    "ids",
+    "token set",
+    "value",
 ]
 """How an argument is written; "value" is any number, text, tensor, list, schedule, mixing or process."""
 

@@ -78,9 +78,10 @@ class Writer:
         """Write an argument of a user's own class: objects of one key say what is not plain."""
         if isinstance(value, Tensor):
             return tensor(value.detach(), place)
-        for base, form in zip(BASES, ("schedule", "mixing", "process"), strict=True):
+        names: tuple[Form, ...] = ("schedule", "mixing", "process")
+        for base, form in zip(BASES, names, strict=True):
             if isinstance(value, base):
-                return {form: self.write(form, value, f"{place}.{form}", depth + 1)}  # type: ignore[arg-type]
+                return {form: self.write(form, value, f"{place}.{form}", depth + 1)}
         if isinstance(value, Mapping) and value and all(isinstance(key, Mixing) for key in value):
             return {"weights": self.write("weights", value, f"{place}.weights", depth + 1)}
         if isinstance(value, list | tuple | nn.ModuleList):
