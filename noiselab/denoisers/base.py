@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..numerics import require_made
 from ..parametrization import Prediction
 from ..process import as_token_times
+from ..processes.registry import REGISTRABLE
 from ..typing import Logits, PerRow, RowLogits, RowTokens, Selection, Times, Tokens
 
 
@@ -164,6 +165,9 @@ class Denoiser(nn.Module, abc.ABC):
 
         **Returns:** [batch, length, state]; with `rows`, [n, state] for the selected tokens in row-major order.
         """
+
+
+REGISTRABLE.append(Denoiser)
 
 
 def select(logits: Logits, rows: Tensor | None) -> Float[Tensor, "... state"]:

@@ -6,6 +6,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 
 from ..data.texts import text_list
 from ..data.tokenizers import Encoder
+from ..denoisers import Denoiser
 from ..files import new_folder, write_text
 from ..networks.lengths import check_fits, context_length
 from ..networks.masked_lm import MaskedLanguageModel
 from .card import model_card
 from .loading import check_tokenizer, load_model, open_folder
+from .own import logits_count
 from .settings import GenerationSettings, ModelSettings
 
 Self = TypeVar("Self", bound="Pipeline")
@@ -124,7 +127,7 @@ class Pipeline(nn.Module, abc.ABC):
                 "(Pipeline.from_pretrained selects the class)"
             )
         inner = model.model if isinstance(model, MaskedLanguageModel) else model
-        tokenizer = check_tokenizer(folder, _logits(inner))
+        tokenizer = check_tokenizer(folder, logits_count(inner))
         if settings is None:
             settings = wanted.default_settings(folder, model, tokenizer)
             if wanted.guesses_noise(folder, model):
@@ -144,18 +147,19 @@ class Pipeline(nn.Module, abc.ABC):
 
     @property
     def network(self) -> Any:
-        """The underlying network: a transformers model, or any module with a `config`."""
+        """The underlying network: a transformers model, any module with a `config`, or a denoiser of one's own."""
         return self.model.model if isinstance(self.model, MaskedLanguageModel) else self.model
 
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return next(self.network.parameters()).device
+        return next((p.device for p in chain(self.network.parameters(), self.network.buffers())), torch.device("cpu"))
 
     @property
     def length(self) -> int | None:
         """The longest sequence, in tokens; `None` if there is no limit (`noiselab.networks.lengths`)."""
-        return context_length(self.network, self.tokenizer)
+        own: int | None = getattr(self.network, "max_length", None) if isinstance(self.network, Denoiser) else None
+        return context_length(self.network, self.tokenizer) if own is None else own
 
     @property
     def generation(self) -> GenerationSettings:
@@ -186,10 +190,13 @@ class Pipeline(nn.Module, abc.ABC):
             return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message=message))
 
     def _write(self, folder: Path) -> None:
-        self.network.save_pretrained(folder)
+        self._write_network(folder)
         self.tokenizer.save_pretrained(folder)
         self.settings.save_pretrained(folder)
         write_text(folder / "README.md", model_card(self))
+
+    def _write_network(self, folder: Path) -> None:
+        self.network.save_pretrained(folder)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode texts into token ids without adding or interpreting special tokens.
@@ -264,7 +271,3 @@ def warn_of_guess(name: str, folder: Path, settings: ModelSettings) -> None:
         UserWarning,
         stacklevel=3,
     )
-
-
-def _logits(model: Any) -> int:
-    return model.config.vocab_size

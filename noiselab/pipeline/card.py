@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .own import logits_count
+
 if TYPE_CHECKING:
     from .base import Pipeline
 
@@ -37,11 +39,10 @@ def model_card(pipe: "Pipeline") -> str:
 
 def facts_of(pipe: "Pipeline") -> dict[str, Any]:
     """The facts about a model, by name."""
-    config: Any = pipe.network.config
     facts: dict[str, Any] = {
         "network": type(pipe.network).__name__,
-        "parameters": f"{pipe.network.num_parameters():,}",
-        "vocabulary": f"{config.vocab_size:,} tokens",
+        "parameters": f"{sum(p.numel() for p in pipe.network.parameters()):,}",
+        "vocabulary": f"{logits_count(pipe.network):,} tokens",
         "context": "no limit" if pipe.length is None else f"{pipe.length:,} tokens",
     }
     noise = pipe.settings.noise

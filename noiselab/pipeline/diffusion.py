@@ -26,21 +26,23 @@ from ..samplers import Sampler
 from .base import Pipeline
 from .drawing import SamplerLike, Truncation, chosen_sampler, correct, draw
 from .original import is_original, original_noise
+from .own import FirstLogits, check_denoiser, logits_count, network_settings, save_denoiser
 from .settings import ModelSettings
 
 
-class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
+class DiffusionPipeline(Pipeline, loads=("dit", "masked", "own")):
     """A diffusion language model: `generate`, `infill`, `self_correction`.
 
     Pass `pipe.process` and `pipe.denoiser` to the samplers and evaluations of this library.
 
     **Arguments:**
 
-    - `model`: a `DiT`, any other network that is called with tokens and times, or a `MaskedLanguageModel`.
+    - `model`: a `DiT`, any other network that is called with tokens and times, a `MaskedLanguageModel`, or a `Denoiser` of
+      your own with an attribute `vocab_size`, the number of its logits, and perhaps `max_length`, the longest sequence.
     - `tokenizer`: a tokenizer with a mask token; if the model has more ids than the tokenizer, these are never sampled.
     - `settings`: the settings, including the noise process.
 
-    **Raises:** `ValueError` if noise, tokenizer and model do not match.
+    **Raises:** `ValueError` if noise, tokenizer and model do not match, or a denoiser does not offer what it must.
 
     **Example:**
 
@@ -67,15 +69,18 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
     def __init__(self, model: nn.Module, tokenizer: Any, settings: ModelSettings):
         if isinstance(model, MaskedLanguageModel):
             settings = replace(settings, network=model.settings)
+        elif isinstance(model, Denoiser):
+            check_denoiser(model, settings.process())
+            settings = replace(settings, network=network_settings(model), predicts=model.predicts)
         super().__init__(model, tokenizer, settings)
         if tokenizer.mask_token_id is None and not isinstance(model, MaskedLanguageModel):
             raise ValueError("the tokenizer must have a mask token; got one without")
         self.process = settings.process()
         states, size = self.process.vocab_size, vocabulary_size(tokenizer)
-        if states > self.network.config.vocab_size or size > self.network.config.vocab_size:
+        logits = logits_count(self.network)
+        if states > logits or size > logits:
             raise ValueError(
-                f"the model must cover all tokens; it has {self.network.config.vocab_size}, the tokenizer {size}, the noise "
-                f"{states}"
+                f"the model must cover all tokens; it has {logits}, the tokenizer {size}, the noise {states}"
             )
         support = torch.zeros(states, dtype=torch.bool)
         known = token_support(tokenizer)[:states]
@@ -133,9 +138,17 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
                 bidirectional=model.bidirectional,
                 vocab_size=states,
             )
+        elif isinstance(model, Denoiser):
+            inner = model if self.network.vocab_size == states else FirstLogits(model, states)
         else:
             inner = TransformersDenoiser(model, self.settings.predicts, vocab_size=states)
         return Support(inner.eval(), self.support)
+
+    def _write_network(self, folder: Path) -> None:
+        if isinstance(self.network, Denoiser):
+            save_denoiser(self.network, self.settings.network, folder)
+        else:
+            super()._write_network(folder)
 
     def generate(
         self,
@@ -335,7 +348,7 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked")):
         low, high = self.process.domain
         if not as_released:
             return torch.linspace(high, low, steps + 1, dtype=torch.float64)
-        margin = float(getattr(self.network.config, "t_eps", 1e-4))
+        margin = float(getattr(getattr(self.network, "config", None), "t_eps", 1e-4))
         times = margin + (1 - 2 * margin) * torch.linspace(0, 1, steps + 1, dtype=torch.float64)
         return times[:-1].flip(0)
 

@@ -9,13 +9,15 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..data import load_tokenizer, token_support, vocabulary_size
 from ..data.tokenizers import MASK, complete
+from ..denoisers import Denoiser
 from ..networks.huggingface import load_dit
-from ..networks.masked_lm import CAUSAL, MaskedLanguageModel
+from ..networks.masked_lm import CAUSAL
 from ..networks.masked_lm_files import load_masked_lm
 from ..networks.model_folders import load_weights_of, model_folder, open_tokenizer, read_config
 from .original import is_original, load_original
+from .own import MODEL_TYPE, load_denoiser
 
-Kind = Literal["dit", "masked", "autoregressive"]
+Kind = Literal["dit", "masked", "own", "autoregressive"]
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -26,7 +28,7 @@ def load_model(
     revision: str = "main",
     noised: bool = False,
     network: Mapping[str, Any] | None = None,
-) -> tuple[Kind, PreTrainedModel | MaskedLanguageModel]:
+) -> tuple[Kind, PreTrainedModel | Denoiser]:
     """Load a model from a folder or the Hub, and return its kind with it. No pickle is loaded and no remote code is run.
 
     **Arguments:**
@@ -36,7 +38,7 @@ def load_model(
     - `revision`: branch, tag or commit on the Hub; unused for a folder.
     - `noised`: whether a model of transformers was trained with a noise process, and is loaded as a denoiser even if its
       architecture is causal.
-    - `network`: options of `MaskedLanguageModel` for a denoiser.
+    - `network`: options of `MaskedLanguageModel` for a denoiser, or the name and arguments of a denoiser of one's own.
 
     **Raises:** `ValueError` if there is no model or it cannot be loaded.
     """
@@ -45,6 +47,13 @@ def load_model(
         return load_original(folder, dtype)
     config = read_config(folder)
     kind, named = config.get("model_type"), set(config.get("architectures") or ())
+    if kind == MODEL_TYPE:
+        return "own", load_denoiser(folder, network, dtype)
+    if network is not None and "kind" in network:
+        raise ValueError(
+            f"noiselab.json names the denoiser {network['kind']!r}, but config.json a model of type {kind!r}; "
+            f"{str(folder)!r} must hold one of them"
+        )
     if kind == "dit":
         return "dit", load_dit(folder, dtype)
     if named & CAUSAL and not noised and kind not in ("Dream", "llada"):

@@ -63,7 +63,8 @@ class ModelSettings:
     - `predicts`: the quantity that the model predicts: "leave_one_out", "posterior" or "score".
     - `generation`: the default settings for sampling.
     - `network`: how a model of transformers is called as a denoiser: `shifted` and `bidirectional` of
-      `noiselab.networks.masked_lm.MaskedLanguageModel`. A pipeline fills it in.
+      `noiselab.networks.masked_lm.MaskedLanguageModel`; or the registered name, `kind`, of a denoiser of your own, with its
+      arguments. A pipeline fills it in.
 
     **Raises:** `ValueError` for an unknown `predicts`, a process that cannot be written, or settings of the network that are
     not these two, true or false. Noise settings are checked when the process is built.
@@ -95,6 +96,8 @@ class ModelSettings:
         if self.predicts not in get_args(Prediction):
             raise ValueError(f"predicts must be one of {get_args(Prediction)}; got {self.predicts!r}")
         network: Any = {} if self.network is None else self.network
+        if isinstance(network, Mapping) and "kind" in network:  # of a denoiser, which checks it when it is built
+            return
         plain = isinstance(network, Mapping) and all(isinstance(value, bool) for value in network.values())
         if not plain or not set(network) <= set(NETWORK):
             raise ValueError(f"network must map {' and '.join(NETWORK)} to true or false; got {network!r}")

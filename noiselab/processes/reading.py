@@ -95,15 +95,19 @@ class Reader:
                 came,
             )
         before = self.nodes
-        arguments = self._arguments(kind, given, place, depth)
-        if kind.cls is _Inverse and max(map(inverses, arguments.values())) >= MAX_INVERSES:
-            refuse(place, f"have at most {MAX_INVERSES} inverses in one another", "more")
-        made = built(kind.make, arguments, place)
+        made = self.build(kind, given, place, depth)
         parameters = dict(own_parameters(made))
         for name, values in named(given.get("parameters", {}), f"{place}.parameters").items():
             self._fill(parameters, name, tensor(values, f"{place}.parameters.{name}"), f"{place}.parameters.{name}")
         self.made[place] = made, self.nodes - before + 1
         return made
+
+    def build(self, kind: Kind, given: Mapping[str, Any], place: str, depth: int = 0) -> Any:
+        """An object of a known kind from its arguments."""
+        arguments = self._arguments(kind, given, place, depth)
+        if kind.cls is _Inverse and max(map(inverses, arguments.values())) >= MAX_INVERSES:
+            refuse(place, f"have at most {MAX_INVERSES} inverses in one another", "more")
+        return built(kind.make, arguments, place)
 
     def _arguments(self, kind: Kind, given: Mapping[str, Any], place: str, depth: int) -> dict[str, Any]:
         unknown = sorted(map(str, set(given) - {*kind.forms, "kind", "parameters"}))

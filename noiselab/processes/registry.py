@@ -30,9 +30,11 @@ Form: TypeAlias = Literal[
 ]
 """How an argument is written; "value" is any number, text, tensor, list, schedule, mixing or process."""
 
-GROUP = "noiselab.processes"
-"""The group of entry points by which an installed package offers its own classes."""
+GROUPS = ("noiselab.processes", "noiselab.denoisers")
+"""The groups of entry points by which an installed package offers its own classes."""
 BASES: tuple[type, ...] = (Schedule, Mixing, NoiseProcess)
+REGISTRABLE: list[type] = [*BASES]
+"""The base classes of what can be registered; `noiselab.denoisers` adds its own, which is no part of a process."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Kind:
 
     @property
     def base(self) -> type:
-        """`Schedule`, `Mixing` or `NoiseProcess`."""
-        return next(base for base in BASES if issubclass(self.cls, base))
+        """`Schedule`, `Mixing`, `NoiseProcess` or `Denoiser`."""
+        return next(base for base in REGISTRABLE if issubclass(self.cls, base))
 
     def optional(self) -> set[str]:
         """The arguments with a default."""
@@ -82,7 +84,7 @@ def add_kind(
 
 
 def registered(cls: Class | None = None, *, name: str | None = None) -> Any:
-    """Class decorator: objects of your own `Schedule`, `Mixing` or `NoiseProcess` are written to files by name and arguments.
+    """Class decorator: your own schedules, mixings, processes and denoisers are written to files by name and arguments.
 
     The arguments are those of `__init__`. Each is read from the attribute of the same name, and must be a number, text,
     tensor, schedule, mixing, process, mapping from mixings to weights, or list of these; parameters that the object has
@@ -92,7 +94,8 @@ def registered(cls: Class | None = None, *, name: str | None = None) -> Any:
         [project.entry-points."noiselab.processes"]
         Drift = "mypackage.noise:Drift"
 
-    Then no decorator and no import are needed.
+    Then no decorator and no import are needed. A `Denoiser` is registered in the same way, to be saved in a pipeline (its
+    group of entry points is "noiselab.denoisers"); its weights are stored as safetensors.
 
     **Arguments:**
 
@@ -166,12 +169,14 @@ def kind_of(thing: object) -> Kind | None:
 def names_of(base: type) -> list[str]:
     """The names of all kinds of schedules, mixings or processes, for messages."""
     own = {name for name, kind in KINDS.items() if kind.base is base}
-    return sorted(own | {point.name for point in _points() if base is NoiseProcess})
+    return sorted(own | {point.name for point in _points() if base is NoiseProcess and point.group == GROUPS[0]})
 
 
 def _own_kind(cls: Any, name: Any) -> Kind:
-    if not isinstance(cls, type) or not issubclass(cls, BASES):
-        raise ValueError(f"only a class of schedules, mixings or noise processes can be registered; got {cls!r}")
+    if not isinstance(cls, type) or not issubclass(cls, tuple(REGISTRABLE)):
+        raise ValueError(
+            f"only a class of schedules, mixings, noise processes or denoisers can be registered; got {cls!r}"
+        )
     if not isinstance(name, str) or not name or not name.isprintable():
         raise ValueError(f"the name of a kind must be a text; got {name!r}")
     parameters = [] if cls.__init__ is object.__init__ else [*inspect.signature(cls.__init__).parameters.values()][1:]
@@ -202,7 +207,7 @@ def _points() -> tuple[EntryPoint, ...]:
 @functools.cache
 def _points_on(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     """The entry points of the packages on this path; to find them, the metadata of every package is read."""
-    return tuple(entry_points(group=GROUP))
+    return tuple(point for group in GROUPS for point in entry_points(group=group))
 
 
 def _loaded(point: EntryPoint) -> Any:
@@ -210,6 +215,6 @@ def _loaded(point: EntryPoint) -> Any:
         return point.load()
     except Exception as error:
         raise ValueError(
-            f"the entry point {point.name!r} of the group {GROUP!r} must be a class that can be imported; {point.value}: "
+            f"the entry point {point.name!r} of the group {point.group!r} must be a class that can be imported; {point.value}: "
             f"{error}"
         ) from error

@@ -263,7 +263,7 @@ def test_classes_of_ones_own(own):
 def test_a_name_belongs_to_one_class(own):
     with pytest.raises(ValueError, match=r"'Absorbing' is taken by noiselab.mixing.fixed.Absorbing"):
         registered(Sparse, name="Absorbing")
-    with pytest.raises(ValueError, match="only a class of schedules, mixings or noise processes"):
+    with pytest.raises(ValueError, match="only a class of schedules, mixings, noise processes or denoisers"):
         registered(dict)
 
     class Loose(nl.Schedule):
