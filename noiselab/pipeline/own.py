@@ -16,9 +16,9 @@ from ..files import write_text
 from ..networks.model_folders import finite
 from ..numerics import require_count
 from ..process import NoiseProcess
-from ..processes.reading import Reader, refuse
+from ..processes.from_tree import TreeReader, refuse
 from ..processes.registry import kind_named, kind_of
-from ..processes.writing import Writer
+from ..processes.to_tree import TreeWriter
 from ..typing import Selection, Times, Tokens
 
 MODEL_TYPE = "noiselab_denoiser"
@@ -45,8 +45,8 @@ class FirstLogits(WrappedDenoiser):
 
 def logits_count(network: Any) -> int:
     """The number of logits of a network: that of its config, or of a denoiser."""
-    size: int = network.vocab_size if isinstance(network, Denoiser) else network.config.vocab_size
-    return size
+    size: Any = network.vocab_size if isinstance(network, Denoiser) else network.config.vocab_size
+    return int(size)
 
 
 def check_denoiser(denoiser: Denoiser, process: NoiseProcess) -> None:
@@ -97,7 +97,7 @@ def network_settings(denoiser: Denoiser) -> dict[str, Any] | None:
     kind = kind_of(denoiser)
     if kind is None:
         return None
-    written, arguments = Writer(), kind.arguments_of(denoiser)
+    written, arguments = TreeWriter(), kind.arguments_of(denoiser)
     return {
         "kind": kind.name,
         **{name: written.write("value", value, f"network.{name}") for name, value in arguments.items()},
@@ -165,4 +165,4 @@ def _built(settings: Mapping[str, Any]) -> Denoiser:
             "installed package",
             settings["kind"],
         )
-    return Reader().build(kind, settings, "network")
+    return TreeReader().build(kind, settings, "network")

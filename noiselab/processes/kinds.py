@@ -15,7 +15,7 @@ from .neighbours import Neighbours
 from .registry import add_kind
 from .token_rates import TokenRates
 
-ROUNDING = 1e-12
+RENORMALISED = 1e-12
 """The relative difference, from rounding, within which stored numbers replace those that a constructor has normalised."""
 MAX_WIDTH = 1 << 12
 """The largest learned schedule that a file may name."""
@@ -43,7 +43,7 @@ def _monotone(width: int, rising: bool = False) -> MonotoneNetwork:
 
 def _exactly(buffer: Tensor, stored: Tensor) -> Tensor:
     """The stored numbers if they differ from the constructor's by rounding only: normalising twice may change a digit."""
-    same = stored.shape == buffer.shape and torch.allclose(stored, buffer, rtol=ROUNDING, atol=0)
+    same = stored.shape == buffer.shape and torch.allclose(stored, buffer, rtol=RENORMALISED, atol=0)
     return stored if same else buffer
 
 

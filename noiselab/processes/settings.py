@@ -5,8 +5,8 @@ from typing import Any
 
 from ..process import NoiseProcess
 from . import kinds as kinds  # registers the library's own
-from .reading import Reader
-from .writing import Writer, same
+from .from_tree import TreeReader
+from .to_tree import TreeWriter, same
 
 
 def settings_of(process: NoiseProcess) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def settings_of(process: NoiseProcess) -> dict[str, Any]:
     """
     if not isinstance(process, NoiseProcess):
         raise ValueError(f"a noise process is needed; got a {type(process).__name__}")
-    tree: dict[str, Any] = Writer().write("process", process, "noise")
+    tree: dict[str, Any] = TreeWriter().write("process", process, "noise")
     different = same(process, process_from(tree))
     if different:
         raise ValueError(
@@ -73,5 +73,5 @@ def process_from(settings: Mapping[str, Any]) -> NoiseProcess:
         raise ValueError(
             f"the settings of a process must be `family` or `kind`, with the arguments of it; got {settings!r}"
         )
-    process: NoiseProcess = Reader().read("process", settings, "noise")
+    process: NoiseProcess = TreeReader().read("process", settings, "noise")
     return process

@@ -17,7 +17,7 @@ MAX_DEPTH = 48
 """The deepest nesting of a tree: beyond it, the evaluation of expressions may take for ever."""
 
 
-class Writer:
+class TreeWriter:
     """Writes schedules, mixings and processes as plain JSON: objects with `kind` and arguments, numbers, texts and lists."""
 
     def __init__(self) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -18,7 +19,7 @@ from ..schedules.functions import pi
 from ..typing import TokenSet
 from .families import FAMILIES, SIGNALS
 from .registry import Form, Kind, kind_named, names_of
-from .writing import MAX_DEPTH, own_parameters
+from .to_tree import MAX_DEPTH, own_parameters
 
 MAX_NODES = 10_000
 """The largest number of schedules, mixings and processes in a tree."""
@@ -31,10 +32,12 @@ MAX_INVERSES = 2
 DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 DTYPES |= {str(d).removeprefix("torch."): d for d in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)}
 DTYPES["bool"] = torch.bool
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 120
 
 
-class Reader:
-    """Reads what `Writer` writes, and says where a tree is wrong."""
+class TreeReader:
+    """Reads what `TreeWriter` writes, and says where a tree is wrong."""
 
     def __init__(self) -> None:
         self.nodes = 0
@@ -217,8 +220,7 @@ def inverses(schedule: Module) -> int:
 
 def refuse(place: str, what: str, came: object) -> NoReturn:
     """Raise `ValueError`: where, what must hold, and what came, shortened."""
-    shown = repr(came)
-    raise ValueError(f"{place} must {what}; got {shown if len(shown) <= 200 else shown[:200] + ' ...'}")
+    raise ValueError(f"{place} must {what}; got {SHORT.repr(came)}")
 
 
 def built(make: Callable[..., Any], arguments: Mapping[str, Any], place: str) -> Any:
@@ -321,7 +323,7 @@ def _entries(given: Any, kinds: tuple[type, ...], place: str, depth: int = 0) ->
 
 
 def token_set(given: Any, place: str) -> TokenSet:
-    """A set of tokens, as `noiselab.processes.writing.token_set` writes it."""
+    """A set of tokens, as `noiselab.processes.to_tree.token_set` writes it."""
     few = next(iter(set(given) - {"vocab_size"}), None) if isinstance(given, Mapping) else None
     if few in ("only", "without") and len(given) == 2:
         size = whole(given.get("vocab_size"), f"{place}.vocab_size")
