@@ -2,16 +2,34 @@
 bar.
 """
 
+import logging
 import math
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
 if TYPE_CHECKING:
     from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+Callback: TypeAlias = TrainerCallback | type[TrainerCallback]
+
+
+def is_there(callback: Callback, others: Sequence[Callback]) -> bool:
+    """Whether a callback is one of the others: the same object, or a class of which there is an object or the class.
+
+    Two objects of one class may have different settings, and are two callbacks. A warning is logged for one that is there.
+    """
+    kinds = [other if isinstance(other, type) else type(other) for other in others]
+    if not (callback in kinds if isinstance(callback, type) else any(callback is other for other in others)):
+        return False
+    name = callback.__name__ if isinstance(callback, type) else type(callback).__name__
+    logger.warning("the callback %s is there already; it is called once", name)
+    return True
 
 
 class TrainerHooks(TrainerCallback):

@@ -8,7 +8,7 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer import DEFAULT_CALLBACKS
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
@@ -26,7 +28,7 @@ from ..objectives import Objective, elbo
 from ..process import NoiseProcess
 from .arguments import check_arguments, numbers
 from .batches import Collate
-from .callbacks import Progress, TrainerHooks
+from .callbacks import Callback, Progress, TrainerHooks, is_there
 from .checks import (
     NonFiniteLoss,
     check_causal,
@@ -92,7 +94,8 @@ class Trainer(Saving, Evaluating, transformers.Trainer):
       the blocks.
     - `decay_all`: whether weight decay applies to all weights; by default not to biases and norms, as in transformers.
     - `settings`: additional settings, of JSON types, that a resumed run must share.
-    - `callbacks`: as for transformers' Trainer.
+    - `callbacks`: as for transformers' Trainer, but the same object or class that is given twice, here or to `add_callback`,
+      is called once. Two objects of one class are two callbacks.
 
     **Raises:** `ValueError` if the process is not Markov; the logits do not match the vocabulary size of the process; the
     model is wrapped, or of the wrong kind for the loss; rows are no dicts of numbers, are too long, or hold ids that the model
@@ -135,7 +138,7 @@ class Trainer(Saving, Evaluating, transformers.Trainer):
         optimizer: Literal["adamw", "muon"] = "adamw",
         decay_all: bool = False,
         settings: Mapping[str, Any] | None = None,
-        callbacks: list[transformers.TrainerCallback] | None = None,
+        callbacks: Sequence[Callback] | None = None,
     ) -> None:
         if (process is None) == (loss is None):
             raise ValueError(f"either a process or a loss must be given; got process={process!r}, loss={loss!r}")
@@ -158,13 +161,12 @@ class Trainer(Saving, Evaluating, transformers.Trainer):
             enable_checkpointing(model, options)
             args.activation_checkpointing = False  # transformers would look for it in the model itself
         super().__init__(
-            model, args, collate, train_dataset, eval_dataset, callbacks=[TrainerHooks(self), *(callbacks or [])]
+            model, args, collate, train_dataset, eval_dataset, callbacks=self._callbacks(args, callbacks or [])
         )
         if args.fsdp:
             check_sharding(args, ema, optimizer, enabled=self.is_fsdp_enabled)
         if not args.disable_tqdm:
-            self.remove_callback(ProgressCallback)
-            self.add_callback(Progress())
+            self._show_progress()
         noise: dict[str, Any] = {}
         self.loss: Loss
         self.evaluation_loss: Loss
@@ -197,6 +199,29 @@ class Trainer(Saving, Evaluating, transformers.Trainer):
         self.settings = json.loads(json.dumps(self.settings))
         self.loss_is_scaled_for_ga = True  # losses are already divided by the number of tokens in the step
         self._start_counting(args.device)
+
+    def _callbacks(self, args: transformers.TrainingArguments, given: Sequence[Callback]) -> list[Any]:
+        """The trainer's own callback and the given ones, without those that are given twice or that transformers adds."""
+        others = [*DEFAULT_CALLBACKS, *get_reporting_integration_callbacks(args.report_to)]
+        kept: list[Callback] = [TrainerHooks(self)]
+        for callback in given:
+            if not is_there(callback, [*others, *kept]):
+                kept.append(callback)
+        return kept
+
+    def add_callback(self, callback: Callback) -> None:
+        """Add a callback, as for transformers' Trainer; one that is there already is not added again."""
+        if not is_there(callback, self.callback_handler.callbacks):
+            super().add_callback(callback)
+
+    def _show_progress(self) -> None:
+        """Replace the bars of transformers by one `Progress`."""
+        for callback in [
+            callback for callback in self.callback_handler.callbacks if type(callback) is ProgressCallback
+        ]:
+            self.remove_callback(callback)
+        if not any(isinstance(callback, ProgressCallback) for callback in self.callback_handler.callbacks):
+            self.add_callback(Progress())
 
     def _start_counting(self, device: torch.device) -> None:
         self.average: Average | None = None
