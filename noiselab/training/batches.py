@@ -5,12 +5,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..data.rows import stack_rows
+from ..networks.lengths import context_length
 from ..networks.wrapped import innermost
 from ..process import NoiseProcess
 from ..typing import Selection
 from .losses import noised_tokens
-
-LENGTH_FIELDS = ("max_seq_len", "max_position_embeddings")
 
 
 class Collate:
@@ -28,7 +27,7 @@ class Collate:
     """
 
     def __init__(self, model: nn.Module, process: NoiseProcess | None = None, *, known: bool = True) -> None:
-        self.longest, self.known = longest(model), known
+        self.longest, self.known = context_length(with_config(model)), known
         self.support = None if process is None else process.host_support().clone()
         self.states = known_tokens(model)
         if self.states is None and process is not None:
@@ -90,16 +89,15 @@ def refuse(rule: str, tokens: Tensor, strange: Selection) -> None:
     raise ValueError(f"{rule}; got {int(tokens[row, place])} at position {place} of row {row} of a batch")
 
 
-def longest(model: nn.Module) -> int | None:
-    """The longest sequence that the model's configuration allows, or `None` if it does not specify one."""
-    config = getattr(innermost(model), "config", None)
-    return next((getattr(config, name) for name in LENGTH_FIELDS if hasattr(config, name)), None)
-
-
 def known_tokens(model: nn.Module) -> int | None:
     """The number of tokens that the model can embed, or `None` if its configuration does not specify it."""
+    size = getattr(getattr(with_config(model), "config", None), "vocab_size", None)
+    return size if isinstance(size, int) else None
+
+
+def with_config(model: nn.Module) -> nn.Module:
+    """The network inside wrappers and a denoiser, which has the configuration."""
     found = innermost(model)
     if not hasattr(found, "config") and isinstance(getattr(found, "model", None), nn.Module):
         found = innermost(found.model)  # inside a denoiser
-    size = getattr(getattr(found, "config", None), "vocab_size", None)
-    return size if isinstance(size, int) else None
+    return found

@@ -29,8 +29,10 @@ from noiselab.evaluation import generative_perplexity, text_perplexity
 from noiselab.evaluation.judge import token_nats
 from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.networks.lengths import USUAL, context_length, generated_length
+from noiselab.networks.masked_lm import MaskedLanguageModel
 from noiselab.pipeline import AutoregressivePipeline, DiffusionPipeline, ModelSettings
 from noiselab.pipeline.card import facts_of
+from noiselab.training.batches import Collate
 
 CONTEXT = 12
 SIZES = {
@@ -145,6 +147,27 @@ def test_the_length_is_that_which_the_network_accepts(make, length):
 )
 def test_no_limit_is_none(make):
     assert context_length(make()) is None
+
+
+@pytest.mark.parametrize(
+    ("make", "length"),
+    [
+        (lambda: RobertaForMaskedLM(RobertaConfig(vocab_size=50, **SIZES)), CONTEXT - 2),
+        (lambda: gpt2(50), CONTEXT),
+        (lambda: MaskedLanguageModel(BertForMaskedLM(BertConfig(vocab_size=50, **SIZES))), CONTEXT),
+        (lambda: MaskedLanguageModel(RobertaForMaskedLM(RobertaConfig(vocab_size=50, **SIZES))), CONTEXT - 2),
+        (lambda: bloom(50), None),
+        (lambda: XLNetLMHeadModel(XLNetConfig(vocab_size=50, d_model=16, n_layer=1, n_head=2, d_inner=16)), None),
+    ],
+    ids=["roberta", "gpt2", "denoiser of bert", "denoiser of roberta", "bloom", "xlnet"],
+)
+def test_training_has_the_same_notion(make, length):
+    """The numbers are those that the networks accept, in the test above."""
+    collate = Collate(make(), known=False)
+    collate([{"input_ids": torch.full((length or 99,), 7)}])
+    if length is not None:
+        with pytest.raises(ValueError, match=f"at most the model's {length} tokens; got one of {length + 1}"):
+            collate([{"input_ids": torch.full((length + 1,), 7)}])
 
 
 def test_the_tokenizer_knows_where_the_config_does_not(tokenizer):
