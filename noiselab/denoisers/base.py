@@ -82,6 +82,8 @@ class Denoiser(nn.Module, abc.ABC):
 
     takes_mask = False
     """Whether `forward` uses the attention mask `self.real_tokens(z)`."""
+    attention_block: int | None = None
+    """The number of tokens in a block of block-causal attention, counted from position 0; `None` for other attention."""
     attended = Attended()
     _takes_rows = False
     _predicts: Prediction | None = None

@@ -27,8 +27,8 @@ class BlockCausal(Evaluation):
     **Arguments:**
 
     - `model`: the network; it should be trained with block-causal attention.
-    - `block_size`: the number of tokens in a block; blocks start at position 0. After a prompt, sample with
-      `BlockSampler(..., given=0)`, whose blocks start there too.
+    - `block_size`: the number of tokens in a block; blocks start at position 0. A `BlockSampler` counts its blocks from there
+      too, also after a prompt.
     - `predicts`: the prediction type of the logits; see `Denoiser`.
     - `attention_mask`: Bool or Int [batch or 1, length], 1 for real tokens; by default all are real.
 
@@ -62,7 +62,7 @@ class BlockCausal(Evaluation):
         super().__init__(model, predicts, attention_mask)
         if block_size < 1:
             raise ValueError(f"block_size must be at least 1; got {block_size}")
-        self.block_size = block_size
+        self.block_size = self.attention_block = block_size
 
     def hidden(self, z: Tokens, t: Times) -> Float[Tensor, "batch length width"]:
         """The last hidden states of all tokens, without caching."""

@@ -161,6 +161,40 @@ def test_the_same_numbers_give_the_same_tokens_with_less_work(name, context):
     assert work[1] < 0.6 * work[0]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [BlockCausal, CachedBlockCausal])
+@pytest.mark.parametrize("length", [0, 1, 3, 4, 6])
+def test_blocks_of_a_sampler_are_those_of_the_attention(kind, length):
+    """After a prompt too: at each evaluation one block of the attention moves; earlier tokens are clean, later ones noise."""
+    process, seen = PROCESSES["masked"](), []
+
+    class Watching(nl.WrappedDenoiser):
+        def forward(self, z, t, rows=None):
+            seen.append(as_token_times(t, z)[0].tolist())
+            return self.inner(z, t, rows)
+
+    prompt = torch.randint(V - 1, (2, length), generator=generator(4))
+    blocks = BlockSampler(nl.AncestralSampler(process, Watching(nl.Temperature(kind(network(), SIZE), 0.7))), SIZE)
+    x = Prompted(blocks, prompt).sample((2, LENGTH), steps=3, generator=generator())
+    assert torch.equal(x[:, :length], prompt) and (x < V - 1).all() and len(seen) > 3
+    for times in seen:
+        moving = [i // SIZE for i, time in enumerate(times) if 0 < time < 1]
+        free = [time for i, time in enumerate(times) if i >= length]
+        assert len(set(moving)) <= 1 and free == sorted(free)
+        if moving:
+            begin = max(moving[0] * SIZE, length)
+            assert all(0 < time < 1 for time in times[begin : moving[0] * SIZE + SIZE])
+
+
+def test_blocks_that_cannot_be_those_of_the_attention_are_refused():
+    sampler = nl.AncestralSampler(PROCESSES["masked"](), nl.Temperature(BlockCausal(network(), SIZE), 0.7))
+    with pytest.raises(ValueError, match=r"given must be a multiple of 4, .*; got 6"):
+        BlockSampler(sampler, SIZE, given=6)
+    with pytest.raises(ValueError, match=r"block_size must be a multiple of 4 with context='past', .*; got 6"):
+        BlockSampler(EndToken(sampler, 0), 6, context="past")
+    assert BlockSampler(sampler, 8, context="past", given=4).given == 4 and BlockSampler(sampler, 6).block_size == 6
+
+
 class Everything(nl.WrappedSampler):
     """Asks about the whole block at each step, as a sampler by confidence does, and counts the steps."""
 

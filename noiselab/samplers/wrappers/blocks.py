@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...categorical import Randomness
 from ...numerics import require_count
@@ -69,6 +69,11 @@ def last_block(given: Tensor, size: int, length: int) -> Tensor:
     return given + (length - 1 - given).clamp(min=0) // size * size
 
 
+def _attention_block(denoiser: nn.Module) -> int | None:
+    """The size of the blocks by which a network inside attends."""
+    return next((part.attention_block for part in denoiser.modules() if getattr(part, "attention_block", None)), None)
+
+
 class BlockSampler(WrappedSampler):
     """Runs the whole grid of times for one block of tokens after another (semi-autoregressive sampling).
 
@@ -89,10 +94,12 @@ class BlockSampler(WrappedSampler):
       same result; for others it is a context that differs from training.
     - `given`: the number of leading tokens that are given, such as a prompt. They are not sampled, and blocks are
       counted from their end, as in LLaDA. By default those before the first missing token of an `Infilling` or
-      `Prompted` inside or around, which may differ between sequences. With 0, blocks are counted from position 0, as
-      networks with block-causal attention need it; blocks in which all tokens are known then change nothing.
+      `Prompted` inside or around, which may differ between sequences. With 0, blocks are counted from position 0; blocks in
+      which all tokens are known then change nothing. This is the default for a denoiser with block-causal attention
+      (`Denoiser.attention_block`), which was trained with such blocks.
 
-    **Raises:** `ValueError` for invalid settings, or prompts of unlike lengths with `context="past"`.
+    **Raises:** `ValueError` for invalid settings, blocks that do not begin (or, with `context="past"`, end) where those of
+    block-causal attention do, or prompts of unlike lengths with `context="past"`.
 
     **Source:** Arriola et al. (2025), arXiv 2503.09573; Nie et al. (2025), LLaDA, arXiv 2502.09992.
 
@@ -116,6 +123,18 @@ class BlockSampler(WrappedSampler):
         self.block_size, self.context = require_count("block_size", block_size), context
         self.given = given if given is None else require_count("given", given, 0)
         self._known: Tensor | None = None
+        self._attention = _attention_block(self.denoiser)
+        if self._attention is not None:
+            if self.given is not None and self.given % self._attention:
+                raise ValueError(
+                    f"given must be a multiple of {self._attention}, because the network attends by blocks of this size from "
+                    f"position 0; got {self.given}"
+                )
+            if context == "past" and self.block_size % self._attention:
+                raise ValueError(
+                    f"block_size must be a multiple of {self._attention} with context='past', because the network attends by "
+                    f"blocks of this size; got {self.block_size}"
+                )
 
     def knowing(self, known: Selection) -> Sampler:
         """This sampler, with blocks counted from the end of the known tokens."""
@@ -159,7 +178,7 @@ class BlockSampler(WrappedSampler):
     def _given(self, z: Tensor) -> Tensor:
         """The number of leading tokens that are given in each sequence, [batch or 1, 1]."""
         known = self.inner.known_tokens() if self._known is None else self._known
-        if self.given is not None or known is None:
+        if self.given is not None or known is None or self._attention is not None:
             return torch.full((1, 1), min(self.given or 0, z.shape[1]), device=z.device)
         return known[:, : z.shape[1]].to(z.device).long().cumprod(-1).sum(-1, keepdim=True)
 
