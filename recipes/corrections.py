@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-import tyro
 
 from noiselab.devices import select_device
 from noiselab.evaluation import correction_grid, correction_grid_table
@@ -23,6 +22,7 @@ from noiselab.networks.lengths import generated_length
 from noiselab.pipeline import DiffusionPipeline
 from noiselab.pipeline.diffusion import interpolating
 from noiselab.pipeline.loading import load_model
+from noiselab.training.flags import parse_flags
 from noiselab.training.options import run_recipe
 
 
@@ -83,4 +83,4 @@ def main(options: Options) -> list[dict]:
 
 
 if __name__ == "__main__":
-    run_recipe(lambda: main(tyro.cli(Options)))
+    run_recipe(lambda: main(parse_flags(Options)))

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-import tyro
 
 import autoregressive
 import gidd_plus
@@ -49,6 +48,7 @@ from noiselab.files import write_json
 from noiselab.networks.huggingface import TransformersDenoiser, load_dit
 from noiselab.pipeline.loading import load_model
 from noiselab.training import Trainer
+from noiselab.training.flags import parse_flags
 from noiselab.training.options import run_recipe
 
 STEPS = {"diffusion": 3_600, "judge": 1_000}  # 4.3 and 1.1 minutes on two quiet cores
@@ -425,4 +425,4 @@ def describe_run(name: str, trainer: Any, recipe: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_recipe(lambda: main(tyro.cli(Options)))
+    run_recipe(lambda: main(parse_flags(Options)))

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 import transformers
-import tyro
 
 import noiselab as nl
 from noiselab.data import pack
@@ -28,6 +27,7 @@ from noiselab.evaluation import measure_detection
 from noiselab.evaluation.intervals import interval
 from noiselab.files import write_json
 from noiselab.pipeline import DiffusionPipeline
+from noiselab.training.flags import parse_flags
 from noiselab.training.options import Data, run_recipe
 from noiselab.training.texts import corpora
 
@@ -158,4 +158,4 @@ def format_row(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run_recipe(lambda: main(tyro.cli(Options)))
+    run_recipe(lambda: main(parse_flags(Options)))

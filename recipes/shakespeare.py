@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import torch
 import transformers
-import tyro
 
 import autoregressive
 import gidd_plus
@@ -26,6 +25,7 @@ from noiselab.data import character_tokenizer, pack
 from noiselab.evaluation import generative_perplexity, validation_bound
 from noiselab.files import new_folder, write_json, write_text
 from noiselab.pipeline import DiffusionPipeline, Pipeline
+from noiselab.training.flags import parse_flags
 from noiselab.training.options import run_recipe
 
 MODELS: dict[str, tuple[Callable[[list[str]], Any], list[str]]] = {
@@ -153,4 +153,4 @@ def tabulate_models(rows: list[dict[str, Any]], beside: dict[str, float]) -> str
 
 
 if __name__ == "__main__":
-    run_recipe(lambda: main(tyro.cli(Options)))
+    run_recipe(lambda: main(parse_flags(Options)))

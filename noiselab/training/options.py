@@ -20,6 +20,7 @@ import yaml
 
 from ..files import write_text
 from .arguments import training_arguments
+from .flags import REGISTRY
 
 Options = TypeVar("Options")
 
@@ -146,6 +147,7 @@ def command_line(presets: Mapping[str, tuple[str, Options]], arguments: Sequence
         described,
         args=given,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+        registry=REGISTRY,
     )
 
 
