@@ -54,18 +54,20 @@ def flush(path: Path) -> None:
 def new_file(path: Path) -> Iterator[Path]:
     """A temporary file that replaces `path` when the block ends, so `path` holds either the old or all of the new content.
 
+    Each writer has a file of its own, of the same name in a folder of its own: of two that write at once, the last wins.
+    What killed processes left beside `path` is removed.
+
     **Arguments:**
 
     - `path`: the file to create, or to replace.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    remove_abandoned(path, path.parent)
+    with _temporary(path, path.parent) as folder:
+        temporary = folder / path.name
         yield temporary
         flush(temporary)
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     flush(path.parent)
 
 
@@ -115,25 +117,39 @@ def new_folder(target: Path, *, subfolders: tuple[str, ...] = ()) -> Iterator[Pa
     # In a folder that cannot be renamed, such as a mounted one, the files are written first.
     place = target if target.is_dir() and not _can_be_renamed(target) else target.parent
     remove_abandoned(target, place)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}{NEW}", dir=place))
+    with _temporary(target, place) as temporary:
+        yield temporary
+        temporary.chmod(target.stat().st_mode & 0o7777 if target.is_dir() else 0o755)
+        for path in temporary.rglob("*"):
+            flush(path)
+        flush(temporary)
+        if not target.exists():
+            temporary.rename(target)
+        elif place != target and _is_ours(target, temporary, subfolders):
+            _swap(target, temporary)
+        else:
+            _add(target, temporary)
+        flush(target.parent)
+
+
+@contextmanager
+def _temporary(target: Path, place: Path) -> Iterator[Path]:
+    """A folder for a new version of `target`, locked while this process uses it, and removed in the end."""
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # a file system without locks
-            stack.enter_context(_locked(temporary))
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=f".{target.name}{NEW}", dir=place))
+            try:
+                stack.enter_context(_locked(folder))
+            except (FileNotFoundError, BlockingIOError):
+                continue  # another process took it for an abandoned one before it was locked
+            except OSError:  # a file system without locks
+                break
+            if folder.exists():
+                break
         try:
-            yield temporary
-            temporary.chmod(target.stat().st_mode & 0o7777 if target.is_dir() else 0o755)
-            for path in temporary.rglob("*"):
-                flush(path)
-            flush(temporary)
-            if not target.exists():
-                temporary.rename(target)
-            elif place != target and _is_ours(target, temporary, subfolders):
-                _swap(target, temporary)
-            else:
-                _add(target, temporary)
-            flush(target.parent)
+            yield folder
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_target(folder: Path) -> None:
@@ -151,7 +167,7 @@ def remove_abandoned(target: Path, place: Path) -> None:
 
     **Arguments:**
 
-    - `target`: the folder that was written.
+    - `target`: the file or folder that was written.
     - `place`: where its temporary folders are.
     """
     for old in place.glob(f".{_escaped(target.name)}{OLD}*"):

@@ -94,9 +94,9 @@ def main(options: Options) -> dict[str, Any]:
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Plot nats under the judge against entropy: one line per temperature, and fresh samples for comparison."""
-    import os
-
     from matplotlib.figure import Figure
+
+    from ..files import new_file
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
@@ -123,7 +123,5 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
     axis.set(xlabel="entropy of tokens within a text, nats", ylabel="judge, nats per token")
     axis.legend(fontsize=8, frameon=False)
     axis.grid(alpha=0.2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}")
-    figure.savefig(temporary, dpi=150)
-    os.replace(temporary, path)
+    with new_file(path) as temporary:
+        figure.savefig(temporary, dpi=150)

@@ -30,8 +30,6 @@ class Options:
 
 def main(options: Options) -> dict[str, Any]:
     """Print the facts about a model, write the requested plots, and return the facts."""
-    import os
-
     import torch
 
     from ..networks.lengths import generated_length
@@ -47,12 +45,11 @@ def main(options: Options) -> dict[str, Any]:
     if (options.plot or options.denoising) and not isinstance(pipe, DiffusionPipeline):
         raise ValueError(f"plot and denoising require a diffusion model; {options.model!r} is autoregressive")
     if options.plot is not None and isinstance(pipe, DiffusionPipeline):
+        from ..files import new_file
         from ..plotting import plot_process
 
-        options.plot.parent.mkdir(parents=True, exist_ok=True)
-        temporary = options.plot.with_name(f".tmp-{options.plot.name}")
-        plot_process(pipe.process).savefig(temporary, dpi=150)
-        os.replace(temporary, options.plot)
+        with new_file(options.plot) as temporary:
+            plot_process(pipe.process).savefig(temporary, dpi=150)
     if options.denoising is not None and isinstance(pipe, DiffusionPipeline):
         from .. import AncestralSampler, Trace
 

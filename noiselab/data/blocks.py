@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,8 @@ import torch
 from jaxtyping import Integer
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from ..files import new_file
 
 _FORMAT = "noiselab.token_blocks.1"
 
@@ -102,16 +102,9 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
         """Write the blocks to a safetensors file atomically: the file appears only once it is complete."""
         from safetensors.torch import save_file
 
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         about = {"format": _FORMAT, "vocab_size": str(self.vocab_size), "about": json.dumps(self.about)}
-        # A temporary folder beside the target avoids name clashes between processes and stays on the same disk.
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            temporary = Path(folder) / path.name
+        with new_file(Path(path)) as temporary:
             save_file({"tokens": self.tokens.contiguous(), "real": self.real}, temporary, metadata=about)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: str | Path, vocab_size: int | None = None) -> "TokenBlocks":
