@@ -1,8 +1,10 @@
 """Command lines of recipes: flags whose value is optional are described by the value alone."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Sequence
-from typing import Any, TypeVar, Union, get_args
+from typing import Any, TypeVar, get_args
 
 import tyro
 from tyro.constructors import (
@@ -22,14 +24,16 @@ def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | Unsupp
     parts = get_args(info.type)
     if type(None) not in parts:
         return None
-    kept: Any = Union[tuple(part for part in parts if part is not type(None))]  # noqa: UP007, of parts known at run time
-    value = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kept, info.markers))
-    if isinstance(value, UnsupportedTypeAnnotationError):
-        return value
-    known = value.nargs if isinstance(value.nargs, tuple) else (value.nargs,)
+    kept: Any = functools.reduce(operator.or_, [part for part in parts if part is not type(None)])
+    found = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kept, info.markers))
+    if isinstance(found, UnsupportedTypeAnnotationError):
+        return found
+    value: PrimitiveConstructorSpec[Any] = found
+    words: Any = value.nargs if isinstance(value.nargs, tuple) else (value.nargs,)
+    count: Any = "*" if "*" in words else 1 if set(words) == {1} else tuple(sorted({1, *words}))
     return dataclasses.replace(
         value,
-        nargs="*" if "*" in known else tuple(sorted({1, *known})) if set(known) != {1} else 1,
+        nargs=count,
         instance_from_str=lambda words: None if words == ["None"] else value.instance_from_str(words),
         is_instance=lambda found: found is None or value.is_instance(found),
         str_from_instance=lambda found: ["None"] if found is None else value.str_from_instance(found),
