@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...categorical import Randomness
+from ...denoisers import Denoiser
 from ...numerics import require_count
 from ...process import as_token_times
 from ...typing import Grid, Selection, Times, Tokens
@@ -71,7 +72,8 @@ def last_block(given: Tensor, size: int, length: int) -> Tensor:
 
 def _attention_block(denoiser: nn.Module) -> int | None:
     """The size of the blocks by which a network inside attends."""
-    return next((part.attention_block for part in denoiser.modules() if getattr(part, "attention_block", None)), None)
+    parts = (part for part in denoiser.modules() if isinstance(part, Denoiser))
+    return next((part.attention_block for part in parts if part.attention_block), None)
 
 
 class BlockSampler(WrappedSampler):
