@@ -10,7 +10,7 @@ from noiselab.training.callbacks import Progress
 SHORT = {"max_steps": 3, "save_steps": 9, "ema": None}
 
 
-class Counting(transformers.TrainerCallback):
+class StepCounter(transformers.TrainerCallback):
     steps = 0
 
     def __init__(self, name="default"):
@@ -22,30 +22,30 @@ class Counting(transformers.TrainerCallback):
 
 @pytest.fixture(autouse=True)
 def from_zero():
-    Counting.steps = 0
+    StepCounter.steps = 0
 
 
-def names(trainer, kind=Counting):
+def names(trainer, kind=StepCounter):
     return [getattr(found, "name", "") for found in trainer.callback_handler.callbacks if isinstance(found, kind)]
 
 
 @pytest.mark.parametrize("added", [False, True])
 @pytest.mark.parametrize("given", ["object", "class"])
 def test_the_same_one_is_called_once(tmp_path, given, added, caplog):
-    one = Counting("mine") if given == "object" else Counting
+    one = StepCounter("mine") if given == "object" else StepCounter
     trainer = make(tmp_path, callbacks=[one] if added else [one, one], **SHORT)
     if added:
         trainer.add_callback(one)
     trainer.train()
-    assert len(names(trainer)) == 1 and Counting.steps == 3
-    assert "Counting is there already; it is called once" in caplog.text
+    assert len(names(trainer)) == 1 and StepCounter.steps == 3
+    assert "StepCounter is there already; it is called once" in caplog.text
 
 
 def test_two_objects_are_two_callbacks(tmp_path):
-    trainer = make(tmp_path, callbacks=[Counting("a"), Counting("b")], **SHORT)
-    trainer.add_callback(Counting("c"))
+    trainer = make(tmp_path, callbacks=[StepCounter("a"), StepCounter("b")], **SHORT)
+    trainer.add_callback(StepCounter("c"))
     trainer.train()
-    assert names(trainer) == ["a", "b", "c"] and Counting.steps == 9
+    assert names(trainer) == ["a", "b", "c"] and StepCounter.steps == 9
 
 
 def test_the_trainer_adds_none_that_is_there(tmp_path, capsys):
