@@ -4,10 +4,11 @@ from .active_only import ActiveOnly
 from .attention import attending_to, selected_sequences, takes_mask
 from .base import Denoiser, ProjectedDenoiser, Transform, WrappedDenoiser, select
 from .call_counter import CallCounter
-from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out
+from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out, as_posterior
 from .guidance import ClassifierFreeGuidance, ClassifierGuidance, by_enumeration, first_order
 from .oracle import MarkovOracle
 from .perturbed import Perturbed
+from .self_conditioning import SelfConditioned
 from .transforms import MinP, Support, Suppress, Temperature, TopK, TopP
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Posterior",
     "ProjectedDenoiser",
     "Score",
+    "SelfConditioned",
     "Support",
     "Suppress",
     "Temperature",
@@ -31,6 +33,7 @@ __all__ = [
     "Transform",
     "WrappedDenoiser",
     "as_leave_one_out",
+    "as_posterior",
     "attending_to",
     "by_enumeration",
     "first_order",

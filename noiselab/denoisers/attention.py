@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..typing import Selection
 from .base import Attended, Denoiser
+from .self_conditioning import SelfConditioned
 
 
 @contextmanager
@@ -59,13 +60,13 @@ def selected_sequences(denoiser: nn.Module, index: Bool[Tensor, " batch"] | Int[
 
 def takes_mask(denoiser: nn.Module) -> bool:
     """Whether an attention mask given by `attending_to` reaches a network inside the denoiser."""
-    return next(_masked(denoiser), None) is not None
+    return any(part.takes_mask for part in _reached(denoiser))
 
 
 @contextmanager
 def _changed(denoiser: nn.Module, change: Callable[[Attended], Attended]) -> Iterator[None]:
     # Each is changed once, even if it occurs twice, as in guidance by the same network.
-    parts = [(part, part.attended) for part in dict.fromkeys(_masked(denoiser))]
+    parts = [(part, part.attended) for part in dict.fromkeys(_reached(denoiser))]
     try:
         for part, now in parts:
             part.attended = change(now)
@@ -75,10 +76,10 @@ def _changed(denoiser: nn.Module, change: Callable[[Attended], Attended]) -> Ite
             part.attended = now
 
 
-def _masked(module: nn.Module) -> Iterator[Denoiser]:
-    """The denoisers inside that take an attention mask; what these contain is not searched."""
-    if isinstance(module, Denoiser) and module.takes_mask:
+def _reached(module: nn.Module) -> Iterator[Denoiser]:
+    """The denoisers inside that take an attention mask or are self-conditioned; what these contain is not searched."""
+    if isinstance(module, Denoiser) and (module.takes_mask or isinstance(module, SelfConditioned)):
         yield module
         return
     for part in module.children():
-        yield from _masked(part)
+        yield from _reached(part)

@@ -89,3 +89,11 @@ def as_leave_one_out(denoiser: Denoiser, process: NoiseProcess) -> Denoiser:
         row = torch.zeros(1, process.vocab_size, dtype=torch.float64, device=process.device)
         process.solve_score(row, row[:, 0].long(), row[:, 0] + sum(process.domain) / 2)
     return LeaveOneOut(denoiser, process)
+
+
+def as_posterior(denoiser: Denoiser, process: NoiseProcess) -> Denoiser:
+    """Return the denoiser itself if it predicts the posterior, otherwise a conversion.
+
+    **Raises:** `ValueError` as `as_leave_one_out`.
+    """
+    return denoiser if denoiser.predicts == "posterior" else Posterior(as_leave_one_out(denoiser, process), process)

@@ -8,6 +8,7 @@ from .gillespie import FirstHittingSampler, GillespieSampler
 from .grids import adaptive_grid, cosine_grid, even_grid, log_snr_grid, power_grid, signal_grid
 from .path_planning import PathPlanningSampler
 from .remasking import RemaskingSampler
+from .renoising import RenoisingSampler
 from .tau_leaping import EulerSampler, TauLeapingSampler
 from .wrappers import BlockSampler, EarlyStopping, EndToken, Infilling, Prompted, lengths
 
@@ -26,6 +27,7 @@ __all__ = [
     "PathPlanningSampler",
     "Prompted",
     "RemaskingSampler",
+    "RenoisingSampler",
     "Sampler",
     "Stage",
     "TauLeapingSampler",

@@ -14,6 +14,7 @@ from ..categorical import Randomness, choose, replace_tokens, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import describe
 from ..denoisers.checked import LogitChecks, checked, walking
+from ..denoisers.self_conditioning import Predictions, carrying, self_conditioned
 from ..numerics import no_attribute, require_count, require_tokens
 from ..parametrization import to_posterior
 from ..process import NoiseProcess, as_token_times
@@ -29,11 +30,15 @@ class Stage(NamedTuple):
     - `kind`: the kind of change, for example "denoise" or "gibbs".
     - `time`: the time of the tokens, [batch] or [batch, length].
     - `z`: the tokens.
+    - `best`, `entropy`: the most probable token at each position, and the mean entropy of the predictions of each sequence
+      in nats, from samplers that stop by them; otherwise `None`.
     """
 
     kind: str
     time: Tensor
     z: Tensor
+    best: Tensor | None = None
+    entropy: Tensor | None = None
 
 
 TAKE_ANY_PROCESS = ("AncestralSampler", "BlockSampler", "Infilling")  # for a message
@@ -126,9 +131,10 @@ class Sampler(abc.ABC):
           function, so that the inner sampler determines the times and the wrapper determines the steps.
         """
         advance, checks = advance or self.stages, LogitChecks()
+        parts, predictions = self_conditioned(self.denoiser), Predictions(len(z))
         for k, (t, s) in enumerate(itertools.pairwise(times), 2):
             # Entered at each step, so that the caller's gradient mode applies between steps.
-            with torch.no_grad(), checks:
+            with torch.no_grad(), checks, carrying(parts, predictions):
                 done = advance(z, t.expand(len(z)), s.expand(len(z)), generator=generator)
             z = done[-1].z
             if k == len(times):
@@ -367,3 +373,20 @@ class WrappedSampler(Sampler):
 
     def __repr__(self) -> str:
         return describe(self, self.inner, self.extra_repr())
+
+
+def hold_still(
+    advance: Advance, still: Tensor, low: float, z: Tensor, t: Tensor, s: Tensor, generator: Randomness
+) -> list[Stage]:
+    """The stages of one step in which some sequences stay unchanged at the lower end of time.
+
+    **Arguments:**
+
+    - `advance`: the function that makes the stages.
+    - `still`: these sequences, Bool [batch].
+    - `low`: the lower end of time.
+    - `z`, `t`, `s`, `generator`: as for `Sampler.step`.
+    """
+    t, s = (torch.where(still if time.dim() == 1 else still[:, None], low, time) for time in (t, s))
+    done = advance(z, t, s, generator=generator)
+    return [stage._replace(z=torch.where(still[:, None], z, stage.z)) for stage in done]

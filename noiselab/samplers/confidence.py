@@ -32,10 +32,10 @@ from .positions import (
     count_noise,
     draw_gumbel,
     normalize_logits,
-    rank_positions,
     scatter_rows,
     score_positions,
     select_best,
+    select_within,
 )
 
 UNIFORMS_PER_MASK = 2  # uniform numbers per position and step: for the token and for the choice of the position
@@ -267,12 +267,7 @@ class EntropyBoundedSampler(_PlannedSampler):
 
     def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
         """The longest prefix of the order within the bound."""
-        order = rank_positions(score, rows)
-        entropies = cost.gather(-1, order)
-        cost = entropies.cumsum(-1) - entropies.cummax(-1).values
-        # The cost of the first is 0, up to rounding.
-        cost[:, 0] = 0
-        return select_best(score, rows, ((cost <= self.bound) & rows.gather(-1, order)).sum(-1))
+        return select_within(score, cost, rows, self.bound)
 
     def cost(self, log_probs: Tensor) -> Tensor:
         """The entropy."""
@@ -283,14 +278,19 @@ class EntropyBoundedSampler(_PlannedSampler):
         return [f"bound={self.bound:g}", *super().options()]
 
 
-def refuse_noise_on_data(process: InterpolatingProcess, name: str) -> None:
-    """Raise `ValueError` if there is noise on data tokens."""
+def noisy_data_tokens(process: InterpolatingProcess) -> Tensor:
+    """The data tokens that noise may be, so that a token of the sequence does not show whether it is noise."""
     home = process.device
     times = torch.linspace(*process.domain, 7, dtype=torch.float64, device=home)[None, 1:-1]
-    hidden = ((process.noise(times).dense()[0] > 0).any(0) & process.data_tokens(home)).nonzero()[:, 0]
+    return ((process.noise(times).dense()[0] > 0).any(0) & process.data_tokens(home)).nonzero()[:, 0]
+
+
+def refuse_noise_on_data(process: InterpolatingProcess, name: str) -> None:
+    """Raise `ValueError` if there is noise on data tokens."""
+    hidden = noisy_data_tokens(process)
     if len(hidden):
         raise ValueError(
             f"{name} needs absorbing noise, without noise on data tokens; got noise on {len(hidden)} of them, such as "
-            f"token {hidden[0].item()}. Use PathPlanningSampler or AncestralSampler, or set the `support` of the process "
-            "to the tokens of the data"
+            f"token {hidden[0].item()}. Use RenoisingSampler, PathPlanningSampler or AncestralSampler, or set the "
+            "`support` of the process to the tokens of the data"
         )

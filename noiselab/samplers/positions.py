@@ -70,6 +70,25 @@ def select_best(score: PerToken, rows: Selection, count: Int[Tensor, " batch"]) 
     return rows & (rank_positions(score, rows).argsort(-1) < count[:, None])
 
 
+def select_within(score: PerToken, entropy: PerToken, rows: Selection, bound: float) -> Selection:
+    r"""The longest beginning U of the order by score, but at least one, for which
+    $\sum_{l \in U} H_l - \max_{l \in U} H_l \le \text{bound}$.
+
+    **Arguments:**
+
+    - `score`: the best first; ties are broken from left to right.
+    - `entropy`: H, in nats.
+    - `rows`: the positions that may be chosen.
+    - `bound`: in nats.
+    """
+    order = rank_positions(score, rows)
+    entropies = entropy.gather(-1, order)
+    cost = entropies.cumsum(-1) - entropies.cummax(-1).values
+    # The cost of the first is 0, up to rounding.
+    cost[:, 0] = 0
+    return select_best(score, rows, ((cost <= bound) & rows.gather(-1, order)).sum(-1))
+
+
 def compute_entropy(log_probs: RowLogits) -> PerRow:
     """The entropy of each row in nats, float64."""
     finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)

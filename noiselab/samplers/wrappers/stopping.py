@@ -10,7 +10,7 @@ from ...categorical import Randomness
 from ...numerics import require_count
 from ...process import as_token_times
 from ...typing import Grid, Times, Tokens
-from ..base import Advance, Sampler, Stage, WrappedSampler
+from ..base import Advance, Sampler, Stage, WrappedSampler, hold_still
 
 
 class EarlyStopping(WrappedSampler):
@@ -62,7 +62,7 @@ class EarlyStopping(WrappedSampler):
 
         def onward(z: Tensor, t: Tensor, s: Tensor, *, generator: Randomness = None) -> list[Stage]:
             nonlocal quiet, stopped
-            done = _around(advance, stopped, low, z, t, s, generator)
+            done = hold_still(advance, stopped, low, z, t, s, generator)
             changed = torch.stack([stage.z != z for stage in done]).any(0).any(-1)
             # An inner BlockSampler marks later tokens only by their times; an outer one leaves them at the first time.
             left_start = (as_token_times(s, z) < first).all(-1)
@@ -136,7 +136,7 @@ class EndToken(WrappedSampler):
 
         def onward(z: Tensor, t: Tensor, s: Tensor, *, generator: Randomness = None) -> list[Stage]:
             z, low = self._filled(z, end), self.process.domain[0]
-            return _around(advance, end < length, low, z, t, s, generator)
+            return hold_still(advance, end < length, low, z, t, s, generator)
 
         over = False
         for stages in self.inner.path(z, times, generator=generator, advance=onward):
@@ -181,12 +181,3 @@ def lengths(x: Tokens, token: int, *, prompt: int = 0) -> Int[Tensor, " batch"]:
         raise ValueError(f"x must have shape [batch, length]; got {list(x.shape)}")
     end = (x == token) & (torch.arange(x.shape[1], device=x.device) >= prompt)
     return (end.long().cumsum(-1) == 0).sum(-1)
-
-
-def _around(
-    advance: Advance, still: Tensor, low: float, z: Tensor, t: Tensor, s: Tensor, generator: Randomness
-) -> list[Stage]:
-    """The stages of one step in which some sequences stay unchanged at the lower end of time."""
-    t, s = (torch.where(still if time.dim() == 1 else still[:, None], low, time) for time in (t, s))
-    done = advance(z, t, s, generator=generator)
-    return [stage._replace(z=torch.where(still[:, None], z, stage.z)) for stage in done]

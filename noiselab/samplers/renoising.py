@@ -1,0 +1,201 @@
+r"""Entropy-bounded acceptance with renoising: what the model is sure of together is kept, all else becomes noise again."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..categorical import Randomness, replace_tokens, uniforms
+from ..denoisers import Denoiser, as_posterior
+from ..denoisers.checked import checked, walking
+from ..denoisers.self_conditioning import feed_back, self_conditioned
+from ..numerics import TEMPERATURES, require_count, require_number
+from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..schedules import ScheduleLike, as_schedule
+from ..typing import Grid, Times, Tokens, Variants
+from .base import Advance, Sampler, Stage, hold_still
+from .confidence import noisy_data_tokens
+from .positions import choose_tokens, compute_entropy, normalize_logits, scatter_rows, select_within
+
+UNIFORMS_PER_TOKEN = 3  # uniform numbers per position and step: the token, and two for a token of the noise
+
+
+class RenoisingSampler(Sampler):
+    r"""Accepts tokens up to a bound on the error of independent draws, and renoises all others; for any noise.
+
+    In each step a token is drawn for every position from the posterior $p_i = p(x_i \mid z)$ at a temperature. Positions
+    are sorted by the entropy $H_i$ of $p_i$, and the longest beginning U of this order is accepted for which
+
+    $$\sum_{l \in U} H_l - \max_{l \in U} H_l \le \gamma$$
+
+    but at least one position, as in `EntropyBoundedSampler`. All others are replaced by noise, *also those accepted in
+    earlier steps*: a token stays only if the model predicts it again. The last step, to the lower end of the domain,
+    replaces every token by the most probable one; drawn tokens only steer.
+
+    `EntropyBoundedSampler` needs noise that shows which tokens are finished. Here every position is predicted again in
+    each step, so that nothing has to be known of it: this also works with uniform and hybrid noise. For absorbing noise
+    visible tokens are certain (their entropy is 0), so that both are the same rule; `draw=True` makes the last steps equal
+    too.
+
+    A sequence stops when its most probable tokens have not changed for `stability` steps and the mean entropy is below
+    `confidence`. It is then replaced by these tokens and not evaluated any more.
+
+    If the network is self-conditioned (`noiselab.denoisers.SelfConditioned`), it is conditioned on the logits that tokens
+    were drawn from in the step before, including the temperature.
+
+    Its distribution is not that of the data. The number of noisy tokens follows the model's certainty and not the time, so
+    that a network with time input receives a time at which other numbers are expected; most probable tokens are no draws;
+    and for noise on data tokens, U forgets the tokens outside of it at every step. `converges` is True only for absorbing
+    noise with `bound=0`, `draw=True`, no stopping and temperature 1, which is `EntropyBoundedSampler` with `bound=0`.
+
+    **Arguments:**
+
+    - `process`: an interpolating process.
+    - `denoiser`: a denoiser of any prediction type.
+    - `bound`: $\gamma$ in nats, non-negative.
+    - `temperature`: divides the logits; a positive number, or a schedule of the time t at the beginning of the step.
+    - `stability`: the number of steps for which the most probable tokens must stay the same, from 0; `None` to never stop.
+    - `confidence`: the mean entropy in nats per token below which a sequence may stop.
+    - `draw`: whether the last step draws tokens; otherwise it takes the most probable ones.
+
+    **Raises:** `ValueError` for settings out of range, or a process that is not interpolating.
+
+    **Source:** the sampler of DiffusionGemma (`transformers.models.diffusion_gemma`), there with uniform noise, `bound=0.1`,
+    `temperature=0.4 + 0.4 * nl.t`, `stability=1`, `confidence=0.005` and 48 uniform steps; Ben-Hamu et al. (2025), arXiv
+    2505.24857, for the bound. In a batch of several sequences, the published code draws no more once all have stopped;
+    here each step draws the same number of random numbers.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    process = nl.uniform(vocab_size=3)
+    chain = torch.tensor([[0.9, 0.1, 0.0], [0.0, 0.9, 0.1], [0.1, 0.0, 0.9]])
+    oracle = nl.MarkovOracle(torch.full((3,), 1 / 3), chain, process)
+    sampler = nl.samplers.RenoisingSampler(process, oracle, 1.0, temperature=0.4 + 0.4 * nl.t, stability=1, confidence=0.1)
+    x = sampler.sample((4, 8), steps=48, generator=torch.Generator().manual_seed(0))
+    assert x.shape == (4, 8) and oracle.log_prob(x).isfinite().all()
+    ```
+    """
+
+    process: InterpolatingProcess
+    takes = InterpolatingProcess
+    variants: ClassVar[Variants] = {f"renoising, {bound:g}": {"bound": bound} for bound in (0.1, 1.0)}
+    known_as = "the sampler of DiffusionGemma"
+    evaluated = "at all positions that may be noise"
+
+    def __init__(
+        self,
+        process: NoiseProcess,
+        denoiser: Denoiser,
+        bound: float | int = 0.1,
+        *,
+        temperature: ScheduleLike = 1,
+        stability: int | None = None,
+        confidence: float | int = 0.005,
+        draw: bool = False,
+    ):
+        super().__init__(process, denoiser)
+        self.posterior = checked(as_posterior(denoiser, process), process)
+        self.bound = require_number("bound", bound, 0, infinite=True)
+        self.temperature = as_schedule(temperature)
+        values = self.temperature(torch.linspace(*process.domain, 9, dtype=torch.float64))
+        if not ((values >= TEMPERATURES[0]) & (values <= TEMPERATURES[1])).all():
+            raise ValueError(f"temperature must be positive at every time; got {values.min().item():g}")
+        self.stability = stability if stability is None else require_count("stability", stability, 0)
+        self.confidence, self.draw = require_number("confidence", confidence, 0), draw
+        plain = stability is None and bound == 0 and str(self.temperature) == "1"
+        self.converges = plain and draw and not len(noisy_data_tokens(self.process))
+
+    def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
+        """Accept some tokens and renoise the others; the network is not evaluated if all are known to be clean."""
+        return self._stage(z, t, s, generator).z
+
+    def stages(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> list[Stage]:
+        """The step, with what sequences stop by."""
+        if not walking():
+            self.process.step_times(s, t, z)
+        return [self._stage(z, t, s, generator)]
+
+    def _stage(self, z: Tensor, t: Tensor, s: Tensor, generator: Randomness) -> Stage:
+        u = uniforms(*z.shape, UNIFORMS_PER_TOKEN, generator=generator, device=z.device)
+        end, t, s = s, as_token_times(t, z), as_token_times(s, z)
+        moving = (s < t).expand(z.shape)
+        rows = moving & ~self.process.is_clean(z, t)
+        if not rows.any():
+            return Stage(self.kind, end, z, z, torch.zeros(len(z), dtype=torch.float64, device=z.device))
+        logits = self.posterior(z, t.expand(z.shape), rows)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = logits / self.temperature(t).expand(z.shape)[rows][:, None].to(logits.dtype)
+        feed_back(self_conditioned(self.denoiser), rows, logits)
+        log_probs = normalize_logits(logits, self.process)
+        entropy = scatter_rows(compute_entropy(log_probs), rows)
+        drawn = replace_tokens(z, rows, self.candidates(log_probs, u[..., 0], rows))
+        best = replace_tokens(z, rows, log_probs.argmax(-1))
+        noise = self.renoised(z, s, u[..., 1:])
+        new = torch.where(select_within(-entropy, entropy, rows, self.bound), drawn, noise)
+        last = (s <= self.process.domain[0]).expand(z.shape)
+        new = torch.where(last, drawn if self.draw else best, new)
+        doubt = entropy.sum(-1) / moving.sum(-1).clamp(min=1)
+        return Stage(self.kind, end, torch.where(rows, new, z), best, doubt)
+
+    def candidates(self, log_probs: Tensor, u: Tensor, rows: Tensor) -> Tensor:
+        """The tokens drawn for `rows`, with one uniform number for each position of the batch."""
+        return choose_tokens(log_probs, u[rows], True)
+
+    def renoised(self, z: Tensor, s: Tensor, u: Tensor) -> Tensor:
+        """Noise of the time s at every position."""
+        return self.process.noise(s).choose(u[..., 0], u[..., 1])
+
+    def path(
+        self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
+    ) -> Iterator[list[Stage]]:
+        """The stages of each step, until all sequences have stopped."""
+        advance = advance or self.stages
+        if self.stability is None:
+            yield from super().path(z, times, generator=generator, advance=advance)
+            return
+        low, enough = self.process.domain[0], self.stability
+        stopped = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+        same, before = torch.zeros_like(stopped, dtype=torch.long), torch.full_like(z, -1)
+
+        def onward(z: Tensor, t: Tensor, s: Tensor, *, generator: Randomness = None) -> list[Stage]:
+            nonlocal stopped, same, before
+            done = hold_still(advance, stopped, low, z, t, s, generator)
+            for stage in done:
+                if stage.best is None or stage.entropy is None:
+                    continue
+                same = torch.where((stage.best == before).all(-1), same + 1, 0)
+                new = (same >= enough) & (stage.entropy < self.confidence) & ~stopped
+                stopped, before = stopped | new, stage.best
+                done[-1] = done[-1]._replace(z=torch.where(new[:, None], stage.best, done[-1].z))
+            return done
+
+        over = False
+        for stages in super().path(z, times, generator=generator, advance=onward):
+            if not over:
+                yield stages
+            # Remaining steps draw their random numbers without evaluating the network, so that generators do not depend
+            # on the batch.
+            over = bool(stopped.all())
+
+    @torch.no_grad()
+    def clean(self, z: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
+        """The most probable clean tokens, or with `draw` drawn ones, from noisy tokens."""
+        if self.draw:
+            return super().clean(z, t, generator=generator)
+        self.process.token_times(t, z)
+        rows = ~self.process.is_clean(z, t)
+        if not rows.any():
+            return z
+        log_probs = normalize_logits(self.posterior(z, as_token_times(t, z).expand(z.shape), rows), self.process)
+        return replace_tokens(z, rows, log_probs.argmax(-1))
+
+    def extra_repr(self) -> str:
+        """The settings, for `repr`."""
+        heat = str(self.temperature)
+        stop = "" if self.stability is None else f", stability={self.stability}, confidence={self.confidence:g}"
+        return f"bound={self.bound:g}" + (f", temperature={heat}" if heat != "1" else "") + stop + ", draw=True" * self.draw
