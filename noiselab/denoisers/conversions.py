@@ -96,4 +96,6 @@ def as_posterior(denoiser: Denoiser, process: NoiseProcess) -> Denoiser:
 
     **Raises:** `ValueError` as `as_leave_one_out`.
     """
-    return denoiser if denoiser.predicts == "posterior" else Posterior(as_leave_one_out(denoiser, process), process)
+    if isinstance(denoiser, Denoiser) and denoiser.predicts == "posterior":
+        return denoiser
+    return Posterior(as_leave_one_out(denoiser, process), process)

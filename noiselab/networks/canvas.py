@@ -14,21 +14,29 @@ from ..typing import Selection, Times, Tokens
 
 
 class CanvasNetwork(Protocol):
-    """What a network of a prefix and a canvas offers; `DiffusionGemma` does.
+    """What a network of a prefix and a canvas offers; `noiselab.networks.published.diffusion_gemma.DiffusionGemma` does.
 
     `encode(tokens, real, after=prefix)` reads tokens after an encoded prefix and returns the longer one, an object with
-    `tokens` and `real`; `network(canvas, prefix=..., self_conditioning=..., conditioned=...)` returns the logits of the
-    posterior on the canvas.
+    `tokens` and `real`. `states(canvas, prefix=..., attention_mask=..., self_conditioning=..., conditioned=...)` returns
+    hidden states of the canvas, and `project` the logits of the posterior from them.
     """
 
-    canvas_length: int
-    vocab_size: int
+    @property
+    def canvas_length(self) -> int:
+        """The number of tokens in a canvas."""
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens."""
 
     def encode(self, tokens: Tensor, real: Tensor | None = None, *, after: Any = None) -> Any:
         """The prefix with these tokens at its end."""
 
-    def __call__(self, input_ids: Tensor, **options: Any) -> Any:
-        """The logits of a canvas."""
+    def states(self, input_ids: Tensor, *args: Any, **options: Any) -> Tensor:
+        """The hidden states of a canvas."""
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """The logits of hidden states."""
 
 
 class CanvasDenoiser(SelfConditioned):
@@ -104,7 +112,9 @@ class CanvasDenoiser(SelfConditioned):
 
     def _check(self, rows: Tensor, starts: range) -> None:
         if rows[:, : self.given].any():
-            raise ValueError(f"tokens of the prompt, the first {self.given}, must not be asked for; got some of them in rows")
+            raise ValueError(
+                f"tokens of the prompt, the first {self.given}, must not be asked for; got some of them in rows"
+            )
         count = sum(rows[:, i : i + self.block_size].any(-1).long() for i in starts)
         if isinstance(count, Tensor) and (count > 1).any():
             raise ValueError(
@@ -120,7 +130,7 @@ class CanvasDenoiser(SelfConditioned):
         before = self.previous(start, canvas) if self.self_conditioning else None
         if before is not None:
             options |= {"self_conditioning": before.logits, "conditioned": before.known}
-        logits = self.network(canvas, prefix=prefix, **options)
+        logits = self.network.project(self.network.states(canvas, prefix=prefix, **options))
         if self.self_conditioning:
             self.keep(start, logits)
         return logits
@@ -176,7 +186,7 @@ class _OnCanvas(Denoiser):
 
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """The logits of the canvas, without self-conditioning."""
-        return select(self.network(z, prefix=self.prefix), rows)
+        return self.network.project(select(self.network.states(z, prefix=self.prefix), rows))
 
 
 @torch.no_grad()
@@ -191,7 +201,7 @@ def canvas_bounds(
     low: float | int | None = None,
     generator: Generator | None = None,
 ) -> list[BoundTerms]:
-    r"""Estimate the bound on the negative log-likelihood of each block given all tokens before it; their sum is that of the text.
+    r"""Estimate the bound on -log p of each block given all tokens before it; their sum is that of the text.
 
     $$-\log p(x_{> n} \mid x_{\le n}) = \sum_b -\log p(x^b \mid x^{<b}) \le \sum_b \text{bound}(x^b \mid x^{<b})$$
 

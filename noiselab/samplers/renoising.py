@@ -198,4 +198,9 @@ class RenoisingSampler(Sampler):
         """The settings, for `repr`."""
         heat = str(self.temperature)
         stop = "" if self.stability is None else f", stability={self.stability}, confidence={self.confidence:g}"
-        return f"bound={self.bound:g}" + (f", temperature={heat}" if heat != "1" else "") + stop + ", draw=True" * self.draw
+        return (
+            f"bound={self.bound:g}"
+            + (f", temperature={heat}" if heat != "1" else "")
+            + stop
+            + ", draw=True" * self.draw
+        )

@@ -262,7 +262,7 @@ TAKES = {
 }  # fmt: skip
 REFUSES = {
     "ConfidenceSampler", "DeterministicSampler", "EntropyBoundedSampler", "EulerSampler", "FirstHittingSampler",
-    "GillespieSampler", "PathPlanningSampler", "RemaskingSampler", "TauLeapingSampler",
+    "GillespieSampler", "PathPlanningSampler", "RemaskingSampler", "RenoisingSampler", "TauLeapingSampler",
     "DFMCorrector", "RemaskingCorrector",
 }  # fmt: skip
 

@@ -162,6 +162,7 @@ def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
         "adaptive_grid": {"sequences": 2, "resolution": 4},
         "ConfidenceSampler": confident,
         "EntropyBoundedSampler": {**confident, "bound": 0.5},
+        "RenoisingSampler": {"bound": 0.5, "stability": 1, "confidence": 0.1},
         "DeterministicSampler": confident,
         "FirstHittingSampler": confident,
         "GillespieSampler": confident,

@@ -42,6 +42,7 @@ ARGUMENTS = {
     "EntropyBoundedSampler": NOISY,
     "PathPlanningSampler": NOISY,
     "RemaskingSampler": NOISY,
+    "RenoisingSampler": NOISY,
     "adaptive_grid": {**NOISY, "steps": 2, "length": 3, "sequences": 2, "resolution": 4},
     "cosine_grid": {"process": PROCESS, "steps": 2},
     "even_grid": {"process": PROCESS, "steps": 2},
@@ -82,7 +83,7 @@ ARGUMENTS["nelbo_fused"] = {
     "bias": None,
     "scale": torch.ones(2, 3),
 }
-UNBOUNDED = {("EntropyBoundedSampler", "bound"), ("BestGuessReviser", "threshold")} | {
+UNBOUNDED = {("EntropyBoundedSampler", "bound"), ("RenoisingSampler", "bound"), ("BestGuessReviser", "threshold")} | {
     (name, "max_weight") for name in ("Clipped", "Dynamic", "DynamicV11")
 }
 

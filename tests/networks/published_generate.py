@@ -1,4 +1,4 @@
-"""The published generation of DiffusionGemma, written from its description, with torch's global draws in the published order."""
+"""The generation of DiffusionGemma, written from its description, with torch's global draws in the published order."""
 
 import json
 import math

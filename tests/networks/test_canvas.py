@@ -9,8 +9,8 @@ from torch.testing import assert_close
 
 import noiselab as nl
 from noiselab.denoisers import attending_to
+from noiselab.networks import load_network
 from noiselab.networks.canvas import CanvasDenoiser, canvas_bounds
-from noiselab.networks.published.diffusion_gemma import load_diffusion_gemma
 
 NEAR = {"rtol": 0, "atol": 1e-4}
 FACTS = stored()
@@ -20,7 +20,7 @@ TIME = torch.full((2,), 0.5)
 
 @pytest.fixture(scope="module")
 def network():
-    return load_diffusion_gemma(FOLDER).requires_grad_(False)
+    return load_network(FOLDER).requires_grad_(False)
 
 
 @pytest.fixture
@@ -226,7 +226,9 @@ def test_the_bound_is_one_and_the_flat_cross_entropy_is_none(network):
 def test_the_bounds_of_blocks_add_up_to_that_of_the_text(network):
     """Blocks of one token, each noised in its turn: the sum over blocks, and the bound along the path of all."""
     x = torch.tensor([[5, 11, 42, 7, 30, 2]]).expand(400, -1)
-    terms = canvas_bounds(PROCESS, network, x, given=3, block_size=1, nodes=12, generator=torch.Generator().manual_seed(0))
+    terms = canvas_bounds(
+        PROCESS, network, x, given=3, block_size=1, nodes=12, generator=torch.Generator().manual_seed(0)
+    )
     blocks = sum(block.total for block in terms)
     denoiser = CanvasDenoiser(network, given=3, block_size=1)
     path, weight = nl.times.block_times(400, 3, 1, low=1e-4, generator=torch.Generator().manual_seed(1))

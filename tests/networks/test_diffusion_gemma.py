@@ -10,7 +10,8 @@ from torch.testing import assert_close
 from transformers import DiffusionGemmaForBlockDiffusion
 from transformers.models.diffusion_gemma.generation_diffusion_gemma import EntropyBoundSamplerConfig
 
-from noiselab.networks.published.diffusion_gemma import DiffusionGemma, load_diffusion_gemma
+from noiselab.networks import load_network
+from noiselab.networks.published.diffusion_gemma import DiffusionGemma
 
 NEAR = {"rtol": 0, "atol": 1e-4}
 FACTS = stored()
@@ -18,7 +19,7 @@ FACTS = stored()
 
 @pytest.fixture(scope="module")
 def network():
-    return load_diffusion_gemma(FOLDER).requires_grad_(False)
+    return load_network(FOLDER).requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,6 @@ def test_published_logits(name, attention, request):
     both = torch.cat([real, torch.ones_like(canvas, dtype=torch.bool)], 1)
     for logits, wanted in (
         (network(canvas, prefix=ids), "logits"),
-        (network(canvas, torch.rand(2), prefix=ids), "logits"),
         (network(canvas, prefix=ids, self_conditioning=previous), "logits_self_conditioned"),
         (network(canvas, prefix=ids, attention_mask=real), "logits_padded"),
         (network(canvas, prefix=ids, attention_mask=both.long()), "logits_padded"),
@@ -53,7 +53,7 @@ def test_published_logits(name, attention, request):
 def test_each_sequence_has_its_own_previous_logits_or_none(network):
     ids, previous = FACTS["long.input_ids"], FACTS["self_conditioning_logits"]
     some = torch.tensor([False, True])
-    logits = network(FACTS["canvas"], prefix=ids, self_conditioning=previous, conditioned=some)
+    logits = network.project(network.states(FACTS["canvas"], prefix=ids, self_conditioning=previous, conditioned=some))
     assert_close(logits[0], FACTS["long.logits"][0], **NEAR)
     assert_close(logits[1], FACTS["long.logits_self_conditioned"][1], **NEAR)
 
@@ -121,7 +121,7 @@ def test_encoder_and_decoder_have_their_own_layer_scalars(network):
 
 def test_a_saved_network_is_loaded(network, tmp_path):
     network.model.save_pretrained(tmp_path)
-    again = load_diffusion_gemma(tmp_path)
+    again = load_network(tmp_path)
     ids = FACTS["long.input_ids"]
     assert torch.equal(again(FACTS["canvas"], prefix=ids), network(FACTS["canvas"], prefix=ids))
 
@@ -129,7 +129,7 @@ def test_a_saved_network_is_loaded(network, tmp_path):
 @pytest.mark.parametrize(("dtype", "far"), [(torch.float64, 1e-4), (torch.bfloat16, 0.5)])
 def test_other_dtypes(dtype, far):
     """Torch's grouped products take no float64, and no rows of 24 bytes."""
-    network = load_diffusion_gemma(FOLDER, dtype)
+    network = load_network(FOLDER, dtype)
     logits = network(
         FACTS["canvas"], prefix=FACTS["long.input_ids"], self_conditioning=FACTS["self_conditioning_logits"]
     )
@@ -140,7 +140,9 @@ def test_other_dtypes(dtype, far):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"condition": torch.zeros(2, dtype=torch.long)}, "no classes"),
+        ({"condition": torch.zeros(2, dtype=torch.long)}, "take no condition"),
+        ({"timesteps": torch.rand(2)}, "take no timesteps"),
+        ({"prefix": torch.zeros(2, 121, dtype=torch.long)}, "context of 128 tokens; got 129"),
         ({"self_conditioning": torch.zeros(2, 8, 69)}, r"\[2, 8, 70\]"),
         ({"prefix": torch.zeros(3, 4, dtype=torch.long)}, "one row for each of 2"),
         ({"prefix": torch.zeros(2, 4, dtype=torch.long), "attention_mask": torch.ones(2, 5)}, r"\[2, 4\].*\[2, 5\]"),
@@ -175,17 +177,17 @@ def changed(folder, **settings):
 
 def test_wrong_folders(folder):
     changed(folder, model_type="gemma4")
-    with pytest.raises(ValueError, match="must be 'diffusion_gemma'; got 'gemma4'"):
-        load_diffusion_gemma(folder)
+    with pytest.raises(ValueError, match=r"model_type must be one of.*got 'gemma4'"):
+        load_network(folder)
     changed(folder, model_type="diffusion_gemma", auto_map={"AutoModel": "here.py"})
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match="safetensors"):
-        load_diffusion_gemma(folder)
+        load_network(folder)
 
 
 def test_weights_of_another_size_are_named(folder):
     config = json.loads((folder / "config.json").read_text())
     changed(folder, text_config=config["text_config"] | {"intermediate_size": 16})
     with pytest.raises(ValueError, match=r"mlp\.up_proj\.weight must have shape"):
-        load_diffusion_gemma(folder)
+        load_network(folder)

@@ -17,6 +17,7 @@ SAMPLERS = {
     "path planning": nl.samplers.PathPlanningSampler,
     "confidence": nl.samplers.ConfidenceSampler,
     "entropy-bounded": nl.samplers.EntropyBoundedSampler,
+    "renoising": lambda process, denoiser: nl.samplers.RenoisingSampler(process, denoiser, 1.0),
     "first hitting": nl.samplers.FirstHittingSampler,
     "gillespie": nl.samplers.GillespieSampler,
 }
@@ -54,7 +55,7 @@ def runs(process, sampler):
 def test_samplers(name, denoiser):
     process = nl.masked(vocab_size=V, mask_id=V - 1)
     runs(process, SAMPLERS[name](process, denoiser))
-    if name in ("ancestral", "euler", "tau-leaping", "remasking", "path planning"):
+    if name in ("ancestral", "euler", "tau-leaping", "remasking", "renoising", "path planning"):
         hybrid = nl.gidd(vocab_size=V, mask_id=V - 1, p_uniform=0.2)
         runs(hybrid, SAMPLERS[name](hybrid, denoiser))
 

@@ -114,7 +114,12 @@ def test_for_noise_on_data_it_is_not_exact_and_says_so(name, bound):
 
 def test_only_plain_settings_claim_to_converge():
     process = NOISES["masked"]()
-    for options in ({}, {"draw": True, "stability": 1}, {"draw": True, "temperature": 0.9}, {"draw": True, "bound": 0.1}):
+    for options in (
+        {},
+        {"draw": True, "stability": 1},
+        {"draw": True, "temperature": 0.9},
+        {"draw": True, "bound": 0.1},
+    ):
         assert not RenoisingSampler(process, oracle_of(process), **({"bound": 0} | options)).converges
 
 
@@ -176,7 +181,9 @@ def test_in_a_batch_or_alone(name, blocks):
     process = NOISES[name]()
 
     def sample(batch, generators):
-        sampler = RenoisingSampler(process, oracle_of(process), 0.7, temperature=0.5 + nl.t / 2, stability=1, confidence=0.4)
+        sampler = RenoisingSampler(
+            process, oracle_of(process), 0.7, temperature=0.5 + nl.t / 2, stability=1, confidence=0.4
+        )
         around = BlockSampler(sampler, 2) if blocks else sampler
         return around.sample((batch, 5), steps=8, generator=generators)
 

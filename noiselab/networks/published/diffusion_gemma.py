@@ -2,17 +2,18 @@
 
 import copy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DynamicCache
+from transformers import DiffusionGemmaForBlockDiffusion, DynamicCache
 
-from ...typing import Logits, Tokens
-from ..model_folders import load_weights_of, model_folder, read_config
-
-KIND = "diffusion_gemma"
+from ...parametrization import Prediction
+from ...typing import Tokens
+from ..lengths import check_fits, context_length
+from ..model_folders import load_weights_of
+from .base import AttentionMask, PublishedNetwork, published_format
 
 
 class EncodedPrefix(NamedTuple):
@@ -30,30 +31,27 @@ class EncodedPrefix(NamedTuple):
     cache: DynamicCache
 
 
-class DiffusionGemma(nn.Module):
+class DiffusionGemma(PublishedNetwork, nn.Module):
     """A block-diffusion model of transformers as a network: the logits of a canvas given the tokens before it.
 
     The encoder reads the prefix causally, once (`encode`), and the decoder reads all of the canvas and the cached prefix.
     Logits are for the clean token at the same position and depend on the token there: the network predicts the posterior
-    ("posterior" in `noiselab.Denoiser.predicts`). It takes no time.
+    ("posterior" in `noiselab.Denoiser.predicts`). It takes no time. `noiselab.networks.canvas.CanvasDenoiser` makes it a
+    denoiser.
 
     **Arguments:**
 
-    - `model`: the model, with weights.
+    - `model`: the model, with weights; `noiselab.networks.load_network` loads one.
 
     **Source:** `transformers.models.diffusion_gemma`, whose class this runs.
-
-    **Example:** see `noiselab.networks.canvas.CanvasDenoiser`, which makes it a denoiser.
     """
+
+    knows: ClassVar[frozenset[str]] = frozenset({"attention_mask", "prefix", "self_conditioning"})
+    predicts: ClassVar[Prediction] = "posterior"
 
     def __init__(self, model: DiffusionGemmaForBlockDiffusion):
         super().__init__()
-        self.model = model
-
-    @property
-    def config(self) -> DiffusionGemmaConfig:
-        """The configuration of the model."""
-        return self.model.config
+        self.model, self.config = model, model.config
 
     @property
     def vocab_size(self) -> int:
@@ -64,6 +62,10 @@ class DiffusionGemma(nn.Module):
     def canvas_length(self) -> int:
         """The number of tokens in a canvas that the model was trained for."""
         return self.config.canvas_length
+
+    def noise(self, mask_id: int | None = None) -> dict[str, Any]:
+        """Uniform noise over the whole vocabulary."""
+        return {"family": "uniform", "vocab_size": self.vocab_size}
 
     def encode(
         self,
@@ -101,49 +103,49 @@ class DiffusionGemma(nn.Module):
             self.model.model.encoder(input_ids=tokens, attention_mask=masks, past_key_values=cache)
         return EncodedPrefix(torch.cat([after.tokens, tokens], 1), masks, cache)
 
-    def forward(
+    def states(
         self,
         input_ids: Tokens,
-        timesteps: Float[Tensor, "..."] | None = None,
-        *,
-        attention_mask: Bool[Tensor, "rows columns"] | Num[Tensor, "rows columns"] | None = None,
-        condition: Int[Tensor, " batch"] | None = None,
+        attention_mask: AttentionMask | None = None,
         prefix: EncodedPrefix | Int[Tensor, "rows prefix"] | None = None,
         self_conditioning: Float[Tensor, "rows width states"] | None = None,
         conditioned: Bool[Tensor, " batch"] | None = None,
-    ) -> Logits:
-        r"""The published logits of a canvas, which are in (-cap, cap) for the cap of the configuration.
+    ) -> Float[Tensor, "batch length width"]:
+        r"""The hidden states of a canvas.
 
         **Arguments:**
 
         - `input_ids`: the canvas, [batch, length]; trained with `canvas_length` tokens.
-        - `timesteps`: unused, since the network takes no time.
         - `attention_mask`: 1 for real tokens: those of the prefix, or those of the prefix and of the canvas after it; by
           default all are real, or those of the encoded prefix.
-        - `condition`: must be `None`: the network has no classes.
         - `prefix`: the tokens before the canvas, or these encoded; by default none.
         - `self_conditioning`: the logits of the previous step for this canvas; `None` in the first step.
         - `conditioned`: the sequences whose previous logits are used; by default all. The others are in their first step.
 
-        **Raises:** `ValueError` for a condition, or shapes that do not match.
+        **Raises:** `ValueError` for shapes that do not match, or more tokens than the context.
         """
-        if condition is not None:
-            raise ValueError("condition must be None: a diffusion_gemma has no classes; got a tensor")
         if self_conditioning is not None and self_conditioning.shape != (*input_ids.shape, self.vocab_size):
             raise ValueError(
                 f"self_conditioning must be logits of the canvas, {[*input_ids.shape, self.vocab_size]}; "
                 f"got {list(self_conditioning.shape)}"
             )
         encoded, real = self._prefix(input_ids, attention_mask, prefix)
+        check_fits(encoded.tokens.shape[1] + input_ids.shape[1], context_length(self), "a prefix and its canvas")
         if self_conditioning is not None:
             self_conditioning = self_conditioning.to(self.model.dtype)
-        return self.model(
+        decoded = self.model.model(
             decoder_input_ids=input_ids,
             past_key_values=encoded.cache,
             decoder_attention_mask=real,
             self_conditioning_logits=self_conditioning,
             self_conditioning_mask=None if self_conditioning is None else conditioned,
-        ).logits
+        )
+        return decoded.last_hidden_state
+
+    def project(self, hidden: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes state"]:
+        """The logits of hidden states, float32, in (-cap, cap) for the cap of the configuration."""
+        cap = self.model.final_logit_softcapping
+        return cap * torch.tanh(self.model.lm_head(hidden).float() / cap)
 
     def _prefix(
         self, canvas: Tensor, mask: Tensor | None, prefix: EncodedPrefix | Tensor | None
@@ -187,34 +189,10 @@ def copied(cache: DynamicCache) -> DynamicCache:
     return made
 
 
-def load_diffusion_gemma(
-    name: str | Path, dtype: torch.dtype | None = None, revision: str = "main"
-) -> DiffusionGemma:
-    """Load a DiffusionGemma checkpoint, and check that it is intact and matches its config.
-
-    No pickle is loaded and no remote code is run; the class is that of transformers.
-
-    **Arguments:**
-
-    - `name`: a folder with config.json and safetensors weights, or a name on the Hugging Face Hub.
-    - `dtype`: the dtype of the weights; by default that of the checkpoint.
-    - `revision`: branch, tag or commit on the Hub; unused for a folder.
-
-    **Returns:** the network, in evaluation mode.
-
-    **Raises:** `ValueError` if the config or the weights are missing or cannot be read, or if a weight is missing,
-    unexpected, of another shape or not finite.
-    """
-    try:
-        folder = model_folder(name, revision)
-        kind = read_config(folder).get("model_type")
-        if kind != KIND:
-            raise ValueError(f"model_type in config.json must be {KIND!r}; got {kind!r}")
-        model: Any = load_weights_of(DiffusionGemmaForBlockDiffusion, folder, dtype)
-    except ValueError as error:
-        raise ValueError(
-            f"a DiffusionGemma checkpoint must have a config.json and intact safetensors weights; {str(name)!r}: {error}"
-        ) from error
+@published_format("diffusion_gemma")
+def load_diffusion_gemma(folder: Path, settings: dict[str, Any], dtype: torch.dtype | None) -> PublishedNetwork:
+    """Load a folder of DiffusionGemma into the class of transformers."""
+    model: Any = load_weights_of(DiffusionGemmaForBlockDiffusion, folder, dtype)
     if not fits_grouped_experts(model):
         model.set_experts_implementation("eager")
     return DiffusionGemma(model).eval()

@@ -7,7 +7,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from ..model_folders import model_folder, read_config
-from . import gidd_scale  # noqa: F401
+from . import diffusion_gemma, gidd_scale  # noqa: F401
 from .base import FORMATS
 
 
