@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 
 import noiselab as nl
 from noiselab import schedules
+from noiselab.bench.world import World
+from noiselab.elbo import reconstruction
 from noiselab.processes import Coarse, Neighbours, TokenRates
 from noiselab.tracing.trace import Trace
 
@@ -120,6 +122,36 @@ def trace() -> Figure:
     return (sampled + corrected).plot(decode=[*words, "mask"].__getitem__)
 
 
+def flat_loss() -> Figure:
+    """What a bound and a flat cross-entropy collect over time, in a world of known entropy."""
+    world = World.tiny(length=4)
+    process = nl.uniform(vocab_size=world.states)
+    oracle, x = world.oracle(process), nl.likelihood.every_sequence(world.states, world.length)
+    p, times = oracle.log_prob(x).exp(), torch.linspace(0.005, 0.995, 100, dtype=torch.float64)
+    bound, flat = [], []
+    for t in times:
+        time = t.expand(len(x))
+        terms = nl.likelihood.expected_bound(process, oracle, x, times=(t[None], torch.ones_like(t)[None]))
+        bound.append((p * terms.diffusion).sum())
+        joint = torch.stack([p * process.probability(x, z.expand_as(x), time).prod(-1) for z in x], 1)
+        logits = oracle(x, time)
+        nats = torch.stack([reconstruction(process, logits, one.expand_as(x), x, time).sum(-1) for one in x])
+        flat.append((joint * nats).sum())
+    # The bound's integrand grows without limit towards t = 0: its area is not that of the points drawn.
+    areas = nl.likelihood.expected_bound(process, oracle, x).mean(p).total.item(), torch.stack(flat).mean().item()
+    figure, axis = plt.subplots(figsize=(5.6, 2.6), layout="constrained")
+    for values, area, name, colour in zip(
+        (bound, flat), areas, ("bound", "flat cross-entropy"), (CLEAN, OTHERS[0]), strict=True
+    ):
+        axis.fill_between(times, torch.stack(values), color=colour, alpha=0.25, linewidth=0)
+        axis.plot(times, torch.stack(values), color=colour, label=f"{name}: area {area:.2f}")
+    entropy = oracle.entropy(world.length)
+    axis.axhline(entropy, color="#555555", linestyle=":", label=f"entropy of the data: {entropy:.2f}")
+    axis.set(xlabel="t", ylabel="nats", xlim=(0, 1), ylim=(0, 14))
+    figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "masking": lambda: nl.plot_process(nl.masked(vocab_size=3, mask_id=2)),
     "uniform": lambda: nl.plot_process(nl.uniform(vocab_size=4)),
@@ -139,7 +171,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "learned": learned,
 }
 
-GUIDES: dict[str, Callable[[], Figure]] = {"trace": trace}
+GUIDES: dict[str, Callable[[], Figure]] = {"trace": trace, "flat_loss": flat_loss}
 
 
 def draw(name: str) -> str:

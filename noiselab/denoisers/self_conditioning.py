@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..typing import Logits, RowLogits, Selection
+from ..typing import Logits, RowLogits, Selection, Times, Tokens
 from .base import Denoiser
 
 
@@ -53,8 +53,10 @@ class Predictions:
         return found if found is not None and found.logits.shape[1] == width else None
 
     def write(self, denoiser: Denoiser, made: Previous) -> None:
-        """Keep a prediction; sequences without one keep that of the step before."""
-        old = self.read(denoiser, made.first, made.logits.shape[1])
+        """Keep a prediction; sequences without one keep that of an earlier call of this step, or of the step before."""
+        width = made.logits.shape[1]
+        old = self._now.get((denoiser, made.first)) or self.read(denoiser, made.first, width)
+        old = old if old is not None and old.logits.shape[1] == width else None
         if old is not None and not made.known.all():
             keep = ~made.known & old.known
             logits = torch.where(keep[:, None, None], old.logits.to(made.logits), made.logits)
@@ -110,6 +112,15 @@ class SelfConditioned(Denoiser):
     """
 
     carried: Predictions | None = None
+    _asked: Tensor | None = None
+
+    def __call__(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
+        """As for every denoiser; sequences without a selected row keep their previous prediction."""
+        self._asked = rows.any(-1) if isinstance(rows, Tensor) and rows.dim() == 2 else None
+        try:
+            return super().__call__(z, t, rows)
+        finally:
+            self._asked = None
 
     def previous(self, first: int, z: Tensor) -> Previous | None:
         """The prediction of the step before for the tokens of a call; `None` outside of a walk and in its first step.
@@ -141,9 +152,10 @@ class SelfConditioned(Denoiser):
             return
         batch, logits = self.carried.batch, logits.detach()
         index = self._sequences(logits, batch)
-        known = torch.ones(batch, dtype=torch.bool, device=logits.device)
+        # Whether a sequence is evaluated must not depend on the others of its batch.
+        known = torch.ones(len(logits), dtype=torch.bool, device=logits.device) if self._asked is None else self._asked
         if index is not None:
-            known = torch.zeros_like(known).index_fill(0, index, True)
+            known = known.new_zeros(batch).index_copy(0, index, known)
             logits = logits.new_zeros(batch, *logits.shape[1:]).index_copy(0, index, logits)
         self.carried.write(self, Previous(first, logits, known))
 

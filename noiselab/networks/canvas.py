@@ -1,6 +1,6 @@
 """Denoisers of networks that read a prefix once and denoise the block after it: a canvas."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from ..process import NoiseProcess
 from ..typing import Selection, Times, Tokens
 
 
+@runtime_checkable
 class CanvasNetwork(Protocol):
     """What a network of a prefix and a canvas offers; `noiselab.networks.published.diffusion_gemma.DiffusionGemma` does.
 

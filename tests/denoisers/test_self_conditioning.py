@@ -36,7 +36,7 @@ PROCESS = nl.uniform(vocab_size=3)
 
 def test_each_step_reads_the_prediction_of_the_step_before():
     network = Recording()
-    nl.AncestralSampler(PROCESS, network).sample((2, 4), steps=20, generator=generator())
+    nl.samplers.PathPlanningSampler(PROCESS, network).sample((2, 4), steps=20, generator=generator())
     assert network.log[0][0] is None and len(network.log) > 10
     for (_, made), (before, _) in itertools.pairwise(network.log):
         assert torch.equal(before.logits, made) and before.known.all() and before.first == 0
@@ -71,7 +71,7 @@ def test_two_walks_of_one_sampler_do_not_mix():
 )
 def test_wrappers_let_it_through(wrap):
     network = Recording()
-    nl.AncestralSampler(PROCESS, wrap(network)).sample((2, 4), steps=8, generator=generator())
+    nl.samplers.PathPlanningSampler(PROCESS, wrap(network)).sample((2, 4), steps=8, generator=generator())
     assert network.log[0][0] is None
     for (_, made), (before, _) in itertools.pairwise(network.log):
         assert torch.equal(before.logits, made)  # its own prediction, whatever a wrapper makes of it

@@ -108,7 +108,7 @@ class DiffusionGemma(PublishedNetwork, nn.Module):
         input_ids: Tokens,
         attention_mask: AttentionMask | None = None,
         prefix: EncodedPrefix | Int[Tensor, "rows prefix"] | None = None,
-        self_conditioning: Float[Tensor, "rows width states"] | None = None,
+        self_conditioning: Float[Tensor, "rows columns states"] | None = None,
         conditioned: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch length width"]:
         r"""The hidden states of a canvas.
@@ -177,7 +177,8 @@ class DiffusionGemma(PublishedNetwork, nn.Module):
         """A cache of no tokens, which the decoder can read too."""
         cache = DynamicCache(config=self.config.get_text_config(decoder=True))
         nothing = torch.empty(0, dtype=self.model.dtype, device=tokens.device)
-        for layer in cache.layers:
+        layers: list[Any] = cache.layers
+        for layer in layers:
             layer.lazy_initialization(nothing, nothing)
         return cache
 
@@ -200,7 +201,8 @@ def load_diffusion_gemma(folder: Path, settings: dict[str, Any], dtype: torch.dt
 
 def fits_grouped_experts(model: DiffusionGemmaForBlockDiffusion) -> bool:
     """Whether the grouped matrix products of torch can compute the experts: rows of 16 bytes, and no float64."""
-    text, width = model.config.text_config, model.dtype.itemsize
+    text: Any = model.config.text_config
+    width = model.dtype.itemsize
     return model.dtype != torch.float64 and all(
         size * width % 16 == 0 for size in (text.hidden_size, text.moe_intermediate_size)
     )
