@@ -99,7 +99,9 @@ class RenoisingSampler(Sampler):
         draw: bool = False,
     ):
         super().__init__(process, denoiser)
-        self.posterior = checked(as_posterior(denoiser, process), process)
+        # A posterior is used as it is: converted and back, it would be rounded.
+        direct = denoiser.predicts == "posterior"
+        self.posterior = checked(denoiser, process) if direct else as_posterior(self.denoiser, process)
         self.bound = require_number("bound", bound, 0, infinite=True)
         self.temperature = as_schedule(temperature)
         values = self.temperature(torch.linspace(*process.domain, 9, dtype=torch.float64))
