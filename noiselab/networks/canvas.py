@@ -160,7 +160,7 @@ class CanvasDenoiser(SelfConditioned):
         return tuple((w.data_ptr(), w.dtype, 0 if w.is_inference() else w._version) for w in self.network.parameters())
 
     def reset(self) -> None:
-        """Forget all prefixes: needed only if weights were changed without autograd's knowledge (through `.data`)."""
+        """Delete all cached prefixes: needed only if weights were changed without autograd's knowledge (through `.data`)."""
         self._read = []
 
     def extra_repr(self) -> str:

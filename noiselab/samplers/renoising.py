@@ -33,8 +33,8 @@ class RenoisingSampler(Sampler):
     earlier steps*: a token stays only if the model predicts it again. The last step, to the lower end of the domain,
     replaces every token by the most probable one; drawn tokens only steer.
 
-    `EntropyBoundedSampler` needs noise that shows which tokens are finished. Here every position is predicted again in
-    each step, so that nothing has to be known of it: this also works with uniform and hybrid noise. For absorbing noise
+    `EntropyBoundedSampler` needs absorbing noise, where every token is known to be clean or noise. Here every position is
+    predicted again in each step, so that this need not be known: it also works with uniform and hybrid noise. For absorbing noise
     visible tokens are certain (their entropy is 0), so that both are the same rule; `draw=True` makes the last steps equal
     too.
 
@@ -46,7 +46,7 @@ class RenoisingSampler(Sampler):
 
     Its distribution is not that of the data. The number of noisy tokens follows the model's certainty and not the time, so
     that a network with time input receives a time at which other numbers are expected; most probable tokens are no draws;
-    and for noise on data tokens, U forgets the tokens outside of it at every step. `converges` is True only for absorbing
+    and with noise on data tokens, each step replaces all tokens outside of U. `converges` is True only for absorbing
     noise with `bound=0`, `draw=True`, no stopping and temperature 1, which is `EntropyBoundedSampler` with `bound=0`.
 
     **Arguments:**
