@@ -34,9 +34,9 @@ class RenoisingSampler(Sampler):
     replaces every token by the most probable one; drawn tokens only steer.
 
     `EntropyBoundedSampler` needs absorbing noise, where every token is known to be clean or noise. Here every position is
-    predicted again in each step, so that this need not be known: it also works with uniform and hybrid noise. For absorbing noise
-    visible tokens are certain (their entropy is 0), so that both are the same rule; `draw=True` makes the last steps equal
-    too.
+    predicted again in each step, so that this need not be known: it also works with uniform and hybrid noise. For absorbing
+    noise visible tokens are certain (their entropy is 0), so that both are the same rule; `draw=True` makes the last steps
+    equal too.
 
     A sequence stops when its most probable tokens have not changed for `stability` steps and the mean entropy is below
     `confidence`. It is then replaced by these tokens and not evaluated any more.
