@@ -67,6 +67,9 @@ class Predictions:
         """Put other logits in place of those that the denoiser predicted in this step, at the selected tokens."""
         for key, made in list(self._now.items()):
             if key[0] is denoiser and (here := made.rows_of(rows)).any():
+                if here.all() and here.sum() == rows.sum():
+                    self._now[key] = made._replace(logits=logits.view_as(made.logits))  # without a copy
+                    continue
                 within = torch.zeros_like(rows)
                 within[:, made.first : made.first + made.logits.shape[1]] = here
                 changed = made.logits.clone()

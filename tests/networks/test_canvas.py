@@ -127,6 +127,30 @@ def test_each_token_is_read_once(counted):
     assert read[5:] == [11]
 
 
+def test_what_follows_the_end_is_padding_before_it_is_read(network, monkeypatch):
+    """As published: the next block is given the padded one."""
+    prompt, seen, encode = FACTS["long.input_ids"], [], network.encode
+
+    def noting(tokens, real=None, *, after=None):
+        seen.append(tokens)
+        return encode(tokens, real, after=after)
+
+    monkeypatch.setattr(network, "encode", noting)
+
+    def sample(around):
+        blocks = around(sampler_of(CanvasDenoiser(network, given=11), 11))
+        random = [torch.Generator().manual_seed(i) for i in range(2)]
+        return nl.samplers.Prompted(blocks, prompt).sample((2, 11 + 24), steps=4, generator=random)
+
+    plain = sample(lambda blocks: blocks)[:, 11:19]
+    end = next(token for token in plain[0, :7].tolist() if token not in plain[1])
+    where = plain[0].tolist().index(end)
+    seen.clear()
+    x = sample(lambda blocks: nl.samplers.EndToken(blocks, end, fill=PAD, prompt=11))
+    assert torch.equal(x[0, 11 : 12 + where], plain[0, : where + 1]) and (x[0, 12 + where :] == PAD).all()
+    assert torch.equal(seen[1], x[:, 11:19]) and torch.equal(x[1, 11:19], plain[1])
+
+
 def test_with_and_without_known_prefixes(network):
     class Forgetful(CanvasDenoiser):
         def _prefix(self, tokens, real):
