@@ -50,11 +50,9 @@ def dtype_of(name: str | None) -> "torch.dtype | None":
 
 def text_generators(seed: int, count: int) -> "list[torch.Generator]":
     """One generator for each text, so that a text does not depend on the batch that it is in."""
-    import torch
+    from ..pipeline.seeds import text_generators as made
 
-    from ..data.streams import derive_seed
-
-    return [torch.Generator().manual_seed(derive_seed(seed, index)) for index in range(count)]
+    return made(seed, count)
 
 
 def write_samples(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

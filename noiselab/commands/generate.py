@@ -48,6 +48,10 @@ class Options:
     """beginning of the texts; may be given several times"""
     length: OptionalInt = None
     """tokens per text, including the prompt; by default the whole context, at most 1024"""
+    stop: bool = False
+    """cut each text after its first end of text"""
+    block_length: OptionalInt = None
+    """sample blocks of this number of tokens one after another, each in all steps; with --stop until all texts have ended"""
     sampler: Name = "ancestral"
     """sampling algorithm"""
     temperature: OptionalFloat = None
@@ -100,15 +104,17 @@ def _generated(pipe: Any, prompts: Sequence[str | None], options: Options) -> It
     from .common import dtype_of, text_generators
 
     shared: dict[str, Any] = {
-        name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "min_p", "length")
+        name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "min_p", "length", "stop")
     }
     shared["dtype"] = dtype_of(options.dtype)
     generators = text_generators(options.seed, len(prompts))
     if options.prompt:
         pipe.encode(options.prompt)  # so that one that is too long is noticed before the work
     if isinstance(pipe, AutoregressivePipeline):
-        if options.steps is not None or options.as_released or options.sampler != "ancestral":
-            raise ValueError("steps, sampler and as-released require a diffusion model; this model is autoregressive")
+        if options.steps is not None or options.as_released or options.block_length or options.sampler != "ancestral":
+            raise ValueError(
+                "steps, sampler, block-length and as-released require a diffusion model; this model is autoregressive"
+            )
         for first in range(0, len(prompts), options.num_samples):
             one = prompts[first]
             for done in range(0, options.num_samples, options.batch_size):
@@ -124,6 +130,7 @@ def _generated(pipe: Any, prompts: Sequence[str | None], options: Options) -> It
             options.steps,
             prompts=some if options.prompt else None,
             as_released=options.as_released,
+            block_length=options.block_length,
             batch_size=options.batch_size,
             generator=generators[first : first + options.batch_size],
             show_progress=options.out is not None,

@@ -4,12 +4,15 @@ from .base import Pipeline
 from .causal import AutoregressivePipeline
 from .diffusion import DiffusionPipeline, GiddPipeline
 from .settings import GenerationSettings, ModelSettings
+from .streaming import GenerationState, TextStream
 
 __all__ = [
     "AutoregressivePipeline",
     "DiffusionPipeline",
     "GenerationSettings",
+    "GenerationState",
     "GiddPipeline",
     "ModelSettings",
     "Pipeline",
+    "TextStream",
 ]

@@ -1,45 +1,117 @@
 """Autoregressive models as a pipeline."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor
-from transformers.generation import (
-    MinPLogitsWarper,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
-from ..categorical import Randomness, choose, uniforms
-from ..denoisers.checked import LogitCheck, LogitChecks
+from ..categorical import Randomness
 from ..networks.lengths import generated_length
 from ..numerics import require_count
 from .base import Pipeline
+from .calls import padded
+from .chats import Prompts, are_chats, chat_of, encode_chats
+from .continuation import ContinuedBatch
 from .drawing import Truncation
-from .settings import GenerationSettings
+from .seeds import text_randomness
+from .streaming import Callback, Canvas, Streaming, TextStream, arguments_of
 
 
-class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
+def _generation(
+    pipe: "AutoregressivePipeline",
+    *,
+    num_samples: int,
+    prompts: Prompts | None,
+    length: int | Literal["auto"] | None,
+    temperature: float | int | None,
+    top_k: int | None,
+    top_p: float | int | None,
+    min_p: float | int | None,
+    stop: bool,
+    callback: Callback | None,
+    seed: int | None,
+    seeds: Sequence[int] | None,
+    generator: Randomness,
+    dtype: torch.dtype | None,
+) -> TextStream:
+    """The stream of `AutoregressivePipeline.generate`."""
+    starts, ends = _beginnings(pipe, prompts, stop or length == "auto")
+    longest = generated_length(None if length == "auto" else length, pipe.length)
+    require_count("num_samples", num_samples)
+    if max(map(len, starts)) >= longest + (prompts is None):
+        raise ValueError(f"prompts must be shorter than {longest} tokens; got one of {max(map(len, starts))}")
+    chosen = Truncation(temperature, top_k, top_p, min_p).over(pipe.generation)
+    random = text_randomness(generator, seed, seeds, num_samples * len(starts))
+    batches = [
+        ContinuedBatch(
+            (some := slice(row * num_samples, (row + 1) * num_samples)),
+            start,
+            pipe.network,
+            length=longest,
+            ends=ends,
+            pad=pipe.tokenizer.pad_token_id,
+            chosen=chosen,
+            computing=lambda: pipe._computing(dtype),
+            generator=random[some] if isinstance(random, Sequence) else random,
+        )
+        for row, start in enumerate(starts)
+    ]
+    special = (pipe.tokenizer.pad_token_id, pipe.tokenizer.eos_token_id, 0)
+    pad = next(token for token in special if token is not None)
+    given, sizes = padded([start for start in starts for _ in range(num_samples)], pad, longest)
+    canvas = Canvas(
+        given,
+        sizes if are_chats(prompts) else torch.zeros_like(sizes),
+        torch.full_like(sizes, longest),
+        torch.arange(longest) < sizes[:, None],
+        pipe.decode,
+        data="written",
+        ends=ends,
+    )
+    return TextStream(batches, canvas, lambda: pipe._computing(dtype), callback=callback)
+
+
+def _beginnings(
+    pipe: "AutoregressivePipeline", prompts: Prompts | None, stop: bool
+) -> tuple[list[list[int]], list[int]]:
+    """The tokens of prompts or conversations, and those that end a text: always for answers, else if it is to `stop`."""
+    begin, end = pipe.tokenizer.bos_token_id, pipe.tokenizer.eos_token_id
+    begin = end if begin is None else begin
+    ends = [end] if stop and end is not None else []
+    if prompts is None:
+        if begin is None:
+            raise ValueError("prompts must be given if the tokenizer has no token that starts or ends a text; got none")
+        starts = [[begin]]
+    elif are_chats(prompts):
+        chat = chat_of(pipe)
+        starts, ends, stop = encode_chats(pipe, chat, prompts), sorted(chat.ends), True
+    else:
+        starts = pipe.encode(prompts)  # type: ignore[arg-type]
+    if stop and not ends:
+        raise ValueError("answers, stop and length='auto' need an end-of-text token; the tokenizer has none")
+    return starts, ends
+
+
+class AutoregressivePipeline(Streaming, Pipeline, loads=("autoregressive",)):
     """An autoregressive language model; `generate` uses transformers."""
 
     tag = "autoregressive"
+    streams: ClassVar = {"generate": _generation}
 
     def generate(
         self,
         num_samples: int = 1,
         *,
-        prompts: Sequence[str] | None = None,
-        length: int | None = None,
+        prompts: Prompts | None = None,
+        length: int | Literal["auto"] | None = None,
         temperature: float | int | None = None,
         top_k: int | None = None,
         top_p: float | int | None = None,
         min_p: float | int | None = None,
         stop: bool = False,
+        callback: Callback | None = None,
+        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
         generator: Randomness = None,
         dtype: torch.dtype | None = None,
     ) -> list[str]:
@@ -48,100 +120,23 @@ class AutoregressivePipeline(Pipeline, loads=("autoregressive",)):
         **Arguments:**
 
         - `num_samples`: the number of texts, for each prompt if prompts are given.
-        - `prompts`: the beginnings of the texts.
+        - `prompts`: the beginnings of the texts; or conversations, each a list of messages with "role" and "content", that
+          the chat template of the tokenizer renders. Of these the answers alone are returned, cut as by `stop`.
         - `length`: the number of tokens of a text, including the prompt; by default the whole context, or
-          1,024 tokens if it is longer or has no limit.
+          1,024 tokens if it is longer or has no limit. "auto" is the default length with `stop=True`.
         - `temperature`, `top_k`, `top_p`, `min_p`: temperature and truncation of the predicted distribution.
-        - `stop`: whether a text ends at its first end-of-text token. Models trained on packed texts continue after it.
-        - `generator`: the source of randomness: one generator, or one for each text. With one for each, a text is the
-          same alone and in any batch.
+        - `stop`: whether to cut each text after its first end-of-text token that is not in the prompt. Models trained on
+          packed texts continue after it.
+        - `callback`: called after each token with a `GenerationState`. If it returns True, generation ends with the tokens
+          that are there; prompts that have not begun are left out.
+        - `seed`: text i has random numbers of its own, derived from the seed and i.
+        - `seeds`: one seed for each text: a text is the same alone and in any batch and order.
+        - `generator`: instead of seeds, the source of randomness: one generator, or one for each text.
         - `dtype`: the dtype of the network's arithmetic; by default that of the weights.
 
-        **Raises:** `ValueError` if a setting is out of range, a prompt is too long, or the generators are not one for each
-        text.
+        **Returns:** the texts without special tokens, grouped by prompt.
+
+        **Raises:** `ValueError` if a setting is out of range, a prompt is too long, the seeds or generators are not one for
+        each text, or there is no end of text at which to stop.
         """
-        begin = self.tokenizer.bos_token_id
-        begin = self.tokenizer.eos_token_id if begin is None else begin
-        if begin is None and prompts is None:
-            raise ValueError("prompts must be given if the tokenizer has no token that starts or ends a text; got none")
-        starts = [[begin]] if prompts is None else self.encode(prompts)
-        longest = generated_length(length, self.length)
-        require_count("num_samples", num_samples)
-        if max(map(len, starts)) >= longest + (prompts is None):
-            raise ValueError(f"prompts must be shorter than {longest} tokens; got one of {max(map(len, starts))}")
-        chosen = Truncation(temperature, top_k, top_p, min_p).over(self.generation)
-        settings = GenerationConfig(
-            do_sample=False,  # the last of the processors draws
-            max_length=longest,
-            eos_token_id=self.tokenizer.eos_token_id if stop else None,
-            pad_token_id=self.tokenizer.pad_token_id,
-            bos_token_id=begin,
-        )
-        if isinstance(generator, Sequence) and len(generator) != num_samples * len(starts):
-            raise ValueError(
-                f"one generator for each of {num_samples * len(starts)} texts is needed; got {len(generator)}"
-            )
-        texts, network, filters = [], self.network, _filters(chosen)
-        with self._computing(dtype), _without_defaults(network):
-            for row, start in enumerate(starts):
-                mine = slice(row * num_samples, (row + 1) * num_samples)
-                random = generator[mine] if isinstance(generator, Sequence) else generator
-                ids = torch.tensor([start] * num_samples, device=self.device)
-                call: Any = network.generate
-                with LogitChecks() as checks:
-                    tokens = call(
-                        ids,
-                        attention_mask=torch.ones_like(ids),
-                        generation_config=settings,
-                        logits_processor=[
-                            lambda _, logits: LogitCheck()(logits, None, network),
-                            *filters,
-                            _Draw(random),
-                        ],
-                        use_cache=True,
-                    )
-                checks.read()
-                texts += self.decode(tokens)
-        return texts
-
-
-def _filters(chosen: GenerationSettings) -> list[LogitsProcessor]:
-    """Temperature and truncation of the prediction, in the order of transformers."""
-    made: list[LogitsProcessor] = []
-    if chosen.temperature != 1:
-        made.append(TemperatureLogitsWarper(float(chosen.temperature)))
-    if chosen.top_k is not None:
-        made.append(TopKLogitsWarper(chosen.top_k))
-    if chosen.top_p is not None and chosen.top_p < 1:
-        made.append(TopPLogitsWarper(float(chosen.top_p)))
-    if chosen.min_p is not None:
-        made.append(MinPLogitsWarper(float(chosen.min_p)))
-    return made
-
-
-class _Draw(LogitsProcessor):
-    """Draws the next token of each text, and leaves transformers, which would draw for the batch, no other."""
-
-    def __init__(self, generator: Randomness) -> None:
-        self.generator = generator
-
-    def __call__(
-        self, input_ids: Int[Tensor, "text length"], scores: Float[Tensor, "text state"]
-    ) -> Float[Tensor, "text state"]:
-        """0 at the drawn tokens, -inf at all others."""
-        u = uniforms(len(scores), generator=self.generator, device=scores.device)
-        drawn = choose(scores.float().softmax(-1), u)
-        return torch.full_like(scores, -torch.inf).scatter(-1, drawn[:, None], 0)
-
-
-@contextlib.contextmanager
-def _without_defaults(network: Any) -> Iterator[None]:
-    """Context manager: generate without the model's own settings, which transformers uses where a setting is `None`: an
-    end of text, penalties for repetition.
-    """
-    own = network.generation_config
-    network.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        network.generation_config = own
+        return _generation(self, **arguments_of(locals())).run()

@@ -4,33 +4,32 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..categorical import Randomness
-from ..correctors import SelfCorrection
 from ..data import token_support, vocabulary_size
 from ..data.texts import text_list
 from ..data.tokenizers import Encoder
 from ..denoisers import Denoiser, Support
 from ..networks.dit import DiT
 from ..networks.huggingface import TransformersDenoiser
-from ..networks.lengths import check_fits, generated_length
 from ..networks.masked_lm import MaskedLanguageModel
 from ..networks.model_folders import read_config
-from ..numerics import require_count
 from ..process import InterpolatingProcess, NoiseProcess
-from ..samplers import Sampler
+from . import calls
 from .base import Pipeline
-from .drawing import SamplerLike, Truncation, chosen_sampler, correct, draw
+from .chats import Prompts
+from .drawing import SamplerLike
 from .original import is_original, original_noise
 from .own import FirstLogits, check_denoiser, logits_count, network_settings, save_denoiser
 from .settings import ModelSettings
+from .streaming import Callback, Streaming, arguments_of
 
 
-class DiffusionPipeline(Pipeline, loads=("dit", "masked", "own")):
+class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own")):
     """A diffusion language model: `generate`, `infill`, `self_correction`.
 
     Pass `pipe.process` and `pipe.denoiser` to the samplers and evaluations of this library.
@@ -60,10 +59,19 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked", "own")):
     random = torch.Generator().manual_seed(0)
     texts = pipe.generate(num_samples=2, num_inference_steps=8, generator=random, show_progress=False)
     texts = pipe.infill(["the [MASK] sat"], num_inference_steps=2, generator=random, show_progress=False)
+    for state in pipe.stream(num_samples=2, num_inference_steps=8, seed=0):
+        assert state.tokens.shape == (2, 16) and state.steps == 8
+    for state in pipe.stream(["the [MASK] sat"], method="infill", num_inference_steps=2, seed=0):
+        assert len(state.texts) == 1
     ```
     """
 
     tag = "diffusion"
+    streams: ClassVar = {
+        "generate": calls.generation,
+        "infill": calls.infilling,
+        "self_correction": calls.correction,
+    }
     process: NoiseProcess
 
     def __init__(self, model: nn.Module, tokenizer: Any, settings: ModelSettings):
@@ -155,15 +163,20 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked", "own")):
         num_samples: int = 1,
         num_inference_steps: int | None = None,
         *,
-        prompts: Sequence[str] | None = None,
-        length: int | None = None,
+        prompts: Prompts | None = None,
+        length: int | Literal["auto"] | None = None,
+        block_length: int | None = None,
+        stop: bool = False,
         sampler: SamplerLike | None = None,
         temperature: float | int | None = None,
         top_k: int | None = None,
         top_p: float | int | None = None,
         min_p: float | int | None = None,
         as_released: bool = False,
+        callback: Callback | None = None,
         batch_size: int = 16,
+        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
         generator: Randomness = None,
         show_progress: bool = True,
         dtype: torch.dtype | None = None,
@@ -174,56 +187,46 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked", "own")):
 
         - `num_samples`: the number of texts, for each prompt if prompts are given.
         - `num_inference_steps`: network evaluations per text, at least 1; by default `pipe.generation.steps`.
-        - `prompts`: the beginnings of the texts.
+        - `prompts`: the beginnings of the texts; or conversations, each a list of messages with "role" and "content", that
+          the chat template of the tokenizer renders. Of these the answers alone are returned, cut as by `stop`.
         - `length`: the number of tokens of a text, including the prompt; by default the whole context, or
-          1,024 tokens if it is longer or has no limit.
+          1,024 tokens if it is longer or has no limit. "auto" is the default length with `stop=True`: a text may end
+          before.
+        - `block_length`: sample blocks of this number of tokens one after another, from the end of the prompt, each in
+          `num_inference_steps` (`noiselab.samplers.BlockSampler`). With `stop`, no block is sampled after all texts of a
+          batch have ended.
+        - `stop`: whether to cut each text after its first end-of-text token that is not in the prompt. It has the
+          distribution of the texts without `stop`, cut. A text whose tokens up to its end are certainly clean and cannot
+          change is not evaluated any more: in finished blocks, or for absorbing noise with a sampler that changes no
+          revealed token (`keeps_clean`). Otherwise all steps are taken.
         - `sampler`: a sampler built from `pipe.process` and `pipe.denoiser`, or a function or class that builds one
           from these two, such as `nl.samplers.TauLeapingSampler`; by default ancestral.
         - `temperature`, `top_k`, `top_p`, `min_p`: temperature and truncation of the prediction; defaults are in
           `pipe.generation`.
         - `as_released`: use the time grid of dvruette/gidd, which starts one step below t = 1 and ends at its margin
           `t_eps`, leaving the noise of that time in the text.
+        - `callback`: called after each step with a `GenerationState`. If it returns True, generation ends: the tokens that
+          are still noise are drawn in one jump, which takes one more network evaluation, and the texts of batches that
+          have not begun are left out.
         - `batch_size`: the number of texts generated at once.
-        - `generator`: the source of randomness: one generator, or one for each text.
+        - `seed`: text i has random numbers of its own, derived from the seed and i: it does not depend on `batch_size` or
+          the number of texts.
+        - `seeds`: one seed for each text: a text is the same alone and in any batch and order.
+        - `generator`: instead of seeds, the source of randomness: one generator, or one for each text.
         - `show_progress`: whether to show a progress bar.
         - `dtype`: the dtype of the network's arithmetic (`torch.bfloat16`, as published); by default that of the
           weights.
 
         **Returns:** the texts without special tokens, grouped by prompt.
 
-        **Raises:** `ValueError` if a setting is out of range, a prompt is too long, or truncation is combined with a
-        sampler instance.
+        **Raises:** `ValueError` if a setting is out of range, a prompt is too long, truncation is combined with a sampler
+        instance, `as_released` with `stop` or blocks, or the model cannot generate an end of text at which to stop.
         """
-        starts = [None] if prompts is None else self.encode(prompts)
-        length = generated_length(length, self.length)
-        require_count("num_samples", num_samples)
-        require_count("batch_size", batch_size)
-        longest = max(0 if start is None else len(start) for start in starts)
-        if longest > length:
-            raise ValueError(f"prompts must fit {length} tokens; got one of {longest}")
-        given = torch.zeros(len(starts), length, dtype=torch.long)
-        known = torch.zeros(len(starts), length, dtype=torch.bool)
-        for row, start in enumerate(starts):
-            if start is not None:
-                given[row, : len(start)], known[row, : len(start)] = torch.tensor(start), True
-        chosen = self._sampler(sampler, Truncation(temperature, top_k, top_p, min_p))
-        times = self._times(num_inference_steps, as_released)
-        with self._computing(dtype):
-            tokens = draw(
-                given.repeat_interleave(num_samples, 0),
-                known.repeat_interleave(num_samples, 0),
-                chosen,
-                times,
-                batch_size=batch_size,
-                clean=not as_released,
-                generator=generator,
-                show_progress=show_progress,
-            )
-        return self.decode(tokens)
+        return calls.generation(self, **arguments_of(locals())).run()
 
     def infill(
         self,
-        texts: Sequence[str],
+        texts: Prompts,
         num_inference_steps: int | None = None,
         *,
         sampler: SamplerLike | None = None,
@@ -231,39 +234,25 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked", "own")):
         top_k: int | None = None,
         top_p: float | int | None = None,
         min_p: float | int | None = None,
+        callback: Callback | None = None,
+        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
         generator: Randomness = None,
         show_progress: bool = True,
         dtype: torch.dtype | None = None,
     ) -> list[str]:
         """Replace each mask token in the texts, written as in the tokenizer ("[MASK]"), by one token.
 
-        **Arguments:** as for `generate`.
+        **Arguments:** as for `generate`. Texts may be conversations that end with an answer, in which the gaps are; the
+        answers are returned.
 
         **Raises:** `ValueError` if there are no texts, or a text has no mask token or is longer than the context.
         """
-        texts = text_list(texts)
-        mask, limit, found = self.tokenizer.mask_token_id, self.length, []
-        if mask is None:
-            raise ValueError("the tokenizer must have a mask token, by which a text marks its gaps; got one without")
-        for i, text in enumerate(texts):
-            ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-            check_fits(len(ids), limit, f"text {i}")
-            if mask not in ids:
-                raise ValueError(f"texts must contain {self.tokenizer.mask_token}; text {i} does not")
-            found.append(torch.tensor([ids]))
-        chosen = self._sampler(sampler, Truncation(temperature, top_k, top_p, min_p))
-        times = self._times(num_inference_steps, False)
-        randoms = generator if isinstance(generator, Sequence) else [generator] * len(found)
-        results = []
-        with self._computing(dtype):
-            for tokens, random in zip(found, randoms, strict=True):
-                where = tokens != mask
-                results += draw(tokens, where, chosen, times, generator=random, show_progress=show_progress).tolist()
-        return self.decode(results)
+        return calls.infilling(self, **arguments_of(locals())).run()
 
     def self_correction(
         self,
-        texts: Sequence[str],
+        texts: Prompts,
         num_inference_steps: int = 128,
         temperature: float | int = 0.1,
         t0: float | int = 0.01,
@@ -272,7 +261,10 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked", "own")):
         *,
         tokens_per_step: int = 1,
         as_released: bool = False,
+        callback: Callback | None = None,
         batch_size: int = 16,
+        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
         generator: Randomness = None,
         show_progress: bool = True,
         dtype: torch.dtype | None = None,
@@ -282,16 +274,17 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked", "own")):
 
         **Arguments:**
 
-        - `texts`: at least one text. Texts generated by this pipeline keep their tokens; others are encoded.
+        - `texts`: at least one text. Texts generated by this pipeline keep their tokens; others are encoded. Or
+          conversations that end with an answer, each a list of messages: the last answer alone may change, and is
+          returned.
         - `num_inference_steps`: the maximum number of network evaluations per text.
         - `temperature`, `t0`, `tokens_per_step`: see `noiselab.SelfCorrection`.
         - `early_stopping`, `early_stopping_patience`: whether to stop correcting a text once its self-accuracy has not
           improved for this number of steps. Otherwise all steps are taken.
         - `as_released`: pad texts to the context as dvruette/gidd does, without masking the padding, which may
           therefore change. Otherwise padding is masked and never changed.
-        - `batch_size`, `show_progress`, `dtype`: as for `generate`.
-        - `generator`: the source of randomness: one generator, or one for each text. With one for each, a text is
-          corrected in the same way alone and in any batch.
+        - `callback`: as for `generate`; texts of batches that have not begun are returned as they are.
+        - `batch_size`, `seed`, `seeds`, `generator`, `show_progress`, `dtype`: as for `generate`.
 
         **Returns:** the texts, in order, each with the same number of tokens.
 
@@ -300,57 +293,7 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked", "own")):
 
         **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 5.3; defaults as released.
         """
-        ids = self.encode_as_released(texts) if as_released else self.encode(texts)
-        require_count("num_inference_steps", num_inference_steps)
-        require_count("batch_size", batch_size)
-        lengths = torch.tensor([len(found) for found in ids])
-        tokens = torch.full((len(ids), int(lengths.max())), self._padding)
-        for row, found in enumerate(ids):
-            tokens[row, : len(found)] = torch.tensor(found)
-        correction = SelfCorrection(
-            self.denoiser,
-            time=t0,
-            temperature=temperature,
-            tokens_per_step=tokens_per_step,
-            patience=early_stopping_patience,
-            process=self.process,
-            support=self.support,
-        )
-        with self._computing(dtype):
-            corrected = correct(
-                correction,
-                tokens,
-                lengths,
-                steps=num_inference_steps,
-                stop=early_stopping,
-                batch_size=batch_size,
-                generator=generator,
-                show_progress=show_progress,
-                device=self.device,
-            )
-        return self.decode([row[:length].tolist() for row, length in zip(corrected, lengths, strict=True)])
-
-    @property
-    def _padding(self) -> int:
-        """The token at padding, which is known by its position: any, if the tokenizer has none for it."""
-        return 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
-
-    def _sampler(self, sampler: SamplerLike | None, asked: Truncation) -> Sampler:
-        return chosen_sampler(self.process, self.denoiser, sampler, asked, self.generation)
-
-    def _times(self, steps: int | None, as_released: bool) -> Tensor:
-        steps = require_count("num_inference_steps", self.generation.steps if steps is None else steps)
-        if steps < 1 + as_released:
-            raise ValueError(
-                f"num_inference_steps must be at least {1 + as_released}; got {steps}"
-                + (" (with as_released, the last step has no effect)" if as_released else "")
-            )
-        low, high = self.process.domain
-        if not as_released:
-            return torch.linspace(high, low, steps + 1, dtype=torch.float64)
-        margin = float(getattr(getattr(self.network, "config", None), "t_eps", 1e-4))
-        times = margin + (1 - 2 * margin) * torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-        return times[:-1].flip(0)
+        return calls.correction(self, **arguments_of(locals())).run()
 
     def encode_as_released(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode texts again and pad them to the context, as dvruette/gidd does; longer ones are truncated with a warning.
@@ -367,7 +310,7 @@ class DiffusionPipeline(Pipeline, loads=("dit", "masked", "own")):
                 f"as_released truncates texts to the context of {limit} tokens; this affects texts {longer[:8]}",
                 stacklevel=3,
             )
-        pad = [self._padding] * width
+        pad = [calls.padding_of(self)] * width
         return [(found + pad)[:width] for found in ids]
 
 

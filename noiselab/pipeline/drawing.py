@@ -1,20 +1,19 @@
-"""Token-level operations of a diffusion pipeline: choosing a sampler, sampling and correcting in batches."""
+"""Token-level operations of a diffusion pipeline: choosing a sampler, sampling and correcting batches of texts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..categorical import Randomness
 from ..correctors import SelfCorrection
 from ..denoisers import Denoiser, MinP, Temperature, TopK, TopP, attending_to, takes_mask
 from ..process import NoiseProcess
-from ..samplers import AncestralSampler, Infilling, Sampler
-from ..typing import Grid, Selection, Tokens
+from ..samplers import AncestralSampler, EndToken, Infilling, Sampler
+from ..typing import Grid, Selection, Times, Tokens
 from .settings import GenerationSettings
 
 SamplerLike: TypeAlias = Sampler | Callable[[NoiseProcess, Denoiser], Sampler]
@@ -69,84 +68,113 @@ def chosen_sampler(
     return made
 
 
-def draw(
-    tokens: Tokens,
-    known: Selection,
-    sampler: Sampler,
-    times: Grid,
-    *,
-    batch_size: int = 16,
-    clean: bool = True,
-    generator: Randomness = None,
-    show_progress: bool = False,
-) -> Tokens:
-    """Sample sequences given their known tokens, in batches; the result is on the CPU.
+class SampledBatch:
+    """A batch of texts that is sampled given its known tokens, as `TextStream` runs it.
 
     **Arguments:**
 
+    - `texts`: the indices of the texts.
     - `tokens`, `known`: the known tokens, and the mask of their positions.
     - `times`: decreasing times; sampling starts from pure noise even if the first is below the upper end.
     - `clean`: whether to remove the noise that remains at the last time.
+    - `ends`: the tokens that end a text after its known beginning, after which it is not sampled; none by default.
     """
-    parts, batches, grid = [], -(-len(tokens) // batch_size), sampler.grid(times=times)
-    with tqdm(total=batches * (len(times) - 1), desc="generating", disable=not show_progress) as bar:
-        for first in range(0, len(tokens), batch_size):
-            some, where = (x[first : first + batch_size].to(sampler.device) for x in (tokens, known))
-            random = generator[first : first + batch_size] if isinstance(generator, Sequence) else generator
-            # The networks of pipelines are trained with one time per sequence.
-            around = Infilling(sampler, some, where, times="sequence") if where.any() else sampler
-            z = around.start(*some.shape, generator=random, device=sampler.device)
-            done = 0
-            for state in around.walk(z, grid, generator=random):
-                z, done = state, done + 1
-                bar.update(1)
-            bar.update(len(times) - 1 - done)  # some end early
-            if clean:
-                z = around.clean(z, grid[-1].to(z.device).expand(len(z)), generator=random)
-            parts.append(z.cpu())
-    return torch.cat(parts)
+
+    def __init__(
+        self,
+        texts: slice,
+        tokens: Tokens,
+        known: Selection,
+        sampler: Sampler,
+        times: Grid,
+        *,
+        clean: bool = True,
+        ends: Sequence[int] = (),
+        generator: Randomness = None,
+    ):
+        self.texts, self.clean, self.generator = texts, clean, generator
+        tokens, known = tokens.to(sampler.device), known.to(sampler.device)
+        # The networks of pipelines are trained with one time per sequence.
+        self.given = Infilling(sampler, tokens, known, times="sequence") if known.any() else None
+        self.sampler = sampler if self.given is None else self.given
+        if ends:
+            self.sampler = EndToken(self.sampler, ends, prompt=known.long().cumprod(-1).sum(-1))
+        self.shape, self.times = tokens.shape, times
+        self.steps = self.sampler.count_steps(tokens, times)
+
+    def walk(self) -> Generator[tuple[Tokens, Times], None, None]:
+        """The tokens after each step, and their times."""
+        z = self.sampler.start(*self.shape, generator=self.generator, device=self.sampler.device)
+        for stages in self.sampler.path(z, self.times.to(z.device), generator=self.generator):
+            yield stages[-1].z, stages[-1].time
+
+    def end(self, z: Tokens) -> Tokens:
+        """The finished texts after the last step."""
+        if not self.clean:
+            return z
+        return self.sampler.clean(z, self.times[-1].to(z.device).expand(len(z)), generator=self.generator)
+
+    def interrupt(self, z: Tokens, time: Times) -> Tokens:
+        """Finished texts after any step, by one jump to clean tokens from the time of each token."""
+        # Not that of a `BlockSampler`, for which only the last block is not at the lower end of time.
+        z = Sampler.clean(self.sampler, z, time, generator=self.generator)
+        return z if self.given is None else self.given.put(z)
 
 
-def correct(
-    correction: SelfCorrection,
-    tokens: Tokens,
-    lengths: Int[Tensor, " batch"],
-    *,
-    steps: int,
-    stop: bool = True,
-    batch_size: int = 16,
-    generator: Randomness = None,
-    show_progress: bool = False,
-    device: torch.device | str | None = None,
-) -> Tokens:
-    """Apply self-correction to sequences in batches; the result is on the CPU.
+class CorrectedBatch:
+    """A batch of texts to which self-correction is applied, as `TextStream` runs it.
 
     **Arguments:**
 
+    - `texts`: the indices of the texts.
     - `tokens`: the sequences, padded at the end. Padding is not attended to and does not change.
     - `lengths`: the number of real tokens of each sequence.
     - `steps`: the maximum number of steps, or without `stop` the exact number.
+    - `rows`: the tokens that may change; by default all real ones.
 
-    **Raises:** `ValueError` if sequences in one batch differ in length and the denoiser takes no attention mask.
+    **Raises:** `ValueError` if the sequences differ in length and the denoiser takes no attention mask.
     """
-    corrected = tokens.clone()
-    with tqdm(total=len(tokens) * steps, desc="correcting", disable=not show_progress) as bar:
-        for first in range(0, len(tokens), batch_size):
-            some = slice(first, first + batch_size)
-            width, shortest = int(lengths[some].max()), int(lengths[some].min())
-            z = tokens[some, :width].to(device)
-            real = None if shortest == width else (torch.arange(width) < lengths[some, None]).to(z.device)
-            if real is not None and not takes_mask(correction.denoiser):
-                raise ValueError(
-                    "texts of different lengths are padded, which needs a network that accepts attention_mask; correct them "
-                    f"one by one (batch_size=1); got {shortest} to {width} tokens"
-                )
-            random = generator[some] if isinstance(generator, Sequence) else generator
-            size, done = len(z), 0
-            with attending_to(correction.denoiser, real):
-                for state in correction.walk(z, steps=steps, rows=real, generator=random, stop=stop):
-                    z, done = state, done + 1
-                    bar.update(size)
-            bar.update(size * (steps - done))
-            corrected[some, :width] = z.cpu()
-    return corrected
+
+    def __init__(
+        self,
+        texts: slice,
+        tokens: Tokens,
+        lengths: Int[Tensor, " batch"],
+        correction: SelfCorrection,
+        *,
+        steps: int,
+        stop: bool = True,
+        rows: Selection | None = None,
+        generator: Randomness = None,
+        device: torch.device | str | None = None,
+    ):
+        width, shortest = int(lengths.max()), int(lengths.min())
+        if shortest < width and not takes_mask(correction.denoiser):
+            raise ValueError(
+                "texts of different lengths are padded, which needs a network that accepts attention_mask; correct them "
+                f"one by one (batch_size=1); got {shortest} to {width} tokens"
+            )
+        self.texts, self.correction, self.steps, self.stop, self.generator = texts, correction, steps, stop, generator
+        self.tokens = tokens[:, :width].to(device)
+        self.real = None if shortest == width else (torch.arange(width) < lengths[:, None]).to(device)
+        self.rows = self.real if rows is None else rows[:, :width].to(device)
+
+    def walk(self) -> Generator[tuple[Tokens, Times], None, None]:
+        """The tokens after each step, and the time of the correction."""
+        z, time = self.tokens, torch.full((len(self.tokens),), self.correction.time, dtype=torch.float64)
+        walk = self.correction.walk(z, steps=self.steps, rows=self.rows, generator=self.generator, stop=self.stop)
+        while True:
+            # Entered at each step, so that nothing is left if the caller goes no further.
+            with attending_to(self.correction.denoiser, self.real):
+                found = next(walk, None)
+            if found is None:
+                return
+            yield found, time
+
+    def end(self, z: Tokens) -> Tokens:
+        """The texts as they are: each state is complete."""
+        return z
+
+    def interrupt(self, z: Tokens, time: Times) -> Tokens:
+        """The texts as they are."""
+        return z

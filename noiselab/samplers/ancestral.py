@@ -31,6 +31,7 @@ class AncestralSampler(Sampler):
     """
 
     converges = True
+    keeps_clean = True
     variants: ClassVar[Variants] = {"ancestral": {}}
     law = "falls as 1/N in the number of steps N"
 

@@ -70,6 +70,10 @@ class Sampler(abc.ABC):
     """Whether its distribution converges to that of the data as the number of steps grows, given the exact denoiser;
     the tests verify this claim.
     """
+    keeps_clean = False
+    """Whether a token that is certainly clean (`process.is_clean`) never changes in later steps, so that a sequence with such
+    tokens up to its end needs no further evaluation (`EndToken`).
+    """
     takes: ClassVar[type] = NoiseProcess
     """The kind of process that it supports; others raise an error."""
     variants: ClassVar[Variants] = {}
@@ -155,6 +159,15 @@ class Sampler(abc.ABC):
         - `known`: the mask of known tokens, for each sequence or one row for all.
         """
         return self
+
+    def count_steps(self, z: Tokens, times: Grid) -> int:
+        """The largest number of steps that `path` makes, for progress: those of the grid.
+
+        **Arguments:**
+
+        - `z`, `times`: as for `walk`.
+        """
+        return len(times) - 1
 
     # Derived from them.
 
@@ -353,6 +366,10 @@ class WrappedSampler(Sampler):
     ) -> Iterator[list[Stage]]:
         """The path of the inner sampler, with the stages of this one."""
         return self.inner.path(z, times, generator=generator, advance=advance or self.stages)
+
+    def count_steps(self, z: Tokens, times: Grid) -> int:
+        """That of the inner sampler."""
+        return self.inner.count_steps(z, times)
 
     def known_tokens(self) -> Selection | None:
         """Those of the inner sampler."""

@@ -46,6 +46,7 @@ class _PlannedSampler(Sampler):
 
     process: InterpolatingProcess
     takes = InterpolatingProcess
+    keeps_clean = True
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, score: OrderScore, draw: bool):
         super().__init__(process, denoiser)

@@ -63,6 +63,7 @@ class FirstHittingSampler(Sampler):
     process: InterpolatingProcess
     takes = InterpolatingProcess
     converges = True
+    keeps_clean = True
     variants: ClassVar[Variants] = {"first hitting": {}}
     known_as = "FHS"
     law, evaluated = "none, and no steps", "once per token"

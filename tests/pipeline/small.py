@@ -1,8 +1,10 @@
 """Small models for the tests of pipelines."""
 
+import contextlib
+
 import torch
 
-from noiselab.data import train_tokenizer, vocabulary_size
+from noiselab.data import character_tokenizer, train_tokenizer, vocabulary_size
 from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.pipeline import DiffusionPipeline, ModelSettings
 
@@ -39,3 +41,32 @@ def pipeline(family="gidd", seed=0, dtype=torch.float64, **noise):
 
 def random(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def letters(family, length=16):
+    """Three letters and an end of text, which comes often."""
+    words = character_tokenizer(["abc"])
+    size = vocabulary_size(words)
+    noise = {"family": family, "vocab_size": size}
+    noise |= {} if family == "uniform" else {"mask_id": words.mask_token_id}
+    noise |= {"p_uniform": 0.2} if family == "gidd" else {}
+    return DiffusionPipeline(network(size, max_seq_len=length).double(), words, ModelSettings(noise)).eval()
+
+
+@contextlib.contextmanager
+def counted_calls(module):
+    """The number of sequences in each call of a module."""
+    calls = []
+    hook = module.register_forward_hook(lambda module, given, z: calls.append(len(z)))
+    yield calls
+    hook.remove()
+
+
+def cut(tokens, end, prompt):
+    """By hand: after the first end behind the prompt."""
+    tokens = list(tokens)
+    return tokens[: tokens.index(end, prompt) + 1] if end in tokens[prompt:] else tokens
+
+
+def rows(texts):
+    return [list(text.tokens) for text in texts]

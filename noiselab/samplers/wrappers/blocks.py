@@ -120,6 +120,7 @@ class BlockSampler(WrappedSampler):
 
     def __init__(self, inner: Sampler, block_size: int, *, context: Context = "all", given: int | None = None):
         super().__init__(inner)
+        self.keeps_clean = inner.keeps_clean
         if context not in get_args(Context):
             raise ValueError(f"context must be 'all' or 'past'; got {context!r}")
         self.block_size, self.context = require_count("block_size", block_size), context
@@ -167,6 +168,12 @@ class BlockSampler(WrappedSampler):
                 stages = [self._whole(stage, z, times[0]) for stage in stages]
                 z = stages[-1].z
                 yield stages
+
+    def count_steps(self, z: Tokens, times: Grid) -> int:
+        """Those of the grid for each block, and one more to the lower end of time for each block but the last."""
+        whole, rest = self.inner.count_steps(z, times), z.shape[1] - int(self._given(z).min())
+        blocks = -(-rest // self.block_size)
+        return blocks * whole + (blocks - 1) * int(float(times[-1]) > self.process.domain[0]) if blocks > 1 else whole
 
     def clean(self, z: Tokens, t: Times, *, generator: Randomness = None) -> Tokens:
         """Clean tokens in one jump: from t in the last block, from the lower end of time in those before it."""

@@ -70,7 +70,7 @@ class Infilling(WrappedSampler):
         if len(strange):
             raise ValueError(f"known tokens must be in the support of the process; got {strange.unique().tolist()[:8]}")
         self.tokens, self.known, self.times = tokens.long(), known, times
-        self.converges = False
+        self.converges, self.keeps_clean = False, inner.keeps_clean
 
     def start(
         self, batch: int, length: int, *, generator: Randomness = None, device: torch.device | str | None = None

@@ -1,6 +1,6 @@
 """Early stopping of sequences and of sampling."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Int
@@ -50,6 +50,7 @@ class EarlyStopping(WrappedSampler):
     def __init__(self, inner: Sampler, patience: int):
         super().__init__(inner)
         self.patience, self.converges = require_count("patience", patience), False
+        self.keeps_clean = inner.keeps_clean
 
     def path(
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
@@ -88,19 +89,21 @@ class EndToken(WrappedSampler):
     """Sequences of variable length: all tokens after the first end token are replaced.
 
     With a `BlockSampler` inside, a sequence is finished when its end token is in a finished block: later tokens are not
-    sampled, and sampling ends when all sequences are finished. Finished sequences have no active rows, so that a
-    denoiser in `ActiveOnly` does not evaluate them. The distribution of the tokens before the end, and of the lengths,
-    is that of the inner sampler. (If a process has noise at the lower end of time, an end token may be noise, with that
-    small probability.)
+    sampled, and sampling ends when all sequences are finished. So it is without blocks where tokens up to the end token are
+    certainly clean, as all revealed ones are under absorbing noise, and the inner sampler never changes such tokens
+    (`keeps_clean`). Finished sequences have no active rows, so that a denoiser in `ActiveOnly` does not evaluate them. The
+    tokens before the end, and the lengths, are those of the inner sampler. (If a process has noise at the lower end of
+    time, an end token may be noise, with that small probability.)
 
     **Arguments:**
 
     - `inner`: the sampler to wrap.
-    - `token`: the end token, in the support of the data.
-    - `fill`: the token that replaces all tokens after it; by default the end token itself.
-    - `prompt`: the number of leading tokens that are ignored: an end token among them does not end a sequence.
+    - `token`: the end token, or several, in the support of the data.
+    - `fill`: the token that replaces all tokens after it; by default the (first) end token itself.
+    - `prompt`: the number of leading tokens that are ignored, for all sequences or for each: an end token among them does not
+      end a sequence.
 
-    **Raises:** `ValueError` if a token is outside the vocabulary, the end token is outside the support, or `prompt` is
+    **Raises:** `ValueError` if a token is outside the vocabulary, an end token is outside the support, or `prompt` is
     negative.
 
     **Example:**
@@ -117,20 +120,32 @@ class EndToken(WrappedSampler):
     ```
     """
 
-    def __init__(self, inner: Sampler, token: int, *, fill: int | None = None, prompt: int = 0):
+    def __init__(
+        self,
+        inner: Sampler,
+        token: int | Sequence[int],
+        *,
+        fill: int | None = None,
+        prompt: int | Int[Tensor, " batch"] = 0,
+    ):
         super().__init__(inner)
-        fill, vocab_size = token if fill is None else fill, self.process.vocab_size
-        require_count("token", token, 0, vocab_size - 1)
-        require_count("fill", fill, 0, vocab_size - 1)
-        if not self.process.host_support()[token]:
-            raise ValueError(f"the end token must be in the support of the process; got {token}")
-        self.token, self.fill, self.prompt = token, fill, require_count("prompt", prompt, 0)
-        self.converges = False
+        vocab_size = self.process.vocab_size
+        for one in (ends := token if isinstance(token, Sequence) else [token]):
+            require_count("token", one, 0, vocab_size - 1)
+            if not self.process.host_support()[one]:
+                raise ValueError(f"the end token must be in the support of the process; got {one}")
+        if not ends:
+            raise ValueError("there must be at least one end token; got none")
+        self.token, self.fill = token, require_count("fill", ends[0] if fill is None else fill, 0, vocab_size - 1)
+        self.prompt = prompt if isinstance(prompt, Tensor) else require_count("prompt", prompt, 0)
+        self.converges, self.keeps_clean = False, inner.keeps_clean
 
     def path(
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
     ) -> Iterator[list[Stage]]:
         """The path of the inner sampler, until all sequences have ended."""
+        # A sampler around this one may change any token that is not at the lower end of time.
+        certain = advance is None and self.inner.keeps_clean
         advance, length = advance or self.stages, z.shape[1]
         end = torch.full((len(z),), length, device=z.device)  # where a sequence has ended; `length` if it has not
 
@@ -140,7 +155,7 @@ class EndToken(WrappedSampler):
 
         over = False
         for stages in self.inner.path(z, times, generator=generator, advance=onward):
-            end = torch.minimum(end, self._end(stages[-1]))
+            end = torch.minimum(end, self._end(stages[-1], certain))
             if not over:
                 yield [stage._replace(z=self._filled(stage.z, end)) for stage in stages]
             over = bool((end < length).all())  # remaining steps still draw their random numbers
@@ -150,11 +165,13 @@ class EndToken(WrappedSampler):
         z = self.inner.clean(z, t, generator=generator)
         return self._filled(z, lengths(z, self.token, prompt=self.prompt))
 
-    def _end(self, stage: Stage) -> Tensor:
-        """The first end token such that it and all earlier tokens are at the lower end of time; the length if there is
-        none.
+    def _end(self, stage: Stage, certain: bool) -> Tensor:
+        """The first end token such that it and all earlier tokens are at the lower end of time, or certainly clean; the
+        length if there is none.
         """
         finished = as_token_times(stage.time, stage.z).expand(stage.z.shape) <= self.process.domain[0]
+        if certain:
+            finished = finished | self.process.is_clean(stage.z, stage.time)
         finished = finished.long().cumprod(-1).bool()
         return lengths(torch.where(finished, stage.z, -1), self.token, prompt=self.prompt)
 
@@ -163,21 +180,25 @@ class EndToken(WrappedSampler):
 
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
-        more = f", fill={self.fill}" if self.fill != self.token else ""
-        return f"token={self.token}{more}" + (f", prompt={self.prompt}" if self.prompt else "")
+        first = self.token[0] if isinstance(self.token, Sequence) else self.token
+        more = f", fill={self.fill}" if self.fill != first else ""
+        before = self.prompt.tolist() if isinstance(self.prompt, Tensor) else self.prompt
+        return f"token={self.token}{more}" + (f", prompt={before}" if before else "")
 
 
-def lengths(x: Tokens, token: int, *, prompt: int = 0) -> Int[Tensor, " batch"]:
+def lengths(x: Tokens, token: int | Sequence[int], *, prompt: int | Int[Tensor, " batch"] = 0) -> Int[Tensor, " batch"]:
     """The number of tokens before the first end token; all of them if there is none.
 
     **Arguments:**
 
-    - `token`: the end token.
-    - `prompt`: the number of leading tokens that are ignored.
+    - `token`: the end token, or several.
+    - `prompt`: the number of leading tokens that are ignored, for all sequences or for each.
     """
-    require_count("token", token, 0)
-    require_count("prompt", prompt, 0)
+    ends = [require_count("token", one, 0) for one in (token if isinstance(token, Sequence) else [token])]
+    if not isinstance(prompt, Tensor):
+        require_count("prompt", prompt, 0)
     if x.dim() != 2:
         raise ValueError(f"x must have shape [batch, length]; got {list(x.shape)}")
-    end = (x == token) & (torch.arange(x.shape[1], device=x.device) >= prompt)
+    before = prompt.to(x.device)[:, None] if isinstance(prompt, Tensor) else prompt
+    end = torch.isin(x, torch.tensor(ends, device=x.device)) & (torch.arange(x.shape[1], device=x.device) >= before)
     return (end.long().cumsum(-1) == 0).sum(-1)

@@ -166,7 +166,10 @@ def test_the_walk_ends_with_the_last_sequence_and_finished_ones_are_not_evaluate
     noise = torch.full((20, 40), 4)
     parts = list(EndToken(blocks, END).path(noise, times, generator=generator()))
     ends = lengths(parts[-1][-1].z, END)
-    assert (ends < 40).all() and len(parts) == (int(ends.max()) // 2 + 1) * 8
+    # It ends with the step that reveals the last token up to an end.
+    whole = [part[-1].z for part in BlockSampler(sampler, 2).path(noise, times, generator=generator())]
+    over = [bool((lengths(torch.where((z == 4).cumsum(-1) > 0, -1, z), END) < 40).all()) for z in whole]
+    assert (ends < 40).all() and len(parts) == over.index(True) + 1 <= (int(ends.max()) // 2 + 1) * 8
     assert (parts[-1][-1].z == filled(parts[-1][-1].z)).all()
     for step, part in enumerate(parts):
         done = ends < step // 8 * 2
@@ -257,3 +260,28 @@ def test_settings_are_checked_and_printed():
     assert repr(EarlyStopping(sampler, 2)).endswith("patience=2)")
     assert repr(EndToken(sampler, 3, fill=4, prompt=2)).endswith("token=3, fill=4, prompt=2)")
     assert not EarlyStopping(sampler, 2).converges and not EndToken(sampler, 3).converges
+
+
+def test_several_ends_and_prompts_of_unlike_lengths_by_hand():
+    x = torch.tensor([[0, 1, 9, 2], [8, 9, 1, 9], [0, 1, 2, 3]])
+    assert lengths(x, [8, 9]).tolist() == [2, 0, 4]
+    assert lengths(x, [8, 9], prompt=torch.tensor([3, 2, 0])).tolist() == [4, 3, 4]
+    sampler, _ = world("masked", ENDING)
+    ending = EndToken(sampler, [END, 2], fill=0, prompt=torch.tensor([0, 1, 2]))
+    whole = sampler.sample((3, 9), steps=6, generator=generator(3)).tolist()
+    wanted = []
+    for row, start in zip(whole, (0, 1, 2), strict=True):
+        end = next((i for i in range(start, 9) if row[i] in (END, 2)), 9)
+        wanted.append([token if i <= end else 0 for i, token in enumerate(row)])
+    assert ending.sample((3, 9), steps=6, generator=generator(3)).tolist() == wanted
+    with pytest.raises(ValueError, match="at least one end token"):
+        EndToken(sampler, [])
+
+
+def test_a_sampler_around_it_may_change_what_is_revealed():
+    """A corrector around resamples tokens after they are revealed, so that no sequence may end before its last step."""
+    sampler, oracle = world("masked", ENDING)
+    inside = nl.PredictorCorrector(EndToken(sampler, END), nl.GibbsCorrector(sampler.process, oracle))
+    plain = nl.PredictorCorrector(sampler, nl.GibbsCorrector(sampler.process, oracle))
+    x = plain.sample((200, 6), steps=6, generator=generator())
+    assert torch.equal(inside.sample((200, 6), steps=6, generator=generator()), filled(x))
