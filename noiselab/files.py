@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")  # of a saved model only if noiselab.json says so
 # Names of the files of a saved model. Three of them are common names, and are recognised by their content.
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 MODEL_FILES = (
@@ -210,6 +211,8 @@ def _can_be_renamed(folder: Path) -> bool:
 
 def _is_model_file(path: Path) -> bool:
     """Whether a file is one of a saved model, by its name and, for common names, its content."""
+    if path.name in ADAPTER_FILES and path.is_file() and not path.is_symlink():
+        return _holds_adapter(path.parent)
     if path.is_symlink() or not path.is_file() or not any(fnmatchcase(path.name, name) for name in MODEL_FILES):
         return False
     try:
@@ -221,6 +224,15 @@ def _is_model_file(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def _holds_adapter(folder: Path) -> bool:
+    """Whether noiselab.json of a folder describes adapters."""
+    try:
+        content = json.loads((folder / "noiselab.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and bool(content.get("adapter"))
 
 
 def _is_ours(folder: Path, new: Path, subfolders: tuple[str, ...]) -> bool:
@@ -255,6 +267,9 @@ def _add(target: Path, temporary: Path) -> None:
                 f"a model must not replace files of other programs; {str(path)!r} is not one of a saved model: choose "
                 "another folder"
             )
+    stale = [target / name for name in ADAPTER_FILES if Path(name) not in files and _is_model_file(target / name)]
+    for path in stale:  # adapters of an earlier save
+        path.unlink()
     for name in sorted(files, key=lambda name: name.name == "config.json"):
         path = target / name
         if path.name == CARD and path.exists() and not _is_model_file(path):
@@ -262,7 +277,8 @@ def _add(target: Path, temporary: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary / name, path)
     for folder in {name.parent for name in files}:
-        if any(fnmatchcase(path.name, pattern) for path in _written(files, folder) for pattern in WEIGHTS):
+        weights = (*WEIGHTS, ADAPTER_FILES[1])
+        if any(fnmatchcase(path.name, pattern) for path in _written(files, folder) for pattern in weights):
             for path in (target / folder).iterdir():
                 stale = path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in WEIGHTS)
                 if stale and folder / path.name not in files:

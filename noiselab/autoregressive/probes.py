@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..networks.adapters import import_peft
 from ..typing import Tokens
 
 ATTENTION = ("q_proj", "v_proj")
@@ -138,15 +139,3 @@ def low_rank_config(network: Any, attention_rank: int, embedding_rank: int, scal
         rank_pattern={f"^{name}$": rank for name, rank in ranks.items()},
         alpha_pattern={f"^{name}$": scale * rank for name, rank in ranks.items()},
     )
-
-
-def import_peft() -> Any:
-    """Import the optional package peft.
-
-    **Raises:** `ImportError` if it is not installed.
-    """
-    try:
-        import peft
-    except ImportError as error:
-        raise ImportError("low-rank updates require the package peft: pip install noiselab[finetune]") from error
-    return peft

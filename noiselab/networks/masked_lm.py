@@ -16,6 +16,8 @@ from transformers.models.auto.modeling_auto import (
 from ..denoisers.base import ProjectedDenoiser
 from ..parametrization import Prediction
 from ..typing import Selection, Times, Tokens
+from .adapters import plain_network
+from .opening import TESTED, check_open, counted_positions, implementation, opened_arguments
 from .outputs import accepts
 from .wrapped import innermost
 
@@ -68,6 +70,7 @@ class MaskedLanguageModel(ProjectedDenoiser):
 
     Encoders (BERT, RoBERTa, ModernBERT) are called unchanged. Decoders receive an attention mask by which every token
     attends to all real tokens on both sides; the model itself is not changed, and a sliding window no longer applies.
+    `noiselab.networks.opening.TESTED` lists the architectures in which this is tested; in others it is checked on the model.
     LLaDA is such a Llama; Dream is such a Qwen2 with logits shifted by one position (`load_masked_lm`). If the head is
     known (`HEADS`), only the requested rows are projected onto the vocabulary; any other model is called as a whole.
 
@@ -83,7 +86,8 @@ class MaskedLanguageModel(ProjectedDenoiser):
 
     **Arguments:**
 
-    - `model`: a model that returns logits [batch, length, tokens], as a tensor or as the attribute `logits`.
+    - `model`: a model that returns logits [batch, length, tokens], as a tensor or as the attribute `logits`; also one with
+      adapters of peft.
     - `predicts`: "posterior" or "leave_one_out", see above.
     - `shifted`: whether the logits of a token are at the previous position. The first token, and the first after
       padding, uses the logits at its own position.
@@ -119,6 +123,8 @@ class MaskedLanguageModel(ProjectedDenoiser):
     """
 
     attention_mask: Tensor | None
+    adapter: dict[str, Any] | None = None
+    """The identity of the base of adapters, for noiselab.json; set by `noiselab.training.adapt`."""
 
     def __init__(
         self,
@@ -138,13 +144,18 @@ class MaskedLanguageModel(ProjectedDenoiser):
         self.model, self.predicts, self.shifted, self.bidirectional = model, predicts, shifted, bidirectional
         self.vocab_size = vocab_size
         # Exactly these classes, because a subclass may transform the logits further.
-        known = type(model).__module__.startswith("transformers.models.")
-        self.head = HEADS.get(type(model).__name__) if known else None
-        self.takes_cache = "use_cache" in inspect.signature(model.forward).parameters
-        self.takes_mask = accepts(model.forward, "attention_mask")
+        plain = plain_network(model)
+        known = type(plain).__module__.startswith("transformers.models.")
+        self.head = HEADS.get(type(plain).__name__) if known else None
+        call: Any = plain.base_model if self.head else plain
+        self.takes_cache = "use_cache" in inspect.signature(call.forward).parameters
+        self.takes_mask = accepts(plain.forward, "attention_mask")
         self._check_sizes()
         if bidirectional:
-            self._implementation()
+            implementation(plain)
+            if isinstance(plain, PreTrainedModel) and type(plain).__name__ not in TESTED:
+                self.register_buffer("attention_mask", None, persistent=False)
+                check_open(self)
         # Not persistent, because it belongs to the sequences and not to the weights.
         self.register_buffer("attention_mask", attention_mask, persistent=False)
 
@@ -155,9 +166,9 @@ class MaskedLanguageModel(ProjectedDenoiser):
 
     def hidden(self, z: Tokens, t: Times) -> Float[Tensor, "batch length width"]:
         """The hidden states of each token at its own position, or the logits if the model is called as a whole."""
-        real = self.real_tokens(z)
-        call: Any = self.model.base_model if self.head else self.model
-        options: dict[str, Any] = {"attention_mask": self._sees(z, real)}
+        real, model = self.real_tokens(z), plain_network(self.model)
+        call: Any = model.base_model if self.head else model
+        options = self._arguments(model, z, real)
         if self.takes_cache:
             options["use_cache"] = False
         states = call(input_ids=z, **options)
@@ -167,37 +178,23 @@ class MaskedLanguageModel(ProjectedDenoiser):
 
     def project(self, hidden: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows state"]:
         """Logits of hidden states."""
-        logits = self.head(self.model, hidden) if self.head else hidden
+        logits = self.head(plain_network(self.model), hidden) if self.head else hidden
         if self.vocab_size is None:
             return logits
         more = self.vocab_size - logits.shape[-1]
         return nn.functional.pad(logits, (0, more), value=-torch.inf) if more > 0 else logits[..., : self.vocab_size]
 
-    def _sees(self, z: Tensor, real: Tensor | None) -> Tensor | None:
-        """The attention mask passed to the model."""
-        if not self.bidirectional:
-            return None if real is None else real.long()
-        # transformers uses a mask with four axes, here [batch or 1, 1, 1, length], unchanged and adds no causal mask.
-        seen = z.new_ones(1, z.shape[1], dtype=torch.bool) if real is None else real
-        seen = seen[:, None, None]
-        if self._implementation() == "sdpa":
-            return seen
-        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
-        return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
-
-    def _implementation(self) -> str:
-        name = getattr(getattr(self.model, "config", None), "_attn_implementation", "sdpa")
-        if name not in ("sdpa", "eager"):
-            raise ValueError(
-                "bidirectional needs a model whose attn_implementation is 'sdpa' or 'eager', which take any mask; "
-                f"got {name!r}"
-            )
-        return name
+    def _arguments(self, model: Any, z: Tensor, real: Tensor | None) -> dict[str, Any]:
+        """What the model is called with beside the tokens."""
+        if self.bidirectional:
+            return opened_arguments(model, z, real)
+        return {"attention_mask": None if real is None else real.long(), **counted_positions(model, z, real)}
 
     def _check_sizes(self) -> None:
         if self.vocab_size is None:
             return
-        embedding = self.model.get_input_embeddings() if isinstance(self.model, PreTrainedModel) else None
+        plain = plain_network(self.model)
+        embedding = plain.get_input_embeddings() if isinstance(plain, PreTrainedModel) else None
         size = getattr(embedding, "num_embeddings", max(1, self.vocab_size))
         if not 1 <= self.vocab_size <= size:
             raise ValueError(
@@ -208,7 +205,8 @@ class MaskedLanguageModel(ProjectedDenoiser):
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.model.parameters())
         more = [name for name in ("shifted", "bidirectional") if getattr(self, name)]
-        return f"{type(self).__name__}({', '.join([type(self.model).__name__, f'{count:,} parameters', *more])})"
+        name = type(plain_network(self.model)).__name__
+        return f"{type(self).__name__}({', '.join([name, f'{count:,} parameters', *more])})"
 
 
 def is_causal(model: nn.Module) -> bool:

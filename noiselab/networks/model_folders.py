@@ -18,7 +18,12 @@ INDEX = "model.safetensors.index.json"
 SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.codes", "*.spm", "*.vocab")
 
 
-def model_folder(name: str | Path, revision: str = "main", *, weights: bool = True) -> Path:
+ADAPTER = "adapter_config.json"
+
+
+def model_folder(
+    name: str | Path, revision: str = "main", *, weights: bool = True, adapter: bool | None = False
+) -> Path:
     """The folder of a model, with the checks that make it safe to open; a name on the Hub is downloaded first.
 
     All files are those of one commit. Code and pickles are not downloaded.
@@ -28,6 +33,7 @@ def model_folder(name: str | Path, revision: str = "main", *, weights: bool = Tr
     - `name`: a folder, or a name on the Hugging Face Hub.
     - `revision`: branch, tag or commit on the Hub; unused for a folder.
     - `weights`: whether weights are needed.
+    - `adapter`: whether it must be a folder of adapters for another model, or must not; `None` if it may be.
 
     **Raises:** `ValueError` if there is no such folder or name, or if a file of the folder names code, a pickle, a file
     outside, or another model.
@@ -40,26 +46,37 @@ def model_folder(name: str | Path, revision: str = "main", *, weights: bool = Tr
             folder = Path(
                 snapshot_download(name, revision=revision, allow_patterns=list(SMALL), ignore_patterns=["*/*"])
             )
-            check_model_folder(folder)
+            check_model_folder(folder, adapter)
             if weights:
-                files = sorted({*weight_files(folder), "model.safetensors"})
+                files = sorted(
+                    {*weight_files(folder), "model.safetensors", *(["adapter_model.safetensors"] if adapter else [])}
+                )
                 snapshot_download(name, revision=folder.name, allow_patterns=files, ignore_patterns=["*/*"])
         except (OSError, ValueError) as error:
             raise ValueError(f"{name!r} at revision {revision!r} cannot be read from the Hub: {error}") from error
-    check_model_folder(folder)
+    check_model_folder(folder, adapter)
     return folder
 
 
-def check_model_folder(folder: Path) -> None:
+def check_model_folder(folder: Path, adapter: bool | None = False) -> None:
     """Check everything in a folder that could make transformers load something else than its safetensors files.
+
+    **Arguments:**
+
+    - `folder`: the folder; `adapter`: whether it must hold adapters for another model, see `model_folder`.
 
     **Raises:** `ValueError` naming the file and what it names.
     """
-    if (folder / "adapter_config.json").exists():
+    found = (folder / ADAPTER).exists()
+    if found and adapter is False:
+        name = named_base(folder)
         raise ValueError(
             f"a model folder must contain the whole model; {str(folder)!r} contains adapter_config.json, which names "
-            "another model: merge the adapter first"
+            f"another model{f', {name!r}' if name else ''}: pass that model, its folder or its name, as base= to "
+            "Pipeline.from_pretrained, or merge the adapter first"
         )
+    if adapter and not found:
+        raise ValueError(f"base must be given for a folder of adapters only; {str(folder)!r} has no {ADAPTER}")
     weight_files(folder)
     config, words = (read_json(folder / name) for name in ("config.json", "tokenizer_config.json"))
     for key, value in settings_in(config):
@@ -77,6 +94,12 @@ def check_model_folder(folder: Path) -> None:
             raise ValueError(f"a tokenizer must be in {str(folder)!r}; tokenizer_config.json names {value!r}")
     for content in (config, words):
         check_tokenizer_class(content.get("tokenizer_class"), folder)
+
+
+def named_base(folder: Path) -> str:
+    """The name of the model that the files of adapters name as their base; an empty one if they name none."""
+    found = read_json(folder / ADAPTER).get("base_model_name_or_path")
+    return found if isinstance(found, str) else ""
 
 
 def check_tokenizer_class(name: Any, folder: Path) -> None:
@@ -241,7 +264,7 @@ def open_tokenizer(name: str | Path, revision: str = "main") -> PreTrainedTokeni
 
     **Raises:** `ValueError` if there is no tokenizer, if it cannot be read, or if it needs code of its folder.
     """
-    folder = model_folder(name, revision, weights=False)
+    folder = model_folder(name, revision, weights=False, adapter=None)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         special = list(tokenizer.all_special_ids)

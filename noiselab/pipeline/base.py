@@ -6,6 +6,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -17,10 +18,11 @@ from ..data.texts import text_list
 from ..data.tokenizers import Encoder
 from ..denoisers import Denoiser
 from ..files import new_folder, write_text
+from ..networks.adapters import is_adapted, merged_network, plain_network, write_adapter
 from ..networks.lengths import check_fits, context_length
 from ..networks.masked_lm import MaskedLanguageModel
 from .card import model_card
-from .loading import check_tokenizer, load_model, open_folder
+from .loading import check_tokenizer, load_adapted, load_model, open_folder
 from .own import logits_count
 from .settings import GenerationSettings, ModelSettings
 
@@ -85,6 +87,7 @@ class Pipeline(nn.Module, abc.ABC):
         name: str | Path,
         *,
         settings: ModelSettings | None = None,
+        base: str | Path | None = None,
         dtype: torch.dtype | None = None,
         revision: str = "main",
         trust_remote_code: bool | None = None,
@@ -99,7 +102,9 @@ class Pipeline(nn.Module, abc.ABC):
         - `settings`: replaces the settings in noiselab.json. Without either, a GIDD model has the noise described in
           its config.json, and a masked language model has absorbing noise. A `UserWarning` states noise that is assumed
           without being named by the checkpoint.
-        - `dtype`: the dtype of the weights; by default that of the checkpoint.
+        - `base`: for a folder of adapters, the model on which they were trained, a folder or a name on the Hub, since a folder
+          does not open another one by itself. Its weights must be those of training.
+        - `dtype`: the dtype of the weights; by default that of the checkpoint, for adapters that of training.
         - `revision`: branch, tag or commit on the Hub; unused for a folder.
         - `trust_remote_code`: ignored, because no remote code is needed.
 
@@ -114,19 +119,24 @@ class Pipeline(nn.Module, abc.ABC):
             )
         if unknown:
             raise ValueError(
-                f"from_pretrained takes settings, dtype, revision and trust_remote_code; got {sorted(unknown)}"
+                f"from_pretrained takes settings, base, dtype, revision and trust_remote_code; got {sorted(unknown)}"
             )
-        folder = open_folder(name, revision)  # all files below are of one revision
+        folder = open_folder(name, revision, adapter=base is not None)  # all files below are of one revision
         settings, network = chosen_settings(settings, folder)
-        noised = settings is not None and settings.noise is not None
-        kind, model = load_model(folder, dtype=dtype, noised=noised, network=network)
+        kind: str
+        if base is not None:
+            settings = replace(settings or ModelSettings(), network=network, adapter=adapter_of(settings, folder))
+            kind, model = load_adapted(folder, base, settings, dtype=dtype)
+        else:
+            noised = settings is not None and settings.noise is not None
+            kind, model = load_model(folder, dtype=dtype, noised=noised, network=network)
         wanted = Pipeline._by_kind[kind]
         if not (issubclass(cls, wanted) or issubclass(wanted, cls)):
             raise ValueError(
                 f"{cls.__name__} needs another kind of model; {str(name)!r} is one for {wanted.__name__} "
                 "(Pipeline.from_pretrained selects the class)"
             )
-        inner = model.model if isinstance(model, MaskedLanguageModel) else model
+        inner = plain_network(model.model if isinstance(model, MaskedLanguageModel) else model)
         tokenizer = check_tokenizer(folder, logits_count(inner))
         if settings is None:
             settings = wanted.default_settings(folder, model, tokenizer)
@@ -148,7 +158,7 @@ class Pipeline(nn.Module, abc.ABC):
     @property
     def network(self) -> Any:
         """The underlying network: a transformers model, any module with a `config`, or a denoiser of one's own."""
-        return self.model.model if isinstance(self.model, MaskedLanguageModel) else self.model
+        return plain_network(self.model.model if isinstance(self.model, MaskedLanguageModel) else self.model)
 
     @property
     def device(self) -> torch.device:
@@ -166,18 +176,21 @@ class Pipeline(nn.Module, abc.ABC):
         """The default settings for generation."""
         return self.settings.generation
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, *, merge: bool = False) -> None:
         """Write weights, config, tokenizer, settings and a model card atomically.
+
+        Of a model with adapters, only the adapters are written, unless they are merged.
 
         **Arguments:**
 
         - `folder`: the target. An earlier model in it is replaced; other files are kept, and so is a README.md that is
           not a model card of noiselab.
+        - `merge`: whether adapters are merged into the weights, for a folder that needs no base.
 
         **Raises:** `ValueError` if `folder` is a file, or contains a config.json or settings.json of another program.
         """
         with new_folder(Path(folder)) as temporary:
-            self._write(temporary)
+            self._write(temporary, merge)
 
     def push_to_hub(self, name: str, *, private: bool | None = None, message: str = "noiselab model") -> str:
         """Upload the files of `save_pretrained` to the Hugging Face Hub and return the URL."""
@@ -189,10 +202,17 @@ class Pipeline(nn.Module, abc.ABC):
             self._write(Path(folder))
             return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message=message))
 
-    def _write(self, folder: Path) -> None:
-        self._write_network(folder)
+    def _write(self, folder: Path, merge: bool = False) -> None:
+        held: Any = self.model.model if isinstance(self.model, MaskedLanguageModel) else self.model
+        adapter = is_adapted(held) and not merge
+        if adapter:
+            write_adapter(held, folder)
+        elif is_adapted(held):
+            merged_network(held).save_pretrained(folder)
+        else:
+            self._write_network(folder)
         self.tokenizer.save_pretrained(folder)
-        self.settings.save_pretrained(folder)
+        (self.settings if adapter else replace(self.settings, adapter=None)).save_pretrained(folder)
         write_text(folder / "README.md", model_card(self))
 
     def _write_network(self, folder: Path) -> None:
@@ -251,6 +271,23 @@ def chosen_settings(given: ModelSettings | None, folder: Path) -> tuple[ModelSet
             "(pass settings=ModelSettings(...))"
         )
     return settings, None if settings is None else settings.network
+
+
+def adapter_of(given: ModelSettings | None, folder: Path) -> Mapping[str, Any]:
+    """What noiselab.json states about the base of adapters.
+
+    **Raises:** `ValueError` if it states nothing.
+    """
+    found = None if given is None else given.adapter
+    if found is None:
+        stored = ModelSettings.from_pretrained(folder)
+        found = None if stored is None else stored.adapter
+    if found is None:
+        raise ValueError(
+            f"noiselab.json of adapters must identify their base; that of {str(folder)!r} does not (merge adapters of "
+            "other programs with peft: merge_and_unload)"
+        )
+    return found
 
 
 def warn_of_guess(name: str, folder: Path, settings: ModelSettings) -> None:

@@ -76,7 +76,7 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own")):
 
     def __init__(self, model: nn.Module, tokenizer: Any, settings: ModelSettings):
         if isinstance(model, MaskedLanguageModel):
-            settings = replace(settings, network=model.settings)
+            settings = replace(settings, network=model.settings, adapter=model.adapter)
         elif isinstance(model, Denoiser):
             check_denoiser(model, settings.process())
             settings = replace(settings, network=network_settings(model), predicts=model.predicts)

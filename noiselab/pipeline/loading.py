@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -10,12 +10,16 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ..data import load_tokenizer, token_support, vocabulary_size
 from ..data.tokenizers import MASK, complete
 from ..denoisers import Denoiser
+from ..networks.adapters import check_base, load_adapter, with_token
 from ..networks.huggingface import load_dit
 from ..networks.masked_lm import CAUSAL
 from ..networks.masked_lm_files import load_masked_lm
 from ..networks.model_folders import load_weights_of, model_folder, open_tokenizer, read_config
 from .original import is_original, load_original
 from .own import MODEL_TYPE, load_denoiser
+
+if TYPE_CHECKING:
+    from .settings import ModelSettings
 
 Kind = Literal["dit", "masked", "own", "autoregressive"]
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -61,15 +65,46 @@ def load_model(
     return "masked", load_masked_lm(folder, dtype, **(network or {}))
 
 
-def open_folder(name: str | Path, revision: str = "main") -> Path:
-    """The folder of a model, downloaded at this revision if it is a name on the Hub, and checked.
+def load_adapted(
+    folder: Path, base: str | Path, settings: "ModelSettings", *, dtype: torch.dtype | None = None
+) -> tuple[Kind, Any]:
+    """Load a base and put the adapters of a folder into it; returns the kind of the model with it.
+
+    **Arguments:**
+
+    - `folder`: a folder of adapters, from `open_folder`.
+    - `base`: the folder or the name of the base.
+    - `settings`: the settings of the adapters.
+    - `dtype`: the dtype of the base; by default that of training.
+
+    **Raises:** `ValueError` if the base is none of transformers' or another one, or if the adapters do not match it.
+    """
+    about = settings.adapter or {}
+    if dtype is None:
+        dtype = getattr(torch, str(about.get("dtype")), None)
+    network = dict(settings.network or {})
+    kind, model = load_model(base, dtype=dtype, noised=settings.noise is not None, network=network)
+    inner: Any = model.model if isinstance(model, MaskedLanguageModel) else model
+    check_base(inner, about, folder)
+    if about.get("token") is not None:
+        with_token(inner, int(about["token"]), int(about["known"]))
+    adapted = load_adapter(inner, folder)
+    if not isinstance(model, MaskedLanguageModel):
+        return kind, adapted
+    made = MaskedLanguageModel(adapted, **model.settings)
+    made.adapter = dict(about)
+    return kind, made.eval()
+
+
+def open_folder(name: str | Path, revision: str = "main", *, adapter: bool = False) -> Path:
+    """The folder of a model, or of adapters, downloaded at this revision if it is a name on the Hub, and checked.
 
     **Raises:** `ValueError` if there is none, or it must not be opened.
     """
-    check_folder(name)
+    check_folder(name, adapter=adapter)
     try:
-        folder = model_folder(name, revision)
-        if not is_original(folder):
+        folder = model_folder(name, revision, adapter=adapter)
+        if not adapter and not is_original(folder):
             read_config(folder)
     except ValueError as error:
         raise ValueError(
@@ -78,7 +113,7 @@ def open_folder(name: str | Path, revision: str = "main") -> Path:
     return folder
 
 
-def check_folder(name: str | Path) -> None:
+def check_folder(name: str | Path, *, adapter: bool = False) -> None:
     """Raise `ValueError` if `name` is a path without a model folder, or a folder with pickled weights only."""
     path = Path(name)
     looks_like_a_path = isinstance(name, Path) or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1
@@ -88,7 +123,7 @@ def check_folder(name: str | Path) -> None:
         )
     if path.is_file():
         raise ValueError(f"a model must be a folder with config.json and weights; {str(name)!r} is a file")
-    if path.is_dir() and not is_original(path) and not list(path.glob("*.safetensors")):
+    if path.is_dir() and not adapter and not is_original(path) and not list(path.glob("*.safetensors")):
         pickled = sorted(found.name for pattern in PICKLES for found in path.glob(pattern))
         if pickled:
             raise ValueError(

@@ -65,6 +65,7 @@ class ModelSettings:
     - `network`: how a model of transformers is called as a denoiser: `shifted` and `bidirectional` of
       `noiselab.networks.masked_lm.MaskedLanguageModel`; or the registered name, `kind`, of a denoiser of your own, with its
       arguments. A pipeline fills it in.
+    - `adapter`: of a folder of adapters, the name and dtype of their base and the hash of its weights; filled in likewise.
 
     **Raises:** `ValueError` for an unknown `predicts`, a process that cannot be written, or settings of the network that are
     not these two, true or false. Noise settings are checked when the process is built.
@@ -85,6 +86,7 @@ class ModelSettings:
     predicts: Prediction = "leave_one_out"
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     network: Mapping[str, Any] | None = None
+    adapter: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.noise, NoiseProcess):

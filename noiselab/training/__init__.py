@@ -1,6 +1,7 @@
 """Training with transformers' Trainer: losses as plain functions, exact resumption, averaged weights."""
 
 from ..files import new_folder
+from .adapting import Adapted, adapt
 from .arguments import training_arguments
 from .checkpoints import intact, last_intact, seal
 from .checks import NonFiniteLoss
@@ -14,6 +15,7 @@ from .probes import labelled, load_probe, probe_loss, save_probe
 from .trainer import Trainer
 
 __all__ = [
+    "Adapted",
     "Average",
     "EditLoss",
     "Loss",
@@ -21,6 +23,7 @@ __all__ = [
     "NonFiniteLoss",
     "Place",
     "Trainer",
+    "adapt",
     "block_matrices",
     "causal_loss",
     "intact",

@@ -1,14 +1,15 @@
 """Fine-tuning with low-rank updates (LoRA), by peft."""
 
 import copy
-import sys
 import warnings
 from typing import Any
 
 import transformers
 from torch import nn
 
-from ..autoregressive.probes import import_peft, low_rank_config
+from ..autoregressive.probes import low_rank_config
+from ..networks.adapters import import_peft, is_adapted, merged_network
+from ..networks.masked_lm import MaskedLanguageModel
 
 
 def with_lora(
@@ -67,24 +68,23 @@ def with_lora(
         return peft.get_peft_model(network, config)
 
 
-def merged(network: Any) -> transformers.PreTrainedModel:
-    """Merge low-rank updates into the weights: a plain transformers model with the same outputs.
+def merged(network: Any) -> Any:
+    """Merge low-rank updates into the weights: a plain model with the same outputs.
 
     **Arguments:**
 
-    - `network`: a network from `with_lora`. It is not modified.
+    - `network`: a network from `with_lora`, or a denoiser from `adapt`. It is not modified.
+
+    **Returns:** a plain transformers model, or a denoiser around one.
 
     **Raises:** `ValueError` for any other network.
     """
+    if isinstance(network, MaskedLanguageModel) and is_adapted(network.model):
+        options: dict[str, Any] = {"predicts": network.predicts, "vocab_size": network.vocab_size, **network.settings}
+        return MaskedLanguageModel(merged_network(network.model), **options)
     if not is_adapted(network):
         raise ValueError(f"network must be one from with_lora; got {type(network).__name__}")
-    return copy.deepcopy(network).merge_and_unload()
-
-
-def is_adapted(network: nn.Module) -> bool:
-    """Whether a network is from `with_lora`; does not import peft, which is optional."""
-    peft = sys.modules.get("peft")
-    return peft is not None and isinstance(network, peft.PeftModel)
+    return merged_network(network)
 
 
 def _untie(network: transformers.PreTrainedModel) -> None:

@@ -20,12 +20,12 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from ..files import new_folder, write_json
+from ..networks.adapters import is_adapted, merged_network, write_adapter
 from ..networks.masked_lm import MaskedLanguageModel
 from ..networks.wrapped import bare
 from .checkpoints import SETTINGS, check_settings, checkpoints, damage, last_intact, rotate, seal
 from .checks import NonFiniteLoss
 from .ema import EMA_FILE, Average
-from .finetuning import is_adapted, merged
 from .processes import barrier, broadcast
 from .stopping import lock
 
@@ -176,6 +176,7 @@ class Saving(Base):
         tokenizer: Any = None,
         parts: Iterable[Any] = (),
         settings: Mapping[str, Any] | None = None,
+        merge: bool | None = None,
     ) -> None:
         """Write the finished model atomically, in the format that `from_pretrained` loads.
 
@@ -190,6 +191,8 @@ class Saving(Base):
         - `tokenizer`: any object with `save_pretrained`.
         - `parts`: further objects with `save_pretrained`, such as `noiselab.pipeline.ModelSettings`.
         - `settings`: further settings for `settings.json`, of JSON types.
+        - `merge`: whether low-rank updates are merged into the weights. By default those of `adapt` are written alone, as peft
+          does, with the name and a hash of the base in noiselab.json, and those of `with_lora` are merged.
 
         **Raises:** `ValueError` if `folder` is a file, or contains a config.json or settings.json of another program.
         """
@@ -197,33 +200,42 @@ class Saving(Base):
         if self.is_world_process_zero():
             model = self.network
             with new_folder(folder, subfolders=("ema",)) as temporary:
-                write_model(model, temporary)
+                write_model(model, temporary, merge)
                 if self.average is not None:
                     with self.average.applied():
-                        write_model(model, temporary / "ema")
+                        write_model(model, temporary / "ema", merge)
                 for place in [temporary, temporary / "ema"]:
                     for part in (*([] if tokenizer is None else [tokenizer]), *parts):
                         if place.exists():
                             part.save_pretrained(place)
                     if place.exists() and isinstance(model, MaskedLanguageModel):
-                        describe_network(model, place)
+                        describe_network(model, place, merge)
                 content = {"step": self.state.global_step, **(settings or {}), "numbers": self.settings}
                 write_json(temporary / SETTINGS, content)
         barrier()
 
 
-def write_model(model: nn.Module, folder: Path) -> None:
+def write_model(model: nn.Module, folder: Path, merge: bool | None = None) -> None:
     """Write a finished network in the format that `from_pretrained` loads: of a denoiser, the model of transformers inside."""
-    if isinstance(model, MaskedLanguageModel) and isinstance(model.model, transformers.PreTrainedModel):
-        model = model.model
-    write_weights(merged(model) if is_adapted(model) else model, folder)
+    network: Any = model.model if isinstance(model, MaskedLanguageModel) else model
+    if is_adapted(network):
+        if writes_adapter(model, merge):
+            return write_adapter(network, folder)
+        network = merged_network(network)
+    write_weights(network if isinstance(network, transformers.PreTrainedModel) else model, folder)
 
 
-def describe_network(model: MaskedLanguageModel, folder: Path) -> None:
+def writes_adapter(model: nn.Module, merge: bool | None) -> bool:
+    """Whether the adapters of a denoiser are written without their base."""
+    return isinstance(model, MaskedLanguageModel) and model.adapter is not None and not merge
+
+
+def describe_network(model: MaskedLanguageModel, folder: Path, merge: bool | None = None) -> None:
     """Add to noiselab.json how a denoiser calls its model; without it, a causal architecture would load as autoregressive."""
     path = folder / "noiselab.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_json(path, {**content, "network": model.settings})
+    adapter = model.adapter if writes_adapter(model, merge) else None
+    write_json(path, {**content, "network": model.settings, "adapter": adapter})
 
 
 def write_weights(model: nn.Module, folder: Path) -> None:

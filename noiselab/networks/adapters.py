@@ -1,0 +1,205 @@
+"""Low-rank adapters of denoisers (LoRA, by peft): written beside the identity of their base, and read with checks."""
+
+import copy
+import hashlib
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .model_folders import ADAPTER, finite, read_json
+
+WEIGHTS = "adapter_model.safetensors"
+# The settings of an adapter that are read from a folder. Others would load modules or other files, or are not needed here.
+READ = (
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern"),
+    *("fan_in_fan_out", "bias", "use_rslora", "use_dora", "task_type"),
+)
+IGNORED = (
+    *("peft_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping"),
+    *("init_lora_weights", "megatron_core", "runtime_config", "qalora_group_size"),
+)
+
+
+def import_peft() -> Any:
+    """Import the optional package peft.
+
+    **Raises:** `ImportError` if it is not installed.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise ImportError("low-rank updates require the package peft: pip install noiselab[finetune]") from error
+    return peft
+
+
+def is_adapted(network: nn.Module) -> bool:
+    """Whether a network has adapters of peft; does not import peft, which is optional."""
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(network, peft.PeftModel)
+
+
+def plain_network(network: nn.Module) -> Any:
+    """The model of transformers inside a network with adapters, with the adapters in its layers; any other as it is."""
+    inner: Any = network
+    return inner.get_base_model() if is_adapted(network) else network
+
+
+def add_adapter(network: PreTrainedModel, config: Any) -> Any:
+    """Add low-rank updates to the layers of a network, in place; only they are trainable afterwards.
+
+    **Arguments:**
+
+    - `network`: a model of transformers.
+    - `config`: a `peft.LoraConfig`, or the rank, for updates of all linear layers but the output.
+
+    **Raises:** `ValueError` for a rank below 1, or if peft cannot adapt the network; `ImportError` without peft.
+    """
+    peft = import_peft()
+    if isinstance(config, int):
+        if config < 1:
+            raise ValueError(f"the rank of low-rank updates must be at least 1; got {config}")
+        config = peft.LoraConfig(r=config, lora_alpha=2 * config, target_modules="all-linear")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft uses deprecated functions of transformers
+        try:
+            return peft.get_peft_model(network, config)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"peft must be able to adapt the network; {type(network).__name__}: {error}") from error
+
+
+def merged_network(network: Any) -> Any:
+    """A copy of a network with its low-rank updates merged into the weights."""
+    return copy.deepcopy(network).merge_and_unload()
+
+
+def weights_hash(network: nn.Module) -> str:
+    """A hash of the weights by name, the same for weights that were stored in bfloat16 and loaded in float32."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weight in sorted(network.named_parameters()):
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        plain = weight.detach().cpu().float().contiguous()
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def base_of(network: PreTrainedModel) -> dict[str, Any]:
+    """What identifies the base of adapters, for noiselab.json: its name, its dtype and a hash of its weights."""
+    name = str(getattr(network.config, "_name_or_path", "") or "")
+    return {"base": name, "dtype": str(network.dtype).removeprefix("torch."), "weights": weights_hash(network)}
+
+
+def with_token(network: PreTrainedModel, token: int, known: int) -> None:
+    """Give a network a row of the embedding for a new token, the mean of those of the other tokens; in place.
+
+    Rows that are there, in vocabularies that are rounded up, are used; otherwise the embedding is enlarged. Embeddings that
+    input and output share are shared afterwards, too; otherwise the output has the mean of its own rows.
+
+    **Arguments:**
+
+    - `network`: the model; its weights are replaced where they change, so that another model may share the old ones.
+    - `token`: the id of the new token; `known`: the number of tokens before it.
+    """
+    rows = network.get_input_embeddings().num_embeddings
+    if token >= rows:
+        with torch.random.fork_rng(devices=[]):  # transformers draws new rows, which are replaced below
+            network.resize_token_embeddings(token + 1, mean_resizing=False)
+    table: Any = network.get_input_embeddings()
+    output: Any = network.get_output_embeddings()
+    tied = output is not None and output.weight is table.weight
+    _set_mean(table, "weight", token, min(known, rows))
+    if tied:
+        output.weight = table.weight
+    elif output is not None and len(output.weight) > token:
+        _set_mean(output, "weight", token, min(known, rows))
+    if output is not None and getattr(output, "bias", None) is not None and len(output.bias) > token:
+        _set_mean(output, "bias", token, min(known, rows))
+
+
+def _set_mean(module: Any, name: str, row: int, known: int) -> None:
+    old = getattr(module, name)
+    new = old.detach().clone()
+    new[row] = new[:known].mean(0, dtype=torch.float32).to(new.dtype)
+    setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
+
+
+def write_adapter(network: Any, folder: Path) -> None:
+    """Write the adapters of a network as peft does: adapter_config.json and adapter_model.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def check_base(network: PreTrainedModel, wanted: Mapping[str, Any], folder: Path) -> None:
+    """Check that a network is the base of the adapters of a folder.
+
+    **Raises:** `ValueError` if its weights are others.
+    """
+    if weights_hash(network) != wanted.get("weights"):
+        raise ValueError(
+            f"adapters must be loaded with the weights on which they were trained; those of {str(folder)!r} were trained on "
+            f"{wanted.get('base') or 'a model without a name'!r}, whose weights differ from the ones of this base"
+        )
+
+
+def load_adapter(network: PreTrainedModel, folder: Path) -> Any:
+    """Put the adapters of a folder into a network, in place, and check that they match.
+
+    Only known settings are read, and only tensors.
+
+    **Arguments:**
+
+    - `network`: the base, a model of transformers.
+    - `folder`: a folder with adapter_config.json and adapter_model.safetensors.
+
+    **Returns:** the `peft.PeftModel`.
+
+    **Raises:** `ValueError` if settings or weights are missing, unknown, or do not match the network.
+    """
+    peft = import_peft()
+    settings = read_json(folder / ADAPTER)
+    if settings.get("peft_type") != "LORA":
+        raise ValueError(f"adapters must be of peft's type LORA; {str(folder)!r} has {settings.get('peft_type')!r}")
+    plain = peft.LoraConfig().to_dict()
+    strange = [
+        name
+        for name, value in settings.items()
+        if name not in (*READ, *IGNORED) and value != plain.get(name) and value not in (None, False, {}, [])
+    ]
+    if strange:
+        raise ValueError(f"the settings of adapters must be those of plain LoRA; {str(folder)!r} sets {strange}")
+    try:
+        config = peft.LoraConfig(**{name: settings[name] for name in READ if name in settings})
+        weights = load_file(folder / WEIGHTS)
+        with torch.random.fork_rng(devices=[]):  # the drawn weights are replaced
+            adapted = add_adapter(network, config)
+    except (OSError, SafetensorError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        raise ValueError(f"adapters must be those that peft writes; {str(folder)!r}: {error}") from error
+    own = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    _check_match(own, weights, folder)
+    peft.set_peft_model_state_dict(adapted, weights)
+    for parameter in adapted.parameters():
+        parameter.requires_grad_(False)
+    return adapted.eval()
+
+
+def _check_match(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], folder: Path) -> None:
+    problems = [f"{name} is missing" for name in sorted(own.keys() - weights.keys())]
+    problems += [f"{name} is unexpected" for name in sorted(weights.keys() - own.keys())]
+    problems += [
+        f"{name} must have shape {list(own[name].shape)}; it has {list(found.shape)}"
+        for name, found in weights.items()
+        if name in own and own[name].shape != found.shape
+    ]
+    problems += [f"{name} is not finite" for name, found in weights.items() if not finite(found)]
+    if problems:
+        raise ValueError(f"the adapters of {str(folder)!r} must match the base: {'; '.join(problems)}")
