@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..networks.adapters import import_peft
+from ..networks.wrapped import import_peft
 from ..typing import Tokens
 
 ATTENTION = ("q_proj", "v_proj")

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .model_folders import ADAPTER, finite, read_json
+from .wrapped import import_peft
 
 WEIGHTS = "adapter_model.safetensors"
 # The settings of an adapter that are read from a folder. Others would load modules or other files, or are not needed here.
@@ -26,30 +26,6 @@ IGNORED = (
     *("peft_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping"),
     *("init_lora_weights", "megatron_core", "runtime_config", "qalora_group_size"),
 )
-
-
-def import_peft() -> Any:
-    """Import the optional package peft.
-
-    **Raises:** `ImportError` if it is not installed.
-    """
-    try:
-        import peft
-    except ImportError as error:
-        raise ImportError("low-rank updates require the package peft: pip install noiselab[finetune]") from error
-    return peft
-
-
-def is_adapted(network: nn.Module) -> bool:
-    """Whether a network has adapters of peft; does not import peft, which is optional."""
-    peft = sys.modules.get("peft")
-    return peft is not None and isinstance(network, peft.PeftModel)
-
-
-def plain_network(network: nn.Module) -> Any:
-    """The model of transformers inside a network with adapters, with the adapters in its layers; any other as it is."""
-    inner: Any = network
-    return inner.get_base_model() if is_adapted(network) else network
 
 
 def add_adapter(network: PreTrainedModel, config: Any) -> Any:

@@ -16,10 +16,9 @@ from transformers.models.auto.modeling_auto import (
 from ..denoisers.base import ProjectedDenoiser
 from ..parametrization import Prediction
 from ..typing import Selection, Times, Tokens
-from .adapters import plain_network
 from .opening import TESTED, check_open, counted_positions, implementation, opened_arguments
 from .outputs import accepts
-from .wrapped import innermost
+from .wrapped import innermost, plain_network
 
 MASKED: frozenset[str] = frozenset(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values())
 """Classes of transformers that predict masked tokens."""

@@ -1,5 +1,6 @@
 """Networks inside the wrappers of compilation, data-parallel training and peft, and the names of their weights."""
 
+import sys
 from typing import Any
 
 from torch import nn
@@ -23,9 +24,7 @@ def bare(model: nn.Module) -> Any:
 
 def innermost(model: nn.Module) -> Any:
     """The network inside wrappers of torch and of peft."""
-    model = bare(model)
-    inner = getattr(model, "get_base_model", None)  # of a peft.PeftModel
-    return bare(inner()) if callable(inner) else model
+    return bare(plain_network(bare(model)))
 
 
 def plain_names(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -36,3 +35,27 @@ def plain_names(model: nn.Module) -> dict[str, nn.Parameter]:
 def plain_name(name: str) -> str:
     """The name of a weight without the modules that torch inserts."""
     return ".".join(part for part in name.split(".") if part not in INSERTED)
+
+
+def import_peft() -> Any:
+    """Import the optional package peft.
+
+    **Raises:** `ImportError` if it is not installed.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise ImportError("low-rank updates require the package peft: pip install noiselab[finetune]") from error
+    return peft
+
+
+def is_adapted(network: nn.Module) -> bool:
+    """Whether a network has adapters of peft; does not import peft, which is optional."""
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(network, peft.PeftModel)
+
+
+def plain_network(network: nn.Module) -> Any:
+    """The model of transformers inside a network with adapters, with the adapters in its layers; any other as it is."""
+    inner: Any = network
+    return inner.get_base_model() if is_adapted(network) else network

@@ -18,9 +18,10 @@ from ..data.texts import text_list
 from ..data.tokenizers import Encoder
 from ..denoisers import Denoiser
 from ..files import new_folder, write_text
-from ..networks.adapters import is_adapted, merged_network, plain_network, write_adapter
+from ..networks.adapters import merged_network, write_adapter
 from ..networks.lengths import check_fits, context_length
 from ..networks.masked_lm import MaskedLanguageModel
+from ..networks.wrapped import is_adapted, plain_network
 from .card import model_card
 from .loading import check_tokenizer, load_adapted, load_model, open_folder
 from .own import logits_count
@@ -179,7 +180,8 @@ class Pipeline(nn.Module, abc.ABC):
     def save_pretrained(self, folder: str | Path, *, merge: bool = False) -> None:
         """Write weights, config, tokenizer, settings and a model card atomically.
 
-        Of a model with adapters, only the adapters are written, unless they are merged.
+        Of a model with adapters whose base is known, from `noiselab.training.adapt` or loaded with `base`, only the adapters are
+        written, unless they are merged.
 
         **Arguments:**
 
@@ -204,7 +206,7 @@ class Pipeline(nn.Module, abc.ABC):
 
     def _write(self, folder: Path, merge: bool = False) -> None:
         held: Any = self.model.model if isinstance(self.model, MaskedLanguageModel) else self.model
-        adapter = is_adapted(held) and not merge
+        adapter = is_adapted(held) and not merge and self.settings.adapter is not None
         if adapter:
             write_adapter(held, folder)
         elif is_adapted(held):

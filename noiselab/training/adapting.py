@@ -8,9 +8,10 @@ import transformers
 from torch import nn
 
 from ..data.tokenizers import MASK, complete, vocabulary_size
-from ..networks.adapters import add_adapter, base_of, is_adapted, with_token
+from ..networks.adapters import add_adapter, base_of, with_token
 from ..networks.masked_lm import MaskedLanguageModel
 from ..networks.opening import check_open
+from ..networks.wrapped import is_adapted
 from ..parametrization import Prediction
 from .checks import enable_checkpointing
 

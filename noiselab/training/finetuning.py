@@ -8,8 +8,9 @@ import transformers
 from torch import nn
 
 from ..autoregressive.probes import low_rank_config
-from ..networks.adapters import import_peft, is_adapted, merged_network
+from ..networks.adapters import merged_network
 from ..networks.masked_lm import MaskedLanguageModel
+from ..networks.wrapped import import_peft, is_adapted
 
 
 def with_lora(

@@ -20,9 +20,9 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from ..files import new_folder, write_json
-from ..networks.adapters import is_adapted, merged_network, write_adapter
+from ..networks.adapters import merged_network, write_adapter
 from ..networks.masked_lm import MaskedLanguageModel
-from ..networks.wrapped import bare
+from ..networks.wrapped import bare, is_adapted
 from .checkpoints import SETTINGS, check_settings, checkpoints, damage, last_intact, rotate, seal
 from .checks import NonFiniteLoss
 from .ema import EMA_FILE, Average
