@@ -180,8 +180,8 @@ class Pipeline(nn.Module, abc.ABC):
     def save_pretrained(self, folder: str | Path, *, merge: bool = False) -> None:
         """Write weights, config, tokenizer, settings and a model card atomically.
 
-        Of a model with adapters whose base is known, from `noiselab.training.adapt` or loaded with `base`, only the adapters are
-        written, unless they are merged.
+        Of a model with adapters whose base is known, from `noiselab.training.adapt` or loaded with `base`, only the adapters
+        are written, unless they are merged.
 
         **Arguments:**
 
