@@ -12,7 +12,7 @@ from ..data.tokenizers import MASK, complete
 from ..denoisers import Denoiser
 from ..networks.adapters import check_base, load_adapter, with_token
 from ..networks.huggingface import load_dit
-from ..networks.masked_lm import CAUSAL
+from ..networks.masked_lm import CAUSAL, MaskedLanguageModel
 from ..networks.masked_lm_files import load_masked_lm
 from ..networks.model_folders import load_weights_of, model_folder, open_tokenizer, read_config
 from .original import is_original, load_original
@@ -81,13 +81,17 @@ def load_adapted(
     """
     about = settings.adapter or {}
     if dtype is None:
-        dtype = getattr(torch, str(about.get("dtype")), None)
+        found = getattr(torch, str(about.get("dtype")), None)
+        dtype = found if isinstance(found, torch.dtype) else None
     network = dict(settings.network or {})
     kind, model = load_model(base, dtype=dtype, noised=settings.noise is not None, network=network)
     inner: Any = model.model if isinstance(model, MaskedLanguageModel) else model
     check_base(inner, about, folder)
-    if about.get("token") is not None:
-        with_token(inner, int(about["token"]), int(about["known"]))
+    token, known, rows = about.get("token"), about.get("known"), inner.get_input_embeddings().num_embeddings
+    if token is not None:
+        if not (isinstance(token, int) and isinstance(known, int) and 0 < known <= token <= rows):
+            raise ValueError(f"a token of adapters must be one of {rows + 1}, after those known; got {token!r}, {known!r}")
+        with_token(inner, token, known)
     adapted = load_adapter(inner, folder)
     if not isinstance(model, MaskedLanguageModel):
         return kind, adapted

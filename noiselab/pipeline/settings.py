@@ -97,6 +97,8 @@ class ModelSettings:
             )
         if self.predicts not in get_args(Prediction):
             raise ValueError(f"predicts must be one of {get_args(Prediction)}; got {self.predicts!r}")
+        if self.adapter is not None and not isinstance(self.adapter, Mapping):
+            raise ValueError(f"adapter must be an object or null; got {self.adapter!r}")
         network: Any = {} if self.network is None else self.network
         if isinstance(network, Mapping) and "kind" in network:  # of a denoiser, which checks it when it is built
             return
