@@ -267,9 +267,9 @@ def _add(target: Path, temporary: Path) -> None:
                 f"a model must not replace files of other programs; {str(path)!r} is not one of a saved model: choose "
                 "another folder"
             )
-    stale = [target / name for name in ADAPTER_FILES if Path(name) not in files and _is_model_file(target / name)]
-    for path in stale:  # adapters of an earlier save
-        path.unlink()
+    for path in (target / name for name in ADAPTER_FILES if Path(name) not in files):
+        if _is_model_file(path):  # adapters of an earlier save
+            path.unlink()
     for name in sorted(files, key=lambda name: name.name == "config.json"):
         path = target / name
         if path.name == CARD and path.exists() and not _is_model_file(path):
