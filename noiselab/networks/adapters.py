@@ -61,8 +61,8 @@ def weights_hash(network: nn.Module) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, weight in sorted(network.named_parameters()):
         digest.update(f"{name} {tuple(weight.shape)}".encode())
-        plain = weight.detach().cpu().float().contiguous()
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+        plain: Any = weight.detach().cpu().float().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest.update(plain)
     return digest.hexdigest()
 
 
@@ -83,11 +83,12 @@ def with_token(network: PreTrainedModel, token: int, known: int) -> None:
     - `network`: the model; its weights are replaced where they change, so that another model may share the old ones.
     - `token`: the id of the new token; `known`: the number of tokens before it.
     """
-    rows = network.get_input_embeddings().num_embeddings
+    table: Any = network.get_input_embeddings()
+    rows: int = table.num_embeddings
     if token >= rows:
         with torch.random.fork_rng(devices=[]):  # transformers draws new rows, which are replaced below
             network.resize_token_embeddings(token + 1, mean_resizing=False)
-    table: Any = network.get_input_embeddings()
+    table = network.get_input_embeddings()
     output: Any = network.get_output_embeddings()
     tied = output is not None and output.weight is table.weight
     _set_mean(table, "weight", token, min(known, rows))

@@ -90,12 +90,15 @@ def load_adapted(
     token, known, rows = about.get("token"), about.get("known"), inner.get_input_embeddings().num_embeddings
     if token is not None:
         if not (isinstance(token, int) and isinstance(known, int) and 0 < known <= token <= rows):
-            raise ValueError(f"a token of adapters must be one of {rows + 1}, after those known; got {token!r}, {known!r}")
+            raise ValueError(
+                f"a token of adapters must be one of {rows + 1}, after those known; got {token!r}, {known!r}"
+            )
         with_token(inner, token, known)
     adapted = load_adapter(inner, folder)
     if not isinstance(model, MaskedLanguageModel):
         return kind, adapted
-    made = MaskedLanguageModel(adapted, **model.settings)
+    options: dict[str, Any] = dict(model.settings)
+    made = MaskedLanguageModel(adapted, **options)
     made.adapter = dict(about)
     return kind, made.eval()
 
