@@ -87,15 +87,16 @@ def adapt(
     """
     if is_adapted(model) or not isinstance(model, transformers.PreTrainedModel):
         raise ValueError(f"model must be one of transformers, without adapters; got {type(model).__name__}")
-    base = None if lora is None else base_of(model)
-    network, known = sharing_weights(model), vocabulary_size(tokenizer)
-    tokenizer = with_mask(tokenizer, mask_token)
-    size, rows = vocabulary_size(tokenizer), network.get_input_embeddings().num_embeddings
+    table: Any = model.get_input_embeddings()
+    known, rows = vocabulary_size(tokenizer), table.num_embeddings
     if known > rows:
         raise ValueError(
             f"the tokenizer must not have more tokens than the model; it has {known}, the model embeddings of {rows} "
             "(model.resize_token_embeddings adds some)"
         )
+    base = None if lora is None else base_of(model)
+    network, tokenizer = sharing_weights(model), with_mask(tokenizer, mask_token)
+    size = vocabulary_size(tokenizer)
     new = tokenizer.mask_token_id if size > known else None
     if new is not None:
         with_token(network, new, known)
