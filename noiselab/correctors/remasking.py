@@ -66,7 +66,7 @@ class RemaskingCorrector(Corrector):
         u = uniforms(*z.shape, UNIFORMS_PER_MOVE, generator=generator, device=z.device)
         t = as_token_times(t, z)
         noisy = self.process.noise(t).total()
-        kappa = torch.where(noisy > 0, 1 - self.amount / torch.where(noisy > 0, noisy, 1), 1).clamp(0, 1)
+        kappa = torch.where(noisy > 0, 1 - self.amount / torch.where(noisy > 0, noisy, 1), 1).clamp(min=0)
         kappa = kappa.expand(z.shape) if rows is None else torch.where(as_selection(rows, z), kappa, 1)
         plan = remasking_move(self.process, z, t, t, kappa).plan(self.process, z, u)
         return plan.apply(self.denoiser, z, t)

@@ -265,7 +265,7 @@ class Unigram(Mixing):
 
     def choose(self, u: PerToken, t: TokenTimes) -> Tokens:
         """By inverse CDF with precomputed cumulative sums."""
-        return torch.searchsorted(self.cumulative, u.contiguous(), right=True).clamp(max=self.vocab_size - 1)
+        return torch.searchsorted(self.cumulative, u.contiguous(), right=True)
 
     def profile(self, support: TokenSet) -> float | TokenProbs | None:
         """The row."""

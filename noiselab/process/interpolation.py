@@ -84,7 +84,7 @@ class Interpolation(InterpolatingProcess):
         # 0/0 where there is no noise yet; the limit is evaluated just inside.
         shares = torch.where(shares.sum(-1, keepdim=True) > 0, shares, self._shares(t + 1e-9)[..., 1:])
         # If there is still no noise, or too little for float64, no token is replaced, and any distribution is correct.
-        shares = torch.where(shares.sum(-1, keepdim=True) > 0, shares, 1 / shares.shape[-1])
+        shares = torch.where(shares.sum(-1, keepdim=True) > 0, shares, 1)
         # Normalised first, because products with weights near the smallest float would round to 0.
         return NoiseMass(shares / shares.sum(-1, keepdim=True), self._mixings(), t).dense()
 

@@ -38,6 +38,20 @@ def test_a_mixing_that_is_0_over_0_at_an_end_is_taken_at_its_limit(steps):
     assert (x < V - 1).all()
 
 
+def test_a_mixing_that_is_0_over_0_where_there_is_no_signal_is_taken_at_its_limit():
+    class Ending(Blend):
+        def mixing(self, t):
+            return super().mixing(t) * ((1 - t * t) / (1 - t) / (1 + t))[..., None]
+
+    ends, z = row(0.0, 1.0), torch.tensor([[0, 4], [1, 4]])
+    process = Ending()
+    process.validate()
+    # At t = 1 masks and other tokens have one half each.
+    want = torch.stack([torch.eye(V, dtype=torch.float64)[[0, 4]], row(0.125, 0.125, 0.125, 0.125, 0.5).expand(2, -1)])
+    assert_close(process.marginal(z, ends), want, rtol=0, atol=1e-9)
+    assert_close(process.prior_log_prob(z, ends)[1].exp(), row(0.125, 0.5), rtol=0, atol=1e-9)
+
+
 def test_noise_that_is_not_finite_at_an_end_is_refused():
     class Broken(Stranger):
         def noise(self, t):

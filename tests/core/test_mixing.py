@@ -200,6 +200,15 @@ def test_a_blend_refuses_what_is_none():
         nl.Blend({})
 
 
+def test_weights_that_round_below_0_are_0():
+    """A negative weight is rounding if it is small beside the largest one, also where most weights are 0."""
+    tiny = nl.schedules.Function(lambda t: torch.full_like(t, -1e-9))
+    blend = nl.Blend({words(): 1, rare(): tiny, nl.Uniform(V): 0})
+    assert_close(blend.probs(row(0.0, 0.5)), words().row.expand(2, -1))
+    with pytest.raises(ValueError, match=r"must be non-negative and finite; got -1e-09"):
+        nl.Blend({words(): 1e-3, rare(): tiny, nl.Uniform(V): 1e-3})
+
+
 def test_a_blend_can_be_learned():
     """Through the dense bound: the gradient is that of differences."""
     generator = torch.Generator().manual_seed(0)
@@ -241,6 +250,12 @@ def test_a_row_keeps_its_promise(unchecked):
     with pytest.raises(ValueError, match=r"support must be Bool of shape \[5\]; got torch.bool \[4\]"):
         nl.Unigram(row(0.5, 0.5, 0, 0, 0), support=torch.ones(4, dtype=torch.bool))
     assert words().support is None and nl.Uniform(DATA).support is None
+
+
+def test_a_row_that_is_rounded_is_normalised():
+    for rounding in (5e-7, -5e-7):
+        mixing = nl.Unigram(row(0.5, 0.25, 0.25 + rounding))
+        assert_close(mixing.probs(row(0.5)).sum(-1), row(1.0), rtol=0, atol=1e-15)
 
 
 @settings(max_examples=30)

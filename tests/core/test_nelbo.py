@@ -145,6 +145,15 @@ def test_the_size_of_the_work_buffers_does_not_matter(name, per_token):
         assert_close(nl.nelbo(process, logits, x, z, t, chunk_bytes=chunk_bytes), whole, rtol=1e-13, atol=1e-13)
 
 
+def test_the_slope_in_a_weight_of_0_is_the_integrand():
+    """The bound is linear in the weight, and its definition is differentiable in all inputs."""
+    process, t = PROCESSES["gidd"](), torch.tensor([0.3, 0.6], dtype=torch.float64)
+    logits, x, z = batch(process, t)
+    weight = torch.zeros(x.shape, dtype=torch.float64, requires_grad=True)
+    nl.elbo.nelbo_dense(process, logits, x, z, t, weight=weight).sum().backward()
+    assert_close(weight.grad, nl.nelbo(process, logits, x, z, t, weight=torch.ones_like(weight).detach()))
+
+
 @pytest.mark.parametrize("trial", range(10))
 def test_parts_made_on_the_fly_are_not_taken_for_each_other(trial):
     """A freed part's id is soon that of another: parts merged by it were lost, and the bound was another."""

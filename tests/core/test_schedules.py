@@ -272,6 +272,13 @@ def test_small_values_are_inverted_by_their_complements():
     clock = S.cosine().inverse(1 - t)
     assert_close(clock(tiny), (8 * tiny).sqrt() / torch.pi)
     assert S.cosine().inverse(torch.ones(1))[0] == 0 and (t**3).inverse(torch.zeros(1))[0] == 0
+    assert (0.5 - 0.5 * t).inverse(torch.tensor([0.5]))[0] == 0
+
+
+def test_where_the_slope_is_0_the_inverse_is_the_time_itself():
+    """A power of t at 0: the value is there, and no step of Newton's leads away from it."""
+    times = torch.tensor([0.0, 0.5], dtype=torch.float64)
+    assert_close((t**3).inverse(1 * t)(times), torch.tensor([0.0, 0.5 ** (1 / 3)], dtype=torch.float64))
 
 
 @pytest.mark.parametrize(
@@ -309,6 +316,18 @@ def test_a_monotone_network_begins_near_the_straight_line(width):
         assert_close(network(ENDS).detach(), line[[0, -1]], rtol=0, atol=1e-15)
         network(grid).square().sum().backward()
         assert all((parameter.grad != 0).all() for parameter in network.parameters())
+
+
+def test_a_monotone_network_begins_with_nine_tenths_of_the_line_and_steps_as_wide_as_their_distance():
+    network = S.MonotoneNetwork()
+    assert repr(network) == "MonotoneNetwork(16)" and len(network.middles) == 16
+    assert_close(network.shares.softmax(0), torch.tensor([0.9, *[0.1 / 16] * 16], dtype=torch.float64))
+    assert_close(network.steepness.sigmoid() * 256, torch.full((16,), 34, dtype=torch.float64))
+    # Half of the largest steepness at most, from where it can rise and fall.
+    for width, steepness in ((50, 102), (200, 128)):
+        assert_close(
+            S.MonotoneNetwork(width).steepness.sigmoid() * 256, torch.full((width,), steepness, dtype=torch.float64)
+        )
 
 
 def test_a_monotone_network_reaches_any_curve():
@@ -361,3 +380,13 @@ def test_a_clock_of_ones_own_counts_inside_expressions():
     x = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
     torch.testing.assert_close((1 - 0.5 * Late())(x), 1 - 0.5 * x**2)
     torch.testing.assert_close((1 - Late())(x), 1 - x**2)
+
+
+def test_a_constant_of_ones_own_counts_inside_expressions():
+    class Double(nl.schedules.Constant):
+        def forward(self, t):
+            return torch.full_like(t, 2 * self.value)
+
+    x = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    assert_close((t + Double(0.25) ** t)(x), x + 0.5**x)
+    assert_close((1 - Double(0.25))(x), torch.full_like(x, 0.5))

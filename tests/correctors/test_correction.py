@@ -102,6 +102,20 @@ def test_where_nothing_scores_nothing_changes():
         assert torch.equal(correction.step(z, torch.full((5,), 0.3), generator=generator(1)), z)
 
 
+def test_it_takes_128_steps_at_most_unless_told_otherwise():
+    class Contrary(nl.Denoiser):
+        """Sure that each token is the other one."""
+
+        def forward(self, z, t):
+            return torch.nn.functional.one_hot(1 - z, 2) * 100.0
+
+    counting = nl.denoisers.CallCounter(Contrary())
+    correction = nl.SelfCorrection(counting, tokens_per_step=3, patience=1000)
+    z = torch.tensor([[0, 1, 1]])
+    assert torch.equal(correction.correct(z), z) and counting.calls == 128
+    assert len(list(correction.walk(z))) == 128 and torch.equal(correction.correct(z, steps=3), 1 - z)
+
+
 def test_a_step_is_one_revision_of_the_walk():
     z = torch.randint(0, 4, (6, 10), generator=generator(3))
     correction = nl.SelfCorrection(ORACLE, temperature=0.7, process=PROCESS)

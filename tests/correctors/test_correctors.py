@@ -236,6 +236,16 @@ def test_where_the_signal_rests_nothing_jumps_by_dfm():
         assert not torch.equal(corrector.step(z, t / 2, generator=generator()), z)
 
 
+@pytest.mark.parametrize("time", [0.05, 0.2])
+def test_dfm_steps_do_not_depend_on_how_slowly_the_signal_falls(time):
+    """A step of size 1 masks a token with probability 1 - alpha and fills a mask with alpha, whatever the slope is."""
+    process, n = nl.masked(vocab_size=3, mask_id=2, signal=1 - nl.t**2), 4000
+    corrector = DFMCorrector(process, nl.MarkovOracle(*CHAIN[2], process), size=1)
+    after = corrector.step(torch.tensor([[0, 2]]).expand(n, -1), torch.full((n,), time), generator=generator())
+    masked, noise = (after == 2).double().mean(0), time**2
+    assert ((masked - noise).abs() < 5 * (noise * (1 - noise) / n) ** 0.5).all()
+
+
 @pytest.mark.parametrize("kind", CORRECTORS)
 def test_batched_equals_one_by_one_with_a_generator_each(kind):
     world = World("gidd")
@@ -318,6 +328,24 @@ def test_a_forward_backward_corrector_takes_any_sampler():
     z, t = world.sample(100), world.at(100)
     a, b = (ForwardBackwardCorrector(world.process, p, span=0.3) for p in (ancestral, world.oracle))
     assert torch.equal(a.step(z, t, generator=generator()), b.step(z, t, generator=generator()))
+
+
+def test_settings_that_are_not_given():
+    """Those of GIDD's release for self-correction; and one token at a random position for Gibbs."""
+    process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
+    oracle = nl.MarkovOracle(*CHAIN[2], process)
+    for kind, settings in (
+        (GibbsCorrector, {"tokens_per_step": 1, "positions": "random", "converges": True}),
+        (ForwardBackwardCorrector, {"span": 0.1, "converges": False}),
+        (DFMCorrector, {"size": 0.1, "converges": False}),
+        (RemaskingCorrector, {"amount": 0.02}),
+    ):
+        corrector = kind(process, oracle)
+        assert {name: getattr(corrector, name) for name in settings} == settings
+    correction = SelfCorrection(oracle, support=process.support)
+    assert repr(correction).endswith("time=0.01, temperature=0.1, tokens_per_step=1, patience=32)")
+    for settings in ({"tokens_per_step": 2}, {"positions": "unlikely"}):
+        assert not GibbsCorrector(process, oracle, **settings).converges
 
 
 def test_correctors_print_in_a_line():

@@ -120,6 +120,10 @@ def test_predictions_that_are_no_distributions(process, unchecked):
             ValueError, match="x_hat must be distributions, such as the softmax of logits; got a row with sum"
         ):
             process.posterior(z, bad, EARLY, HALF)
+        one = x_hat.clone()
+        one[-1, -1] = bad[-1, -1]
+        with pytest.raises(ValueError, match="x_hat must be distributions"):
+            process.posterior(z, one, EARLY, HALF)
     with pytest.raises(ValueError, match=rf"shape \[batch, length, {process.vocab_size}\]"):
         process.posterior(z, x_hat[..., :-1], EARLY, HALF)
     half = x_hat.to(torch.bfloat16)  # rounded, and still one

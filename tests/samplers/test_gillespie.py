@@ -7,7 +7,8 @@ from exact_worlds import INITIAL, NOISES, TRANSITION, chi_square, generator, ora
 import noiselab as nl
 from noiselab.process import as_token_times
 from noiselab.processes.token_rates import TokenRates
-from noiselab.samplers.gillespie import FirstHittingSampler, GillespieSampler
+from noiselab.samplers.candidates import Candidates
+from noiselab.samplers.gillespie import FirstHittingSampler, GillespieSampler, _put
 
 
 @pytest.mark.parametrize("steps", [1, 5])
@@ -27,6 +28,37 @@ def test_gillespie_is_exact_in_a_single_step(name):
     assert p_value(GillespieSampler(process, counting), length=2, n=1000, steps=1) > 1e-3
     if name == "masked":  # never asked where nothing can change
         assert counting.calls == 2 and counting.sequences == 2 * 1000
+
+
+class Between(nl.InterpolatingProcess):
+    """Uniform noise on a part of time only, outside of which its methods must not be used."""
+
+    domain = (0.25, 0.75)
+
+    def alpha(self, t):
+        assert ((t >= 0.25) & (t <= 0.75)).all()
+        return 1.5 - 2 * t
+
+    def mixing(self, t):
+        assert ((t >= 0.25) & (t <= 0.75)).all()
+        return torch.full((3,), 1 / 3)
+
+
+def test_a_process_is_used_in_its_domain_only():
+    process = Between()
+    assert p_value(GillespieSampler(process, oracle_of(process)), length=2, n=500, steps=1) > 1e-3
+
+
+def test_events_of_other_tokens_stay_when_some_are_drawn_again():
+    """New events of one token, whether they are fewer or more than the old ones, also in sequences of one token."""
+    times = torch.arange(24, dtype=torch.float64).view(2, 3, 4)
+    old = Candidates(times, -times, times.long(), times / 2, times / 24)
+    for width in (1, 6):
+        new = Candidates(*(part[:, 0].repeat(1, width).view(2, -1)[:1, :width] for part in old))
+        at = torch.tensor([1]), torch.tensor([2])
+        for before, fresh, after in zip(old, new, _put(old, at, new), strict=True):
+            kept = torch.ones(2, 3, dtype=torch.bool).index_put(at, torch.tensor(False))
+            assert torch.equal(after[..., :4][kept], before[kept]) and torch.equal(after[at][0, :width], fresh[0])
 
 
 def test_one_network_call_less_exact_is_seen(monkeypatch):

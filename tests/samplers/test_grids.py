@@ -64,6 +64,8 @@ def test_rules_by_hand():
     process = SMALL["masked"]()
     assert_close(even_grid(process, 4), torch.tensor([1, 0.75, 0.5, 0.25, 0], dtype=torch.float64))
     assert_close(power_grid(process, 2, power=3), torch.tensor([1, 0.125, 0], dtype=torch.float64))
+    roots = torch.tensor([1, 0.75**0.5, 0.5**0.5, 0.5, 0], dtype=torch.float64)
+    assert_close(power_grid(process, 4, power=0.5), roots)
     want = [math.cos(math.pi / 2 * (1 - i / 5)) for i in range(5, -1, -1)]
     assert_close(cosine_grid(process, 5), torch.tensor(want, dtype=torch.float64))
     first = 1 - cosine_grid(process, 32)[1].item()

@@ -142,6 +142,7 @@ def test_a_block_is_clean_before_the_next_one_begins(name):
     assert (x < 4).all() and torch.equal(x[:, :6], noisy[:, :6])
     ends = [part[-1].time.view(300, -1)[0, 0] for part in blocks.run((300, 8), times=times, generator=generator())]
     assert len(ends) == 1 + 5 + 5 + 4 + 1 and ends[5] == 0
+    assert len(list(BlockSampler(sampler, 4).run((3, 8), times=times, generator=generator()))) == 1 + 5 + 4 + 1
 
 
 @pytest.mark.parametrize("name", LEAKY)
@@ -171,6 +172,19 @@ def test_batched_equals_one_by_one_with_a_generator_each(name, context, end):
     together = blocks.sample((6, 5), times=times, generator=generators(*range(6)))
     alone = [blocks.sample((1, 5), times=times, generator=generators(seed)) for seed in range(6)]
     assert torch.equal(together, torch.cat(alone))
+
+
+def test_the_end_of_a_prompt_may_be_that_of_a_block():
+    """A sequence with fewer blocks than the others rests while they are completed, and is the one that it is alone."""
+    sampler, _ = world("uniform")
+    given, prompt = torch.tensor([[0], [2], [1], [4]]), torch.tensor([[3, 0, 1, 2, 0, 1]])
+    known, times = torch.arange(6) < given, torch.linspace(1, 0.1, 5)
+
+    def sample(some):
+        blocks = BlockSampler(Infilling(sampler, prompt.expand(len(some), -1), known[some]), 2)
+        return blocks.sample((len(some), 6), times=times, clean=False, generator=generators(*some))
+
+    assert torch.equal(sample([0, 1, 2, 3]), torch.cat([sample([i]) for i in range(4)]))
 
 
 KNOWN = torch.tensor([[True, False, False, False, True, False]])
