@@ -107,6 +107,14 @@ def test_a_tree_by_hand():
     )
 
 
+def test_constants_with_names():
+    e = schedules.Constant(2.718281828459045, "e")
+    tree = settings_of(nl.Interpolation(1 - t, {nl.Uniform(3): e * t, nl.Uniform(3): schedules.pi * t}))
+    assert tree["noises"][0]["weight"]["left"] == {"kind": "Constant", "value": 2.718281828459045, "name": "e"}
+    assert tree["noises"][1]["weight"]["left"] == "pi"
+    assert repr(process_from(tree)) == "Interpolation(1 - t, {Uniform(3): e * t, Uniform(3): pi * t})"
+
+
 def test_a_tree_in_a_file_by_hand(tmp_path):
     """Written by hand, with whole numbers and an expression within a family."""
     noise = {
@@ -193,7 +201,7 @@ def test_unnormalised_rows_are_normalised_and_stored_ones_are_not_touched():
     process = nl.Interpolation(1 - t, {words: t})
     read = process_from(settings_of(process)).mixings[0]
     assert torch.equal(read.row, words.row) and torch.equal(read.cumulative, words.cumulative)
-    assert torch.allclose(again.row, words.row, rtol=1e-13)
+    assert torch.allclose(again.row, words.row, rtol=1e-13) and not torch.equal(again.row, words.row)
     rough = {"kind": "Unigram", "row": [0.3333333, 0.3333333, 0.3333333]}
     tree = {"kind": "Interpolation", "signal": TREE["signal"], "noises": [{"mixing": rough, "weight": "t"}]}
     assert process_from(tree).mixings[0].row.sum() == pytest.approx(1, abs=1e-15)
@@ -244,7 +252,7 @@ class Tilted(nl.InterpolatingProcess):
 def test_classes_of_ones_own(own):
     for cls in (Bent, Sparse, Tilted):
         registered(cls)
-    bent = Bent(2.5, 1 - (1 - t) ** 2)
+    bent = Bent(2.123456789012345, 1 - (1 - t) ** 2)
     bent.scale.data.fill_(0.3)
     table = torch.tensor([0.5, 0.25, 0.25, 0.0])
     composed_of_them = nl.Interpolation(1 - bent, {Sparse(table, [nl.Uniform(4)]): bent})
