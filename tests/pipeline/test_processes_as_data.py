@@ -25,7 +25,7 @@ def through_a_file(process):
         return ModelSettings.from_pretrained(folder).process()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(composed.composed())
 def test_composed_processes_are_read_back_equal(make):
     process = make()
