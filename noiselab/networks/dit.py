@@ -88,6 +88,16 @@ def rotate(x: Float[Tensor, "*axes width"], cos: Tensor, sin: Tensor) -> Float[T
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
+def rotary_angles(
+    length: int, width: int, base: float = ROTARY_BASE, device: torch.device | None = None
+) -> Float[Tensor, "length width"]:
+    """The angles by which `rotate` turns the first `length` positions, in float32: n base^(-2j/width), twice."""
+    exponent = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
+    position = torch.arange(length, device=device, dtype=torch.float32)
+    angles = position[:, None] * (1.0 / base**exponent)
+    return torch.cat((angles, angles), dim=-1)
+
+
 class Rotary(nn.Module):
     """Rotary positions (Su et al., 2021): position n rotates channel pair j of a head by n base^(-2j/width).
 
@@ -122,11 +132,7 @@ class Rotary(nn.Module):
 
     def forward(self, length: int) -> Float[Tensor, "length width"]:
         """Angles of the first `length` positions."""
-        device = self.cos_cached.device
-        exponent = torch.arange(0, self.width, 2, device=device, dtype=torch.float32) / self.width
-        position = torch.arange(length, device=device, dtype=torch.float32)
-        angles = position[:, None] * (1.0 / ROTARY_BASE**exponent)
-        return torch.cat((angles, angles), dim=-1)
+        return rotary_angles(length, self.width, device=self.cos_cached.device)
 
 
 class Norm(nn.Module):

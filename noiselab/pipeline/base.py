@@ -101,8 +101,8 @@ class Pipeline(nn.Module, abc.ABC):
         - `name`: a folder written by noiselab, transformers or GIDD's training code, or a name on the Hugging Face Hub,
           such as "dvruette/gidd-small-p_unif-0.1".
         - `settings`: replaces the settings in noiselab.json. Without either, a GIDD model has the noise described in
-          its config.json, and a masked language model has absorbing noise. A `UserWarning` states noise that is assumed
-          without being named by the checkpoint.
+          its config.json, a masked language model has absorbing noise, and a model of `load_network` that of its format.
+          A `UserWarning` states noise that is assumed without being named by the checkpoint.
         - `base`: for a folder of adapters, the model on which they were trained, a folder or a name on the Hub, since a folder
           does not open another one by itself. Its weights must be those of training.
         - `dtype`: the dtype of the weights; by default that of the checkpoint, for adapters that of training.

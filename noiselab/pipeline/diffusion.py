@@ -18,6 +18,7 @@ from ..networks.dit import DiT
 from ..networks.huggingface import TransformersDenoiser
 from ..networks.masked_lm import MaskedLanguageModel
 from ..networks.model_folders import read_config
+from ..networks.published import PublishedDenoiser, PublishedNetwork
 from ..process import InterpolatingProcess, NoiseProcess
 from . import calls
 from .base import Pipeline
@@ -29,15 +30,16 @@ from .settings import ModelSettings
 from .streaming import Callback, Streaming, arguments_of
 
 
-class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own")):
+class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "published")):
     """A diffusion language model: `generate`, `infill`, `self_correction`.
 
     Pass `pipe.process` and `pipe.denoiser` to the samplers and evaluations of this library.
 
     **Arguments:**
 
-    - `model`: a `DiT`, any other network that is called with tokens and times, a `MaskedLanguageModel`, or a `Denoiser` of
-      your own with an attribute `vocab_size`, the number of its logits, and perhaps `max_length`, the longest sequence.
+    - `model`: a `DiT`, any other network that is called with tokens and times, a `MaskedLanguageModel`, a network of
+      `noiselab.networks.load_network`, or a `Denoiser` of your own with an attribute `vocab_size`, the number of its
+      logits, and perhaps `max_length`, the longest sequence.
     - `tokenizer`: a tokenizer with a mask token; if the model has more ids than the tokenizer, these are never sampled.
     - `settings`: the settings, including the noise process.
 
@@ -81,7 +83,7 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own")):
             check_denoiser(model, settings.process())
             settings = replace(settings, network=network_settings(model), predicts=model.predicts)
         super().__init__(model, tokenizer, settings)
-        if tokenizer.mask_token_id is None and not isinstance(model, MaskedLanguageModel):
+        if tokenizer.mask_token_id is None and not isinstance(model, MaskedLanguageModel | PublishedNetwork):
             raise ValueError("the tokenizer must have a mask token; got one without")
         self.process = settings.process()
         states, size = self.process.vocab_size, vocabulary_size(tokenizer)
@@ -91,7 +93,8 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own")):
                 f"the model must cover all tokens; it has {logits}, the tokenizer {size}, the noise {states}"
             )
         support = torch.zeros(states, dtype=torch.bool)
-        known = token_support(tokenizer)[:states]
+        # Published networks predict special tokens too, as their samplers do.
+        known = (all_tokens if isinstance(model, PublishedNetwork) else token_support)(tokenizer)[:states]
         support[: len(known)] = known
         if self.process.support is not None:
             support &= self.process.host_support()
@@ -107,6 +110,8 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own")):
         tokens = {"vocab_size": vocabulary_size(tokenizer), "mask_id": tokenizer.mask_token_id}
         if is_original(name):
             return ModelSettings({**original_noise(Path(name)), **tokens})
+        if isinstance(model, PublishedNetwork):
+            return ModelSettings(model.noise(tokenizer.mask_token_id), predicts=model.predicts)
         if isinstance(model, DiT):
             return ModelSettings({"family": "gidd", **tokens, "p_uniform": float(model.config.p_uniform)})
         config: Any = model.model.config
@@ -123,8 +128,8 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own")):
 
     @classmethod
     def guesses_noise(cls, name: str | Path, model: Any) -> bool:
-        """Whether the noise is assumed: not for a GIDD model with a share of uniform noise, nor for LLaDA and Dream."""
-        if is_original(name):
+        """Whether the noise is assumed: not for a GIDD model with a share of uniform noise, LLaDA, Dream, published formats."""
+        if is_original(name) or isinstance(model, PublishedNetwork):
             return False
         if isinstance(model, DiT):
             return not model.config.p_uniform
@@ -148,6 +153,8 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own")):
             )
         elif isinstance(model, Denoiser):
             inner = model if self.network.vocab_size == states else FirstLogits(model, states)
+        elif isinstance(model, PublishedNetwork):
+            inner = PublishedDenoiser(model, self.process, predicts=self.settings.predicts)
         else:
             inner = TransformersDenoiser(model, self.settings.predicts, vocab_size=states)
         return Support(inner.eval(), self.support)
@@ -312,6 +319,13 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own")):
             )
         pad = [calls.padding_of(self)] * width
         return [(found + pad)[:width] for found in ids]
+
+
+def all_tokens(tokenizer: Any) -> Tensor:
+    """The mask of ids that the tokenizer has, special tokens included."""
+    found = torch.zeros(vocabulary_size(tokenizer), dtype=torch.bool)
+    found[list(tokenizer.get_vocab().values())] = True
+    return found
 
 
 class GiddPipeline(DiffusionPipeline):

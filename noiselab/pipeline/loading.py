@@ -15,13 +15,14 @@ from ..networks.huggingface import load_dit
 from ..networks.masked_lm import CAUSAL, MaskedLanguageModel
 from ..networks.masked_lm_files import load_masked_lm
 from ..networks.model_folders import load_weights_of, model_folder, open_tokenizer, read_config
+from ..networks.published import is_published, load_network
 from .original import is_original, load_original
 from .own import MODEL_TYPE, load_denoiser
 
 if TYPE_CHECKING:
     from .settings import ModelSettings
 
-Kind = Literal["dit", "masked", "own", "autoregressive"]
+Kind = Literal["dit", "masked", "own", "published", "autoregressive"]
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -58,6 +59,8 @@ def load_model(
             f"noiselab.json names the denoiser {network['kind']!r}, but config.json a model of type {kind!r}; "
             f"{str(folder)!r} must hold one of them"
         )
+    if is_published(config):
+        return "published", load_network(folder, dtype)
     if kind == "dit":
         return "dit", load_dit(folder, dtype)
     if named & CAUSAL and not noised and kind not in ("Dream", "llada"):

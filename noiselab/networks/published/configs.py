@@ -11,7 +11,7 @@ INERT = frozenset(
         *("return_dict", "output_attentions", "output_hidden_states", "output_router_logits", "use_cache"),
         *("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "sep_token_id", "cls_token_id"),
         *("initializer_range", "tokenizer_class", "attn_implementation", "_attn_implementation", "problem_type"),
-        *("id2label", "label2id", "chunk_size_feed_forward", "is_encoder_decoder", "pretraining_tp"),
+        *("id2label", "label2id", "chunk_size_feed_forward", "is_encoder_decoder"),
     )
 )
 # Fields that change the logits of other models; any other value needs code that a format must have.
@@ -25,6 +25,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logit_scale": (None, 1.0),
     "embedding_multiplier": (None, 1.0),
     "residual_multiplier": (None, 1.0),
+    "pretraining_tp": (None, 1),
     "is_decoder": (False,),
     "add_cross_attention": (False,),
 }
@@ -53,6 +54,7 @@ def own_fields(
     are named in one `UserWarning`.
     """
     used = {*counts, *required, *optional}
+    inert = {*inert, *(["sliding_window", "max_window_layers"] if settings.get("use_sliding_window") is False else [])}
     accepted = {name: values for name, values in {**NEUTRAL, **(fixed or {})}.items() if name not in used}
     wrong = [f"{name} must be given" for name in (*counts, *required) if settings.get(name) is None]
     wrong += [

@@ -14,7 +14,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 
 from ...numerics import require_number
 from ...typing import Tokens
-from ..dit import rotate
+from ..dit import rotary_angles, rotate
 from ..model_folders import load_weights_of
 from .base import AttentionMask, PublishedNetwork, published_format, required_mask, visible
 from .configs import own_fields, rope_theta
@@ -192,10 +192,7 @@ class GiddForDiffusionLM(PublishedNetwork, PreTrainedModel):
         """The states after the last norm."""
         x, mask = self.model.embed_tokens(input_ids), visible(attention_mask, input_ids)
         width = self.config.hidden_size // self.config.num_attention_heads
-        # Computed in float32 on every call, so that no cast of the model changes the positions.
-        exponent = torch.arange(0, width, 2, device=x.device, dtype=torch.float32) / width
-        position = torch.arange(input_ids.shape[1], device=x.device, dtype=torch.float32)
-        angles = (position[:, None] * self.config.rope_theta**-exponent).repeat(1, 2)
+        angles = rotary_angles(input_ids.shape[1], width, self.config.rope_theta, x.device)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         for layer in self.model.layers:
             x = layer(x, cos, sin, mask)

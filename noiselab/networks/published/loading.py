@@ -7,7 +7,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from ..model_folders import model_folder, read_config
-from . import diffusion_gemma, gidd_scale  # noqa: F401
+from . import a2d, diffusion_gemma, gidd_scale, llada2_moe, mdlm  # noqa: F401
 from .base import FORMATS
 
 
