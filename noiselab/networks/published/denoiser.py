@@ -100,5 +100,6 @@ class PublishedDenoiser(ProjectedDenoiser):
         return self.process.on_support(logits) if self.network.omits_masks else logits
 
     def __repr__(self) -> str:
-        count = sum(weight.numel() for weight in self.network.parameters())
-        return f"{type(self).__name__}({type(self.network).__name__}, {count:,} parameters)"
+        network: Any = self.network
+        count = sum(weight.numel() for weight in network.parameters())
+        return f"{type(self).__name__}({type(network).__name__}, {count:,} parameters)"

@@ -199,7 +199,7 @@ class UDLM(MDLM):
 
     def __init__(self, config: UDLMConfig):
         super().__init__(config)
-        if config.cfg:
+        if getattr(config, "cfg", False):
             self.knows = self.knows | {"condition"}
 
     def noise(self, mask_id: int | None = None) -> dict[str, Any]:
