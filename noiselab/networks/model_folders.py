@@ -243,7 +243,7 @@ def load_weights_of(
         f"{key} must have shape {list(wanted)}; it has {list(found)}"
         for key, found, wanted in sorted(info["mismatched_keys"])
     ]
-    problems += [f"{key} is not finite" for key, weight in model.named_parameters() if not finite(weight)]
+    problems += [f"{key} is not finite" for key, weight in model.state_dict().items() if not finite(weight)]
     if problems:
         raise ValueError(f"the weights of {str(folder)!r} must match config.json: {'; '.join(problems)}")
     return model.eval()

@@ -55,8 +55,12 @@ def test_the_time_is_sigma(name):
     torch.testing.assert_close(network.published_time(1 - (1 - 1e-3) * wanted["times"]), sigma)
     with pytest.raises(ValueError, match=r"timesteps must be sigma = -log\(alpha\).*got None"):
         network(ids)
-    with pytest.raises(ValueError, match=r"timesteps must be .*got \[1\]"):
-        network(ids, sigma[:1].repeat_interleave(1) if len(ids) == 1 else torch.ones(1))
+
+
+def test_times_of_another_shape_are_refused(unchecked):
+    network, _, (ids, _) = published("tiny-udlm")
+    with pytest.raises(ValueError, match=r"timesteps must be .*\[3\] or \[3, 12\]; got \[1\]"):
+        network(ids, torch.ones(1))
 
 
 def test_the_class_of_udlm():

@@ -3,7 +3,7 @@ attention to both sides.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float
@@ -69,6 +69,7 @@ class Opened(PublishedNetwork):
         return logits
 
 
+@no_type_check
 class A2DQwen3Config(Qwen3Config):
     """Qwen3's configuration under the published name."""
 
@@ -81,6 +82,7 @@ class A2DQwen3LMHeadModel(Opened, Qwen3ForCausalLM):
     config_class = A2DQwen3Config
 
 
+@no_type_check
 class A2DQwen2Config(Qwen2Config):
     """Qwen2's configuration under the published name."""
 
@@ -93,6 +95,7 @@ class A2DQwen2LMHeadModel(Opened, Qwen2ForCausalLM):
     config_class = A2DQwen2Config
 
 
+@no_type_check
 class A2DLlamaConfig(LlamaConfig):
     """Llama's configuration under the published name."""
 

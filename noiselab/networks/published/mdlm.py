@@ -197,7 +197,7 @@ class UDLM(MDLM):
     config_class: Any = UDLMConfig
     omits_masks = False
 
-    def __init__(self, config: UDLMConfig):
+    def __init__(self, config: MDLMConfig):  # a DUO has a configuration of its own
         super().__init__(config)
         if getattr(config, "cfg", False):
             self.knows = self.knows | {"condition"}
