@@ -60,7 +60,10 @@ def load_model(
             f"{str(folder)!r} must hold one of them"
         )
     if is_published(config):
-        return "published", load_network(folder, dtype)
+        published = load_network(folder, dtype)
+        if "prefix" in published.knows:
+            raise ValueError(f"{kind!r} networks read a prompt by an encoder, which pipelines do not; use load_network")
+        return "published", published
     if kind == "dit":
         return "dit", load_dit(folder, dtype)
     if named & CAUSAL and not noised and kind not in ("Dream", "llada"):

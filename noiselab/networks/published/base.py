@@ -28,7 +28,7 @@ class PublishedNetwork(abc.ABC):
     `project`, and declares what it knows.
     """
 
-    knows: frozenset[str] = frozenset()
+    knows: ClassVar[frozenset[str]] = frozenset()
     """The inputs of `OPTIONS` that the format knows."""
     predicts: ClassVar[Prediction] = "leave_one_out"
     """What the logits predict: "leave_one_out" or "posterior"; at masked tokens both are the same."""

@@ -200,7 +200,7 @@ class UDLM(MDLM):
     def __init__(self, config: MDLMConfig):  # a DUO has a configuration of its own
         super().__init__(config)
         if getattr(config, "cfg", False):
-            self.knows = self.knows | {"condition"}
+            self.knows = self.knows | {"condition"}  # type: ignore[misc]
 
     def noise(self, mask_id: int | None = None) -> dict[str, Any]:
         """Uniform noise over the whole vocabulary, special tokens included."""
