@@ -5,6 +5,7 @@ from .adapting import Adapted, adapt
 from .arguments import training_arguments
 from .checkpoints import intact, last_intact, seal
 from .checks import NonFiniteLoss
+from .curriculum import Stage, process_at, staged_loss
 from .edits import EditLoss
 from .ema import Average
 from .finetuning import merged, with_lora
@@ -22,6 +23,7 @@ __all__ = [
     "MuonWithAdamW",
     "NonFiniteLoss",
     "Place",
+    "Stage",
     "Trainer",
     "adapt",
     "block_matrices",
@@ -36,10 +38,12 @@ __all__ = [
     "noised_tokens",
     "predicted_tokens",
     "probe_loss",
+    "process_at",
     "real_tokens",
     "row_generators",
     "save_probe",
     "seal",
+    "staged_loss",
     "step_times",
     "training_arguments",
     "with_lora",

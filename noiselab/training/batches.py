@@ -1,5 +1,6 @@
 """Batches of training data: stacked from rows and checked on the CPU, before anything reaches the network."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,16 +20,33 @@ class Collate:
 
     - `model`: the network; its configuration, if it has one, limits the length and the ids.
     - `process`: the process of a diffusion loss, to whose support clean data must belong; `None` for other losses.
+    - `earlier`: processes of earlier steps of the same run, to whose support they must belong, too.
     - `known`: whether the loss is one of this library, which passes all ids to the network and takes `labels`; another loss
       may do what it wants with them.
 
-    **Raises:** `ValueError`, when called, as `stack_rows`, and for sequences that are too long, ids
-    that the model does not know, labels that are not the tokens, and clean data with tokens outside the support, such as masks.
+    **Raises:** `ValueError` for processes with unlike numbers of tokens; when called, as `stack_rows`, and for sequences that
+    are too long, ids that the model does not know, labels that are not the tokens, and clean data with tokens outside the
+    support, such as masks.
     """
 
-    def __init__(self, model: nn.Module, process: NoiseProcess | None = None, *, known: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        process: NoiseProcess | None = None,
+        *,
+        earlier: Sequence[NoiseProcess] = (),
+        known: bool = True,
+    ) -> None:
         self.longest, self.known = context_length(with_config(model)), known
         self.support = None if process is None else process.host_support().clone()
+        for other in earlier:
+            support = other.host_support()
+            if self.support is None or len(support) != len(self.support):
+                states = None if process is None else process.vocab_size
+                raise ValueError(
+                    f"earlier noises must have the number of tokens of the last, {states}; got {other.vocab_size}"
+                )
+            self.support = self.support & support
         self.states = known_tokens(model)
         if self.states is None and process is not None:
             self.states = process.vocab_size

@@ -43,6 +43,7 @@ from .checks import (
     fingerprint,
     takes_padding,
 )
+from .curriculum import Stage, staged_loss
 from .edits import EditLoss
 from .ema import EMA_FILE, Average
 from .evaluating import Evaluating
@@ -83,6 +84,7 @@ class Trainer(Saving, Evaluating, transformers.Trainer):
       the data do. A stream is compared only if it has a `key`.
     - `eval_dataset`: a finite data set with the same items, or a dict of several.
     - `process`: the noise process, for the diffusion loss. It is copied.
+    - `curriculum`: earlier noises, each for a number of optimizer steps (`Stage`); after them, and in evaluation, `process`.
     - `objective`: the weight of each token in training; the ELBO by default. Evaluation always uses the ELBO.
     - `time_range`: the range of times in training and evaluation, within (0, 1).
     - `loss`: any `Loss`, for example `causal_loss`, in place of `process`.
@@ -129,6 +131,7 @@ class Trainer(Saving, Evaluating, transformers.Trainer):
         train_dataset: Any,
         eval_dataset: Any = None,
         process: NoiseProcess | None = None,
+        curriculum: Sequence[Stage] = (),
         objective: Objective = elbo,
         time_range: tuple[float, float] = (1e-4, 1 - 1e-4),
         loss: Loss | None = None,
@@ -145,7 +148,8 @@ class Trainer(Saving, Evaluating, transformers.Trainer):
         check_arguments(args)
         check_model(model)
         causal = loss is causal_loss or isinstance(loss, EditLoss)
-        collate = Collate(model, process, known=process is not None or causal)
+        earlier = [stage.process for stage in curriculum]
+        collate = Collate(model, process, earlier=earlier, known=process is not None or causal)
         check_data(train_dataset, collate, args)
         check_evaluation(eval_dataset, collate)
         if causal:
@@ -171,11 +175,8 @@ class Trainer(Saving, Evaluating, transformers.Trainer):
         self.loss: Loss
         self.evaluation_loss: Loss
         if process is not None:
-            check_noise(process, time_range, model, args.device)
-            process = copy.deepcopy(process).to(args.device)
-            self._train_on_noise(model, process, objective, time_range=time_range, autocast=autocast)
-            noise = {"process": repr(process), "process_tensors": fingerprint(process.state_dict())}
-            noise |= {"objective": getattr(objective, "__name__", repr(objective)), "time_range": time_range}
+            stages = [Stage(p, steps) for p, steps in (*curriculum, (process, args.max_steps))]
+            noise = self._train_on_noise(model, stages, objective, time_range=time_range, autocast=autocast)
             count = count or noised_tokens
         elif loss is not None:
             count = count or (predicted_tokens if loss is causal_loss else real_tokens)
@@ -236,19 +237,34 @@ class Trainer(Saving, Evaluating, transformers.Trainer):
     def _train_on_noise(
         self,
         model: nn.Module,
-        process: NoiseProcess,
+        stages: Sequence[Stage],
         objective: Objective,
         *,
         time_range: tuple[float, float],
         autocast: torch.dtype | None,
-    ) -> None:
-        """Losses of clean rows that are noised; evaluation uses the bound."""
+    ) -> dict[str, Any]:
+        """Losses of clean rows that are noised; evaluation uses the bound of the last noise. Returns their settings."""
+        device = self.args.device
+        for stage in stages:
+            check_noise(stage.process, time_range, model, device)
+        stages = [Stage(copy.deepcopy(stage.process).to(device), stage.steps) for stage in stages]
+        noises = [{"process": repr(noise), "process_tensors": fingerprint(noise.state_dict())} for noise, _ in stages]
+        last = stages[-1].process
         inner = innermost(model)
         call = call_denoiser if isinstance(inner, Denoiser) else call_network
-        loss: Any = partial(noised_loss, process=process, time_range=time_range, autocast=autocast, call=call)
+        own: dict[str, Any] = {"time_range": time_range, "autocast": autocast, "call": call}
         if isinstance(inner, Denoiser):
-            loss = partial(loss, predicts=inner.predicts)
-        self.loss, self.evaluation_loss = partial(loss, objective=objective), partial(loss, objective=elbo)
+            own["predicts"] = inner.predicts
+        plain: Any = partial(noised_loss, process=last, **own)
+        staged: Any = partial(staged_loss, stages=stages, **own) if len(stages) > 1 else plain
+        self.loss, self.evaluation_loss = partial(staged, objective=objective), partial(plain, objective=elbo)
+        earlier = [{**noise, "steps": steps} for noise, (_, steps) in zip(noises[:-1], stages, strict=False)]
+        return {
+            **noises[-1],
+            **({"curriculum": earlier} if earlier else {}),
+            "objective": getattr(objective, "__name__", repr(objective)),
+            "time_range": time_range,
+        }
 
     # One optimizer step.
 
