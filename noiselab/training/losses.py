@@ -13,17 +13,21 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..data.rows import Batch, noised_tokens, predicted_tokens, real_tokens
 from ..denoisers.attention import attending_to
 from ..networks.outputs import logits_of
-from ..objectives import Objective, objective_loss
+from ..networks.wrapped import bare
+from ..objectives import Objective, elbo, objective_loss
 from ..parametrization import Prediction
-from ..process import NoiseProcess
-from ..typing import PerSequence, Probs, Scalar, Tokens
+from ..process import InterpolatingProcess, NoiseProcess
+from ..typing import PerSequence, Probs, Scalar, Selection, Tokens
 from .noise import Place, row_generators, step_times
+
+SELECTED_SHARE = 0.95
+"""Logits are computed for the tokens with a loss alone if their share is at most this: selecting rows takes time, too."""
 
 
 @runtime_checkable
@@ -48,10 +52,15 @@ def call_network(model: nn.Module, z: Tokens, t: PerSequence, mask: Tensor | Non
     return logits_of(model(input_ids=z, timesteps=t.float(), **extra))
 
 
-def call_denoiser(model: nn.Module, z: Tokens, t: PerSequence, mask: Tensor | None) -> Probs:
-    """Logits of a `noiselab.Denoiser`, whose network attends to real tokens only if it takes an attention mask."""
+def call_denoiser(
+    model: nn.Module, z: Tokens, t: PerSequence, mask: Tensor | None, rows: Selection | None = None
+) -> Float[Tensor, "... state"]:
+    """Logits of a `noiselab.Denoiser`, whose network attends to real tokens only if it takes an attention mask.
+
+    With `rows`, only those of the selected tokens, [n, state], which are all that a `ProjectedDenoiser` computes.
+    """
     with attending_to(model, None if mask is None else mask.bool()):
-        return model(z, t)
+        return model(z, t) if rows is None else model(z, t, rows)
 
 
 def noised_loss(
@@ -113,9 +122,48 @@ def noised_loss(
     x = torch.where(noised, ids, filler(process, device))
     with torch.no_grad():
         z = torch.where(noised, process.corrupt(x, t, generator=generators), x)
+    mask, seen = batch.get("attention_mask"), torch.where(noised, z, ids)
+    rows, weighted = (
+        _scored_rows(process, objective, x, z, t, noised) if _takes_rows(model, call) else (None, objective)
+    )
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-        logits = call(model, torch.where(noised, z, ids), t, batch.get("attention_mask"))
-    return normalize_loss(objective_loss(process, logits, x, z, t, objective, predicts=predicts), noised, place, tokens)
+        if rows is None:
+            logits = call(model, seen, t, mask)
+        else:
+            logits = call_denoiser(model, seen, t, mask, rows)[None]
+    if rows is None:
+        losses = objective_loss(process, logits, x, z, t, objective, predicts=predicts)
+        return normalize_loss(losses, noised, place, tokens)
+    # The selected tokens as one sequence, each with its own time.
+    times = t[:, None].expand(rows.shape)[rows][None]
+    losses = objective_loss(process, logits, x[rows][None], z[rows][None], times, weighted, predicts=predicts)
+    if tokens is None:
+        tokens = noised.sum() * (place.accumulation * place.world)
+    return normalize_loss(losses, torch.ones_like(losses, dtype=torch.bool), place, tokens)
+
+
+def _takes_rows(model: nn.Module, call: Callable[..., Tensor]) -> bool:
+    """Whether logits of some tokens alone can be computed; a compiled model is faster with shapes that do not change."""
+    return call is call_denoiser and bare(model) is model
+
+
+def _scored_rows(
+    process: NoiseProcess, objective: Objective, x: Tokens, z: Tokens, t: PerSequence, noised: Selection
+) -> tuple[Selection | None, Objective]:
+    """The tokens with a loss, and the objective for these alone; `None` if nearly all have one.
+
+    Visible tokens have none where noise is masks, because their weight is 0; their logits are not computed.
+    """
+    rows, weights = noised, None
+    if isinstance(process, InterpolatingProcess):
+        weights = objective(process, x, z, t)
+        rows = noised & (weights != 0)
+    if not rows.any() or rows.double().mean() > SELECTED_SHARE:
+        return None, objective
+    if weights is None or objective is elbo:
+        return rows, objective
+    chosen = weights[rows][None]
+    return rows, lambda *_: chosen
 
 
 def filler(process: NoiseProcess, device: torch.device) -> Int[Tensor, ""]:

@@ -16,6 +16,7 @@ from noiselab.training import (
     row_generators,
     step_times,
 )
+from noiselab.training.losses import call_denoiser
 
 
 @pytest.fixture
@@ -226,3 +227,56 @@ def test_causal_loss_scores_real_tokens_that_follow_one(batch):
     ]
     torch.testing.assert_close(loss, torch.stack(each).mean())
     assert predicted_tokens(batch).sum() == len(each)
+
+
+class Projected(nl.denoisers.ProjectedDenoiser):
+    """Counts the rows that are projected onto the vocabulary."""
+
+    takes_mask = True
+
+    def __init__(self, predicts):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.out, self.predicts, self.count = nn.Embedding(V, 6), nn.Linear(6, V), predicts, 0
+
+    def hidden(self, z, t):
+        real = self.real_tokens(z)
+        hidden = self.embed(z) * (1 if real is None else real[..., None])
+        return hidden + hidden.mean(1, keepdim=True) + t[:, None, None].float()
+
+    def project(self, hidden):
+        self.count += hidden.shape[:-1].numel()
+        return self.out(hidden)
+
+
+@pytest.mark.parametrize("predicts", ["leave_one_out", "posterior"])
+@pytest.mark.parametrize("objective", [elbo, nl.objectives.Clipped(1.5)])
+@pytest.mark.parametrize("noise", ["masked", "gidd", "by token"])
+def test_only_tokens_with_a_loss_are_projected_and_the_loss_is_that_of_all(noise, objective, predicts):
+    masked = nl.masked(vocab_size=V, mask_id=V - 1)
+    hybrid = nl.gidd(vocab_size=V, mask_id=V - 1, p_uniform=0.2)
+    by_token = nl.processes.TokenRates(torch.linspace(1, 2, V), mask_id=V - 1)
+    process = {"masked": masked, "gidd": hybrid, "by token": by_token}[noise]
+    if noise == "by token" and (objective is not elbo or predicts == "posterior"):
+        pytest.skip("a token has no single weight there")
+    ids = torch.randint(V - 2, (6, L), generator=torch.Generator().manual_seed(2))
+    labels, real = ids.clone(), torch.ones_like(ids, dtype=torch.bool)
+    labels[:, : L // 3], real[:2, -2:] = -100, False
+    batch = {"input_ids": ids, "labels": labels, "attention_mask": real}
+    losses, gradients = [], []
+    model = Projected(predicts)
+    for call in (call_denoiser, lambda *given: call_denoiser(*given)):  # the second one computes all logits
+        model.zero_grad()
+        model.count, place = 0, Place(2, seed=5)
+        loss = noised_loss(
+            model, batch, process=process, objective=objective, place=place, call=call, predicts=predicts
+        )
+        loss.backward()
+        losses.append(loss.detach()), gradients.append(model.out.weight.grad.clone())
+        if call is call_denoiser:
+            chosen, t = real & (labels != -100), step_times(place, 6, 1e-4, 1 - 1e-4, ids.device)
+            z = process.corrupt(ids, t, generator=row_generators(place, 6, ids.device))
+            expected = chosen & (z == V - 1) if noise == "masked" else chosen
+            assert 0 < expected.sum() == model.count < ids.numel()
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(gradients[0], gradients[1])
