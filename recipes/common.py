@@ -189,7 +189,9 @@ def train_diffusion(
     )
 
 
-def train_model(options: Training, prepared: Prepared, model: Any, settings: ModelSettings, **loss: Any) -> Trainer:
+def train_model(
+    options: Any, prepared: Prepared, model: Any, settings: ModelSettings, *, merge: bool | None = None, **loss: Any
+) -> Trainer:
     """Train a network and write it to `final`, with its tokenizer and noiselab.json.
 
     **Arguments:**
@@ -197,10 +199,14 @@ def train_model(options: Training, prepared: Prepared, model: Any, settings: Mod
     - `options`, `prepared`: the options of the recipe, and the result of `prepare` for them.
     - `model`: the network.
     - `settings`: the content of noiselab.json.
+    - `merge`: whether low-rank updates are merged; see `Trainer.save_final`.
     - `loss`: further arguments of `Trainer`: the process and its objective, or the loss.
     """
     optimization, run = options.optimization, options.run
-    prepared.report(f"weights:       {model.num_parameters():,}")
+    sizes = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
+    trained = sum(size for size, trains in sizes if trains)
+    total = sum(size for size, _ in sizes)
+    prepared.report(f"weights:       {total:,}" + (f", of which {trained:,} are trained" if trained < total else ""))
     trainer = Trainer(
         model,
         prepared.args,
@@ -216,8 +222,9 @@ def train_model(options: Training, prepared: Prepared, model: Any, settings: Mod
     )
     trainer.train(resume_from_checkpoint=None if run.resume == "never" else run.resume)
     final = run.output / "final"
-    written = {**numbers_of(options), "corpus": options.data.corpus}
-    trainer.save_final(final, tokenizer=prepared.tokenizer, parts=[settings], settings=written)
+    written = {**numbers_of(options), "corpus": getattr(options.data, "corpus", None) or list(options.data.data)}
+    merging = {} if merge is None else {"merge": merge}
+    trainer.save_final(final, tokenizer=prepared.tokenizer, parts=[settings], settings=written, **merging)
     prepared.report(f"the finished model is in {final}")
     return trainer
 

@@ -218,7 +218,7 @@ def numbers_of(options: Any) -> dict[str, Any]:
     plain = _plain(dataclasses.asdict(options))
     plain = {name: plain[name] for name in plain if not isinstance(getattr(options, name), Run)}
     if "data" in plain:
-        for place in ("cache", "corpus", "held_out"):
+        for place in ("cache", "corpus", "held_out", "data"):
             plain["data"].pop(place, None)
     return {"options": plain}
 

@@ -1,0 +1,1 @@
+"""What adapt.py and adaptation_study.py share."""
