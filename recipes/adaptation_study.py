@@ -1,6 +1,6 @@
 """What is a pretrained causal model worth to a diffusion model, and can the result correct itself? Bounds and repair of errors.
 
-    python recipes/adaptation_study.py                      # one core: about ten minutes 
+    python recipes/adaptation_study.py                      # one core: about ten minutes
     python recipes/adaptation_study.py --seeds 1 2          # fewer seeds, at least two
     python recipes/adaptation_study.py --help               # all fields
 

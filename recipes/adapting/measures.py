@@ -15,7 +15,6 @@ from noiselab.evaluation import validation_bound
 from noiselab.evaluation.bound import mean_and_error
 from noiselab.networks.outputs import logits_of
 from noiselab.pipeline import DiffusionPipeline
-from noiselab.pipeline.drawing import draw
 
 
 class Conditioned(Dataset[dict[str, Tensor]]):
@@ -106,8 +105,13 @@ def show_model(pipe: DiffusionPipeline, rows: Conditioned, *, steps: int = 32, s
     gap[0, places[len(places) // 4 : len(places) // 4 + max(1, len(places) // 2)]] = True
     random = Generator().manual_seed(seed)
     sampler = nl.AncestralSampler(pipe.process, pipe.denoiser)
-    times = sampler.grid(steps)
-    written, filled = (draw(x, ~open_, sampler, times, generator=random) for open_ in (scored, gap))
+
+    def fill(missing: Tensor) -> Tensor:
+        known, given = (part.to(pipe.device) for part in (~missing, x))
+        around = nl.Infilling(sampler, given, known, times="sequence")  # trained with one time per sequence
+        return around.sample(x.shape, steps=steps, generator=random).cpu()
+
+    written, filled = fill(scored), fill(gap)
     lines = [("prompt", x[~scored]), ("answer", x[scored]), ("written", written[scored]), ("filled", filled[scored])]
     support = pipe.support.nonzero()[:, 0].cpu()
     if torch.isin(x[scored], support).all() and scored.sum() > 1:
