@@ -141,3 +141,13 @@ def test_a_wrapper_that_does_not_name_its_sequences_is_refused():
 
 def test_other_denoisers_are_not_searched():
     assert nl.denoisers.self_conditioning.self_conditioned(oracle_of(PROCESS)) == []
+
+
+def test_all_calls_of_one_step_read_the_step_before():
+    network, predictions = Recording(), nl.denoisers.self_conditioning.Predictions(2)
+    z, t = torch.zeros(2, 3, dtype=torch.long), torch.full((2,), 0.5)
+    for tokens in (z, z + 1):
+        with nl.denoisers.self_conditioning.carrying([network], predictions):
+            network(tokens, t), network(tokens + 1, t)
+    (a, _), (b, last), (c, _), (d, _) = network.log
+    assert a is None and b is None and torch.equal(c.logits, last) and torch.equal(d.logits, last)
