@@ -244,10 +244,14 @@ class Chain:
     canvas_length, vocab_size = 2, 4
     process = nl.masked(vocab_size=4, mask_id=3)
 
+    def __init__(self):
+        self.prefixes = []
+
     def encode(self, tokens, real=None, *, after=None):
         return tokens if after is None else torch.cat([after, tokens], 1)
 
     def states(self, canvas, *, prefix):
+        self.prefixes.append(prefix[0].tolist())
         last = prefix[0, -1] if prefix.shape[1] else None
         oracle = nl.MarkovOracle(INITIAL if last is None else TRANSITION[last], TRANSITION, self.process)
         return nl.denoisers.Posterior(oracle, self.process)(canvas, torch.full((len(canvas),), 0.5))
@@ -262,7 +266,10 @@ def test_blocks_of_known_data_cost_what_they_should(given, x):
     want = [-(INITIAL[x[0]] if i == 0 else TRANSITION[x[i - 1]][x[i]]).log().item() for i in range(len(x))]
     many = torch.tensor(x).expand(2000, -1)
     generator = torch.Generator().manual_seed(0)
-    terms = canvas_bounds(Chain.process, Chain(), many, given=given, nodes=16, generator=generator)
+    network = Chain()
+    terms = canvas_bounds(Chain.process, network, many, given=given, nodes=16, generator=generator)
+    assert {len(prefix) for prefix in network.prefixes} == set(range(given, len(x), 2))
+    assert all(prefix == x[: len(prefix)] for prefix in network.prefixes)
     assert len(terms) == -(-(len(x) - given) // 2)
     for k, block in enumerate(terms):
         wanted = sum(want[given + 2 * k : given + 2 * k + 2])
