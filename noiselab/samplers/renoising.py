@@ -84,6 +84,7 @@ class RenoisingSampler(Sampler):
     process: InterpolatingProcess
     takes = InterpolatingProcess
     variants: ClassVar[Variants] = {f"renoising, {bound:g}": {"bound": bound} for bound in (0.1, 1.0)}
+    keeps_clean = True
     known_as = "the sampler of DiffusionGemma"
     evaluated = "at all positions that may be noise"
 
