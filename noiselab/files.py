@@ -1,6 +1,7 @@
 """Files and folders that are written as a whole or not at all, without loss of what other programs wrote there."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -61,10 +62,16 @@ def new_file(path: Path) -> Iterator[Path]:
     **Arguments:**
 
     - `path`: the file to create, or to replace.
+
+    **Raises:** `ValueError` if no file can be written there, because it is a folder, or one above it a file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(path, path.parent)
-    with _temporary(path, path.parent) as folder:
+    with contextlib.ExitStack() as stack:
+        with writable(path, "a file"):
+            if path.is_dir():
+                raise ValueError("it is a folder")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(path, path.parent)
+            folder = stack.enter_context(_temporary(path, path.parent))
         temporary = folder / path.name
         yield temporary
         flush(temporary)
@@ -112,13 +119,15 @@ def new_folder(target: Path, *, subfolders: tuple[str, ...] = ()) -> Iterator[Pa
 
     **Raises:** `ValueError` if `target` is a file, or contains a config.json or settings.json of another program.
     """
-    target = Path(target).resolve()
-    check_target(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # In a folder that cannot be renamed, such as a mounted one, the files are written first.
-    place = target if target.is_dir() and not _can_be_renamed(target) else target.parent
-    remove_abandoned(target, place)
-    with _temporary(target, place) as temporary:
+    with contextlib.ExitStack() as stack:
+        with writable(target, "a folder"):
+            target = Path(target).resolve()
+            check_target(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # In a folder that cannot be renamed, such as a mounted one, the files are written first.
+            place = target if target.is_dir() and not _can_be_renamed(target) else target.parent
+            remove_abandoned(target, place)
+            temporary = stack.enter_context(_temporary(target, place))
         yield temporary
         temporary.chmod(target.stat().st_mode & 0o7777 if target.is_dir() else 0o755)
         for path in temporary.rglob("*"):
@@ -151,6 +160,23 @@ def _temporary(target: Path, place: Path) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def writable(path: str | Path, kind: str) -> Iterator[None]:
+    """Context manager: whatever keeps a file or folder from being made inside is a `ValueError` that names it.
+
+    **Arguments:**
+
+    - `path`, `kind`: what is written, for the message.
+    """
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:  # the latter of a loop of links
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise  # not the fault of the path
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"the output must be {kind} that can be written; got {str(path)!r}: {reason}") from error
 
 
 def check_target(folder: Path) -> None:

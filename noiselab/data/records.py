@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from ..files import writable
+
 PLAIN = (".txt", ".text", ".md", ".rst", ".py")
 STRUCTURED = (".jsonl", ".json", ".parquet")
 COMPRESSED = (".gz", ".zst")
@@ -113,13 +115,12 @@ class RecordWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.count, self._new = path, 0, not path.exists()
+        self.path, self.count = path, 0
         self._compression = path.suffix.lower() if path.suffix.lower() in COMPRESSED else ""
-        try:
+        with writable(path, "a file"):
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._new = not path.exists()
             self._file: IO[bytes] = path.open("ab")
-        except OSError as error:
-            raise ValueError(f"the output must be a file that can be written; got {path}: {error.strerror}") from error
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Write one record."""

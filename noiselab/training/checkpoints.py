@@ -46,7 +46,7 @@ def missing(folder: Path) -> str | None:
     try:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         averaged, processes = settings.get("ema") is not None, int(settings.get("processes", 1))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         return f"{SETTINGS} cannot be read ({error})"
     if averaged and not (folder / EMA_FILE).is_file():
         return f"the average of the weights ({EMA_FILE}) is missing from {folder.name}"
@@ -83,7 +83,7 @@ def damage(folder: Path) -> str | None:
         expected = {name: (entry["size"], entry["sha256"]) for name, entry in content.items()}
     except FileNotFoundError:
         return f"it was never finished ({MANIFEST} is missing)"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         return f"{MANIFEST} cannot be read ({error})"
     for name, (size, digest) in expected.items():
         path = folder / name

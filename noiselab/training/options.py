@@ -181,7 +181,7 @@ def yaml_flags(file: Path) -> list[str]:
         raise ValueError(f"--config must name a YAML file; nothing found at {file}")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} must be a YAML file in UTF-8; {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} must hold settings by name; got {content!r}")

@@ -94,15 +94,22 @@ def load_probe(network: nn.Module, file: str | Path) -> Probe:
         with safe_open(file, framework="pt") as content:
             settings: dict[str, Any] = json.loads((content.metadata() or {})["probe"])
             saved = {name: content.get_tensor(name) for name in content.keys()}
-    except (OSError, SafetensorError, KeyError) as error:
+        ranks, frozen = (settings["embedding_rank"], settings["attention_rank"]), settings["frozen"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} must contain a probe; {error!r}") from error
-    probe = Probe(network, settings["embedding_rank"], settings["attention_rank"])
-    if (frozen := _frozen(probe)) != settings["frozen"]:
-        raise ValueError(f"{file} must contain a probe of this network, {frozen}; got one of {settings['frozen']}")
+    try:
+        probe = Probe(network, *ranks)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} must contain the ranks of a probe, {ranks}: {error}") from error
+    if (own := _frozen(probe)) != frozen:
+        raise ValueError(f"{file} must contain a probe of this network, {own}; got one of {frozen}")
+    trained = {name: p for name, p in probe.named_parameters() if p.requires_grad}
+    for name, p in trained.items():
+        if name not in saved or saved[name].shape != p.shape:
+            raise ValueError(f"{file} must contain {name} of shape {list(p.shape)}; it does not")
     with torch.no_grad():
-        for name, p in probe.named_parameters():
-            if p.requires_grad:
-                p.copy_(saved[name])
+        for name, p in trained.items():
+            p.copy_(saved[name])
     return probe
 
 
