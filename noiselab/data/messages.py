@@ -37,7 +37,7 @@ def read_conversations(
     **Returns:** an iterator over the place of each row, for messages, and the conversation or text.
 
     **Raises:** `ValueError` with the file and the row if a row has another form, a message has no role, an unknown role or no
-    content, a content is not text or is empty, or there is no answer.
+    content, a content is not text or is empty, there is no answer, or files have no row.
 
     **Example:**
 
@@ -54,11 +54,15 @@ def read_conversations(
         source = [source]
     found = list(source) if isinstance(source, Sequence) and not hasattr(source, "column_names") else source
     if isinstance(found, list) and found and all(isinstance(one, str | Path) for one in found):
-        for path in sorted({file for one in found for file in find_files(one)}):
+        paths, empty = sorted({file for one in found for file in find_files(one)}), True
+        for path in paths:
             if kind_of(path) not in STRUCTURED:
                 raise ValueError(f"conversations must be in files that end in {', '.join(STRUCTURED)}; got {path}")
             for place, row in read_rows(path, FIELDS):
+                empty = False
                 yield place, parse_conversation(row, place)
+        if empty:
+            raise ValueError(f"files of conversations must have at least one row; {paths[0]} ... have none")
         return
     for number, row in enumerate(found):
         yield f"row {number}", parse_conversation(row, f"row {number}")
