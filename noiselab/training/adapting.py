@@ -26,7 +26,7 @@ class Adapted(NamedTuple):
 
 
 def adapt(
-    model: transformers.PreTrainedModel,
+    model: nn.Module,
     tokenizer: Any,
     *,
     shifted: bool = False,
