@@ -43,11 +43,16 @@ def each_text(texts: Iterable[str], name: str = "texts") -> Iterator[str]:
 def text_list(texts: Iterable[str], name: str = "texts") -> list[str]:
     """The same as a list of at least one text.
 
-    **Raises:** `ValueError` as `each_text`, or if there is none.
+    **Raises:** `ValueError` as `each_text`, if there is none, or if one is not valid Unicode.
     """
     found = list(each_text(texts, name))
     if not found:
         raise ValueError(f"{name} must be a list of at least one text; got {_short(texts)}")
+    for number, text in enumerate(found):
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(
+                f"{name} must be valid Unicode; text {number} has half of a surrogate pair, {_short(text)}"
+            )
     return found
 
 

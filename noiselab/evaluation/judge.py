@@ -18,7 +18,7 @@ from ..data.texts import text_list
 from ..denoisers.modes import device_of, evaluating
 from ..networks.lengths import check_fits, context_length
 from ..networks.outputs import logits_of
-from ..numerics import require_count
+from ..numerics import require_count, require_tokens
 from .bound import mean_and_error
 
 if TYPE_CHECKING:
@@ -91,8 +91,13 @@ def generative_perplexity(
 
     **Source:** entropy beside perplexity: Zheng et al. (2024), arXiv 2409.02908.
     """
+    _check_samples(samples)
     real = torch.ones_like(samples, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    if (real[:, 1:] != real[:, :-1]).sum(-1).max() > 1:
+    if real.shape != samples.shape:
+        raise ValueError(
+            f"attention_mask must have the shape of samples, {list(samples.shape)}; got {list(real.shape)}"
+        )
+    if ((real[:, 1:] != real[:, :-1]).sum(-1) > 1).any():
         raise ValueError("real tokens must be contiguous, with padding on one side; got a mask with gaps")
     texts = [row[kept].tolist() for row, kept in zip(samples.cpu(), real.cpu(), strict=True)]
     return _judge(judge, texts, start, batch_size, ngrams)
@@ -136,6 +141,8 @@ def text_perplexity(
 def _judge(judge: nn.Module, texts: list[list[int]], start: int | None, batch_size: int, ngrams: int) -> Judgement:
     require_count("batch_size", batch_size)
     require_count("ngrams", ngrams, 0)
+    if start is not None:
+        require_count("start", start, 0)
     before = [] if start is None else [start]
     rows, limit = [[*before, *text] for text in texts], context_length(judge)
     for i, row in enumerate(rows):
@@ -176,6 +183,9 @@ def token_nats(
 
     **Returns:** nats, float64, on the CPU.
     """
+    _check_samples(samples)
+    require_count("start", start, 0)
+    require_count("batch_size", batch_size)
     rows = [[start, *row] for row in samples.tolist()]
     check_fits(samples.shape[1], context_length(judge), "samples")
     found = [torch.empty(0, samples.shape[1], dtype=torch.float64)]
@@ -183,6 +193,12 @@ def token_nats(
         for first in range(0, len(rows), batch_size):
             found.append(_surprise(judge, rows[first : first + batch_size], device_of(judge)))
     return torch.cat(found)
+
+
+def _check_samples(samples: Tensor) -> None:
+    if samples.dim() != 2:
+        raise ValueError(f"samples must have shape [sample, length]; got {list(samples.shape)}")
+    require_tokens("samples", samples)
 
 
 def _surprise(judge: nn.Module, rows: list[list[int]], device: torch.device) -> Float[Tensor, "batch tokens"]:
