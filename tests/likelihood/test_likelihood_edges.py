@@ -37,6 +37,23 @@ def test_padding_is_neither_noised_nor_scored():
         assert (plain.mean() - filled.mean()).abs() < 4 * error, name
 
 
+def test_padding_may_be_a_token_that_the_process_lacks():
+    class Even(nl.Denoiser):
+        def forward(self, z, t, rows=None):
+            return nl.denoisers.select(torch.zeros(*z.shape, 3), rows)
+
+    x, real = torch.tensor([[0, 1, 0], [1, 2, 0]]), torch.tensor([[True, True, False], [True, True, True]])
+
+    def bound(x):
+        return nl.continuous_bound(
+            nl.uniform(vocab_size=3), Even(), x, real=real, nodes=2, generator=torch.Generator().manual_seed(0)
+        ).total
+
+    assert torch.equal(bound(torch.where(real, x, 7)), bound(x))
+    with pytest.raises(ValueError, match=r"x must lie in \[0, 3\)"):
+        bound(torch.where(real, 7, x))
+
+
 def test_revealed_tokens_cost_nothing_whatever_the_network_says():
     """A network that gives visible tokens no probability at all: masking never asks it."""
     process, oracle, x, _, _ = world("masked", 3)
@@ -163,6 +180,9 @@ def test_times_of_another_range_are_refused():
             nl.continuous_bound(process, oracle, x, times=times, low=1e-4, generator=generator)
     right = nl.times.importance_times(200, nl.t**-0.5, low=1e-4, generator=generator)
     assert nl.continuous_bound(process, oracle, x, times=right, low=1e-4, generator=generator).total.isfinite().all()
+    for wrong in (torch.tensor([0.2, 0.7]), [*right, right[1]]):  # times without weights, and more than two tensors
+        with pytest.raises(ValueError, match="times must be two tensors, the times and their weights; got"):
+            nl.continuous_bound(process, oracle, x[:2], times=wrong)
 
 
 def test_masks_in_the_data_are_refused():
