@@ -58,6 +58,15 @@ def test_a_text_that_has_ended_is_not_evaluated(masked):
     assert sum(calls) == wanted < 0.9 * without
 
 
+def test_a_sampler_that_remasks_ends_no_text_early(masked):
+    def remasking(process, denoiser):
+        return nl.samplers.RemaskingSampler(process, denoiser, schedule="cap", amount=0.5)
+
+    options = {"sampler": remasking, "seeds": [*range(8)], **QUIET}
+    whole = rows(masked.generate(8, 8, **options))
+    assert rows(masked.generate(8, 8, stop=True, **options)) == [cut(row, 0, 0) for row in whole]
+
+
 def test_where_no_token_is_certain_nothing_is_saved():
     pipe = letters("uniform")
     with counted(pipe) as calls:
