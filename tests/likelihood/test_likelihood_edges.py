@@ -54,6 +54,12 @@ def test_padding_may_be_a_token_that_the_process_lacks():
         bound(torch.where(real, 7, x))
 
 
+def test_means_and_distances_by_hand():
+    terms = nl.likelihood.BoundTerms(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.0]), torch.tensor([0.0, 0.25]))
+    assert [term.tolist() for term in terms.mean()] == [[2.0], [0.25], [0.125]]
+    assert nl.likelihood.Estimate(3.0, 0.5).distance(2) == 2
+
+
 def test_revealed_tokens_cost_nothing_whatever_the_network_says():
     """A network that gives visible tokens no probability at all: masking never asks it."""
     process, oracle, x, _, _ = world("masked", 3)
@@ -152,6 +158,8 @@ def test_refusals():
         nl.continuous_bound(process, oracle, x, nodes=3, times=nl.times.quadrature(4))
     with pytest.raises(ValueError, match="fall"):
         nl.discrete_bound(process, oracle, x, torch.tensor([0.0, 1.0]))
+    with pytest.raises(ValueError, match="fall"):
+        nl.discrete_bound(process, oracle, x, torch.tensor([1.0, 0.2, 0.5, 0.0]))
     with pytest.raises(ValueError, match="lie in"):
         nl.likelihood.model_law(process, oracle, 2, torch.tensor([1.5, 0.0]))
     with pytest.raises(ValueError, match="pick"):
