@@ -466,3 +466,12 @@ def test_a_process_made_and_used_under_inference_mode():
         assert torch.equal(inside.host_support(), ~data)
     outside = nl.Interpolation(1 - t, {nl.Uniform(data): t, mask(): t}, support=data)
     assert_close(got, nl.nelbo(outside, logits, x, x, time))
+
+
+def test_counts_are_not_smoothed_unless_asked_for():
+    assert nl.Unigram.from_counts(torch.tensor([3, 1, 0])).row.tolist() == [0.75, 0.25, 0.0]
+
+
+def test_noise_of_no_sequences_or_of_no_tokens_is_empty():
+    process = nl.uniform(vocab_size=3)
+    assert process.prior(0, 4).shape == (0, 4) and process.prior(2, 0).shape == (2, 0)

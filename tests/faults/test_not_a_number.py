@@ -249,3 +249,15 @@ def test_what_a_sampler_was_given_keeps_its_methods():
     assert sampler.denoiser.entropy(2) == oracle.entropy(2)
     with pytest.raises(AttributeError, match="no attribute 'entropies'"):
         sampler.denoiser.entropies  # noqa: B018
+
+
+def test_the_checks_of_a_correction_are_read_before_its_last_state_is_handed_out(monkeypatch):
+    """After the last step, too, where sequences still change."""
+    read = []
+    monkeypatch.setattr(LogitChecks, "read", lambda self: read.append(True))
+    process = nl.uniform(vocab_size=3)
+    oracle = nl.MarkovOracle(torch.tensor([0.2, 0.3, 0.5]), torch.full((3, 3), 1 / 3), process)
+    correction = nl.SelfCorrection(oracle, time=0.5, temperature=1.0, patience=8)
+    states = correction.walk(torch.zeros(4, 6, dtype=torch.long), steps=1, generator=torch.Generator().manual_seed(0))
+    next(states)
+    assert read

@@ -37,6 +37,13 @@ def test_padding_is_neither_noised_nor_scored():
         assert (plain.mean() - filled.mean()).abs() < 4 * error, name
 
 
+def test_a_time_of_no_weight_costs_nothing():
+    process, oracle, x, _, _ = world("masked", 2)
+    nodes = torch.tensor([0.5], dtype=torch.float64), torch.tensor([0.0], dtype=torch.float64)
+    terms = nl.continuous_bound(process, oracle, x, nodes=nodes, generator=torch.Generator().manual_seed(0))
+    assert (terms.diffusion == 0).all()
+
+
 def test_padding_may_be_a_token_that_the_process_lacks():
     class Even(nl.Denoiser):
         def forward(self, z, t, rows=None):
@@ -186,11 +193,22 @@ def test_times_of_another_range_are_refused():
             ValueError, match=r"times must (run over|lie in).* the range of the bound|range of the bound"
         ):
             nl.continuous_bound(process, oracle, x, times=times, low=1e-4, generator=generator)
+    t = torch.linspace(0.01, 0.99, 200, dtype=torch.float64)
+    with pytest.raises(
+        ValueError, match="with weights of mean"
+    ):  # half of the range, as the mean weight says; they vary by 0.1
+        nl.continuous_bound(process, oracle, x, times=(t, 0.4 + 0.2 * t), low=1e-4, generator=generator)
     right = nl.times.importance_times(200, nl.t**-0.5, low=1e-4, generator=generator)
     assert nl.continuous_bound(process, oracle, x, times=right, low=1e-4, generator=generator).total.isfinite().all()
-    for wrong in (torch.tensor([0.2, 0.7]), [*right, right[1]]):  # times without weights, and more than two tensors
+
+
+def test_times_without_weights_are_refused(unchecked):
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.full((2, 2), 0.5), process)
+    right = nl.times.importance_times(8, nl.t**-0.5, low=1e-4, generator=torch.Generator().manual_seed(0))
+    for wrong in (torch.tensor([0.2, 0.7]), [*right, right[1]]):
         with pytest.raises(ValueError, match="times must be two tensors, the times and their weights; got"):
-            nl.continuous_bound(process, oracle, x[:2], times=wrong)
+            nl.continuous_bound(process, oracle, torch.zeros(8, 4, dtype=torch.long), times=wrong)
 
 
 def test_masks_in_the_data_are_refused():
