@@ -291,7 +291,8 @@ def odd_values(parameter: inspect.Parameter, value: Any) -> list[Any]:
     if "bool" in note.lower() or "Callable" in note or ("Schedule" in note and isinstance(value, nl.Schedule)):
         return []
     if "Sequence" in note or "list" in note:
-        return [] if value is None else [[], value[:1], [*value, *value]]
+        several = [value] if isinstance(value, int) else value  # of one or several
+        return [] if value is None else [[], several[:1], [*several, *several]]
     if re.search(r"\bfloat\b", note):
         return list(NUMBERS)
     if re.search(r"\bint\b", note) or isinstance(value, int):

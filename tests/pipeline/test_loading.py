@@ -173,7 +173,7 @@ def test_what_is_not_there_is_said(tmp_path, saved):
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", r"must contain config\.json and model\.safetensors")
     refused("nobody/nothing", r"folder or a name on the Hugging Face hub, with a config\.json")  # offline
-    refused(saved, r"takes settings, dtype, revision .*; got \['device_map'\]", device_map="auto")
+    refused(saved, r"takes settings, base, dtype, revision .*; got \['device_map'\]", device_map="auto")
     (saved / "tokenizer.json").unlink()
     refused(saved, "must come with a tokenizer")
 

@@ -15,6 +15,8 @@ from noiselab.networks.model_folders import load_weights_of
 from noiselab.pipeline import DiffusionPipeline
 from noiselab.training import adapt
 
+pytestmark = pytest.mark.long
+
 # Class -> (shifted, rows of the embedding, whether input and output share it): a mask token that the tokenizer has is
 # tested with the encoders, one in a spare row with Qwen3 and Gemma 2, one in a new row with the others.
 MODELS = {

@@ -130,12 +130,10 @@ class EndToken(WrappedSampler):
     ):
         super().__init__(inner)
         vocab_size = self.process.vocab_size
-        for one in (ends := token if isinstance(token, Sequence) else [token]):
-            require_count("token", one, 0, vocab_size - 1)
+        ends = _ends(token, vocab_size - 1)
+        for one in ends:
             if not self.process.host_support()[one]:
                 raise ValueError(f"the end token must be in the support of the process; got {one}")
-        if not ends:
-            raise ValueError("there must be at least one end token; got none")
         self.token, self.fill = token, require_count("fill", ends[0] if fill is None else fill, 0, vocab_size - 1)
         self.prompt = prompt if isinstance(prompt, Tensor) else require_count("prompt", prompt, 0)
         self.converges, self.keeps_clean = False, inner.keeps_clean
@@ -193,12 +191,25 @@ def lengths(x: Tokens, token: int | Sequence[int], *, prompt: int | Int[Tensor, 
 
     - `token`: the end token, or several.
     - `prompt`: the number of leading tokens that are ignored, for all sequences or for each.
+
+    **Raises:** `ValueError` if there is no end token, or one of them or `prompt` is negative.
     """
-    ends = [require_count("token", one, 0) for one in (token if isinstance(token, Sequence) else [token])]
+    ends = _ends(token)
     if not isinstance(prompt, Tensor):
         require_count("prompt", prompt, 0)
     if x.dim() != 2:
         raise ValueError(f"x must have shape [batch, length]; got {list(x.shape)}")
+    if x.is_floating_point() or x.dtype == torch.bool:
+        raise ValueError(f"x must be integers; got {x.dtype}")
     before = prompt.to(x.device)[:, None] if isinstance(prompt, Tensor) else prompt
     end = torch.isin(x, torch.tensor(ends, device=x.device)) & (torch.arange(x.shape[1], device=x.device) >= before)
     return (end.long().cumsum(-1) == 0).sum(-1)
+
+
+def _ends(token: int | Sequence[int], last: int | None = None) -> list[int]:
+    """The end tokens, checked."""
+    several = token if isinstance(token, Sequence) and not isinstance(token, str) else [token]
+    ends = [require_count("token", one, 0, last) for one in several]
+    if not ends:
+        raise ValueError("there must be at least one end token; got none")
+    return ends
