@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.data import StackDataset
 from worlds import INITIAL, PROCESSES, TRANSITION, V
 
 import noiselab as nl
@@ -120,6 +121,25 @@ def test_steps_bound_the_sampler_that_takes_them(name, steps):
     assert abs(found.nelbo - want.total.item() / 2) < 4 * found.error
     assert found.reconstruction == pytest.approx(want.reconstruction.item() / 2, abs=4 * found.error)
     assert (found.low, found.high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("later", [[0.0], [0.5, 0.0]])
+def test_steps_bound_answers_given_their_prompts(later):
+    """By hand: the first token is a prompt, the other two are drawn at once, or in two steps of which half of them are late."""
+    process = nl.masked(vocab_size=V, mask_id=V - 1)  # alpha = 1 - t
+    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
+    far = TRANSITION @ TRANSITION
+    alone = [-TRANSITION[0, 1].log(), -far[0, 2].log()]  # of the tokens 1 and 2 after 0
+    beside = [-(TRANSITION[0, 1] * TRANSITION[1, 2] / far[0, 2]).log(), -TRANSITION[1, 2].log()]
+    want = sum(alone) if len(later) == 1 else 3 / 4 * sum(alone) + 1 / 4 * sum(beside)
+    x = torch.tensor([0, 1, 2]).expand(2000, -1)
+    rows = StackDataset(input_ids=x, labels=x.clone().index_fill(1, torch.tensor(0), -100))
+    generator = torch.Generator().manual_seed(0)
+    # At t = 1 no token is evidence, not even of a prompt.
+    grid = torch.tensor([1 - 1e-6, *later], dtype=torch.float64)
+    found = validation_bound(process, oracle, rows, steps=grid, batch_size=500, generator=generator)
+    assert abs(found.nelbo - want.item() / 2) < 4 * found.error + 1e-4 < 0.1
+    assert found.tokens == 4000 and found.lengths.unique().tolist() == [2]
 
 
 class Frequencies(nl.Denoiser):
