@@ -63,7 +63,7 @@ class CanvasDenoiser(SelfConditioned):
     **Raises:** `ValueError` if a size is out of range; on a call, if tokens of the prompt are asked for, or tokens of
     several blocks of one sequence at once.
 
-    **Example:**
+    With the published weights (the guide on block diffusion runs it on a tiny network):
 
     ```py
     network = load_diffusion_gemma("google/diffusiongemma-26B-A4B-it")
@@ -225,7 +225,7 @@ def canvas_bounds(
 
     **Source:** the chain rule, and Arriola et al. (2025), arXiv 2503.09573, for bounds of blocks.
 
-    **Example:**
+    For the tokens x of which the first 64 are given:
 
     ```py
     terms = canvas_bounds(nl.uniform(vocab_size=network.vocab_size), network, x, given=64, nodes=16)
