@@ -140,3 +140,14 @@ def test_a_task_of_ones_own_from_end_to_end(tmp_path):
     }
     found = evaluate(pipeline(), [task], draws=20, bootstrap_iters=0, task_manager=TaskManager())
     assert found["results"]["likelier_letter"]["acc,none"] == 1.0
+
+
+def test_one_node_and_one_draw_suffice_and_models_without_a_limit_write_what_is_asked_for():
+    from noiselab.pipeline.harness import HarnessModel
+
+    pipe = pipeline()
+    del pipe.network.config.max_seq_len
+    pipe.tokenizer.model_max_length = 10**30
+    harness = HarnessModel(pipe, nodes=1, draws=1, steps=4)
+    (text,) = harness.generate_until(asked(("abc", {"until": "z", "max_gen_toks": 5})))
+    assert harness.limit is None and len(text) == 5
