@@ -22,6 +22,7 @@ from ..networks.adapters import merged_network, write_adapter
 from ..networks.lengths import check_fits, context_length
 from ..networks.masked_lm import MaskedLanguageModel
 from ..networks.wrapped import is_adapted, plain_network
+from .arguments import token_rows
 from .card import model_card
 from .loading import check_tokenizer, load_adapted, load_model, open_folder
 from .own import logits_count
@@ -242,8 +243,11 @@ class Pipeline(nn.Module, abc.ABC):
         return list(text.tokens) if isinstance(text, Text) and text.tokenizer is self.tokenizer else None
 
     def decode(self, tokens: Tensor | list[list[int]]) -> list[str]:
-        """Decode token ids into texts without special tokens; each is a `Text`."""
-        rows = tokens.tolist() if isinstance(tokens, Tensor) else tokens
+        """Decode token ids into texts without special tokens; each is a `Text`.
+
+        **Raises:** `ValueError` unless the ids are integers that are not negative, in a row for each text.
+        """
+        rows = token_rows(tokens)
         words = self.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [Text.of(text, row, self.tokenizer) for text, row in zip(words, rows, strict=True)]
 

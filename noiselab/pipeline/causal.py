@@ -8,13 +8,14 @@ import torch
 from ..categorical import Randomness
 from ..networks.lengths import generated_length
 from ..numerics import require_count
+from .arguments import arguments_of
 from .base import Pipeline
 from .calls import padded
 from .chats import Prompts, are_chats, chat_of, encode_chats
 from .continuation import ContinuedBatch
 from .drawing import Truncation
 from .seeds import text_randomness
-from .streaming import Callback, Canvas, Streaming, TextStream, arguments_of
+from .streaming import Callback, Canvas, Streaming, TextStream
 
 
 def _generation(

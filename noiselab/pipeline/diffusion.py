@@ -21,13 +21,14 @@ from ..networks.model_folders import read_config
 from ..networks.published import PublishedDenoiser, PublishedNetwork
 from ..process import InterpolatingProcess, NoiseProcess
 from . import calls
+from .arguments import arguments_of
 from .base import Pipeline
 from .chats import Prompts
 from .drawing import SamplerLike
 from .original import is_original, original_noise
 from .own import FirstLogits, check_denoiser, logits_count, network_settings, save_denoiser
 from .settings import ModelSettings
-from .streaming import Callback, Streaming, arguments_of
+from .streaming import Callback, Streaming
 
 
 class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "published")):

@@ -62,7 +62,12 @@ def chosen_sampler(
         denoiser = TopP(denoiser, chosen.top_p)
     if chosen.min_p is not None:
         denoiser = MinP(denoiser, chosen.min_p)
-    made = (sampler or AncestralSampler)(process, denoiser)
+    try:
+        made = (sampler or AncestralSampler)(process, denoiser)
+    except TypeError as error:
+        raise ValueError(
+            f"sampler must build a noiselab.Sampler from process and denoiser; {sampler!r}: {error}"
+        ) from error
     if not isinstance(made, Sampler):
         raise ValueError(f"sampler must build a noiselab.Sampler; got {type(made).__name__}")
     return made

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..process import as_token_times
 from ..samplers import lengths
 from ..typing import PerToken, Selection, Times, Tokens, TokenSet
+from .arguments import arguments_of
 
 Decode: TypeAlias = Callable[[list[list[int]]], list[str]]
 
@@ -241,7 +242,7 @@ class _Steps:
             if not self.observed:
                 return
             state = self.canvas.state(step, self.count)
-            if self.callback is not None and self.callback(state) is True:
+            if self.callback is not None and _is_true(self.callback(state)):
                 if more and z is not None and time is not None:
                     with self.computing():
                         z = batch.interrupt(z, time)
@@ -280,9 +281,9 @@ class Streaming:
         quiet = {"show_progress": False} if "show_progress" in signature.parameters else {}
         bound = signature.bind(*arguments, **{**quiet, **settings})
         bound.apply_defaults()
-        return self.streams[method](self, **bound.arguments)
+        return self.streams[method](self, **arguments_of(bound.arguments))
 
 
-def arguments_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a method, from its local names."""
-    return {name: value for name, value in given.items() if name not in ("self", "__class__")}
+def _is_true(answer: Any) -> bool:
+    """Whether a callback returned True, also as numpy or torch have it."""
+    return answer is True or (hasattr(answer, "dtype") and bool(answer))

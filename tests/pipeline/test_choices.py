@@ -1,4 +1,4 @@
-"""What a pipeline does when it is not told: defaults, as released or as documented, and models without a limit of length."""
+"""Defaults of pipelines, as released or as documented, and models without a limit of length."""
 
 import dataclasses
 import inspect
