@@ -5,6 +5,7 @@ process: its ratio to the signal rises. In a blend with shares S and 1 - S and w
 """
 
 import torch
+from hypothesis import reject
 from hypothesis import strategies as st
 
 import noiselab as nl
@@ -116,8 +117,13 @@ def composed(draw):
             turning = "turning" in drawn[0] or "nested" in drawn[0]
             first = (name, p, scale, a, 0 if i == 0 else b, learned)  # some noise is left at t = 1
             weights[noise(*drawn, w0)] = weight(w0, first, turning)
-        made = nl.Interpolation(w0, weights, support=None if support is None else torch.tensor(support), domain=domain)
-        return made if clock is None else ChangeOfTime(made, t**clock)
+        try:
+            made = nl.Interpolation(
+                w0, weights, support=None if support is None else torch.tensor(support), domain=domain
+            )
+            return made if clock is None else ChangeOfTime(made, t**clock)
+        except ValueError:  # no process: a power of the signal rounds to 0 too early, or is not small enough at t = 1
+            reject()
 
     return make
 

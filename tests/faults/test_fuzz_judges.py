@@ -94,6 +94,7 @@ def odd_arguments(name, value, parameter):
     return (*(NUMBERS if name in FLOATS else COUNTS), "x", [1])
 
 
+@pytest.mark.long_for("correction_grid")
 @pytest.mark.parametrize("label", calls())
 def test_one_odd_argument(label):
     function, valid = calls()[label]

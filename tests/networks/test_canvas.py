@@ -213,6 +213,7 @@ def test_blocks_that_are_not_finished_are_no_prefix(network):
         denoiser(z, TIME, rows=torch.ones_like(z, dtype=torch.bool))
 
 
+@pytest.mark.long
 def test_the_estimate_of_a_bound_is_its_expectation(network):
     """On canvases of one token all noisy tokens can be enumerated."""
     prompt, x = FACTS["short.input_ids"][:1], torch.arange(70)[:, None]
