@@ -60,7 +60,7 @@ class CanvasDenoiser(SelfConditioned):
       sequence may be shorter.
     - `self_conditioning`: whether the network is conditioned on its previous prediction.
 
-    **Raises:** `ValueError` if a size is out of range; on a call, if tokens of the prompt are asked for, or tokens of
+    **Raises:** `ValueError` if a size is out of range; on a call, if tokens of the prompt are requested, or tokens of
     several blocks of one sequence at once.
 
     With the published weights (the guide on block diffusion runs it on a tiny network):

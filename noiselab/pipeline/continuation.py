@@ -106,7 +106,7 @@ class ContinuedBatch:
 
 
 def in_steps(work: Callable[[Callable[[Value], bool]], None]) -> Generator[Value, None, None]:
-    """The values that a function hands over, each when it is asked for; in between the function waits, in a thread.
+    """The values that a function passes on, each when it is requested; in between the function waits, in a thread.
 
     **Arguments:**
 

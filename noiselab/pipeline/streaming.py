@@ -149,9 +149,9 @@ class Canvas:
 
 
 class TextStream(Iterator[GenerationState]):
-    """The states of texts after each step of their generation, which is made when the next state is asked for.
+    """The states of texts after each step of their generation, made when the next state is requested.
 
-    The last state has the finished texts. Leaving the loop early leaves nothing behind: gradient mode, autocast and
+    The last state has the finished texts. After the loop is left early, nothing stays changed: gradient mode, autocast and
     attention masks are set within steps only, and the progress bar is closed with the iterator.
 
     **Arguments:**
@@ -262,8 +262,8 @@ class Streaming:
     def stream(self, *arguments: Any, method: str = "generate", **settings: Any) -> TextStream:
         """The states of the texts after each step of `generate`, or of another method.
 
-        The texts of the last state are those that the method returns, bit for bit. A step is made when its state is asked
-        for; leaving the loop early leaves nothing behind.
+        The texts of the last state are those that the method returns, bit for bit. A step is made when its state is
+        requested; after the loop is left early, nothing stays changed.
 
         **Arguments:**
 

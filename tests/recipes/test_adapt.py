@@ -95,7 +95,7 @@ def test_texts_with_any_noise_and_low_rank_updates(made, tmp_path, noise):
         own = {"family": "masked", "vocab_size": vocabulary_size(tokenizer), "mask_id": mask, "signal": "cosine"}
         (tmp_path / noise).write_text(json.dumps(own))
         noise = str(tmp_path / noise)
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="optional: pip install noiselab[finetune]; continuous integration has it")
     run(made, tmp_path / "run", "--noise", noise, "--lora", "2", "--merge", "True", data="texts.jsonl")
     pipe = Pipeline.from_pretrained(tmp_path / "run" / "final")
     assert isinstance(pipe, DiffusionPipeline) and (tmp_path / "run" / "final" / "config.json").is_file()
