@@ -1,4 +1,4 @@
-"""Functions can be read on one screen, the top level has the names of the first hour, and old names are gone."""
+"""Functions fit one screen, the top level has the names of the first hour, old names are gone, tests have names of their own."""
 
 import ast
 import importlib
@@ -51,6 +51,25 @@ def test_no_body_is_longer_than_a_screen():
     root = Path(noiselab.__file__).parent
     found = {str(path.relative_to(root)): long_bodies(path.read_text(encoding="utf-8")) for path in root.rglob("*.py")}
     assert {path: bodies for path, bodies in found.items() if bodies} == {}
+
+
+def like_names(root: Path, *others: Path) -> dict[str, list[str]]:
+    """Names of modules that pytest finds in several folders: it imports all by their names alone."""
+    folders = {root, *others} | {path.parent for path in root.rglob("test_*.py")}
+    found: dict[str, list[str]] = {}
+    for folder in sorted(folders):
+        for path in sorted(folder.glob("*.py")):
+            found.setdefault(path.name, []).append(folder.name)
+    return {name: where for name, where in found.items() if len(where) > 1 and name != "conftest.py"}
+
+
+def test_every_module_of_the_tests_has_its_own_name(tmp_path):
+    tests = Path(__file__).parents[1]
+    assert like_names(tests, tests.parent / "recipes") == {}
+    for name in ("a/test_x.py", "b/test_x.py", "a/y.py", "y.py", "a/conftest.py", "conftest.py", "c/y.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert like_names(tmp_path) == {"test_x.py": ["a", "b"], "y.py": [tmp_path.name, "a"]}
 
 
 def test_a_long_body_is_seen():

@@ -48,7 +48,11 @@ def test_a_model_of_transformers_learns_to_correct_itself(tmp_path):
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
     run = subprocess.run(
-        [sys.executable, str(HERE / "chats.py")], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, str(HERE / "self_correcting.py")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr
     assert "corrected: The pillow costs two pounds. -> The pillow costs nine pounds." in run.stdout
