@@ -216,3 +216,26 @@ def test_masks_in_the_data_are_refused():
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.full((2, 2), 0.5), process)
     with pytest.raises(ValueError, match=r"x must consist of data tokens .* got token 2"):
         nl.continuous_bound(process, oracle, torch.tensor([[0, 2]]))
+
+
+def test_predictions_at_padding_may_be_anything():
+    """Networks of transformers return NaN in rows that attend to nothing."""
+
+    class Even(nl.Denoiser):
+        def __init__(self, padding):
+            super().__init__()
+            self.padding = padding
+
+        def forward(self, z, t, rows=None):
+            logits = torch.zeros(*z.shape, 3).masked_fill(~real[..., None], self.padding)
+            return nl.denoisers.select(logits, rows)
+
+    x, real = torch.tensor([[0, 1, 0], [1, 2, 0]]), torch.tensor([[True, True, False], [True, True, True]])
+
+    def bound(padding):
+        random = torch.Generator().manual_seed(0)
+        return nl.continuous_bound(
+            nl.uniform(vocab_size=3), Even(padding), x, real=real, nodes=4, generator=random
+        ).total
+
+    assert torch.equal(bound(torch.nan), bound(0.0))

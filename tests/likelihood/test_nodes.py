@@ -133,3 +133,12 @@ def test_the_network_is_evaluated_at_clean_tokens_only_where_noise_may_hide(name
 def test_the_ends_of_the_leaky_process_stay_in_its_bound():
     process, oracle, x, p, entropy = world(LEAKY, 2)
     assert surplus(process, oracle, x, p, entropy) > 1e-6
+
+
+def test_each_step_of_a_chain_has_a_node_if_there_are_two_for_each():
+    """The signal of a chain is linear between its times; a step without a node would add nothing to the bound."""
+    chain = nl.processes.d3pm(nl.Uniform(V), nl.processes.cosine_betas(4))
+    edges = torch.tensor([0, 0.25, 0.5, 0.75, 1], dtype=torch.float64)
+    for nodes in (8, 9, 16):
+        t = nl.likelihood.process_quadrature(chain, nodes)[0]
+        assert (torch.histogram(t, edges).hist >= 1).all(), nodes

@@ -65,3 +65,12 @@ def test_without_a_limit_texts_are_padded_to_the_longest():
     pipe.tokenizer.model_max_length = 10**30
     assert pipe.length is None
     assert [len(ids) for ids in pipe.encode_as_released(["ab", "abcabca"])] == [7, 7]
+
+
+def test_the_harness_has_the_documented_number_of_evaluations():
+    """docs/guides/pipeline.md: 16 times with 8 draws each."""
+    pytest.importorskip("lm_eval", reason="optional: pip install noiselab[harness]; continuous integration has it")
+    from noiselab.pipeline.harness import HarnessModel
+
+    parameters = inspect.signature(HarnessModel.__init__).parameters
+    assert (parameters["nodes"].default, parameters["draws"].default) == (16, 8)
