@@ -60,8 +60,8 @@ class Pipeline(nn.Module, abc.ABC):
     """A model, its tokenizer, and its settings, ready to generate.
 
     `Pipeline.from_pretrained` selects the class: `DiffusionPipeline` if noiselab.json describes a noise process, whatever the
-    architecture, and for GIDD's network and masked language models; `AutoregressivePipeline` for other causal models. A
-    pipeline is a module: `.to(device)` moves all of it.
+    architecture, and for GIDD's network and masked language models; `CanvasPipeline` for block-diffusion models with an
+    encoder; `AutoregressivePipeline` for other causal models. A pipeline is a module: `.to(device)` moves all of it.
 
     **Arguments:**
 

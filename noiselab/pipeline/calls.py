@@ -22,6 +22,7 @@ from .seeds import text_randomness
 from .streaming import Callback, Canvas, TextStream
 
 if TYPE_CHECKING:
+    from .base import Pipeline
     from .diffusion import DiffusionPipeline
 
 
@@ -274,7 +275,7 @@ def times_of(pipe: "DiffusionPipeline", steps: int | None, as_released: bool) ->
     return times[:-1].flip(0)
 
 
-def padding_of(pipe: "DiffusionPipeline") -> int:
+def padding_of(pipe: "Pipeline") -> int:
     """The token at padding, which is known by its position: any, if the tokenizer has none for it."""
     pad, end = pipe.tokenizer.pad_token_id, pipe.tokenizer.eos_token_id
     return pad if pad is not None else end if end is not None else 0

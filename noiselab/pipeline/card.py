@@ -52,4 +52,9 @@ def facts_of(pipe: "Pipeline") -> dict[str, Any]:
         facts["process"] = f"`{pipe.settings.process()}`"
         facts["predicts"] = pipe.settings.predicts
     facts["sampled by default"] = f"{pipe.generation.steps} steps, temperature {pipe.generation.temperature:g}"
+    if (own := pipe.settings.canvas) is not None:
+        facts["sampled by default"] = (
+            f"canvases of {pipe.network.canvas_length} tokens, each in at most {pipe.generation.steps} steps, entropy bound "
+            f"{own.bound:g}, temperature from {own.t_max:g} to {own.t_min:g}"
+        )
     return facts

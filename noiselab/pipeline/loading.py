@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ..data import load_tokenizer, token_support, vocabulary_size
+from ..data import load_tokenizer, vocabulary_size
 from ..data.tokenizers import MASK, complete
 from ..denoisers import Denoiser
 from ..networks.adapters import check_base, load_adapter, with_token
@@ -15,14 +15,14 @@ from ..networks.huggingface import load_dit
 from ..networks.masked_lm import CAUSAL, MaskedLanguageModel
 from ..networks.masked_lm_files import load_masked_lm
 from ..networks.model_folders import load_weights_of, model_folder, open_tokenizer, read_config
-from ..networks.published import is_published, load_network
+from ..networks.published import PublishedNetwork, is_published, load_network
 from .original import is_original, load_original
 from .own import MODEL_TYPE, load_denoiser
 
 if TYPE_CHECKING:
     from .settings import ModelSettings
 
-Kind = Literal["dit", "masked", "own", "published", "autoregressive"]
+Kind = Literal["dit", "masked", "own", "published", "canvas", "autoregressive"]
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -33,7 +33,7 @@ def load_model(
     revision: str = "main",
     noised: bool = False,
     network: Mapping[str, Any] | None = None,
-) -> tuple[Kind, PreTrainedModel | Denoiser]:
+) -> tuple[Kind, PreTrainedModel | Denoiser | PublishedNetwork]:
     """Load a model from a folder or the Hub, and return its kind with it. No pickle is loaded and no remote code is run.
 
     **Arguments:**
@@ -61,9 +61,7 @@ def load_model(
         )
     if is_published(config):
         published = load_network(folder, dtype)
-        if "prefix" in published.knows:
-            raise ValueError(f"{kind!r} networks read a prompt by an encoder, which pipelines do not; use load_network")
-        return "published", published
+        return "canvas" if "prefix" in published.knows else "published", published
     if kind == "dit":
         return "dit", load_dit(folder, dtype)
     if named & CAUSAL and not noised and kind not in ("Dream", "llada"):
@@ -91,6 +89,10 @@ def load_adapted(
         dtype = found if isinstance(found, torch.dtype) else None
     network = dict(settings.network or {})
     kind, model = load_model(base, dtype=dtype, noised=settings.noise is not None, network=network)
+    if kind == "canvas":
+        raise ValueError(
+            f"adapters must be those of a model of transformers; base {str(base)!r} is a block-diffusion model"
+        )
     inner: Any = model.model if isinstance(model, MaskedLanguageModel) else model
     check_base(inner, about, folder)
     token, known, rows = about.get("token"), about.get("known"), inner.get_input_embeddings().num_embeddings
@@ -171,8 +173,10 @@ def check_tokenizer(name: str | Path, states: int) -> Any:
         )
     if tokenizer.mask_token_id is None and size < states:
         tokenizer.add_special_tokens({"mask_token": MASK})
-    if not token_support(tokenizer).any():
-        raise ValueError(f"the tokenizer must have tokens that occur in texts; {str(name)!r} has none")
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):  # transformers makes one without any file
+        raise ValueError(
+            f"a model must come with a tokenizer that has tokens of texts; that of {str(name)!r} has special tokens only"
+        )
     return tokenizer
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..denoisers import Denoiser
 from ..denoisers.base import WrappedDenoiser, in_a_line
 from ..files import write_text
+from ..networks.canvas import CanvasNetwork
 from ..networks.model_folders import finite
 from ..numerics import require_count
 from ..process import NoiseProcess
@@ -44,8 +45,9 @@ class FirstLogits(WrappedDenoiser):
 
 
 def logits_count(network: Any) -> int:
-    """The number of logits of a network: that of its config, or of a denoiser."""
-    size: Any = network.vocab_size if isinstance(network, Denoiser) else network.config.vocab_size
+    """The number of logits of a network: that of its config, or of a denoiser or a network of canvases."""
+    own = isinstance(network, Denoiser | CanvasNetwork)
+    size: Any = network.vocab_size if own else network.config.vocab_size
     return int(size)
 
 

@@ -13,6 +13,7 @@ from ..numerics import TEMPERATURES, require_count, require_number
 from ..parametrization import Prediction
 from ..process import NoiseProcess
 from ..processes import process_from, settings_of
+from .canvas_settings import CanvasSettings
 
 FILE = "noiselab.json"
 NETWORK = ("shifted", "bidirectional")
@@ -66,6 +67,7 @@ class ModelSettings:
       `noiselab.networks.masked_lm.MaskedLanguageModel`; or the registered name, `kind`, of a denoiser of your own, with its
       arguments. A pipeline fills it in.
     - `adapter`: of a folder of adapters, the name and dtype of their base and the hash of its weights; filled in likewise.
+    - `canvas`: of a block-diffusion model, the settings of its sampler; filled in likewise.
 
     **Raises:** `ValueError` for an unknown `predicts`, a process that cannot be written, or settings of the network that are
     not these two, true or false. Noise settings are checked when the process is built.
@@ -87,6 +89,7 @@ class ModelSettings:
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     network: Mapping[str, Any] | None = None
     adapter: Mapping[str, Any] | None = None
+    canvas: CanvasSettings | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.noise, NoiseProcess):
@@ -99,6 +102,8 @@ class ModelSettings:
             raise ValueError(f"predicts must be one of {get_args(Prediction)}; got {self.predicts!r}")
         if self.adapter is not None and not isinstance(self.adapter, Mapping):
             raise ValueError(f"adapter must be an object or null; got {self.adapter!r}")
+        if self.canvas is not None and not isinstance(self.canvas, CanvasSettings):
+            raise ValueError(f"canvas must be CanvasSettings, or None; got {self.canvas!r}")
         network: Any = {} if self.network is None else self.network
         if isinstance(network, Mapping) and "kind" in network:  # of a denoiser, which checks it when it is built
             return
@@ -118,7 +123,10 @@ class ModelSettings:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write noiselab.json into a folder."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
-        write_json(Path(folder) / FILE, {"version": VERSION, **content, "generation": asdict(self.generation)})
+        content["generation"] = asdict(self.generation)
+        if content.pop("canvas") is not None:
+            content["canvas"] = asdict(self.canvas)  # type: ignore[arg-type]
+        write_json(Path(folder) / FILE, {"version": VERSION, **content})
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str = "main") -> "ModelSettings | None":
@@ -157,4 +165,5 @@ class ModelSettings:
         if content.get("noise") is not None and not isinstance(content["noise"], Mapping):
             raise ValueError(f"noise must be an object or null; got {content['noise']!r}")
         generation = GenerationSettings(**content.pop("generation", {}))
-        return cls(**content, generation=generation)
+        canvas = content.pop("canvas", None)
+        return cls(**content, generation=generation, canvas=None if canvas is None else CanvasSettings(**canvas))

@@ -61,8 +61,11 @@ Callback: TypeAlias = Callable[[GenerationState], bool | None]
 class Batch(Protocol):
     """Some of the texts, which take their steps together."""
 
-    texts: slice
     steps: int
+
+    @property
+    def texts(self) -> slice | Int[Tensor, " some"]:
+        """The numbers of the texts."""
 
     def walk(self) -> Generator[tuple[Tokens, Times], None, None]:
         """The tokens after each step, at most `steps`, and their times."""
@@ -109,12 +112,13 @@ class Canvas:
         self.low, self.data, self.ends, self.complete = span[0], data, list(ends), complete
         self.time = torch.full(tokens.shape, span[1], dtype=torch.float64)
         self.finished = torch.zeros(len(tokens), dtype=torch.bool)
-        self.begun = 0
+        self.begun = torch.zeros_like(self.finished)
 
-    def put(self, texts: slice, z: Tokens | None, time: Times | None, finished: bool) -> None:
+    def put(self, texts: slice | Int[Tensor, " some"], z: Tokens | None, time: Times | None, finished: bool) -> None:
         """Store the tokens of a batch and their times; without any, it stays as it is given."""
         if z is not None and time is not None:
             self.tokens[texts, : z.shape[1]] = z.cpu()
+            time = time[:, : z.shape[1]] if time.dim() == 2 else time  # an ended text may be shorter
             self.time[texts, : z.shape[1]] = as_token_times(time, z).expand(z.shape).cpu()
         self.finished[texts] |= finished
         if finished and z is not None:
@@ -122,14 +126,15 @@ class Canvas:
         if finished and self.ends:
             given = self.known[texts].long().cumprod(-1).sum(-1)
             self.last[texts] = (lengths(self.tokens[texts], self.ends, prompt=given) + 1).clamp(max=self.last[texts])
-        self.begun = max(self.begun, min(texts.stop, len(self.tokens)))
+        self.begun[texts] = True
 
     def leave_out_others(self) -> None:
         """Leave out the texts that have not begun, unless they are complete as they are."""
-        count = len(self.tokens) if self.complete else self.begun
         self.finished[:] = True
-        for name in ("tokens", "first", "last", "known", "time", "finished"):
-            setattr(self, name, getattr(self, name)[:count])
+        if not self.complete:
+            kept = self.begun
+            for name in ("tokens", "first", "last", "known", "time", "finished", "begun"):
+                setattr(self, name, getattr(self, name)[kept])
 
     def state(self, step: int, steps: int) -> GenerationState:
         """A copy of the texts."""
@@ -139,10 +144,9 @@ class Canvas:
         if isinstance(self.data, str):
             noisy = still & (self.time > self.low)
         elif self.data is not None:
-            begun = torch.arange(len(self.tokens))[:, None] < self.begun
             data = torch.cat([self.data.cpu(), self.data.new_zeros(1, device="cpu")])
             shown = data[self.tokens.clamp(max=len(self.data))]
-            noisy = still & (~shown if self.complete else ~begun | ~shown)
+            noisy = still & (~shown if self.complete else ~self.begun[:, None] | ~shown)
         time = torch.where(still & ~self.finished[:, None], self.time, self.low)
         tokens, finished = self.tokens.clone(), self.finished.clone()
         return GenerationState(tokens, self.first, self.last.clone(), noisy, time, finished, step, steps, self.decode)

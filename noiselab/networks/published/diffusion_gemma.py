@@ -67,6 +67,10 @@ class DiffusionGemma(PublishedNetwork, nn.Module):
         """Uniform noise over the whole vocabulary."""
         return {"family": "uniform", "vocab_size": self.vocab_size}
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights and configuration as transformers does, for `load_network`."""
+        self.model.save_pretrained(folder)
+
     def encode(
         self,
         tokens: Int[Tensor, "batch more"],

@@ -1,0 +1,221 @@
+"""Pipelines of block-diffusion models: an encoder reads the prompt, a decoder denoises one canvas of tokens after another."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..categorical import Randomness
+from ..data import vocabulary_size
+from ..denoisers import Denoiser, Support
+from ..networks.canvas import CanvasDenoiser, CanvasNetwork
+from ..networks.lengths import check_fits
+from ..process import NoiseProcess
+from ..schedules import ScheduleLike
+from . import canvas_calls
+from .arguments import arguments_of
+from .base import Pipeline
+from .canvas_settings import STEPS, CanvasSettings, published_settings
+from .chats import Prompts
+from .diffusion import all_tokens
+from .drawing import SamplerLike
+from .settings import GenerationSettings, ModelSettings
+from .streaming import Callback, Streaming
+
+
+class CanvasPipeline(Streaming, Pipeline, loads=("canvas",)):
+    """A block-diffusion language model such as DiffusionGemma: `generate`.
+
+    An encoder reads the prompt and finished canvases, and a decoder denoises one canvas of tokens after another from noise.
+
+    **Arguments:**
+
+    - `model`: a `noiselab.networks.canvas.CanvasNetwork`, such as a DiffusionGemma of `noiselab.networks.load_network`.
+    - `tokenizer`: its tokenizer; if the network has more ids, these are never sampled.
+    - `settings`: the noise on a canvas, by default uniform over all tokens, and the settings of the sampler, by default the
+      published ones.
+
+    **Raises:** `ValueError` if noise, tokenizer and model do not match.
+
+    **Example:** an architecture of two layers with random weights.
+
+    ```python
+    import torch
+    from noiselab.data import train_tokenizer, vocabulary_size
+    from noiselab.networks.published.diffusion_gemma import DiffusionGemma
+    from noiselab.pipeline import CanvasPipeline, ModelSettings
+    from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion
+
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(["the cat sat on the mat"] * 10, vocab_size=280)
+    text = {
+        "vocab_size": vocabulary_size(tokenizer), "hidden_size": 32, "intermediate_size": 32, "moe_intermediate_size": 16,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "num_experts": 4,
+        "top_k_experts": 2, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 6,
+        "max_position_embeddings": 128,
+    }
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "head_dim": 8}
+    config = DiffusionGemmaConfig(text_config=text, vision_config=vision, canvas_length=8, image_token_id=270)
+    network = DiffusionGemma(DiffusionGemmaForBlockDiffusion(config)).eval()
+    pipe = CanvasPipeline(network, tokenizer, ModelSettings())
+    texts = pipe.generate(2, 4, prompts=["the cat", "a"], length=16, seed=0, show_progress=False)
+    for state in pipe.stream(2, 4, prompts=["the cat"], length=16, seed=0):
+        assert state.steps == 8
+    ```
+    """
+
+    tag = "block-diffusion"
+    streams: ClassVar = {"generate": canvas_calls.generation}
+    process: NoiseProcess
+    support: Tensor
+
+    def __init__(self, model: nn.Module, tokenizer: Any, settings: ModelSettings):
+        if not isinstance(model, CanvasNetwork):
+            raise ValueError(
+                f"model must be a network of a prefix and a canvas (noiselab.networks.canvas.CanvasNetwork); got "
+                f"{type(model).__name__}"
+            )
+        super().__init__(model, tokenizer, completed(settings, model))
+        self.process = self.settings.process()
+        states, size = int(model.vocab_size), vocabulary_size(tokenizer)
+        if self.process.vocab_size != states or size > states:
+            raise ValueError(
+                f"the noise must have the tokens of the model, and the tokenizer no others; the model has {states}, the noise "
+                f"{self.process.vocab_size}, the tokenizer {size}"
+            )
+        wrong = [end for end in self.canvas.ends if end >= states]
+        if wrong:
+            raise ValueError(f"ends must be tokens of the model, in [0, {states}); got {wrong}")
+        support = torch.zeros(states, dtype=torch.bool)
+        support[:size] = all_tokens(tokenizer)  # special tokens too, as published
+        if self.process.support is not None:
+            support &= self.process.host_support()
+        if not support.any():
+            raise ValueError("the support of the noise must contain tokens of the tokenizer; it contains none")
+        self.register_buffer("support", support, persistent=False)
+
+    @classmethod
+    def default_settings(cls, name: str | Path, model: Any, tokenizer: Any) -> ModelSettings:
+        """The settings of a checkpoint that has no noiselab.json: the noise of its format, and its generation_config.json."""
+        canvas, steps = published_settings(Path(name))
+        return ModelSettings(model.noise(), generation=GenerationSettings(steps=steps), canvas=canvas)
+
+    @property
+    def canvas(self) -> CanvasSettings:
+        """The default settings of the sampler."""
+        return self.settings.canvas or CanvasSettings()
+
+    @property
+    def canvas_length(self) -> int:
+        """The number of tokens in a canvas."""
+        return int(self.network.canvas_length)
+
+    @property
+    def ends(self) -> list[int]:
+        """The tokens that end a text: those of the settings, or else the end of text of the tokenizer."""
+        end = self.tokenizer.eos_token_id
+        return list(self.canvas.ends) or ([] if end is None else [end])
+
+    @property
+    def opening(self) -> list[int]:
+        """The tokens that the tokenizer puts before each text: the beginning of text, or none."""
+        begin = self.tokenizer.bos_token_id
+        return [begin] if begin is not None and self.tokenizer("a")["input_ids"][:1] == [begin] else []
+
+    def opened(self, tokens: list[int], what: str) -> list[int]:
+        """Tokens of a text after `opening`, unless they begin with it.
+
+        **Raises:** `ValueError` if they are longer than the context.
+        """
+        opening = self.opening
+        found = tokens if tokens[: len(opening)] == opening else [*opening, *tokens]
+        check_fits(len(found), self.length, what)
+        return found
+
+    def denoiser_after(self, given: int, *, self_conditioning: bool = True) -> Denoiser:
+        """The network as a denoiser of canvases after a prompt; it predicts only tokens of the tokenizer.
+
+        **Arguments:**
+
+        - `given`: the number of tokens of the prompt.
+        - `self_conditioning`: as for `noiselab.networks.canvas.CanvasDenoiser`.
+        """
+        inner = CanvasDenoiser(self.network, given=given, self_conditioning=self_conditioning).eval()
+        return inner if bool(self.support.all()) else Support(inner, self.support)
+
+    def generate(
+        self,
+        num_samples: int = 1,
+        num_inference_steps: int | None = None,
+        *,
+        prompts: Prompts | None = None,
+        length: int | Literal["auto"] | None = None,
+        stop: bool = True,
+        sampler: SamplerLike | None = None,
+        temperature: "ScheduleLike | None" = None,
+        top_k: int | None = None,
+        top_p: float | int | None = None,
+        min_p: float | int | None = None,
+        callback: Callback | None = None,
+        batch_size: int = 16,
+        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
+        generator: Randomness = None,
+        show_progress: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> list[str]:
+        """Generate texts canvas by canvas.
+
+        **Arguments:**
+
+        - `num_samples`: the number of texts, for each prompt if prompts are given.
+        - `num_inference_steps`: the largest number of network evaluations for each canvas, at least 1; by default
+          `pipe.generation.steps`. The published sampler takes fewer when a canvas no longer changes.
+        - `prompts`: the beginnings of the texts; or conversations, each a list of messages with "role" and "content", that
+          the chat template of the tokenizer renders. Of these the answers alone are returned. Prompts may have different
+          lengths: those of one length are sampled together, without padding. A token that the tokenizer puts before each
+          text is put before prompts, and is the prompt if there is none.
+        - `length`: the number of tokens *after* the prompt, rounded up to whole canvases, as published; by default that of
+          the settings (published: 256), or what the context leaves. "auto" is the default length with `stop=True`.
+        - `stop`: whether to cut each text after its first end-of-text token that is not in the prompt, as published. No
+          canvas is sampled after all texts of a batch have ended.
+        - `sampler`: a class of samplers such as `nl.AncestralSampler`, or a function that builds one from a process and a
+          denoiser; by default the published one, `nl.samplers.RenoisingSampler` with the settings `pipe.canvas`.
+        - `temperature`: divides the logits; for the published sampler a number or a schedule such as `0.4 + 0.4 * nl.t`, by
+          default that of `pipe.canvas`; for others a number, by default that of `pipe.generation`.
+        - `top_k`, `top_p`, `min_p`: truncation of the prediction before the temperature of the published sampler; defaults
+          are in `pipe.generation`.
+        - `callback`: called after each step with a `GenerationState`. If it returns True, generation ends after the canvases
+          in progress, which take the most probable tokens of the step, or with other samplers are drawn in one jump, which
+          takes one more network evaluation. Texts that have not begun are left out.
+        - `batch_size`: the number of texts generated at once.
+        - `seed`: text i has random numbers of its own, derived from the seed and i: it does not depend on `batch_size` or
+          the number of texts.
+        - `seeds`: one seed for each text: a text is the same alone and in any batch and order.
+        - `generator`: instead of seeds, the source of randomness: one generator, or one for each text.
+        - `show_progress`: whether to show a progress bar.
+        - `dtype`: the dtype of the network's arithmetic; by default that of the weights.
+
+        **Returns:** the texts without special tokens, grouped by prompt.
+
+        **Raises:** `ValueError` if a setting is out of range, a prompt and its canvases do not fit the context, `sampler` is
+        an instance (its denoiser would not know the lengths of the prompts), or there is no end of text at which to stop.
+
+        **Source:** `generate` of `transformers.models.diffusion_gemma`; with the same random draws both visit the same
+        canvases.
+        """
+        return canvas_calls.generation(self, **arguments_of(locals())).run()
+
+
+def completed(settings: ModelSettings, model: CanvasNetwork) -> ModelSettings:
+    """Settings with what they do not name: uniform noise, and the published sampler; the model predicts the posterior."""
+    noise, generation = settings.noise, settings.generation
+    if noise is None:
+        noise = {"family": "uniform", "vocab_size": int(model.vocab_size)}
+    if settings.canvas is None and generation == GenerationSettings():
+        generation = GenerationSettings(steps=STEPS)
+    canvas = settings.canvas or CanvasSettings()
+    return replace(settings, noise=noise, predicts="posterior", generation=generation, canvas=canvas)
