@@ -1,4 +1,4 @@
-"""Functions fit one screen, the top level has the names of the first hour, old names are gone, tests have names of their own."""
+"""Functions fit one screen, the top level has the names of the first hour, old names are gone, no two tests share a name."""
 
 import ast
 import importlib
