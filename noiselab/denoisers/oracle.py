@@ -23,7 +23,8 @@ class MarkovOracle(Exact, Denoiser):
 
     Where the other tokens cannot occur together, which tokens drawn independently of each other may, this distribution does
     not exist. The prediction is then given the largest number of them that can, so that the fewest are ignored: the limit
-    $\epsilon \to 0$ of the distribution for emissions $q_t(z_j \mid v) + \epsilon$.
+    $\epsilon \to 0$ of the distribution for emissions $q_t(z_j \mid v) + \epsilon$. At t = 1, where all tokens are
+    masks, tokens of data have therefore no effect: give known tokens the time 0, as `Infilling` does.
 
     **Arguments:**
 

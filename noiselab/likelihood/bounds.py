@@ -247,7 +247,12 @@ class Scene:
 
     def predict(self, z: Tensor, t: Tensor) -> Tensor:
         """Leave-one-out logits; the network receives padding unchanged."""
-        logits = self.denoiser(z if self.real is None else torch.where(self.real, z, self.given), t)
+        if self.real is not None:
+            # A prompt is given, not noise. At the upper end of time, where data tokens may be impossible, an exact denoiser
+            # would not take it for evidence; samplers given known tokens make their first step from here, too.
+            z = torch.where(self.real, z, self.given)
+            t = t.double().clamp(max=self.process.domain[1] - TIME_EPS)
+        logits = self.denoiser(z, t)
         with self.checks:
             self.check(logits if self.real is None else logits[self.real], t, self.denoiser)
         return logits

@@ -135,11 +135,36 @@ def test_steps_bound_answers_given_their_prompts(later):
     x = torch.tensor([0, 1, 2]).expand(2000, -1)
     rows = StackDataset(input_ids=x, labels=x.clone().index_fill(1, torch.tensor(0), -100))
     generator = torch.Generator().manual_seed(0)
-    # At t = 1 no token is evidence, not even of a prompt.
-    grid = torch.tensor([1 - 1e-6, *later], dtype=torch.float64)
+    grid = torch.tensor([1.0, *later], dtype=torch.float64)
     found = validation_bound(process, oracle, rows, steps=grid, batch_size=500, generator=generator)
     assert abs(found.nelbo - want.item() / 2) < 4 * found.error + 1e-4 < 0.1
     assert found.tokens == 4000 and found.lengths.unique().tolist() == [2]
+
+
+@pytest.mark.parametrize("name", ["masked", "by token"])
+def test_a_prompt_is_evidence_from_the_first_step(name):
+    """By enumeration: one step from t = 1 draws the other tokens independently of each other, each given the prompt."""
+    process = (
+        PROCESSES[name]() if name in PROCESSES else nl.processes.TokenRates(torch.linspace(1, 2, V), mask_id=V - 1)
+    )
+    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
+    every = nl.likelihood.every_sequence(oracle.tokens, 4)
+    law, known = oracle.log_prob(every).exp(), torch.tensor([False, True, False, True])
+    want = torch.zeros(len(every), dtype=torch.float64)
+    for row, x in enumerate(every):
+        same = law * (every[:, known] == x[known]).all(-1)
+        for i in (0, 2):
+            want[row] -= ((same * (every[:, i] == x[i])).sum() / same.sum()).log()
+    grid = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    found = nl.discrete_bound(process, oracle, every, grid, real=(~known).expand(every.shape))
+    torch.testing.assert_close(found.total, want, rtol=0, atol=1e-6)
+    # As the sampler of these steps, which is given the prompt.
+    rows = every[:1].expand(4000, -1)
+    sampler = nl.Infilling(nl.AncestralSampler(process, oracle), rows[:1], known[None], times="sequence")
+    x = sampler.sample(rows.shape, times=grid, generator=torch.Generator().manual_seed(0))
+    share = (x == rows).all(-1).double().mean().item()
+    p = want[0].neg().exp().item()
+    assert abs(share - p) < 4 * (p * (1 - p) / len(rows)) ** 0.5
 
 
 class Frequencies(nl.Denoiser):
