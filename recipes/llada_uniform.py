@@ -72,7 +72,7 @@ def main(options: Options) -> list[dict[str, Any]]:
     written: list[dict[str, Any]] = []
     for name, pipe in pipes.items():
         x = load_sequences(pipe, options)
-        mask = pipe.settings.noise["mask_id"]
+        mask = mask_of(pipe, name)
         ways = {"as it is": nl.denoisers.CallCounter(pipe.denoiser)}
         ways["one by one"] = nl.denoisers.CallCounter(OneByOne(pipe.denoiser, mask, options.passes))
         for share in options.shares:
@@ -87,6 +87,27 @@ def main(options: Options) -> list[dict[str, Any]]:
             write_json(options.out, {"rows": written})
     print("\n" + "\n".join([*HEAD, *map(format_row, written)]))
     return written
+
+
+def mask_of(pipe: DiffusionPipeline, name: str) -> int:
+    """The mask token of a model: the only token that its noise makes and data lack, or of several that of the tokenizer.
+
+    Read from the process, because noise that was composed has no `mask_id` among its settings.
+
+    **Raises:** `ValueError` if the noise makes no such token, or several and none is the tokenizer's.
+    """
+    tokens = torch.arange(pipe.process.vocab_size, device=pipe.process.device)
+    time = torch.full((1,), sum(pipe.process.domain) / 2, dtype=torch.float64, device=tokens.device)
+    made = pipe.process.is_possible(tokens[None], time)[0] & ~pipe.process.data_tokens(tokens.device)
+    found = made.nonzero()[:, 0].tolist()
+    if len(found) == 1:
+        return int(found[0])
+    if pipe.tokenizer.mask_token_id in found:
+        return int(pipe.tokenizer.mask_token_id)
+    raise ValueError(
+        f"the noise of the model {name!r} must have a mask token, with which tokens are masked one by one; {pipe.process} "
+        f"makes the tokens {found[:8]}, which texts lack"
+    )
 
 
 def load_sequences(pipe: DiffusionPipeline, options: Options) -> torch.Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_recipes import load
 
+import noiselab as nl
 from noiselab.data import train_tokenizer, vocabulary_size
 from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.pipeline import DiffusionPipeline, ModelSettings
@@ -53,3 +54,28 @@ def test_the_whole_experiment(tmp_path, capsys):
         recipe.main(recipe.Options(**options, **{**few, "seeds": 1}))
     with pytest.raises(ValueError, match="must fill 2000000 sequences"):
         recipe.main(recipe.Options(**options, **{**few, "sequences": 1_000_000}))
+
+
+def small_pipeline(words, process):
+    size = vocabulary_size(words)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = DiT(DiTConfig(vocab_size=size, max_seq_len=16, **sizes)).eval()
+    return DiffusionPipeline(model, words, ModelSettings(process))
+
+
+def test_the_mask_is_found_where_the_noise_is_composed_or_has_several_tokens():
+    """Saved as a tree, noise has no `mask_id`."""
+    mask_of = load("llada_uniform").mask_of
+    words = train_tokenizer(["the cat sat on the mat"] * 10, vocab_size=280)
+    size, mask = vocabulary_size(words), words.mask_token_id
+    data = torch.arange(size) != mask
+    masks, others = nl.Absorbing(mask, size), nl.Uniform(data)
+    composed = nl.Interpolation((1 - nl.t) ** 2, {masks: nl.t, others: nl.t * (1 - nl.t)})
+    pipe = small_pipeline(words, composed)
+    assert "mask_id" not in pipe.settings.noise and mask_of(pipe, "composed") == mask
+    # Of the two tokens that data lack, a class and the mask, one is the tokenizer's.
+    parent = torch.full((size,), size - 1)
+    parent[mask] = mask
+    assert mask_of(small_pipeline(words, nl.processes.Coarse(parent, mask_id=mask)), "coarse") == mask
+    with pytest.raises(ValueError, match=r"the noise of the model 'all' must have a mask token.*makes the tokens \[\]"):
+        mask_of(small_pipeline(words, nl.uniform(vocab_size=size)), "all")
