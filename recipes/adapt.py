@@ -51,6 +51,8 @@ class Examples:
     """maximum number of tokens of a row, at most the context of the model"""
     too_long: Literal["refuse", "drop", "truncate"] = "drop"
     """longer conversations: refuse them, leave them out, or cut off their ends"""
+    special: Literal["refuse", "drop", "text"] = "refuse"
+    """conversations that contain special tokens as they are written: refuse them, leave them out, or take them as plain text"""
     template: Path | None = None
     """file of a chat template; by default that of the tokenizer, or a plain one"""
     ends: int = 1
@@ -138,6 +140,7 @@ def load_examples(options: Examples, tokenizer: Any) -> tuple[Any, Any, Any]:
             options.length,
             template=options.template,
             too_long=options.too_long,
+            special=options.special,
             ends=options.ends,
         )
         training, held_out = rows.split(options.validation)

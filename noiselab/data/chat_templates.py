@@ -95,11 +95,11 @@ def split_answers(tokenizer: Any, messages: Sequence[Message], place: Place = "t
     ```
     """
     special = special_tokens(tokenizer)
-    for number, message in enumerate(messages):
-        if found := next((token for token in special if token in message["content"]), None):
-            raise ValueError(
-                f"messages must not contain special tokens of the tokenizer; message {number} of {place} has {found!r}"
-            )
+    if found := find_special(tokenizer, messages):
+        raise ValueError(
+            f"messages must not contain special tokens of the tokenizer; message {found[0]} of {place} has {found[1]!r} (in "
+            "ResponseRows, special='drop' leaves such conversations out, and special='text' takes it as plain characters)"
+        )
     text = _render(tokenizer, messages, place)
     pieces: list[Piece] = []
     done = 0
@@ -121,6 +121,33 @@ def special_tokens(tokenizer: Any) -> list[str]:
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     found = {*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
     return sorted(found, key=lambda token: (-len(token), token))
+
+
+def find_special(tokenizer: Any, messages: Sequence[Message]) -> tuple[int, str] | None:
+    """The number of the first message that contains a special token as it is written, and the token; `None` if none does."""
+    special = special_tokens(tokenizer)
+    found = (
+        (number, token) for number, message in enumerate(messages) for token in special if token in message["content"]
+    )
+    return next(found, None)
+
+
+def hide_special(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[Message], dict[str, str]]:
+    """Messages with a sign in place of each special token that they contain, so that a template can write them.
+
+    **Returns:** the messages, and the special token of each sign.
+    """
+    contents = "".join(message["content"] for message in messages)
+    signs = (sign for code in range(0xF0000, 0xFFFFE) if (sign := chr(code)) not in contents)  # of private use
+    found: dict[str, str] = {}
+    hidden = [dict(message) for message in messages]
+    for token in special_tokens(tokenizer):  # the longest first, which may contain another
+        if any(token in message["content"] for message in hidden):
+            sign = next(signs)
+            found[sign] = token
+            for message in hidden:
+                message["content"] = message["content"].replace(token, sign)
+    return hidden, found
 
 
 def _answers(tokenizer: Any, messages: Sequence[Message], text: str, place: Place) -> Iterator[tuple[int, int, bool]]:

@@ -2,7 +2,8 @@
 
 import array
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .blocks import compact_dtype
-from .chat_templates import Piece, split_answers, with_chat_template
+from .chat_templates import Piece, find_special, hide_special, special_tokens, split_answers, with_chat_template
 from .corpus import fingerprint, hash_share
 from .messages import Message, read_conversations
 from .records import Place
 from .tokenizers import Encoder, tokenizer_key, vocabulary_size
 
 TOO_LONG = ("refuse", "drop", "truncate")
+SPECIAL = ("refuse", "drop", "text")
 IGNORED = -100  # the label of tokens that are not learned, as in transformers and torch
 
 
@@ -41,12 +43,17 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
       off, and leaves out those that lose all of their answers.
     - `ends`: how often the token that ends a row is repeated, as far as `length` allows, at least 1. With more than 1, a
       model can generate into more positions than its answer needs, and fills them with ends.
+    - `special`: what happens to conversations in which a message contains a special token of the tokenizer as it is written,
+      such as `<s>`: "refuse" raises an error, "drop" leaves them out, "text" encodes it as plain characters, as in rows
+      of `text`.
 
     **Attributes:** `tokenizer` (with the template), `width` (the number of tokens of an item), `dropped` and `truncated` (the
-    numbers of rows that were too long), `key` (a hash of all tokens).
+    numbers of rows that were too long), `dropped_special` (that of conversations left out for a special token), `key` (a hash
+    of all tokens).
 
     **Raises:** `ValueError` if the tokenizer lacks a token, a row is invalid (with its place, see `read_conversations`), a row
-    is too long and `too_long` is "refuse", or no row is left with a token to learn.
+    is too long and `too_long` is "refuse", a message contains a special token and `special` is "refuse", or no row is left with
+    a token to learn.
 
     **Example:**
 
@@ -71,9 +78,12 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
         template: str | Path | None = None,
         too_long: str = "refuse",
         ends: int = 1,
+        special: str = "refuse",
     ) -> None:
         if too_long not in TOO_LONG:
             raise ValueError(f"too_long must be 'refuse', 'drop' or 'truncate'; got {too_long!r}")
+        if special not in SPECIAL:
+            raise ValueError(f"special must be 'refuse', 'drop' or 'text'; got {special!r}")
         if length < 2 or ends < 1:
             raise ValueError(f"length must be at least 2 and ends at least 1; got {length} and {ends}")
         if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
@@ -81,7 +91,7 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
                 "a tokenizer must have padding and end-of-text tokens; got none (load_tokenizer adds them)"
             )
         self.length, self.too_long, self.vocab_size = length, too_long, vocabulary_size(tokenizer)
-        self.dropped = self.truncated = 0
+        self.special, self.dropped, self.truncated, self.dropped_special = special, 0, 0, 0
         self.tokenizer, self._template, self._encoder = tokenizer, template, Encoder(tokenizer)
         tokens = array.array("H" if compact_dtype(self.vocab_size) == torch.uint16 else "I")
         learned, starts, shares = bytearray(), array.array("Q", [0]), array.array("d")
@@ -89,6 +99,9 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
         for place, conversation in read_conversations(conversations):
             count += 1
             ids, marks = self._encode(conversation, place)
+            if not ids:
+                self.dropped_special += 1
+                continue
             if not (size := self._fitting(len(ids), marks, place)):
                 continue
             more = min(ends - 1, length - len(ids)) if size == len(ids) else 0  # the end of a truncated row is unknown
@@ -99,7 +112,7 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
         if not shares:
             raise ValueError(
                 f"the data must have at least one row with a token to learn within {length} tokens; of {count} rows "
-                f"{self.dropped} lose all of their answers"
+                f"{self.dropped} lose all of their answers, and {self.dropped_special} contain special tokens"
             )
         self._tokens = np.frombuffer(tokens, dtype=f"u{tokens.itemsize}")
         self._learned = np.frombuffer(learned, dtype=np.bool_)
@@ -161,7 +174,9 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
         }
 
     def __repr__(self) -> str:
-        more = [f"{name}={value}" for name in ("dropped", "truncated") if (value := getattr(self, name))]
+        more = [
+            f"{name}={value}" for name in ("dropped", "truncated", "dropped_special") if (value := getattr(self, name))
+        ]
         return (
             f"ResponseRows({', '.join([f'rows={len(self)}', f'width={self.width}', *more])}, "
             f"learned_tokens={self.learned_tokens}, vocab_size={self.vocab_size})"
@@ -173,13 +188,19 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
         return found
 
     def _encode(self, conversation: str | list[Message], place: Place) -> tuple[list[int], list[bool]]:
-        """The tokens of a conversation, and which are learned."""
+        """The tokens of a conversation, and which are learned; none of one that is dropped for a special token."""
         if isinstance(conversation, str):
             (ids,) = self._encoder([conversation])
             return [*ids, self.tokenizer.eos_token_id], [True] * (len(ids) + 1)
         if self._template is not None or not getattr(self.tokenizer, "chat_template", None):
             self.tokenizer, self._template = with_chat_template(self.tokenizer, self._template), None
-        return encode_pieces(self.tokenizer, split_answers(self.tokenizer, conversation, place))
+        if self.special == "refuse" or find_special(self.tokenizer, conversation) is None:
+            return encode_pieces(self.tokenizer, split_answers(self.tokenizer, conversation, place))
+        if self.special == "drop":
+            return [], []
+        hidden, signs = hide_special(self.tokenizer, conversation)
+        encode = Literally(self.tokenizer, self._encoder, signs)
+        return encode_pieces(self.tokenizer, split_answers(self.tokenizer, hidden, place), encode)
 
     def _fitting(self, size: int, marks: list[bool], place: Place) -> int:
         """The number of tokens of a row that are kept; counts those that are not."""
@@ -194,7 +215,35 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
         return self.length if kept else 0
 
 
-def encode_pieces(tokenizer: Any, pieces: Sequence[Piece]) -> tuple[list[int], list[bool]]:
+class Literally:
+    """Encodes a text in which signs stand for special tokens that are plain characters (`hide_special`).
+
+    **Arguments:**
+
+    - `tokenizer`: the tokenizer; `encoder`: its `Encoder`.
+    - `signs`: the special token of each sign.
+    """
+
+    def __init__(self, tokenizer: Any, encoder: Encoder, signs: Mapping[str, str]) -> None:
+        self.tokenizer, self.encoder, self.signs = tokenizer, encoder, signs
+        self.special = re.compile(f"({'|'.join(map(re.escape, special_tokens(tokenizer)))})")
+
+    def __call__(self, text: str) -> list[int]:
+        """The token ids: the special tokens of the template, and between them the characters of the text."""
+        found: list[int] = []
+        for number, part in enumerate(self.special.split(text)):
+            if number % 2:  # the matches are at the odd places
+                found.append(self.tokenizer.convert_tokens_to_ids(part))
+            elif part:
+                for sign, token in self.signs.items():
+                    part = part.replace(sign, token)
+                found += next(self.encoder([part]))
+        return found
+
+
+def encode_pieces(
+    tokenizer: Any, pieces: Sequence[Piece], encode: Callable[[str], list[int]] | None = None
+) -> tuple[list[int], list[bool]]:
     """Encode the parts of a text so that each part before an answer has the tokens that it has alone.
 
     A model that generates is given the tokens of the prompt alone. Where the tokens of the whole text do not begin with them,
@@ -204,16 +253,18 @@ def encode_pieces(tokenizer: Any, pieces: Sequence[Piece]) -> tuple[list[int], l
 
     - `tokenizer`: a tokenizer of transformers; names of special tokens in the text become these tokens.
     - `pieces`: see `split_answers`.
+    - `encode`: another function from a text to its tokens.
 
     **Returns:** the token ids, and for each whether its part is learned.
     """
+    encode = encode or (lambda text: _encoded(tokenizer, text))
     ids: list[int] = []
     marks: list[bool] = []
     text = ""
     for part, learned in pieces:
         text += part
-        joint = _encoded(tokenizer, text)
-        new = joint[len(ids) :] if joint[: len(ids)] == ids else _encoded(tokenizer, part)
+        joint = encode(text)
+        new = joint[len(ids) :] if joint[: len(ids)] == ids else encode(part)
         ids += new
         marks += [learned] * len(new)
     return ids, marks

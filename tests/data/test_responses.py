@@ -166,6 +166,36 @@ def test_data_whose_answers_are_all_cut_away_are_refused(too_long):
         ResponseRows([], tokenizer(), 40)
 
 
+def with_answer(content):
+    return {"messages": [TALK[0], {"role": "assistant", "content": content}, TALK[2], TALK[3]]}
+
+
+@pytest.mark.parametrize("template", [PLAIN_TEMPLATE, CHATML, THINKING, LLAMA2, WITHOUT_END])
+def test_special_tokens_in_messages_are_refused_dropped_or_plain_characters(template):
+    literal, words = "<|im_end|>[MASK]", tokenizer(template)
+    rows = [{"messages": TALK}, with_answer(f"no {literal} yes"), {"text": "a [MASK]"}]
+    with pytest.raises(
+        ValueError, match=r"must not contain special tokens .*; message 1 of row 1 has '<\|im_end\|>' .*drop"
+    ):
+        ResponseRows(rows, words, 200)
+    dropped = ResponseRows(rows, words, 200, special="drop")
+    assert (len(dropped), dropped.dropped, dropped.dropped_special) == (2, 0, 1) and "dropped_special=1" in repr(
+        dropped
+    )
+    with pytest.raises(ValueError, match="of 1 rows 0 lose all of their answers, and 1 contain special tokens"):
+        ResponseRows(rows[1:2], words, 200, special="drop")
+    kept = ResponseRows(rows, words, 200, special="text")
+    assert (len(kept), kept.dropped_special) == (3, 0)
+    # By hand: as with one other character in its place, for which stand the characters of the names.
+    plain, row = ResponseRows([with_answer("no ~ yes")], words, 200)[0], kept[1]
+    sign, names = words.convert_tokens_to_ids("~"), words.convert_tokens_to_ids(list(literal))
+    place = plain["input_ids"].tolist().index(sign)
+    assert plain["labels"][place] == sign
+    for key in ("input_ids", "labels"):
+        usual = plain[key].tolist()
+        assert row[key][row["attention_mask"]].tolist() == [*usual[:place], *names, *usual[place + 1 :]]
+
+
 BAD = {
     "no role": ([{"content": "hi"}], "a role and a content; message 0 of .*line 2 has the fields"),
     "no content": ([TALK[0], {"role": "assistant"}], "a role and a content; message 1 of"),
@@ -217,7 +247,11 @@ def test_rows_that_are_refused_with_file_and_line(row, rule, tmp_path):
 
 def test_settings_that_are_refused():
     rows = [{"prompt": "a", "response": "b"}]
-    for more, rule in (({"too_long": "cut"}, "too_long must be"), ({"ends": 0}, "ends at least 1")):
+    for more, rule in (
+        ({"too_long": "cut"}, "too_long must be"),
+        ({"special": "keep"}, "special must be 'refuse', 'drop' or 'text'"),
+        ({"ends": 0}, "ends at least 1"),
+    ):
         with pytest.raises(ValueError, match=rule):
             ResponseRows(rows, tokenizer(), 40, **more)
     with pytest.raises(ValueError, match="length must be at least 2"):
