@@ -37,6 +37,21 @@ CARD, CARD_START = "README.md", "---\nlibrary_name: noiselab\n"
 NEW, OLD = ".noiselab-new-", ".noiselab-old-"
 
 
+def as_path(path: object) -> Path:
+    """The path of an output.
+
+    **Arguments:**
+
+    - `path`: text that is not empty, or an `os.PathLike` of text.
+
+    **Raises:** `ValueError` for anything else.
+    """
+    found = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(found, str) or not found:
+        raise ValueError(f"the output must be a path that is not empty, as text or a pathlib.Path; got {path!r}")
+    return Path(found)
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's contents, in hexadecimal."""
     with path.open("rb") as file:

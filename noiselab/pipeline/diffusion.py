@@ -14,6 +14,7 @@ from ..data import token_support, vocabulary_size
 from ..data.texts import text_list
 from ..data.tokenizers import Encoder
 from ..denoisers import Denoiser, Support
+from ..networks.denoiser_files import network_settings, save_denoiser
 from ..networks.dit import DiT
 from ..networks.huggingface import TransformersDenoiser
 from ..networks.masked_lm import MaskedLanguageModel
@@ -26,7 +27,7 @@ from .base import Pipeline
 from .chats import Prompts
 from .drawing import SamplerLike
 from .original import is_original, original_noise
-from .own import FirstLogits, check_denoiser, logits_count, network_settings, save_denoiser
+from .own import FirstLogits, check_denoiser, logits_count
 from .settings import ModelSettings
 from .streaming import Callback, Streaming
 

@@ -11,13 +11,13 @@ from ..data import load_tokenizer, vocabulary_size
 from ..data.tokenizers import MASK, complete
 from ..denoisers import Denoiser
 from ..networks.adapters import check_base, load_adapter, with_token
+from ..networks.denoiser_files import MODEL_TYPE, load_denoiser
 from ..networks.huggingface import load_dit
 from ..networks.masked_lm import CAUSAL, MaskedLanguageModel
 from ..networks.masked_lm_files import load_masked_lm
 from ..networks.model_folders import load_weights_of, model_folder, open_tokenizer, read_config
 from ..networks.published import PublishedNetwork, is_published, load_network
 from .original import is_original, load_original
-from .own import MODEL_TYPE, load_denoiser
 
 if TYPE_CHECKING:
     from .settings import ModelSettings

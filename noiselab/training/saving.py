@@ -1,31 +1,28 @@
 """Files written and read by the trainer: sealed checkpoints, resumption, the finished model."""
 
-import contextlib
 import errno
 import json
 import math
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from filelock import BaseFileLock
-from safetensors.torch import load_file, save_model
 from torch import nn
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from ..files import new_folder, write_json
-from ..networks.adapters import merged_network, write_adapter
-from ..networks.masked_lm import MaskedLanguageModel
-from ..networks.wrapped import bare, is_adapted
+from ..files import as_path, new_folder, write_json
+from ..networks.wrapped import bare
 from .checkpoints import SETTINGS, check_settings, checkpoints, damage, last_intact, rotate, seal
 from .checks import NonFiniteLoss
 from .ema import EMA_FILE, Average
+from .model_files import describe_network, load_weights, stored_network, write_model, write_weights
 from .processes import barrier, broadcast
 from .stopping import lock
 
@@ -183,7 +180,9 @@ class Saving(Base):
         The folder contains the trained weights, the tokenizer and `settings.json`; if there is an average, the
         subfolder `ema` contains the averaged weights in the same format. A network from `with_lora` is written merged. Of a
         `MaskedLanguageModel` the model of transformers inside is written, as transformers loads it; noiselab.json states how
-        the denoiser calls it. For `Pipeline.from_pretrained`, pass the noise as `ModelSettings` in `parts`.
+        the denoiser calls it. Of a denoiser whose class is registered (`noiselab.processes.registered`), noiselab.json has the
+        name and the arguments; of any other module, the weights alone are written. For `Pipeline.from_pretrained`, pass the
+        noise as `ModelSettings` in `parts`.
 
         **Arguments:**
 
@@ -194,87 +193,27 @@ class Saving(Base):
         - `merge`: whether low-rank updates are merged into the weights. By default those of `adapt` are written alone, as peft
           does, with the name and a hash of the base in noiselab.json, and those of `with_lora` are merged.
 
-        **Raises:** `ValueError` if `folder` is a file, or contains a config.json or settings.json of another program.
+        **Raises:** `ValueError` if `folder` is no path, or a file, or contains a config.json or settings.json of another
+        program.
         """
-        folder = Path(folder)
+        folder = as_path(folder)
         if self.is_world_process_zero():
             model = self.network
+            stored = stored_network(model, merge)
             with new_folder(folder, subfolders=("ema",)) as temporary:
-                write_model(model, temporary, merge)
+                write_model(model, temporary, stored)
                 if self.average is not None:
                     with self.average.applied():
-                        write_model(model, temporary / "ema", merge)
+                        write_model(model, temporary / "ema", stored)
                 for place in [temporary, temporary / "ema"]:
                     for part in (*([] if tokenizer is None else [tokenizer]), *parts):
                         if place.exists():
                             part.save_pretrained(place)
-                    if place.exists() and isinstance(model, MaskedLanguageModel):
-                        describe_network(model, place, merge)
+                    if place.exists():
+                        describe_network(place, stored)
                 content = {"step": self.state.global_step, **(settings or {}), "numbers": self.settings}
                 write_json(temporary / SETTINGS, content)
         barrier()
-
-
-def write_model(model: nn.Module, folder: Path, merge: bool | None = None) -> None:
-    """Write a finished network in the format that `from_pretrained` loads: of a denoiser, the model of transformers inside."""
-    network: Any = model.model if isinstance(model, MaskedLanguageModel) else model
-    if is_adapted(network):
-        if writes_adapter(model, merge):
-            return write_adapter(network, folder)
-        network = merged_network(network)
-    write_weights(network if isinstance(network, transformers.PreTrainedModel) else model, folder)
-
-
-def writes_adapter(model: nn.Module, merge: bool | None) -> bool:
-    """Whether the adapters of a denoiser are written without their base."""
-    return isinstance(model, MaskedLanguageModel) and model.adapter is not None and not merge
-
-
-def describe_network(model: MaskedLanguageModel, folder: Path, merge: bool | None = None) -> None:
-    """Add to noiselab.json how a denoiser calls its model; without it, a causal architecture would load as autoregressive."""
-    path = folder / "noiselab.json"
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    adapter = model.adapter if writes_adapter(model, merge) else None
-    write_json(path, {**content, "network": model.settings, "adapter": adapter})
-
-
-def write_weights(model: nn.Module, folder: Path) -> None:
-    """Write a network to safetensors, with its configuration if it has one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(model, transformers.PreTrainedModel):
-        with _no_bars():
-            model.save_pretrained(folder)
-    else:
-        save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
-
-
-@contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """Disable transformers' own progress bars, which would disturb that of training."""
-    shown = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers.logging.enable_progress_bar()
-
-
-def load_weights(model: nn.Module, folder: Path) -> None:
-    """Read weights written by `write_weights` or transformers.
-
-    **Raises:** `ValueError` if they do not match the model.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    for file in sorted(folder.glob("model*.safetensors")):
-        tensors |= load_file(file)
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    # Tied weights have several names, of which only one is in the file.
-    own = model.state_dict()
-    held = {own[name].data_ptr() for name in tensors if name in own}
-    wrong = [*unexpected, *(name for name in missing if own[name].data_ptr() not in held)]
-    if wrong:
-        raise ValueError(f"{folder} must contain the weights of this model; it differs in {', '.join(wrong)}")
 
 
 def settings_of(folder: Path) -> dict[str, Any]:

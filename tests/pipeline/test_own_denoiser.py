@@ -9,10 +9,11 @@ from small import LENGTH, pipeline, random, tokenizer
 
 import noiselab as nl
 from noiselab import t
-from noiselab.data import vocabulary_size
+from noiselab.data import TokenBlocks, vocabulary_size
 from noiselab.pipeline import DiffusionPipeline, ModelSettings, Pipeline
 from noiselab.processes import registered
 from noiselab.processes.registry import KINDS
+from noiselab.training import Trainer, training_arguments
 
 QUIET = {"show_progress": False}
 
@@ -98,6 +99,55 @@ def test_a_denoiser_that_predicts_something_else(tmp_path):
 
 class Stranger(Mixer):
     """Not registered."""
+
+
+class Forgetful(Mixer):
+    """Its arguments do not build it again."""
+
+    def __init__(self, vocab_size):
+        super().__init__(vocab_size)
+        self.more = torch.nn.Parameter(torch.zeros(vocab_size))
+        self.vocab_size = vocab_size + 1
+
+
+def trained(make, folder, ema=None):
+    """A trainer that has made two steps, the settings and the tokenizer."""
+    words = tokenizer()
+    size, mask = vocabulary_size(words), words.mask_token_id
+    torch.manual_seed(0)
+    settings = ModelSettings(nl.masked(vocab_size=size, mask_id=mask))
+    ids = torch.randint(size - 1, (8, LENGTH), generator=random())
+    blocks = TokenBlocks(ids, torch.full((8,), LENGTH), vocab_size=size)
+    args = training_arguments(str(folder), max_steps=2, learning_rate=0.05, disable_tqdm=True, use_cpu=True)
+    trainer = Trainer(make(size), args, train_dataset=blocks, process=settings.process(), ema=ema)
+    trainer.train()
+    return trainer, settings, words
+
+
+def test_what_the_trainer_writes_loads_as_a_pipeline(tmp_path):
+    trainer, settings, words = trained(Mixer, tmp_path / "run", ema=0.5)
+    trainer.save_final(tmp_path / "final", tokenizer=words, parts=[settings])
+    now, mean = (Pipeline.from_pretrained(tmp_path / "final" / name) for name in (".", "ema"))
+    assert type(now.model) is Mixer and now.settings.network["kind"] == "Mixer" and "Absorbing" in repr(now.process)
+    for name, values in trainer.network.state_dict().items():
+        assert torch.equal(now.model.state_dict()[name], values)
+    with trainer.average.applied():
+        assert torch.equal(mean.model.embed.weight, trainer.network.embed.weight)
+    assert not torch.equal(mean.model.embed.weight, now.model.embed.weight)
+    assert now.generate(1, 2, generator=random(), **QUIET)
+
+
+def test_of_a_class_that_cannot_be_restored_the_trainer_writes_the_weights(tmp_path):
+    trainer, settings, words = trained(Stranger, tmp_path / "run")
+    trainer.save_final(tmp_path / "final", tokenizer=words, parts=[settings])
+    assert torch.equal(load_file(tmp_path / "final" / "model.safetensors")["mix.bias"], trainer.network.mix.bias)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        Pipeline.from_pretrained(tmp_path / "final")
+    registered(Forgetful)
+    trainer, settings, words = trained(Forgetful, tmp_path / "other")
+    with pytest.warns(UserWarning, match="only the weights are written: a denoiser that is saved must be built again"):
+        trainer.save_final(tmp_path / "weights", tokenizer=words, parts=[settings])
+    assert "more" in load_file(tmp_path / "weights" / "model.safetensors")
 
 
 class Sizeless(nl.Denoiser):

@@ -14,7 +14,7 @@ import noiselab as nl
 from noiselab.objectives import Clipped, elbo
 from noiselab.training import Trainer, checkpoints, noised_loss, training_arguments
 from noiselab.training.losses import causal_loss
-from noiselab.training.saving import load_weights
+from noiselab.training.model_files import load_weights
 
 
 def test_settings_that_change_the_numbers_are_refused_and_others_are_not(tmp_path):
