@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..numerics import require_count
 
-FLAGS = ("stop", "as_released", "early_stopping", "show_progress")
+FLAGS = ("stop", "as_released", "early_stopping", "show_progress", "merge")
 MANY = 2**31 - 1
 """The largest count, and the largest token id."""
 
@@ -30,7 +30,10 @@ def arguments_of(given: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"generator must be a torch.Generator, or one for each text; got {generator!r}")
     if callback is not None and not callable(callback):
         raise ValueError(f"callback must be a function of a GenerationState; got {callback!r}")
-    for name in ("num_samples", "early_stopping_patience"):
+    counts = ["num_samples", "early_stopping_patience"]
+    if found.get("num_inference_steps") is not None:  # None means the default
+        counts.append("num_inference_steps")
+    for name in counts:
         if name in found and require_count(name, found[name]) > MANY:
             raise ValueError(f"{name} must be at most {MANY}; got {found[name]}")
     return found

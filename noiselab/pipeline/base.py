@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from ..data.texts import text_list
 from ..data.tokenizers import Encoder
 from ..denoisers import Denoiser
-from ..files import new_folder, write_text
+from ..files import as_path, new_folder, write_text
 from ..networks.adapters import merged_network, write_adapter
 from ..networks.lengths import check_fits, context_length
 from ..networks.masked_lm import MaskedLanguageModel
 from ..networks.wrapped import is_adapted, plain_network
-from .arguments import token_rows
+from .arguments import arguments_of, token_rows
 from .card import model_card
 from .loading import check_tokenizer, load_adapted, load_model, open_folder
 from .own import logits_count
@@ -190,9 +190,11 @@ class Pipeline(nn.Module, abc.ABC):
           not a model card of noiselab.
         - `merge`: whether adapters are merged into the weights, for a folder that needs no base.
 
-        **Raises:** `ValueError` if `folder` is a file, or contains a config.json or settings.json of another program.
+        **Raises:** `ValueError` if `folder` is no path, or a file, or contains a config.json or settings.json of another
+        program, or if `merge` is no Bool.
         """
-        with new_folder(Path(folder)) as temporary:
+        arguments_of({"merge": merge})
+        with new_folder(as_path(folder)) as temporary:
             self._write(temporary, merge)
 
     def push_to_hub(self, name: str, *, private: bool | None = None, message: str = "noiselab model") -> str:

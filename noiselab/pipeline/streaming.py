@@ -279,7 +279,7 @@ class Streaming:
 
         **Raises:** `ValueError` as the method, before the first step.
         """
-        if method not in self.streams:
+        if not isinstance(method, str) or method not in self.streams:
             raise ValueError(f"method must be one of {', '.join(self.streams)}; got {method!r}")
         signature = inspect.signature(getattr(self, method))
         quiet = {"show_progress": False} if "show_progress" in signature.parameters else {}
