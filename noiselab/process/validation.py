@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .interpolating import InterpolatingProcess
     from .token_dependent import TokenDependentProcess
 
-MAX_CHECKED_ENTRIES = 1 << 22  # maximum number of entries [times, state] of a check
+MAX_CHECKED_ENTRIES = 1 << 18  # maximum number of entries [times, state] of a check, which several tensors have at once
 END_TOLERANCE = 1e-3  # tolerance of alpha at the ends, required by SEDD's and MDLM's published schedules
 FLOAT32_ROUNDING = 1e-6  # tolerance for values computed in float32
 FLOAT32_RESOLUTION = 1e-7  # tolerance for a single float32 value, absolute
