@@ -2,21 +2,27 @@
 
 import copy
 import hashlib
+import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..files import write_text
 from .model_folders import ADAPTER, finite, read_json
 from .wrapped import import_peft
 
 WEIGHTS = "adapter_model.safetensors"
+ROWS = "trainable_token_indices"
+"""The setting of peft by which adapters have rows of the embeddings."""
+ROW = ".token_adapter.trainable_tokens_delta"  # the end of the name of such a row
+AT_ONCE = 1 << 20  # entries of a weight that are converted at once, so that no second copy of it is made
 # The settings of an adapter that are read from a folder. Others would load modules or other files, or are not needed here.
 READ = (
     *("r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern"),
@@ -61,8 +67,9 @@ def weights_hash(network: nn.Module) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, weight in sorted(network.named_parameters()):
         digest.update(f"{name} {tuple(weight.shape)}".encode())
-        plain: Any = weight.detach().cpu().float().contiguous().reshape(-1).view(torch.uint8).numpy()
-        digest.update(plain)
+        for part in weight.detach().reshape(-1).split(AT_ONCE):
+            plain: Any = part.cpu().float().contiguous().view(torch.uint8).numpy()
+            digest.update(plain)
     return digest.hexdigest()
 
 
@@ -72,7 +79,7 @@ def base_of(network: PreTrainedModel) -> dict[str, Any]:
     return {"base": name, "dtype": str(network.dtype).removeprefix("torch."), "weights": weights_hash(network)}
 
 
-def with_token(network: PreTrainedModel, token: int, known: int) -> None:
+def with_token(network: PreTrainedModel, token: int, known: int, *, shared: bool = True) -> None:
     """Give a network a row of the embedding for a new token, the mean of those of the other tokens; in place.
 
     Rows that are there, in vocabularies that are rounded up, are used; otherwise the embedding is enlarged. Embeddings that
@@ -80,40 +87,70 @@ def with_token(network: PreTrainedModel, token: int, known: int) -> None:
 
     **Arguments:**
 
-    - `network`: the model; its weights are replaced where they change, so that another model may share the old ones.
+    - `network`: the model.
     - `token`: the id of the new token; `known`: the number of tokens before it.
+    - `shared`: whether another model may share the weights, which are then replaced where they change.
     """
     table: Any = network.get_input_embeddings()
     rows: int = table.num_embeddings
     if token >= rows:
+        shared = False  # the weights are new
         with torch.random.fork_rng(devices=[]):  # transformers draws new rows, which are replaced below
             network.resize_token_embeddings(token + 1, mean_resizing=False)
     table = network.get_input_embeddings()
     output: Any = network.get_output_embeddings()
     tied = output is not None and output.weight is table.weight
-    _set_mean(table, "weight", token, min(known, rows))
+    _set_mean(table, "weight", token, min(known, rows), shared)
     if tied:
         output.weight = table.weight
     elif output is not None and len(output.weight) > token:
-        _set_mean(output, "weight", token, min(known, rows))
+        _set_mean(output, "weight", token, min(known, rows), shared)
     if output is not None and getattr(output, "bias", None) is not None and len(output.bias) > token:
-        _set_mean(output, "bias", token, min(known, rows))
+        _set_mean(output, "bias", token, min(known, rows), shared)
 
 
-def _set_mean(module: Any, name: str, row: int, known: int) -> None:
+def _set_mean(module: Any, name: str, row: int, known: int, shared: bool) -> None:
     old = getattr(module, name)
-    new = old.detach().clone()
-    new[row] = new[:known].mean(0, dtype=torch.float32).to(new.dtype)
-    setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
+    new = old.detach().clone() if shared else old.detach()
+    parts = new[:known].split(max(1, AT_ONCE // new[0].numel()))
+    new[row] = (torch.stack([part.sum(0, dtype=torch.float64) for part in parts]).sum(0) / known).to(new.dtype)
+    if shared:
+        setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
 
 
-def write_adapter(network: Any, folder: Path) -> None:
-    """Write the adapters of a network as peft does: adapter_config.json and adapter_model.safetensors."""
+def write_adapter(network: Any, folder: Path, token: int | None = None) -> None:
+    """Write the adapters of a network as peft does: adapter_config.json and adapter_model.safetensors.
+
+    The embedding of a token that the base lacks is among them, as peft's trainable tokens: transformers and peft put it into a
+    base that has a row for the token, and refuse one that has none.
+
+    **Arguments:**
+
+    - `network`: the `peft.PeftModel`; `folder`: the folder.
+    - `token`: the id of a token that `with_token` has given the network.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
+    rows = {} if token is None else {name: weight[token : token + 1] for name, weight in _tables(network)}
+    if rows:
+        weights = load_file(folder / WEIGHTS)
+        weights |= {f"base_model.model.{name}{ROW}": row.detach().cpu().clone() for name, row in rows.items()}
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        settings = {**read_json(folder / ADAPTER), ROWS: {name: [token] for name in rows}}
+        write_text(folder / ADAPTER, json.dumps(settings, indent=2) + "\n")
+
+
+def _tables(network: Any) -> Iterator[tuple[str, Tensor]]:
+    """The names and weights of the input embeddings of a network with adapters, and of the output if it has its own."""
+    plain, seen = network.get_base_model(), set[int]()
+    for table in (plain.get_input_embeddings(), plain.get_output_embeddings()):
+        if table is None or hasattr(table, "base_layer") or id(table.weight) in seen:
+            continue  # a table with updates of its own cannot have trainable tokens
+        seen.add(id(table.weight))
+        yield next(name for name, part in plain.named_modules() if part is table), table.weight
 
 
 def check_base(network: PreTrainedModel, wanted: Mapping[str, Any], folder: Path) -> None:
@@ -128,7 +165,7 @@ def check_base(network: PreTrainedModel, wanted: Mapping[str, Any], folder: Path
         )
 
 
-def load_adapter(network: PreTrainedModel, folder: Path) -> Any:
+def load_adapter(network: PreTrainedModel, folder: Path, token: int | None = None) -> Any:
     """Put the adapters of a folder into a network, in place, and check that they match.
 
     Only known settings are read, and only tensors.
@@ -137,6 +174,7 @@ def load_adapter(network: PreTrainedModel, folder: Path) -> Any:
 
     - `network`: the base, a model of transformers.
     - `folder`: a folder with adapter_config.json and adapter_model.safetensors.
+    - `token`: the id of a token that `with_token` has given the network; its embedding is replaced by that of the folder.
 
     **Returns:** the `peft.PeftModel`.
 
@@ -150,7 +188,9 @@ def load_adapter(network: PreTrainedModel, folder: Path) -> Any:
     strange = [
         name
         for name, value in settings.items()
-        if name not in (*READ, *IGNORED) and value != plain.get(name) and value not in (None, False, {}, [])
+        if name not in (*READ, *IGNORED, *([] if token is None else [ROWS]))
+        and value != plain.get(name)
+        and value not in (None, False, {}, [])
     ]
     if strange:
         raise ValueError(f"the settings of adapters must be those of plain LoRA; {str(folder)!r} sets {strange}")
@@ -162,7 +202,15 @@ def load_adapter(network: PreTrainedModel, folder: Path) -> Any:
     except (OSError, SafetensorError, TypeError, AttributeError, KeyError, RuntimeError) as error:
         raise ValueError(f"adapters must be those that peft writes; {str(folder)!r}: {error}") from error
     own = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    _check_match(own, weights, folder)
+    rows = (
+        {}
+        if token is None or not settings.get(ROWS)
+        else {f"base_model.model.{name}{ROW}": table[token : token + 1] for name, table in _tables(adapted)}
+    )
+    _check_match({**own, **rows}, weights, folder)
+    with torch.no_grad():
+        for name, row in rows.items():
+            row.copy_(weights.pop(name))
     peft.set_peft_model_state_dict(adapted, weights)
     for parameter in adapted.parameters():
         parameter.requires_grad_(False)

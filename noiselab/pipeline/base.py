@@ -211,7 +211,7 @@ class Pipeline(nn.Module, abc.ABC):
         held: Any = self.model.model if isinstance(self.model, MaskedLanguageModel) else self.model
         adapter = is_adapted(held) and not merge and self.settings.adapter is not None
         if adapter:
-            write_adapter(held, folder)
+            write_adapter(held, folder, (self.settings.adapter or {}).get("token"))
         elif is_adapted(held):
             merged_network(held).save_pretrained(folder)
         else:

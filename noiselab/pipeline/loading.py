@@ -101,8 +101,8 @@ def load_adapted(
             raise ValueError(
                 f"a token of adapters must be one of {rows + 1}, after those known; got {token!r}, {known!r}"
             )
-        with_token(inner, token, known)
-    adapted = load_adapter(inner, folder)
+        with_token(inner, token, known, shared=False)
+    adapted = load_adapter(inner, folder, token)
     if not isinstance(model, MaskedLanguageModel):
         return kind, adapted
     options: dict[str, Any] = dict(model.settings)

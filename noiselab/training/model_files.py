@@ -54,7 +54,7 @@ def write_model(model: nn.Module, folder: Path, stored: Mapping[str, Any]) -> No
     network: Any = model.model if isinstance(model, MaskedLanguageModel) else model
     if is_adapted(network):
         if stored.get("adapter") is not None:
-            return write_adapter(network, folder)
+            return write_adapter(network, folder, stored["adapter"].get("token"))
         network = merged_network(network)
     if isinstance(model, Denoiser) and "kind" in stored.get("network", {}):
         folder.mkdir(parents=True, exist_ok=True)
