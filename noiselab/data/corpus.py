@@ -4,10 +4,43 @@ import abc
 import hashlib
 import inspect
 import itertools
-import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 from .texts import each_text
+
+Place: TypeAlias = Any
+"""A place between the texts of a part, of JSON types; `None` is its start."""
+Item = TypeVar("Item")
+
+
+class Part(abc.ABC):
+    """A part of a corpus that can be read apart from the others, and continued at any of its texts."""
+
+    @abc.abstractmethod
+    def read(self, start: Place = None) -> Iterator[tuple[str, Place]]:
+        """Yield each non-empty text with the place after it, at which a later call can start."""
+
+
+class Mapped(Sequence[Part]):
+    """Parts that are made when they are needed.
+
+    **Arguments:**
+
+    - `items`: one for each part.
+    - `make`: makes the part of an item.
+    """
+
+    def __init__(self, items: Sequence[Item], make: Callable[[Item], Part]) -> None:
+        self._items, self._make = items, make
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Mapped(self._items[index], self._make)
+        return self._make(self._items[index])
 
 
 class Corpus(abc.ABC):
@@ -18,7 +51,7 @@ class Corpus(abc.ABC):
     - `name`: a short name used in file names and messages.
     - `key`: a string that changes whenever the texts change; it identifies caches of packed tokens.
 
-    Readers that need only part of the texts call `part`; override it if the corpus can seek efficiently.
+    Readers that share the texts call `parts`; override it if the corpus can be read from places other than its start.
     """
 
     name: str
@@ -28,21 +61,48 @@ class Corpus(abc.ABC):
     def __iter__(self) -> Iterator[str]:
         """Yield the texts; none is empty."""
 
-    def part(self, index: int, count: int, order: int | None = None) -> Iterator[str]:
-        """Yield one of `count` disjoint parts, which together contain every text once.
+    def parts(self) -> Sequence[Part]:
+        """The disjoint parts that can be read apart; together they contain every text once, in the order of `__iter__`.
 
-        **Arguments:**
-
-        - `index`: the part to read, from 0 to `count - 1`.
-        - `count`: the number of parts, usually processes times loader workers.
-        - `order`: a seed for shuffling the texts before they are divided into parts, in corpora that can do so cheaply.
-          Parts are disjoint among calls with the same seed. `None` keeps the order of `__iter__`.
+        By default there is one, which is read from its first text to find a later place.
         """
-        check_part(index, count)
-        return itertools.islice(iter(self), index, None, count)
+        return [_Whole(self)]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r}, key={self.key[:12]!r})"
+
+
+class _Whole(Part):
+    """A corpus that can only be read from its start; a place is a number of texts."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
+
+    def read(self, start: Place = None) -> Iterator[tuple[str, Place]]:
+        first = start or 0
+        for number, text in enumerate(itertools.islice(iter(self.corpus), first, None), start=first + 1):
+            yield text, number
+
+
+class _One(Part):
+    """One text in memory."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def read(self, start: Place = None) -> Iterator[tuple[str, Place]]:
+        if start is None:
+            yield self.text, 1
+
+
+class _Kept(Part):
+    """The texts of a part that belong to one side of a split."""
+
+    def __init__(self, part: Part, keeps: Callable[[str], bool]) -> None:
+        self.part, self.keeps = part, keeps
+
+    def read(self, start: Place = None) -> Iterator[tuple[str, Place]]:
+        return ((text, place) for text, place in self.part.read(start) if self.keeps(text))
 
 
 class TextCorpus(Corpus):
@@ -78,13 +138,9 @@ class TextCorpus(Corpus):
     def __len__(self) -> int:
         return len(self.texts)
 
-    def part(self, index: int, count: int, order: int | None = None) -> Iterator[str]:
-        """Yield one of `count` disjoint parts; with `order`, the texts are shuffled first."""
-        check_part(index, count)
-        places = list(range(len(self.texts)))
-        if order is not None:
-            random.Random(order).shuffle(places)
-        return (self.texts[place] for place in places[index::count])
+    def parts(self) -> Sequence[Part]:
+        """One part for each text."""
+        return Mapped(self.texts, _One)
 
 
 class _Side(Corpus):
@@ -100,14 +156,15 @@ class _Side(Corpus):
         """That of the corpus, which may change, and of the side."""
         return fingerprint([self.corpus.key, "validation" if self.validation else "train", repr(self.share)])
 
-    def _keep(self, texts: Iterable[str]) -> Iterator[str]:
-        return (text for text in texts if (hash_share(text) < self.share) == self.validation)
+    def keeps(self, text: str) -> bool:
+        """Whether a text belongs to this side."""
+        return (hash_share(text) < self.share) == self.validation
 
     def __iter__(self) -> Iterator[str]:
-        return self._keep(self.corpus)
+        return filter(self.keeps, self.corpus)
 
-    def part(self, index: int, count: int, order: int | None = None) -> Iterator[str]:
-        return self._keep(self.corpus.part(index, count, order))
+    def parts(self) -> Sequence[Part]:
+        return Mapped(self.corpus.parts(), lambda part: _Kept(part, self.keeps))
 
 
 def hold_out(corpus: Corpus | Iterable[str], share: float = 0.05) -> tuple[Corpus, Corpus]:
@@ -178,9 +235,3 @@ def hash_share(text: str) -> float:
     """Return a number in [0, 1) that depends only on the text and is uniform over texts."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6)
     return int.from_bytes(digest.digest(), "little") / 2**48
-
-
-def check_part(index: int, count: int) -> None:
-    """Raise `ValueError` unless 0 <= index < count."""
-    if not 0 <= index < count:
-        raise ValueError(f"the index of a part must lie in [0, count - 1]; got part {index} of {count}")

@@ -6,13 +6,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..files import sha256
-from .corpus import Corpus, fingerprint
-from .records import COMPRESSED, PLAIN, STRUCTURED, kind_of, known_suffixes, read_rows, read_text, text_of
+from .corpus import Corpus, Part, fingerprint
+from .file_parts import FileParts
+from .pieces import PIECE, is_large, whole_or_pieces
+from .records import COMPRESSED, PLAIN, STRUCTURED, kind_of, known_suffixes, read_rows, text_of
 
 
 class FileCorpus(Corpus):
     r"""Texts in local files. Each text file, each line of a JSON Lines file, each item of a JSON array and each row of a
-    Parquet file is one document.
+    Parquet file is one document. A text file of more than 4 MiB is cut into documents of about 128 KiB where a paragraph
+    ends (else a line, else a word), so that files of any size are read in bounded memory.
+
+    A reader of a `TokenStream` goes to any place of text files, JSON Lines and Parquet files at once. Compressed files and JSON
+    arrays are read from their beginning, each by one reader only.
 
     **Arguments:**
 
@@ -49,7 +55,8 @@ class FileCorpus(Corpus):
     @property
     def key(self) -> str:  # type: ignore[override]
         """A hash of the field and of the contents of the files as they are now, wherever they are."""
-        return fingerprint([self.field, *(signature(path) for path in self.paths)])
+        pieces = [f"pieces-{PIECE}"] if any(map(_has_pieces, self.paths)) else []
+        return fingerprint([self.field, *(signature(path) for path in self.paths), *pieces])
 
     def __iter__(self) -> Iterator[str]:
         found = False
@@ -60,6 +67,10 @@ class FileCorpus(Corpus):
                     yield text
         if not found:
             raise ValueError(f"a corpus must contain at least one non-empty text; {self.paths[0]} ... have none")
+
+    def parts(self) -> Sequence[Part]:
+        """The parts of the files that can be read apart: see `file_parts`."""
+        return FileParts(self.paths, self.field)
 
 
 def signature(path: Path) -> str:
@@ -109,9 +120,14 @@ def find_files(path: str | Path) -> list[Path]:
     return files
 
 
+def _has_pieces(path: Path) -> bool:
+    """Whether a file is, or may be, read in pieces."""
+    return kind_of(path) in PLAIN and (path.suffix.lower() in COMPRESSED or is_large(path))
+
+
 def _texts(path: Path, field: str) -> Iterator[str]:
     """The texts of a file; null is an empty text."""
     if kind_of(path) in PLAIN:
-        yield read_text(path)
+        yield from whole_or_pieces(path)
     else:
         yield from (text_of(row, field, place) or "" for place, row in read_rows(path, (field,)))

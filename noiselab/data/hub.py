@@ -2,24 +2,27 @@
 
 import glob
 import json
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .corpus import Corpus, check_part, fingerprint
+from .corpus import Corpus, Mapped, Part, Place, fingerprint
 from .files import signature
 from .records import text_of
 
 if TYPE_CHECKING:
     import datasets
 
+FEW_SHARDS = 64
+"""With fewer shards, a data set is divided more finely where that is possible."""
+
 
 class HubCorpus(Corpus):
     """The texts of any data set that the `datasets` library can stream.
 
-    Nothing is stored on disk, and the data set is opened when the first text is read. If it has at least one shard for
-    each part, a part opens only its own shards; otherwise every part reads all shards and keeps every `count`-th text.
+    Nothing is stored on disk, and the data set is opened when the first text is read. Its parts are its shards (the row
+    groups of Parquet files if it has fewer than 64 shards), each of which is opened by one reader only. A reader that
+    resumes opens its shard again and skips the rows that it has read.
 
     **Arguments:**
 
@@ -81,41 +84,44 @@ class HubCorpus(Corpus):
 
     def __iter__(self) -> Iterator[str]:
         found = False
-        for text in self._read(self.dataset):
+        for text in filter(None, self.read(self.dataset)):
             found = True
             yield text
         if not found:
             raise ValueError(f"a corpus must contain at least one non-empty text; {self.name!r} has none")
 
-    def part(self, index: int, count: int, order: int | None = None) -> Iterator[str]:
-        """Yield one of `count` disjoint parts: whole shards if there are enough; with `order`, the shards are shuffled
-        first.
-        """
-        check_part(index, count)
+    def parts(self) -> Sequence[Part]:
+        """One part for each shard of the data set, or row group of a Parquet file if there are few shards."""
         dataset = self.dataset
-        shards = list(range(dataset.num_shards))
-        if order is not None:
-            random.Random(order).shuffle(shards)
-        for number, shard in enumerate(shards):
-            if len(shards) >= count and number % count != index:
-                continue
-            texts = self._read(dataset.shard(len(shards), shard))
-            if len(shards) >= count:
-                yield from texts
-            else:
-                yield from (text for place, text in enumerate(texts) if (place + number) % count == index)
+        if dataset.num_shards < FEW_SHARDS and hasattr(dataset, "reshard"):
+            dataset = dataset.reshard()
+        count = dataset.num_shards
+        return Mapped(range(count), lambda number: _Shard(self, dataset.shard(count, number)))
 
-    def _read(self, dataset: "datasets.IterableDataset") -> Iterator[str]:
-        # `iter`, not `__iter__`, which divides the shards among loader workers. The parts are already divided here, so
-        # that dividing them again would leave all workers but the first without data.
-        for batch in dataset.iter(batch_size=256):
+    def read(self, dataset: "datasets.IterableDataset") -> Iterator[str]:
+        """Yield the texts of rows of the data set; empty and null ones are empty."""
+        # `iter`, not `__iter__`, which divides the shards among loader workers. The parts are already divided, so that
+        # dividing them again would leave all workers but the first without data.
+        for batch in dataset.iter(batch_size=64):
             column = self.field if self.field in batch else self.field.partition(".")[0]
             if column not in batch:
                 raise ValueError(f"a data set must have the field {self.field!r}; {self.name!r} has {sorted(batch)}")
             for value in batch[column]:
-                text = text_of({column: value}, self.field, self.name)
-                if text:
-                    yield text
+                yield text_of({column: value}, self.field, self.name) or ""
+
+
+class _Shard(Part):
+    """A shard of a data set; a place is a number of rows, which the library of data sets skips without decoding them."""
+
+    def __init__(self, corpus: HubCorpus, shard: "datasets.IterableDataset") -> None:
+        self.corpus, self.shard = corpus, shard
+
+    def read(self, start: Place = None) -> Iterator[tuple[str, Place]]:
+        first = start or 0
+        rows = self.shard.skip(first) if first else self.shard
+        for number, text in enumerate(self.corpus.read(rows), start=first + 1):
+            if text:
+                yield text, number
 
 
 def _named(data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None, home: Path) -> Any:

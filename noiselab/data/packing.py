@@ -1,7 +1,7 @@
 """Packing texts into blocks of equal length, with a cache on disk."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,18 +99,47 @@ def pack_rows(documents: Iterable[list[int]], length: int, mode: str, end: int) 
     - `mode`: as in `pack`.
     - `end`: the id of the end-of-text token, appended to each text.
     """
-    if mode == "document":
-        for document in documents:
-            yield np.array([*document[:length], end][:length], dtype=np.int64)
-        return
-    rest = np.zeros(0, dtype=np.int64)
+    packer = Packer(length, mode, end)
     for document in documents:
-        stream = np.concatenate([rest, np.array([*document, end], dtype=np.int64)])
-        full = len(stream) // length * length
-        yield from stream[:full].reshape(-1, length)
-        rest = stream[full:]
-    if len(rest):
-        yield rest
+        for row, _ in packer.add(document):
+            yield row
+    if len(packer.rest):
+        yield packer.rest
+
+
+class Packer:
+    """Packs documents one after another, and knows how far each row reaches into the document that was added last.
+
+    **Arguments:**
+
+    - `length`, `mode`, `end`: as for `pack_rows`.
+    """
+
+    def __init__(self, length: int, mode: str, end: int) -> None:
+        self.length, self.mode, self.end = length, mode, end
+        self.rest = np.zeros(0, dtype=np.int64)
+        """The tokens that do not fill a row yet."""
+
+    def add(self, document: Sequence[int], start: int = 0) -> Iterator[tuple[np.ndarray, int]]:
+        """Yield the rows that a document completes, each with the number of its tokens that are in rows so far, or -1 after
+        its last token.
+
+        **Arguments:**
+
+        - `document`: the token ids of a text.
+        - `start`: the number of its tokens to leave out, because they are in earlier rows.
+        """
+        if self.mode == "document":
+            yield np.array([*document[: self.length], self.end][: self.length], dtype=np.int64), -1
+            return
+        tokens = np.array([*document, self.end], dtype=np.int32)
+        place, tokens = start - len(self.rest), tokens[start:]
+        joined = np.concatenate([self.rest, tokens])
+        full = len(joined) // self.length * self.length
+        self.rest = joined[full:].astype(np.int32)
+        for first in range(0, full, self.length):
+            used = place + first + self.length
+            yield joined[first : first + self.length], -1 if used == len(document) + 1 else used
 
 
 def check_packing(tokenizer: "transformers.PreTrainedTokenizerBase", length: int, mode: str) -> None:

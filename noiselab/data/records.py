@@ -3,8 +3,10 @@
 Lines end at a line feed only: a text may contain the other signs that Unicode counts as line ends.
 """
 
+import contextlib
 import gzip
 import io
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,16 +38,17 @@ def read_text(path: Path) -> str:
 
     **Raises:** `ValueError`, with the file, if it is not UTF-8 or cannot be decompressed.
     """
-    return _decoded(b"".join(_chunks(path)), str(path))
+    return decoded(b"".join(chunks(path)), str(path))
 
 
-def read_rows(path: Path, fields: tuple[str, ...] = ("text",)) -> Iterator[tuple[Place, Any]]:
+def read_rows(path: Path, fields: tuple[str, ...] = ("text",), start: int = 0) -> Iterator[tuple[Place, Any]]:
     """The rows of a file of JSON Lines, of a JSON array or object, or of a Parquet table.
 
     **Arguments:**
 
     - `path`: the file.
     - `fields`: the columns of a Parquet table that are read, as far as they exist; nested ones as in `text_of`.
+    - `start`: the number of rows to leave out, which are not parsed in JSON Lines.
 
     **Returns:** an iterator over the place of each row, for messages, and the row.
 
@@ -53,10 +56,58 @@ def read_rows(path: Path, fields: tuple[str, ...] = ("text",)) -> Iterator[tuple
     """
     kind = kind_of(path)
     if kind == ".parquet":
-        return _parquet_rows(path, fields)
+        return itertools.islice(_parquet_rows(path, fields), start, None)
     if kind == ".json":
-        return _json_rows(path)
-    return _line_rows(path)
+        return itertools.islice(_json_rows(path), start, None)
+    return _line_rows(path, start)
+
+
+def line_text(line: bytes, field: str, path: Path, offset: int) -> str:
+    """The text of a line of JSON Lines; null and empty lines are empty.
+
+    **Arguments:**
+
+    - `line`: the line.
+    - `field`: as in `text_of`.
+    - `path`, `offset`: the file and the byte at which the line begins, for messages.
+
+    **Raises:** `ValueError`, with file and line, if the line cannot be read or has no such text.
+    """
+    try:
+        return _line_text(line, field, str(path))
+    except ValueError:  # the number of the line is counted for the message only
+        number = 1 + sum(chunk.count(b"\n") for chunk in chunks(path, 0, offset)) if offset else 1
+        return _line_text(line, field, f"{path}, line {number}")
+
+
+def _line_text(line: bytes, field: str, place: Place) -> str:
+    text = decoded(line, place)
+    return (text_of(_parsed(text, "a line must be JSON", place), field, place) or "") if text.strip() else ""
+
+
+def parquet_groups(path: Path) -> int:
+    """The number of row groups of a Parquet file.
+
+    **Raises:** `ValueError`, with the file, if it cannot be read.
+    """
+    with _parquet(path) as file:
+        return int(file.num_row_groups)
+
+
+def parquet_texts(path: Path, field: str, group: int, start: int = 0) -> Iterator[str]:
+    """The texts of a row group of a Parquet file from a row on; null is empty.
+
+    **Raises:** `ValueError`, with the file, if it cannot be read or has no such text.
+    """
+    with _parquet(path) as file:
+        columns = _columns(path, file.schema_arrow.names, (field,))
+        number = 0
+        for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=columns):
+            if number + len(batch) > start:
+                first = max(0, start - number)
+                for place, row in enumerate(batch.slice(first).to_pylist(), start=number + first):
+                    yield text_of(row, field, f"{path}, row {place} of row group {group}") or ""
+            number += len(batch)
 
 
 def text_of(row: Any, field: str, place: Place) -> str | None:
@@ -160,12 +211,15 @@ def as_line(record: Mapping[str, Any], ascii_only: bool = False) -> str:
     return line
 
 
-def _line_rows(path: Path) -> Iterator[tuple[Place, Any]]:
+def _line_rows(path: Path, start: int = 0) -> Iterator[tuple[Place, Any]]:
+    rows = 0
     for number, line in enumerate(_lines(path), start=1):
         place = f"{path}, line {number}"
-        text = _decoded(line, place)
+        text = decoded(line, place)
         if text.strip():
-            yield place, _parsed(text, "a line must be JSON", place)
+            rows += 1
+            if rows > start:
+                yield place, _parsed(text, "a line must be JSON", place)
 
 
 def _json_rows(path: Path) -> Iterator[tuple[Place, Any]]:
@@ -190,7 +244,11 @@ def _parsed(text: str, must: str, place: Place) -> Any:
         raise ValueError(f"{must}; {place}: {error}") from error
 
 
-def _decoded(content: bytes, place: Place) -> str:
+def decoded(content: bytes, place: Place) -> str:
+    """UTF-8 as text, without a byte order mark.
+
+    **Raises:** `ValueError` with the place.
+    """
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -198,38 +256,54 @@ def _decoded(content: bytes, place: Place) -> str:
 
 
 def _parquet_rows(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[Place, Any]]:
+    with _parquet(path) as file:
+        columns, number = _columns(path, file.schema_arrow.names, fields), 0
+        for batch in file.iter_batches(batch_size=1024, columns=columns):
+            for row in batch.to_pylist():
+                yield f"{path}, row {number}", row
+                number += 1
+
+
+@contextlib.contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            there, number = file.schema_arrow.names, 0
-            columns = [name for name in there if name in fields or any(f.startswith(f"{name}.") for f in fields)]
-            if not columns:
-                raise ValueError(f"a parquet file must have the column {fields[0]!r}; {path} has {sorted(there)}")
-            for batch in file.iter_batches(batch_size=1024, columns=columns):
-                for row in batch.to_pylist():
-                    yield f"{path}, row {number}", row
-                    number += 1
+            yield file
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"a parquet file must be readable; {path}: {error}") from error
 
 
+def _columns(path: Path, there: list[str], fields: tuple[str, ...]) -> list[str]:
+    columns = [name for name in there if name in fields or any(f.startswith(f"{name}.") for f in fields)]
+    if not columns:
+        raise ValueError(f"a parquet file must have the column {fields[0]!r}; {path} has {sorted(there)}")
+    return columns
+
+
 def _lines(path: Path) -> Iterator[bytes]:
     rest = b""
-    for chunk in _chunks(path):
+    for chunk in chunks(path):
         *lines, rest = (rest + chunk).split(b"\n")
         yield from lines
     if rest:
         yield rest
 
 
-def _chunks(path: Path, size: int = 2**20) -> Iterator[bytes]:
-    """The decompressed bytes of a file."""
+def chunks(path: Path, start: int = 0, most: int | None = None, size: int = 2**20) -> Iterator[bytes]:
+    """The decompressed bytes of a file, or at most a number of them from an offset on.
+
+    **Raises:** `ValueError`, with the file, if it cannot be read or decompressed.
+    """
     try:
         with _opened(path) as file:
-            while chunk := file.read(size):
+            if start:
+                file.seek(start)
+            while chunk := file.read(size if most is None else min(size, most)):
                 yield chunk
+                most = None if most is None else most - len(chunk)
     except (OSError, EOFError, ValueError) as error:  # zlib's errors and those of pyarrow are among these or below
         raise ValueError(f"a file must be readable; {path}: {error}") from error
 

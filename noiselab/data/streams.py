@@ -1,17 +1,17 @@
 """An infinite stream of packed blocks, for corpora that are too large to pack in advance."""
 
-import hashlib
-import itertools
-import random
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+import functools
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .corpus import Corpus, as_corpus, check_part, fingerprint
-from .packing import check_packing, pack_rows
+from .corpus import Corpus, Part, as_corpus, fingerprint
+from .packing import Packer, check_packing
+from .reading import Position, Reading, reader_count
 from .tokenizers import Encoder, tokenizer_key
 
 if TYPE_CHECKING:
@@ -21,23 +21,30 @@ if TYPE_CHECKING:
 class TokenStream(IterableDataset[dict[str, Tensor]]):
     """An infinite iterable data set that packs blocks while reading, shuffling the corpus anew in each pass.
 
-    Items are those of `TokenBlocks`. The stream is infinite because a resumed training run finds its position by
-    counting blocks, which would silently fail at the end of a pass if a loader restarted there. The blocks depend only
-    on the arguments, the epoch, and the number of processes and workers.
+    Items are those of `TokenBlocks`. The texts are dealt to a fixed number R of readers, each of which packs its own, and
+    block b is the next one of reader b mod R. A process and loader worker reads only the readers that are dealt to it, so
+    that no text is read or encoded twice in a pass, and the blocks and their order do not depend on how many there are.
+    Reader j belongs to rank j mod W and there to loader worker floor(j / W) mod n; W n must divide R.
 
-    Each loader worker of each process reads a disjoint part of the texts; no text is read twice in one pass.
+    `read` gives the blocks of one reader with the state after each, from which it continues without reading or encoding
+    what came before, except for the document and the few texts in which it stopped.
 
     **Arguments:**
 
-    - `corpus`: any corpus, or a list of texts; a `HubCorpus` distributes whole shards if it has enough of them.
+    - `corpus`: any corpus, or a list of texts.
     - `tokenizer`, `length`, `mode`: as in `pack`.
     - `seed`: the seed for the order of the texts.
-    - `buffer`: the size of the shuffle buffer in texts; with 1 or less, texts keep the order of the corpus's parts.
+    - `buffer`: the number of texts held in memory to be shuffled with each other, over all readers. With R or less, the
+      parts of the corpus are shuffled, but not the texts within a part.
+    - `readers`: the number of readers R. By default 64, halved until each has a text and a part of the corpus that can be
+      read apart (`Corpus.parts`): a corpus of your own without `parts` has one reader. With more readers than parts, every
+      reader reads all texts and encodes only its own.
     - `rank`, `world_size`: the index of this process and the number of processes; default: taken from
       `torch.distributed` when reading begins, or a single process. Pass 0 and 1 if the training loop itself distributes
       the batches of one stream, as accelerate does with a prepared loader.
 
-    **Raises:** `ValueError` as `pack` does; while reading, if a part contains no text.
+    **Raises:** `ValueError` as `pack` does; while reading, if the corpus contains no text, or processes times loader workers
+    do not divide the number of readers.
 
     **Example:**
 
@@ -49,6 +56,11 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
     stream = TokenStream(corpus, train_tokenizer(corpus, vocab_size=259), length=16, seed=1)
     for block in itertools.islice(stream, 3):
         assert block["input_ids"].shape == (16,)
+
+    rows = stream.read(reader=1)  # the second reader
+    first, state = next(rows)
+    resumed, _ = next(stream.read(1, state))
+    assert resumed["input_ids"].equal(next(rows)[0]["input_ids"])
     ```
     """
 
@@ -61,39 +73,100 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
         mode: str = "concatenate",
         seed: int = 0,
         buffer: int = 2048,
+        readers: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
         check_packing(tokenizer, length, mode)
         if (rank is None) != (world_size is None):
             raise ValueError(f"rank and world_size must be given together; got {rank} and {world_size}")
-        if rank is not None and world_size is not None:
-            check_part(rank, world_size)
+        if rank is not None and world_size is not None and not 0 <= rank < world_size:
+            raise ValueError(f"rank must lie in [0, world_size - 1]; got rank {rank} of {world_size}")
+        if readers is not None and readers < 1:
+            raise ValueError(f"readers must be at least 1; got {readers}")
         self.corpus, self.tokenizer, self.length, self.mode = as_corpus(corpus), tokenizer, length, mode
         self.seed, self.buffer, self.rank, self.world_size = seed, buffer, rank, world_size
         self.epoch = 0
+        self._asked = readers
+
+    @functools.cached_property
+    def _parts(self) -> Sequence[Part]:
+        return self.corpus.parts()
+
+    @functools.cached_property
+    def readers(self) -> int:
+        """The number of readers R. It depends on the corpus, never on processes or workers."""
+        readers = reader_count(self.corpus, self._parts)  # also finds that there is no text
+        return readers if self._asked is None else self._asked
 
     @property
     def key(self) -> str:
         """A string that changes whenever the blocks do: with the texts, the tokenizer or a setting."""
-        settings = [self.length, self.mode, self.seed, self.buffer, self.epoch]
+        settings = [self.length, self.mode, self.seed, self.buffer, self.epoch, self.readers, len(self._parts)]
         return fingerprint([self.corpus.key, tokenizer_key(self.tokenizer), *map(str, settings)])
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration at this pass over the corpus instead of pass 0."""
         self.epoch = epoch
 
+    def read(
+        self, reader: int, state: Mapping[str, Any] | None = None
+    ) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+        """Yield the blocks of one reader, each with the state after it; endless.
+
+        **Arguments:**
+
+        - `reader`: the number of the reader, in [0, readers).
+        - `state`: one that was yielded with a block of this reader, to continue after that block; it consists of JSON types.
+          Default: the first block of the pass that `set_epoch` has set.
+
+        **Raises:** `ValueError` if there is no such reader, or the state does not fit the data.
+        """
+        if not 0 <= reader < self.readers:
+            raise ValueError(f"reader must lie in [0, {self.readers - 1}]; got {reader}")
+        window = max(1, self.buffer // self.readers)
+        reading = Reading(self._parts, reader, self.readers, self.seed, window, self.epoch)
+        return self._rows(reading, *_restored(state, reading))
+
+    def _rows(self, reading: Reading, start: Position, used: int) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+        places: deque[tuple[Position, Position]] = deque()
+
+        def texts() -> Iterator[str]:
+            for text, before, after in reading.texts(start):
+                places.append((before, after))
+                yield text
+
+        packer = Packer(self.length, self.mode, int(self.tokenizer.eos_token_id))
+        # Few characters at a time, because as many readers as there are encode that much before their first blocks.
+        for document in Encoder(self.tokenizer)(texts(), batch=max(2**12, 2**15 // self.readers)):
+            before, after = places.popleft()
+            if used > len(document):
+                raise ValueError(
+                    f"a state must be of the same data; it lies {used} tokens into a text of {len(document)}"
+                )
+            for row, last in packer.add(document, used):
+                yield self._block(row), _state(after, 0) if last < 0 else _state(before, last)
+            used = 0
+
+    def _block(self, row: Any) -> dict[str, Tensor]:
+        block = torch.full((self.length,), int(self.tokenizer.pad_token_id), dtype=torch.int64)
+        block[: len(row)] = torch.from_numpy(row)
+        return {"input_ids": block, "attention_mask": torch.arange(self.length) < len(row)}
+
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         index, count = self._place()
-        places = torch.arange(self.length)
-        documents = Encoder(self.tokenizer)(self._texts(index, count), batch=2**15)
-        for row in pack_rows(documents, self.length, self.mode, int(self.tokenizer.eos_token_id)):
-            block = torch.full((self.length,), int(self.tokenizer.pad_token_id), dtype=torch.int64)
-            block[: len(row)] = torch.from_numpy(row)
-            yield {"input_ids": block, "attention_mask": places < len(row)}
+        if self.readers % count:
+            raise ValueError(
+                f"processes times loader workers must divide the number of readers, {self.readers}; got {count} (pass "
+                "readers=, a multiple of it, on which the order of the blocks depends)"
+            )
+        own = [self.read(reader) for reader in range(index, self.readers, count)]
+        while True:
+            for rows in own:
+                yield next(rows)[0]
 
     def _place(self) -> tuple[int, int]:
-        """Return the index of this reader and the number of readers over all processes."""
+        """The index of the first reader of this process and loader worker, and the number of all processes and workers."""
         rank, world_size = self.rank, self.world_size
         if rank is None or world_size is None:
             parallel = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -101,40 +174,27 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
             world_size = torch.distributed.get_world_size() if parallel else 1
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
-        return rank * workers + number, world_size * workers
+        return rank + world_size * number, world_size * workers
 
-    def _texts(self, index: int, count: int) -> Iterator[str]:
-        for number in itertools.count(self.epoch):
-            # All readers must agree on how texts are divided into parts; each shuffles its own part differently.
-            texts = self.corpus.part(index, count, order=derive_seed(self.seed, number))
-            found = False
-            for text in shuffled(texts, self.buffer, derive_seed(self.seed, number, index)):
-                found = True
-                yield text
-            if not found:
-                raise ValueError(
-                    f"the corpus must contain a text for each of {count} readers (processes times loader workers); "
-                    f"{self.corpus.name!r} has none for reader {index}"
-                )
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_parts"}  # made again where it arrives
 
 
-def shuffled(texts: Iterable[str], buffer: int, seed: int) -> Iterator[str]:
-    """Yield every text once, shuffled with a buffer of `buffer` texts."""
-    generator = random.Random(seed)
-    held: list[str] = []
-    for text in texts:
-        if len(held) < buffer:
-            held.append(text)
-        elif held:
-            place = int(generator.random() * len(held))
-            held[place], text = text, held[place]
-            yield text
-        else:
-            yield text
-    generator.shuffle(held)
-    yield from held
+def _state(position: Position, used: int) -> dict[str, Any]:
+    return {**position._asdict(), "token": used}
 
 
-def derive_seed(*numbers: int) -> int:
-    """Return a seed derived from all of the numbers."""
-    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "little")
+def _restored(state: Mapping[str, Any] | None, reading: Reading) -> tuple[Position, int]:
+    """The position of a state, and the number of tokens of its text that are in earlier blocks."""
+    if state is None:
+        return reading.start(), 0
+    names = (*Position._fields, "token")
+    if not isinstance(state, Mapping) or set(state) != set(names):
+        raise ValueError(f"the state of a reader must have {', '.join(names)}; got {state!r}")
+    position = Position(*(state[name] for name in Position._fields))
+    if not reading.shared and (position.part - reading.start().part) % reading.readers:
+        raise ValueError(
+            f"a state must be one of the same reader; got part {position.part} for reader {reading.reader} of "
+            f"{reading.readers}"
+        )
+    return position, int(state["token"])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from ..categorical import Randomness
-from ..data.streams import derive_seed
+from ..data.reading import derive_seed
 from ..numerics import require_count
 
 LARGEST_SEED = 2**64 - 1

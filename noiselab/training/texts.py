@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ..data import (
     Corpus,
     FileCorpus,
     HubCorpus,
+    TextCorpus,
     TokenBlocks,
     TokenStream,
     hold_out,
@@ -20,7 +21,7 @@ from ..data import (
     standard_library,
     train_tokenizer,
 )
-from ..data.corpus import fingerprint
+from ..data.corpus import Part, fingerprint
 from ..files import new_folder, write_json
 from .checkpoints import checkpoints, differences
 from .options import Data
@@ -60,6 +61,10 @@ class Pieces(Corpus):
                     piece = ""
             if piece:
                 yield piece
+
+    def parts(self) -> Sequence[Part]:
+        """One part for each piece; a corpus that is cut is small enough to be held in memory."""
+        return TextCorpus(self).parts()
 
 
 def corpora(data: Data) -> tuple[Corpus, Corpus]:

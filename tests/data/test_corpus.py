@@ -97,18 +97,6 @@ def test_library_without_sources_is_an_error(tmp_path: Path):
 @settings(max_examples=50, deadline=None)
 @given(
     texts=st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=30),
-    count=st.integers(1, 7),
-    order=st.none() | st.integers(0, 99),
-)
-def test_parts_hold_every_text_once(texts: list[str], count: int, order: int | None):
-    corpus = TextCorpus(texts)
-    parts = [list(corpus.part(index, count, order)) for index in range(count)]
-    assert sorted(text for part in parts for text in part) == sorted(texts)
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    texts=st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=30),
     more=st.lists(st.text(min_size=1, max_size=5), max_size=5),
 )
 def test_hold_out_is_disjoint_complete_and_stable(texts: list[str], more: list[str]):
@@ -116,12 +104,6 @@ def test_hold_out_is_disjoint_complete_and_stable(texts: list[str], more: list[s
     assert sorted(training + validation) == sorted(texts)
     assert not set(training) & set(validation)
     assert set(validation) <= set(hold_out(TextCorpus(texts + more), 0.3)[1])
-
-
-def test_hold_out_keeps_parts_disjoint(words: list[str]):
-    training, _ = hold_out(TextCorpus(words), 0.3)
-    parts = [list(training.part(index, 3, order=5)) for index in range(3)]
-    assert sorted(text for part in parts for text in part) == sorted(training)
 
 
 def test_hold_out_share_is_met():
@@ -221,17 +203,6 @@ def test_hub_streams_local_files(shards: list[str], tmp_path: Path, words: list[
     assert corpus.key != HubCorpus("parquet", data_files={"train": path}, field="body").key
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 6])
-@pytest.mark.parametrize("order", [None, 7])
-def test_hub_parts_hold_every_text_once(shards: list[str], words: list[str], count: int, order: int | None):
-    corpus = HubCorpus("json", data_files=shards)
-    parts = [list(corpus.part(index, count, order)) for index in range(count)]
-    assert sorted(text for part in parts for text in part) == sorted(words)
-    assert all(parts)
-    if count in (2, 4):
-        assert all(len(part) == 40 // count for part in parts)
-
-
 def test_hub_errors(shards: list[str], tmp_path: Path):
     with pytest.raises(ValueError, match=r"field 'body'; .* has \['n', 'text'\]"):
         list(HubCorpus("json", data_files=shards, field="body"))
@@ -240,8 +211,6 @@ def test_hub_errors(shards: list[str], tmp_path: Path):
     empty = str(write_lines(tmp_path / "empty.jsonl", [""]))
     with pytest.raises(ValueError, match="at least one non-empty text"):
         list(HubCorpus("json", data_files=[empty]))
-    with pytest.raises(ValueError, match="\\[0, count - 1\\]; got part 2 of 2"):
-        list(HubCorpus("json", data_files=shards).part(2, 2))
 
 
 class Nameless(Corpus):

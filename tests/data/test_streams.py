@@ -1,18 +1,24 @@
-"""Laws of streams: endless, deterministic, complete in each pass, disjoint over processes and workers."""
+"""Laws of streams: endless, deterministic, complete in each pass, the same for any number of processes and workers."""
 
 import itertools
 import json
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
+from kinds_of_corpora import CORPORA, Counted
 from torch.utils.data import DataLoader
 
-from noiselab.data import HubCorpus, TextCorpus, TokenStream
-from noiselab.data.streams import derive_seed, shuffled
+from noiselab.data import Corpus, TextCorpus, TokenStream, hold_out
+from noiselab.data.reading import Reading, permutation, reader_count
+from noiselab.data.tokenizers import Encoder
+
+
+@pytest.fixture(params=CORPORA)
+def corpus(request, tmp_path, words) -> Corpus:
+    return CORPORA[request.param](tmp_path, words)
 
 
 def take(stream: TokenStream, count: int) -> list[list[int]]:
@@ -27,82 +33,191 @@ def texts(stream: TokenStream, count: int) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("buffer", [0, 1, 3, 100])
-def test_shuffling_keeps_every_text(words: list[str], buffer: int):
-    once = list(shuffled(words, buffer, seed=1))
-    assert Counter(once) == Counter(words)
-    assert once == list(shuffled(words, buffer, seed=1))
-    assert (once == words) == (buffer < 2)
+def test_a_permutation_is_the_order_of_published_numbers():
+    # The first values of splitmix64 with seed 0 are e220a8397b1dcdaf, 6e789e6aa1b965f4, 06c45d188009454f, f88bb8a8724c81ec.
+    assert permutation(4, 0).tolist() == [2, 1, 0, 3]
+    counts = Counter(tuple(permutation(3, seed * 7919)) for seed in range(6000))
+    assert len(counts) == 6 and sum((n - 1000) ** 2 / 1000 for n in counts.values()) < 20.5  # chi-square, 5 df, .1 %
+    assert sorted(permutation(1000, 5)) == list(range(1000))
 
 
-def test_every_pass_holds_every_text_in_a_new_order(tokenizer, words: list[str]):
+@pytest.mark.parametrize("readers", [1, 3, 8, 64])
+def test_readers_share_each_pass_without_overlap(corpus, readers):
+    parts, expected = corpus.parts(), Counter(corpus)
+    passes = [Counter() for _ in range(3)]
+    for reader in range(readers):
+        one, five = (Reading(parts, reader, readers, seed=3, window=window) for window in (1, 5))
+        shuffled = five.texts(five.start())
+        for number, group in itertools.groupby(one.texts(one.start()), lambda found: found[2].part // len(parts)):
+            if number >= 3:
+                break
+            own = Counter(text for text, _, _ in group)
+            assert Counter(text for text, _, _ in itertools.islice(shuffled, own.total())) == own
+            passes[number] += own
+    assert passes == [expected] * 3
+
+
+@pytest.mark.parametrize("mode", ["concatenate", "document"])
+@pytest.mark.parametrize("readers", [None, 3])
+def test_a_reader_continues_after_any_block(tokenizer, corpus, mode, readers):
+    stream = TokenStream(corpus, tokenizer, 16, mode=mode, seed=3, buffer=12, readers=readers)
+    for reader in range(min(2, stream.readers)):
+        rows = list(itertools.islice(stream.read(reader), 40))
+        for number in (0, 1, 2, 3, 5, 8, 31):
+            state = json.loads(json.dumps(rows[number][1]))
+            again = itertools.islice(stream.read(reader, state), 8)
+            for (block, after), (expected, expected_after) in zip(again, rows[number + 1 :], strict=False):
+                assert block["input_ids"].equal(expected["input_ids"]) and after == expected_after
+
+
+def test_blocks_come_from_the_readers_in_turn(tokenizer, corpus):
+    stream = TokenStream(corpus, tokenizer, 16, seed=3)
+    rows = [stream.read(reader) for reader in range(stream.readers)]
+    assert take(stream, 50) == [next(rows[b % stream.readers])[0]["input_ids"].tolist() for b in range(50)]
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_the_order_depends_on_no_number_of_processes_or_workers(tokenizer, words, world):
+    expected = take(TokenStream(TextCorpus(words), tokenizer, 16, seed=3), 100)
+    for workers in (0, 2):
+        found: list = [None] * 100
+        for rank in range(world):
+            stream = TokenStream(TextCorpus(words), tokenizer, 16, seed=3, rank=rank, world_size=world)
+            found[rank::world] = take(DataLoader(stream, batch_size=None, num_workers=workers), 100 // world)
+        assert found == expected
+
+
+class Encoded:
+    """The number of texts and tokens that were encoded."""
+
+    def __init__(self, monkeypatch):
+        self.texts = self.tokens = 0
+        encode = Encoder._encode
+
+        def counted(encoder, given):
+            rows = encode(encoder, given)
+            self.texts += len(rows)
+            self.tokens += sum(map(len, rows))
+            return rows
+
+        monkeypatch.setattr(Encoder, "_encode", counted)
+
+    def of(self, rows) -> tuple[int, int]:
+        self.texts = self.tokens = 0
+        list(rows)
+        return self.texts, self.tokens
+
+
+class Observed(TextCorpus):
+    """Counts the texts that are read."""
+
+    def parts(self):
+        found = super().parts()
+        self.read = 0
+
+        class Parts(list):
+            def __len__(_):
+                return len(found)
+
+            def __getitem__(_, index):
+                self.read += 1
+                return found[index]
+
+        return Parts()
+
+
+def test_resuming_reads_and_encodes_no_more_than_starting(tokenizer, words, monkeypatch):
+    encoded, corpus = Encoded(monkeypatch), Observed(f"{n}:{word}" for n in range(50) for word in words)
+    stream = TokenStream(corpus, tokenizer, 32, seed=1, buffer=64)
+    assert stream.readers == 64
+    costs = []
+    for reader in (0, 17):
+        states = [None, *(state for _, state in itertools.islice(stream.read(reader), 125))]  # block 8,000 of all
+        for state in (states[0], states[-1]):
+            corpus.read = 0
+            costs.append((*encoded.of(itertools.islice(stream.read(reader, state), 2)), corpus.read))
+    for start, later in zip(costs[::2], costs[1::2], strict=True):
+        assert all(b <= 1.2 * a for a, b in zip(start, later, strict=True)), (start, later)
+
+
+def test_processes_together_encode_as_much_as_one(tokenizer, words, monkeypatch):
+    encoded, corpus = Encoded(monkeypatch), TextCorpus(f"{n}:{word}" for n in range(20) for word in words)
+    alone = encoded.of(itertools.islice(TokenStream(corpus, tokenizer, 32, seed=1), 640))[1]
+    for world in (2, 4):
+        shares = [
+            encoded.of(
+                itertools.islice(TokenStream(corpus, tokenizer, 32, seed=1, rank=rank, world_size=world), 640 // world)
+            )[1]
+            for rank in range(world)
+        ]
+        assert sum(shares) <= 1.1 * alone and max(shares) <= 1.5 * alone / world
+
+
+def test_every_pass_holds_every_text_in_a_new_order(tokenizer, words):
     stream = TokenStream(TextCorpus(words), tokenizer, 256, mode="document", seed=3)
     found = texts(stream, 3 * len(words))
     passes = [found[start : start + len(words)] for start in range(0, len(found), len(words))]
     assert all(sorted(one) == sorted(words) for one in passes)
     assert passes[0] != passes[1] != passes[2] != passes[0]
     stream.set_epoch(1)
-    assert texts(stream, 2 * len(words)) == passes[1] + passes[2]
+    assert sorted(texts(stream, len(words))) == sorted(words)
+    assert take(stream, 20) != take(TokenStream(TextCorpus(words), tokenizer, 256, mode="document", seed=3), 20)
 
 
-def test_the_stream_is_full_endless_and_deterministic(tokenizer, words: list[str]):
+def test_files_are_shuffled_in_each_pass(tokenizer, tmp_path, words):
+    corpus = CORPORA["lines"](tmp_path, words)
+    for buffer in (0, 100):
+        stream = TokenStream(corpus, tokenizer, 256, mode="document", seed=3, readers=1, buffer=buffer)
+        found = texts(stream, 2 * len(words))
+        passes = [found[: len(words)], found[len(words) :]]
+        assert all(sorted(one) == sorted(words) != one for one in passes) and passes[0] != passes[1]
+
+
+def test_a_buffer_of_one_keeps_the_order_within_a_part(tokenizer, words):
+    def read(buffer):
+        return texts(TokenStream(Counted(words), tokenizer, 256, mode="document", buffer=buffer), len(words))
+
+    assert read(0) == read(1) == words
+    assert sorted(read(8)) == sorted(words) != read(8)
+    assert all(abs(read(8).index(word) - place) < 8 for place, word in enumerate(words))
+
+
+def test_the_stream_is_full_endless_and_deterministic(tokenizer, words):
     stream = TokenStream(TextCorpus(words), tokenizer, 32, seed=3)
     first = take(stream, 200)  # several passes
     assert first == take(stream, 200) == take(TokenStream(TextCorpus(words), tokenizer, 32, seed=3), 200)
     assert first != take(TokenStream(TextCorpus(words), tokenizer, 32, seed=4), 200)
     assert all(block["attention_mask"].all() for block in itertools.islice(stream, 200))
-    decoded = tokenizer.decode([token for block in first for token in block]).split("<|endoftext|>")
+    rows = take(TokenStream(TextCorpus(words), tokenizer, 32, readers=1), 200)
+    decoded = tokenizer.decode([token for row in rows for token in row]).split("<|endoftext|>")
     assert set(decoded[:-1]) == set(words)
 
 
-@pytest.fixture(params=["memory", "two shards", "five shards"])
-def corpus(request: pytest.FixtureRequest, tmp_path: Path, words: list[str]) -> TextCorpus | HubCorpus:
-    """The same texts in memory, and streamed from files fewer and more than readers."""
-    if request.param == "memory":
-        return TextCorpus(words)
-    files = 2 if request.param == "two shards" else 5
-    for place in range(files):
-        lines = [json.dumps({"text": text}) for text in words[place::files]]
-        (tmp_path / f"{place}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    return HubCorpus("json", data_files=sorted(str(path) for path in tmp_path.iterdir()))
+@pytest.mark.parametrize(
+    ("count", "most", "readers"), [(1, 64, 1), (3, 64, 2), (40, 64, 32), (64, 64, 64), (65, 64, 64), (40, 48, 24)]
+)
+def test_few_texts_have_few_readers(words, count, most, readers):
+    corpus = TextCorpus([*words, *map(str, range(100))][:count])
+    assert reader_count(corpus, corpus.parts(), most) == readers
 
 
-def test_ranks_share_a_pass_without_overlap(tokenizer, words: list[str], corpus: TextCorpus | HubCorpus):
-    found: Counter[str] = Counter()
-    for rank in range(4):
-        # How many texts a rank has in a pass depends on how the shards are dealt out in that pass.
-        size = len(list(corpus.part(rank, 4, order=derive_seed(3, 0))))
-        stream = TokenStream(corpus, tokenizer, 256, mode="document", seed=3, buffer=8, rank=rank, world_size=4)
-        found.update(texts(stream, size))
-    assert found == Counter(words)
+def test_readers_follow_texts_and_parts(tokenizer, words):
+    assert TokenStream(Counted(words), tokenizer, 8).readers == 1
+    assert TokenStream(Counted(words), tokenizer, 8, readers=6).readers == 6
+    side = hold_out(TextCorpus(words), 0.1)[1]
+    assert TokenStream(side, tokenizer, 8).readers <= len(list(side))
 
 
-def test_loader_workers_share_a_pass_without_overlap(tokenizer, words: list[str], tmp_path: Path):
-    for place in range(4):
-        lines = [json.dumps({"text": text}) for text in words[place::4]]
-        (tmp_path / f"{place}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    for corpus in (
-        TextCorpus(words),
-        HubCorpus("json", data_files=sorted(str(path) for path in tmp_path.iterdir())),
-    ):
-        found: Counter[str] = Counter()
-        for rank in range(2):
-            stream = TokenStream(corpus, tokenizer, 256, mode="document", rank=rank, world_size=2)
-            blocks = itertools.islice(DataLoader(stream, batch_size=None, num_workers=2), 20)
-            found.update(tokenizer.decode(block["input_ids"][block["attention_mask"]][:-1]) for block in blocks)
-        assert found == Counter(words)
-
-
-def test_the_process_group_is_asked_for_the_rank(tokenizer, words: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_the_process_group_is_asked_for_the_rank(tokenizer, words, monkeypatch):
     corpus = TextCorpus(words)
-    explicit = take(TokenStream(corpus, tokenizer, 16, rank=1, world_size=3), 20)
+    explicit = take(TokenStream(corpus, tokenizer, 16, rank=1, world_size=4), 20)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
     assert take(TokenStream(corpus, tokenizer, 16), 20) == explicit
 
 
-def test_errors(tokenizer, words: list[str]):
+def test_errors(tokenizer, words):
     corpus = TextCorpus(words)
     with pytest.raises(ValueError, match="length must be at least 2; got 1"):
         TokenStream(corpus, tokenizer, 1)
@@ -110,10 +225,27 @@ def test_errors(tokenizer, words: list[str]):
         TokenStream(corpus, tokenizer, 8, mode="rows")
     with pytest.raises(ValueError, match="must be given together; got 1 and None"):
         TokenStream(corpus, tokenizer, 8, rank=1)
-    with pytest.raises(ValueError, match="got part 2 of 2"):
+    with pytest.raises(ValueError, match="got rank 2 of 2"):
         TokenStream(corpus, tokenizer, 8, rank=2, world_size=2)
-    with pytest.raises(ValueError, match=r"a text for each of 41 readers .* none for reader 40"):
-        next(iter(TokenStream(corpus, tokenizer, 8, rank=40, world_size=41)))
+    with pytest.raises(ValueError, match="readers must be at least 1; got 0"):
+        TokenStream(corpus, tokenizer, 8, readers=0)
+    with pytest.raises(ValueError, match="must divide the number of readers, 32; got 3"):
+        next(iter(TokenStream(corpus, tokenizer, 8, rank=0, world_size=3)))
+    with pytest.raises(ValueError, match=r"must lie in \[0, 31\]; got 32"):
+        TokenStream(corpus, tokenizer, 8).read(32)
+    with pytest.raises(ValueError, match="at least one non-empty text; 'texts-validation' has none"):
+        next(iter(TokenStream(hold_out(TextCorpus(["a"]), 1e-9)[1], tokenizer, 8, readers=2)))
+
+
+def test_states_that_do_not_fit_are_refused(tokenizer, words):
+    stream = TokenStream(TextCorpus(words), tokenizer, 16, seed=3)
+    state = next(stream.read(1))[1]
+    with pytest.raises(ValueError, match="one of the same reader; got part 1 for reader 2 of 32"):
+        stream.read(2, state)
+    with pytest.raises(ValueError, match="must have part, place"):
+        stream.read(1, {"part": 1})
+    with pytest.raises(ValueError, match="same data; it lies 999 tokens into a text of"):
+        next(stream.read(1, {**state, "token": 999}))
 
 
 def test_the_import_is_light():

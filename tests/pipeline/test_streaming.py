@@ -7,7 +7,7 @@ import torch
 from small import LENGTH, network, pipeline, random
 
 import noiselab as nl
-from noiselab.data.streams import derive_seed
+from noiselab.data.reading import derive_seed
 from noiselab.pipeline import GenerationState
 
 QUIET = {"show_progress": False}
