@@ -65,7 +65,7 @@ def main(options: Options) -> list[dict]:
                 interpolating(pipe),
                 pipe.denoiser,
                 judge,
-                generated_length(None, pipe.length),
+                generated_length(None, pipe.length, pipe.generation.length),
                 samples=options.samples,
                 sampling_steps=options.steps,
                 end=end,

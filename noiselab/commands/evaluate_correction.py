@@ -28,7 +28,7 @@ class Options:
     samples: int = 32
     """texts per set"""
     length: OptionalInt = None
-    """tokens per text; by default the whole context, at most 1024"""
+    """tokens per text; by default that of noiselab.json, or the whole context, at most 1024"""
     sampling_steps: int = 64
     """network evaluations per sample"""
     end: float = 0.0
@@ -66,7 +66,7 @@ def main(options: Options) -> dict[str, Any]:
             "judge must have the tokenizer of the model; with another tokenizer, write samples to files and use "
             "`noiselab evaluate perplexity`"
         )
-    length = generated_length(options.length, pipe.length)
+    length = generated_length(options.length, pipe.length, pipe.generation.length)
     require_count("seeds", options.seeds, 2)
     tables, found = [], []
     for k in options.tokens_per_step:

@@ -47,7 +47,7 @@ class Options:
     prompt: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """beginning of the texts; may be given several times"""
     length: OptionalInt = None
-    """tokens per text, including the prompt; by default the whole context, at most 1024"""
+    """tokens per text, including the prompt; by default that of noiselab.json, or the whole context, at most 1024"""
     stop: bool = False
     """cut each text after its first end of text"""
     block_length: OptionalInt = None

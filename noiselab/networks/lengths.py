@@ -59,16 +59,18 @@ def check_fits(count: int, limit: int | None, what: str, advice: str = "texts ar
         raise ValueError(f"{what} must fit the context of {limit} tokens; got {count} ({advice})")
 
 
-def generated_length(length: int | None, limit: int | None) -> int:
-    """The number of tokens of a generated text: the given one, or by default the whole context up to `USUAL` tokens.
+def generated_length(length: int | None, limit: int | None, default: int | None = None) -> int:
+    """The number of tokens of a generated text: the given one, that of the model, or the whole context up to `USUAL` tokens.
 
     **Arguments:**
 
     - `length`: a number, or `None` for the default.
     - `limit`: a `context_length`.
+    - `default`: the default of the model, such as `pipe.generation.length`; `None` for the whole context.
 
     **Raises:** `ValueError` unless the number lies in [1, limit].
     """
+    length = default if length is None else length
     if length is None:
         return USUAL if limit is None else min(limit, USUAL)
     return require_count("length", length, 1, limit)

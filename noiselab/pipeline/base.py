@@ -82,6 +82,10 @@ class Pipeline(nn.Module, abc.ABC):
     def __init__(self, model: nn.Module, tokenizer: Any, settings: ModelSettings):
         super().__init__()
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        if (length := settings.generation.length) is not None:
+            check_fits(
+                length, self.length, "length of the default settings for generation", "GenerationSettings.length"
+            )
 
     @classmethod
     def from_pretrained(

@@ -56,12 +56,12 @@ def generation(
             "as_released generates whole texts as the published package does; conversations, stop, block_length and "
             "length='auto' must be left out with it"
         )
-    length = generated_length(None if length == "auto" else length, pipe.length)
+    length = generated_length(None if length == "auto" else length, pipe.length, pipe.generation.length)
     require_count("num_samples", num_samples)
     require_count("batch_size", batch_size)
     longest = max(map(len, starts))
     if longest > length - are_chats(prompts):
-        raise ValueError(f"prompts must fit {length} tokens; got one of {longest}")
+        raise ValueError(f"prompts must fit {length} tokens; got one of {longest} (length= sets their number)")
     starts = [start for start in starts for _ in range(num_samples)]
     given, sizes = padded(starts, padding_of(pipe), length)
     known = torch.arange(length) < sizes[:, None]

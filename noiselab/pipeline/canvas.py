@@ -213,6 +213,11 @@ class CanvasPipeline(Streaming, Pipeline, loads=("canvas",)):
 def completed(settings: ModelSettings, model: CanvasNetwork) -> ModelSettings:
     """Settings with what they do not name: uniform noise, and the published sampler; the model predicts the posterior."""
     noise, generation = settings.noise, settings.generation
+    if generation.length is not None:
+        raise ValueError(
+            "length of a block-diffusion model must be set as CanvasSettings(length=...), the tokens after a prompt; got "
+            f"GenerationSettings(length={generation.length})"
+        )
     if noise is None:
         noise = {"family": "uniform", "vocab_size": int(model.vocab_size)}
     if settings.canvas is None and generation == GenerationSettings():

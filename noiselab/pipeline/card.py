@@ -52,6 +52,8 @@ def facts_of(pipe: "Pipeline") -> dict[str, Any]:
         facts["process"] = f"`{pipe.settings.process()}`"
         facts["predicts"] = pipe.settings.predicts
     facts["sampled by default"] = f"{pipe.generation.steps} steps, temperature {pipe.generation.temperature:g}"
+    if pipe.generation.length is not None:
+        facts["sampled by default"] += f", {pipe.generation.length} tokens"
     if (own := pipe.settings.canvas) is not None:
         facts["sampled by default"] = (
             f"canvases of {pipe.network.canvas_length} tokens, each in at most {pipe.generation.steps} steps, entropy bound "

@@ -37,7 +37,7 @@ def _generation(
 ) -> TextStream:
     """The stream of `AutoregressivePipeline.generate`."""
     starts, ends = _beginnings(pipe, prompts, stop or length == "auto")
-    longest = generated_length(None if length == "auto" else length, pipe.length)
+    longest = generated_length(None if length == "auto" else length, pipe.length, pipe.generation.length)
     require_count("num_samples", num_samples)
     if max(map(len, starts)) >= longest + (prompts is None):
         raise ValueError(f"prompts must be shorter than {longest} tokens; got one of {max(map(len, starts))}")
@@ -123,8 +123,8 @@ class AutoregressivePipeline(Streaming, Pipeline, loads=("autoregressive",)):
         - `num_samples`: the number of texts, for each prompt if prompts are given.
         - `prompts`: the beginnings of the texts; or conversations, each a list of messages with "role" and "content", that
           the chat template of the tokenizer renders. Of these the answers alone are returned, cut as by `stop`.
-        - `length`: the number of tokens of a text, including the prompt; by default the whole context, or
-          1,024 tokens if it is longer or has no limit. "auto" is the default length with `stop=True`.
+        - `length`: the number of tokens of a text, including the prompt; by default `pipe.generation.length`, without it the
+          whole context, or 1,024 tokens if it is longer or has no limit. "auto" is the default length with `stop=True`.
         - `temperature`, `top_k`, `top_p`, `min_p`: temperature and truncation of the predicted distribution.
         - `stop`: whether to cut each text after its first end-of-text token that is not in the prompt. Models trained on
           packed texts continue after it.

@@ -198,9 +198,9 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
         - `num_inference_steps`: network evaluations per text, at least 1; by default `pipe.generation.steps`.
         - `prompts`: the beginnings of the texts; or conversations, each a list of messages with "role" and "content", that
           the chat template of the tokenizer renders. Of these the answers alone are returned, cut as by `stop`.
-        - `length`: the number of tokens of a text, including the prompt; by default the whole context, or
-          1,024 tokens if it is longer or has no limit. "auto" is the default length with `stop=True`: a text may end
-          before.
+        - `length`: the number of tokens of a text, including the prompt; by default `pipe.generation.length`, and without
+          it the whole context, or 1,024 tokens if it is longer or has no limit. "auto" is the default length with
+          `stop=True`: a text may end before.
         - `block_length`: sample blocks of this number of tokens one after another, from the end of the prompt, each in
           `num_inference_steps` (`noiselab.samplers.BlockSampler`). With `stop`, no block is sampled after all texts of a
           batch have ended.

@@ -32,6 +32,9 @@ class GenerationSettings:
     - `steps`: the number of network evaluations per sample, at least 1.
     - `temperature`: the temperature of the prediction, in [1e-20, 1e20].
     - `top_k`, `top_p`, `min_p`: truncation of the prediction: at least 1, in (0, 1] and in [0, 1]; none by default.
+    - `length`: the number of tokens of a generated text, including the prompt, at least 1; by default the whole context. For a
+      model of conversations, `width` of the `ResponseRows` that it was trained on. Block-diffusion models have that of
+      `CanvasSettings` instead.
 
     **Raises:** `ValueError` for a number out of range.
     """
@@ -41,6 +44,7 @@ class GenerationSettings:
     top_k: int | None = None
     top_p: float | int | None = None
     min_p: float | int | None = None
+    length: int | None = None
 
     def __post_init__(self) -> None:
         require_count("steps", self.steps)
@@ -51,6 +55,8 @@ class GenerationSettings:
             require_number("top_p", self.top_p, 0, 1, above=True)
         if self.min_p is not None:
             require_number("min_p", self.min_p, 0, 1)
+        if self.length is not None:
+            require_count("length", self.length)
 
 
 @dataclass(frozen=True)
