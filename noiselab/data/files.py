@@ -14,7 +14,7 @@ from .records import COMPRESSED, PLAIN, STRUCTURED, kind_of, known_suffixes, rea
 
 class FileCorpus(Corpus):
     r"""Texts in local files. Each text file, each line of a JSON Lines file, each item of a JSON array and each row of a
-    Parquet file is one document. A text file of more than 4 MiB is cut into documents of about 128 KiB where a paragraph
+    Parquet file is one document. A text file of more than 4 MiB is cut into documents of about 64 KiB where a paragraph
     ends (else a line, else a word), so that files of any size are read in bounded memory.
 
     A reader of a `TokenStream` goes to any place of text files, JSON Lines and Parquet files at once. Compressed files and JSON

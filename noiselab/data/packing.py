@@ -73,7 +73,7 @@ def pack(
     dtype = np.uint16 if compact_dtype(states) == torch.uint16 else np.uint32
     rows = [
         row.astype(dtype)
-        for row in pack_rows(Encoder(tokenizer)(corpus), length, mode, int(tokenizer.eos_token_id))
+        for row in pack_rows(Encoder(tokenizer).arrays(corpus), length, mode, int(tokenizer.eos_token_id))
         if mode == "document" or keep_partial or len(row) == length
     ]
     if not rows:
@@ -89,7 +89,9 @@ def pack(
     return blocks
 
 
-def pack_rows(documents: Iterable[list[int]], length: int, mode: str, end: int) -> Iterator[np.ndarray]:
+def pack_rows(
+    documents: Iterable[Sequence[int] | np.ndarray], length: int, mode: str, end: int
+) -> Iterator[np.ndarray]:
     """Yield the real tokens of each block; in `"concatenate"` mode, all blocks but the last are full.
 
     **Arguments:**
@@ -117,10 +119,10 @@ class Packer:
 
     def __init__(self, length: int, mode: str, end: int) -> None:
         self.length, self.mode, self.end = length, mode, end
-        self.rest = np.zeros(0, dtype=np.int64)
+        self.rest = np.zeros(0, dtype=np.int32)
         """The tokens that do not fill a row yet."""
 
-    def add(self, document: Sequence[int], start: int = 0) -> Iterator[tuple[np.ndarray, int]]:
+    def add(self, document: Sequence[int] | np.ndarray, start: int = 0) -> Iterator[tuple[np.ndarray, int]]:
         """Yield the rows that a document completes, each with the number of its tokens that are in rows so far, or -1 after
         its last token.
 
@@ -130,13 +132,13 @@ class Packer:
         - `start`: the number of its tokens to leave out, because they are in earlier rows.
         """
         if self.mode == "document":
-            yield np.array([*document[: self.length], self.end][: self.length], dtype=np.int64), -1
+            yield np.append(document[: self.length], self.end)[: self.length].astype(np.int32), -1
             return
-        tokens = np.array([*document, self.end], dtype=np.int32)
-        place, tokens = start - len(self.rest), tokens[start:]
+        tokens = np.append(document, self.end).astype(np.int32)[start:]
+        place = start - len(self.rest)
         joined = np.concatenate([self.rest, tokens])
         full = len(joined) // self.length * self.length
-        self.rest = joined[full:].astype(np.int32)
+        self.rest = joined[full:].copy()  # a view would keep all of them
         for first in range(0, full, self.length):
             used = place + first + self.length
             yield joined[first : first + self.length], -1 if used == len(document) + 1 else used

@@ -1,6 +1,6 @@
-"""Large files of plain text as pieces: documents of about 128 KiB that end where a paragraph does.
+"""Large files of plain text as pieces: documents of about 64 KiB that end where a paragraph does.
 
-A file of at most 4 MiB is one document. The cuts of a larger one are near the multiples of 128 KiB, each found from the
+A file of at most 4 MiB is one document. The cuts of a larger one are near the multiples of 64 KiB, each found from the
 bytes that follow it, so that a piece can be read without those before it, and a compressed copy has the same pieces.
 """
 
@@ -12,9 +12,9 @@ from .records import chunks, decoded
 
 LARGE = 2**22
 """The size, in bytes of text, above which a file is read in pieces."""
-PIECE = 2**17
+PIECE = 2**16
 """The distance between cuts, in bytes."""
-SEARCHED = 2**15
+SEARCHED = 2**14
 """How far a cut is moved to find the end of a paragraph, a line or a word."""
 
 _ENDS = (re.compile(rb"\n(?:[ \t\r]*\n)+"), re.compile(rb"\n"), re.compile(rb"[ \t]+"))

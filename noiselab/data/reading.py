@@ -16,6 +16,9 @@ import numpy as np
 
 from .corpus import Corpus, Part, Place
 
+HELD = 2**23
+"""About how many characters all readers hold to shuffle them."""
+
 
 class Position(NamedTuple):
     """A place between two texts of a reader: the start of a window of texts, and a number of texts in it.
@@ -38,7 +41,8 @@ class Reading(NamedTuple):
     - `parts`: all parts of the corpus.
     - `reader`, `readers`: the number of this reader, and how many there are.
     - `seed`: the seed of the order.
-    - `window`: the number of texts of this reader that are shuffled among each other; 1 for none.
+    - `window`: the number of texts of this reader that are shuffled among each other; 1 for none. A window of long texts has
+      fewer, so that all readers together hold about 2^23 characters.
     - `first`: the pass at which the sequence begins.
     """
 
@@ -74,16 +78,18 @@ class Reading(NamedTuple):
         """The texts in windows with the positions around each; a window does not extend over the end of a pass."""
         begin = end = start._replace(text=0)
         held: list[str] = []
-        number = 0
+        number = size = 0
+        most = HELD // self.readers
         for text, after in self._own(begin):
             if held and after.part // len(self.parts) != number:
                 yield begin, held, end
-                begin, held = end, []
+                begin, held, size = end, [], 0
             held.append(text)
+            size += len(text)
             end, number = after, after.part // len(self.parts)
-            if len(held) == self.window:
+            if len(held) == self.window or size >= most:
                 yield begin, held, end
-                begin, held = end, []
+                begin, held, size = end, [], 0
 
     def _own(self, start: Position) -> Iterator[tuple[str, Position]]:
         """The texts of this reader in the order of the parts, with the position after each."""

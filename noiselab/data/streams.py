@@ -34,8 +34,9 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
     - `corpus`: any corpus, or a list of texts.
     - `tokenizer`, `length`, `mode`: as in `pack`.
     - `seed`: the seed for the order of the texts.
-    - `buffer`: the number of texts held in memory to be shuffled with each other, over all readers. With R or less, the
-      parts of the corpus are shuffled, but not the texts within a part.
+    - `buffer`: the number of texts held in memory to be shuffled with each other, over all readers (fewer, if they have more
+      than 8 million characters together). With R or less, the parts of the corpus are shuffled, but not the texts within a
+      part.
     - `readers`: the number of readers R. By default 64, halved until each has a text and a part of the corpus that can be
       read apart (`Corpus.parts`): a corpus of your own without `parts` has one reader. With more readers than parts, every
       reader reads all texts and encodes only its own.
@@ -138,7 +139,7 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
 
         packer = Packer(self.length, self.mode, int(self.tokenizer.eos_token_id))
         # Few characters at a time, because as many readers as there are encode that much before their first blocks.
-        for document in Encoder(self.tokenizer)(texts(), batch=max(2**12, 2**15 // self.readers)):
+        for document in Encoder(self.tokenizer).arrays(texts(), batch=max(2**12, 2**15 // self.readers)):
             before, after = places.popleft()
             if used > len(document):
                 raise ValueError(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ..typing import TokenSet
@@ -229,6 +230,10 @@ class Encoder:
 
     def __call__(self, texts: Iterable[str], batch: int = 2**18) -> Iterator[list[int]]:
         """Yield the ids of each text; `batch` is the number of characters encoded at a time."""
+        return (ids.tolist() for ids in self.arrays(texts, batch))
+
+    def arrays(self, texts: Iterable[str], batch: int = 2**18) -> Iterator[np.ndarray]:
+        """The same as arrays in int32, a ninth of the memory of lists."""
         waiting: list[str] = []
         size = 0
         for text in each_text(texts):
@@ -239,7 +244,7 @@ class Encoder:
                 waiting, size = [], 0
         yield from self._encode(waiting)
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
+    def _encode(self, texts: list[str]) -> list[np.ndarray]:
         if not texts:
             return []
         for text in texts:
@@ -261,7 +266,7 @@ class Encoder:
                     f"a text must have only characters that the tokenizer knows, since it encodes others as {token!r}; "
                     f"got {_short(text)}"
                 )
-        return rows
+        return [np.array(ids, dtype=np.int32) for ids in rows]
 
 
 def tokenizer_key(tokenizer: "transformers.PreTrainedTokenizerBase") -> str:

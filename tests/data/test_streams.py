@@ -12,6 +12,7 @@ from kinds_of_corpora import CORPORA, Counted
 from torch.utils.data import DataLoader
 
 from noiselab.data import Corpus, TextCorpus, TokenStream, hold_out
+from noiselab.data import reading as reading_module
 from noiselab.data.reading import Reading, permutation, reader_count
 from noiselab.data.tokenizers import Encoder
 
@@ -180,6 +181,33 @@ def test_a_buffer_of_one_keeps_the_order_within_a_part(tokenizer, words):
     assert read(0) == read(1) == words
     assert sorted(read(8)) == sorted(words) != read(8)
     assert all(abs(read(8).index(word) - place) < 8 for place, word in enumerate(words))
+
+
+def test_windows_are_shuffled_differently(words):
+    numbers = Counted([f"{n:03}" for n in range(120)])
+    reading = Reading(numbers.parts(), 0, 1, seed=0, window=6)
+    found = [int(text) for text, _, _ in itertools.islice(reading.texts(reading.start()), 120)]
+    windows = [tuple(n - start for n in found[start : start + 6]) for start in range(0, 120, 6)]
+    assert all(sorted(window) == list(range(6)) for window in windows) and len(set(windows)) > 10
+
+
+def test_long_texts_are_held_in_smaller_windows(monkeypatch):
+    monkeypatch.setattr(reading_module, "HELD", 60)
+    texts = [letter * 10 for letter in "abcdefgh"]
+    read = []
+
+    class Read(Counted):
+        def __iter__(self):
+            for text in self.texts:
+                read.append(text)
+                yield text
+
+    reading = Reading(
+        Read(texts).parts(), 0, 2, seed=0, window=5
+    )  # the reader's texts a, c, e, g: 30 characters are 3 of them
+    first = reading.texts(reading.start())
+    found = [next(first)[0] for _ in range(3)]
+    assert sorted(found) == [texts[0], texts[2], texts[4]] and read == texts[:5]
 
 
 def test_the_stream_is_full_endless_and_deterministic(tokenizer, words):
