@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Integer
+from jaxtyping import Bool, Integer
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..files import new_file
+from .rows import document_numbers
 
 _FORMAT = "noiselab.token_blocks.1"
 
@@ -28,6 +29,8 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
     - `real`: the number of real tokens at the start of each block, from 1 to `length`.
     - `vocab_size`: the size of the vocabulary; every id must be smaller.
     - `about`: metadata stored with the data; must be serializable as JSON.
+    - `separate_at`: the id of the end-of-text token, for items that also have `documents` (Long, [length]), the number of the
+      document that each token belongs to; see `pack(..., separate=True)`.
 
     **Raises:** `ValueError` if there is no block, an id is outside the vocabulary, or a count is outside [1, length].
 
@@ -48,6 +51,8 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
         real: Integer[Tensor, " block"],
         vocab_size: int,
         about: dict[str, Any] | None = None,
+        *,
+        separate_at: int | None = None,
     ) -> None:
         if tokens.ndim != 2 or not len(tokens) or tokens.shape[1] < 2:
             raise ValueError(
@@ -63,6 +68,7 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
         self.real = real.to(torch.int32)
         self.vocab_size = vocab_size
         self.about = dict(about or {})
+        self.separate_at = separate_at
         self._places = torch.arange(tokens.shape[1])
 
     @property
@@ -77,20 +83,19 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
 
     @property
     def key(self) -> str:
-        """A hash of all tokens and counts."""
+        """A hash of all that items depend on."""
         digest = hashlib.sha256(f"{self.vocab_size} {tuple(self.tokens.shape)}".encode())
         for array in (self.tokens.numpy(), self.real.numpy()):
             digest.update(np.ascontiguousarray(array).data)
+        if self.separate_at is not None:
+            digest.update(f"separate at {self.separate_at}".encode())
         return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {
-            "input_ids": self.tokens[index].to(torch.int64),
-            "attention_mask": self._places < self.real[index],
-        }
+        return as_row(self.tokens[index], self._places < self.real[index], self.separate_at)
 
     def __repr__(self) -> str:
         return (
@@ -103,6 +108,8 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
         from safetensors.torch import save_file
 
         about = {"format": _FORMAT, "vocab_size": str(self.vocab_size), "about": json.dumps(self.about)}
+        if self.separate_at is not None:
+            about["separate_at"] = str(self.separate_at)
         with new_file(Path(path)) as temporary:
             save_file({"tokens": self.tokens.contiguous(), "real": self.real}, temporary, metadata=about)
 
@@ -132,9 +139,19 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
             raise ValueError(f"the file of token blocks must be readable; {path}: {error}") from error
         states = int(about["vocab_size"]) if vocab_size is None else vocab_size
         try:
-            return cls(tokens, real, states, json.loads(about["about"]))
+            end = int(about["separate_at"]) if "separate_at" in about else None
+            return cls(tokens, real, states, json.loads(about["about"]), separate_at=end)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+def as_row(
+    tokens: Integer[Tensor, " length"], real: Bool[Tensor, " length"], separate_at: int | None = None
+) -> dict[str, Tensor]:
+    """A row of a data set: `input_ids`, `attention_mask` and, to separate documents, `documents`."""
+    ids = tokens.to(torch.int64)
+    row = {"input_ids": ids, "attention_mask": real}
+    return row if separate_at is None else {**row, "documents": document_numbers(ids, separate_at)}
 
 
 def compact_dtype(vocab_size: int) -> torch.dtype:

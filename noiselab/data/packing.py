@@ -25,6 +25,7 @@ def pack(
     *,
     mode: str = "concatenate",
     keep_partial: bool = True,
+    separate: bool = False,
     cache: str | Path | None = None,
 ) -> TokenBlocks:
     """Encode texts and pack them into blocks of equal length.
@@ -39,6 +40,8 @@ def pack(
     - `mode`: `"concatenate"`: texts are joined without gaps and cut into blocks at any position, so that no token is
       lost. `"document"`: one text per block, padded or truncated to the length of the block.
     - `keep_partial`: in `"concatenate"` mode, pad the last block if it is not full instead of dropping it.
+    - `separate`: give each row a column `documents`, the number of the document of each token within the row, from which
+      `noiselab.data.rows.same_document` makes a mask for attention within documents.
     - `cache`: a folder for packed blocks. The file name is derived from the contents of the corpus, the tokenizer and
       the settings; a later run with the same inputs reads the file instead of packing again.
 
@@ -60,7 +63,7 @@ def pack(
     check_packing(tokenizer, length, mode)
     corpus = as_corpus(texts)
     states = vocabulary_size(tokenizer)
-    settings = [mode, str(length), str(keep_partial)]
+    settings = [mode, str(length), str(keep_partial), *(["separate"] if separate else [])]
     key = fingerprint([corpus.key, tokenizer_key(tokenizer), *settings])
     path = None
     if cache is not None:
@@ -83,7 +86,8 @@ def pack(
         tokens[place, : len(row)] = row
     real = torch.tensor([len(row) for row in rows], dtype=torch.int32)
     about = {"key": key, "corpus": corpus.name, "mode": mode, "keep_partial": keep_partial}
-    blocks = TokenBlocks(torch.from_numpy(tokens), real, states, about)
+    end = int(tokenizer.eos_token_id) if separate else None
+    blocks = TokenBlocks(torch.from_numpy(tokens), real, states, about, separate_at=end)
     if path is not None:
         blocks.save(path)
     return blocks

@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ..typing import Selection
+from ..typing import Selection, Tokens, TokenSequence
 
 Batch = Mapping[str, Tensor]
 """`input_ids` [batch, length]; optional, of the same shape: `attention_mask` (1 for real tokens; default all), and
-`scored` (1 for tokens that the model learns; default all real tokens) or `labels` (-100 for tokens that it does not learn).
+`scored` (1 for tokens that the model learns; default all real tokens) or `labels` (-100 for tokens that it does not learn), and
+`documents` (the number of the document that a token belongs to, for a network that keeps attention within documents).
 Tokens that are not learned are conditioned on: a diffusion loss does not noise them, and a causal loss does not score them.
 """
 
@@ -30,7 +31,7 @@ def stack_rows(rows: Sequence[Any]) -> dict[str, Tensor]:
     **Returns:** one tensor for each column; no `attention_mask` if all tokens are real, because attention is faster without.
 
     **Raises:** `ValueError` naming the row and the column if a row is no dict, columns differ between rows, a value is
-    not numerical, lengths differ, `input_ids` are not integers, or the mask has another shape.
+    not numerical, lengths differ, `input_ids` are not integers, or the mask or `documents` have another shape.
 
     **Example:**
 
@@ -79,6 +80,49 @@ def predicted_tokens(batch: Batch) -> Bool[Tensor, "batch scored"]:
     return noised_tokens(batch)[:, 1:] & real_tokens(batch)[:, :-1]
 
 
+def document_numbers(tokens: TokenSequence, end: int) -> TokenSequence:
+    """The number of the document of each token of a block, from 0; the end-of-text token is the last of its document.
+
+    Padding after the last document belongs to none of them.
+
+    **Arguments:**
+
+    - `tokens`: the token ids of one block.
+    - `end`: the id of the end-of-text token, which occurs only at ends of documents.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.data.rows import document_numbers
+
+    assert document_numbers(torch.tensor([5, 6, 0, 7, 0, 8]), end=0).tolist() == [0, 0, 0, 1, 1, 2]
+    ```
+    """
+    ends = (tokens == end).long()
+    return ends.cumsum(0) - ends
+
+
+def same_document(documents: Tokens) -> Bool[Tensor, "batch length length"]:
+    """The mask of attention within documents: which tokens (second axis) attend to which (third axis).
+
+    **Arguments:**
+
+    - `documents`: the number of the document of each token, as in batches of rows with `separate=True`.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.data.rows import same_document
+
+    mask = same_document(torch.tensor([[0, 0, 1]]))
+    assert mask.int().tolist() == [[[1, 1, 0], [1, 1, 0], [0, 0, 1]]]
+    ```
+    """
+    return documents[:, :, None] == documents[:, None, :]
+
+
 def _tensors(index: int, row: Any) -> dict[str, Tensor]:
     if not isinstance(row, Mapping):
         raise ValueError(
@@ -88,16 +132,17 @@ def _tensors(index: int, row: Any) -> dict[str, Tensor]:
     if "input_ids" not in row:
         raise ValueError(f"rows of a data set must have a column input_ids; row {index} has {list(row)}")
     found = {str(name): _tensor(index, str(name), value) for name, value in row.items()}
-    ids, mask = found["input_ids"], found.get("attention_mask")
+    ids = found["input_ids"]
     if ids.dim() != 1 or ids.is_floating_point() or ids.dtype == torch.bool or not len(ids):
         raise ValueError(
             f"input_ids must be the integer ids of the tokens of one sequence; row {index} has {ids.dtype} of shape "
             f"{list(ids.shape)}"
         )
-    if mask is not None and mask.shape != ids.shape:
-        raise ValueError(
-            f"attention_mask must have the shape of input_ids, {list(ids.shape)}; row {index} has {list(mask.shape)}"
-        )
+    for name in ("attention_mask", "documents"):
+        if name in found and found[name].shape != ids.shape:
+            raise ValueError(
+                f"{name} must have the shape of input_ids, {list(ids.shape)}; row {index} has {list(found[name].shape)}"
+            )
     return found
 
 

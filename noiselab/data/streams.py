@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from .blocks import as_row
 from .corpus import Corpus, Part, as_corpus, fingerprint
 from .packing import Packer, check_packing
 from .reading import Position, Reading, reader_count
@@ -32,7 +33,7 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
     **Arguments:**
 
     - `corpus`: any corpus, or a list of texts.
-    - `tokenizer`, `length`, `mode`: as in `pack`.
+    - `tokenizer`, `length`, `mode`, `separate`: as in `pack`.
     - `seed`: the seed for the order of the texts.
     - `buffer`: the number of texts held in memory to be shuffled with each other, over all readers (fewer, if they have more
       than 8 million characters together). With R or less, the parts of the corpus are shuffled, but not the texts within a
@@ -72,6 +73,7 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
         length: int,
         *,
         mode: str = "concatenate",
+        separate: bool = False,
         seed: int = 0,
         buffer: int = 2048,
         readers: int | None = None,
@@ -86,6 +88,7 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
         if readers is not None and readers < 1:
             raise ValueError(f"readers must be at least 1; got {readers}")
         self.corpus, self.tokenizer, self.length, self.mode = as_corpus(corpus), tokenizer, length, mode
+        self.separate_at = int(tokenizer.eos_token_id) if separate else None
         self.seed, self.buffer, self.rank, self.world_size = seed, buffer, rank, world_size
         self.epoch = 0
         self._asked = readers
@@ -103,7 +106,16 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
     @property
     def key(self) -> str:
         """A string that changes whenever the blocks do: with the texts, the tokenizer or a setting."""
-        settings = [self.length, self.mode, self.seed, self.buffer, self.epoch, self.readers, len(self._parts)]
+        settings = [
+            self.length,
+            self.mode,
+            self.seed,
+            self.buffer,
+            self.epoch,
+            self.readers,
+            len(self._parts),
+            self.separate_at,
+        ]
         return fingerprint([self.corpus.key, tokenizer_key(self.tokenizer), *map(str, settings)])
 
     def set_epoch(self, epoch: int) -> None:
@@ -152,7 +164,7 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
     def _block(self, row: Any) -> dict[str, Tensor]:
         block = torch.full((self.length,), int(self.tokenizer.pad_token_id), dtype=torch.int64)
         block[: len(row)] = torch.from_numpy(row)
-        return {"input_ids": block, "attention_mask": torch.arange(self.length) < len(row)}
+        return as_row(block, torch.arange(self.length) < len(row), self.separate_at)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         index, count = self._place()

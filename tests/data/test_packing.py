@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noiselab.data import TextCorpus, TokenBlocks, pack, train_tokenizer
+from noiselab.data import TextCorpus, TokenBlocks, TokenStream, pack, train_tokenizer
 from noiselab.data.packing import pack_rows
+from noiselab.data.rows import document_numbers, same_document, stack_rows
 from noiselab.data.tokenizers import Encoder
 
 DOCUMENTS = st.lists(st.lists(st.integers(1, 9), max_size=12), max_size=8)
@@ -154,3 +155,44 @@ def test_packing_errors(tokenizer):
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|endoftext|>")
     with pytest.raises(ValueError, match="must have a token for pad_token"):
         pack(["a"], bare, 8)
+
+
+@pytest.mark.parametrize("mode", ["concatenate", "document"])
+def test_document_numbers_change_where_a_text_ends(tokenizer, words, mode, tmp_path):
+    blocks = pack(words, tokenizer, 24, mode=mode, separate=True)
+    stream = TokenStream(TextCorpus(words), tokenizer, 24, mode=mode, separate=True)
+    blocks.save(tmp_path / "blocks.safetensors")
+    loaded = TokenBlocks.load(tmp_path / "blocks.safetensors")
+    for rows in (blocks, loaded, itertools.islice(stream, 30)):
+        several = False
+        for row in rows:
+            ids, real, numbers = (row[name].tolist() for name in ("input_ids", "attention_mask", "documents"))
+            text = [
+                [i for i, n, r in zip(ids, numbers, real, strict=True) if r and n == d] for d in range(max(numbers) + 1)
+            ]
+            assert numbers[0] == 0 and all(b - a in (0, 1) for a, b in itertools.pairwise(numbers))
+            # Each document but the last ends with the only end of text in it.
+            assert all(part[-1] == tokenizer.eos_token_id for part in text[:-1])
+            assert all(tokenizer.eos_token_id not in part[:-1] for part in text)
+            several |= len(text) > 2
+        assert several == (mode == "concatenate")
+    assert blocks.key == loaded.key != pack(words, tokenizer, 24, mode=mode).key
+    assert "documents" not in pack(words, tokenizer, 24, mode=mode)[0]
+    assert stream.key != TokenStream(TextCorpus(words), tokenizer, 24, mode=mode).key
+
+
+def test_a_cache_of_separate_documents_is_another(tokenizer, words, tmp_path):
+    for separate in (False, True, False, True):
+        assert ("documents" in pack(words, tokenizer, 24, separate=separate, cache=tmp_path)[0]) == separate
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_attention_within_documents_by_hand():
+    ids = torch.tensor([[5, 0, 6, 7, 0], [0, 5, 5, 5, 5]])
+    rows = [{"input_ids": row, "documents": document_numbers(row, 0)} for row in ids]
+    batch = stack_rows(rows)
+    assert batch["documents"].tolist() == [[0, 0, 1, 1, 1], [0, 1, 1, 1, 1]]
+    expected = torch.block_diag(torch.ones(2, 2), torch.ones(3, 3)).bool()
+    assert same_document(batch["documents"])[0].equal(expected)
+    with pytest.raises(ValueError, match=r"documents must have the shape of input_ids, \[5\]; row 1 has \[4\]"):
+        stack_rows([rows[0], {**rows[1], "documents": [0, 0, 1, 1]}])
