@@ -46,8 +46,8 @@ def main(options: Options) -> dict[str, Any]:
 
     import torch
 
-    from ..evaluation import generative_perplexity, validation_bound
-    from ..pipeline import DiffusionPipeline
+    from ..evaluation import generative_perplexity
+    from ..pipeline import AutoregressivePipeline
     from .common import check_output, load, report_results, with_interval
 
     check_output(options.out)
@@ -58,17 +58,8 @@ def main(options: Options) -> dict[str, Any]:
     x = blocks.tokens.long()
     real = torch.arange(blocks.length) < blocks.real.long()[:, None]
     found: dict[str, Any] = {"windows": len(x), "length": blocks.length}
-    if isinstance(pipe, DiffusionPipeline):
-        bound = validation_bound(
-            pipe.process,
-            pipe.denoiser,
-            blocks,
-            low=options.low,
-            nodes=options.nodes,
-            repeats=options.repeats,
-            batch_size=options.batch_size,
-            generator=torch.Generator(pipe.device).manual_seed(options.seed),
-        )
+    if not isinstance(pipe, AutoregressivePipeline):
+        bound = _bound(pipe, blocks, options)
         found |= {"bound": True, "nats": bound.nelbo, "error": bound.error, "diffusion": bound.diffusion}
         found |= {"reconstruction": bound.reconstruction, "prior": bound.prior, "tokens": bound.tokens}
         scored = [row[kept].tolist() for row, kept in zip(x, real, strict=True)]
@@ -92,14 +83,32 @@ def main(options: Options) -> dict[str, Any]:
     return report_results("evaluate bound", options, found, "\n".join(lines))
 
 
+def _bound(pipe: Any, blocks: Any, options: Options) -> Any:
+    """The bound of a diffusion model on the windows; a block-diffusion model reads them after its beginning of text."""
+    import torch
+
+    from ..evaluation import canvas_validation_bound, validation_bound
+    from ..pipeline import CanvasPipeline
+
+    names = ("low", "nodes", "repeats", "batch_size")
+    settings: dict[str, Any] = {name: getattr(options, name) for name in names}
+    settings["generator"] = torch.Generator(pipe.device).manual_seed(options.seed)
+    if not isinstance(pipe, CanvasPipeline):
+        return validation_bound(pipe.process, pipe.denoiser, blocks, **settings)
+    opening = pipe.opening
+    rows = [opening + row[:size].tolist() for row, size in zip(blocks.tokens.long(), blocks.real.tolist(), strict=True)]
+    return canvas_validation_bound(pipe.process, pipe.network, rows, given=[len(opening)] * len(rows), **settings)
+
+
 def _windows(pipe: Any, options: Options) -> Any:
     """The windows of the texts, as `TokenBlocks`."""
     from ..data import FileCorpus, TokenBlocks, pack
     from ..networks.lengths import USUAL, generated_length
     from ..numerics import require_count
 
-    whole = USUAL if pipe.length is None else min(pipe.length, 1 << 16)
-    length = generated_length(whole if options.length is None else options.length, pipe.length)
+    limit = None if pipe.length is None else pipe.length - len(getattr(pipe, "opening", ()))
+    whole = USUAL if limit is None else min(limit, 1 << 16)
+    length = generated_length(whole if options.length is None else options.length, limit)
     blocks = pack(
         [text for pattern in options.files for text in FileCorpus(pattern)],
         pipe.tokenizer,

@@ -17,9 +17,11 @@ SAMPLERS = {
     "first-hitting": "FirstHittingSampler",
     "path-planning": "PathPlanningSampler",
     "remasking": "RemaskingSampler",
+    "renoising": "RenoisingSampler",
     "tau-leaping": "TauLeapingSampler",
 }
 Name = Literal[
+    "auto",
     "ancestral",
     "confidence",
     "deterministic",
@@ -28,6 +30,7 @@ Name = Literal[
     "first-hitting",
     "path-planning",
     "remasking",
+    "renoising",
     "tau-leaping",
 ]
 
@@ -43,17 +46,18 @@ class Options:
     num_samples: int = 4
     """number of texts, for each prompt if prompts are given"""
     steps: OptionalInt = None
-    """network evaluations per text; by default that of the model"""
+    """network evaluations per text, or per canvas of block-diffusion models; by default that of the model"""
     prompt: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """beginning of the texts; may be given several times"""
     length: OptionalInt = None
-    """tokens per text, including the prompt; by default that of noiselab.json, or the whole context, at most 1024"""
+    """tokens per text, including the prompt; by default that of noiselab.json, or the context, at most 1024. Block-diffusion
+    models count those after it"""
     stop: bool = False
-    """cut each text after its first end of text"""
+    """cut each text after its first end of text; block-diffusion models always do"""
     block_length: OptionalInt = None
     """sample blocks of this number of tokens one after another, each in all steps; with --stop until all texts have ended"""
-    sampler: Name = "ancestral"
-    """sampling algorithm"""
+    sampler: Name = "auto"
+    """sampling algorithm; auto is ancestral, for block-diffusion models the published one"""
     temperature: OptionalFloat = None
     """temperature of the prediction"""
     top_k: OptionalInt = None
@@ -100,7 +104,7 @@ def _generated(pipe: Any, prompts: Sequence[str | None], options: Options) -> It
     """The texts, batch by batch."""
     import noiselab as nl
 
-    from ..pipeline import AutoregressivePipeline
+    from ..pipeline import AutoregressivePipeline, CanvasPipeline
     from .common import dtype_of, text_generators
 
     shared: dict[str, Any] = {
@@ -111,7 +115,7 @@ def _generated(pipe: Any, prompts: Sequence[str | None], options: Options) -> It
     if options.prompt:
         pipe.encode(options.prompt)  # so that one that is too long is noticed before the work
     if isinstance(pipe, AutoregressivePipeline):
-        if options.steps is not None or options.as_released or options.block_length or options.sampler != "ancestral":
+        if options.steps is not None or options.as_released or options.block_length or options.sampler != "auto":
             raise ValueError(
                 "steps, sampler, block-length and as-released require a diffusion model; this model is autoregressive"
             )
@@ -122,15 +126,19 @@ def _generated(pipe: Any, prompts: Sequence[str | None], options: Options) -> It
                 mine = generators[first + done : first + done + count]
                 yield from pipe.generate(count, prompts=None if one is None else [one], generator=mine, **shared)
         return
-    shared["sampler"] = None if options.sampler == "ancestral" else getattr(nl.samplers, SAMPLERS[options.sampler])
+    shared["sampler"] = None if options.sampler == "auto" else getattr(nl.samplers, SAMPLERS[options.sampler])
+    if isinstance(pipe, CanvasPipeline):
+        if options.as_released or options.block_length is not None:
+            raise ValueError("as-released and block-length are not for block-diffusion models, which have canvases")
+        shared["stop"] = options.stop or bool(pipe.ends)
+    else:
+        shared |= {"as_released": options.as_released, "block_length": options.block_length}
     for first in range(0, len(prompts), options.batch_size):
         some = prompts[first : first + options.batch_size]
         yield from pipe.generate(
             1 if options.prompt else len(some),
             options.steps,
             prompts=some if options.prompt else None,
-            as_released=options.as_released,
-            block_length=options.block_length,
             batch_size=options.batch_size,
             generator=generators[first : first + options.batch_size],
             show_progress=options.out is not None,

@@ -30,10 +30,7 @@ class Options:
 
 def main(options: Options) -> dict[str, Any]:
     """Print the facts about a model, write the requested plots, and return the facts."""
-    import torch
-
-    from ..networks.lengths import generated_length
-    from ..pipeline import DiffusionPipeline
+    from ..pipeline import AutoregressivePipeline
     from ..pipeline.card import facts_of
     from .common import PLOTS, check_output, load, report_results
 
@@ -42,25 +39,34 @@ def main(options: Options) -> dict[str, Any]:
     check_output(options.denoising)
     pipe = load(options.model, options.device)
     facts = facts_of(pipe)
-    if (options.plot or options.denoising) and not isinstance(pipe, DiffusionPipeline):
+    if (options.plot or options.denoising) and isinstance(pipe, AutoregressivePipeline):
         raise ValueError(f"plot and denoising require a diffusion model; {options.model!r} is autoregressive")
-    if options.plot is not None and isinstance(pipe, DiffusionPipeline):
+    if options.plot is not None:
         from ..files import new_file
         from ..plotting import plot_process
 
         with new_file(options.plot) as temporary:
-            plot_process(pipe.process).savefig(temporary, dpi=150)
-    if options.denoising is not None and isinstance(pipe, DiffusionPipeline):
-        from .. import AncestralSampler, Trace
-
-        trace = Trace.of(
-            AncestralSampler(pipe.process, pipe.denoiser),
-            (1, generated_length(None, pipe.length)),
-            steps=options.steps,
-            generator=torch.Generator().manual_seed(options.seed),
-        )
+            plot_process(pipe.process).savefig(temporary, dpi=150)  # type: ignore[arg-type]
+    if options.denoising is not None:
+        trace = _trace(pipe, options)
         options.denoising.parent.mkdir(parents=True, exist_ok=True)
         trace.html(options.denoising, decode=lambda token: pipe.tokenizer.decode([token]))
     width = max(map(len, facts))
     text = "\n".join(f"{name:{width}}  {str(value).strip('`')}" for name, value in facts.items())
     return report_results("inspect", options, facts, text)
+
+
+def _trace(pipe: Any, options: Options) -> Any:
+    """One denoising trajectory: of a block-diffusion model that of one canvas, by its own sampler."""
+    import torch
+
+    from .. import AncestralSampler, Trace
+    from ..networks.lengths import generated_length
+    from ..pipeline import CanvasPipeline
+
+    settings: dict[str, Any] = {"steps": options.steps, "generator": torch.Generator().manual_seed(options.seed)}
+    if isinstance(pipe, CanvasPipeline):
+        start = torch.tensor([pipe.opening], dtype=torch.long)
+        return Trace.of(pipe.sampler_after(start), (1, start.shape[1] + pipe.canvas_length), **settings)
+    sampler = AncestralSampler(pipe.process, pipe.denoiser)
+    return Trace.of(sampler, (1, generated_length(None, pipe.length)), **settings)

@@ -1,6 +1,6 @@
 """Rows of data sets: one way to stack them into batches, with words for what does not fit, and which tokens are learned."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,28 @@ def stack_rows(rows: Sequence[Any]) -> dict[str, Tensor]:
     if mask is not None and bool(mask.all()):
         del batch["attention_mask"]
     return batch
+
+
+def alike(keys: Sequence[Hashable], size: int) -> list[list[int]]:
+    """The numbers of rows in batches of at most `size` with equal keys, in the order of the first row of each key.
+
+    **Arguments:**
+
+    - `keys`: one for each row, such as its length, where rows of different lengths cannot be in one batch.
+    - `size`: the number of rows in a batch.
+
+    **Example:**
+
+    ```python
+    from noiselab.data.rows import alike
+
+    assert alike([5, 7, 5, 5], 2) == [[0, 2], [3], [1]]
+    ```
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
 
 def real_tokens(batch: Batch) -> Selection:

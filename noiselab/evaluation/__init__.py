@@ -1,6 +1,7 @@
 """Evaluation, measures only: the bound on held-out data, judged samples, detection, self-correction, intervals."""
 
 from .bound import Bound, validation_bound
+from .canvas_bound import canvas_validation_bound
 from .correction import Correction, self_accuracy, self_correction
 from .correction_grid import GridRow, correction_grid, correction_grid_table
 from .detection import Detection, measure_detection, select_units, threshold_at
@@ -15,6 +16,7 @@ __all__ = [
     "GridRow",
     "Interval",
     "Judgement",
+    "canvas_validation_bound",
     "correction_grid",
     "correction_grid_table",
     "distinct",

@@ -4,8 +4,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
+from ..categorical import Randomness
 from ..denoisers import Denoiser, SelfConditioned, select
 from ..likelihood import BoundTerms, continuous_bound
 from ..numerics import require_count
@@ -198,9 +199,10 @@ def canvas_bounds(
     *,
     given: int = 0,
     block_size: int | None = None,
-    nodes: int | None = None,
+    nodes: int | tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]] | None = None,
+    times: tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]] | None = None,
     low: float | int | None = None,
-    generator: Generator | None = None,
+    generator: Randomness = None,
 ) -> list[BoundTerms]:
     r"""Estimate the bound on -log p of each block given all tokens before it; their sum is that of the text.
 
@@ -219,7 +221,7 @@ def canvas_bounds(
     - `x`: clean tokens, with the prompt.
     - `given`: the length of the prompt, which is not scored.
     - `block_size`: the number of tokens of a block; by default the `canvas_length` of the network.
-    - `nodes`, `low`, `generator`: as for `noiselab.continuous_bound`.
+    - `nodes`, `times`, `low`, `generator`: as for `noiselab.continuous_bound`, for every block.
 
     **Returns:** the terms of each block, in nats for each sequence, float64.
 
@@ -238,6 +240,8 @@ def canvas_bounds(
     for start in range(given, length, size):
         block = x[:, start : start + size]
         on_canvas = _OnCanvas(network, prefix)
-        found.append(continuous_bound(process, on_canvas, block, nodes=nodes, low=low, generator=generator))
+        found.append(
+            continuous_bound(process, on_canvas, block, times=times, nodes=nodes, low=low, generator=generator)
+        )
         prefix = network.encode(block, after=prefix)
     return found

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Int
+from torch import Generator, Tensor, nn
 
 from ..categorical import Randomness
 from ..data import vocabulary_size
 from ..denoisers import Denoiser, Support
+from ..evaluation import Bound, canvas_validation_bound
 from ..networks.canvas import CanvasDenoiser, CanvasNetwork
 from ..networks.lengths import check_fits
 from ..process import NoiseProcess
+from ..samplers import Sampler
 from ..schedules import ScheduleLike
-from . import canvas_calls
+from . import canvas_calls, canvas_drawing
 from .arguments import arguments_of
 from .base import Pipeline
 from .canvas_settings import STEPS, CanvasSettings, published_settings
@@ -27,7 +30,7 @@ from .streaming import Callback, Streaming
 
 
 class CanvasPipeline(Streaming, Pipeline, loads=("canvas",)):
-    """A block-diffusion language model such as DiffusionGemma: `generate`.
+    """A block-diffusion language model such as DiffusionGemma: `generate`, `bound`.
 
     An encoder reads the prompt and finished canvases, and a decoder denoises one canvas of tokens after another from noise.
 
@@ -208,6 +211,57 @@ class CanvasPipeline(Streaming, Pipeline, loads=("canvas",)):
         canvases.
         """
         return canvas_calls.generation(self, **arguments_of(locals())).run()
+
+    def sampler_after(self, prompt: Int[Tensor, "batch prompt"]) -> Sampler:
+        """The default sampler of texts after prompts of one length, for traces and loops of one's own; it does not stop.
+
+        **Arguments:**
+
+        - `prompt`: the tokens of the prompts, which may be none.
+        """
+        build = canvas_drawing.canvas_sampler(self, None, None, None, None, None)
+        return canvas_drawing.canvas_chain(self, build, prompt.to(self.device), (), 0)
+
+    def bound(
+        self,
+        texts: Prompts,
+        *,
+        prompts: Sequence[str] | None = None,
+        nodes: int | None = None,
+        repeats: int = 1,
+        low: float | int | None = None,
+        batch_size: int = 16,
+        generator: Generator | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Bound:
+        """Bound the negative log-likelihood of texts, canvas by canvas, in nats per token.
+
+        **Arguments:**
+
+        - `texts`: the texts; or conversations that end with an answer, of which the answers are scored, each with the token
+          that ends it.
+        - `prompts`: one for each text, which it continues; they are encoded by themselves, and not scored.
+        - `nodes`, `repeats`, `low`, `batch_size`, `generator`: as for `noiselab.evaluation.canvas_validation_bound`.
+        - `dtype`: the dtype of the network's arithmetic; by default that of the weights.
+
+        **Returns:** a `noiselab.evaluation.Bound`: the mean per token in `nelbo`, and the nats of each text in `nats`.
+
+        **Raises:** `ValueError` if there are no texts, one is empty or longer than the context, or prompts are not one for each
+        text.
+        """
+        rows, given = canvas_calls.scored(self, texts, prompts)
+        with self._computing(dtype):
+            return canvas_validation_bound(
+                self.process,
+                self.network,
+                rows,
+                given=given,
+                low=low,
+                nodes=nodes,
+                repeats=repeats,
+                batch_size=batch_size,
+                generator=generator,
+            )
 
 
 def completed(settings: ModelSettings, model: CanvasNetwork) -> ModelSettings:

@@ -8,13 +8,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..categorical import Randomness
+from ..data.rows import alike
 from ..networks.lengths import check_fits
 from ..numerics import require_count
 from ..schedules import ScheduleLike
 from ..typing import Grid
 from .calls import padded, padding_of, shown
 from .canvas_drawing import CanvasBatch, canvas_chain, canvas_sampler
-from .chats import Prompts, are_chats, chat_of, encode_chats
+from .chats import Prompts, are_chats, chat_of, encode_answered, encode_chats
 from .drawing import SamplerLike
 from .seeds import text_randomness
 from .streaming import Callback, Canvas, TextStream
@@ -63,7 +64,7 @@ def generation(
             times,
             generator=of_texts(random, texts),
         )
-        for texts in alike(torch.stack([sizes, wholes], 1), batch_size)
+        for texts in map(torch.tensor, alike([*zip(sizes.tolist(), wholes.tolist(), strict=True)], batch_size))
     ]
     known = torch.arange(given.shape[1]) < sizes[:, None]
     first = sizes if are_chats(prompts) else torch.zeros_like(sizes)
@@ -99,6 +100,31 @@ def beginnings(pipe: "CanvasPipeline", prompts: Prompts | None, stop: bool) -> t
     return starts, possible
 
 
+def scored(
+    pipe: "CanvasPipeline", texts: Prompts, prompts: Sequence[str] | None = None
+) -> tuple[list[list[int]], list[int]]:
+    """The tokens of texts after their prompts, or of conversations up to the end of their answers; and what is not scored.
+
+    **Raises:** `ValueError` as `CanvasPipeline.bound`.
+    """
+    if are_chats(texts):
+        if prompts is not None:
+            raise ValueError("prompts must be None with conversations, which contain them; got some")
+        chat = chat_of(pipe)
+        found = encode_answered(pipe, chat, texts)
+        ends = {*chat.ends, *pipe.ends}
+        rows = [[*one.before, *one.own, *(end for end in one.after[:1] if end in ends)] for one in found]
+        return rows, [len(one.before) for one in found]
+    own = pipe.encode(texts)  # type: ignore[arg-type]
+    before = [[] for _ in own] if prompts is None else pipe.encode(prompts)
+    if len(before) != len(own):
+        raise ValueError(f"prompts must be one for each of {len(own)} texts; got {len(before)}")
+    starts = [pipe.opened(ids, f"prompt {i}") for i, ids in enumerate(before)]
+    for i, (start, ids) in enumerate(zip(starts, own, strict=True)):
+        check_fits(len(start) + len(ids), pipe.length, f"text {i}")
+    return [[*start, *ids] for start, ids in zip(starts, own, strict=True)], [len(start) for start in starts]
+
+
 def new_tokens(pipe: "CanvasPipeline", length: int | Literal["auto"] | None, given: int, what: str) -> int:
     """The number of tokens after a prompt of `given` tokens: whole canvases.
 
@@ -129,14 +155,6 @@ def canvas_times(pipe: "CanvasPipeline", steps: int | None) -> Grid:
     steps = require_count("num_inference_steps", pipe.generation.steps if steps is None else steps)
     low, high = pipe.process.domain
     return torch.linspace(high, low, steps + 1, dtype=torch.float64)
-
-
-def alike(keys: Int[Tensor, "batch keys"], size: int) -> list[Int[Tensor, " some"]]:
-    """The numbers of the texts in batches of at most `size` with equal keys, in the order of their first texts."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, key in enumerate(keys.tolist()):
-        groups.setdefault(tuple(key), []).append(index)
-    return [torch.tensor(group[i : i + size]) for group in groups.values() for i in range(0, len(group), size)]
 
 
 def of_texts(random: Randomness, texts: Int[Tensor, " some"]) -> Randomness:
