@@ -2,7 +2,7 @@
 
 The parts of a corpus form one endless sequence, a new permutation of them in each pass. Reader j of R takes every R-th part
 of it, j, j + R, and so on. If there are fewer parts than readers, each reader reads all parts and takes every R-th text.
-Each text is therefore read once in a pass, whoever reads it, and no reader is ever without texts.
+Each text is therefore read once in a pass, by any reader, and no reader is ever without texts.
 """
 
 import functools

@@ -216,7 +216,7 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
 
 
 class Literally:
-    """Encodes a text in which signs stand for special tokens that are plain characters (`hide_special`).
+    """Encodes a text in which signs replace special tokens that are plain characters (`hide_special`).
 
     **Arguments:**
 

@@ -57,7 +57,7 @@ def stack_rows(rows: Sequence[Any]) -> dict[str, Tensor]:
     return batch
 
 
-def alike(keys: Sequence[Hashable], size: int) -> list[list[int]]:
+def group_equal(keys: Sequence[Hashable], size: int) -> list[list[int]]:
     """The numbers of rows in batches of at most `size` with equal keys, in the order of the first row of each key.
 
     **Arguments:**
@@ -68,9 +68,9 @@ def alike(keys: Sequence[Hashable], size: int) -> list[list[int]]:
     **Example:**
 
     ```python
-    from noiselab.data.rows import alike
+    from noiselab.data.rows import group_equal
 
-    assert alike([5, 7, 5, 5], 2) == [[0, 2], [3], [1]]
+    assert group_equal([5, 7, 5, 5], 2) == [[0, 2], [3], [1]]
     ```
     """
     groups: dict[Hashable, list[int]] = {}

@@ -150,7 +150,7 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
                 yield text
 
         packer = Packer(self.length, self.mode, int(self.tokenizer.eos_token_id))
-        # Few characters at a time, because as many readers as there are encode that much before their first blocks.
+        # Few characters at a time, because each reader encodes that much before its first block.
         for document in Encoder(self.tokenizer).arrays(texts(), batch=max(2**12, 2**15 // self.readers)):
             before, after = places.popleft()
             if used > len(document):

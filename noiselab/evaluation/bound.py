@@ -191,7 +191,7 @@ def mean_and_error(nats: Float[Tensor, " sequence"], lengths: Int[Tensor, " sequ
     """Mean per token, and its standard error over sequences taken as independent (that of a ratio of two sums).
 
     Times that are spread evenly over the sequences make the mean more exact than this says, never less. Sequences cut
-    from one document are alike, and for new documents the error is larger.
+    from one document are group_equal, and for new documents the error is larger.
 
     **Arguments:**
 

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, nn
 
 from ..categorical import split_generator
-from ..data.rows import alike
+from ..data.rows import group_equal
 from ..denoisers.modes import device_of, evaluating
 from ..likelihood.nodes import process_quadrature
 from ..likelihood.ranges import time_range
@@ -74,7 +74,7 @@ def canvas_validation_bound(
     randoms, each = split_generator(generator, len(texts)), torch.zeros(3, len(texts), dtype=torch.float64)
     module = network if isinstance(network, nn.Module) else process
     with evaluating(module):
-        for some in alike(sizes, require_count("batch_size", batch_size)):
+        for some in group_equal(sizes, require_count("batch_size", batch_size)):
             x = torch.tensor([list(texts[i]) for i in some], device=device_of(module, process))
             for k in range(repeats):
                 terms = canvas_bounds(

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..categorical import Randomness
-from ..data.rows import alike
+from ..data.rows import group_equal
 from ..networks.lengths import check_fits
 from ..numerics import require_count
 from ..schedules import ScheduleLike
@@ -64,7 +64,7 @@ def generation(
             times,
             generator=of_texts(random, texts),
         )
-        for texts in map(torch.tensor, alike([*zip(sizes.tolist(), wholes.tolist(), strict=True)], batch_size))
+        for texts in map(torch.tensor, group_equal([*zip(sizes.tolist(), wholes.tolist(), strict=True)], batch_size))
     ]
     known = torch.arange(given.shape[1]) < sizes[:, None]
     first = sizes if are_chats(prompts) else torch.zeros_like(sizes)
@@ -151,7 +151,7 @@ def new_tokens(pipe: "CanvasPipeline", length: int | Literal["auto"] | None, giv
 
 
 def canvas_times(pipe: "CanvasPipeline", steps: int | None) -> Grid:
-    """The times of the steps of each canvas, by default as many as the model has."""
+    """The times of the steps of each canvas, by default the number of the model."""
     steps = require_count("num_inference_steps", pipe.generation.steps if steps is None else steps)
     low, high = pipe.process.domain
     return torch.linspace(high, low, steps + 1, dtype=torch.float64)

@@ -186,7 +186,7 @@ def test_special_tokens_in_messages_are_refused_dropped_or_plain_characters(temp
         ResponseRows(rows[1:2], words, 200, special="drop")
     kept = ResponseRows(rows, words, 200, special="text")
     assert (len(kept), kept.dropped_special) == (3, 0)
-    # By hand: as with one other character in its place, for which stand the characters of the names.
+    # By hand: as with one other character in its place, which the characters of the names replace.
     plain, row = ResponseRows([with_answer("no ~ yes")], words, 200)[0], kept[1]
     sign, names = words.convert_tokens_to_ids("~"), words.convert_tokens_to_ids(list(literal))
     place = plain["input_ids"].tolist().index(sign)

@@ -78,7 +78,7 @@ def test_blocks_come_from_the_readers_in_turn(tokenizer, corpus):
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_the_order_depends_on_no_number_of_processes_or_workers(tokenizer, words, world):
+def test_the_order_does_not_depend_on_processes_or_workers(tokenizer, words, world):
     expected = take(TokenStream(TextCorpus(words), tokenizer, 16, seed=3), 100)
     for workers in (0, 2):
         found: list = [None] * 100

@@ -143,7 +143,7 @@ ELSEWHERE = {
     *("tracing.Trace.html", "tracing.write_trace", "training.Average.save", "training.save_probe", "training.seal"),
     *("training.new_folder", "training.training_arguments", "training.Trainer.train"),
     *("networks.load_network", "networks.published.load_network"),
-    *(f"pipeline.{name}Pipeline.default_settings" for name in ("", "Diffusion")),
+    *(f"pipeline.{name}Pipeline.default_settings" for name in ("", "Diffusion", "Canvas")),
     *(f"pipeline.{name}Pipeline.guesses_noise" for name in ("", "Diffusion")),
 }
 """Functions that write, and readers that other tests try with odd files or that get a folder which was read before."""

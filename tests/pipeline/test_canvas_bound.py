@@ -15,7 +15,7 @@ from noiselab.evaluation import canvas_validation_bound
 from noiselab.networks.canvas import canvas_bounds
 from noiselab.pipeline import CanvasPipeline, ModelSettings
 
-DRAWS = 300
+SAMPLES = 300
 TEXTS = ["the cat sat on the", "a dog", "the dog sat on the", "b cat"]
 
 
@@ -118,14 +118,14 @@ def test_known_data_cost_their_entropy(prompt, length):
     p = (-nats).exp()
     assert abs(p.sum() - 1) < 1e-6
     texts = ["".join("abc"[i] for i in x) for x in sequences]
-    prompts = None if prompt is None else [prompt] * len(texts) * DRAWS
-    found = pipe.bound(texts * DRAWS, prompts=prompts, nodes=12, batch_size=9999, generator=random())
-    found = found.nats.view(DRAWS, len(texts))
-    mean, error = found.mean(0), found.std(0) / DRAWS**0.5
+    prompts = None if prompt is None else [prompt] * len(texts) * SAMPLES
+    found = pipe.bound(texts * SAMPLES, prompts=prompts, nodes=12, batch_size=9999, generator=random())
+    found = found.nats.view(SAMPLES, len(texts))
+    mean, error = found.mean(0), found.std(0) / SAMPLES**0.5
     assert ((mean - nats).abs() < 4.5 * error + 1e-3).all()
     whole = (found * p).sum(1)
-    assert abs(whole.mean() - (p * nats).sum()) < 4 * whole.std() / DRAWS**0.5 + 1e-3
-    assert whole.std() / DRAWS**0.5 < 0.01 * whole.mean()
+    assert abs(whole.mean() - (p * nats).sum()) < 4 * whole.std() / SAMPLES**0.5 + 1e-3
+    assert whole.std() / SAMPLES**0.5 < 0.01 * whole.mean()
 
 
 @pytest.mark.parametrize(
