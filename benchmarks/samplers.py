@@ -3,6 +3,9 @@
 Two Markov chains (few followers for each token, or many), three noises, the exact denoiser and one that is wrong by a known
 amount; how far samples are from the data against evaluations of the network. Then what corrections of finished samples are
 worth. Prints tables; writes figures, `table.md` and `rows.json` into docs/assets/samplers. About twenty minutes on one core.
+
+With `--methods renoising`, only methods whose names contain this are run, and their lines are put into the tables of
+`table.md`: each method has random numbers of its own, so that they are those of a complete run. All else stays as it is.
 """
 
 import argparse
@@ -11,7 +14,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -59,6 +62,7 @@ AGAIN = (
     "path planning",
     "most confident first",
 )
+TABLES_ONLY = ("renoising, 0.1", "renoising, 1")
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "noiselab", "font.size": 9}
 
 
@@ -80,13 +84,14 @@ def run_methods(
     make: Callable[[nl.InterpolatingProcess], nl.Denoiser],
     evaluations: Sequence[int],
     sequences: int,
+    wanted: str = "",
 ) -> list[Row]:
-    """All methods under the three noises."""
+    """All methods under the three noises, or those whose names contain `wanted`."""
     rows: list[Row] = []
     for name, process in world.processes().items():
         start = time.monotonic()
         rows += bench(
-            catalogue(process),
+            {name: make for name, make in catalogue(process).items() if wanted in name},
             world,
             process,
             make(process),
@@ -113,13 +118,53 @@ def tabulate_methods(rows: Sequence[Row]) -> str:
             f"| method | {' | '.join(map(str, budgets))} |",
             f"| --- |{' ---: |' * len(budgets)}",
         ]
-        order = {name: place for place, name in enumerate(dict.fromkeys(ONCE + AGAIN))}
+        order = {name: place for place, name in enumerate(dict.fromkeys(ONCE + AGAIN + TABLES_ONLY))}
         for method in sorted({row.method for row in here}, key=lambda name: order.get(name, len(order))):
             by_budget = {row.budget: row for row in here if row.method == method}
             cells = [format_cell(by_budget.get(budget)) for budget in budgets]
             lines.append(f"| {method} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def insert_methods(text: str, more: str) -> str:
+    """Tables with the methods of other tables of the same heads, in place of those that are there or at the end."""
+    found = split_tables(text)
+    for head, rows in split_tables(more).items():
+        if head not in found:
+            raise ValueError(f"table.md must have a table of {head}; it has {list(found)}")
+        title = next(iter(found[head].values()))
+        # By the names of columns: a method that ends early has none for the largest numbers of evaluations.
+        columns = next(iter(rows.values()))
+        new = {
+            name: [dict(zip(columns, cells, strict=True)).get(column, "") for column in title]
+            for name, cells in rows.items()
+            if cells is not columns
+        }
+        before, after = (format_table(lines) for lines in (found[head], found[head] | new))
+        if before not in text:
+            raise ValueError(f"table.md must be as this program writes it; the table of {head} is not")
+        text = text.replace(before, after, 1)
+    return text
+
+
+def split_tables(text: str) -> dict[str, dict[str, list[str]]]:
+    """The cells of each line of the tables of methods, by the name of the table and of the method; first the titles."""
+    found: dict[str, dict[str, list[str]]] = {}
+    head = ""
+    for line in text.splitlines():
+        if line.startswith("**"):
+            head = line.split("**")[1]
+        elif line.startswith("| ") and not line.startswith("| --- |"):
+            name, *cells = (cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|"))
+            found.setdefault(head, {})[name] = cells
+    return found
+
+
+def format_table(rows: Mapping[str, Sequence[str]]) -> str:
+    """The lines of a table; the first of `rows` has the titles."""
+    title, *lines = (f"| {' | '.join([name, *cells])} |" for name, cells in rows.items())
+    return "\n".join([title, f"| --- |{' ---: |' * len(next(iter(rows.values())))}", *lines])
 
 
 def format_cell(row: Row | None) -> str:
@@ -191,10 +236,37 @@ def measure_caches(world: World, training_steps: int, steps: Sequence[int], sequ
     return rows
 
 
+def run_all(
+    worlds: Sequence[World],
+    evaluations: Sequence[int],
+    fewer: Sequence[int],
+    sequences: int,
+    *,
+    quick: bool,
+    wanted: str = "",
+) -> tuple[list[Row], list[Row]]:
+    """The rows of all methods, or of those whose names contain `wanted`, with the exact denoiser and with wrong ones."""
+    exact = [
+        row
+        for world in worlds
+        for row in run_methods(world, "exact denoiser", world.oracle, evaluations, sequences, wanted)
+    ]
+    # The chain of few followers to the end, where errors are small, and must be distinguished from chance by fewer.
+    if not quick:
+        many = (256, 512, 1024)
+        exact += run_methods(worlds[0], "exact denoiser", worlds[0].oracle, many, sequences // 2, wanted)
+    wrong = []
+    for scale in (0.5,) if quick else (0.25, 0.5):
+        make = perturb_oracle(scale, worlds[0])
+        wrong += run_methods(worlds[0], f"wrong by {scale:g}", make, fewer, sequences, wanted)
+    return exact, wrong
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few sequences and evaluations: half a minute")
     parser.add_argument("--out", type=Path, default=FOLDER, help="where figures and tables go")
+    parser.add_argument("--methods", default="", help="run only methods whose names contain this, into the tables")
     options = parser.parse_args()
     torch.set_num_threads(1)  # small tensors: more threads would only wait for each other
     start = time.monotonic()
@@ -203,16 +275,12 @@ def main() -> None:
     sequences = 200 if quick else 2000
     worlds = [World.sharp()] if quick else [World.sharp(), World.soft()]
 
-    exact = [
-        row for world in worlds for row in run_methods(world, "exact denoiser", world.oracle, evaluations, sequences)
-    ]
-    if (
-        not quick
-    ):  # the chain of few followers to the end, where errors are small, and must be distinguished from chance by fewer
-        exact += run_methods(worlds[0], "exact denoiser", worlds[0].oracle, (256, 512, 1024), sequences // 2)
-    wrong = []
-    for scale in (0.5,) if quick else (0.25, 0.5):
-        wrong += run_methods(worlds[0], f"wrong by {scale:g}", perturb_oracle(scale, worlds[0]), fewer, sequences)
+    exact, wrong = run_all(worlds, evaluations, fewer, sequences, quick=quick, wanted=options.methods)
+    if options.methods:
+        path = options.out / "table.md"
+        text = insert_methods(path.read_text(encoding="utf-8"), f"{tabulate_methods(exact)}\n{tabulate_methods(wrong)}")
+        path.write_text(text, encoding="utf-8")
+        return
     frozen = measure_caches(worlds[0], 50 if quick else 1000, (2, 4) if quick else (2, 4, 8, 16, 32), sequences)
     study = compare_corrections(worlds[0], sequences // 4, 3 if quick else 10)
 
