@@ -22,7 +22,7 @@ WEIGHTS = "adapter_model.safetensors"
 ROWS = "trainable_token_indices"
 """The setting of peft by which adapters have rows of the embeddings."""
 ROW = ".token_adapter.trainable_tokens_delta"  # the end of the name of such a row
-CHUNK = 1 << 20  # entries of a weight that are converted at once, so that no second copy of it is made
+CHUNK = 1 << 16  # entries of a weight that are converted at once, so that no second copy of it is made
 # The settings of an adapter that are read from a folder. Others would load modules or other files, or are not needed here.
 READ = (
     *("r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern"),
@@ -112,8 +112,10 @@ def with_token(network: PreTrainedModel, token: int, known: int, *, shared: bool
 def _set_mean(module: Any, name: str, row: int, known: int, shared: bool) -> None:
     old = getattr(module, name)
     new = old.detach().clone() if shared else old.detach()
-    parts = new[:known].split(max(1, CHUNK // new[0].numel()))
-    new[row] = (torch.stack([part.sum(0, dtype=torch.float64) for part in parts]).sum(0) / known).to(new.dtype)
+    total = torch.zeros_like(new[0], dtype=torch.float64)
+    for part in new[:known].split(max(1, CHUNK // new[0].numel())):
+        total += part.sum(0, dtype=torch.float64)
+    new[row] = (total / known).to(new.dtype)
     if shared:
         setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
 
