@@ -9,6 +9,7 @@ from .. import __version__
 
 COMMANDS = {
     "train": "run a recipe: noiselab train recipes/gidd_plus.py demo",
+    "tokenize": "encode a corpus into shards of token blocks on disk",
     "generate": "generate texts from noise or from prompts, as JSON Lines",
     "correct": "correct texts or generated samples with a diffusion model",
     "evaluate bound": "negative log-likelihood of text files (bound or exact)",

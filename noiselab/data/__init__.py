@@ -1,6 +1,6 @@
 """Data: corpora, tokenizers, and packing texts into blocks of tokens.
 
-    corpus -> tokenizer -> pack (all at once, cached) or TokenStream (while reading) -> batches
+    corpus -> tokenizer -> pack (all in memory, cached), write_shards (on disk) or TokenStream (while reading) -> batches
 
 The libraries `transformers`, `datasets` and `pyarrow` are imported only when a function needs them.
 """
@@ -13,6 +13,8 @@ from .hub import HubCorpus
 from .library import standard_library
 from .packing import pack
 from .responses import ResponseRows
+from .sharding import write_shards
+from .shards import TokenShards
 from .streams import TokenStream
 from .tokenizers import character_tokenizer, load_tokenizer, token_support, train_tokenizer, vocabulary_size
 
@@ -23,6 +25,7 @@ __all__ = [
     "ResponseRows",
     "TextCorpus",
     "TokenBlocks",
+    "TokenShards",
     "TokenStream",
     "character_tokenizer",
     "hold_out",
@@ -33,4 +36,5 @@ __all__ = [
     "token_support",
     "train_tokenizer",
     "vocabulary_size",
+    "write_shards",
 ]

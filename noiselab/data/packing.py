@@ -1,9 +1,10 @@
 """Packing texts into blocks of equal length, with a cache on disk."""
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -146,6 +147,46 @@ class Packer:
         for first in range(0, full, self.length):
             used = place + first + self.length
             yield joined[first : first + self.length], -1 if used == len(document) + 1 else used
+
+
+Position = TypeVar("Position")
+
+
+def pack_texts(
+    texts: Iterator[tuple[str, Position, Position]],
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    length: int,
+    mode: str,
+    *,
+    used: int = 0,
+    batch: int = 2**18,
+) -> Iterator[tuple[np.ndarray, Position, int]]:
+    """Yield full rows of texts, each with the place after it: the position of a text, and how many of its tokens are used.
+
+    **Arguments:**
+
+    - `texts`: each text with the positions before and after it; may be endless.
+    - `tokenizer`, `length`, `mode`: as in `pack`.
+    - `used`: the number of tokens of the first text to leave out.
+    - `batch`: the number of characters encoded at a time.
+
+    **Raises:** `ValueError` if the first text has fewer tokens.
+    """
+    places: deque[tuple[Position, Position]] = deque()
+
+    def read() -> Iterator[str]:
+        for text, before, after in texts:
+            places.append((before, after))
+            yield text
+
+    packer = Packer(length, mode, int(tokenizer.eos_token_id))
+    for document in Encoder(tokenizer).arrays(read(), batch):
+        before, after = places.popleft()
+        if used > len(document):
+            raise ValueError(f"a state must be of the same data; it lies {used} tokens into a text of {len(document)}")
+        for row, last in packer.add(document, used):
+            yield (row, after, 0) if last < 0 else (row, before, last)
+        used = 0
 
 
 def check_packing(tokenizer: "transformers.PreTrainedTokenizerBase", length: int, mode: str) -> None:

@@ -1,7 +1,6 @@
 """An infinite stream of packed blocks, for corpora that are too large to pack in advance."""
 
 import functools
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from .blocks import as_row
 from .corpus import Corpus, Part, as_corpus, fingerprint
-from .packing import Packer, check_packing
+from .packing import check_packing, pack_texts
 from .reading import Position, Reading, reader_count
-from .tokenizers import Encoder, tokenizer_key
+from .tokenizers import tokenizer_key
 
 if TYPE_CHECKING:
     import transformers
@@ -142,24 +141,11 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
         return self._rows(reading, *_restored(state, reading))
 
     def _rows(self, reading: Reading, start: Position, used: int) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
-        places: deque[tuple[Position, Position]] = deque()
-
-        def texts() -> Iterator[str]:
-            for text, before, after in reading.texts(start):
-                places.append((before, after))
-                yield text
-
-        packer = Packer(self.length, self.mode, int(self.tokenizer.eos_token_id))
         # Few characters at a time, because each reader encodes that much before its first block.
-        for document in Encoder(self.tokenizer).arrays(texts(), batch=max(2**12, 2**15 // self.readers)):
-            before, after = places.popleft()
-            if used > len(document):
-                raise ValueError(
-                    f"a state must be of the same data; it lies {used} tokens into a text of {len(document)}"
-                )
-            for row, last in packer.add(document, used):
-                yield self._block(row), _state(after, 0) if last < 0 else _state(before, last)
-            used = 0
+        batch = max(2**12, 2**15 // self.readers)
+        rows = pack_texts(reading.texts(start), self.tokenizer, self.length, self.mode, used=used, batch=batch)
+        for row, position, used in rows:
+            yield self._block(row), {**position._asdict(), "token": used}
 
     def _block(self, row: Any) -> dict[str, Tensor]:
         block = torch.full((self.length,), int(self.tokenizer.pad_token_id), dtype=torch.int64)
@@ -191,10 +177,6 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_parts"}  # made again where it arrives
-
-
-def _state(position: Position, used: int) -> dict[str, Any]:
-    return {**position._asdict(), "token": used}
 
 
 def _restored(state: Mapping[str, Any] | None, reading: Reading) -> tuple[Position, int]:

@@ -34,6 +34,14 @@ def test_lines_of_any_length_belong_to_one_part(tmp_path):
     assert len(found) > len(texts)  # ranges of 256 bytes, some of which lie within one line
 
 
+def test_a_line_that_begins_with_its_part_is_read(tmp_path):
+    texts = [f"{number:03}" + "x" * 104 for number in range(64)]  # 128 bytes a line
+    path = write_lines(tmp_path / "a.jsonl", texts)
+    assert path.read_bytes()[256:].startswith(b'{"text": "002')
+    found = [[text for text, _ in part.read()] for part in FileCorpus(path).parts()]
+    assert found[:32] == [texts[place : place + 2] for place in range(0, 64, 2)]
+
+
 def test_a_wrong_line_in_a_part_is_named(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n' * 40 + '{"other": 1}\n')
@@ -56,7 +64,15 @@ def long_texts():
     paragraphs = "".join(
         "".join(generator.choices("aä \n試", k=17)) + generator.choice("\n \n\r\n".split(" ")) for _ in range(90)
     )
-    yield from ("é" * 333, "x" * 401, "word " * 100, paragraphs, "a" * 440 + "\n\n" + "b" * 99, "a" * 480 + "\n" * 90)
+    yield from (
+        "é" * 333,
+        "x" + "é" * 333,
+        "x" * 401,
+        "word " * 100,
+        paragraphs,
+        "a" * 440 + "\n\n" + "b" * 99,
+        "a" * 480 + "\n" * 90,
+    )
 
 
 def test_pieces_are_the_text_whatever_it_is_and_wherever_it_is_read(tmp_path, small_pieces):

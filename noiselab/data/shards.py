@@ -1,0 +1,193 @@
+"""Tokens of a corpus in files on disk, read at random places: an index and any number of shards of equal rows."""
+
+import bisect
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..files import sha256
+from .blocks import as_row
+from .corpus import fingerprint
+from .tokenizers import tokenizer_key
+
+if TYPE_CHECKING:
+    import transformers
+
+FORMAT = "noiselab.token_shards.1"
+INDEX = "index.json"
+FIELDS = ("corpus", "tokenizer", "vocab_size", "end", "pad", "length", "mode", "shard_rows", "complete", "shards")
+SAMPLES, SAMPLE = 4, 4096
+"""How many places of a shard are compared when it is opened, and how many bytes at each."""
+
+
+class TokenShards(Dataset[dict[str, Tensor]]):
+    """A map-style data set of the token blocks that `write_shards` or `noiselab tokenize` has written into a folder.
+
+    Items are those of `TokenBlocks`. Shards are memory-mapped, so that only the rows that are used are read from the disk. When
+    the folder is opened, the size of each shard and a few places in it are compared with the index; `verify` compares
+    everything.
+
+    **Arguments:**
+
+    - `folder`: the folder.
+    - `tokenizer`: the tokenizer that the tokens must be of; by default, any.
+    - `separate`: as in `pack`.
+
+    **Raises:** `ValueError` if the folder holds no complete shards, one is missing, cut or changed, or they are of another
+    tokenizer.
+
+    **Example:**
+
+    ```python
+    import tempfile
+    from noiselab.data import TextCorpus, TokenShards, train_tokenizer, write_shards
+
+    corpus = TextCorpus(["to be, or not to be", "that is the question"])
+    tokenizer = train_tokenizer(corpus, vocab_size=259)
+    folder = tempfile.mkdtemp()
+    write_shards(corpus, tokenizer, folder, length=8)
+    shards = TokenShards(folder, tokenizer=tokenizer)
+    assert tokenizer.decode(shards[0]["input_ids"]) == "to be, o"
+    ```
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        tokenizer: "transformers.PreTrainedTokenizerBase | None" = None,
+        separate: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        index = read_index(self.folder)
+        if index is None or not index["complete"]:
+            what = "none" if index is None else f"only {len(index['shards'])} (run the same noiselab tokenize again)"
+            raise ValueError(f"a folder must hold all shards of a corpus; {str(folder)!r} has {what}")
+        if tokenizer is not None and index["tokenizer"] != tokenizer_key(tokenizer):
+            raise ValueError(f"the shards must be of the same tokenizer; those in {str(folder)!r} are of another")
+        self.length, self.vocab_size = int(index["length"]), int(index["vocab_size"])
+        self.separate_at = int(index["end"]) if separate else None
+        self.index = index
+        for shard in index["shards"]:
+            check_shard(self.folder / shard["file"], shard)
+        self._ends = list(itertools.accumulate(int(shard["rows"]) for shard in index["shards"]))
+        self._places = torch.arange(self.length)
+        self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    @property
+    def key(self) -> str:
+        """A hash of all that items depend on, from the hashes of tokens in the index."""
+        settings = [FORMAT, *map(str, (self.length, self.vocab_size, self.separate_at))]
+        return fingerprint([*settings, *(shard["key"] for shard in self.index["shards"])])
+
+    @property
+    def real_tokens(self) -> int:
+        """The total number of tokens without padding."""
+        return sum(int(shard["tokens"]) for shard in self.index["shards"])
+
+    def verify(self) -> None:
+        """Read all shards and compare them with the index.
+
+        **Raises:** `ValueError` naming the first that has changed.
+        """
+        for shard in self.index["shards"]:
+            if sha256(self.folder / shard["file"]) != shard["sha256"]:
+                raise ValueError(_changed(self.folder / shard["file"]))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        index = int(index)
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"a row must lie in [0, {len(self) - 1}]; got {index}")
+        number = bisect.bisect_right(self._ends, place)
+        if number not in self._open:
+            self._open[number] = _mapped(self.folder / self.index["shards"][number]["file"])
+        tokens, real = self._open[number]
+        row = place - (self._ends[number - 1] if number else 0)
+        ids = torch.from_numpy(tokens[row].astype(np.int64))
+        return as_row(ids, self._places < int(real[row]), self.separate_at)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_open": {}}  # a loader worker that is spawned maps the files itself
+
+    def __repr__(self) -> str:
+        shards = len(self.index["shards"])
+        return (
+            f"TokenShards(blocks={len(self)}, length={self.length}, real_tokens={self.real_tokens}, "
+            f"vocab_size={self.vocab_size}, shards={shards})"
+        )
+
+
+def read_index(folder: Path) -> dict[str, Any] | None:
+    """The index of a folder of shards, or `None` if it has none.
+
+    **Raises:** `ValueError` if it cannot be read or has another format.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        return None
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"the index of shards must be JSON; {path}: {error}") from error
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        found = index.get("format") if isinstance(index, dict) else None
+        raise ValueError(f"the index of shards must be of the format {FORMAT!r}; {path} is {found!r}")
+    if missing := [name for name in FIELDS if name not in index]:
+        raise ValueError(f"the index of shards must have {', '.join(FIELDS)}; {path} lacks {', '.join(missing)}")
+    return index
+
+
+def sample(path: Path) -> str:
+    """A hash of a few places of a file, spread evenly from its start to its end."""
+    digest, size = hashlib.blake2b(digest_size=16), path.stat().st_size
+    with path.open("rb") as file:
+        for number in range(SAMPLES):
+            file.seek(max(0, size - SAMPLE) * number // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE))
+    return digest.hexdigest()
+
+
+def check_shard(path: Path, shard: dict[str, Any]) -> None:
+    """Compare the size of a shard and a few places in it with the index.
+
+    **Raises:** `ValueError` if it is missing, cut or changed.
+    """
+    if not path.is_file():
+        raise ValueError(f"all shards of the index must be there; {path} is missing")
+    size = path.stat().st_size
+    if size != shard["bytes"]:
+        raise ValueError(f"a shard must be whole; {path} has {size:,} bytes instead of {shard['bytes']:,}")
+    if sample(path) != shard["sample"]:
+        raise ValueError(_changed(path))
+
+
+def _changed(path: Path) -> str:
+    return (
+        f"a shard must be as it was written; {path} differs from the index, so that it is damaged or one of other tokens "
+        "(delete it and index.json, and run the same noiselab tokenize again)"
+    )
+
+
+def _mapped(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens and the counts of real tokens of a shard, mapped into memory."""
+    with path.open("rb") as file:
+        start = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(start))
+    arrays = []
+    for name in ("tokens", "real"):
+        entry = header[name]
+        dtype: np.dtype[Any] = np.dtype({"U16": "<u2", "U32": "<u4", "I32": "<i4"}[entry["dtype"]])
+        shape, offset = tuple(entry["shape"]), 8 + start + entry["data_offsets"][0]
+        arrays.append(np.memmap(path, dtype, mode="r", offset=offset, shape=shape))
+    return arrays[0], arrays[1]
