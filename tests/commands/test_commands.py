@@ -205,7 +205,7 @@ def test_errors_are_one_line(models, tmp_path, capsys):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "a"}\nnonsense\n')
     for arguments, words in (
-        (["snow"], "a command must be one of: train, generate, correct, evaluate bound, evaluate perplexity"),
+        (["snow"], "a command must be one of: train, tokenize, generate, correct, evaluate bound, evaluate perplexity"),
         (["evaluate", "snow"], "evaluate correction, inspect; got 'evaluate snow'"),
         (["generate", "./nowhere"], "there is no folder"),
         (["correct", models[0], "nowhere.txt"], "nothing found at nowhere.txt"),
