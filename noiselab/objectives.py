@@ -163,6 +163,20 @@ def objective_loss(
     else:
         process.accept_weight(torch.ones_like(z, dtype=torch.float64))
         weight = objective(cast(InterpolatingProcess, process), x, z, t)  # no other accepts weights
+    return weighted_loss(process, outputs, x, z, t, weight, predicts=predicts)
+
+
+def weighted_loss(
+    process: NoiseProcess,
+    outputs: Logits,
+    x: Tokens,
+    z: Tokens,
+    t: Times,
+    weight: PerToken | None,
+    *,
+    predicts: Prediction = "leave_one_out",
+) -> PerToken:
+    """`objective_loss` for weights that are known; `None` for those of the bound."""
     if predicts == "score":
         return score_entropy(process, outputs, x, z, t, weight=weight)
     check_inputs(process, outputs, x, z, t)

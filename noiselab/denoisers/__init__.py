@@ -8,6 +8,7 @@ from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out, as_pos
 from .guidance import ClassifierFreeGuidance, ClassifierGuidance, by_enumeration, first_order
 from .oracle import MarkovOracle
 from .perturbed import Perturbed
+from .projection import LinearProjection, linear_projection
 from .self_conditioning import SelfConditioned
 from .transforms import MinP, Support, Suppress, Temperature, TopK, TopP
 
@@ -18,6 +19,7 @@ __all__ = [
     "ClassifierGuidance",
     "Denoiser",
     "LeaveOneOut",
+    "LinearProjection",
     "MarkovOracle",
     "MinP",
     "Perturbed",
@@ -37,6 +39,7 @@ __all__ = [
     "attending_to",
     "by_enumeration",
     "first_order",
+    "linear_projection",
     "select",
     "selected_sequences",
     "takes_mask",

@@ -14,6 +14,7 @@ from ..parametrization import Prediction
 from ..process import as_token_times
 from ..processes.registry import REGISTRABLE
 from ..typing import Logits, PerRow, RowLogits, RowTokens, Selection, Times, Tokens
+from .projection import LinearProjection
 
 
 class Attended(NamedTuple):
@@ -180,8 +181,8 @@ def select(logits: Logits, rows: Tensor | None) -> Float[Tensor, "... state"]:
 class ProjectedDenoiser(Denoiser):
     """A denoiser with separate hidden states and output projection.
 
-    A subclass implements `hidden` and `project`. Only the selected rows are projected, and a loss can be fused with the
-    projection (`noiselab.nelbo_fused`).
+    A subclass implements `hidden` and `project`. Only the selected rows are projected. If `project` is a linear map,
+    `linear_projection` lets losses be fused with it (`noiselab.training.noised_loss`), so that no logits are stored.
     """
 
     @abc.abstractmethod
@@ -191,6 +192,14 @@ class ProjectedDenoiser(Denoiser):
     @abc.abstractmethod
     def project(self, hidden: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows state"]:
         """Logits from hidden states, row by row."""
+
+    def linear_projection(self, hidden: Float[Tensor, "*rows width"]) -> LinearProjection | None:
+        """The product that gives the first logits of `project`, for all tokens of the process.
+
+        By default `None`: `project` is called. For `self.out = nn.Linear(...)` and `project` that calls it, return
+        `noiselab.denoisers.linear_projection(self.out, hidden)`.
+        """
+        return None
 
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Logits of the selected rows; only these are projected."""

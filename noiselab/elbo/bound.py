@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from ..numerics import require_count
 from ..typing import Logits, PerToken, Times, Tokens
 from .definition import nelbo_dense
-from .streaming import CHUNK_BYTES, stream
+from .streaming import CHUNK_BYTES, chunk_bytes_of, stream
 from .tokens import NoiseOnData, TokenTerms, check_inputs, check_width, noise_on_data, scalars
 from .traced import traced
 
@@ -25,7 +25,7 @@ def nelbo(
     t: Times,
     *,
     weight: PerToken | None = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> PerToken:
     r"""The integrand of the negative ELBO at time t, for each token, in nats per unit of time.
 
@@ -45,7 +45,8 @@ def nelbo(
     - `t`: in the domain of the process, [batch] or [batch, length]; on a GPU, which a check would stall, the result is NaN
       elsewhere.
     - `weight`: replaces $w_t(z, x)$ (`process.elbo_weight`) in a reweighted objective; non-negative.
-    - `chunk_bytes`: the size of a work buffer.
+    - `chunk_bytes`: the size of a work buffer; by default 4 MiB on a CPU, for its cache, and 256 MiB on other devices, for
+      few operations.
 
     **Returns:** nats per unit of time in the dtype of the logits, at least float32; NaN for logits that are NaN or
     infinite, and where x cannot have become z.
@@ -71,7 +72,7 @@ def nelbo(
     """
     check_width(process, logits)
     t = check_inputs(process, logits, x, z, t, weight=weight)
-    require_count("chunk_bytes", chunk_bytes)
+    chunk_bytes = chunk_bytes_of(logits.device) if chunk_bytes is None else require_count("chunk_bytes", chunk_bytes)
     return process.nelbo(logits, x, z, t, weight=weight, chunk_bytes=chunk_bytes)
 
 

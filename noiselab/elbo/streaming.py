@@ -1,7 +1,7 @@
-"""The bound and its closed-form gradient in a few passes over chunks of rows that fit into the cache.
+"""The bound and its closed-form gradient in a few passes over chunks of rows: on a CPU, of a size that fits into its cache.
 
 Scalars of a token are float64; sums over the vocabulary use the dtype of the logits, at least float32. Besides the
-gradient, only three work buffers of `CHUNK_BYTES` are allocated.
+gradient, only two or three work buffers of the size of a chunk are allocated.
 """
 
 from collections.abc import Iterator
@@ -12,9 +12,17 @@ from torch import Tensor
 
 from .tokens import NoiseOnData, TokenTerms
 
-CHUNK_BYTES = (
-    1 << 22
-)  # size of a work buffer; with smaller ones, the overhead of operations exceeds the benefit of the cache
+CHUNK_BYTES = 1 << 22
+"""Size of a work buffer on a CPU; with smaller ones, the overhead of operations exceeds the benefit of the cache."""
+DEVICE_CHUNK_BYTES = 1 << 28
+"""Size of a work buffer on an accelerator, where the number of operations counts: some 60 for each chunk, whose size does
+not affect their speed once it fills the device.
+"""
+
+
+def chunk_bytes_of(device: torch.device) -> int:
+    """The size of a work buffer on a device."""
+    return CHUNK_BYTES if device.type == "cpu" else DEVICE_CHUNK_BYTES
 
 
 def stream(
@@ -24,26 +32,41 @@ def stream(
     off: Tensor | None,
     grad: Tensor | None,
     chunk_bytes: int = CHUNK_BYTES,
+    scale: Tensor | None = None,
 ) -> Tensor:
-    """The integrand for every row [n], float64; its gradient is written to `grad` [n, state] if given."""
+    """The integrand for every row [n], float64; its gradient is written to `grad` [n, state] if given.
+
+    **Arguments:**
+
+    - `logits`, `tokens`, `noise`, `off`: the rows, what else is known of them, and the tokens outside the support.
+    - `grad`: may be the logits themselves, which are then overwritten.
+    - `chunk_bytes`: the size of a work buffer.
+    - `scale`: a factor of the gradient of each row.
+    """
     n, states = logits.shape
     dtype = torch.promote_types(logits.dtype, torch.float32)
     step = max(1, min(n, chunk_bytes // (states * dtype.itemsize)))
-    work = [torch.empty(step, states, dtype=dtype, device=logits.device) for _ in range(3)]
+    in_place = grad is not None and grad.dtype == dtype
     if noise is not None:
         noise = noise.prepared(dtype)
-    in_place = grad is not None and grad.dtype == dtype
+
+    def buffer(needed: bool) -> Tensor:
+        return torch.empty(step if needed else 0, states, dtype=dtype, device=logits.device)
+
+    work = buffer(not in_place), buffer(True), buffer(noise is not None and not noise.constant)
+    ends = tokens.ends(logits)
+    scaled = tokens if scale is None else tokens._replace(w=tokens.w * scale)
     lse, kl_sum = torch.empty(2, n, dtype=torch.float64, device=logits.device)
     for i, j in noise.spans(n, step) if noise is not None else spans(n, step):
-        e, v, r = (buffer[: j - i] for buffer in work)
-        if in_place:
-            assert grad is not None
+        e, v, r = (part[: j - i] for part in work)
+        if grad is not None and in_place:
             e = grad[i:j]
         piece = None if noise is None else noise.window(i, j)
-        lse[i:j], kl_sum[i:j] = _chunk(logits[i:j], tokens.rows(i, j), piece, off, e, v, r, grad is not None)
+        chunk = logits[i:j], scaled.rows(i, j), piece, off, ends[i:j]
+        lse[i:j], kl_sum[i:j] = _chunk(*chunk, e, v, r, grad is not None)
         if grad is not None and not in_place:
             grad[i:j] = e
-    return tokens.value(logits, lse, kl_sum)
+    return tokens.value(ends, lse, kl_sum)
 
 
 def spans(n: int, step: int) -> Iterator[tuple[int, int]]:
@@ -56,6 +79,7 @@ def _chunk(
     tokens: TokenTerms,
     noise: NoiseOnData | None,
     off: Tensor | None,
+    ends: Tensor,
     e: Tensor,
     v: Tensor,
     r: Tensor,
@@ -65,20 +89,19 @@ def _chunk(
 
     `v` and `r` are scratch buffers: allocating memory for each operation would cost more than the arithmetic.
     """
-    z_sum, lse = _exponentials(logits, off, e)
-    # a u = scale * e. Clamped, because the noise is divided by the signal even where it is 0.
+    lse = _probabilities(logits, off, e, v)
+    # Clamped, because the noise is divided by the signal even where it is 0.
     a = tokens.a.clamp(min=1e-30)
-    scale = a / z_sum
     if noise is None:
-        sums = _Sums(torch.zeros_like(lse), torch.zeros_like(lse), scale, None)
+        sums = _Sums(torch.zeros_like(lse), torch.zeros_like(lse), a, None)
     elif noise.level is not None and noise.constant:
-        sums = _over_column(noise.level, scale, e, v)
+        sums = _over_column(noise.level, a, e, v)
     elif (product := noise.product(e.dtype)) is not None:
-        sums = _over_product(*product, scale, e, v, r)
+        sums = _over_product(*product, a, e, v, r)
     else:
-        sums = _over_rows(noise, scale, e, v, r)
+        sums = _over_rows(noise, a, e, v, r)
     if with_grad:
-        _gradient(logits, tokens, lse, a, sums, e, v)
+        _gradient(ends, tokens, lse, a, sums, e, v)
     return lse, sums.kl
 
 
@@ -116,18 +139,19 @@ def _over_rows(noise: NoiseOnData, scale: Tensor, e: Tensor, v: Tensor, b: Tenso
     return _Sums(kl, v.sum(-1).double() * scale, scale, scale)
 
 
-def _exponentials(logits: Tensor, off: Tensor | None, e: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(logits - their largest) over the data into `e`; returns its sum and the logsumexp, float64."""
-    if off is None:
-        top = logits.amax(-1, keepdim=True).to(e.dtype)
-        torch.sub(logits, top, out=e)
-    else:
+def _probabilities(logits: Tensor, off: Tensor | None, u: Tensor, v: Tensor) -> Tensor:
+    """The softmax over the data into `u`, which may be the logits, and the logsumexp, float64; `v` is a scratch buffer."""
+    if off is not None or u.data_ptr() == logits.data_ptr():
+        logits = v.copy_(logits)
+    if off is not None:
         # Excluded before taking the maximum, so that a large logit of an impossible token cannot underflow the others.
-        e.copy_(logits).index_fill_(-1, off, -torch.inf)
-        top = e.amax(-1, keepdim=True)
-        e.sub_(top)
-    z_sum = e.exp_().sum(-1).double()
-    return z_sum, top[:, 0].double() + z_sum.log()
+        logits.index_fill_(-1, off, -torch.inf)
+    if logits.dtype == u.dtype:
+        torch.softmax(logits, -1, out=u)
+    else:
+        torch.softmax(logits, -1, dtype=u.dtype, out=u)
+    # log u = logit - logsumexp, at the most likely token, where neither rounds to nothing.
+    return logits.amax(-1).double() - u.amax(-1).double().log()
 
 
 def _sum_log1p(s: Tensor, v: Tensor) -> Tensor:
@@ -138,9 +162,9 @@ def _sum_log1p(s: Tensor, v: Tensor) -> Tensor:
     return v.add_(q).log1p_().sum(-1).double() + tail.log1p().sum(-1).double()
 
 
-def _gradient(logits: Tensor, tokens: TokenTerms, lse: Tensor, a: Tensor, sums: _Sums, e: Tensor, v: Tensor) -> None:
+def _gradient(ends: Tensor, tokens: TokenTerms, lse: Tensor, a: Tensor, sums: _Sums, e: Tensor, v: Tensor) -> None:
     """W (H u - b h - a h_x e_x - (rho - 1) h_z e_z) into `e`."""
-    at_x, at_z = tokens.corners(logits, lse)
+    at_x, at_z = tokens.corners(ends, lse)
 
     def column(value: Tensor) -> Tensor:
         return value.to(e.dtype)[:, None]

@@ -43,10 +43,14 @@ class TokenTerms(NamedTuple):
         """Rows i to j."""
         return TokenTerms(*(v[i:j] for v in self))
 
-    def value(self, logits: Tensor, lse: Tensor, kl_sum: Tensor) -> Tensor:
+    def ends(self, logits: Tensor) -> Tensor:
+        """The logits at x and at z, float64 [n, 2]: all that the scalars need of them."""
+        return logits.gather(-1, torch.stack([self.x, self.z], -1)).double()
+
+    def value(self, ends: Tensor, lse: Tensor, kl_sum: Tensor) -> Tensor:
         """The bound's integrand from the logits' logsumexp over the data and sum_S b log1p(a u / b)."""
         x, z, a, b_x, b_z, w, *_ = self
-        log_u_x, u_z = self._log_u_x(logits, lse), self._u_z(logits, lse)
+        log_u_x, u_z = self._log_u_x(ends, lse), self._u_z(ends, lse)
         q_x, q_z = a + b_x, a * (x == z) + b_z
         # A token known to be clean has weight 0, and its ratio may be infinite.
         rho = q_z / torch.where(w == 0, q_z, a * u_z + b_z)
@@ -55,24 +59,20 @@ class TokenTerms(NamedTuple):
         kl = q_x * q_x.log() - torch.special.xlogy(b_x, b_x) - a * log_p_x - kl_sum
         return torch.where(w == 0, 0, w * (kl + rho - rho.log() - 1))
 
-    def corners(self, logits: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+    def corners(self, ends: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
         """A h_x and (rho - 1) h_z: the terms of the gradient at x and z in addition to the sum over S."""
         x, z, a, b_x, b_z, w, _, z_is_data = self
-        a_u_x, a_u_z = a * self._log_u_x(logits, lse).exp(), a * self._u_z(logits, lse)
+        a_u_x, a_u_z = a * self._log_u_x(ends, lse).exp(), a * self._u_z(ends, lse)
         at_x = torch.where(b_x > 0, a * a_u_x / (a_u_x + b_x), a)
         p_z = a_u_z + b_z
         at_z = ((a * (x == z) + b_z) / p_z - 1) * a_u_z / p_z
         return at_x, torch.where(z_is_data & (w != 0), at_z, 0)
 
-    def _log_u_x(self, logits: Tensor, lse: Tensor) -> Tensor:
-        return torch.where(self.x_is_data, self._at(logits, lse, self.x), -torch.inf)
+    def _log_u_x(self, ends: Tensor, lse: Tensor) -> Tensor:
+        return torch.where(self.x_is_data, ends[:, 0] - lse, -torch.inf)
 
-    def _u_z(self, logits: Tensor, lse: Tensor) -> Tensor:
-        return torch.where(self.z_is_data, self._at(logits, lse, self.z).exp(), 0)
-
-    @staticmethod
-    def _at(logits: Tensor, lse: Tensor, token: Tensor) -> Tensor:
-        return logits.gather(-1, token[:, None])[:, 0].double() - lse
+    def _u_z(self, ends: Tensor, lse: Tensor) -> Tensor:
+        return torch.where(self.z_is_data, (ends[:, 1] - lse).exp(), 0)
 
 
 class NoiseOnData(NamedTuple):

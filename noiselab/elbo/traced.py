@@ -21,4 +21,4 @@ def traced(process: "InterpolatingProcess", logits: Tensor, tokens: TokenTerms, 
     # Clamped, so that nothing is divided by zero; terms of tokens without noise are 0.
     b = torch.where(data, b, 0).clamp(min=torch.finfo(dtype).tiny)
     kl_sum = (b * torch.log1p((flat - log_sum).exp() * tokens.a[:, None].to(dtype) / b)).sum(-1).double()
-    return tokens.value(flat, log_sum[:, 0].double(), kl_sum).view(z.shape).to(dtype)
+    return tokens.value(tokens.ends(flat), log_sum[:, 0].double(), kl_sum).view(z.shape).to(dtype)

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, Pre
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 
+from ..denoisers.projection import LinearProjection, linear_projection
 from ..typing import PerSequence, PerToken, Selection, Tokens, TokenSequence
 
 ROTARY_BASE = 10_000.0
@@ -374,12 +375,16 @@ class DiT(PreTrainedModel):
         """Logits of hidden states; the weight and bias are those of `output_layer.linear`."""
         return self.output_layer.linear(hidden)
 
+    def linear_projection(self, hidden: Float[Tensor, "*axes width"]) -> LinearProjection | None:
+        """The product that `project` computes, with which losses are fused."""
+        return linear_projection(self.output_layer.linear, hidden)
+
     def forward(
         self,
         input_ids: Tokens,
         timesteps: PerSequence | PerToken,
         attention_mask: Selection | Tokens | None = None,
-        rows: Selection | None = None,
+        rows: Selection | Int[Tensor, " rows"] | None = None,
     ) -> MaskedLMOutput:
         """Logits over the clean tokens.
 
@@ -388,7 +393,7 @@ class DiT(PreTrainedModel):
         - `input_ids`: noisy tokens.
         - `timesteps`: their times in [0, 1] (0 = clean), one for each sequence or one for each token.
         - `attention_mask`: 1 for real tokens; others are not attended to. By default all tokens are real.
-        - `rows`: the mask of positions whose logits are returned. By default all.
+        - `rows`: the mask of positions whose logits are returned, or their indices in row-major order. By default all.
 
         **Returns:** a `MaskedLMOutput` whose `logits` are [batch, length, vocab_size], or [n, vocab_size] of the n
         positions in `rows`, in row-major order.
@@ -396,7 +401,9 @@ class DiT(PreTrainedModel):
         **Raises:** `ValueError` if sequences are longer than `config.max_seq_len` or shapes do not match.
         """
         hidden = self.hidden(input_ids, timesteps, attention_mask)
-        return MaskedLMOutput(logits=self.project(hidden if rows is None else hidden[rows]))
+        if rows is not None:
+            hidden = hidden[rows] if rows.dtype == torch.bool else hidden.flatten(0, 1)[rows]
+        return MaskedLMOutput(logits=self.project(hidden))
 
 
 def register() -> None:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..denoisers.base import ProjectedDenoiser
+from ..denoisers.projection import LinearProjection
 from ..parametrization import Prediction
 from ..typing import PerSequence, PerToken, Selection, Tokens
 from .dit import ROTARY_BASE, DiT, DiTConfig
@@ -117,3 +118,8 @@ class TransformersDenoiser(ProjectedDenoiser):
         project: Any = self.model.project if self.splits else nn.Identity()
         logits = project(hidden)
         return logits if self.vocab_size is None else logits[..., : self.vocab_size]
+
+    def linear_projection(self, hidden: Float[Tensor, "*rows width"]) -> LinearProjection | None:
+        """That of the model, if it has one."""
+        found: Any = getattr(self.model, "linear_projection", None)
+        return found(hidden) if self.splits and found is not None else None

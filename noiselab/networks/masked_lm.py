@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from ..denoisers.base import ProjectedDenoiser
+from ..denoisers.projection import LinearProjection, linear_projection
 from ..parametrization import Prediction
 from ..typing import Selection, Times, Tokens
 from .opening import TESTED, check_open, counted_positions, implementation, opened_arguments
@@ -25,34 +26,39 @@ MASKED: frozenset[str] = frozenset(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values())
 CAUSAL: frozenset[str] = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()) - MASKED
 """Classes of transformers that predict the next token."""
 
-Head = Callable[[Any, Tensor], Tensor]
+Head = Callable[[Any, Tensor], tuple[Tensor, nn.Module]]
 
 
 # Named functions, so that a denoiser can be pickled.
-def _lm_head(model: Any, hidden: Tensor) -> Tensor:
-    return model.lm_head(hidden)
+def _lm_head(model: Any, hidden: Tensor) -> tuple[Tensor, nn.Module]:
+    return hidden, model.lm_head
 
 
-def _bert(model: Any, hidden: Tensor) -> Tensor:
-    return model.cls(hidden)
+def _bert(model: Any, hidden: Tensor) -> tuple[Tensor, nn.Module]:
+    return model.cls.predictions.transform(hidden), model.cls.predictions.decoder
 
 
-def _modernbert(model: Any, hidden: Tensor) -> Tensor:
-    return model.decoder(model.head(hidden))
+def _roberta(model: Any, hidden: Tensor) -> tuple[Tensor, nn.Module]:
+    head = model.lm_head
+    return head.layer_norm(nn.functional.gelu(head.dense(hidden))), head.decoder
 
 
-def _distilbert(model: Any, hidden: Tensor) -> Tensor:
-    return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
+def _modernbert(model: Any, hidden: Tensor) -> tuple[Tensor, nn.Module]:
+    return model.head(hidden), model.decoder
 
 
-# Models whose logits are exactly these row-wise functions of the last hidden states of `base_model`, without cap or
-# scale. The tests compare each with the whole model.
+def _distilbert(model: Any, hidden: Tensor) -> tuple[Tensor, nn.Module]:
+    return model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))), model.vocab_projector
+
+
+# Models whose logits are exactly a layer of a row-wise function of the last hidden states of `base_model`, without cap
+# or scale: here both. The tests compare each with the whole model.
 HEADS: dict[str, Head] = {
     "BertForMaskedLM": _bert,
     "DistilBertForMaskedLM": _distilbert,
     "ModernBertForMaskedLM": _modernbert,
-    "RobertaForMaskedLM": _lm_head,
-    "XLMRobertaForMaskedLM": _lm_head,
+    "RobertaForMaskedLM": _roberta,
+    "XLMRobertaForMaskedLM": _roberta,
     "GPT2LMHeadModel": _lm_head,
     "LlamaForCausalLM": _lm_head,
     "MistralForCausalLM": _lm_head,
@@ -177,11 +183,22 @@ class MaskedLanguageModel(ProjectedDenoiser):
 
     def project(self, hidden: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows state"]:
         """Logits of hidden states."""
-        logits = self.head(plain_network(self.model), hidden) if self.head else hidden
+        logits = hidden
+        if self.head is not None:
+            states, layer = self.head(plain_network(self.model), hidden)
+            logits = layer(states)
         if self.vocab_size is None:
             return logits
         more = self.vocab_size - logits.shape[-1]
         return nn.functional.pad(logits, (0, more), value=-torch.inf) if more > 0 else logits[..., : self.vocab_size]
+
+    def linear_projection(self, hidden: Float[Tensor, "*rows width"]) -> LinearProjection | None:
+        """The product of a known head, if it has a logit for each token."""
+        if self.head is None:
+            return None
+        states, layer = self.head(plain_network(self.model), hidden)
+        found = linear_projection(layer, states)
+        return None if found is None or len(found.weight) < (self.vocab_size or 0) else found
 
     def _arguments(self, model: Any, z: Tensor, real: Tensor | None) -> dict[str, Any]:
         """What the model is called with beside the tokens."""

@@ -27,8 +27,15 @@ def added(process: "InterpolatingProcess", logits: RowLogits, z: RowTokens, t: P
 
 def removed(process: "InterpolatingProcess", logits: RowLogits, z: RowTokens, t: PerRow) -> RowLogits:
     """Leave-one-out logits from posterior logits; unchanged where noise cannot have produced z."""
+    return _shift(logits, z, -evidence_of(process, z, t))
+
+
+def evidence_of(process: "InterpolatingProcess", z: RowTokens, t: PerRow) -> PerRow:
+    r"""What posterior logits have more at z than leave-one-out logits, $\log(1 + \alpha_t / b_t(z))$; 0 where noise cannot
+    have produced z.
+    """
     odds = _log_odds(process, z, t)
-    return _shift(logits, z, -torch.where(odds.isinf(), 0, odds))
+    return torch.where(odds.isinf(), 0, odds)
 
 
 def log_marginal(process: "InterpolatingProcess", logits: RowLogits, t: PerRow) -> RowLogits:

@@ -11,8 +11,10 @@ from .ema import Average
 from .finetuning import merged, with_lora
 from .losses import Loss, causal_loss, noised_loss, noised_tokens, predicted_tokens, real_tokens
 from .muon import MuonWithAdamW, block_matrices
-from .noise import Place, row_generators, step_times
+from .noise import Place, TimesOfStep, row_generators, step_times
+from .noised import NoisyBatch, draw_noise
 from .probes import labelled, load_probe, probe_loss, save_probe
+from .scoring import noisy_loss
 from .trainer import Trainer
 
 __all__ = [
@@ -21,13 +23,16 @@ __all__ = [
     "EditLoss",
     "Loss",
     "MuonWithAdamW",
+    "NoisyBatch",
     "NonFiniteLoss",
     "Place",
     "Stage",
+    "TimesOfStep",
     "Trainer",
     "adapt",
     "block_matrices",
     "causal_loss",
+    "draw_noise",
     "intact",
     "labelled",
     "last_intact",
@@ -36,6 +41,7 @@ __all__ = [
     "new_folder",
     "noised_loss",
     "noised_tokens",
+    "noisy_loss",
     "predicted_tokens",
     "probe_loss",
     "process_at",

@@ -20,7 +20,7 @@ from ..networks.outputs import accepts, logits_of
 from ..networks.wrapped import bare, innermost, plain_name
 from ..process import NoiseProcess
 from .batches import Collate
-from .losses import call_denoiser, call_network
+from .scoring import call_denoiser, call_network
 
 logger = logging.getLogger(__name__)
 
@@ -140,11 +140,16 @@ def check_noise(process: NoiseProcess, time_range: tuple[float, float], model: n
     call = call_denoiser if isinstance(innermost(model), Denoiser) else call_network
     with torch.no_grad():
         model.eval()
-        width = call(model, z, torch.full((1,), high, device=device), None).shape[-1]
-        model.train(training)
-    if width != process.vocab_size:
+        try:
+            width = call(model, z, torch.full((1,), high, device=device), None).shape[-1]
+        except IndexError:  # of an embedding
+            width = 0
+        finally:
+            model.train(training)
+    if width < process.vocab_size:
         raise ValueError(
-            f"the network's logits must have the process's vocabulary size, {process.vocab_size}; got {width}"
+            f"the network must embed each token of the process, and have a logit for each of {process.vocab_size}; got "
+            f"{width or 'fewer'} (more, of a vocabulary that is rounded up, are not used)"
         )
 
 

@@ -13,21 +13,23 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..data.rows import Batch, noised_tokens, predicted_tokens, real_tokens
-from ..denoisers.attention import attending_to
+from ..data.rows import Batch, predicted_tokens, real_tokens
+from ..data.rows import noised_tokens as noised_tokens
 from ..networks.outputs import logits_of
 from ..networks.wrapped import bare
-from ..objectives import Objective, elbo, objective_loss
+from ..objectives import Objective
 from ..parametrization import Prediction
-from ..process import InterpolatingProcess, NoiseProcess
-from ..typing import PerSequence, Probs, Scalar, Selection, Tokens
-from .noise import Place, row_generators, step_times
+from ..process import NoiseProcess
+from ..typing import Scalar
+from .noise import Place, TimesOfStep
+from .noised import draw_noise
+from .scoring import call_denoiser as call_denoiser
+from .scoring import call_network, noisy_loss, row_share
 
-SELECTED_SHARE = 0.95
-"""Logits are computed for the tokens with a loss alone if their share is at most this: selecting rows takes time, too."""
+ROWS_MULTIPLE = 128
+"""To a multiple of this the number of tokens with a loss is rounded up for a compiled network, which needs few shapes."""
 
 
 @runtime_checkable
@@ -46,23 +48,6 @@ def normalize_loss(losses: Tensor, counted: Tensor, place: Place, tokens: Tensor
     return torch.where(counted, losses, 0).sum() * (place.world / tokens.clamp(min=1))  # 0 if nothing is scored
 
 
-def call_network(model: nn.Module, z: Tokens, t: PerSequence, mask: Tensor | None) -> Probs:
-    """Logits of a network with the signature of `noiselab.networks.dit.DiT`."""
-    extra = {} if mask is None else {"attention_mask": mask}
-    return logits_of(model(input_ids=z, timesteps=t.float(), **extra))
-
-
-def call_denoiser(
-    model: nn.Module, z: Tokens, t: PerSequence, mask: Tensor | None, rows: Selection | None = None
-) -> Float[Tensor, "... state"]:
-    """Logits of a `noiselab.Denoiser`, whose network attends to real tokens only if it takes an attention mask.
-
-    With `rows`, only those of the selected tokens, [n, state], which are all that a `ProjectedDenoiser` computes.
-    """
-    with attending_to(model, None if mask is None else mask.bool()):
-        return model(z, t) if rows is None else model(z, t, rows)
-
-
 def noised_loss(
     model: nn.Module,
     batch: Batch,
@@ -71,30 +56,40 @@ def noised_loss(
     objective: Objective,
     place: Place,
     time_range: tuple[float, float] = (1e-4, 1 - 1e-4),
+    times: TimesOfStep | None = None,
     tokens: Tensor | None = None,
     autocast: torch.dtype | None = None,
     call: Callable[[nn.Module, Tensor, Tensor, Tensor | None], Tensor] = call_network,
     predicts: Prediction = "leave_one_out",
+    rows: int | None = None,
 ) -> Scalar:
     r"""The diffusion loss of a batch: times, noise, network, weighted bound, mean over real tokens.
 
     Padding is neither noised nor scored, and is passed to the network as a mask. Real tokens that are not `scored` or have
-    the label -100, for example a prompt, are not noised or scored either; their time is that of the sequence.
+    the label -100, for example a prompt, are not noised or scored either; their time is that of the sequence. Only tokens
+    whose loss has a weight are projected onto the vocabulary; where the projection is linear, the loss is fused with it, so
+    that the logits are never stored (`noiselab.elbo.nelbo_fused`).
 
     **Arguments:**
 
-    - `model`: the network, possibly wrapped for data-parallel training.
+    - `model`: the network, possibly wrapped for data-parallel training. The loss is fused with a network that is not
+      wrapped: to wrap both, put this function into the `forward` of a module.
     - `batch`: see `Batch`; it is not modified.
     - `process`: the noise process; `objective`: the weight of each token, for example `noiselab.objectives.elbo`.
     - `place`: the position of the batch in the run, which determines all randomness. The global generator is not used.
     - `time_range`: the range of times, within (0, 1), sampled with stratification. The loss is the mean over this
       range; it is not scaled by the length of the range.
+    - `times`: draws the times of a whole optimizer step in place of it, [batch] or [batch, length], for example
+      `lambda n, length, generator: noiselab.times.block_times(n, length, 16, low=1e-4, high=1 - 1e-4,
+      generator=generator)`. If it returns weights, too, as this does, the loss of each token is multiplied by its own.
     - `tokens`: the number of `noised_tokens` in the optimizer step, over all micro-steps and processes. By default all
       batches of the step are assumed to have the same number as this one.
     - `autocast`: the dtype for the network, for example `torch.bfloat16`; the bound is computed in at least float32.
     - `call`: how to compute logits with the model: `call_network` or `call_denoiser`.
     - `predicts`: the quantity that the model predicts, which determines the reverse process of the bound
       (`objective_loss`).
+    - `rows`: the number of tokens whose logits are computed at once, by default one that suits the device
+      (`noiselab.elbo.nelbo_fused`).
 
     **Returns:** a scalar in nats per token; its sum over the micro-steps, averaged over processes, is the mean of the step.
 
@@ -114,63 +109,18 @@ def noised_loss(
     loss.backward()
     ```
     """
-    ids, noised, device = batch["input_ids"].long(), noised_tokens(batch), batch["input_ids"].device
-    t = step_times(place, len(ids), *time_range, device)
-    generators = row_generators(place, len(ids), device)
-    # Other tokens may be outside the support of the process. They are replaced by one of the support, so that values and
-    # gradients stay finite; their loss is dropped.
-    x = torch.where(noised, ids, filler(process, device))
-    with torch.no_grad():
-        z = torch.where(noised, process.corrupt(x, t, generator=generators), x)
-    mask, seen = batch.get("attention_mask"), torch.where(noised, z, ids)
-    rows, weighted = (
-        _scored_rows(process, objective, x, z, t, noised) if _takes_rows(model, call) else (None, objective)
+    noisy = draw_noise(
+        batch,
+        process=process,
+        objective=objective,
+        place=place,
+        time_range=time_range,
+        times=times,
+        tokens=tokens,
+        select=row_share(model, call),
+        multiple=1 if bare(model) is model else ROWS_MULTIPLE,
     )
-    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-        if rows is None:
-            logits = call(model, seen, t, mask)
-        else:
-            logits = call_denoiser(model, seen, t, mask, rows)[None]
-    if rows is None:
-        losses = objective_loss(process, logits, x, z, t, objective, predicts=predicts)
-        return normalize_loss(losses, noised, place, tokens)
-    # The selected tokens as one sequence, each with its own time.
-    times = t[:, None].expand(rows.shape)[rows][None]
-    losses = objective_loss(process, logits, x[rows][None], z[rows][None], times, weighted, predicts=predicts)
-    if tokens is None:
-        tokens = noised.sum() * (place.accumulation * place.world)
-    return normalize_loss(losses, torch.ones_like(losses, dtype=torch.bool), place, tokens)
-
-
-def _takes_rows(model: nn.Module, call: Callable[..., Tensor]) -> bool:
-    """Whether logits of some tokens alone can be computed; a compiled model is faster with shapes that do not change."""
-    return call is call_denoiser and bare(model) is model
-
-
-def _scored_rows(
-    process: NoiseProcess, objective: Objective, x: Tokens, z: Tokens, t: PerSequence, noised: Selection
-) -> tuple[Selection | None, Objective]:
-    """The tokens with a loss, and the objective for these alone; `None` if nearly all have one.
-
-    Visible tokens have none where noise is masks, because their weight is 0; their logits are not computed.
-    """
-    rows, weights = noised, None
-    if isinstance(process, InterpolatingProcess):
-        weights = objective(process, x, z, t)
-        rows = noised & (weights != 0)
-    if not rows.any() or rows.double().mean() > SELECTED_SHARE:
-        return None, objective
-    if weights is None or objective is elbo:
-        return rows, objective
-    chosen = weights[rows][None]
-    return rows, lambda *_: chosen
-
-
-def filler(process: NoiseProcess, device: torch.device) -> Int[Tensor, ""]:
-    """A token of the support, found without a copy from the device."""
-    if process.support is None:
-        return torch.zeros((), dtype=torch.long, device=device)
-    return process.support.to(torch.uint8).argmax()
+    return noisy_loss(model, noisy, process=process, autocast=autocast, call=call, predicts=predicts, rows=rows)
 
 
 def causal_loss(

@@ -302,9 +302,9 @@ class Trainer(Saving, Evaluating, transformers.Trainer):
     def place(self) -> Place:
         """The position of the current micro-batch in the run."""
         args = self.args
-        return Place(
-            self.state.global_step, self.micro, self.accumulation, args.process_index, args.world_size, args.seed
-        )
+        step, rank, world = self.state.global_step, args.process_index, args.world_size
+        # transformers' data loaders give each process consecutive rows.
+        return Place(step, self.micro, self.accumulation, rank, world, args.seed, contiguous=True)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None

@@ -197,7 +197,7 @@ MISTAKES = {
     "the sum of the divergence dropped": (
         tokens.TokenTerms,
         "value",
-        lambda right: lambda self, logits, lse, s: right(self, logits, lse, 0 * s),
+        lambda right: lambda self, ends, lse, s: right(self, ends, lse, 0 * s),
         {"bound_equals_definition", "bound_is_tight"},
     ),
     "gradient at z forgotten": (

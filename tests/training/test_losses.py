@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -42,19 +44,78 @@ class Causal(nn.Module):
 @pytest.mark.parametrize(("world", "accumulation", "rows"), [(1, 1, 16), (2, 1, 8), (1, 4, 4), (2, 2, 4)])
 def test_times_and_noise_of_a_row_depend_on_its_number_in_the_step_only(process, world, accumulation, rows):
     x = torch.randint(V - 2, (16, L), generator=torch.Generator().manual_seed(1))
-    times, noisy = [], []
+    times, noisy = torch.zeros(16, dtype=torch.float64), torch.zeros_like(x)
     for micro in range(accumulation):
         for rank in range(world):
             place = Place(3, micro, accumulation, rank, world, seed=7)
             t = step_times(place, rows, 0.0, 1.0, x.device)
-            part = x[place.first(rows) : place.first(rows) + rows]
-            noisy.append(process.corrupt(part, t, generator=row_generators(place, rows, x.device)))
-            times.append(t)
+            numbers = list(place.numbers(rows))
+            noisy[numbers] = process.corrupt(x[numbers], t, generator=row_generators(place, rows, x.device))
+            times[numbers] = t
     whole = Place(3, seed=7)
     t = step_times(whole, 16, 0.0, 1.0, x.device)
-    torch.testing.assert_close(torch.cat(times), t, rtol=0, atol=1e-15)
-    assert torch.equal(torch.cat(noisy), process.corrupt(x, t, generator=row_generators(whole, 16, x.device)))
+    assert torch.equal(times, t)
+    assert torch.equal(noisy, process.corrupt(x, t, generator=row_generators(whole, 16, x.device)))
     assert torch.equal((t.sort().values * 16).floor(), torch.arange(16.0, dtype=torch.float64))
+
+
+def test_rows_are_dealt_to_processes_in_turn_or_contiguous():
+    """By hand: two processes, two micro-batches of three rows each."""
+    numbers = [[list(Place(0, m, 2, r, 2).numbers(3)) for r in (0, 1)] for m in (0, 1)]
+    assert numbers == [[[0, 2, 4], [1, 3, 5]], [[6, 8, 10], [7, 9, 11]]]
+    assert list(Place(0, 1, 2, 1, 2, contiguous=True).numbers(3)) == [9, 10, 11]
+    assert list(Place(0, 1, 2, 1, 2, row=4, rows=9).numbers(3)) == [4, 5, 6]
+
+
+class Records(nn.Module):
+    """Logits of zero, and the times it is called with."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.shift = [], nn.Parameter(torch.zeros(V))
+
+    def forward(self, input_ids, timesteps):
+        self.seen.append((input_ids, timesteps))
+        return self.shift.expand(*input_ids.shape, V)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_times_of_tokens_are_those_of_the_step_and_weights_multiply_the_losses(world):
+    """Blocks of two: by hand, masks of the active block cost (number of blocks) log(V - 1) / t each, others nothing."""
+    process, model = nl.masked(vocab_size=V, mask_id=V - 1), Records()
+
+    def times(rows, length, generator):
+        return nl.times.block_times(rows, length, 2, low=0.01, high=0.99, generator=generator)
+
+    ids = torch.randint(V - 1, (8, L), generator=torch.Generator().manual_seed(1))
+    shares = []
+    for rank in range(world):
+        place = Place(4, rank=rank, world=world, seed=3)
+        given = {"input_ids": ids[rank::world]}
+        shares.append(noised_loss(model, given, process=process, objective=elbo, place=place, times=times))
+    z, t = torch.empty_like(ids), torch.empty(8, L)
+    for rank, (seen, when) in enumerate(model.seen):
+        z[rank::world], t[rank::world] = seen, when
+    active = (t > 0.0101) & (t < 0.9899)
+    assert (active.sum(-1) == 2).all() and active.view(8, 3, 2).any(-1).sum(0).max() <= 3  # strata: each block in turn
+    expected = 0.98 * 3 * math.log(V - 1) * (active & (z == V - 1)).double() / t
+    assert sum(shares).item() / world == pytest.approx(expected.sum().item() / (8 * L), rel=1e-5)
+
+
+def test_times_are_any_function_of_the_step_and_are_shuffled_in_evaluation():
+    process, model = nl.masked(vocab_size=V, mask_id=V - 1), Records()
+    options = {"process": process, "objective": elbo, "times": lambda n, length, generator: torch.linspace(0.1, 0.8, n)}
+    for place in (Place(0), Place(0, row=2, rows=8), Place(0, row=5, rows=8)):
+        noised_loss(model, {"input_ids": torch.zeros(3, L).long()}, place=place, **options)
+    whole, first, second = (set(t.tolist()) for _, t in model.seen)
+    assert whole == set(torch.linspace(0.1, 0.8, 3).tolist())
+    assert len(first | second) == 6 and first | second <= set(torch.linspace(0.1, 0.8, 8).tolist())
+    for wrong in (torch.zeros(2), (torch.full((3,), 0.5), torch.ones(3, L))):
+        options["times"] = lambda n, length, generator, wrong=wrong: wrong
+        with pytest.raises(
+            ValueError, match=rf"times must be \[3\] or \[3, {L}\], and weights have the same shape; got"
+        ):
+            noised_loss(model, {"input_ids": torch.zeros(3, L).long()}, place=Place(0), **options)
 
 
 def test_noise_differs_between_rows_steps_and_seeds_and_leaves_the_global_generator_alone(process):
@@ -117,7 +178,7 @@ def test_micro_steps_and_processes_add_up_to_the_mean_of_the_step(process, batch
     shares = [
         noised_loss(
             model,
-            {name: v[(m * 2 + r) * 2 : (m * 2 + r) * 2 + 2] for name, v in batch.items()},
+            {name: v[m * 4 + r : m * 4 + 4 : 2] for name, v in batch.items()},
             process=process,
             objective=elbo,
             place=Place(5, m, 2, r, 2, seed=1),

@@ -315,7 +315,7 @@ def test_refusals_at_the_edge(tmp_path):
         with pytest.raises(ValueError, match=match):
             make(tmp_path, **options)
 
-    refused("must have the process's vocabulary size, 9; got 10", model=network(vocab_size=10))
+    refused("a logit for each of 9; got fewer", model=network(vocab_size=8))
     refused("at most the model's 4 tokens; got one of 6", model=network(max_seq_len=4))
     refused("must never end", data=Finite())
     refused("at least one batch of 4 sequences over all processes; got 3", data=Rows(3))

@@ -22,9 +22,9 @@ def error_of(work):
 
 def watch(trainer):
     """Keep the times of each micro-batch and the gradients of the first step."""
-    import noiselab.training.losses as losses
+    import noiselab.training.noised as noised
 
-    times, original = [], losses.step_times
+    times, original = [], noised.step_times
 
     def record(place, *args):
         t = original(place, *args)
@@ -32,7 +32,7 @@ def watch(trainer):
             times.append(t.tolist())
         return t
 
-    losses.step_times = record
+    noised.step_times = record
     first = []
     step = trainer.training_step
 

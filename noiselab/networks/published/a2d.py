@@ -18,6 +18,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from ...denoisers.projection import LinearProjection, linear_projection
 from ...typing import Tokens
 from ..model_folders import load_weights_of
 from .base import AttentionMask, PublishedNetwork, published_format, visible
@@ -67,6 +68,10 @@ class Opened(PublishedNetwork):
         """The logits of hidden states."""
         logits: Tensor = self.lm_head(hidden)
         return logits
+
+    def linear_projection(self, hidden: Float[Tensor, "*axes width"]) -> LinearProjection | None:
+        """The product that `project` computes."""
+        return linear_projection(self.lm_head, hidden)
 
 
 @no_type_check

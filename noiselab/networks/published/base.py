@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ...denoisers.projection import LinearProjection
 from ...parametrization import Prediction
 from ...typing import Elementwise, Logits, PerSequence, PerToken, Tokens
 from ..lengths import context_length
@@ -43,6 +44,10 @@ class PublishedNetwork(abc.ABC):
     @abc.abstractmethod
     def project(self, hidden: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes state"]:
         """The raw logits of hidden states."""
+
+    def linear_projection(self, hidden: Float[Tensor, "*axes width"]) -> LinearProjection | None:
+        """The product that `project` computes, with which losses are fused; `None` if it is none."""
+        return None
 
     def published_time(self, alpha: Elementwise) -> Elementwise | None:
         """The time input of the published code where the remaining signal is `alpha`; `None` if there is no such input."""

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...denoisers.base import ProjectedDenoiser
+from ...denoisers.projection import LinearProjection
 from ...numerics import require_count
 from ...parametrization import Prediction
 from ...process import InterpolatingProcess, NoiseProcess
@@ -98,6 +99,10 @@ class PublishedDenoiser(ProjectedDenoiser):
         """The logits of the tokens of the process."""
         logits = self.network.project(hidden)[..., : self.process.vocab_size]
         return self.process.on_support(logits) if self.network.omits_masks else logits
+
+    def linear_projection(self, hidden: Float[Tensor, "*rows width"]) -> LinearProjection | None:
+        """That of the network; losses ignore the logits of tokens outside the support by themselves."""
+        return self.network.linear_projection(hidden)
 
     def __repr__(self) -> str:
         network: Any = self.network

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 
+from ...denoisers.projection import LinearProjection, linear_projection
 from ...numerics import require_number
 from ...typing import Tokens
 from ..dit import rotary_angles, rotate
@@ -203,6 +204,13 @@ class GiddForDiffusionLM(PublishedNetwork, PreTrainedModel):
         if self.config.tie_word_embeddings:
             return F.linear(hidden, self.model.embed_tokens.weight)
         return self.lm_head(hidden)
+
+    def linear_projection(self, hidden: Float[Tensor, "*axes width"]) -> LinearProjection | None:
+        """The product that `project` computes."""
+        if not self.config.tie_word_embeddings:
+            return linear_projection(self.lm_head, hidden)
+        weight = self.model.embed_tokens.weight
+        return LinearProjection(hidden, weight, None) if type(weight) is nn.Parameter else None
 
     def noise(self, mask_id: int | None = None) -> dict[str, Any]:
         """The log-SNR hybrid whose shift and range are in config.json."""

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.glm4_moe.modeling_glm4_moe import Glm4MoeMLP, Glm4MoeRMSNorm, apply_rotary_pos_emb
 
+from ...denoisers.projection import LinearProjection, linear_projection
 from ...numerics import require_count
 from ...typing import Tokens
 from ..dit import rotary_angles
@@ -213,6 +214,10 @@ class LLaDA2MoeModelLM(PublishedNetwork, PreTrainedModel):
     def project(self, hidden: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes state"]:
         """The logits of hidden states."""
         return self.lm_head(hidden)
+
+    def linear_projection(self, hidden: Float[Tensor, "*axes width"]) -> LinearProjection | None:
+        """The product that `project` computes."""
+        return linear_projection(self.lm_head, hidden)
 
 
 @published_format("llada2_moe", "llada21_moe")

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from ...denoisers.projection import LinearProjection, linear_projection
 from ...typing import Elementwise, PerSequence, PerToken, Tokens
 from ..dit import ROTARY_BASE, Block, DiTConfig, Embedding, Output, TimeEmbedding, rotary_angles
 from ..model_folders import load_weights_of
@@ -173,6 +174,10 @@ class MDLM(PublishedNetwork, PreTrainedModel):
     def project(self, hidden: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes state"]:
         """The logits of hidden states."""
         return self.backbone.output_layer.linear(hidden)
+
+    def linear_projection(self, hidden: Float[Tensor, "*axes width"]) -> LinearProjection | None:
+        """The product that `project` computes."""
+        return linear_projection(self.backbone.output_layer.linear, hidden)
 
     def published_time(self, alpha: Elementwise) -> Elementwise | None:
         """Sigma = -log(alpha), at most that of the least signal in training; `None` without `time_conditioning`."""
