@@ -6,7 +6,7 @@ The libraries `transformers`, `datasets` and `pyarrow` are imported only when a 
 """
 
 from .blocks import TokenBlocks
-from .corpus import Corpus, TextCorpus, hold_out
+from .corpus import Corpus, Part, TextCorpus, hold_out
 from .files import FileCorpus
 from .frequencies import token_frequencies
 from .hub import HubCorpus
@@ -22,6 +22,7 @@ __all__ = [
     "Corpus",
     "FileCorpus",
     "HubCorpus",
+    "Part",
     "ResponseRows",
     "TextCorpus",
     "TokenBlocks",

@@ -15,7 +15,33 @@ Item = TypeVar("Item")
 
 
 class Part(abc.ABC):
-    """A part of a corpus that can be read apart from the others, and continued at any of its texts."""
+    """A part of a corpus that can be read apart from the others, and continued at any of its texts.
+
+    **Example:**
+
+    ```python
+    from noiselab.data import Corpus, Part
+
+    class Row(Part):
+        def __init__(self, a):
+            self.a = a
+
+        def read(self, start=None):
+            for b in range(start or 0, 10):
+                yield f"{self.a} times {b} is {self.a * b}.", b + 1
+
+    class Table(Corpus):
+        name, key = "table", "table-10"
+
+        def __iter__(self):
+            return (text for part in self.parts() for text, place in part.read())
+
+        def parts(self):
+            return [Row(a) for a in range(10)]
+
+    assert next(Table().parts()[7].read(start=8)) == ("7 times 8 is 56.", 9)
+    ```
+    """
 
     @abc.abstractmethod
     def read(self, start: Place = None) -> Iterator[tuple[str, Place]]:

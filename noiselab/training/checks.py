@@ -58,6 +58,11 @@ def check_data(dataset: Any, collate: Collate, args: transformers.TrainingArgume
                 "all processes must read one common stream, whose batches the trainer distributes: TokenStream(..., rank=0, "
                 f"world_size=1); got rank={dataset.rank}, world_size={dataset.world_size}"
             )
+        if isinstance(dataset, TokenStream) and dataset.readers % max(1, args.dataloader_num_workers):
+            raise ValueError(
+                f"the number of loader workers must divide that of the readers of a stream, {dataset.readers}; got "
+                f"{args.dataloader_num_workers} (choose another, or give the stream readers=, on which its order depends)"
+            )
         return
     check_rows(dataset, "train_dataset", collate)
     step = args.per_device_train_batch_size * args.world_size

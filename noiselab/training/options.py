@@ -89,6 +89,8 @@ class Data:
     """maximum number of held-out sequences"""
     stream: bool = False
     """read the corpus while training instead of packing it first, for corpora that do not fit into memory"""
+    readers: int = 0
+    """number of readers of a stream, a multiple of the loader workers; 0: 64, or fewer for a corpus with fewer parts"""
     cache: Path | None = None
     """folder for packed data"""
 

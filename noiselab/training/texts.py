@@ -137,7 +137,9 @@ def load_data(data: Data, folder: Path, seed: int) -> tuple[Any, Dataset[Any], T
     if data.stream:
         # One stream for all processes: the trainer distributes its batches.
         texts: Any = list(itertools.islice(held_out, data.validation_sequences))
-        blocks: Any = TokenStream(training, tokenizer, data.length, seed=seed, rank=0, world_size=1)
+        blocks: Any = TokenStream(
+            training, tokenizer, data.length, seed=seed, readers=data.readers or None, rank=0, world_size=1
+        )
     else:
         texts, cache = held_out, data.cache
         blocks = pack(training, tokenizer, data.length, keep_partial=False, cache=cache)

@@ -4,13 +4,15 @@ import pytest
 from toy_training import L, digest, make
 
 from noiselab.data import TextCorpus, TokenStream, character_tokenizer
+from noiselab.training.options import Data
+from noiselab.training.texts import load_data
 
 LETTERS = "abcd"
 
 
-def stream():
+def stream(readers=None):
     corpus = TextCorpus(LETTERS[n % 4] * (n % 5 + 1) + LETTERS[n % 3] for n in range(30))
-    return TokenStream(corpus, character_tokenizer([LETTERS]), L, seed=1, rank=0, world_size=1)
+    return TokenStream(corpus, character_tokenizer([LETTERS]), L, seed=1, readers=readers, rank=0, world_size=1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -22,3 +24,17 @@ def test_a_run_on_a_stream_of_texts_resumes_exactly(tmp_path, workers):
     again = make(tmp_path / "whole", data=stream(), max_steps=6, **options)
     again.train()
     assert again.resumed.name == "checkpoint-3" and digest(again) == digest(whole)
+
+
+def test_workers_that_do_not_divide_the_readers_are_refused_at_once(tmp_path):
+    assert stream().readers == 16
+    with pytest.raises(ValueError, match="loader workers must divide that of the readers of a stream, 16; got 3"):
+        make(tmp_path, data=stream(), dataloader_num_workers=3)
+    make(tmp_path, data=stream(9), dataloader_num_workers=3)
+
+
+def test_the_settings_of_a_run_choose_the_readers(tmp_path):
+    (tmp_path / "one.jsonl").write_text("".join(f'{{"text": "number {n}"}}\n' for n in range(60)))
+    for asked, found in ((0, 4), (6, 6)):
+        data = Data(str(tmp_path / "one.jsonl"), vocab_size=270, length=6, stream=True, readers=asked)
+        assert load_data(data, tmp_path / "tokenizer", seed=1)[1].readers == found
