@@ -55,8 +55,8 @@ class Examples:
     """conversations that contain special tokens as they are written: refuse them, leave them out, or take them as plain text"""
     template: Path | None = None
     """file of a chat template; by default that of the tokenizer, or a plain one"""
-    ends: int = 1
-    """how often the end of text after an answer is learned; more than 1 to generate into more room than answers need"""
+    ends: int | Literal["both"] = "both"
+    """both: each conversation with one end of text, and filled with ends up to the longest; or how often its end is learned"""
     validation: float = 0.05
     """share of the data that is held out"""
     validation_sequences: int = 256

@@ -23,8 +23,8 @@ def token_frequencies(
 
     **Arguments:**
 
-    - `data`: `TokenBlocks` or `ResponseRows`, all of whose tokens are counted except padding and prompts; or a `TokenStream`,
-      of which the first 10,000 blocks are.
+    - `data`: `TokenBlocks` or `ResponseRows`, all of whose tokens are counted except padding, prompts and repeated ends; or a
+      `TokenStream`, of which the first 10,000 blocks are.
     - `vocab_size`: the size of the vocabulary.
     - `smoothing`, `support`: as for `Unigram.from_counts`. Without smoothing, tokens that do not occur, such as the mask, have
       frequency 0.
@@ -54,6 +54,7 @@ def _learned_tokens(data: Any) -> Iterator[Tensor]:
         for tokens, real in zip(data.tokens.split(SAMPLE_BLOCKS), data.real.split(SAMPLE_BLOCKS), strict=True):
             yield tokens[torch.arange(data.length) < real[:, None]].long()
     else:
+        data = data.one_end() if hasattr(data, "one_end") else data
         finite = hasattr(data, "__len__")
         for row in (data[index] for index in range(len(data))) if finite else itertools.islice(data, SAMPLE_BLOCKS):
             batch = {name: torch.as_tensor(column)[None] for name, column in row.items()}

@@ -2,10 +2,9 @@
 
 import array
 import hashlib
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .blocks import compact_dtype
-from .chat_templates import Piece, find_special, hide_special, special_tokens, split_answers, with_chat_template
+from .chat_templates import find_special, hide_special, split_answers, with_chat_template
 from .corpus import fingerprint, hash_share
+from .encoding import Literally, encode_pieces
 from .messages import Message, read_conversations
 from .records import Place
 from .tokenizers import Encoder, tokenizer_key, vocabulary_size
@@ -32,6 +32,11 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
     (`noiselab.training.noised_loss`, `causal_loss`). All rows are padded to the longest one; padding is known by its position,
     so that the padding token may be the end of text.
 
+    By default a conversation is two rows. Row i has conversation i with one end, as texts have it that a model corrects or
+    whose gaps it fills. Row i + n, for n conversations, is the same one followed by ends up to `width`: a model that generates
+    has the same number of positions for each answer, and must fill those after a short one with ends. A model that is trained
+    on one kind of row fails at the other task, unless all conversations have the same length.
+
     **Arguments:**
 
     - `conversations`: files or rows, see `noiselab.data.messages.read_conversations`. A row of `text` is learned as a whole,
@@ -41,15 +46,16 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
     - `template`: another chat template, see `with_chat_template`.
     - `too_long`: what happens to longer rows: "refuse" raises an error, "drop" leaves them out, "truncate" cuts their ends
       off, and leaves out those that lose all of their answers.
-    - `ends`: how often the token that ends a row is repeated, as far as `length` allows, at least 1. With more than 1, a
-      model can generate into more positions than its answer needs, and fills them with ends.
+    - `ends`: "both" for two rows for each conversation, as above; or for one row the number of its ends, at least 1: the
+      token that ends it is repeated as far as `length` allows. Causal models, which generate no token after the end, need 1.
+      Rows that are cut off do not end.
     - `special`: what happens to conversations in which a message contains a special token of the tokenizer as it is written,
       such as `<s>`: "refuse" raises an error, "drop" leaves them out, "text" encodes it as plain characters, as in rows
       of `text`.
 
-    **Attributes:** `tokenizer` (with the template), `width` (the number of tokens of an item), `dropped` and `truncated` (the
-    numbers of rows that were too long), `dropped_special` (that of conversations left out for a special token), `key` (a hash
-    of all tokens).
+    **Attributes:** `tokenizer` (with the template), `width` (the number of tokens of an item, for
+    `GenerationSettings(length=...)`), `conversations` (their number), `dropped` and `truncated` (the numbers of those that were
+    too long), `dropped_special` (that of those left out for a special token), `key` (a hash of all tokens).
 
     **Raises:** `ValueError` if the tokenizer lacks a token, a row is invalid (with its place, see `read_conversations`), a row
     is too long and `too_long` is "refuse", a message contains a special token and `special` is "refuse", or no row is left with
@@ -64,9 +70,12 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
     rows = [{"prompt": "2+2?", "response": "4"}, {"prompt": "10+10?", "response": "20"}]
     tokenizer = character_tokenizer(["User:\nAssistant:\n0123456789+?"])
     data = ResponseRows(rows, tokenizer, length=40, template=PLAIN_TEMPLATE)
-    labels = data[1]["labels"]
-    assert tokenizer.decode(labels[labels != -100]) == "20<|endoftext|>"
+    learned = [tokenizer.decode(row["labels"][row["labels"] != -100]) for row in data]
+    assert learned[:2] == ["4<|endoftext|>", "20<|endoftext|>"]  # followed by padding
+    assert learned[2:] == ["4" + 4 * "<|endoftext|>", "20<|endoftext|>"]  # the second question and answer are 3 tokens longer
     ```
+
+    **Source:** ends in place of padding in the supervised fine-tuning of LLaDA: Nie et al. (2025), arXiv 2502.09992.
     """
 
     def __init__(
@@ -77,21 +86,24 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
         *,
         template: str | Path | None = None,
         too_long: str = "refuse",
-        ends: int = 1,
+        ends: int | Literal["both"] = "both",
         special: str = "refuse",
     ) -> None:
         if too_long not in TOO_LONG:
             raise ValueError(f"too_long must be 'refuse', 'drop' or 'truncate'; got {too_long!r}")
         if special not in SPECIAL:
             raise ValueError(f"special must be 'refuse', 'drop' or 'text'; got {special!r}")
-        if length < 2 or ends < 1:
-            raise ValueError(f"length must be at least 2 and ends at least 1; got {length} and {ends}")
+        if length < 2:
+            raise ValueError(f"length must be at least 2; got {length}")
+        if ends != "both" and (type(ends) is not int or ends < 1):
+            raise ValueError(f"ends must be 'both' or a whole number that is at least 1; got {ends!r}")
         if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
             raise ValueError(
                 "a tokenizer must have padding and end-of-text tokens; got none (load_tokenizer adds them)"
             )
         self.length, self.too_long, self.vocab_size = length, too_long, vocabulary_size(tokenizer)
         self.special, self.dropped, self.truncated, self.dropped_special = special, 0, 0, 0
+        self.ends: int | Literal["both"] = ends
         self.tokenizer, self._template, self._encoder = tokenizer, template, Encoder(tokenizer)
         tokens = array.array("H" if compact_dtype(self.vocab_size) == torch.uint16 else "I")
         learned, starts, shares = bytearray(), array.array("Q", [0]), array.array("d")
@@ -104,9 +116,8 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
                 continue
             if not (size := self._fitting(len(ids), marks, place)):
                 continue
-            more = min(ends - 1, length - len(ids)) if size == len(ids) else 0  # the end of a truncated row is unknown
-            tokens.extend([*ids[:size], *ids[-1:] * more])
-            learned.extend([*marks[:size], *[True] * more])
+            tokens.extend(ids[:size])
+            learned.extend(marks[:size])
             starts.append(len(tokens))
             shares.append(hash_share(repr(conversation)))
         if not shares:
@@ -118,10 +129,14 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
         self._learned = np.frombuffer(learned, dtype=np.bool_)
         self._starts, self._shares = np.frombuffer(starts, dtype=np.int64), np.frombuffer(shares, dtype=np.float64)
         self._rows = np.arange(len(shares))
-        self.width = int(np.diff(self._starts).max())
+        sizes = np.diff(self._starts)
+        more = 0 if ends == "both" else np.minimum(ends - 1, length - sizes)  # none for rows that were cut off
+        self.width = int((sizes + more).max())
 
     def split(self, share: float | int = 0.05) -> tuple["ResponseRows", "ResponseRows"]:
         """Split into training and held-out rows by a hash of each conversation, so that equal ones are on the same side.
+
+        Held-out rows have one end each (`one_end`), so that repeated ends, which are easily predicted, do not count in bounds.
 
         **Arguments:**
 
@@ -136,37 +151,44 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
         if len(found) < 2:
             raise ValueError(f"there must be two different conversations or more to hold out one; got {len(found)}")
         limit = min(max(share, np.nextafter(found[0], 2)), found[-1])
-        return self._part(self._rows[shares >= limit]), self._part(self._rows[shares < limit])
+        return self._part(self._rows[shares >= limit]), self._part(self._rows[shares < limit]).one_end()
 
     def first(self, count: int) -> "ResponseRows":
-        """The first `count` rows, or all if there are fewer."""
+        """The rows of the first `count` conversations, or of all if there are fewer."""
         return self._part(self._rows[:count])
+
+    def one_end(self) -> "ResponseRows":
+        """The same conversations as one row each, with one end: for losses and bounds of answers, and for causal models."""
+        return self._part(self._rows, ends=1)
+
+    @property
+    def conversations(self) -> int:
+        """The number of conversations."""
+        return len(self._rows)
 
     @property
     def learned_tokens(self) -> int:
         """The number of tokens that are learned, in all rows."""
-        return sum(int(self._learned[self._starts[row] : self._starts[row + 1]].sum()) for row in self._rows)
+        return sum(int(self._row(index)[1].sum()) for index in range(len(self)))
 
     @property
     def key(self) -> str:
         """A hash of all tokens, which of them are learned, and the tokenizer."""
         digest = hashlib.sha256(f"{self.width}".encode())
-        for row in self._rows:
-            part = slice(self._starts[row], self._starts[row + 1])
-            digest.update(self._tokens[part].tobytes() + self._learned[part].tobytes() + b"|")
+        for tokens, learned in map(self._row, range(len(self))):
+            digest.update(tokens.tobytes() + learned.tobytes() + b"|")
         return fingerprint([digest.hexdigest(), tokenizer_key(self.tokenizer)])
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows) * (2 if self.ends == "both" else 1)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        row = self._rows[index]
-        part = slice(self._starts[row], self._starts[row + 1])
-        real = part.stop - part.start
+        tokens, learned = self._row(index)
+        real = len(tokens)
         ids = torch.full((self.width,), self.tokenizer.pad_token_id)
-        ids[:real] = torch.from_numpy(self._tokens[part].astype(np.int64))
+        ids[:real] = torch.from_numpy(tokens.astype(np.int64))
         chosen = torch.zeros(self.width, dtype=torch.bool)
-        chosen[:real] = torch.from_numpy(self._learned[part].copy())
+        chosen[:real] = torch.from_numpy(learned.copy())
         return {
             "input_ids": ids,
             "attention_mask": torch.arange(self.width) < real,
@@ -177,15 +199,33 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
         more = [
             f"{name}={value}" for name in ("dropped", "truncated", "dropped_special") if (value := getattr(self, name))
         ]
+        if self.ends == "both":
+            more.insert(0, f"conversations={self.conversations}")
         return (
             f"ResponseRows({', '.join([f'rows={len(self)}', f'width={self.width}', *more])}, "
             f"learned_tokens={self.learned_tokens}, vocab_size={self.vocab_size})"
         )
 
-    def _part(self, rows: np.ndarray) -> "ResponseRows":
+    def _part(self, rows: np.ndarray, **changed: Any) -> "ResponseRows":
         found = object.__new__(ResponseRows)
-        vars(found).update(vars(self) | {"_rows": rows})
+        vars(found).update(vars(self) | {"_rows": rows} | changed)
         return found
+
+    def _row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of an item without padding, and which are learned."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index must lie in [{-len(self)}, {len(self)}); got {index}")
+        copy, place = divmod(index % len(self), len(self._rows))
+        row = self._rows[place]
+        part = slice(self._starts[row], self._starts[row + 1])
+        tokens, learned = self._tokens[part], self._learned[part]
+        if self.ends == "both":
+            more = copy * (self.width - len(tokens))
+        else:
+            more = min(self.ends - 1, self.length - len(tokens))
+        if not more:  # such as for a row that was cut off, which has no end
+            return tokens, learned
+        return np.append(tokens, tokens[-1:].repeat(more)), np.append(learned, np.ones(more, dtype=np.bool_))
 
     def _encode(self, conversation: str | list[Message], place: Place) -> tuple[list[int], list[bool]]:
         """The tokens of a conversation, and which are learned; none of one that is dropped for a special token."""
@@ -213,62 +253,3 @@ class ResponseRows(Dataset[dict[str, Tensor]]):
         kept = self.too_long == "truncate" and any(marks[: self.length])
         self.dropped, self.truncated = self.dropped + (not kept), self.truncated + kept
         return self.length if kept else 0
-
-
-class Literally:
-    """Encodes a text in which signs replace special tokens that are plain characters (`hide_special`).
-
-    **Arguments:**
-
-    - `tokenizer`: the tokenizer; `encoder`: its `Encoder`.
-    - `signs`: the special token of each sign.
-    """
-
-    def __init__(self, tokenizer: Any, encoder: Encoder, signs: Mapping[str, str]) -> None:
-        self.tokenizer, self.encoder, self.signs = tokenizer, encoder, signs
-        self.special = re.compile(f"({'|'.join(map(re.escape, special_tokens(tokenizer)))})")
-
-    def __call__(self, text: str) -> list[int]:
-        """The token ids: the special tokens of the template, and between them the characters of the text."""
-        found: list[int] = []
-        for number, part in enumerate(self.special.split(text)):
-            if number % 2:  # the matches are at the odd places
-                found.append(self.tokenizer.convert_tokens_to_ids(part))
-            elif part:
-                for sign, token in self.signs.items():
-                    part = part.replace(sign, token)
-                found += next(self.encoder([part]))
-        return found
-
-
-def encode_pieces(
-    tokenizer: Any, pieces: Sequence[Piece], encode: Callable[[str], list[int]] | None = None
-) -> tuple[list[int], list[bool]]:
-    """Encode the parts of a text so that each part before an answer has the tokens that it has alone.
-
-    A model that generates is given the tokens of the prompt alone. Where the tokens of the whole text do not begin with them,
-    because a token would cross the border, the part that follows is encoded alone.
-
-    **Arguments:**
-
-    - `tokenizer`: a tokenizer of transformers; names of special tokens in the text become these tokens.
-    - `pieces`: see `split_answers`.
-    - `encode`: another function from a text to its tokens.
-
-    **Returns:** the token ids, and for each whether its part is learned.
-    """
-    encode = encode or (lambda text: _encoded(tokenizer, text))
-    ids: list[int] = []
-    marks: list[bool] = []
-    text = ""
-    for part, learned in pieces:
-        text += part
-        joint = encode(text)
-        new = joint[len(ids) :] if joint[: len(ids)] == ids else encode(part)
-        ids += new
-        marks += [learned] * len(new)
-    return ids, marks
-
-
-def _encoded(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

@@ -105,7 +105,8 @@ def validation_bound(
       real tokens only (`noiselab.denoisers.attending_to`).
     - `data`: tokens, all of them real; or a data set of dicts with `input_ids` and optionally `attention_mask` and `labels`
       or `scored`, such as `noiselab.data.TokenBlocks` and `ResponseRows`. Padding is neither noised nor scored. Neither are
-      tokens with the label -100, such as a prompt: the bound is that of the other tokens given these.
+      tokens with the label -100, such as a prompt: the bound is that of the other tokens given these. Conversations of
+      `ResponseRows` are scored once, with one end each.
     - `low`, `high`: the time range, by default from 1e-4 (or the lower end of the process's domain, if that is higher)
       to the upper end of the domain. The bound holds for any `low` and is tighter closer to 0, because the
       reconstruction term treats tokens as independent (with `low` = 0 it is evaluated at 1e-12, the smallest time with
@@ -139,6 +140,7 @@ def validation_bound(
         raise ValueError(f"nodes and steps must not both be given; got {nodes} and {steps}")
     grid = None if steps is None else _grid(process, steps, low, high)
     low, high = time_range(process, low, high) if grid is None else (grid[-1].item(), grid[0].item())
+    data = data.one_end() if hasattr(data, "one_end") else data
     count = len(data)  # type: ignore[arg-type]
     if count < 1:
         raise ValueError(f"there must be at least one sequence; got {count}")

@@ -141,6 +141,69 @@ def test_ends_are_repeated_as_far_as_there_is_room():
     assert learned(data, 1)[0] == ["b" * 30 + "<|endoftext|>" * (30 - size)]
 
 
+START = "User:\na\n\nAssistant:\n"
+ANSWERS = ["b", "bcdef", "bc"]
+
+
+@pytest.mark.parametrize("padding", [None, "<|endoftext|>"])
+def test_each_conversation_is_a_row_with_one_end_and_one_filled_with_ends(padding):
+    """By hand: the longest has 5 letters and an end, so that the others have 5 ends and 4 in their second row."""
+    words = tokenizer(padding=padding)
+    data = ResponseRows([{"prompt": "a", "response": text} for text in ANSWERS], words, 60)
+    assert (len(data), data.conversations, data.width) == (6, 3, len(START) + 6)
+    assert "rows=6, width=26, conversations=3" in repr(data)
+    pad, end, before = words.pad_token_id, words.eos_token_id, words(START)["input_ids"]
+    letters = dict(zip("bcdef", words("bcdef")["input_ids"], strict=True))
+    for i, (text, ends) in enumerate(zip(ANSWERS, [5, 1, 4], strict=True)):
+        answer = [letters[sign] for sign in text]
+        single, filled = data[i], data[i + 3]
+        assert single["input_ids"].tolist() == [*before, *answer, end, *[pad] * (ends - 1)]
+        assert single["attention_mask"].tolist() == [True] * (len(before) + len(text) + 1) + [False] * (ends - 1)
+        assert single["labels"].tolist() == [-100] * len(before) + [*answer, end] + [-100] * (ends - 1)
+        assert filled["input_ids"].tolist() == [*before, *answer, *[end] * ends]
+        assert filled["attention_mask"].all() and len(filled["attention_mask"]) == data.width
+        assert filled["labels"].tolist() == [-100] * len(before) + [*answer, *[end] * ends]
+    assert data.learned_tokens == 2 + 6 + 3 + 3 * 6
+    assert torch.equal(data[-1]["labels"], data[5]["labels"])
+    for index in (6, -7):
+        with pytest.raises(IndexError, match=r"lie in \[-6, 6\)"):
+            data[index]
+    assert len(list(data)) == 6
+
+
+def test_the_end_that_is_repeated_is_that_of_the_template():
+    data = ResponseRows([{"messages": TALK}, {"messages": TALK[2:]}], tokenizer(CHATML), 200)
+    assert learned(data, 1)[0] == ["4<|im_end|>"] and learned(data, 2)[0] == ["yes<|im_end|>", "4<|im_end|>"]
+    room = data.width - int(data[1]["attention_mask"].sum())
+    assert room > 9 and learned(data, 3)[0] == ["4" + "<|im_end|>" * (1 + room)]
+
+
+def test_parts_have_both_kinds_of_rows_and_what_is_held_out_has_one_end():
+    rows = [{"prompt": f"{i}", "response": f"{i}"} for i in range(40)]
+    training, held_out = ResponseRows(rows, tokenizer(), 60).split(0.2)
+    count = training.conversations
+    assert len(training) == 2 * count and len(held_out) == held_out.conversations == 40 - count
+    shown = [learned(training, i)[0][0] for i in range(2 * count)]
+    ends = [text.count("<|endoftext|>") for text in shown]
+    # The widest rows have a question and an answer of two digits; one of one digit has room for two tokens more.
+    assert ends[:count] == [1] * count and ends[count:] == [3 if len(text) == 14 else 1 for text in shown[:count]]
+    assert {learned(held_out, i)[0][0].count("<|endoftext|>") for i in range(len(held_out))} == {1}
+    first = training.first(3)
+    assert len(first) == 6 and [learned(first, i)[0] for i in (0, 3)] == [[shown[0]], [shown[count]]]
+    whole = ResponseRows(rows, tokenizer(), 60)
+    assert whole.one_end().key == ResponseRows(rows, tokenizer(), 60, ends=1).key != whole.key
+    assert ResponseRows(rows, tokenizer(), 60, ends=9).one_end()[0]["labels"][-9:].tolist() == [-100] * 9
+
+
+def test_a_row_that_was_cut_off_is_not_filled():
+    """Its end is unknown. The short one is filled up to the width, that of the one that was cut."""
+    data = ResponseRows(LONG, tokenizer(), 40, too_long="truncate")
+    whole = "c" * (40 - len(START))
+    assert (len(data), data.conversations, data.width) == (4, 2, 40)
+    assert [learned(data, i)[0] for i in (1, 3)] == [[whole], [whole]]
+    assert learned(data, 2)[0] == ["b" + "<|endoftext|>" * (39 - len(START))]
+
+
 LONG = [
     {"prompt": "a", "response": "b"},
     {"prompt": "a", "response": "c" * 30},
@@ -152,7 +215,7 @@ def test_long_rows_are_refused_dropped_or_truncated():
     with pytest.raises(ValueError, match=r"at most 40 tokens, or too_long must be 'drop' .* row 1 has 51"):
         ResponseRows(LONG, tokenizer(), 40)
     dropped = ResponseRows(LONG, tokenizer(), 40, too_long="drop")
-    assert (len(dropped), dropped.dropped, dropped.truncated) == (1, 2, 0) and "dropped=2" in repr(dropped)
+    assert (dropped.conversations, dropped.dropped, dropped.truncated) == (1, 2, 0) and "dropped=2" in repr(dropped)
     cut = ResponseRows(LONG, tokenizer(), 40, too_long="truncate", ends=3)
     assert (len(cut), cut.dropped, cut.truncated, cut.width) == (2, 1, 1, 40)
     assert learned(cut, 1)[0] == ["c" * (40 - len("User:\na\n\nAssistant:\n"))]  # without an end, which is unknown
@@ -179,13 +242,15 @@ def test_special_tokens_in_messages_are_refused_dropped_or_plain_characters(temp
     ):
         ResponseRows(rows, words, 200)
     dropped = ResponseRows(rows, words, 200, special="drop")
-    assert (len(dropped), dropped.dropped, dropped.dropped_special) == (2, 0, 1) and "dropped_special=1" in repr(
-        dropped
-    )
+    assert (dropped.conversations, dropped.dropped, dropped.dropped_special) == (
+        2,
+        0,
+        1,
+    ) and "dropped_special=1" in repr(dropped)
     with pytest.raises(ValueError, match="of 1 rows 0 lose all of their answers, and 1 contain special tokens"):
         ResponseRows(rows[1:2], words, 200, special="drop")
     kept = ResponseRows(rows, words, 200, special="text")
-    assert (len(kept), kept.dropped_special) == (3, 0)
+    assert (kept.conversations, kept.dropped_special) == (3, 0)
     # By hand: as with one other character in its place, which the characters of the names replace.
     plain, row = ResponseRows([with_answer("no ~ yes")], words, 200)[0], kept[1]
     sign, names = words.convert_tokens_to_ids("~"), words.convert_tokens_to_ids(list(literal))
@@ -245,12 +310,14 @@ def test_rows_that_are_refused_with_file_and_line(row, rule, tmp_path):
         ResponseRows(path, tokenizer(), 200)
 
 
-def test_settings_that_are_refused():
+def test_settings_that_are_refused(unchecked):
     rows = [{"prompt": "a", "response": "b"}]
     for more, rule in (
         ({"too_long": "cut"}, "too_long must be"),
         ({"special": "keep"}, "special must be 'refuse', 'drop' or 'text'"),
-        ({"ends": 0}, "ends at least 1"),
+        ({"ends": 0}, "ends must be 'both' or a whole number that is at least 1; got 0"),
+        ({"ends": True}, "ends must be 'both' .* got True"),
+        ({"ends": "all"}, "ends must be 'both' .* got 'all'"),
     ):
         with pytest.raises(ValueError, match=rule):
             ResponseRows(rows, tokenizer(), 40, **more)
@@ -283,9 +350,9 @@ def test_files_and_tables_give_the_same_rows(tmp_path):
     want = ResponseRows(rows, tokenizer(), 200)
     for source in (*sorted(tmp_path.iterdir()), table, iter(rows)):
         found = ResponseRows(source, tokenizer(), 200)
-        assert found.key == want.key and len(found) == 2
+        assert found.key == want.key and found.conversations == 2
     both = ResponseRows([tmp_path / "a.jsonl", tmp_path / "c.json"], tokenizer(), 200)
-    assert len(both) == 4 and both.key != want.key
+    assert both.conversations == 4 and both.key != want.key
     with pytest.raises(ValueError, match="in files that end in"):
         (tmp_path / "e.txt").write_text("hi")
         ResponseRows(tmp_path / "e.txt", tokenizer(), 200)
@@ -293,7 +360,7 @@ def test_files_and_tables_give_the_same_rows(tmp_path):
 
 def test_a_split_is_by_content_and_never_empty():
     rows = [{"prompt": f"{i % 50}", "response": f"{i % 50}"} for i in range(100)]  # each twice
-    training, held_out = ResponseRows(rows, tokenizer(), 60).split(0.2)
+    training, held_out = ResponseRows(rows, tokenizer(), 60, ends=1).split(0.2)
     texts = [{learned(part, i)[1] for i in range(len(part))} for part in (training, held_out)]
     assert len(texts[0] | texts[1]) == 50 and not texts[0] & texts[1] and len(training) + len(held_out) == 100
     assert 2 <= len(texts[1]) <= 20 and training.key != held_out.key and training.width == held_out.width
@@ -341,7 +408,7 @@ def test_losses_and_bounds_are_those_of_the_answers_given_the_prompts():
     process, network = nl.masked(vocab_size=states, mask_id=data.tokenizer.mask_token_id), Network(states)
     batch = {name: torch.stack([data[i][name] for i in (0, 1)]) for name in data[0]}
     chosen = batch["labels"] != -100
-    assert chosen.sum() == data.learned_tokens == 5
+    assert chosen.sum() == data.one_end().learned_tokens == 5
     noised_loss(network, batch, process=process, objective=elbo, place=Place(0), call=call_denoiser)
     bound = validation_bound(process, network, data, generator=torch.Generator().manual_seed(0))
     assert bound.tokens == 5 and bound.lengths.tolist() == [2, 3]
@@ -361,7 +428,8 @@ def test_losses_and_bounds_are_those_of_the_answers_given_the_prompts():
 
 
 def test_frequencies_are_those_of_the_answers():
-    data = ResponseRows([{"prompt": "7777", "response": "4"}], tokenizer(), 60)
+    rows = [{"prompt": "7777", "response": "4"}, {"prompt": "7" * 20, "response": "4"}]
+    data = ResponseRows(rows, tokenizer(), 60)
     row = token_frequencies(data, data.vocab_size)
     ends = data.tokenizer.eos_token_id
     assert row[data.tokenizer("4")["input_ids"][0]] == 0.5 == row[ends]
