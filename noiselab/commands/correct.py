@@ -21,11 +21,11 @@ class Options:
     out: OptionalPath = None
     """output file for JSON Lines, written text by text; by default they are printed"""
     steps: int = 128
-    """maximum network evaluations per text"""
+    """maximum network evaluations per text, or per canvas of block-diffusion models"""
     temperature: float = 0.1
     """temperature of the prediction; 0.1 to 0.5 published"""
     t0: float = 0.01
-    """the time passed to the network"""
+    """the time passed to the network; those of block-diffusion models take none"""
     tokens_per_step: int = 1
     """maximum tokens of a text that change per step"""
     early_stopping: bool = True
@@ -48,7 +48,7 @@ def main(options: Options) -> list[dict[str, Any]]:
     """Correct texts; write or print the records and return them."""
     from ..data.samples import read_samples
     from ..numerics import require_count
-    from ..pipeline import DiffusionPipeline
+    from ..pipeline import AutoregressivePipeline, CanvasPipeline
     from .common import load, output, print_text, texts_for
 
     samples = read_samples(options.samples)
@@ -56,10 +56,12 @@ def main(options: Options) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     with output(options.out, options.samples) as write:
         pipe = load(options.model, options.device)
-        if not isinstance(pipe, DiffusionPipeline):
+        if isinstance(pipe, AutoregressivePipeline):
             raise ValueError(f"model must be a diffusion model; {options.model!r} is autoregressive")
+        if options.as_released and isinstance(pipe, CanvasPipeline):
+            raise ValueError("as-released is not for block-diffusion models, which have canvases")
         texts, kept = texts_for(pipe, samples)
-        before = pipe.encode_as_released(texts) if options.as_released else pipe.encode(texts)
+        before = pipe.encode_as_released(texts) if options.as_released else pipe.encode(texts)  # type: ignore[operator]
         for record in _corrected(pipe, texts, before, options):
             write(record)
             records.append(record)
@@ -74,8 +76,10 @@ def main(options: Options) -> list[dict[str, Any]]:
 
 def _corrected(pipe: Any, texts: list[str], before: list[list[int]], options: Options) -> Iterator[dict[str, Any]]:
     """The records of the texts, batch by batch."""
+    from ..pipeline import CanvasPipeline
     from .common import dtype_of, text_generators
 
+    own = {} if isinstance(pipe, CanvasPipeline) else {"t0": options.t0, "as_released": options.as_released}
     generators = text_generators(options.seed, len(texts))
     for first in range(0, len(texts), options.batch_size):
         some = slice(first, first + options.batch_size)
@@ -83,11 +87,10 @@ def _corrected(pipe: Any, texts: list[str], before: list[list[int]], options: Op
             texts[some],
             options.steps,
             options.temperature,
-            options.t0,
-            options.early_stopping,
-            options.patience,
+            early_stopping=options.early_stopping,
+            early_stopping_patience=options.patience,
             tokens_per_step=options.tokens_per_step,
-            as_released=options.as_released,
+            **own,
             batch_size=options.batch_size,
             generator=generators[some],
             show_progress=options.out is not None,
@@ -95,5 +98,6 @@ def _corrected(pipe: Any, texts: list[str], before: list[list[int]], options: Op
         )
         for ids, old, new in zip(before[some], texts[some], after, strict=True):
             tokens = list(new.tokens)
+            ids = pipe.opened(ids, "a text") if isinstance(pipe, CanvasPipeline) else ids
             changed = sum(a != b for a, b in zip(ids, tokens, strict=True)) / len(ids)
             yield {"text": str(new), "tokens": tokens, "before": str(old), "changed": changed, "model": options.model}

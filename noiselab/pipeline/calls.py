@@ -220,7 +220,7 @@ def passages(pipe: "DiffusionPipeline", texts: Prompts, as_released: bool) -> li
     return [Passage(ids) for ids in encode(texts)]  # type: ignore[arg-type]
 
 
-def passages_with_gaps(pipe: "DiffusionPipeline", texts: Prompts) -> list[Passage]:
+def passages_with_gaps(pipe: "Pipeline", texts: Prompts) -> list[Passage]:
     """The same, with mask tokens where the gaps are.
 
     **Raises:** `ValueError` if there are no texts, or one has no gap, or is longer than the context.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from jaxtyping import Int
@@ -12,7 +12,7 @@ from ..categorical import Randomness
 from ..denoisers import Denoiser
 from ..networks.canvas import CanvasDenoiser
 from ..process import NoiseProcess, as_token_times
-from ..samplers import BlockSampler, EndToken, Prompted, RenoisingSampler, Sampler
+from ..samplers import BlockSampler, EndToken, Infilling, Prompted, RenoisingSampler, Sampler
 from ..schedules import ScheduleLike
 from ..typing import Grid, Times, Tokens
 from .drawing import SamplerLike, Truncation, chosen_sampler
@@ -91,6 +91,7 @@ class CanvasBatch:
     - `sampler`: their sampler, around a `BlockSampler`.
     - `length`: their number of tokens, with the prompt.
     - `times`: the times of each canvas.
+    - `whole`: whether texts that are ended early have all of their length; otherwise they end after the canvas in progress.
     """
 
     def __init__(
@@ -100,10 +101,15 @@ class CanvasBatch:
         length: int,
         times: Grid,
         *,
+        whole: bool = False,
         generator: Randomness = None,
     ):
         self.texts, self.sampler, self.times, self.generator = texts, sampler, times, generator
-        self.shape = (len(texts), length)
+        self.shape, self.whole = (len(texts), length), whole
+        blocks: Any = sampler
+        while not isinstance(blocks, BlockSampler):
+            blocks = blocks.inner
+        self.blocks = blocks
         self.steps = sampler.count_steps(torch.zeros(self.shape, dtype=torch.long), times)
         self.best: Tokens | None = None
 
@@ -125,13 +131,19 @@ class CanvasBatch:
         return self.sampler.clean(z, self.times[-1].to(z.device).expand(len(z)), generator=self.generator)
 
     def interrupt(self, z: Tokens, time: Times) -> Int[Tensor, "batch begun"]:
-        """Finished texts after any step, up to the canvas in progress, which is finished as its sampler would.
-
-        That is with the most probable tokens of the step, as published, or else with one jump to clean tokens.
+        """Finished texts after any step. The canvas in progress has the most probable tokens of the step, if the sampler has
+        them, as published; otherwise it is finished in one jump to clean tokens, and so is each of `whole` texts after it.
         """
         time = as_token_times(time, z).expand(z.shape)
         begun = (time < self.times[0].to(time)).any(0).nonzero()[:, 0]
-        width = int(begun[-1]) + 1
+        width, size = int(begun[-1]) + 1, self.blocks.block_size
         if self.best is not None and self.best.shape[1] == width:
-            return self.best
-        return Sampler.clean(self.sampler, z[:, :width], time[:, :width], generator=self.generator)
+            done = self.best
+        else:
+            done = self.blocks.inner.clean(z[:, :width], time[:, :width], generator=self.generator)
+        (low, high), end = self.sampler.process.domain, z.shape[1] if self.whole else width
+        for start in range(width, end, size):
+            done = torch.cat([done, z[:, start : start + size]], 1)
+            time = torch.where(torch.arange(done.shape[1], device=z.device) < start, low, high)
+            done = self.blocks.inner.clean(done, time.double().expand(done.shape), generator=self.generator)
+        return self.sampler.put(done) if isinstance(self.sampler, Infilling) else done

@@ -32,7 +32,7 @@ def model_card(pipe: "Pipeline") -> str:
         'pipe = Pipeline.from_pretrained("this folder or name")',
     ]
     use += ["texts = pipe.generate(num_samples=4)"]
-    if pipe.tag == "diffusion":
+    if hasattr(pipe, "self_correction"):
         use += ["texts = pipe.self_correction(texts)"]
     return "\n".join([*head, *rows, *use, "```", ""])
 

@@ -73,6 +73,22 @@ def test_the_bound_is_that_of_the_evaluation(folder, pipe, tmp_path):
     assert run("evaluate bound", [folder, str(file), "--repeats", "1", "--device", "cpu"])["length"] == 127
 
 
+def test_correct_starts_from_the_tokens_that_were_drawn(folder, pipe, tmp_path):
+    file = tmp_path / "samples.jsonl"
+    run("generate", [folder, "--num-samples", "2", "--steps", "2", "--out", str(file), "--device", "cpu"])
+    found = run("correct", [folder, str(file), "--steps", "3", "--temperature", "0.5", "--device", "cpu"])
+    texts = pipe.generate(2, 2, generator=text_generators(0, 2), **QUIET)
+    fixed = pipe.self_correction(texts, 3, 0.5, generator=text_generators(0, 2), **QUIET)
+    assert [record["tokens"] for record in found] == rows(fixed)
+    for record, old, new in zip(found, rows(texts), rows(fixed), strict=True):
+        assert record["changed"] == sum(a != b for a, b in zip(old, new, strict=True)) / len(old)
+    plain = tmp_path / "some.txt"
+    plain.write_text("the cat sat\n\nthe log\n")
+    assert len(run("correct", [folder, str(plain), "--steps", "1", "--device", "cpu"])) == 2
+    with pytest.raises(ValueError, match="not for block-diffusion models"):
+        run("correct", [folder, str(plain), "--as-released", "--device", "cpu"])
+
+
 def random(seed):
     return torch.Generator().manual_seed(seed)
 

@@ -5,15 +5,11 @@ import itertools
 import pytest
 import torch
 from exact_worlds import INITIAL, TRANSITION
-from small_canvas import canvas_pipeline, random, tokenizer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from small_canvas import canvas_pipeline, chain_pipeline, random, tokenizer
 
-import noiselab as nl
 from noiselab.categorical import split_generator
 from noiselab.evaluation import canvas_validation_bound
 from noiselab.networks.canvas import canvas_bounds
-from noiselab.pipeline import CanvasPipeline, ModelSettings
 
 SAMPLES = 300
 TEXTS = ["the cat sat on the", "a dog", "the dog sat on the", "b cat"]
@@ -77,35 +73,10 @@ def test_answers_are_scored_with_their_end(tmp_path):
     assert text.tokens == 7 and text.nats.item() == pytest.approx(plain.nats.item(), rel=1e-6)
 
 
-class Chain(torch.nn.Module):
-    """A network of a prefix and a canvas that knows the data: a Markov chain of three tokens, seen through masks."""
-
-    canvas_length, vocab_size = 2, 4
-    process = nl.masked(vocab_size=4, mask_id=3)
-
-    def encode(self, tokens, real=None, *, after=None):
-        return tokens if after is None else torch.cat([after, tokens], 1)
-
-    def states(self, canvas, *, prefix):
-        made = torch.zeros(*canvas.shape, 4, dtype=torch.float64)
-        last = prefix[:, -1] if prefix.shape[1] else torch.full((len(canvas),), -1)
-        for one in last.unique():
-            oracle = nl.MarkovOracle(INITIAL if one < 0 else TRANSITION[one], TRANSITION, self.process)
-            posterior = nl.denoisers.Posterior(oracle, self.process)
-            made[last == one] = posterior(canvas[last == one], torch.full((int((last == one).sum()),), 0.5)).double()
-        return made
-
-    def project(self, hidden):
-        return hidden
-
-
 @pytest.mark.parametrize(("prompt", "length"), [(None, 3), ("b", 3)])
 def test_known_data_cost_their_entropy(prompt, length):
     """Over every text of a known world, weighted by its probability; and each text costs -log p."""
-    backend = Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2, "<mask>": 3}, unk_token="a"))
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
-    words = PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="<mask>")
-    pipe = CanvasPipeline(Chain(), words, ModelSettings(Chain.process))
+    pipe = chain_pipeline()
     sequences = [*itertools.product(range(3), repeat=length)]
     first = INITIAL if prompt is None else TRANSITION["abc".index(prompt)]
     nats = torch.tensor(
