@@ -146,6 +146,8 @@ def test_texts_have_their_beginning_and_answers_are_changed_alone(opening):
     states = list(opening.stream([chat], 3, 2.0, method="self_correction", seed=0))
     assert all(state.tokens[0, : len(before)].tolist() == before for state in states)
     assert states[-1].texts == opening.self_correction([chat], 3, 2.0, seed=0, **QUIET)
+    for state in opening.stream([chat], 3, 2.0, method="self_correction", tokens_per_step=8, seed=0):
+        assert state.tokens[0, len(before) + 22 :].tolist() == ids_of(opening, "<eos>.")  # it ends within a canvas
 
 
 @pytest.mark.parametrize(
