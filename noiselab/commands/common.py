@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,23 +114,28 @@ def _prints_unicode() -> bool:
     return codecs.lookup(encoding).name == "utf-8"
 
 
-def texts_for(pipe: "Pipeline", samples: Iterable[Sample]) -> tuple[list[str], int]:
-    """Return the texts, and how many keep the tokens of the file: those whose tokens decode to the text."""
+def texts_for(pipe: "Pipeline", samples: Iterable[Sample]) -> tuple[list[Any], int]:
+    """Return the texts or conversations, and how many keep the tokens of the file: those whose tokens decode to the text."""
     from ..pipeline.base import Text
 
-    found: list[str] = []
+    found: list[Any] = []
     kept = 0
     for sample in samples:
+        text = sample.text
         if (
             sample.tokens
             and max(sample.tokens) < len(pipe.tokenizer)
             and pipe.decode([list(sample.tokens)]) == [sample.text]
         ):
-            found.append(Text.of(sample.text, sample.tokens, pipe.tokenizer))
+            text = Text.of(text, sample.tokens, pipe.tokenizer)
             kept += 1
-        else:
-            found.append(sample.text)
+        found.append(text if sample.messages is None else answered(sample.messages[:-1], text))
     return found, kept
+
+
+def answered(messages: Sequence[Mapping[str, str]], answer: str) -> list[Mapping[str, str]]:
+    """A conversation with an answer at its end."""
+    return [*messages, {"role": "assistant", "content": answer}]
 
 
 def report_results(command: str, options: Any, found: Mapping[str, Any], text: str) -> dict[str, Any]:

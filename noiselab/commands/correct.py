@@ -17,7 +17,8 @@ class Options:
     model: Model
     """folder of a model, or its name on the Hugging Face hub"""
     samples: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SAMPLES")]
-    """JSON Lines from `noiselab generate`, or a text file with samples separated by empty lines; also .gz or .zst"""
+    """JSON Lines from `noiselab generate`, or of conversations (`messages`) whose last answer is corrected; or a text file with
+    samples separated by empty lines; also .gz or .zst"""
     out: OptionalPath = None
     """output file for JSON Lines, written text by text; by default they are printed"""
     steps: int = 128
@@ -49,9 +50,12 @@ def main(options: Options) -> list[dict[str, Any]]:
     from ..data.samples import read_samples
     from ..numerics import require_count
     from ..pipeline import AutoregressivePipeline, CanvasPipeline
+    from ..pipeline.chats import encode_answers
     from .common import load, output, print_text, texts_for
 
-    samples = read_samples(options.samples)
+    samples = read_samples(options.samples, chats=True)
+    if options.as_released and samples[0].messages is not None:
+        raise ValueError(f"as-released corrects texts, not conversations; {options.samples} has conversations")
     require_count("batch-size", options.batch_size)
     records: list[dict[str, Any]] = []
     with output(options.out, options.samples) as write:
@@ -61,7 +65,10 @@ def main(options: Options) -> list[dict[str, Any]]:
         if options.as_released and isinstance(pipe, CanvasPipeline):
             raise ValueError("as-released is not for block-diffusion models, which have canvases")
         texts, kept = texts_for(pipe, samples)
-        before = pipe.encode_as_released(texts) if options.as_released else pipe.encode(texts)  # type: ignore[operator]
+        if samples[0].messages is not None:
+            before = encode_answers(pipe, texts)
+        else:
+            before = pipe.encode_as_released(texts) if options.as_released else pipe.encode(texts)  # type: ignore[operator]
         for record in _corrected(pipe, texts, before, options):
             write(record)
             records.append(record)
@@ -74,10 +81,10 @@ def main(options: Options) -> list[dict[str, Any]]:
     return records
 
 
-def _corrected(pipe: Any, texts: list[str], before: list[list[int]], options: Options) -> Iterator[dict[str, Any]]:
+def _corrected(pipe: Any, texts: list[Any], before: list[list[int]], options: Options) -> Iterator[dict[str, Any]]:
     """The records of the texts, batch by batch."""
     from ..pipeline import CanvasPipeline
-    from .common import dtype_of, text_generators
+    from .common import answered, dtype_of, text_generators
 
     own = {} if isinstance(pipe, CanvasPipeline) else {"t0": options.t0, "as_released": options.as_released}
     generators = text_generators(options.seed, len(texts))
@@ -98,6 +105,9 @@ def _corrected(pipe: Any, texts: list[str], before: list[list[int]], options: Op
         )
         for ids, old, new in zip(before[some], texts[some], after, strict=True):
             tokens = list(new.tokens)
-            ids = pipe.opened(ids, "a text") if isinstance(pipe, CanvasPipeline) else ids
+            ids = pipe.opened(ids, "a text") if isinstance(pipe, CanvasPipeline) and isinstance(old, str) else ids
             changed = sum(a != b for a, b in zip(ids, tokens, strict=True)) / len(ids)
-            yield {"text": str(new), "tokens": tokens, "before": str(old), "changed": changed, "model": options.model}
+            record: dict[str, Any] = {"text": str(new), "tokens": tokens}
+            if not isinstance(old, str):  # a conversation
+                record["messages"], old = answered(old[:-1], str(new)), old[-1]["content"]
+            yield record | {"before": str(old), "changed": changed, "model": options.model}

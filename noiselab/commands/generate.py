@@ -37,7 +37,7 @@ Name = Literal[
 
 @dataclass(frozen=True)
 class Options:
-    """Generate texts from noise or from prompts, as JSON Lines with text, tokens, prompt and model."""
+    """Generate texts from noise or from prompts, or answers, as JSON Lines with text, tokens, prompt or messages, and model."""
 
     model: Model
     """folder of a model, or its name on the Hugging Face hub"""
@@ -49,6 +49,10 @@ class Options:
     """network evaluations per text, or per canvas of block-diffusion models; by default that of the model"""
     prompt: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """beginning of the texts; may be given several times"""
+    chat: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """question to a model of conversations, which the chat template renders; may be given several times"""
+    chats: OptionalPath = None
+    """file of conversations to answer: JSON Lines with `messages`; an answer at the end is left out"""
     length: OptionalInt = None
     """tokens per text, including the prompt; by default that of noiselab.json, or the context, at most 1024. Block-diffusion
     models count those after it"""
@@ -81,17 +85,21 @@ class Options:
 def main(options: Options) -> list[dict[str, Any]]:
     """Generate texts; write or print the records and return them."""
     from ..numerics import require_count
-    from .common import load, output, print_text
+    from .common import answered, load, output, print_text
 
     require_count("num-samples", options.num_samples)
     require_count("batch-size", options.batch_size)
+    starts = beginnings(options)
     records: list[dict[str, Any]] = []
-    with output(options.out) as write:
+    with output(options.out, *([] if options.chats is None else [options.chats])) as write:
         pipe = load(options.model, options.device)
-        starts: list[str | None] = [*options.prompt] or [None]
         prompts = [prompt for prompt in starts for _ in range(options.num_samples)]
         for prompt, text in zip(prompts, _generated(pipe, prompts, options), strict=True):
-            record = {"text": str(text), "tokens": getattr(text, "tokens", None), "prompt": prompt}
+            record: dict[str, Any] = {"text": str(text), "tokens": getattr(text, "tokens", None)}
+            if isinstance(prompt, list):
+                record["messages"] = answered(prompt, str(text))
+            else:
+                record["prompt"] = prompt
             record["model"] = options.model
             write(record)
             records.append(record)
@@ -100,7 +108,21 @@ def main(options: Options) -> list[dict[str, Any]]:
     return records
 
 
-def _generated(pipe: Any, prompts: Sequence[str | None], options: Options) -> Iterator[str]:
+def beginnings(options: Options) -> list[Any]:
+    """The prompts or the conversations; `None` for texts without a prompt.
+
+    **Raises:** `ValueError` if several kinds are given, or the file of conversations cannot be read.
+    """
+    from ..data.samples import read_questions
+
+    if bool(options.prompt) + bool(options.chat) + (options.chats is not None) > 1:
+        raise ValueError("only one of prompt, chat and chats must be given; got several")
+    if options.chats is not None:
+        return read_questions(options.chats)
+    return [[{"role": "user", "content": text}] for text in options.chat] or [*options.prompt] or [None]
+
+
+def _generated(pipe: Any, prompts: Sequence[Any], options: Options) -> Iterator[str]:
     """The texts, batch by batch."""
     import noiselab as nl
 
@@ -136,9 +158,9 @@ def _generated(pipe: Any, prompts: Sequence[str | None], options: Options) -> It
     for first in range(0, len(prompts), options.batch_size):
         some = prompts[first : first + options.batch_size]
         yield from pipe.generate(
-            1 if options.prompt else len(some),
+            len(some) if some[0] is None else 1,
             options.steps,
-            prompts=some if options.prompt else None,
+            prompts=None if some[0] is None else some,
             batch_size=options.batch_size,
             generator=generators[first : first + options.batch_size],
             show_progress=options.out is not None,

@@ -77,7 +77,10 @@ def parse_conversation(row: Any, place: Place) -> str | list[Message]:
         raise ValueError(f"a row must have the fields {FORMS}; {place} is a {type(row).__name__}")
     given = {name for name in row if row[name] is not None}  # tables have null for fields that a row lacks
     if "messages" in given:
-        return _checked(row["messages"], place)
+        found = check_messages(row["messages"], place)
+        if all(message["role"] != "assistant" for message in found):
+            raise ValueError(f"a conversation must have a message of the assistant, which is learned; {place} has none")
+        return found
     for prompt, answer in PAIRS:
         if {prompt, answer} <= given:
             asked = _content(row[prompt], prompt, place)
@@ -92,7 +95,11 @@ def parse_conversation(row: Any, place: Place) -> str | list[Message]:
     raise ValueError(f"a row must have the fields {FORMS}; {place} has {sorted(map(str, row))}")
 
 
-def _checked(messages: Any, place: Place) -> list[Message]:
+def check_messages(messages: Any, place: Place) -> list[Message]:
+    """The messages of a conversation, each with its role and content alone.
+
+    **Raises:** `ValueError` with the place if there is none, or one has no role, an unknown role or no content.
+    """
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes) or not len(messages):
         raise ValueError(f"messages must be a list of at least one message; {place} has {_shown(messages)}")
     found: list[Message] = []
@@ -105,8 +112,6 @@ def _checked(messages: Any, place: Place) -> list[Message]:
         if role not in ROLES:
             raise ValueError(f"the role of a message must be one of {', '.join(ROLES)}; {at} has {_shown(role)}")
         found.append({"role": role, "content": _content(message["content"], "content", at)})
-    if all(message["role"] != "assistant" for message in found):
-        raise ValueError(f"a conversation must have a message of the assistant, which is learned; {place} has none")
     return found
 
 

@@ -1,5 +1,6 @@
 """Conversations as prompts: lists of messages, checked and rendered by the chat template of the tokenizer."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
@@ -115,6 +116,40 @@ def encode_answered(pipe: Pipeline, chat: Chat, chats: Sequence[Conversation], *
         check_fits(len(made.whole), pipe.length, f"conversation {index}", "conversations are not truncated")
         found.append(made)
     return found
+
+
+def encode_answers(pipe: Pipeline, chats: Sequence[Conversation]) -> list[list[int]]:
+    """The tokens of the last answers of conversations, as a correction returns them.
+
+    **Raises:** `ValueError` as `encode_answered`.
+    """
+    return [[*one.own, *one.after[: one.kept]] for one in encode_answered(pipe, chat_of(pipe), chats)]
+
+
+def warn_of_erased(pipe: Pipeline, texts: Prompts, corrected: Sequence[str]) -> None:
+    """Warn if texts were corrected to nothing by a model that has a chat template, hence may know conversations alone."""
+    if are_chats(texts) or not getattr(pipe.tokenizer, "chat_template", None):
+        return
+    erased = [i for i, (old, new) in enumerate(zip(texts, corrected, strict=False)) if old and not new]
+    if erased:
+        warnings.warn(
+            f"self_correction left nothing of {len(erased)} of {len(corrected)} texts, such as text {erased[0]}: a model that "
+            "was trained on conversations corrects answers at the end of conversations, [{'role': 'user', ...}, {'role': "
+            "'assistant', ...}]",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_empty(pipe: Pipeline, prompts: Prompts | None, length: object, answers: Sequence[str]) -> None:
+    """Warn if all answers in the whole context are empty, as of a model with more positions than any answer in its training."""
+    if length in (None, "auto") and pipe.generation.length is None and are_chats(prompts) and not any(answers):
+        warnings.warn(
+            "all answers are empty: give length=, the number of tokens of the longest conversation in training (width of "
+            "ResponseRows), or save it with the model as GenerationSettings(length=...)",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _rendered(chat: Chat, messages: Sequence[Mapping[str, Any]], index: int, name: str, *, answer: bool) -> str:

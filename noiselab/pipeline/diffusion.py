@@ -24,7 +24,7 @@ from ..process import InterpolatingProcess, NoiseProcess
 from . import calls
 from .arguments import arguments_of
 from .base import Pipeline
-from .chats import Prompts
+from .chats import Prompts, warn_of_empty, warn_of_erased
 from .drawing import SamplerLike
 from .original import is_original, original_noise
 from .own import FirstLogits, check_denoiser, logits_count
@@ -231,7 +231,9 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
         **Raises:** `ValueError` if a setting is out of range, a prompt is too long, truncation is combined with a sampler
         instance, `as_released` with `stop` or blocks, or the model cannot generate an end of text at which to stop.
         """
-        return calls.generation(self, **arguments_of(locals())).run()
+        found = calls.generation(self, **arguments_of(locals())).run()
+        warn_of_empty(self, prompts, length, found)
+        return found
 
     def infill(
         self,
@@ -302,7 +304,9 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
 
         **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 5.3; defaults as released.
         """
-        return calls.correction(self, **arguments_of(locals())).run()
+        found = calls.correction(self, **arguments_of(locals())).run()
+        warn_of_erased(self, texts, found)
+        return found
 
     def encode_as_released(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode texts again and pad them to the context, as dvruette/gidd does; longer ones are truncated with a warning.

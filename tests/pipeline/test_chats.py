@@ -7,6 +7,7 @@ from small import letters, rows
 import noiselab as nl
 from noiselab.pipeline.base import Text
 
+pytestmark = pytest.mark.filterwarnings("ignore:all answers are empty:UserWarning")
 QUIET = {"show_progress": False}
 END = 0
 TEMPLATE = (
@@ -168,3 +169,32 @@ def test_without_a_template_it_is_said_how_to_set_one(gidd, monkeypatch):
     monkeypatch.setattr(gidd.tokenizer, "chat_template", TEMPLATE + "{{ raise_exception('roles must alternate') }}")
     with pytest.raises(ValueError, match="roles must alternate"):
         gidd.generate(1, 2, prompts=ASKED, **QUIET)
+
+
+def forced(pipe, token, monkeypatch):
+    """The pipeline with a denoiser that always predicts one token."""
+
+    class Constant(nl.Denoiser):
+        predicts = "leave_one_out"
+
+        def forward(self, z, t):
+            return torch.nn.functional.one_hot(torch.full_like(z, token), pipe.process.vocab_size).double() * 50
+
+    monkeypatch.setattr(type(pipe), "denoiser", property(lambda self: nl.denoisers.Support(Constant(), pipe.support)))
+    return pipe
+
+
+def test_a_bare_answer_that_is_erased_is_warned_of(gidd, monkeypatch, recwarn):
+    """A model of conversations expects the question before; a plain text of the same words says nothing to it."""
+    pipe = forced(gidd, END, monkeypatch)
+    with pytest.warns(
+        UserWarning, match="left nothing of 2 of 2 texts, such as text 0: a model that was trained on conv"
+    ):
+        assert pipe.self_correction(["abc", "ccc"], 6, seed=0, **QUIET) == ["", ""]
+    with pytest.warns(UserWarning, match="all answers are empty: give length="):
+        assert pipe.generate(2, 3, prompts=ASKED, seed=0, **QUIET) == [""] * 4
+    recwarn.clear()
+    assert pipe.generate(1, 3, prompts=ASKED, length=20, seed=0, **QUIET) == [""] * 2 and not recwarn.list
+    pipe = forced(gidd, A, monkeypatch)
+    assert pipe.self_correction(["abc"], 6, seed=0, **QUIET) == ["aaa"]
+    assert pipe.generate(1, 3, prompts=ASKED[:1], seed=0, **QUIET) == ["a" * 20] and not recwarn.list
