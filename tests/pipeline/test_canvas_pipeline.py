@@ -9,7 +9,7 @@ import torch
 from small_canvas import LETTERS, QUIET, canvas_pipeline, folder_of, random, rows, tokenizer
 
 import noiselab as nl
-from noiselab.data.streams import derive_seed
+from noiselab.data.reading import derive_seed
 from noiselab.networks import load_network
 from noiselab.networks.canvas import CanvasDenoiser
 from noiselab.pipeline import (
