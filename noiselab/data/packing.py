@@ -154,9 +154,8 @@ Position = TypeVar("Position")
 
 def pack_texts(
     texts: Iterator[tuple[str, Position, Position]],
-    tokenizer: "transformers.PreTrainedTokenizerBase",
-    length: int,
-    mode: str,
+    encoder: Encoder,
+    packer: Packer,
     *,
     used: int = 0,
     batch: int = 2**18,
@@ -166,7 +165,7 @@ def pack_texts(
     **Arguments:**
 
     - `texts`: each text with the positions before and after it; may be endless.
-    - `tokenizer`, `length`, `mode`: as in `pack`.
+    - `encoder`, `packer`: how they become rows.
     - `used`: the number of tokens of the first text to leave out.
     - `batch`: the number of characters encoded at a time.
 
@@ -179,8 +178,7 @@ def pack_texts(
             places.append((before, after))
             yield text
 
-    packer = Packer(length, mode, int(tokenizer.eos_token_id))
-    for document in Encoder(tokenizer).arrays(read(), batch):
+    for document in encoder.arrays(read(), batch):
         before, after = places.popleft()
         if used > len(document):
             raise ValueError(f"a state must be of the same data; it lies {used} tokens into a text of {len(document)}")

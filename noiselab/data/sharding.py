@@ -12,9 +12,9 @@ from filelock import FileLock, Timeout
 from ..files import sha256, writable, write_json
 from .blocks import TokenBlocks, compact_dtype
 from .corpus import Corpus, Part, Place, as_corpus
-from .packing import check_packing, pack_texts
+from .packing import Packer, check_packing, pack_texts
 from .shards import FORMAT, INDEX, TokenShards, check_shard, read_index, sample
-from .tokenizers import tokenizer_key, vocabulary_size
+from .tokenizers import Encoder, tokenizer_key, vocabulary_size
 
 if TYPE_CHECKING:
     import transformers
@@ -129,7 +129,8 @@ def _write(
 ) -> None:
     length, most, start = index["length"], index["shard_rows"], index["next"]
     texts = _texts(corpus.parts(), (start["part"], start["place"]))
-    rows = pack_texts(texts, tokenizer, length, index["mode"], used=start["token"])
+    packer = Packer(length, index["mode"], index["end"])
+    rows = pack_texts(texts, Encoder(tokenizer), packer, used=start["token"])
     dtype = np.uint16 if compact_dtype(index["vocab_size"]) == torch.uint16 else np.uint32
     held = np.full((most, length), index["pad"], dtype=dtype)
     real: list[int] = []

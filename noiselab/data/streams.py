@@ -10,9 +10,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from .blocks import as_row
 from .corpus import Corpus, Part, as_corpus, fingerprint
-from .packing import check_packing, pack_texts
+from .packing import Packer, check_packing, pack_texts
 from .reading import Position, Reading, reader_count
-from .tokenizers import tokenizer_key
+from .tokenizers import Encoder, tokenizer_key
 
 if TYPE_CHECKING:
     import transformers
@@ -97,6 +97,10 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
         return self.corpus.parts()
 
     @functools.cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.tokenizer)  # one for all readers, because it holds a copy of the tokenizer
+
+    @functools.cached_property
     def readers(self) -> int:
         """The number of readers R. It depends on the corpus, never on processes or workers."""
         readers = reader_count(self.corpus, self._parts)  # also finds that there is no text
@@ -143,9 +147,9 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
     def _rows(self, reading: Reading, start: Position, used: int) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
         # Few characters at a time, because each reader encodes that much before its first block.
         batch = max(2**12, 2**15 // self.readers)
-        rows = pack_texts(reading.texts(start), self.tokenizer, self.length, self.mode, used=used, batch=batch)
-        for row, position, used in rows:
-            yield self._block(row), {**position._asdict(), "token": used}
+        packer = Packer(self.length, self.mode, int(self.tokenizer.eos_token_id))
+        for row, position, token in pack_texts(reading.texts(start), self._encoder, packer, used=used, batch=batch):
+            yield self._block(row), {**position._asdict(), "token": token}
 
     def _block(self, row: Any) -> dict[str, Tensor]:
         block = torch.full((self.length,), int(self.tokenizer.pad_token_id), dtype=torch.int64)
@@ -176,7 +180,7 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
         return rank + world_size * number, world_size * workers
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_parts"}  # made again where it arrives
+        return {name: value for name, value in vars(self).items() if name not in ("_parts", "_encoder")}  # made again
 
 
 def _restored(state: Mapping[str, Any] | None, reading: Reading) -> tuple[Position, int]:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 import subprocess
 import sys
 from collections import Counter
@@ -141,6 +142,17 @@ def test_resuming_reads_and_encodes_no_more_than_starting(tokenizer, words, monk
         assert all(b <= 1.2 * a for a, b in zip(start, later, strict=True)), (start, later)
 
 
+def test_all_readers_share_one_copy_of_the_tokenizer(tokenizer, words, monkeypatch):
+    made, start = [], Encoder.__init__
+    monkeypatch.setattr(Encoder, "__init__", lambda self, given: made.append(given) or start(self, given))
+    stream = TokenStream(TextCorpus(words), tokenizer, 8)
+    take(stream, 64)
+    take(stream, 64)
+    assert stream.readers == 32 and len(made) == 1
+    copy = pickle.loads(pickle.dumps(stream))
+    assert take(copy, 40) == take(stream, 40) and len(made) == 2
+
+
 def test_processes_together_encode_as_much_as_one(tokenizer, words, monkeypatch):
     encoded, corpus = Encoded(monkeypatch), TextCorpus(f"{n}:{word}" for n in range(20) for word in words)
     alone = encoded.of(itertools.islice(TokenStream(corpus, tokenizer, 32, seed=1), 640))[1]
@@ -179,8 +191,9 @@ def test_a_buffer_of_one_keeps_the_order_within_a_part(tokenizer, words):
         return texts(TokenStream(Counted(words), tokenizer, 256, mode="document", buffer=buffer), len(words))
 
     assert read(0) == read(1) == words
-    assert sorted(read(8)) == sorted(words) != read(8)
-    assert all(abs(read(8).index(word) - place) < 8 for place, word in enumerate(words))
+    found = read(8)
+    assert sorted(found) == sorted(words) != found
+    assert all(abs(found.index(word) - place) < 8 for place, word in enumerate(words))
 
 
 def test_windows_are_shuffled_differently(words):
