@@ -46,7 +46,8 @@ bench: $(VENV)/.run
 	$(BIN)/python benchmarks/in_context.py; in_context=$$?; \
 	$(BIN)/python benchmarks/adapting.py; adapting=$$?; \
 	$(BIN)/python benchmarks/loading.py; loading=$$?; \
-	$(BIN)/python benchmarks/training.py && exit $$((core + sampling + pipeline + autoregressive + in_context + adapting + loading))
+	$(BIN)/python benchmarks/loss.py; loss=$$?; \
+	$(BIN)/python benchmarks/training.py && exit $$((core + loss + sampling + pipeline + autoregressive + in_context + adapting + loading))
 
 # Everything that must hold before a change is handed in.
 check: test test-long lint types docs notebooks smoke

@@ -5,11 +5,13 @@ from functools import partial
 
 import pytest
 import torch
+from test_adapting import data, settings_for, tokenizer
 from tiny_models import make
 from torch import nn
 from toy_training import L, V, network
 
 import noiselab as nl
+from noiselab.data import TokenBlocks
 from noiselab.elbo import fused
 from noiselab.networks.adapters import add_adapter
 from noiselab.networks.dit import DiT, DiTConfig
@@ -17,7 +19,8 @@ from noiselab.networks.huggingface import TransformersDenoiser
 from noiselab.networks.masked_lm import HEADS, MaskedLanguageModel
 from noiselab.networks.published import MDLM, MDLMConfig, PublishedDenoiser
 from noiselab.objectives import Clipped, Dynamic, elbo, low_variance
-from noiselab.training import Place, noised_loss, scoring, step_times
+from noiselab.pipeline import Pipeline
+from noiselab.training import Place, Trainer, noised_loss, scoring, step_times, training_arguments
 from noiselab.training.losses import call_denoiser, call_network
 
 ROWS, PLACE = 6, Place(3, seed=5)
@@ -248,3 +251,24 @@ def test_every_known_head_is_a_layer_of_transformed_states():
         found = model.linear_projection(model.hidden(z, t))
         product = found.hidden @ found.weight[:V].T + (0 if found.bias is None else found.bias[:V])
         torch.testing.assert_close(product, model(z, t), rtol=1e-10, atol=1e-12)
+
+
+def test_a_network_whose_vocabulary_is_rounded_up_is_trained_saved_and_opened(tmp_path):
+    words = tokenizer(eos_token="w0")
+    words.add_special_tokens({"mask_token": "[MASK]"})
+    settings = settings_for(words)
+    states, model = settings.process().vocab_size, network(0.0, vocab_size=128, max_seq_len=8)
+    ids = data()
+    args = training_arguments(str(tmp_path / "run"), max_steps=2, learning_rate=0.05, disable_tqdm=True, use_cpu=True)
+    blocks = TokenBlocks(ids, torch.full((len(ids),), ids.shape[1]), vocab_size=states)
+    trainer = Trainer(model, args, train_dataset=blocks, eval_dataset=blocks, process=settings.process())
+    trainer.train()
+    trainer.save_final(tmp_path / "final", tokenizer=words, parts=[settings])
+    pipe = Pipeline.from_pretrained(tmp_path / "final")
+    z, t = ids[:2], torch.full((2,), 0.5)
+    theirs, ours = pipe.denoiser(z, t), model.eval()(z, t).logits
+    assert ours.shape[-1] == 128 and theirs.shape[-1] == states
+    words_alone = theirs.isfinite()
+    assert torch.equal(theirs[words_alone], ours[..., :states][words_alone]) and words_alone.sum() > z.numel()
+    texts = pipe.generate(2, 4, length=6, generator=torch.Generator().manual_seed(0), show_progress=False)
+    assert all(token < states for text in texts for token in text.tokens)

@@ -1,0 +1,110 @@
+"""The training loss from hidden states to gradients, as ratios of one run: `make bench`.
+
+512 tokens of width 768 and 50,258 tokens of vocabulary, float32, hybrid noise, two threads; and a small `DiT` (two layers
+of width 128, 16,384 tokens) on masks, half of the tokens masked. `--compiled` also times the loss as `torch.compile`
+traces it, which takes a minute.
+"""
+
+import argparse
+import functools
+import sys
+
+import torch
+
+import core
+import noiselab as nl
+from core import LENGTH, ROWS, WIDTH, V, draw_projection, load_case, report
+from measure import peak_memory, time_in_turns
+from noiselab.elbo.fused import default_rows
+from noiselab.networks.dit import DiT, DiTConfig
+from noiselab.objectives import elbo
+from noiselab.training import Place, noised_loss
+from noiselab.training.losses import call_network
+
+STATES = 16_384
+MASKS = nl.masked(vocab_size=STATES, mask_id=STATES - 1)
+
+
+@functools.cache
+def make_network() -> DiT:
+    torch.manual_seed(0)
+    sizes = {"max_seq_len": 256, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return DiT(DiTConfig(vocab_size=STATES, **sizes))
+
+
+def run_masks(call) -> None:
+    """Forward and backward of a batch of which half the tokens are masked; a call that is not known computes all logits."""
+    batch = {"input_ids": torch.randint(STATES - 1, (8, 256), generator=torch.Generator().manual_seed(1))}
+    options = {"process": MASKS, "objective": elbo, "place": Place(0), "time_range": (0.49, 0.51)}
+    network = make_network()
+    noised_loss(network, batch, call=call, **options).backward()
+    network.zero_grad()
+
+
+def run_compiled(compiled):
+    process, logits, x, z, t = load_case()
+    leaf = logits.detach().requires_grad_()
+    compiled(process, leaf, x, z, t).mean().backward()
+    return leaf.grad
+
+
+def make_fused():
+    """The fused loss of the projection, with all inputs and, as a real step has them, gradients allocated before."""
+    hidden, weight = (v.detach().requires_grad_() for v in draw_projection())
+    process, x, z, t = _tokens()
+    scale = torch.full(x.shape, 1 / ROWS)
+
+    def piece(part=slice(None)):
+        loss, _ = nl.elbo.nelbo_fused(process, hidden[:, part], weight, None, x[:, part], z[:, part], t, scale[:, part])
+        return loss
+
+    piece.warm = functools.partial(piece, slice(1))
+    return piece
+
+
+def _tokens():
+    process = core.build_process("hybrid")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(V - 1, (2, LENGTH), generator=generator)
+    t = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    return process, x, process.corrupt(x, t, generator=generator), t
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each piece; the best counts")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compiled", action="store_true", help="also the loss as torch.compile traces it")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    pieces = {
+        "softmax": core.run_softmax,
+        "nelbo": lambda: core.run_backward(nl.nelbo),
+        "bare products": core.run_bare_products,
+        "fused": core.run_fused,
+        "masks": lambda: run_masks(call_network),
+        "masks, all rows": lambda: run_masks(lambda *given: call_network(*given)),
+    }
+    if options.compiled:
+        compiled = torch.compile(nl.nelbo, fullgraph=True)
+        pieces["compiled"] = lambda: run_compiled(compiled)
+    time = time_in_turns(pieces, options.rounds)
+    for name, seconds in time.items():
+        print(f"  {name:26} {1000 * seconds:9.1f} ms")
+    weight_bytes, chunk = 4 * V * WIDTH, 4 * V * default_rows(torch.empty(V, 1))
+    beyond = peak_memory(make_fused) - weight_bytes - 4 * ROWS * WIDTH  # the gradients of weights and hidden states
+    lines = [
+        ("loss forward + backward / one fresh softmax", time["nelbo"] / time["softmax"], 1.6, False),
+        ("fused projection and loss / bare products", time["fused"] / time["bare products"], 1.15, False),
+        ("half of the tokens masked: rows with a loss / all rows", time["masks"] / time["masks, all rows"], 0.6, False),
+        ("fused: peak beyond gradients / a chunk of logits", beyond / chunk, 2, False),
+    ]
+    if options.compiled:
+        lines.append(
+            ("compiled forward + backward / one fresh softmax", time["compiled"] / time["softmax"], 1.6, False)
+        )
+    return min(report("ratio", lines), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
