@@ -10,7 +10,8 @@ The attention of a causal model is opened, and a mask token is added where there
 `prompt` and a `response` (noiselab.data.ResponseRows): prompts are conditioned on, answers are learned. Noise is one or several of
 masked, gidd, uniform, unigram, mask_and_unigram, or a JSON file with the settings of a process; several are a curriculum. The loss of
 the model before and the bound after are printed in nats per token, on the same held-out tokens, and written to OUTPUT/table.json. At the
-end the model writes an answer, fills a gap and corrects errors. The finished model is in OUTPUT/final, for `Pipeline.from_pretrained`.
+end the model writes an answer, fills a gap and corrects errors, for a row of training and for one that is held out. The finished model
+is in OUTPUT/final, for `Pipeline.from_pretrained`.
 
 Run the command again to resume from the newest intact checkpoint.
 Source: Gong et al. (2025), arXiv 2410.17891 (adaptation of causal models); Nie et al. (2025), arXiv 2502.09992 (loss on answers).
@@ -33,7 +34,7 @@ from noiselab.networks.masked_lm import is_causal
 from noiselab.networks.masked_lm_files import load_masked_lm
 from noiselab.networks.model_folders import open_tokenizer
 from noiselab.objectives import elbo
-from noiselab.pipeline import DiffusionPipeline, ModelSettings
+from noiselab.pipeline import DiffusionPipeline, GenerationSettings, ModelSettings
 from noiselab.training import Stage, Trainer, adapt
 from noiselab.training.options import Data, Optimization, Run, arguments_of, as_yaml, command_line, run_recipe
 from noiselab.training.texts import corpora
@@ -102,9 +103,11 @@ PRESETS = {
     "demo": (
         "two CPU cores: all weights of a model of some million parameters",
         Adaptation(
-            Optimization(steps=600, batch=16, micro_batch=16, learning_rate=1e-3, warmup=30, weight_decay=0.05),
+            Optimization(steps=600, batch=16, micro_batch=16, learning_rate=3e-3, warmup=30, weight_decay=0.05),
             Examples(length=64),
             Run(Path("runs/adapted"), log_every=20, evaluate_every=200, save_every=200),
+            p_uniform=0.2,
+            max_weight=2.0,
         ),
     ),
     "gpu": (
@@ -199,6 +202,11 @@ def plan_stages(options: Adaptation, processes: Sequence[nl.NoiseProcess], size:
     return [Stage(p, end - start) for p, start, end in zip(processes, [0, *ends], ends, strict=False)]
 
 
+def generation_of(train: Any) -> GenerationSettings:
+    """How the model generates by default: in training, question and answer have at most this number of tokens together."""
+    return GenerationSettings(length=train.width if isinstance(train, ResponseRows) else None)
+
+
 def load_start(options: Adaptation) -> tuple[Any, Any]:
     """The model as it is before training, and its tokenizer."""
     if not options.model:
@@ -242,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         options,
         data,
         denoiser,
-        ModelSettings(noises[-1], predicts=denoiser.predicts),
+        ModelSettings(noises[-1], predicts=denoiser.predicts, generation=generation_of(data.train)),
         merge=options.merge,
         process=stages[-1].process,
         curriculum=stages[:-1],
@@ -260,7 +268,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "rows": [one._asdict() | {"each": one.each.tolist(), "tokens": one.tokens.tolist()} for one in measured],
     }
     write_json(options.run.output / "table.json", table)
-    data.report("\n" + tabulate_nats(measured), "\n" + show_model(pipe, rows, seed=options.optimization.seed))
+    data.report("\n" + tabulate_nats(measured))
+    for name, shown in (
+        ("A row of the training data", Conditioned(data.train)),
+        ("A row that is held out, whose facts training has not seen", rows),
+    ):
+        data.report(f"\n{name}:", show_model(pipe, shown, seed=options.optimization.seed))
     return table
 
 

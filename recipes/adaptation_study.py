@@ -108,7 +108,18 @@ def measure_seed(options: Options, seed: int) -> dict[str, dict[str, float]]:
             run = folder / f"{noise}_{start.replace(' ', '_')}"
             arguments = [
                 *("--model", causal / "final" / "ema", "--data", options.corpus, "--length", options.length),
-                *("--noise", *names, "--p-uniform", options.p_uniform, "--fresh", fresh, "--output", run),
+                *(
+                    "--noise",
+                    *names,
+                    "--p-uniform",
+                    options.p_uniform,
+                    "--max-weight",
+                    5,
+                    "--fresh",
+                    fresh,
+                    "--output",
+                    run,
+                ),
                 *("--steps", options.steps, "--learning-rate", options.learning_rate, "--batch", 16, *often),
             ]
             nats = {row["name"]: row["mean"] for row in adapt.main(["demo", *map(str, arguments)])["rows"]}

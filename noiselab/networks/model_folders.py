@@ -2,7 +2,9 @@
 loaded, whatever the files of the folder name.
 """
 
+import contextlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -254,6 +256,21 @@ def finite(weight: Tensor) -> bool:
     return weight.numel() == 0 or all(bool(end.isfinite()) for end in torch.aminmax(weight))
 
 
+@contextlib.contextmanager
+def _without_warning_of_types() -> Iterator[None]:
+    """Silence one warning of transformers: to find a tokenizer it reads config.json without knowing our types of models."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("You are using a model of type")
+
+    source = logging.getLogger("transformers.configuration_utils")
+    source.addFilter(keep)
+    try:
+        yield
+    finally:
+        source.removeFilter(keep)
+
+
 def open_tokenizer(name: str | Path, revision: str = "main") -> PreTrainedTokenizerBase:
     """Load a tokenizer as it is, without running code that comes with it.
 
@@ -266,7 +283,8 @@ def open_tokenizer(name: str | Path, revision: str = "main") -> PreTrainedTokeni
     """
     folder = model_folder(name, revision, weights=False, adapter=None)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with _without_warning_of_types():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         special = list(tokenizer.all_special_ids)
     except Exception as error:  # readers of damaged files raise errors of any class
         raise ValueError(f"a tokenizer must be one of transformers, and intact; {str(name)!r}: {error}") from error

@@ -95,7 +95,7 @@ def tabulate_nats(found: list[Nats]) -> str:
 
 
 def show_model(pipe: DiffusionPipeline, rows: Conditioned, *, steps: int = 32, seed: int = 0) -> str:
-    """Let the model write a held-out answer, fill a gap in it and correct errors in it; returns all as text."""
+    """Let the model write the answer of the first row, fill a gap in it and correct errors in it; returns all as text."""
     row = rows[0]
     real = row["attention_mask"].bool()
     x, labels = (row[name][real][None] for name in ("input_ids", "labels"))

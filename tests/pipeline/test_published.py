@@ -1,11 +1,13 @@
 """Folders in published formats with a tokenizer become pipelines with the noise of their training."""
 
+import logging
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedConfig
 
 from noiselab.data import character_tokenizer
 from noiselab.pipeline import DiffusionPipeline, Pipeline
@@ -69,3 +71,23 @@ def test_the_denoiser_of_a_pipeline_shows_the_network_sigma(tmp_path):
     kept = found.isfinite()
     assert kept[..., :32].all() and not kept[..., 32:].any()  # the tokenizer has 32 tokens, the network 61
     assert (found - wanted["logits"])[kept].abs().max() < 1e-4
+
+
+def test_transformers_does_not_warn_of_types_that_it_does_not_know(tmp_path):
+    """Its search for a tokenizer reads config.json; the message is harmless. Its other messages, and later ones, are kept."""
+    said = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            said.append(record.getMessage())
+
+    source, handler = logging.getLogger("transformers.configuration_utils"), Handler()
+    source.addHandler(handler)
+    try:
+        Pipeline.from_pretrained(folder_of("tiny-udlm", tmp_path))
+        assert said == []
+        PreTrainedConfig.from_pretrained(tmp_path)
+        assert len(said) == 1 and said[0].startswith("You are using a model of type `udlm` to instantiate")
+        assert source.filters == []
+    finally:
+        source.removeHandler(handler)

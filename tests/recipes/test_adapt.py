@@ -76,8 +76,13 @@ def test_conversations_with_a_curriculum_from_masks_to_hybrid_noise(made, tmp_pa
     assert "2 steps:  Interpolation(1 - t, {Absorbing" in said and "1 steps:  Interpolation" in said
     for name in ("| before: autoregressive |", "written:", "filled:", "damaged:", "corrected:"):
         assert name in said
+    assert said.index("A row of the training data:") < said.index(
+        "A row that is held out, whose facts training has not seen:"
+    )
+    assert said.count("written:") == 2
     pipe = Pipeline.from_pretrained(tmp_path / "run" / "final")
     assert isinstance(pipe, DiffusionPipeline) and "Uniform" in repr(pipe.process)
+    assert f"width={pipe.generation.length}, conversations=" in said
     assert "[MASK]" not in pipe.generate(2, 4, length=20, show_progress=False)[0]
     assert "Assistant:" in pipe.tokenizer.apply_chat_template(TALKS[0]["messages"], tokenize=False)
     assert json.loads((tmp_path / "run" / "table.json").read_text()) == table
