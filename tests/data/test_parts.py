@@ -112,5 +112,7 @@ def test_a_file_is_one_document_up_to_its_limit(tmp_path, small_pieces):
 def test_the_key_says_that_a_file_is_cut(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("word " * 100)
     small = FileCorpus(tmp_path / "a.txt").key
+    (tmp_path / "b.txt").write_text("word")
+    both = FileCorpus(tmp_path).key
     monkeypatch.setattr(pieces, "LARGE", 400)
-    assert FileCorpus(tmp_path / "a.txt").key != small
+    assert FileCorpus(tmp_path / "a.txt").key != small and FileCorpus(tmp_path).key != both
