@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 FORMAT = "noiselab.token_shards.1"
 INDEX = "index.json"
-FIELDS = ("corpus", "tokenizer", "vocab_size", "end", "pad", "length", "mode", "shard_rows", "complete", "shards")
+FIELDS: dict[str, type] = {
+    **{"corpus": str, "tokenizer": str, "vocab_size": int, "end": int, "pad": int, "length": int, "mode": str},
+    **{"shard_rows": int, "complete": bool, "shards": list},
+}
+SHARD_FIELDS: dict[str, type] = {
+    **{"file": str, "rows": int, "tokens": int, "bytes": int, "key": str, "sample": str, "sha256": str}
+}
 SAMPLES, SAMPLE = 4, 4096
 """How many places of a shard are compared when it is opened, and how many bytes at each."""
 
@@ -72,12 +78,12 @@ class TokenShards(Dataset[dict[str, Tensor]]):
             raise ValueError(f"a folder must hold all shards of a corpus; {str(folder)!r} has {what}")
         if tokenizer is not None and index["tokenizer"] != tokenizer_key(tokenizer):
             raise ValueError(f"the shards must be of the same tokenizer; those in {str(folder)!r} are of another")
-        self.length, self.vocab_size = int(index["length"]), int(index["vocab_size"])
-        self.separate_at = int(index["end"]) if separate else None
+        self.length, self.vocab_size = index["length"], index["vocab_size"]
+        self.separate_at = index["end"] if separate else None
         self.index = index
         for shard in index["shards"]:
             check_shard(self.folder / shard["file"], shard)
-        self._ends = list(itertools.accumulate(int(shard["rows"]) for shard in index["shards"]))
+        self._ends = list(itertools.accumulate(shard["rows"] for shard in index["shards"]))
         self._places = torch.arange(self.length)
         self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -90,7 +96,7 @@ class TokenShards(Dataset[dict[str, Tensor]]):
     @property
     def real_tokens(self) -> int:
         """The total number of tokens without padding."""
-        return sum(int(shard["tokens"]) for shard in self.index["shards"])
+        return sum(shard["tokens"] for shard in self.index["shards"])
 
     def verify(self) -> None:
         """Read all shards and compare them with the index.
@@ -111,7 +117,8 @@ class TokenShards(Dataset[dict[str, Tensor]]):
             raise IndexError(f"a row must lie in [0, {len(self) - 1}]; got {index}")
         number = bisect.bisect_right(self._ends, place)
         if number not in self._open:
-            self._open[number] = _mapped(self.folder / self.index["shards"][number]["file"])
+            shard = self.index["shards"][number]
+            self._open[number] = _mapped(self.folder / shard["file"], (shard["rows"], self.length))
         tokens, real = self._open[number]
         row = place - (self._ends[number - 1] if number else 0)
         ids = torch.from_numpy(tokens[row].astype(np.int64))
@@ -138,14 +145,26 @@ def read_index(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the index of shards must be JSON; {path}: {error}") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         found = index.get("format") if isinstance(index, dict) else None
         raise ValueError(f"the index of shards must be of the format {FORMAT!r}; {path} is {found!r}")
-    if missing := [name for name in FIELDS if name not in index]:
-        raise ValueError(f"the index of shards must have {', '.join(FIELDS)}; {path} lacks {', '.join(missing)}")
+    _check_fields(index, FIELDS, str(path))
+    for number, shard in enumerate(index["shards"]):
+        _check_fields(shard, SHARD_FIELDS, f"shard {number} of {path}")
+        if Path(shard["file"]).name != shard["file"]:
+            raise ValueError(f"a shard must be in the folder of its index; {path} names {shard['file']!r}")
+    if index["complete"] and not index["shards"]:
+        raise ValueError(f"the index of shards must name at least one; {path} has none")
     return index
+
+
+def _check_fields(content: Any, fields: dict[str, type], place: str) -> None:
+    for name, kind in fields.items():
+        value = content.get(name) if isinstance(content, dict) else None
+        if type(value) is not kind or (kind is int and value < 0):
+            raise ValueError(f"the index of shards must have {name}, a {kind.__name__}; {place} has {value!r:.60}")
 
 
 def sample(path: Path) -> str:
@@ -179,8 +198,11 @@ def _changed(path: Path) -> str:
     )
 
 
-def _mapped(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens and the counts of real tokens of a shard, mapped into memory."""
+def _mapped(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens and the counts of real tokens of a shard, mapped into memory.
+
+    **Raises:** `ValueError` if they have another shape.
+    """
     with path.open("rb") as file:
         start = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(start))
@@ -188,6 +210,8 @@ def _mapped(path: Path) -> tuple[np.ndarray, np.ndarray]:
     for name in ("tokens", "real"):
         entry = header[name]
         dtype: np.dtype[Any] = np.dtype({"U16": "<u2", "U32": "<u4", "I32": "<i4"}[entry["dtype"]])
-        shape, offset = tuple(entry["shape"]), 8 + start + entry["data_offsets"][0]
-        arrays.append(np.memmap(path, dtype, mode="r", offset=offset, shape=shape))
+        found, offset = tuple(entry["shape"]), 8 + start + entry["data_offsets"][0]
+        if found != (shape if name == "tokens" else shape[:1]):
+            raise ValueError(_changed(path))
+        arrays.append(np.memmap(path, dtype, mode="r", offset=offset, shape=found))
     return arrays[0], arrays[1]

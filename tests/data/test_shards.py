@@ -133,6 +133,12 @@ def test_what_is_wrong_with_shards_is_named(folder, tokenizer, words, tmp_path):
     (copy / "index.json").write_text("{}")
     with error:
         TokenShards(copy)
+    copy, error = refused("in the folder of its index; .* names '../elsewhere'")
+    index = json.loads((copy / "index.json").read_text())
+    index["shards"][0]["file"] = "../elsewhere"
+    (copy / "index.json").write_text(json.dumps(index))
+    with error:
+        TokenShards(copy)
     with pytest.raises(ValueError, match="has none"):
         TokenShards(tmp_path)
 

@@ -21,7 +21,17 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import noiselab as nl
 from noiselab.autoregressive import Probe
-from noiselab.data import FileCorpus, ResponseRows, TokenBlocks, library, load_tokenizer, pack, standard_library
+from noiselab.data import (
+    FileCorpus,
+    ResponseRows,
+    TokenBlocks,
+    TokenShards,
+    library,
+    load_tokenizer,
+    pack,
+    standard_library,
+    write_shards,
+)
 from noiselab.data.records import RecordWriter, read_rows, read_text
 from noiselab.data.samples import read_samples
 from noiselab.files import write_json, write_text
@@ -82,6 +92,17 @@ def own_library(path):
     return [list(standard_library(contents, "all", folder=path)) for contents in ("sources", "prose")]
 
 
+def parts_of(path):
+    """What a stream reads."""
+    return [found for part in FileCorpus(path).parts() for found in part.read()]
+
+
+def rows_of(path):
+    """All rows of shards, which the index describes."""
+    shards = TokenShards(path)
+    return [shards.key, shards.real_tokens, *(shards[number]["input_ids"].tolist() for number in range(len(shards)))]
+
+
 def data_of(path):
     """What a recipe reads, with a cache."""
     cached = pack(FileCorpus(path / "a.txt"), words(), 4, cache=path)
@@ -99,6 +120,11 @@ READERS = {
     "data.FileCorpus": Reader(lambda p: list(FileCorpus(p)), "samples.jsonl", ("samples.jsonl",), same=True),
     "data.FileCorpus: key": Reader(lambda p: FileCorpus(p).key, "samples.jsonl", ("samples.jsonl",)),
     "data.FileCorpus: folder": Reader(lambda p: list(FileCorpus(p)), "corpus", ("corpus/a.txt", "corpus/b.jsonl")),
+    "data.FileCorpus: parts of a folder": Reader(parts_of, "corpus", ("corpus/a.txt", "corpus/b.jsonl")),
+    "data.FileCorpus: parts of gz": Reader(parts_of, "samples.jsonl.gz", ("samples.jsonl.gz",), text=False),
+    "data.FileCorpus: parts of parquet": Reader(parts_of, "samples.parquet", ("samples.parquet",), text=False),
+    "data.TokenShards": Reader(rows_of, "shards", ("shards/index.json",), values=True),
+    "data.TokenShards: shard": Reader(rows_of, "shards", ("shards/*.safetensors",), text=False),
     "data.TokenBlocks.load": Reader(TokenBlocks.load, "blocks.safetensors", ("blocks.safetensors",), text=False),
     "data.pack: cache": Reader(data_of, "cache", ("cache/*.safetensors",), text=False),
     "data.standard_library": Reader(own_library, "library", ("library/a.py",), same=True),
@@ -140,7 +166,14 @@ READERS = {
 
 ELSEWHERE = {
     *("data.TokenBlocks.save", "pipeline.Pipeline.save_pretrained", "pipeline.ModelSettings.save_pretrained"),
-    *("tracing.Trace.html", "tracing.write_trace", "training.Average.save", "training.save_probe", "training.seal"),
+    *(
+        "data.write_shards",
+        "tracing.Trace.html",
+        "tracing.write_trace",
+        "training.Average.save",
+        "training.save_probe",
+        "training.seal",
+    ),
     *("training.new_folder", "training.training_arguments", "training.Trainer.train"),
     *("networks.load_network", "networks.published.load_network"),
     *(f"pipeline.{name}Pipeline.default_settings" for name in ("", "Diffusion", "Canvas")),
@@ -191,6 +224,7 @@ def valid(tmp_path_factory):
     (folder / "settings.yaml").write_text("optimization:\n  steps: 3\nwidth: 16\n")
     (folder / "cache" / "a.txt").write_text("the cat sat on the mat " * 4)
     data_of(folder / "cache")
+    write_shards(["the cat sat on the mat " * 4], words(), folder / "shards", 4)
     TokenBlocks(torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]), vocab_size=5).save(folder / "blocks.safetensors")
     save_file({"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, folder / "average.safetensors")
     tokenizer().save_pretrained(folder / "tokenizer")
