@@ -163,7 +163,7 @@ def read_index(folder: Path) -> dict[str, Any] | None:
 def _check_fields(content: Any, fields: dict[str, type], place: str) -> None:
     for name, kind in fields.items():
         value = content.get(name) if isinstance(content, dict) else None
-        if type(value) is not kind or (kind is int and value < 0):
+        if type(value) is not kind or (isinstance(value, int) and value < 0):
             raise ValueError(f"the index of shards must have {name}, a {kind.__name__}; {place} has {value!r:.60}")
 
 
