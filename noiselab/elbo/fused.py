@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from ..numerics import require_count
 from ..typing import PerToken, Scalar, Times, Tokens
-from .streaming import DEVICE_CHUNK_BYTES, chunk_bytes_of, spans, stream
+from .streaming import DEVICE_CHUNK_BYTES, chunk_bytes_of, spans, sums_of
 from .tokens import NoiseOnData, TokenTerms, check_inputs, noise_on_data, scalars
 
 if TYPE_CHECKING:
@@ -158,7 +158,12 @@ def _blocks(
     grad_h = torch.empty_like(h) if needed[0] else None
     grad_projection = torch.zeros_like(projection, dtype=exact) if needed[1] else None
     grad_bias = torch.zeros_like(projection[:, 0], dtype=exact) if needed[2] else None
-    loss = torch.empty(n, dtype=torch.float64, device=h.device)
+    # The scale is a factor of the gradient, not of the value of a token.
+    scaled = tokens._replace(w=tokens.w * scale)
+    if noise is not None:
+        noise = noise.prepared(torch.promote_types(dtype, torch.float32))
+    lse, kl_sum = torch.empty(2, n, dtype=torch.float64, device=h.device)
+    ends = torch.empty(n, 2, dtype=torch.float64, device=h.device)
     block = h.new_empty(min(rows, n), len(projection))
     for i, j in noise.spans(n, rows) if noise is not None else spans(n, rows):
         outputs = block[: j - i]
@@ -166,12 +171,13 @@ def _blocks(
             torch.mm(h[i:j], weight.T, out=outputs)
         else:
             torch.addmm(more, h[i:j], weight.T, out=outputs)
-        logits, piece = outputs[:, :states], tokens.rows(i, j)
+        logits = outputs[:, :states]
         if log_odds is not None:
-            logits.scatter_add_(-1, piece.z[:, None], -log_odds[i:j, None].to(dtype))
+            logits.scatter_add_(-1, tokens.z[i:j, None], -log_odds[i:j, None].to(dtype))
         # The gradient takes the place of the logits.
         grad = logits if any(needed) else None
-        loss[i:j] = stream(logits, piece, noise and noise.window(i, j), off, grad, chunk, scale[i:j])
+        window = noise and noise.window(i, j)
+        ends[i:j], lse[i:j], kl_sum[i:j] = sums_of(logits, scaled.rows(i, j), window, off, grad, chunk)
         if len(projection) > states:
             outputs[:, states:].zero_()
         if grad_h is not None:
@@ -184,4 +190,4 @@ def _blocks(
         if grad_bias is not None:
             grad_bias += outputs.sum(0, dtype=exact)
     grads = (grad_h, hidden), (grad_projection, projection), (grad_bias, bias)
-    return loss, [g if g is None or v is None else g.to(v.dtype) for g, v in grads]
+    return tokens.value(ends, lse, kl_sum), [g if g is None or v is None else g.to(v.dtype) for g, v in grads]

@@ -32,41 +32,52 @@ def stream(
     off: Tensor | None,
     grad: Tensor | None,
     chunk_bytes: int = CHUNK_BYTES,
-    scale: Tensor | None = None,
 ) -> Tensor:
     """The integrand for every row [n], float64; its gradient is written to `grad` [n, state] if given.
 
     **Arguments:**
 
     - `logits`, `tokens`, `noise`, `off`: the rows, what else is known of them, and the tokens outside the support.
-    - `grad`: may be the logits themselves, which are then overwritten.
     - `chunk_bytes`: the size of a work buffer.
-    - `scale`: a factor of the gradient of each row.
+    """
+    if noise is not None:
+        noise = noise.prepared(torch.promote_types(logits.dtype, torch.float32))
+    return tokens.value(*sums_of(logits, tokens, noise, off, grad, chunk_bytes))
+
+
+def sums_of(
+    logits: Tensor,
+    tokens: TokenTerms,
+    noise: NoiseOnData | None,
+    off: Tensor | None,
+    grad: Tensor | None,
+    chunk_bytes: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `TokenTerms.value` needs of the logits of every row: those at x and z, their logsumexp, and the sum over S.
+
+    **Arguments:** as for `stream`, with prepared noise; `grad` may be the logits themselves, which are then overwritten.
     """
     n, states = logits.shape
     dtype = torch.promote_types(logits.dtype, torch.float32)
     step = max(1, min(n, chunk_bytes // (states * dtype.itemsize)))
     in_place = grad is not None and grad.dtype == dtype
-    if noise is not None:
-        noise = noise.prepared(dtype)
 
     def buffer(needed: bool) -> Tensor:
         return torch.empty(step if needed else 0, states, dtype=dtype, device=logits.device)
 
     work = buffer(not in_place), buffer(True), buffer(noise is not None and not noise.constant)
     ends = tokens.ends(logits)
-    scaled = tokens if scale is None else tokens._replace(w=tokens.w * scale)
     lse, kl_sum = torch.empty(2, n, dtype=torch.float64, device=logits.device)
     for i, j in noise.spans(n, step) if noise is not None else spans(n, step):
         e, v, r = (part[: j - i] for part in work)
         if grad is not None and in_place:
             e = grad[i:j]
         piece = None if noise is None else noise.window(i, j)
-        chunk = logits[i:j], scaled.rows(i, j), piece, off, ends[i:j]
+        chunk = logits[i:j], tokens.rows(i, j), piece, off, ends[i:j]
         lse[i:j], kl_sum[i:j] = _chunk(*chunk, e, v, r, grad is not None)
         if grad is not None and not in_place:
             grad[i:j] = e
-    return tokens.value(ends, lse, kl_sum)
+    return ends, lse, kl_sum
 
 
 def spans(n: int, step: int) -> Iterator[tuple[int, int]]:
@@ -159,7 +170,8 @@ def _sum_log1p(s: Tensor, v: Tensor) -> Tensor:
     half = s.shape[-1] // 2
     p, q, tail, v = s[:, :half], s[:, half : 2 * half], s[:, 2 * half :], v[:, :half]
     torch.addcmul(p, p, q, out=v)
-    return v.add_(q).log1p_().sum(-1).double() + tail.log1p().sum(-1).double()
+    total = v.add_(q).log1p_().sum(-1).double()
+    return total + tail.log1p().sum(-1).double() if tail.shape[-1] else total
 
 
 def _gradient(ends: Tensor, tokens: TokenTerms, lse: Tensor, a: Tensor, sums: _Sums, e: Tensor, v: Tensor) -> None:
