@@ -3,7 +3,7 @@
 import pytest
 from toy_training import L, digest, make
 
-from noiselab.data import TextCorpus, TokenStream, character_tokenizer
+from noiselab.data import TextCorpus, TokenShards, TokenStream, character_tokenizer, write_shards
 from noiselab.training.options import Data
 from noiselab.training.texts import load_data
 
@@ -38,3 +38,18 @@ def test_the_settings_of_a_run_choose_the_readers(tmp_path):
     for asked, found in ((0, 4), (6, 6)):
         data = Data(str(tmp_path / "one.jsonl"), vocab_size=270, length=6, stream=True, readers=asked)
         assert load_data(data, tmp_path / "tokenizer", seed=1)[1].readers == found
+
+
+def test_a_run_on_shards_resumes_exactly(tmp_path):
+    tokenizer = character_tokenizer([LETTERS])
+    shards = write_shards([LETTERS * 9, "dcba" * 11], tokenizer, tmp_path / "shards", L, shard_tokens=5 * L)
+    whole = make(tmp_path / "run", data=shards, max_steps=6, save_steps=3)
+    whole.train()
+    (tmp_path / "run" / "checkpoint-6").rename(tmp_path / "other")
+    again = make(tmp_path / "run", data=TokenShards(tmp_path / "shards", separate=False), max_steps=6, save_steps=3)
+    again.train()
+    assert again.resumed.name == "checkpoint-3" and digest(again) == digest(whole)
+    (tmp_path / "run" / "checkpoint-6").rename(tmp_path / "third")
+    other = write_shards([LETTERS * 9, "dcba" * 10], tokenizer, tmp_path / "others", L)
+    with pytest.raises(ValueError, match="contents"):
+        make(tmp_path / "run", data=other, max_steps=6, save_steps=3).train()
