@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from .contents import COMPRESSED
 from .corpus import Part, Place
 from .pieces import PIECE, is_large, piece_at, whole_or_pieces
-from .records import COMPRESSED, PLAIN, kind_of, line_text, parquet_groups, parquet_texts, read_rows, text_of
+from .records import PLAIN, kind_of, line_text, read_rows, text_of
+from .tables import row_groups, table_rows
 
 RANGES = 4096
 """About how many ranges of bytes all files of JSON Lines are divided into."""
@@ -63,7 +65,7 @@ def _divided(path: Path, field: str, size: int) -> tuple[int, Callable[[int], Pa
         count = max(1, -(-path.stat().st_size // size))
         return count, lambda number: _Lines(path, field, number * size, (number + 1) * size)
     if kind == ".parquet":
-        return parquet_groups(path), lambda number: _RowGroup(path, field, number)
+        return row_groups(path), lambda number: _RowGroup(path, field, number)
     return 1, lambda number: _Rows(path, field)
 
 
@@ -127,8 +129,9 @@ class _RowGroup(Part):
 
     def read(self, start: Place = None) -> Iterator[tuple[str, Place]]:
         first = start or 0
-        for number, text in enumerate(parquet_texts(self.path, self.field, self.number, first), start=first + 1):
-            if text:
+        rows = table_rows(self.path, (self.field,), self.number, first)
+        for number, (place, row) in enumerate(rows, start=first + 1):
+            if text := text_of(row, self.field, place):
                 yield text, number
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..files import sha256
+from .contents import COMPRESSED
 from .corpus import Corpus, Part, fingerprint
 from .file_parts import FileParts
 from .pieces import PIECE, is_large, whole_or_pieces
-from .records import COMPRESSED, PLAIN, STRUCTURED, kind_of, known_suffixes, read_rows, text_of
+from .records import PLAIN, STRUCTURED, kind_of, known_suffixes, read_rows, text_of
 
 
 class FileCorpus(Corpus):

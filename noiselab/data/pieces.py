@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from .records import chunks, decoded
+from .contents import chunks, decoded
 
 LARGE = 2**22
 """The size, in bytes of text, above which a file is read in pieces."""

@@ -3,9 +3,6 @@
 Lines end at a line feed only: a text may contain the other signs that Unicode counts as line ends.
 """
 
-import contextlib
-import gzip
-import io
 import itertools
 import json
 from collections.abc import Iterator, Mapping
@@ -14,10 +11,11 @@ from types import TracebackType
 from typing import IO, Any
 
 from ..files import writable
+from .contents import COMPRESSED, chunks, compressed, decoded
+from .tables import table_rows
 
 PLAIN = (".txt", ".text", ".md", ".rst", ".py")
 STRUCTURED = (".jsonl", ".json", ".parquet")
-COMPRESSED = (".gz", ".zst")
 Place = str
 """Where a text was found: a file with a line, an item or a row."""
 
@@ -56,7 +54,7 @@ def read_rows(path: Path, fields: tuple[str, ...] = ("text",), start: int = 0) -
     """
     kind = kind_of(path)
     if kind == ".parquet":
-        return itertools.islice(_parquet_rows(path, fields), start, None)
+        return table_rows(path, fields, start=start)
     if kind == ".json":
         return itertools.islice(_json_rows(path), start, None)
     return _line_rows(path, start)
@@ -83,31 +81,6 @@ def line_text(line: bytes, field: str, path: Path, offset: int) -> str:
 def _line_text(line: bytes, field: str, place: Place) -> str:
     text = decoded(line, place)
     return (text_of(_parsed(text, "a line must be JSON", place), field, place) or "") if text.strip() else ""
-
-
-def parquet_groups(path: Path) -> int:
-    """The number of row groups of a Parquet file.
-
-    **Raises:** `ValueError`, with the file, if it cannot be read.
-    """
-    with _parquet(path) as file:
-        return int(file.num_row_groups)
-
-
-def parquet_texts(path: Path, field: str, group: int, start: int = 0) -> Iterator[str]:
-    """The texts of a row group of a Parquet file from a row on; null is empty.
-
-    **Raises:** `ValueError`, with the file, if it cannot be read or has no such text.
-    """
-    with _parquet(path) as file:
-        columns = _columns(path, file.schema_arrow.names, (field,))
-        number = 0
-        for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=columns):
-            if number + len(batch) > start:
-                first = max(0, start - number)
-                for place, row in enumerate(batch.slice(first).to_pylist(), start=number + first):
-                    yield text_of(row, field, f"{path}, row {place} of row group {group}") or ""
-            number += len(batch)
 
 
 def text_of(row: Any, field: str, place: Place) -> str | None:
@@ -178,7 +151,7 @@ class RecordWriter:
         if not self.count and self.path.is_file():
             self._file.truncate(0)
         line = f"{as_line(record)}\n".encode()
-        self._file.write(_compressed(line, self._compression))
+        self._file.write(compressed(line, self._compression))
         self._file.flush()
         self.count += 1
 
@@ -244,45 +217,6 @@ def _parsed(text: str, must: str, place: Place) -> Any:
         raise ValueError(f"{must}; {place}: {error}") from error
 
 
-def decoded(content: bytes, place: Place) -> str:
-    """UTF-8 as text, without a byte order mark.
-
-    **Raises:** `ValueError` with the place.
-    """
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"a text file must be UTF-8; {place}: {error}") from error
-
-
-def _parquet_rows(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[Place, Any]]:
-    with _parquet(path) as file:
-        columns, number = _columns(path, file.schema_arrow.names, fields), 0
-        for batch in file.iter_batches(batch_size=1024, columns=columns):
-            for row in batch.to_pylist():
-                yield f"{path}, row {number}", row
-                number += 1
-
-
-@contextlib.contextmanager
-def _parquet(path: Path) -> Iterator[Any]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            yield file
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"a parquet file must be readable; {path}: {error}") from error
-
-
-def _columns(path: Path, there: list[str], fields: tuple[str, ...]) -> list[str]:
-    columns = [name for name in there if name in fields or any(f.startswith(f"{name}.") for f in fields)]
-    if not columns:
-        raise ValueError(f"a parquet file must have the column {fields[0]!r}; {path} has {sorted(there)}")
-    return columns
-
-
 def _lines(path: Path) -> Iterator[bytes]:
     rest = b""
     for chunk in chunks(path):
@@ -290,66 +224,3 @@ def _lines(path: Path) -> Iterator[bytes]:
         yield from lines
     if rest:
         yield rest
-
-
-def chunks(path: Path, start: int = 0, most: int | None = None, size: int = 2**20) -> Iterator[bytes]:
-    """The decompressed bytes of a file, or at most a number of them from an offset on.
-
-    **Raises:** `ValueError`, with the file, if it cannot be read or decompressed.
-    """
-    try:
-        with _opened(path) as file:
-            if start:
-                file.seek(start)
-            while chunk := file.read(size if most is None else min(size, most)):
-                yield chunk
-                most = None if most is None else most - len(chunk)
-    except (OSError, EOFError, ValueError) as error:  # zlib's errors and those of pyarrow are among these or below
-        raise ValueError(f"a file must be readable; {path}: {error}") from error
-
-
-def _opened(path: Path) -> Any:
-    match path.suffix.lower():
-        case ".gz":
-            return _Gzip(path)
-        case ".zst":
-            _require_zstd(path)
-            import pyarrow
-
-            return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
-        case _:
-            return path.open("rb")
-
-
-class _Gzip(gzip.GzipFile):
-    """A gzip file whose damage is always an OSError."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        import zlib
-
-        try:
-            return super().read(size)
-        except zlib.error as error:
-            raise OSError(str(error)) from error
-
-
-def _compressed(content: bytes, compression: str) -> bytes:
-    """Content as a part of a compressed file, which may have any number of them."""
-    if compression == ".gz":
-        return gzip.compress(content, mtime=0)
-    if compression == ".zst":
-        import pyarrow
-
-        return bytes(pyarrow.compress(content, codec="zstd", asbytes=True))
-    return content
-
-
-def _require_zstd(path: Path) -> None:
-    try:
-        import pyarrow
-
-        able = pyarrow.Codec.is_available("zstd")
-    except ImportError:
-        able = False
-    if not able:
-        raise ValueError(f"a .zst file needs the package pyarrow with zstd (pip install pyarrow); got {path}")
