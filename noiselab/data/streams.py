@@ -26,6 +26,8 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
     that no text is read or encoded twice in a pass, and the blocks and their order do not depend on how many there are.
     Reader j belongs to rank j mod W and there to loader worker floor(j / W) mod n; W n must divide R.
 
+    A reader whose texts are short begins the next pass before one whose texts are long; `readers=1` keeps passes apart.
+
     `read` gives the blocks of one reader with the state after each, from which it continues without reading or encoding
     what came before, except for the document and the few texts in which it stopped.
 

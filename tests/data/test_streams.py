@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 import torch
 from kinds_of_corpora import CORPORA, Counted
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from noiselab.data import Corpus, TextCorpus, TokenStream, hold_out
 from noiselab.data import reading as reading_module
@@ -87,6 +87,34 @@ def test_the_order_does_not_depend_on_processes_or_workers(tokenizer, words, wor
             stream = TokenStream(TextCorpus(words), tokenizer, 16, seed=3, rank=rank, world_size=world)
             found[rank::world] = take(DataLoader(stream, batch_size=None, num_workers=workers), 100 // world)
         assert found == expected
+
+
+class Resumed(IterableDataset):
+    """What an engine does: the readers dealt to a rank and its loader workers, each from its state, in the order of blocks."""
+
+    def __init__(self, stream, states, rank, world):
+        self.stream, self.states, self.rank, self.world = stream, states, rank, world
+
+    def __iter__(self):
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        dealt = range(self.rank + self.world * number, self.stream.readers, self.world * workers)
+        rows = [self.stream.read(reader, self.states[reader]) for reader in dealt]
+        while True:
+            yield from (next(one)[0] for one in rows)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_continues_with_any_number_of_processes_and_workers(tokenizer, words, world, workers):
+    stream = TokenStream(TextCorpus(words), tokenizer, 16, seed=3)
+    expected = take(stream, 320 + 100)[320:]  # 10 blocks of each reader, then 100 more
+    states = [[state for _, state in itertools.islice(stream.read(reader), 10)][-1] for reader in range(stream.readers)]
+    found: list = [None] * 100
+    for rank in range(world):
+        rows = DataLoader(Resumed(stream, states, rank, world), batch_size=None, num_workers=workers)
+        found[rank::world] = take(rows, 100 // world)
+    assert found == expected
 
 
 class Encoded:
