@@ -1,25 +1,51 @@
-"""A small language model that learns twenty conversations of a shop and then corrects itself.
+"""A library's desk that answers questions and corrects itself, learned from twenty conversations with answers of all lengths.
 
-A Llama with random weights takes the place of your own model. It is adapted, trained on the conversations for some seconds on a
-CPU, saved and loaded; then it answers a question and revises its answer, corrects two wrong answers and fills a gap.
+A Qwen3 with random weights takes the place of your own model: it has ChatML, no mask token and a vocabulary that is rounded
+up. It is adapted, trained on the conversations on a CPU and saved. A fresh process opens the folder, answers, corrects its
+answers and others that name a wrong fact, keeps those that are right, and fills gaps.
 """
 
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 import noiselab as nl
-from noiselab.data import ResponseRows, train_tokenizer, vocabulary_size
-from noiselab.data.chat_templates import PLAIN_TEMPLATE
-from noiselab.pipeline import ModelSettings, Pipeline
+from noiselab.data import ResponseRows, vocabulary_size
+from noiselab.pipeline import GenerationSettings, ModelSettings, Pipeline
 from noiselab.training import Trainer, adapt, training_arguments
 
-PRODUCTS = """lamp chair table kettle bucket hammer ladder mirror carpet pillow
-blanket teapot basket candle clock drill spade rope broom torch""".split()
-PRICES = "two three four five six seven eight nine ten twelve".split()
+# A question, its answer, and the word of the answer that a wrong one, or a gap, replaces.
+DESK = [
+    ("When do you open on Monday?", "We open at nine on Monday.", "nine"),
+    ("When do you open on Tuesday?", "We open at ten on Tuesday.", "ten"),
+    ("When do you open on Wednesday?", "We open at noon on Wednesday.", "noon"),
+    ("When do you open on Saturday?", "On Saturday the doors open at eleven, and they close at four.", "eleven"),
+    ("Are you open on Sunday?", "No, the library is closed on Sunday.", "closed"),
+    ("How late are you open on Friday?", "Until eight.", "eight"),
+    ("Who wrote Dracula?", "Bram Stoker.", "Stoker"),
+    ("Who wrote Emma?", "Jane Austen.", "Austen"),
+    ("Who wrote Hamlet?", "Hamlet was written by William Shakespeare.", "Shakespeare"),
+    ("Where do I find Moby Dick?", "Moby Dick is on the third shelf of the red room.", "red"),
+    ("Where do I find the atlas?", "The atlas lies on the long table beside the window.", "window"),
+    ("Where do I find books about birds?", "Books about birds are upstairs in the green room.", "green"),
+    ("How long may I keep a book?", "You may keep a book for three weeks.", "three"),
+    ("How many books may I borrow?", "You may borrow up to twelve books with one card.", "twelve"),
+    ("What does a card cost?", "A card is free for everyone who lives in the town.", "free"),
+    ("How do I renew a loan?", "Call the desk or write to us, and we renew the loan.", "desk"),
+    ("Is there a quiet place to read?", "Yes, the reading room on the second floor.", "second"),
+    ("May I bring coffee?", "Please leave coffee at the cafe beside the entrance.", "cafe"),
+    ("Can children come alone?", "Children over seven may.", "seven"),
+]
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
 
 def user(content):
@@ -30,28 +56,30 @@ def assistant(content):
     return {"role": "assistant", "content": content}
 
 
-def price(i, value=None):
-    return [
-        user(f"How much is the {PRODUCTS[i]}?"),
-        assistant(f"The {PRODUCTS[i]} costs {value or PRICES[3 * i % 10]} pounds."),
-    ]
+def conversations():
+    """The messages up to each answer, the answers, and their words that matter."""
+    dune = [user("Do you have Dune?"), assistant("Yes, we have two copies of Dune."), user("Are they in?")]
+    talks = [([user(question)], answer, word) for question, answer, word in DESK]
+    return zip(*talks, (dune, "One copy is in, and the other is back on Friday.", "Friday"), strict=True)
 
 
-def save_base(folder, chats):
-    """Write the model that you have: here a Llama with random weights, and a tokenizer."""
+def save_base(folder, texts):
+    """Write the model that you have: random weights, and a tokenizer of words with the space before them."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    raw.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=700, special_tokens=special, initial_alphabet=letters)
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.chat_template = CHATML
     torch.manual_seed(0)
-    texts = [
-        "\n\n".join(f"{message['role'].capitalize()}:\n{message['content']}" for message in chat) for chat in chats
-    ]
-    tokenizer = train_tokenizer(texts * 20, vocab_size=700)
-    sizes = {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 64,
-    }
-    LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary_size(tokenizer), **sizes)).save_pretrained(folder)
+    sizes = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2, "head_dim": 24}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
+    config = Qwen3Config(vocab_size=-(-len(tokenizer) // 64) * 64, **sizes, **heads, tie_word_embeddings=True)
+    Qwen3ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -59,46 +87,57 @@ def train(base, file, run, final):
     """Adapt the model in `base`, train it on the conversations in `file`, and save it in `final`."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     denoiser, tokenizer = adapt(model, tokenizer, shifted=True)
-    data = ResponseRows(file, tokenizer, length=64, template=PLAIN_TEMPLATE)
+    data = ResponseRows(file, tokenizer, length=128)
     process = nl.gidd(vocab_size=vocabulary_size(tokenizer), mask_id=tokenizer.mask_token_id, p_uniform=0.2)
     arguments = training_arguments(
-        run, max_steps=800, per_device_train_batch_size=20, learning_rate=3e-3, save_strategy="no", disable_tqdm=True
+        run, max_steps=1000, per_device_train_batch_size=20, learning_rate=3e-3, save_strategy="no", disable_tqdm=True
     )
     trainer = Trainer(denoiser, arguments, train_dataset=data, process=process, objective=nl.objectives.Clipped(2.0))
     trainer.train()
-    trainer.save_final(final, tokenizer=data.tokenizer, parts=[ModelSettings(process)])
+    settings = ModelSettings(process, generation=GenerationSettings(steps=16, length=data.width))
+    trainer.save_final(final, tokenizer=data.tokenizer, parts=[settings])
+
+
+def use(folder):
+    """What the folder is worth in a process of its own."""
+    pipe = Pipeline.from_pretrained(folder)
+    asked, truth, words = conversations()
+    quiet = {"seed": 0, "show_progress": False}
+
+    def answered(answers):
+        return [[*messages, assistant(answer)] for messages, answer in zip(asked, answers, strict=True)]
+
+    size = {word: len(pipe.tokenizer.tokenize(f" {word}")) for word in words}
+    wrong, gaps = [], []
+    for i, (answer, word) in enumerate(zip(truth, words, strict=True)):
+        other = next(o for o in words[i + 1 :] + words[:i] if size[o] == size[word] and o not in answer)
+        wrong.append(answer.replace(f" {word}", f" {other}", 1))
+        gaps.append(answer.replace(f" {word}", pipe.tokenizer.mask_token * size[word], 1))
+    answers = pipe.generate(prompts=asked, **quiet)
+    found = {
+        "answers": answers,
+        "answers after correction": pipe.self_correction(answered(answers), **quiet),
+        "wrong answers corrected": pipe.self_correction(answered(wrong), **quiet),
+        "true answers kept": pipe.self_correction(answered(truth), **quiet),
+        "gaps filled": pipe.infill(answered(gaps), **quiet),
+    }
+    right = {name: sum(map(str.__eq__, texts, truth)) for name, texts in found.items()}
+    print(f"right of 20: {right}")
+    assert right["answers"] >= 10 and min(list(right.values())[1:]) >= 18
 
 
 def main():
-    greeting = [user("Good morning!"), assistant("Good morning! What can I do for you?")]
-    chats = [greeting + price(i) if i < 8 else price(i) for i in range(20)]
+    asked, truth, _ = conversations()
+    chats = [[*messages, assistant(answer)] for messages, answer in zip(asked, truth, strict=True)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "chats.jsonl").write_text(
-            "".join(json.dumps({"messages": chat}) + "\n" for chat in chats), encoding="utf-8"
-        )
-        save_base(folder / "base", chats)
+        lines = [json.dumps({"messages": chat}) + "\n" for chat in chats]
+        (folder / "chats.jsonl").write_text("".join(lines), encoding="utf-8")
+        save_base(folder / "base", [f"{message['role']}\n {message['content']}" for chat in chats for message in chat])
         train(folder / "base", folder / "chats.jsonl", folder / "run", folder / "final")
-        assert isinstance(AutoModelForCausalLM.from_pretrained(folder / "final"), LlamaForCausalLM)
-        pipe = Pipeline.from_pretrained(folder / "final")
-
-    options = {"seed": 0, "show_progress": False}
-    (answer,) = pipe.generate(1, 32, prompts=[chats[12][:-1]], temperature=0.1, **options)
-    (revised,) = pipe.self_correction([[*chats[12][:-1], assistant(answer)]], 32, **options)
-    wrong = [price(9, "two"), greeting + price(1, "twelve")]
-    fixed = pipe.self_correction(wrong, 32, **options)
-    gap = [*chats[5][:-1], assistant("The hammer costs[MASK] pounds.")]
-    (filled,) = pipe.infill([gap], 16, temperature=0.1, **options)
-
-    print("answer:", answer, "->", revised)
-    for chat, text in zip(wrong, fixed, strict=True):
-        print("corrected:", chat[-1]["content"], "->", text)
-    print("filled:", filled)
-    assert "[MASK]" not in answer and pipe.tokenizer.mask_token_id not in answer.tokens
-    assert revised == chats[12][-1]["content"]
-    assert fixed == [chats[9][-1]["content"], chats[1][-1]["content"]] != [chat[-1]["content"] for chat in wrong]
-    assert filled == chats[5][-1]["content"]
+        assert isinstance(AutoModelForCausalLM.from_pretrained(folder / "final"), Qwen3ForCausalLM)
+        subprocess.run([sys.executable, __file__, folder / "final"], check=True)
 
 
 if __name__ == "__main__":
-    main()
+    use(sys.argv[1]) if len(sys.argv) > 1 else main()
