@@ -58,6 +58,9 @@ def draw_noise(
 ) -> NoisyBatch:
     """Draw times and noise of a batch, and select the tokens with a loss: the part of `noised_loss` before the network.
 
+    Which tokens have a loss is read from an accelerator, once for each batch, where many may have none: with masks, padding,
+    prompts or weighted times. Draw the noise of the next batch while the device computes to hide this.
+
     **Arguments:**
 
     - `batch`, `process`, `objective`, `place`, `time_range`, `times`, `tokens`: as for `noised_loss`.

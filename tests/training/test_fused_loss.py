@@ -72,7 +72,26 @@ def published():
     return PublishedDenoiser(model.eval(), PROCESSES["masked"])
 
 
+class Own(nl.denoisers.ProjectedDenoiser):
+    """A denoiser as a user writes it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.out = nn.Embedding(V, 6), nn.Linear(6, V + 3)
+
+    def hidden(self, z, t):
+        return self.embed(z) + self.embed(z).mean(1, keepdim=True) + t[:, None, None].to(self.out.weight)
+
+    def project(self, hidden):
+        return self.out(hidden)[..., :V]
+
+    def linear_projection(self, hidden):
+        return nl.denoisers.linear_projection(self.out, hidden)
+
+
 NETWORKS = {
+    "a denoiser of one's own": Own,
     "DiT": lambda: network(0.0),
     "DiT, rounded up": lambda: network(0.0, vocab_size=128),
     "DiT as a denoiser": lambda: TransformersDenoiser(network(0.0)),
