@@ -12,18 +12,17 @@ import tempfile
 import time
 
 import torch
-import transformers
 
 import noiselab as nl
 from noiselab.data import TokenBlocks
 from noiselab.networks.dit import DiT, DiTConfig
-from noiselab.training import Trainer, training_arguments
+from noiselab.training import Callback, Optimization, Run, Trainer
 
 V, LENGTH, BATCH, STEPS, LIMIT = 1024, 128, 32, 40, 1.1
 PROCESS = nl.gidd(vocab_size=V, mask_id=V - 1, p_uniform=0.2)
 
 
-class Alternate(transformers.TrainerCallback):
+class Alternate(Callback):
     """Times the trainer's steps, and the bare work between them."""
 
     def __init__(self, network: torch.nn.Module):
@@ -34,7 +33,7 @@ class Alternate(transformers.TrainerCallback):
         self.z = PROCESS.corrupt(self.x, self.t, generator=generator)
         self.weight = nl.objectives.Dynamic.gidd(vocab_size=V, p_uniform=0.2)(PROCESS, self.x, self.z, self.t)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step(self, trainer):
         now = time.perf_counter()
         if self.since is not None:
             self.trainer_steps.append(now - self.since)
@@ -60,18 +59,13 @@ def main() -> int:
     blocks = TokenBlocks(rows, torch.full((len(rows),), LENGTH), vocab_size=V)
     watch = Alternate(copy.deepcopy(model).train())
     with tempfile.TemporaryDirectory() as folder:
-        args = training_arguments(
-            folder,
-            max_steps=STEPS,
-            per_device_train_batch_size=BATCH,
-            disable_tqdm=True,
-            use_cpu=True,
-            save_steps=10_000,
-        )
+        optimization = Optimization(STEPS, BATCH, ema=0.99)
+        run = Run(folder, save_every=0, cpu=True, progress=False)
         objective = nl.objectives.Dynamic.gidd(vocab_size=V, p_uniform=0.2)
-        Trainer(
-            model, args, train_dataset=blocks, process=PROCESS, objective=objective, ema=0.99, callbacks=[watch]
-        ).train()
+        trainer = Trainer(
+            model, optimization, run, train_dataset=blocks, process=PROCESS, objective=objective, callbacks=[watch]
+        )
+        trainer.train()
     counted = watch.bare_steps[3:]
     trainer, bare = statistics.median(watch.trainer_steps[3:]), statistics.median(counted)
     ratio = trainer / bare

@@ -36,7 +36,8 @@ from noiselab.networks.model_folders import open_tokenizer
 from noiselab.objectives import elbo
 from noiselab.pipeline import DiffusionPipeline, GenerationSettings, ModelSettings
 from noiselab.training import Stage, Trainer, adapt
-from noiselab.training.options import Data, Optimization, Run, arguments_of, as_yaml, command_line, run_recipe
+from noiselab.training.layout import first_alone, start_processes
+from noiselab.training.options import Data, Optimization, Run, as_yaml, command_line, run_recipe
 from noiselab.training.texts import corpora
 
 NOISES = ("masked", "gidd", "uniform", "unigram", "mask_and_unigram")
@@ -91,8 +92,6 @@ class Adaptation:
     """rank of low-rank updates, which alone are trained; 0 trains all weights"""
     merge: bool = False
     """write low-rank updates merged into the weights, not as adapters beside the name of their base"""
-    checkpointing: bool = False
-    """compute activations again in the backward pass: less memory, more time"""
     fresh: bool = False
     """start from random weights, to compare: the architecture and the tokenizer of the model alone"""
     repeats: int = 4
@@ -121,12 +120,12 @@ PRESETS = {
                 warmup=200,
                 precision="bfloat16",
                 decay_all=False,
+                checkpointing=True,
             ),
             Examples(length=1024),
             Run(Path("runs/adapted_gpu"), save_every=500, evaluate_every=500),
             noise=("masked", "gidd"),
             lora=32,
-            checkpointing=True,
         ),
     ),
 }
@@ -225,14 +224,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Adapt, evaluate before and after, and show the result; returns the content of table.json."""
     options = command_line(PRESETS, arguments)
     transformers.logging.disable_progress_bar()
-    args = arguments_of(options.optimization, options.run)
+    layout = start_processes(cpu=options.run.cpu, shards=options.run.shards)
     model, tokenizer = load_start(options)
     shifted = is_causal(model) and options.shifted
-    denoiser, tokenizer = adapt(
-        model, tokenizer, shifted=shifted, lora=options.lora or None, checkpointing=options.checkpointing
-    )
-    with args.main_process_first(local=False, desc="data"):
-        data = Prepared(args, *load_examples(options.data, tokenizer))
+    denoiser, tokenizer = adapt(model, tokenizer, shifted=shifted, lora=options.lora or None)
+    with first_alone(layout):
+        data = Prepared(layout, *load_examples(options.data, tokenizer))
     data.report(as_yaml(options), f"training data: {data.train}", f"held out:      {data.validation}")
     noises = [describe_noise(name, options, data) for name in options.noise]
     stages = plan_stages(options, [ModelSettings(noise).process() for noise in noises], data.vocab_size)
@@ -240,11 +237,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     rows = Conditioned(data.validation)
     how: dict[str, Any] = {"repeats": options.repeats, "batch_size": options.optimization.micro_batch}
     measured: list[Nats] = []
-    if args.process_index == 0:
+    if layout.first:
         if is_causal(model) and not options.fresh:
-            before = model.to(args.device)
+            before = model.to(layout.device)
             measured.append(measure_causal("before: autoregressive", before, rows, batch_size=how["batch_size"]))
-        opened = denoiser.to(args.device)
+        opened = denoiser.to(layout.device)
         measured.append(measure_bound("opened, without training", stages[-1].process, opened, rows, **how))
     trainer: Trainer = train_model(
         options,
@@ -257,10 +254,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         objective=elbo if options.weights == "elbo" else nl.objectives.Clipped(options.max_weight),
         time_range=(options.time_margin, 1 - options.time_margin),
     )
-    if args.process_index:
+    if not layout.first:
         return {}
     folder = options.run.output / "final"
-    pipe = DiffusionPipeline.from_pretrained(folder if trainer.average is None else folder / "ema").to(args.device)
+    pipe = DiffusionPipeline.from_pretrained(folder if trainer.average is None else folder / "ema").to(layout.device)
     measured.append(measure_bound("after training", pipe.process, pipe.denoiser, rows, **how))
     table = {
         "noise": list(options.noise),

@@ -36,7 +36,7 @@ from noiselab.evaluation import token_bytes
 from noiselab.files import write_json
 from noiselab.pipeline import DiffusionPipeline
 from noiselab.training import EditLoss, Trainer, real_tokens
-from noiselab.training.options import arguments_of, as_yaml, autocast_of, command_line, numbers_of, run_recipe
+from noiselab.training.options import as_yaml, command_line, numbers_of, run_recipe
 from noiselab.training.texts import load_data
 
 
@@ -203,14 +203,11 @@ def load_or_train_arm(
         edits = build_edits(arm, size, start, train, plain)
         return Trainer(
             network,
-            arguments_of(optimization, replace(run, evaluate_every=0)),
+            optimization,
+            replace(run, evaluate_every=0),
             train_dataset=train,
             loss=EditLoss(edits, start, semantics=arm.semantics, deep=False, mistakes=arm.mistakes),
             count=real_tokens,
-            autocast=autocast_of(optimization),
-            ema=optimization.ema,
-            optimizer=optimization.optimizer,
-            decay_all=optimization.decay_all,
             settings=settings,
         )
 

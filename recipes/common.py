@@ -17,14 +17,13 @@ from noiselab.objectives import Objective, elbo
 from noiselab.pipeline import ModelSettings
 from noiselab.pipeline.loading import load_model
 from noiselab.training import Trainer
+from noiselab.training.layout import Layout, first_alone, start_processes
 from noiselab.training.options import (
     Data,
     KeepOptions,
     Optimization,
     Run,
-    arguments_of,
     as_yaml,
-    autocast_of,
     numbers_of,
 )
 from noiselab.training.texts import load_data
@@ -86,22 +85,22 @@ MEDIUM_TEXT = Data(corpus="library:prose", vocab_size=2048, length=128, validati
 MEDIUM_NETWORK = {"layers": 8, "width": 384, "heads": 6, "dropout": 0.1}
 MEDIUM_HELP = "a few minutes on one GPU; 8 layers of width 384; pass more text with --corpus FILES"
 
-PUBLISHED = Optimization(steps=500_000, batch=512, micro_batch=32, precision="bfloat16")
+PUBLISHED = Optimization(steps=500_000, batch=512, micro_batch=32, warmup=10_000, precision="bfloat16")
 OPENWEBTEXT = Data(corpus="hub:Skylion007/openwebtext", tokenizer="gpt2", length=512, validation=0.0125, stream=True)
 BASE_NETWORK = {"layers": 24, "width": 1024, "heads": 16}
 
 
 class Prepared(NamedTuple):
-    """The data and trainer arguments of a run.
+    """The data of a run, and its processes.
 
     **Arguments:**
 
-    - `args`: the arguments of transformers' trainer.
+    - `layout`: the processes of the run.
     - `tokenizer`: with mask, padding and end-of-text tokens.
     - `train`, `validation`: the training data, `TokenBlocks` or a `TokenStream`, and the held-out blocks.
     """
 
-    args: transformers.TrainingArguments
+    layout: Layout
     tokenizer: Any
     train: Any
     validation: TokenBlocks
@@ -113,17 +112,17 @@ class Prepared(NamedTuple):
 
     def report(self, *lines: str) -> None:
         """Print lines, on the first process only."""
-        if self.args.process_index == 0:
+        if self.layout.first:
             print("\n".join(lines))
 
 
 def prepare(options: Training) -> Prepared:
     """Print the options and build the tokenizer and the data; the first process writes them and the others read them."""
     transformers.logging.disable_progress_bar()  # the bars of saving; the bar of training stays
-    args = arguments_of(options.optimization, options.run)
-    with args.main_process_first(local=False, desc="data"):
-        data = load_data(options.data, options.run.output / "tokenizer", options.optimization.seed)
-    prepared = Prepared(args, *data)
+    layout = start_processes(cpu=options.run.cpu, shards=options.run.shards)
+    with first_alone(layout):
+        data = load_data(options.data, options.run.folder / "tokenizer", options.optimization.seed)
+    prepared = Prepared(layout, *data)
     prepared.report(as_yaml(options), f"training data: {prepared.train}", f"held out:      {prepared.validation}")
     return prepared
 
@@ -202,26 +201,23 @@ def train_model(
     - `merge`: whether low-rank updates are merged; see `Trainer.save_final`.
     - `loss`: further arguments of `Trainer`: the process and its objective, or the loss.
     """
-    optimization, run = options.optimization, options.run
+    run = options.run
     sizes = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
     trained = sum(size for size, trains in sizes if trains)
     total = sum(size for size, _ in sizes)
     prepared.report(f"weights:       {total:,}" + (f", of which {trained:,} are trained" if trained < total else ""))
     trainer = Trainer(
         model,
-        prepared.args,
+        options.optimization,
+        run,
         train_dataset=prepared.train,
         eval_dataset=prepared.validation,
-        autocast=autocast_of(optimization),
-        ema=optimization.ema,
-        optimizer=optimization.optimizer,
-        decay_all=optimization.decay_all,
         settings={**numbers_of(options), "validation": prepared.validation.key},
-        callbacks=[KeepOptions(options, run.output)],
+        callbacks=[KeepOptions(options)],
         **loss,
     )
-    trainer.train(resume_from_checkpoint=None if run.resume == "never" else run.resume)
-    final = run.output / "final"
+    trainer.train(run.resume)
+    final = run.folder / "final"
     written = {**numbers_of(options), "corpus": getattr(options.data, "corpus", None) or list(options.data.data)}
     merging = {} if merge is None else {"merge": merge}
     trainer.save_final(final, tokenizer=prepared.tokenizer, parts=[settings], settings=written, **merging)
@@ -302,7 +298,7 @@ def load_or_train(
     weights = folder / "final" / "ema" if averaged else folder / "final"
     if not weights.is_dir():
         trainer = build()
-        trainer.train(resume_from_checkpoint=None if resume == "never" else resume)
+        trainer.train(resume)
         trainer.save_final(folder / "final", settings=settings)
     network: Any = load_model(weights)[1]
     return network.to(select_device("cpu" if cpu else None))

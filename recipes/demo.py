@@ -334,14 +334,14 @@ def plot_training(models: Models) -> str:
         [
             Curves(
                 "GIDD+",
-                diffusion.state.log_history,
+                diffusion.history,
                 count_tokens_per_step(diffusion),
                 "training loss, weighted",
                 "held-out bound, without end terms",
             ),
             Curves(
                 "Autoregressive judge",
-                judge.state.log_history,
+                judge.history,
                 count_tokens_per_step(judge),
                 "training loss",
                 "held-out loss",
@@ -393,31 +393,27 @@ def write_figures(
 
 def count_tokens_per_step(trainer: Any) -> int:
     """The number of tokens in an optimizer step."""
-    return (
-        trainer.args.per_device_train_batch_size
-        * trainer.args.gradient_accumulation_steps
-        * trainer.train_dataset.length
-    )
+    return trainer.optimization.batch * trainer.train_dataset.length
 
 
 def describe_run(name: str, trainer: Any, recipe: Any) -> dict[str, Any]:
     """The sizes and settings of a training run, for the report's table."""
-    preset, args = recipe.PRESETS["demo"][1], trainer.args
-    tokens = args.max_steps * count_tokens_per_step(trainer)
-    history = [entry["tokens_per_second"] for entry in trainer.state.log_history if "tokens_per_second" in entry]
+    preset, optimization = recipe.PRESETS["demo"][1], trainer.optimization
+    tokens = optimization.steps * count_tokens_per_step(trainer)
+    history = [entry["tokens_per_second"] for entry in trainer.history if "tokens_per_second" in entry]
     return {
         "name": name,
         "settings": {
-            "weights": f"{trainer.model.num_parameters():,}",
+            "weights": f"{trainer.network.num_parameters():,}",
             "blocks, width, heads": f"{preset.layers}, {preset.width}, {preset.heads}",
             "vocabulary": f"{trainer.train_dataset.vocab_size} tokens",
             "sequence": f"{preset.data.length} tokens",
-            "batch": f"{args.per_device_train_batch_size} sequences",
-            "optimizer steps": f"{args.max_steps:,}",
+            "batch": f"{optimization.batch} sequences",
+            "optimizer steps": f"{optimization.steps:,}",
             "tokens seen": f"{tokens / 1e6:.1f} million",
             "tokens per second": f"{sorted(history)[len(history) // 2]:,.0f}" if history else "–",
             "optimizer": preset.optimization.optimizer,
-            "highest learning rate": f"{args.learning_rate:g}",
+            "highest learning rate": f"{optimization.learning_rate:g}",
             "average of weights": f"decay {preset.optimization.ema}",
             "training text": f"{trainer.train_dataset.real_tokens / 1e6:.2f} million tokens",
         },

@@ -51,7 +51,7 @@ from noiselab.tasks.igsm import (
     ends_of_steps,
 )
 from noiselab.training import Trainer, labelled, load_probe, probe_loss, save_probe
-from noiselab.training.options import arguments_of, command_line, run_recipe
+from noiselab.training.options import command_line, run_recipe
 from problems import models as problem_models
 from problems.models import ProblemModels, draw_at_level, draw_columns, load_or_train_arm, load_or_train_gidd
 from problems.solving import check_solutions, encode_prompt, generate_solutions, solve, summarize_verdicts
@@ -156,20 +156,21 @@ def load_or_train_probe(
         weight_decay=0.01,
         warmup=min(options.optimization.warmup, options.probe_steps // 10),
         optimizer="adamw",
+        precision="float32",
+        decay_all=False,
+        ema=None,
         seed=seed,
     )
     rows = CanNextStream(
         partial(draw_at_level, options, None, "train"),
         words,
         options.length,
-        batch=optimization.micro_batch,
+        batch=optimization.micro_batch or optimization.batch,
         balanced=True,
         seed=seed,
     )
-    run = replace(options.run, output=folder / "run", resume="never", save_every=10 * options.probe_steps)
-    trainer = Trainer(
-        probe, arguments_of(optimization, run, save_strategy="no"), train_dataset=rows, loss=probe_loss, count=labelled
-    )
+    run = replace(options.run, output=folder / "run", resume="never", save_every=0)
+    trainer = Trainer(probe, optimization, run, train_dataset=rows, loss=probe_loss, count=labelled)
     trainer.train(None)
     save_probe(probe, file)
     return probe.eval()

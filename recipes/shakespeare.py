@@ -97,7 +97,7 @@ def main(options: Options) -> list[dict[str, Any]]:
                 *("--length", str(options.length), "--cpu", str(options.cpu), "--seed", str(options.seed), *more),
             ]
         )
-        pipe = Pipeline.from_pretrained(folder / "final" / "ema").to(trainer.args.device)
+        pipe = Pipeline.from_pretrained(folder / "final" / "ema").to(trainer.device)
         x = pack([held_out], pipe.tokenizer, options.length, keep_partial=False).tokens.long()
         rows.append({"model": name, "parameters": pipe.network.num_parameters()} | evaluate_model(pipe, x, options))
         write_json(options.out / "table.json", {"steps": steps, "characters": len(held_out), "rows": rows})

@@ -1,8 +1,8 @@
-"""Training with transformers' Trainer: losses as plain functions, exact resumption, averaged weights."""
+"""Training on one device or many: losses as plain functions, exact resumption, averaged and sharded weights."""
 
 from ..files import new_folder
 from .adapting import Adapted, adapt
-from .arguments import training_arguments
+from .callbacks import Callback
 from .checkpoints import intact, last_intact, seal
 from .checks import NonFiniteLoss
 from .curriculum import Stage, process_at, staged_loss
@@ -13,21 +13,26 @@ from .losses import Loss, causal_loss, noised_loss, noised_tokens, predicted_tok
 from .muon import MuonWithAdamW, block_matrices
 from .noise import Place, TimesOfStep, row_generators, step_times
 from .noised import NoisyBatch, draw_noise
+from .options import Optimization, Run
 from .probes import labelled, load_probe, probe_loss, save_probe
 from .scoring import noisy_loss
-from .trainer import Trainer
+from .trainer import Trained, Trainer
 
 __all__ = [
     "Adapted",
     "Average",
+    "Callback",
     "EditLoss",
     "Loss",
     "MuonWithAdamW",
     "NoisyBatch",
     "NonFiniteLoss",
+    "Optimization",
     "Place",
+    "Run",
     "Stage",
     "TimesOfStep",
+    "Trained",
     "Trainer",
     "adapt",
     "block_matrices",
@@ -51,6 +56,5 @@ __all__ = [
     "seal",
     "staged_loss",
     "step_times",
-    "training_arguments",
     "with_lora",
 ]

@@ -107,7 +107,7 @@ def adapt(
         denoiser = MaskedLanguageModel(add_adapter(network, lora), **options)
         denoiser.adapter = {**(base or {}), "token": new, "known": known}
     if checkpointing:
-        enable_checkpointing(denoiser, None)
+        enable_checkpointing(denoiser)
     return Adapted(denoiser, tokenizer)
 
 

@@ -15,21 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from ..files import flush, sha256, write_json
-from .ema import EMA_FILE
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"
 DAMAGED = "damaged-"
-# What a resumed run reads, by name and patterns of which one must be there. Sharded runs have folders in place of files.
+PROGRESS = "progress.json"
+# What a resumed run reads, by name and a pattern of which one must be there.
 NEEDED = {
-    "the weights": ("model*.safetensors", "adapter_model.safetensors", "pytorch_model_fsdp*"),
-    "the state of the optimizer": ("optimizer*",),
-    "the learning rate schedule": ("scheduler.pt",),
-    "the state of random numbers": ("rng_state*.pth",),
-    "the step": ("trainer_state.json",),
-    "the settings": (SETTINGS,),
+    "the weights and the optimizer": "state/*.safetensors",
+    "the step": PROGRESS,
+    "the settings": SETTINGS,
 }
 
 
@@ -40,20 +37,15 @@ def files(folder: Path) -> list[Path]:
 
 def missing(folder: Path) -> str | None:
     """Describe what a resumed run needs and does not find in a checkpoint, or return `None` if all is there."""
-    for what, patterns in NEEDED.items():
-        if not any(path for pattern in patterns for path in folder.glob(pattern)):
-            return f"{what} ({' or '.join(patterns)}) is missing from {folder.name}"
+    for what, pattern in NEEDED.items():
+        if not any(folder.glob(pattern)):
+            return f"{what} ({pattern}) is missing from {folder.name}"
     try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        averaged, processes = settings.get("ema") is not None, int(settings.get("processes", 1))
-    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        return f"{SETTINGS} cannot be read ({error})"
-    if averaged and not (folder / EMA_FILE).is_file():
-        return f"the average of the weights ({EMA_FILE}) is missing from {folder.name}"
-    states = len(list(folder.glob(NEEDED["the state of random numbers"][0])))
-    if states < processes:
-        return f"the state of random numbers of {processes - states} of {processes} processes is missing"
-    return None
+        processes = int(json.loads((folder / PROGRESS).read_text(encoding="utf-8"))["processes"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        return f"{PROGRESS} cannot be read ({error})"
+    absent = processes - len(list(folder.glob("data-*.json")))
+    return f"the position in the data of {absent} of {processes} processes is missing" if absent > 0 else None
 
 
 def seal(folder: Path) -> None:

@@ -18,8 +18,12 @@ from ..denoisers import Denoiser, takes_mask
 from ..networks.masked_lm import is_causal
 from ..networks.outputs import accepts, logits_of
 from ..networks.wrapped import bare, innermost, plain_name
+from ..numerics import require_count, require_number
 from ..process import NoiseProcess
 from .batches import Collate
+from .feeding import Share
+from .layout import Layout
+from .options import Optimization, Run
 from .scoring import call_denoiser, call_network
 
 logger = logging.getLogger(__name__)
@@ -37,38 +41,61 @@ def check_model(model: nn.Module) -> None:
     if bare(model) is not model or any(plain_name(name) != name for name, _ in model.named_parameters()):
         raise ValueError(
             f"model must be the network itself, whose weights are stored by name; got a {type(model).__name__} with names "
-            "that only a wrapper of torch has (compile with training_arguments(torch_compile=True); the trainer distributes "
+            "that only a wrapper of torch has (compile with Optimization(compile=True); the trainer distributes "
             "by itself)"
         )
 
 
-def check_data(dataset: Any, collate: Collate, args: transformers.TrainingArguments) -> None:
+def check_optimization(optimization: Optimization, run: Run, layout: Layout) -> Share:
+    """Check the numbers of a run, and divide its batch over the processes.
+
+    **Raises:** `ValueError` for a number out of range, or a batch that cannot be divided.
+    """
+    o = optimization
+    for name, value, least in (
+        ("steps", o.steps, 1),
+        ("batch", o.batch, 1),
+        ("warmup", o.warmup, 0),
+        ("seed", o.seed, 0),
+        ("log_every", run.log_every, 1),
+        ("evaluate_every", run.evaluate_every, 0),
+        ("save_every", run.save_every, 0),
+        ("workers", run.workers, 0),
+    ):
+        require_count(name, value, least)
+    require_count("keep", run.keep, 2)  # or a run whose only checkpoint is damaged starts again
+    for name in ("learning_rate", "weight_decay", "epsilon", "clip"):
+        require_number(name, getattr(o, name), 0, infinite=name == "clip")
+    require_number("final_learning_rate", o.final_learning_rate, 0, 1)
+    if o.batch % layout.world:
+        raise ValueError(f"batch must be a multiple of the number of processes; got {o.batch} and {layout.world}")
+    each = o.batch // layout.world
+    micro = each if o.micro_batch is None else min(require_count("micro_batch", o.micro_batch), each)
+    if each % micro:
+        raise ValueError(
+            f"batch must be a multiple of micro_batch times the number of processes; got {o.batch}, {micro} and "
+            f"{layout.world}"
+        )
+    return Share(o.batch, micro, layout.rank, layout.world)
+
+
+def check_data(dataset: Any, collate: Collate, share: Share, workers: int) -> None:
     """Check that the data fit the model and that a resumed run can continue exactly.
 
     **Raises:** `ValueError`.
     """
-    if isinstance(dataset, IterableDataset):
-        if not isinstance(dataset, TokenStream) and not getattr(dataset, "endless", False):
-            raise ValueError(
-                "a training stream must never end (reshuffle within it) and say so with an attribute endless = True, or a "
-                f"run that resumes in a later pass sees the wrong data; got {type(dataset).__name__}"
-            )
-        if args.world_size > 1 and isinstance(dataset, TokenStream) and dataset.world_size != 1:
-            raise ValueError(
-                "all processes must read one common stream, whose batches the trainer distributes: TokenStream(..., rank=0, "
-                f"world_size=1); got rank={dataset.rank}, world_size={dataset.world_size}"
-            )
-        if isinstance(dataset, TokenStream) and dataset.readers % max(1, args.dataloader_num_workers):
-            raise ValueError(
-                f"the number of loader workers must divide that of the readers of a stream, {dataset.readers}; got "
-                f"{args.dataloader_num_workers} (choose another, or give the stream readers=, on which its order depends)"
-            )
-        return
-    check_rows(dataset, "train_dataset", collate)
-    step = args.per_device_train_batch_size * args.world_size
-    if len(dataset) < step:
+    if not isinstance(dataset, IterableDataset):
+        return check_rows(dataset, "train_dataset", collate)
+    if not isinstance(dataset, TokenStream) and not getattr(dataset, "endless", False):
         raise ValueError(
-            f"the data must fill at least one batch of {step} sequences over all processes; got {len(dataset)}"
+            "a training stream must never end (reshuffle within it) and say so with an attribute endless = True, or a "
+            f"run that resumes in a later pass sees the wrong data; got {type(dataset).__name__}"
+        )
+    readers = getattr(dataset, "readers", None)
+    if isinstance(readers, int) and readers % (share.world * max(1, workers)):
+        raise ValueError(
+            f"processes times loader workers must divide the number of readers of a stream, {readers}; got {share.world} "
+            f"and {workers} (choose others, or give the stream readers=, on which its order depends)"
         )
 
 
@@ -206,21 +233,16 @@ def check_padding(model: nn.Module) -> None:
     )
 
 
-def enable_checkpointing(model: nn.Module, settings: Mapping[str, Any] | None) -> None:
-    """Enable activation checkpointing of the networks of transformers inside a model.
+def enable_checkpointing(model: nn.Module) -> None:
+    """Enable activation checkpointing: of the networks of transformers inside a model by their own means.
 
     **Raises:** `ValueError` if there is none, or one does not support it.
     """
     inside = next((m for m in innermost(model).modules() if isinstance(m, transformers.PreTrainedModel)), None)
     if inside is None or not inside.supports_gradient_checkpointing:
         name = type(innermost(model) if inside is None else inside).__name__
-        raise ValueError(
-            "activation_checkpointing (gradient_checkpointing) needs a network of transformers that supports it, or a DiT; "
-            f"{name} does not"
-        )
-    own = {"use_reentrant": False, **(settings or {})}
-    steps = {name: own.pop(name) for name in ("every_n_layers", "offload") if name in own}
-    inside.activation_checkpointing_enable(activation_checkpointing_kwargs=own, **steps)
+        raise ValueError(f"checkpointing needs a network of transformers that supports it, or a DiT; {name} does not")
+    inside.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -232,11 +254,10 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def data_settings(dataset: Any, args: transformers.TrainingArguments) -> dict[str, Any]:
+def data_settings(dataset: Any) -> dict[str, Any]:
     """Settings that identify the training data by their contents, wherever and whenever these were written."""
     if isinstance(dataset, IterableDataset):
-        kind, workers = type(dataset).__name__, args.dataloader_num_workers
-        return {"stream": kind, "workers": workers, "contents": stream_contents(dataset)}
+        return {"stream": type(dataset).__name__, "contents": stream_contents(dataset)}
     return {"rows": len(dataset), "contents": row_contents(dataset)}
 
 
@@ -283,11 +304,10 @@ def _add(digest: Any, value: Any) -> None:
         digest.update(repr(value).encode("utf-8", "surrogatepass"))
 
 
-def check_sharding(args: Any, ema: float | None, optimizer: str, *, enabled: bool) -> None:
-    """Raise `ValueError` for what FSDP does not do."""
-    if not enabled:
-        raise ValueError(f"FSDP must be available on the devices; got fsdp={args.fsdp!r} where it is not")
-    if ema is not None:
-        raise ValueError(f"ema must be None with FSDP, because sharded weights cannot be averaged; got {ema}")
-    if optimizer == "muon":
-        raise ValueError("optimizer must be 'adamw' with FSDP, because Muon needs unsharded matrices; got 'muon'")
+def check_sharding(layout: Layout, optimization: Optimization) -> None:
+    """Raise `ValueError` for what sharded weights do not allow."""
+    if layout.shards > 1 and optimization.optimizer == "muon":
+        raise ValueError(
+            "optimizer must be 'adamw' with sharded weights, because Muon needs whole matrices; got 'muon' with "
+            f"shards={layout.shards}"
+        )

@@ -7,12 +7,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from torch_ema import ExponentialMovingAverage
 
 from ..networks.wrapped import plain_names
-
-EMA_FILE = "ema.safetensors"
 
 
 class Average:
@@ -31,7 +29,7 @@ class Average:
     **Example:**
 
     ```python
-    from torch import nn
+    from torch import Tensor, nn
     from noiselab.training import Average
 
     model = nn.Linear(2, 2)
@@ -82,10 +80,15 @@ class Average:
             self._applied = False
             self.ema.collected_params = None  # otherwise torch-ema keeps this third copy of the weights
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The average by the names of the weights: the tensors themselves, sharded as the weights are."""
+        return dict(zip(self.parameters, self.ema.shadow_params, strict=True))
+
     def save(self, file: Path) -> None:
         """Write the average: one tensor for each weight, under its name in the network without wrappers of torch."""
-        shadows = zip(self.parameters, self.ema.shadow_params, strict=True)
-        save_file({name: shadow.contiguous() for name, shadow in shadows}, file, metadata={"format": "pt"})
+        save_file(
+            {name: shadow.contiguous() for name, shadow in self.tensors().items()}, file, metadata={"format": "pt"}
+        )
 
     def load(self, file: Path) -> None:
         """Read an average of the same model.

@@ -4,81 +4,89 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..networks.wrapped import bare
+from .batches import Collate
 from .checks import check_evaluation
 from .ema import Average
-from .losses import Batch, Loss
+from .feeding import Share
+from .layout import reshard
+from .losses import Batch
 from .noise import Place, derive_seed
+from .options import Optimization, Run
 from .processes import total
 from .stopping import shielded
 
-if TYPE_CHECKING:
-    Base = transformers.Trainer
-else:
-    Base = object
 
-
-class Evaluating(Base):
+class Evaluating:
     """The part of `Trainer` that evaluates."""
 
     average: Average | None
-    evaluation_loss: Loss
+    module: nn.Module
+    collate: Collate
+    share: Share
+    run: Run
+    optimization: Optimization
+    device: torch.device
+    eval_dataset: Any
     count: Callable[[Batch], Tensor]
     clock: float
     note_padding: Callable[[Batch], None]
+    log: Callable[[dict[str, float]], None]
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
+    def evaluate(self, dataset: Any = None, *, name: str = "eval") -> dict[str, float]:
         """The mean loss over all scored tokens of a data set, with the averaged weights if there are any.
 
         For a process this is the ELBO over `time_range`, in nats per token. The time and the noise of a row depend on the
         seed and its index in the data set only: they are the same at each evaluation, for any batch size and any number of
         processes. Evaluation does not affect training.
 
-        **Returns:** `{prefix}_loss` and `{prefix}_perplexity`.
+        **Arguments:**
+
+        - `dataset`: a finite data set, or a dict of several; by default those given to the trainer.
+        - `name`: how the values are logged.
+
+        **Returns:** `{name}_loss` and `{name}_perplexity`; of several data sets `{name}_{key}_loss`, ...
 
         **Raises:** `ValueError` if there are no evaluation data, or no scored tokens.
         """
-        chosen: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        chosen: Any = self.eval_dataset if dataset is None else dataset
         if isinstance(chosen, dict):
-            parts = [self.evaluate(v, ignore_keys, f"{metric_key_prefix}_{name}") for name, v in chosen.items()]
-            return {name: value for part in parts for name, value in part.items()}
+            parts = [self.evaluate(part, name=f"{name}_{key}") for key, part in chosen.items()]
+            return {key: value for part in parts for key, value in part.items()}
         if chosen is None:
             raise ValueError("evaluation data must be given to the trainer or to evaluate; got none")
-        check_evaluation(chosen, self.data_collator)  # type: ignore[arg-type]
-        args, started, network = self.args, time.monotonic(), bare(self.accelerator.unwrap_model(self.model))
-        losses = torch.zeros((), dtype=torch.float64, device=args.device)
-        tokens = torch.zeros((), dtype=torch.long, device=args.device)
-        one = torch.ones((), device=args.device)
-        seed = derive_seed("evaluation", args.seed)
+        check_evaluation(chosen, self.collate)
+        started, device, training = time.monotonic(), self.device, self.module.training
+        losses = torch.zeros((), dtype=torch.float64, device=device)
+        tokens = torch.zeros((), dtype=torch.long, device=device)
+        one = torch.ones((), device=device)
+        seed = derive_seed("evaluation", self.optimization.seed)
         applied = contextlib.nullcontext() if self.average is None else self.average.applied()
         with torch.no_grad(), applied, torch.random.fork_rng(devices=[]):  # data loaders draw from the global generator
-            network.eval()
+            self.module.eval()
             for first, rows, counts, batch in self._evaluation_batches(chosen):
                 self.note_padding(batch)
                 place = Place(0, seed=seed, row=first, rows=rows)
-                loss = self.evaluation_loss(network, batch, place=place, tokens=one)
+                loss = self.module(batch, place, one)
                 losses += loss.double() * counts  # normalized as if the step had one token, so this is a sum
                 tokens += self.count(batch).sum() * counts
+        reshard(self.module)
+        self.module.train(training)
         losses, tokens = total(losses), total(tokens)
         if not int(tokens):
             raise ValueError("evaluation data must hold at least one scored token; got none")
         mean = float(losses) / int(tokens)
         self.clock += time.monotonic() - started  # evaluation does not count towards the training speed
         metrics = {
-            f"{metric_key_prefix}_loss": mean,
-            f"{metric_key_prefix}_perplexity": math.exp(mean) if mean < 700 else math.inf,
+            f"{name}_loss": mean,
+            f"{name}_perplexity": math.exp(mean) if mean < 700 else math.inf,
         }
-        self.log(dict(metrics))  # adds the speed
-        self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
+        self.log(metrics)
         return metrics
 
     def _evaluation_batches(self, dataset: Any) -> Iterator[tuple[int, int, bool, dict[str, Tensor]]]:
@@ -86,21 +94,20 @@ class Evaluating(Base):
 
         All processes get the same number of batches, as sharded networks need; those that are left over do not count.
         """
-        args = self.args
         rows: Any = list(dataset) if isinstance(dataset, IterableDataset) else dataset
-        size, world = args.per_device_eval_batch_size, args.world_size
+        size, world = self.share.micro, self.share.world
         firsts = list(range(0, len(rows), size))
         rounds = -(-len(firsts) // world)
-        mine = [k * world + args.process_index for k in range(rounds)]
+        mine = [k * world + self.share.rank for k in range(rounds)]
         loader = DataLoader(
             rows,
             batch_sampler=[
                 list(range(firsts[k % len(firsts)], min(firsts[k % len(firsts)] + size, len(rows)))) for k in mine
             ],
-            collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
+            collate_fn=self.collate,
+            num_workers=self.run.workers,
+            pin_memory=self.device.type == "cuda",
         )
         for k, batch in zip(mine, shielded(loader), strict=True):
-            there = {name: part.to(args.device, non_blocking=True) for name, part in batch.items()}
+            there = {name: part.to(self.device, non_blocking=True) for name, part in batch.items()}
             yield firsts[k % len(firsts)], len(rows), k < len(firsts), there

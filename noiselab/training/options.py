@@ -6,21 +6,22 @@ ones.
 """
 
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import torch
-import transformers
 import tyro
 import yaml
 
 from ..files import write_text
-from .arguments import training_arguments
+from .callbacks import Callback
 from .flags import REGISTRY
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
 
 Options = TypeVar("Options")
 
@@ -33,11 +34,11 @@ class Optimization:
     """optimizer steps"""
     batch: int
     """sequences per optimizer step, over all processes"""
-    micro_batch: int
-    """maximum sequences per process and forward pass; gradients are accumulated until `batch` is reached"""
+    micro_batch: int | None = None
+    """maximum sequences per process and forward pass, by default all; gradients are accumulated until `batch` is reached"""
     learning_rate: float = 5e-4
     """peak learning rate"""
-    warmup: int = 10_000
+    warmup: int = 0
     """steps of linear warm-up"""
     schedule: Literal["cosine", "constant"] = "cosine"
     """learning rate schedule after the warm-up"""
@@ -60,7 +61,9 @@ class Optimization:
     precision: Literal["float32", "bfloat16"] = "float32"
     """dtype of the network's arithmetic; weights and losses are always float32"""
     compile: bool = False
-    """compile the network"""
+    """compile the blocks of the network"""
+    checkpointing: bool = False
+    """recompute activations in the backward pass: less memory for about a third more time"""
     seed: int = 1
     """random seed of the initial weights, the data order and the noise"""
 
@@ -99,7 +102,7 @@ class Data:
 class Run:
     """Settings that may change when a run is resumed."""
 
-    output: Path
+    output: Path | str
     """folder of the run: checkpoints, tokenizer, options.yaml, and the finished model in `final`"""
     resume: str = "auto"
     """auto (from the newest intact checkpoint, if any), never, or a checkpoint folder"""
@@ -108,15 +111,24 @@ class Run:
     evaluate_every: int = 1000
     """steps between evaluations; 0 for none"""
     save_every: int = 1000
-    """steps between checkpoints"""
+    """steps between checkpoints; 0 for none"""
     keep: int = 3
     """number of checkpoints to keep, at least 2"""
+    shards: int = 1
+    """processes that share one copy of the weights: 1 for a copy in each, 0 for one copy in all"""
     report_to: Literal["none", "tensorboard", "wandb"] = "none"
     """experiment tracker for training curves"""
     workers: int = 0
     """number of data loader workers"""
     cpu: bool = False
     """do not use a GPU"""
+    progress: bool = True
+    """show a progress bar"""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return Path(self.output)
 
 
 def command_line(presets: Mapping[str, tuple[str, Options]], arguments: Sequence[str] | None = None) -> Options:
@@ -225,81 +237,21 @@ def numbers_of(options: Any) -> dict[str, Any]:
     return {"options": plain}
 
 
-class KeepOptions(transformers.TrainerCallback):
+class KeepOptions(Callback):
     """Writes the settings to `options.yaml` when training begins, after they have been checked against the run.
 
     **Arguments:**
 
     - `options`: the settings.
-    - `folder`: the folder of the run.
     """
 
-    def __init__(self, options: Any, folder: Path) -> None:
-        self.options, self.folder = options, folder
+    def __init__(self, options: Any) -> None:
+        self.options = options
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_begin(self, trainer: "Trainer") -> None:
         """Write the settings."""
-        if state.is_world_process_zero:
-            write_text(self.folder / "options.yaml", as_yaml(self.options))
-
-
-def arguments_of(optimization: Optimization, run: Run, **fields: Any) -> transformers.TrainingArguments:
-    """Convert settings to transformers' training arguments.
-
-    **Arguments:**
-
-    - `fields`: any other field of `transformers.TrainingArguments`.
-
-    **Raises:** `ValueError` if the batch cannot be divided into micro-batches over the processes, or a setting is too
-    small.
-    """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    o = optimization
-    for name, value, least in (
-        ("steps", o.steps, 1),
-        ("batch", o.batch, 1),
-        ("micro-batch", o.micro_batch, 1),
-        ("log-every", run.log_every, 1),
-        ("evaluate-every", run.evaluate_every, 0),
-        ("save-every", run.save_every, 1),
-        ("keep", run.keep, 2),
-    ):
-        if value < least:
-            raise ValueError(f"--{name} must be at least {least}; got {value}")
-    micro = min(o.micro_batch, max(1, o.batch // world))
-    if o.batch % (micro * world):
-        raise ValueError(
-            f"--batch must be a multiple of --micro-batch times the number of processes; got {o.batch}, {micro} and {world}"
-        )
-    cosine = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": o.final_learning_rate}}
-    settings: dict[str, Any] = {
-        "max_steps": o.steps,
-        "per_device_train_batch_size": micro,
-        "per_device_eval_batch_size": micro,
-        "gradient_accumulation_steps": o.batch // (micro * world),
-        "learning_rate": o.learning_rate,
-        "warmup_steps": o.warmup,
-        **(cosine if o.schedule == "cosine" else {"lr_scheduler_type": "constant_with_warmup"}),
-        "adam_beta1": o.betas[0],
-        "adam_beta2": o.betas[1],
-        "adam_epsilon": o.epsilon,
-        "weight_decay": o.weight_decay,
-        "max_grad_norm": o.clip,
-        "torch_compile": o.compile,
-        "seed": o.seed,
-        "logging_steps": run.log_every,
-        "eval_strategy": "steps" if run.evaluate_every else "no",
-        "eval_steps": run.evaluate_every or None,
-        "save_steps": run.save_every,
-        "save_total_limit": run.keep,
-        "report_to": run.report_to,
-        "dataloader_num_workers": run.workers,
-        **({"use_cpu": True} if run.cpu else {}),
-        "dataloader_pin_memory": torch.cuda.is_available() and not run.cpu,
-        "run_name": run.output.name,
-        "disable_tqdm": False,  # otherwise transformers hides the bar along with its warnings
-    }
-    return training_arguments(run.output, **{**settings, **fields})
+        if trainer.layout.first:
+            write_text(trainer.run.folder / "options.yaml", as_yaml(self.options))
 
 
 def autocast_of(optimization: Optimization) -> torch.dtype | None:

@@ -28,14 +28,14 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
-def broadcast(value: Any, device: torch.device) -> Any:
+def broadcast(value: Any) -> Any:
     """Return the first process's value, of JSON types; the arguments of the others are ignored."""
     if not parallel():
         return value
-    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
-    size = torch.tensor(len(text), device=device)
+    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    size = torch.tensor(len(text))
     dist.broadcast(size, 0)
     if dist.get_rank() != 0:
-        text = torch.empty(int(size), dtype=torch.uint8, device=device)
+        text = torch.empty(int(size), dtype=torch.uint8)
     dist.broadcast(text, 0)
     return json.loads(bytes(text.tolist()))

@@ -1,82 +1,83 @@
 """Files written and read by the trainer: sealed checkpoints, resumption, the finished model."""
 
+import contextlib
 import errno
+import hashlib
 import json
-import math
 import shutil
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import transformers
 from filelock import BaseFileLock
 from torch import nn
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import TrainOutput
+from torch.distributed.tensor import DTensor
 
 from ..files import as_path, new_folder, write_json
-from ..networks.wrapped import bare
-from .checkpoints import SETTINGS, check_settings, checkpoints, damage, last_intact, rotate, seal
+from .checkpoints import MANIFEST, PROGRESS, SETTINGS, check_settings, checkpoints, damage, last_intact, rotate, seal
 from .checks import NonFiniteLoss
-from .ema import EMA_FILE, Average
-from .model_files import describe_network, load_weights, stored_network, write_model, write_weights
-from .processes import barrier, broadcast
+from .ema import Average
+from .layout import Layout, full_tensor
+from .model_files import describe_network, stored_network, write_model
+from .options import Optimization, Run
+from .processes import barrier, broadcast, total
+from .state import StateWriter, read_state, tensors_of
 from .stopping import lock
 
-if TYPE_CHECKING:
-    Base = transformers.Trainer
-else:
-    Base = object
 
-
-class Saving(Base):
+class Saving:
     """The part of `Trainer` that reads and writes files."""
 
+    network: nn.Module
+    hollow: nn.Module | None  # the network without weights, where those of `network` are sharded
+    optimization: Optimization
+    run: Run
+    layout: Layout
+    optimizer: torch.optim.Optimizer
     average: Average | None
-    decay: float | None
+    writer: StateWriter
+    feed: Any
     settings: dict[str, Any]
+    start: str  # identifies the weights that were given
+    step: int
+    history: list[dict[str, float]]
+    call: Any
     lock: BaseFileLock | None = None  # of the folder of the run, while it trains
-    keep: int | None  # the number of checkpoints to keep, or None for all
     saving: Path | None = None  # the checkpoint being written
     sealed: Path | None = None  # the newest checkpoint known to be intact
     resumed: Path | None = None  # the checkpoint this run was resumed from
 
-    @property
-    def network(self) -> nn.Module:
-        """The model as given, without the wrappers of data-parallel training and compilation."""
-        return bare(self.accelerator.unwrap_model(self.model))
-
     def choose(self, wanted: str | Path | bool | None) -> Path | None:
         """Choose the checkpoint to resume from; the first process decides for all."""
         answer: dict[str, str | None] = {}
-        if self.is_world_process_zero():
+        if self.layout.first:
             try:
-                self.lock = lock(Path(self.args.output_dir or "."))
+                self.lock = lock(self.run.folder)
                 chosen = self._choose(wanted)
                 answer = {"folder": None if chosen is None else str(chosen)}
             except (ValueError, OSError) as error:
                 answer = {"error": str(error)}
-        answer = broadcast(answer, self.args.device)
+        answer = broadcast(answer)
         if "error" in answer:
             raise ValueError(answer["error"])
         return None if answer["folder"] is None else Path(answer["folder"])
 
     def _choose(self, wanted: str | Path | bool | None) -> Path | None:
-        run = Path(self.args.output_dir or ".")
-        if wanted is None or wanted is False:
+        run = self.run.folder
+        if wanted in (None, False, "never"):
             if checkpoints(run):
                 raise ValueError(
                     f"a new run must use an empty folder: {run} contains {checkpoints(run)[0].name}; resume that run, or "
                     "choose another output folder"
                 )
             return None
-        if wanted is True or wanted == "auto":
+        if wanted in (True, "auto"):
             folder = last_intact(run, set_aside=True)
         else:
-            folder = Path(wanted)
+            folder = Path(str(wanted))
             reason = damage(folder)
             if reason is not None:
                 raise ValueError(f"a checkpoint must be intact to be resumed; {folder}: {reason}")
@@ -87,84 +88,135 @@ class Saving(Base):
 
     def print_status(self, text: str) -> None:
         """Print a message, in the terminal of the progress bar."""
-        if self.is_world_process_zero() and not self.args.disable_tqdm:
+        if self.layout.first and self.run.progress:
             print(text, file=sys.stderr)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the network, the settings and the average: the first part of a checkpoint."""
-        folder = Path(output_dir or self.args.output_dir or ".")
-        if _internal_call:
-            self.begin_save(folder)
-        if self.is_fsdp_enabled:
-            super().save_model(str(folder), _internal_call)  # gathers sharded weights
-        elif self.args.should_save:
-            write_weights(self.network, folder)
-        if self.args.should_save:
-            # Reading it requires unpickling; the settings contain the same in JSON.
-            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-            write_json(folder / SETTINGS, self.settings)
-            if self.average is not None:
-                self.average.save(folder / EMA_FILE)
+    def identity(self) -> str:
+        """A short name of the run for loggers, the same whenever it is resumed: a hash of its folder."""
+        return hashlib.sha256(str(self.run.folder.absolute()).encode()).hexdigest()[:16]
 
-    def begin_save(self, folder: Path) -> None:
-        """Check that the weights are finite, and remove an old folder of the same name."""
-        finite = torch.stack([p.detach().isfinite().all() for p in self.network.parameters()])
-        if not bool(finite.all()):
-            name = [name for name, _ in self.network.named_parameters()][int(finite.int().argmin())]
-            raise NonFiniteLoss(
-                f"after optimizer step {self.state.global_step} the weight {name} is not finite; {self.last_good()}"
-            )
-        self.saving = folder
-        if self.args.should_save:
+    def save(self) -> None:
+        """Begin a checkpoint of the current step: tensors are copied and written in the background, then it is sealed.
+
+        **Raises:** `NonFiniteLoss` if a weight is not finite; `OSError` if an earlier checkpoint could not be written.
+        """
+        self.finish_saving()
+        self._check_weights()
+        run = self.run.folder
+        folder = self.saving = run / f"checkpoint-{self.step}"
+        if self.layout.first:
             shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            write_json(folder / SETTINGS, self.settings)
+            progress = {"step": self.step, "processes": self.layout.world, "start": self.start, "history": self.history}
+            write_json(folder / PROGRESS, progress)
         barrier()
+        write_json(folder / f"data-{self.layout.rank}.json", {"readers": self.feed.position()})
+        tensors, _ = tensors_of(self.network, self.optimizer, self.average)
 
-    def end_save(self) -> None:
-        """Seal the checkpoint after all processes have written their part, then delete the oldest ones."""
-        barrier()
+        def finish() -> None:
+            if self.layout.first:
+                seal(folder)
+                rotate(run, folder, self.run.keep)
+
+        self.writer.write(folder, tensors, finish)
+        self.call("on_save", folder)
+
+    def finish_saving(self) -> None:
+        """Wait until the checkpoint in progress is sealed.
+
+        **Raises:** `OSError` in all processes if it could not be written; the folder is removed.
+        """
+        if self.saving is None:
+            return
         failed: list[Any] = []
-        if self.saving is not None and self.is_world_process_zero():
-            try:
-                seal(self.saving)
-                rotate(self.saving.parent, self.saving, self.keep)
-            except OSError as error:
-                failed = [error.errno, error.strerror or str(error)]
-        failed = broadcast(failed, self.args.device)
+        try:
+            self.writer.wait()
+        except Exception as error:
+            failed = [getattr(error, "errno", None) or errno.EIO, str(error)]
+        failed = broadcast(failed)
         if failed:
-            raise OSError(*failed)
+            raise self._removed(*failed)
         self.sealed, self.saving = self.saving, None
 
-    def failed_save(self, error: Exception) -> OSError:
-        """Remove the incomplete checkpoint and return an error that explains how to continue."""
-        folder, self.saving = self.saving, None
-        if folder is not None and self.is_world_process_zero():
-            shutil.rmtree(folder, ignore_errors=True)
+    def abandon_save(self, error: BaseException) -> None:
+        """Wait for the checkpoint in progress after an error of this process, and remove it if it is not whole.
+
+        **Raises:** `OSError` if the error was one of writing.
+        """
+        if self.saving is None:
+            return
+        with contextlib.suppress(Exception):
+            self.writer.wait()
+        if (self.saving / MANIFEST).exists():
+            self.sealed, self.saving = self.saving, None
+        elif isinstance(error, OSError):
+            raise self._removed(error.errno or errno.EIO, str(error)) from error
+        else:
+            self._remove()
+
+    def _removed(self, number: int, reason: str) -> OSError:
+        """Remove the checkpoint in progress; the error says how to go on."""
+        folder = self._remove()
         return OSError(
-            getattr(error, "errno", None) or errno.EIO,
-            f"{folder} could not be written ({error}) and was removed; {self.last_good()}. Started again, the same run goes "
+            number,
+            f"{folder} could not be written ({reason}) and was removed; {self.last_good()}. Started again, the same run goes "
             "on from there",
         )
+
+    def _remove(self) -> Path | None:
+        folder, self.saving = self.saving, None
+        if folder is not None and self.layout.first:
+            shutil.rmtree(folder, ignore_errors=True)
+        return folder
 
     def last_good(self) -> str:
         """Describe the checkpoint to continue from after a failure."""
         return "there is no checkpoint yet" if self.sealed is None else f"the last good checkpoint is {self.sealed}"
 
-    def complete(self, folder: Path) -> bool:
-        """Whether a checkpoint is from the last step."""
-        state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
-        return state.global_step >= state.max_steps > 0
+    def _check_weights(self) -> None:
+        local = [p.to_local() if isinstance(p, DTensor) else p for p in self.network.parameters()]
+        finite = torch.stack([p.detach().isfinite().all() for p in local])
+        if total((~finite).sum()):
+            names = [name for name, _ in self.network.named_parameters()]
+            worst = f"the weight {names[int(finite.int().argmin())]}" if not bool(finite.all()) else "a weight"
+            raise NonFiniteLoss(f"after optimizer step {self.step} {worst} is not finite; {self.last_good()}")
 
-    def restore(self, folder: Path) -> TrainOutput:
+    def _complete(self, folder: Path) -> bool:
+        """Whether a checkpoint is from the last step."""
+        return int(progress_of(folder)["step"]) >= self.optimization.steps
+
+    def _restore(self, folder: Path) -> None:
+        """Restore a checkpoint, written by any number of processes."""
+        progress = self._progress(folder)
+        parts = [
+            json.loads((folder / f"data-{rank}.json").read_text(encoding="utf-8"))["readers"]
+            for rank in range(int(progress["processes"]))
+        ]
+        self.feed.resume(parts)
+        read_state(folder, self.network, self.optimizer, self.average)
+
+    def _progress(self, folder: Path) -> dict[str, Any]:
+        """The progress of a checkpoint, restored; another start of the run is not hidden."""
+        progress = progress_of(folder)
+        self.step, self.history = int(progress["step"]), list(progress["history"])
+        if self.layout.first and progress.get("start") != self.start:
+            warnings.warn(
+                f"the model was given with other weights than those with which the run in {folder.parent} began; the weights "
+                f"of {folder.name} are used (to start from the given ones, choose another output folder)",
+                UserWarning,
+                stacklevel=5,
+            )
+        self.start = progress.get("start", self.start)
+        return progress
+
+    def _begin_finished(self, folder: Path) -> None:
         """Load the weights and the average of a finished run instead of training."""
-        self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
-        model = self.network
-        load_weights(model, folder)
-        if self.decay is not None:
-            self.average = Average(model, self.decay)
-            self.average.load(folder / EMA_FILE)
+        self._progress(folder)
+        if self.optimization.ema is not None:
+            self.average = Average(self.network, self.optimization.ema)
+        read_state(folder, self.network, None, self.average)
         self.print_status(f"{folder} is from the last step: training is complete")
-        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
-        return TrainOutput(self.state.global_step, losses[-1] if losses else math.nan, {})
 
     def save_final(
         self,
@@ -182,7 +234,8 @@ class Saving(Base):
         `MaskedLanguageModel` the model of transformers inside is written, as transformers loads it; noiselab.json states how
         the denoiser calls it. Of a denoiser whose class is registered (`noiselab.processes.registered`), noiselab.json has the
         name and the arguments; of any other module, the weights alone are written. For `Pipeline.from_pretrained`, pass the
-        noise as `ModelSettings` in `parts`.
+        noise as `ModelSettings` in `parts`. Sharded weights are gathered in the memory of the first
+        process's machine, not on its device.
 
         **Arguments:**
 
@@ -197,23 +250,59 @@ class Saving(Base):
         program.
         """
         folder = as_path(folder)
-        if self.is_world_process_zero():
-            model = self.network
-            stored = stored_network(model, merge)
-            with new_folder(folder, subfolders=("ema",)) as temporary:
-                write_model(model, temporary, stored)
-                if self.average is not None:
-                    with self.average.applied():
-                        write_model(model, temporary / "ema", stored)
-                for place in [temporary, temporary / "ema"]:
-                    for part in (*([] if tokenizer is None else [tokenizer]), *parts):
-                        if place.exists():
-                            part.save_pretrained(place)
-                    if place.exists():
-                        describe_network(place, stored)
-                content = {"step": self.state.global_step, **(settings or {}), "numbers": self.settings}
+        with contextlib.ExitStack() as opened:
+            temporary = self._new_folder(opened, folder)
+            more = [*([] if tokenizer is None else [tokenizer]), *parts]
+            stored = stored_network(self.network, merge)
+            self._write_whole(temporary, more, stored)
+            if self.average is not None:
+                with self.average.applied():
+                    self._write_whole(None if temporary is None else temporary / "ema", more, stored)
+            if temporary is not None:
+                content = {"step": self.step, **(settings or {}), "numbers": self.settings}
                 write_json(temporary / SETTINGS, content)
         barrier()
+
+    def _new_folder(self, opened: contextlib.ExitStack, folder: Path) -> Path | None:
+        """The folder in which the first process writes; an error there is one of all processes."""
+        temporary, failed = None, ""
+        if self.layout.first:
+            try:
+                temporary = opened.enter_context(new_folder(folder, subfolders=("ema",)))
+            except ValueError as error:
+                failed = str(error)
+        failed = broadcast(failed)
+        if failed:
+            raise ValueError(failed)
+        return temporary
+
+    def _write_whole(self, folder: Path | None, parts: Iterable[Any], stored: Mapping[str, Any]) -> None:
+        """Write the model with its current weights, in the first process; the others give it their shards."""
+        model = self.network
+        if self.hollow is not None:
+            whole = {name: full_tensor(weight.detach()).cpu() for name, weight in model.named_parameters()}
+            model = self.hollow
+            if folder is not None:
+                model.load_state_dict(whole, strict=False, assign=True)
+        if folder is None:
+            return
+        write_model(model, folder, stored)
+        for part in parts:
+            part.save_pretrained(folder)
+        describe_network(folder, stored)
+
+
+def sums_of(network: nn.Module) -> str:
+    """A short text that changes with the weights of a network: a hash of the sums of each weight and of its squares."""
+    sums = [torch.stack([w.sum(dtype=torch.float64), (w * w).sum(dtype=torch.float64)]) for w in network.parameters()]
+    values = torch.stack([one.detach().cpu() for one in sums]) if sums else torch.zeros(0)
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
+
+
+def progress_of(folder: Path) -> dict[str, Any]:
+    """The step, the number of processes and the logged values of a checkpoint."""
+    content: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    return content
 
 
 def settings_of(folder: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from noiselab.dialogue import Check, chain_of_thought, natural_language, right_o
 from noiselab.tasks.boxes import THINGS, BoxQuestion, draw_boxes
 from noiselab.tasks.choices import letters
 from noiselab.training import Trainer, causal_loss, predicted_tokens
-from noiselab.training.options import Optimization, Run, arguments_of, autocast_of
+from noiselab.training.options import Optimization, Run
 from problems.streams import batch_by_length, pad_row
 
 PREFIX = "the answer is"
@@ -186,13 +186,11 @@ def load_or_train_model(options: CheckModel) -> tuple[Any, transformers.PreTrain
         )
         return Trainer(
             network,
-            arguments_of(o, options.run),
-            train_dataset=Dialogues(options, tokenizer, length=longest, batch=o.micro_batch, seed=o.seed),
+            replace(o, decay_all=False),
+            options.run,
+            train_dataset=Dialogues(options, tokenizer, length=longest, batch=o.micro_batch or o.batch, seed=o.seed),
             loss=causal_loss,
             count=predicted_tokens,
-            autocast=autocast_of(o),
-            ema=o.ema,
-            optimizer=o.optimizer,
         )
 
     folder = options.run.output

@@ -158,7 +158,7 @@ class Curves(NamedTuple):
     **Arguments:**
 
     - `title`: of the panel.
-    - `history`: what the trainer logged (`trainer.state.log_history`).
+    - `history`: what the trainer logged (`trainer.history`).
     - `tokens`: number of tokens in an optimizer step.
     - `training`, `held_out`: labels of the curves on training text and on held-out text.
     """

@@ -23,7 +23,7 @@ from noiselab.training import (
     predicted_tokens,
     with_lora,
 )
-from noiselab.training.options import Optimization, Run, arguments_of, autocast_of
+from noiselab.training.options import Optimization, Run
 
 from .solving import check_solutions, infill_solutions
 from .streams import ProblemBlocks, ProblemStream
@@ -213,7 +213,7 @@ def load_or_train_arm(name: str, seed: int, options: ProblemModels, words: Words
             partial(draw_at_level, options, None, "train"),
             words,
             options.length,
-            batch=options.optimization.micro_batch,
+            batch=options.optimization.micro_batch or options.optimization.batch,
             mistakes=mistakes,
             score_mistakes=arm.scored,
             score_questions=options.score_questions,
@@ -242,13 +242,11 @@ def load_or_train_arm(name: str, seed: int, options: ProblemModels, words: Words
             network = load_or_train_arm("error-free", seed, options, words)
         return Trainer(
             with_lora(network, arm.rank) if arm.rank else network,
-            arguments_of(optimization, replace(options.run, output=folder)),
+            replace(optimization, decay_all=False, optimizer="adamw" if arm.rank else optimization.optimizer),
+            replace(options.run, output=folder),
             train_dataset=rows,
             loss=causal_loss,
             count=predicted_tokens,
-            autocast=autocast_of(optimization),
-            ema=optimization.ema,
-            optimizer="adamw" if arm.rank else optimization.optimizer,
             settings=select_settings(options, arm),
         )
 
@@ -290,7 +288,8 @@ def load_or_train_gidd(seed: int, options: ProblemModels, words: Words) -> DiT:
         open_gates(network)
         return Trainer(
             network,
-            arguments_of(optimization, replace(options.run, output=folder)),
+            replace(optimization, decay_all=False),
+            replace(options.run, output=folder),
             train_dataset=ProblemBlocks(
                 partial(draw_at_level, options, None, "train"),
                 words,
@@ -301,9 +300,6 @@ def load_or_train_gidd(seed: int, options: ProblemModels, words: Words) -> DiT:
             process=build_noise(words),
             objective=nl.objectives.Dynamic.gidd(vocab_size=words.size + 1, p_uniform=P_UNIFORM),
             count=noised_tokens,
-            autocast=autocast_of(o),
-            ema=o.ema,
-            optimizer=o.optimizer,
             settings=select_settings(options, None),
         )
 

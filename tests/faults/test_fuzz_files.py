@@ -174,7 +174,7 @@ ELSEWHERE = {
         "training.save_probe",
         "training.seal",
     ),
-    *("training.new_folder", "training.training_arguments", "training.Trainer.train"),
+    *("training.Run", "training.new_folder", "training.Callback.on_save", "training.Trainer.train"),
     *("networks.load_network", "networks.published.load_network"),
     *(f"pipeline.{name}Pipeline.default_settings" for name in ("", "Diffusion", "Canvas")),
     *(f"pipeline.{name}Pipeline.guesses_noise" for name in ("", "Diffusion")),
@@ -233,9 +233,10 @@ def valid(tmp_path_factory):
     BertForMaskedLM(BertConfig(vocab_size=20, max_position_embeddings=8, **sizes)).save_pretrained(folder / "bert")
     save_probe(Probe(llama(), 0), folder / "probe.safetensors")
     run = folder / "run" / "checkpoint-4"
-    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "ema.safetensors"):
-        (run / name).write_bytes(b"some bytes")
-    for name, content in {"trainer_state.json": {}, "settings.json": {"ema": 0.9, "processes": 1}}.items():
+    (run / "state").mkdir(parents=True)
+    (run / "state" / "shard-00001.safetensors").write_bytes(b"some bytes")
+    progress = {"step": 4, "processes": 1, "history": []}
+    for name, content in {"progress.json": progress, "settings.json": {}, "data-0.json": {"readers": None}}.items():
         (run / name).write_text(json.dumps(content))
     checkpoints.seal(run)
     return folder

@@ -9,26 +9,26 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 from toy_training import digest, make
 
+from noiselab.training import Callback
 from noiselab.training import checkpoints as ck
 
 TRAINING = Path(__file__).parents[1] / "training"
-OPTIONS = {"max_steps": 10, "save_steps": 4}
+OPTIONS = {"steps": 10, "save_every": 4}
 
 
-class At(transformers.TrainerCallback):
+class At(Callback):
     """Calls a function after a step."""
 
     def __init__(self, step, call):
         self.step, self.call = step, call
 
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == self.step:
+    def on_step(self, trainer):
+        if trainer.step == self.step:
             self.call()
 
 
@@ -73,7 +73,7 @@ def test_sigterm_saves_a_checkpoint_and_ends_the_run(tmp_path, clean, capsys):
         run.train()
     assert ended.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
     assert "stopped by SIGTERM" in capsys.readouterr().err
-    step = run.state.global_step
+    step = run.step
     assert step in (5, 6)  # the step in which the signal is seen
     assert ck.last_intact(tmp_path).name == f"checkpoint-{step}"
     again = make(tmp_path, **OPTIONS)
@@ -94,13 +94,14 @@ def test_a_handler_of_the_program_is_called_too(tmp_path):
 
 
 SCRIPT = """
-import os, signal, sys, transformers
+import os, signal, sys
 from toy_training import make
-class At(transformers.TrainerCallback):
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == 5:
+from noiselab.training import Callback
+class At(Callback):
+    def on_step(self, trainer):
+        if trainer.step == 5:
             os.killpg(0, signal.SIGTERM)
-make(sys.argv[1], max_steps=10, save_steps=4, dataloader_num_workers=2, callbacks=[At()]).train()
+make(sys.argv[1], steps=10, save_every=4, workers=2, callbacks=[At()]).train()
 """
 
 
@@ -117,7 +118,7 @@ def test_sigterm_to_the_whole_job_does_not_end_the_workers_first(tmp_path):
     assert done.returncode == 143, done.stderr
     assert "Traceback" not in done.stderr and "stopped by SIGTERM" in done.stderr
     folder = ck.last_intact(tmp_path / "run")
-    assert json.loads((folder / "trainer_state.json").read_text())["global_step"] in (5, 6)
+    assert json.loads((folder / "progress.json").read_text())["step"] in (5, 6)
 
 
 def test_what_a_killed_save_left_is_deleted_once_there_is_another_checkpoint(tmp_path, clean):

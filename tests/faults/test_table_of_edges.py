@@ -5,10 +5,13 @@ Its rows are found by walking the packages, so that a new one without an entry h
 
 import inspect
 import math
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 from small import pipeline, tokenizer
+from small_canvas import canvas_pipeline
 from transformers import LlamaConfig, LlamaForCausalLM
 from worlds import PROCESSES, V
 
@@ -133,6 +136,15 @@ def causal(value=None):
     return AutoregressivePipeline(model, words, ModelSettings())
 
 
+def canvas(value=None):
+    with tempfile.TemporaryDirectory() as folder:
+        pipe = canvas_pipeline(Path(folder))
+    if value is not None:
+        with torch.no_grad():
+            next(pipe.network.parameters()).fill_(value)
+    return pipe
+
+
 QUIET = {"show_progress": False}
 METHODS = {  # texts are encoded by the tokenizer, so that no token is outside
     "DiffusionPipeline.generate": (
@@ -151,6 +163,30 @@ METHODS = {  # texts are encoded by the tokenizer, so that no token is outside
         lambda: spoilt().self_correction(["the cat"], 4, **QUIET),
         lambda: pipeline().self_correction(["the cat"], 4, temperature=math.inf, **QUIET),
         lambda: pipeline().self_correction(["the cat"], 4, t0=1.5, **QUIET),
+        "none",
+    ),
+    "CanvasPipeline.generate": (
+        lambda: canvas(math.nan).generate(1, 2, length=8, **QUIET),
+        lambda: canvas().generate(1, 2, length=8, temperature=math.inf, **QUIET),
+        "none",
+        "none",
+    ),
+    "CanvasPipeline.infill": (
+        lambda: canvas(math.nan).infill(["a<mask>"], 2, **QUIET),
+        lambda: canvas().infill(["a<mask>"], 2, temperature=math.inf, **QUIET),
+        "none",
+        "none",
+    ),
+    "CanvasPipeline.self_correction": (
+        lambda: canvas(math.nan).self_correction(["hello"], 2, **QUIET),
+        lambda: canvas().self_correction(["hello"], 2, temperature=math.inf, **QUIET),
+        "none",
+        "none",
+    ),
+    "CanvasPipeline.bound": (
+        lambda: canvas(math.nan).bound(["hello"], nodes=2),
+        "none",
+        lambda: canvas().bound(["hello"], nodes=2, low=1.5),
         "none",
     ),
     "AutoregressivePipeline.generate": (
@@ -202,6 +238,7 @@ BOUNDS = {
         lambda: elbo.prior_kl(MASKED, AWAY, HALF),
     ),
     "objective_loss": by_logits(lambda row, x, t: objectives.objective_loss(MASKED, row, x, Z, t)),
+    "weighted_loss": by_logits(lambda row, x, t: objectives.weighted_loss(MASKED, row, x, Z, t, None)),
     "cross_entropy": by_logits(lambda row, x, t: objectives.cross_entropy(MASKED, row, x, Z, t)),
     "any_order_loss": by_logits(lambda row, x, t: objectives.any_order_loss(MASKED, row, x, Z), beyond=False),
     "elbo": (

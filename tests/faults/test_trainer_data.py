@@ -20,9 +20,9 @@ PLACE = Place(0, seed=1)
 
 
 def trained(tmp_path, data, **options):
-    trainer = make(tmp_path, data=data, max_steps=1, save_steps=9, logging_steps=1, **options)
+    trainer = make(tmp_path, data=data, steps=1, save_every=9, log_every=1, **options)
     trainer.train()
-    return trainer.state.log_history[0]["loss"]
+    return trainer.history[0]["loss"]
 
 
 def test_a_table_of_datasets_trains_as_tensors_do(tmp_path):

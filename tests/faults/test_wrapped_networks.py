@@ -68,7 +68,7 @@ def test_an_average_that_is_applied_twice_gives_the_trained_weights_back():
 
 def test_the_trainer_takes_the_network_itself(tmp_path):
     for model in (torch.compile(network(), backend="eager"), DataParallel(network())):
-        with pytest.raises(ValueError, match=r"must be the network itself.*torch_compile=True"):
+        with pytest.raises(ValueError, match=r"must be the network itself.*compile=True"):
             make(tmp_path, model=model)
     inside = network()
     inside.blocks[0] = torch.compile(inside.blocks[0], backend="eager")
@@ -81,16 +81,16 @@ def test_the_trainer_takes_the_network_itself(tmp_path):
 def test_a_network_that_the_trainer_compiles_learns_the_same_under_the_same_names(tmp_path, kind, unchecked):
     def run(folder, **options):
         model = network(0.0) if kind == "network" else TransformersDenoiser(network(0.0))
-        trainer = make(folder, model=model, max_steps=4, save_steps=2, **options)
+        trainer = make(folder, model=model, steps=4, save_every=2, **options)
         trainer.train()
 
     run(tmp_path / "plain")
-    run(tmp_path / "compiled", torch_compile=True, torch_compile_backend="eager")
-    for file in ("model.safetensors", "ema.safetensors"):
-        a, b = (load_file(tmp_path / name / "checkpoint-4" / file) for name in ("plain", "compiled"))
-        assert a.keys() == b.keys()
-        for name, weight in a.items():
-            torch.testing.assert_close(weight, b[name], rtol=1e-4, atol=1e-5)
+    run(tmp_path / "compiled", compile=True)
+    file = "shard-00001-model-00001-of-00001.safetensors"
+    a, b = (load_file(tmp_path / name / "checkpoint-4" / "state" / file) for name in ("plain", "compiled"))
+    assert a.keys() == b.keys()
+    for name, weight in a.items():
+        torch.testing.assert_close(weight, b[name], rtol=1e-4, atol=1e-5)
 
 
 def adapted(model):
@@ -142,9 +142,9 @@ def test_activation_checkpointing_changes_no_loss_and_recomputes_blocks(tmp_path
             tmp_path / str(enabled),
             data=data,
             model=model(),
-            max_steps=2,
-            save_steps=9,
-            activation_checkpointing=enabled,
+            steps=2,
+            save_every=9,
+            checkpointing=enabled,
         )
         block = next(m for m in trainer.network.modules() if isinstance(m, GradientCheckpointingLayer))
         calls = []
@@ -152,7 +152,7 @@ def test_activation_checkpointing_changes_no_loss_and_recomputes_blocks(tmp_path
             lambda *_, calls=calls: calls.append(1)
         )
         trainer.train()
-        runs[enabled] = trainer.losses.seen, len(calls)
+        runs[enabled] = trainer.losses_of_steps.seen, len(calls)
     assert runs[True][0] == runs[False][0]
     assert runs[True][1] == 2 * runs[False][1]
 
@@ -166,7 +166,5 @@ def test_networks_without_activation_checkpointing_are_refused(tmp_path):
         def forward(self, input_ids, timesteps, attention_mask=None):
             return self.embed(input_ids)
 
-    with pytest.raises(
-        ValueError, match=r"activation_checkpointing .* needs a network of transformers .* Own does not"
-    ):
-        make(tmp_path, model=Own(), activation_checkpointing=True)
+    with pytest.raises(ValueError, match=r"checkpointing needs a network of transformers .* Own does not"):
+        make(tmp_path, model=Own(), checkpointing=True)

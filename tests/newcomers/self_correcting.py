@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import noiselab as nl
 from noiselab.data import ResponseRows, vocabulary_size
 from noiselab.pipeline import GenerationSettings, ModelSettings, Pipeline
-from noiselab.training import Trainer, adapt, training_arguments
+from noiselab.training import Optimization, Run, Trainer, adapt
 
 # A question, its answer, and the word of the answer that a wrong one, or a gap, replaces.
 DESK = [
@@ -89,10 +89,14 @@ def train(base, file, run, final):
     denoiser, tokenizer = adapt(model, tokenizer, shifted=True)
     data = ResponseRows(file, tokenizer, length=128)
     process = nl.gidd(vocab_size=vocabulary_size(tokenizer), mask_id=tokenizer.mask_token_id, p_uniform=0.2)
-    arguments = training_arguments(
-        run, max_steps=1000, per_device_train_batch_size=20, learning_rate=3e-3, save_strategy="no", disable_tqdm=True
+    trainer = Trainer(
+        denoiser,
+        Optimization(steps=1000, batch=20, learning_rate=3e-3),
+        Run(run, save_every=0, progress=False),
+        train_dataset=data,
+        process=process,
+        objective=nl.objectives.Clipped(2.0),
     )
-    trainer = Trainer(denoiser, arguments, train_dataset=data, process=process, objective=nl.objectives.Clipped(2.0))
     trainer.train()
     settings = ModelSettings(process, generation=GenerationSettings(steps=16, length=data.width))
     trainer.save_final(final, tokenizer=data.tokenizer, parts=[settings])

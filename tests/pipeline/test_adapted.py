@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForC
 from noiselab.data import TokenBlocks, vocabulary_size
 from noiselab.networks.masked_lm import MaskedLanguageModel
 from noiselab.pipeline import AutoregressivePipeline, DiffusionPipeline, ModelSettings, Pipeline
-from noiselab.training import Trainer, training_arguments
+from noiselab.training import Optimization, Run, Trainer
 
 WIDTHS = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 QUIET = {"show_progress": False}
@@ -73,8 +73,8 @@ def test_a_trained_denoiser_is_loaded_by_the_pipeline_and_by_transformers(tmp_pa
     settings = ModelSettings(noise(words))
     denoiser = MaskedLanguageModel(llama(size), predicts="leave_one_out", shifted=True)
     blocks = TokenBlocks(torch.randint(3, size, (16, 8), generator=random()), torch.full((16,), 8), vocab_size=size)
-    args = training_arguments(str(tmp_path / "run"), max_steps=2, disable_tqdm=True, use_cpu=True)
-    trainer = Trainer(denoiser, args, train_dataset=blocks, process=settings.process(), ema=0.5)
+    optimization, run = Optimization(steps=2, batch=8, ema=0.5), Run(tmp_path / "run", cpu=True, progress=False)
+    trainer = Trainer(denoiser, optimization, run, train_dataset=blocks, process=settings.process())
     trainer.train()
     denoiser.eval()
     z = torch.randint(3, size, (2, 8), generator=random())

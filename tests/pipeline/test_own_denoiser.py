@@ -13,7 +13,7 @@ from noiselab.data import TokenBlocks, vocabulary_size
 from noiselab.pipeline import DiffusionPipeline, ModelSettings, Pipeline
 from noiselab.processes import registered
 from noiselab.processes.registry import KINDS
-from noiselab.training import Trainer, training_arguments
+from noiselab.training import Optimization, Run, Trainer
 
 QUIET = {"show_progress": False}
 
@@ -118,8 +118,9 @@ def trained(make, folder, ema=None):
     settings = ModelSettings(nl.masked(vocab_size=size, mask_id=mask))
     ids = torch.randint(size - 1, (8, LENGTH), generator=random())
     blocks = TokenBlocks(ids, torch.full((8,), LENGTH), vocab_size=size)
-    args = training_arguments(str(folder), max_steps=2, learning_rate=0.05, disable_tqdm=True, use_cpu=True)
-    trainer = Trainer(make(size), args, train_dataset=blocks, process=settings.process(), ema=ema)
+    optimization = Optimization(steps=2, batch=8, learning_rate=0.05, ema=ema)
+    run = Run(folder, cpu=True, progress=False)
+    trainer = Trainer(make(size), optimization, run, train_dataset=blocks, process=settings.process())
     trainer.train()
     return trainer, settings, words
 

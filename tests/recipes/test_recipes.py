@@ -45,8 +45,8 @@ def test_a_recipe_trains_writes_a_model_and_does_nothing_when_started_again(tmp_
     recipe = load(name)
     arguments = ["demo", *SMALL, *texts, "--output", str(tmp_path / "run")]
     trainer = recipe.main(arguments)
-    assert trainer.state.global_step == 4
-    evaluated = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert trainer.step == 4
+    evaluated = [entry["eval_loss"] for entry in trainer.history if "eval_loss" in entry]
     assert len(evaluated) == 2 and evaluated[0] == pytest.approx(math.log(300), rel=0.4)
     auto = transformers.AutoModelForCausalLM if name == "autoregressive" else transformers.AutoModelForMaskedLM
     final = tmp_path / "run" / "final"
@@ -65,7 +65,7 @@ def test_a_recipe_trains_writes_a_model_and_does_nothing_when_started_again(tmp_
     assert f"learning_rate: {rate}" in said.out and "trained 4 steps to step 4" in said.err
 
     again = recipe.main(arguments)
-    assert again.state.global_step == 4
+    assert again.step == 4
     assert "trained" not in capsys.readouterr().err
     with pytest.raises(ValueError, match=rf"learning_rate: {rate} in the checkpoint, 0.1 now"):
         recipe.main([*arguments, "--learning-rate", "0.1"])

@@ -12,10 +12,10 @@ import traceback
 from pathlib import Path
 
 import torch
-import transformers
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from toy_training import Rows, Stream, digest, flip, make
 
-from noiselab.training import Average, checkpoints, saving
+from noiselab.training import Callback, checkpoints, saving
 
 STEP = 8  # of the checkpoint that is hit; there is one before it, at 4
 
@@ -25,27 +25,12 @@ def die():
 
 
 def die_at_step(step):
-    class Die(transformers.TrainerCallback):
-        def on_step_end(self, args, state, control, **_):
-            if state.global_step == step:
+    class Die(Callback):
+        def on_step(self, trainer):
+            if trainer.step == step:
                 die()
 
     return Die()
-
-
-def die_in(owner, name, path_argument, file):
-    """Replace `owner.name`, so that it writes half of `checkpoint-8/<file>` and dies."""
-    original = getattr(owner, name)
-
-    def write(*args, **kwargs):
-        path = Path(str(args[path_argument]))
-        if path.parent.name == f"checkpoint-{STEP}" and path.name == file:
-            original(*args, **kwargs)
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-            die()
-        return original(*args, **kwargs)
-
-    setattr(owner, name, write)
 
 
 def die_before(owner, name):
@@ -59,18 +44,20 @@ def die_before(owner, name):
     setattr(owner, name, write)
 
 
-def save_weights_and_die():
-    import transformers.modeling_utils as owner
+def die_while_writing(part):
+    """Die in the thread that writes, with the state written up to this part: 0, half of it or all."""
+    original = HuggingFaceStorageWriter.write_data
 
-    original = owner.safe_save_file
+    def write(self, plan, planner):
+        if f"checkpoint-{STEP}" not in str(self.path):
+            return original(self, plan, planner)
+        if part:
+            original(self, plan, planner).wait()
+            for file in Path(self.path).rglob("*.safetensors"):
+                file.write_bytes(file.read_bytes()[: int(part * file.stat().st_size)])
+        die()
 
-    def write(tensors, path, *args, **kwargs):
-        original(tensors, path, *args, **kwargs)
-        if f"checkpoint-{STEP}" in str(path):
-            Path(path).write_bytes(Path(path).read_bytes()[:1000])
-            die()
-
-    owner.safe_save_file = write
+    HuggingFaceStorageWriter.write_data = write
 
 
 KILLS = {
@@ -78,26 +65,26 @@ KILLS = {
     "within a later pass": (8, lambda: None, {"callbacks": [die_at_step(11)]}),
     "before the first checkpoint": (None, lambda: None, {"callbacks": [die_at_step(2)]}),
     "within a stream": (8, lambda: None, {"callbacks": [die_at_step(11)], "data": Stream(Rows(24))}),
-    "in the weights": (4, save_weights_and_die, {}),
     "in the settings": (4, lambda: die_before(saving, "write_json"), {}),
-    "in the average": (4, lambda: die_in(Average, "save", 1, "ema.safetensors"), {}),
-    "in optimizer.pt": (4, lambda: die_in(torch, "save", 1, "optimizer.pt"), {}),
-    "in scheduler.pt": (4, lambda: die_in(torch, "save", 1, "scheduler.pt"), {}),
-    "in rng_state.pth": (4, lambda: die_in(torch, "save", 1, "rng_state.pth"), {}),
-    "in trainer_state.json": (
-        4,
-        lambda: die_in(transformers.TrainerState, "save_to_json", 1, "trainer_state.json"),
-        {},
-    ),
+    "before the state": (4, lambda: die_while_writing(0), {}),
+    "in the state": (4, lambda: die_while_writing(0.5), {}),
+    "after the state": (4, lambda: die_while_writing(1), {}),
     "before the manifest": (4, lambda: die_before(saving, "seal"), {}),
     "within the manifest": (4, lambda: die_before(checkpoints, "write_json"), {}),
 }
+
+
+def state(folder):
+    return next((folder / "state").iterdir())
+
+
 HURTS = {
-    "flipped bit in the weights": lambda f: flip(f / "model.safetensors"),
-    "flipped bit in the average": lambda f: flip(f / "ema.safetensors"),
-    "truncated optimizer.pt": lambda f: (f / "optimizer.pt").write_bytes(b"12"),
-    "missing optimizer.pt": lambda f: (f / "optimizer.pt").unlink(),
-    "missing rng_state.pth": lambda f: (f / "rng_state.pth").unlink(),
+    "flipped bit in the state": lambda f: flip(state(f)),
+    "truncated state": lambda f: state(f).write_bytes(b"12"),
+    "missing state": lambda f: state(f).unlink(),
+    "missing position in the data": lambda f: (f / "data-0.json").unlink(),
+    "missing step": lambda f: (f / "progress.json").unlink(),
+    "missing settings": lambda f: (f / "settings.json").unlink(),
 }
 
 

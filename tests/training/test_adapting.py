@@ -16,7 +16,7 @@ from noiselab.networks.adapters import weights_hash
 from noiselab.networks.masked_lm import MaskedLanguageModel
 from noiselab.networks.opening import influence
 from noiselab.pipeline import AutoregressivePipeline, DiffusionPipeline, ModelSettings, Pipeline
-from noiselab.training import Place, Trainer, adapt, merged, noised_loss, training_arguments, with_lora
+from noiselab.training import Optimization, Place, Run, Trainer, adapt, merged, noised_loss, with_lora
 from noiselab.training.losses import call_denoiser
 
 WORDS = 20
@@ -62,8 +62,10 @@ def loss_of(denoiser, process, seed=1):
 def train(denoiser, process, folder, steps=3):
     ids = data()
     blocks = TokenBlocks(ids, torch.full((len(ids),), ids.shape[1]), vocab_size=process.vocab_size)
-    args = training_arguments(str(folder), max_steps=steps, learning_rate=0.05, disable_tqdm=True, use_cpu=True)
-    trainer = Trainer(denoiser, args, train_dataset=blocks, process=process)
+    optimization = Optimization(steps, batch=8, learning_rate=0.05, weight_decay=0.0)
+    trainer = Trainer(
+        denoiser, optimization, Run(folder, cpu=True, progress=False), train_dataset=blocks, process=process
+    )
     trainer.train()
     denoiser.eval()
     return trainer

@@ -1,68 +1,125 @@
-"""A callback that is given twice is called once; two objects of one class are two callbacks, as in transformers."""
+"""Callbacks are called at their moments, once each; loggers write what is logged."""
+
+import json
 
 import pytest
-import transformers
 from toy_training import make
-from transformers.trainer_callback import DefaultFlowCallback, PrinterCallback, ProgressCallback
 
-from noiselab.training.callbacks import Progress
+from noiselab.training import Callback
 
-SHORT = {"max_steps": 3, "save_steps": 9, "ema": None}
-
-
-class StepCounter(transformers.TrainerCallback):
-    steps = 0
-
-    def __init__(self, name="default"):
-        self.name = name
-
-    def on_step_end(self, args, state, control, **_):
-        type(self).steps += 1
+SHORT = {"steps": 3, "save_every": 9, "ema": None}
 
 
-@pytest.fixture(autouse=True)
-def from_zero():
-    StepCounter.steps = 0
+class Watching(Callback):
+    def __init__(self):
+        self.seen = []
+
+    def on_begin(self, trainer):
+        self.seen.append(("begin", trainer.step))
+
+    def on_step(self, trainer):
+        self.seen.append(("step", trainer.step))
+
+    def on_log(self, trainer, values):
+        self.seen.append(("evaluation" if "eval_loss" in values else "log", trainer.step))
+
+    def on_save(self, trainer, folder):
+        self.seen.append(("save", folder.name))
+
+    def on_end(self, trainer):
+        self.seen.append(("end", trainer.step))
 
 
-def names(trainer, kind=StepCounter):
-    return [getattr(found, "name", "") for found in trainer.callback_handler.callbacks if isinstance(found, kind)]
-
-
-@pytest.mark.parametrize("added", [False, True])
-@pytest.mark.parametrize("given", ["object", "class"])
-def test_the_same_one_is_called_once(tmp_path, given, added, caplog):
-    one = StepCounter("mine") if given == "object" else StepCounter
-    trainer = make(tmp_path, callbacks=[one] if added else [one, one], **SHORT)
-    if added:
-        trainer.add_callback(one)
+def test_the_moments(tmp_path):
+    one = Watching()
+    trainer = make(
+        tmp_path,
+        callbacks=[one],
+        **{**SHORT, "save_every": 2},
+        log_every=2,
+        evaluate_every=3,
+        extra={"eval_dataset": rows()},
+    )
     trainer.train()
-    assert len(names(trainer)) == 1 and StepCounter.steps == 3
-    assert "StepCounter is there already; it is called once" in caplog.text
+    assert one.seen == [
+        ("begin", 0),
+        ("step", 1),
+        ("step", 2),
+        ("log", 2),
+        ("save", "checkpoint-2"),
+        ("step", 3),
+        ("log", 3),
+        ("evaluation", 3),
+        ("save", "checkpoint-3"),
+        ("end", 3),
+    ]
+    assert [(entry["step"], "loss" in entry) for entry in trainer.history] == [(2, True), (3, True), (3, False)]
 
 
-def test_two_objects_are_two_callbacks(tmp_path):
-    trainer = make(tmp_path, callbacks=[StepCounter("a"), StepCounter("b")], **SHORT)
-    trainer.add_callback(StepCounter("c"))
+def rows():
+    from toy_training import Rows
+
+    return Rows(4)
+
+
+def test_the_same_one_is_called_once_and_two_objects_are_two(tmp_path, caplog):
+    one, other = Watching(), Watching()
+    make(tmp_path, callbacks=[one, other, one], **SHORT).train()
+    assert "Watching is there already; it is called once" in caplog.text
+    assert one.seen == other.seen and one.seen.count(("step", 2)) == 1
+
+
+def test_what_is_none_is_refused(tmp_path, unchecked):
+    with pytest.raises(ValueError, match=r"callbacks must be objects of noiselab\.training\.Callback; got <class"):
+        make(tmp_path, callbacks=[Watching], **SHORT)
+
+
+def test_a_callback_ends_the_run_with_a_checkpoint(tmp_path):
+    class Enough(Callback):
+        def on_step(self, trainer):
+            if trainer.step == 5:
+                trainer.stop()
+
+    stopped = make(tmp_path, callbacks=[Enough()])
+    assert stopped.train().step == 5 and stopped.sealed.name == "checkpoint-5"
+    assert make(tmp_path).train().step == 14
+
+
+def test_the_bar_and_its_summary(tmp_path, capsys):
+    make(tmp_path, progress=True, log_every=1, **SHORT).train()
+    shown = capsys.readouterr().err
+    assert shown.count("trained 3 steps to step 3") == 1 and "tokens/s" in shown
+    make(tmp_path, progress=True, log_every=1, **SHORT).train()
+    assert "checkpoint-3 is from the last step: training is complete" in capsys.readouterr().err
+
+
+def test_tensorboard_has_every_logged_value(tmp_path):
+    pytest.importorskip(
+        "tensorboard", reason="optional: pip install noiselab[tensorboard]; continuous integration has it"
+    )
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = make(tmp_path, report_to="tensorboard", log_every=1, **SHORT)
     trainer.train()
-    assert names(trainer) == ["a", "b", "c"] and StepCounter.steps == 9
+    events = EventAccumulator(str(tmp_path / "logs")).Reload()
+    found = {
+        name: [(e.step, pytest.approx(e.value)) for e in events.Scalars(name)] for name in events.Tags()["scalars"]
+    }
+    assert {"loss", "grad_norm", "learning_rate", "tokens_per_second"} <= set(found)
+    assert [(entry["step"], entry["loss"]) for entry in trainer.history] == found["loss"]
 
 
-def test_the_trainer_adds_none_that_is_there(tmp_path, capsys):
-    for number, bar in enumerate((Progress(), Progress, ProgressCallback, ProgressCallback())):
-        trainer = make(tmp_path / str(number), callbacks=[bar, DefaultFlowCallback], disable_tqdm=False, **SHORT)
-        kinds = [type(found) for found in trainer.callback_handler.callbacks]
-        assert [kind for kind in kinds if issubclass(kind, ProgressCallback)] == [Progress]
-        assert kinds.count(DefaultFlowCallback) == 1
-    given = Progress()
-    trainer = make(tmp_path / "given", callbacks=[given], disable_tqdm=False, **SHORT)
-    assert given in trainer.callback_handler.callbacks
-    trainer.train()
-    assert capsys.readouterr().err.count("trained 3 steps") == 1
+def test_the_history_is_in_the_checkpoint_and_goes_on(tmp_path):
+    class Enough(Callback):
+        def on_step(self, trainer):
+            trainer.stop() if trainer.step == 6 else None
 
-
-def test_printed_losses_are_printed_once(tmp_path, capsys):
-    trainer = make(tmp_path, callbacks=[PrinterCallback], logging_steps=1, **SHORT)
-    trainer.add_callback(PrinterCallback)  # `make` removed one
-    trainer.train()
-    assert capsys.readouterr().out.count("grad_norm") == 3
+    whole = make(tmp_path / "whole", log_every=1)
+    whole.train()
+    make(tmp_path / "parts", log_every=1, callbacks=[Enough()]).train()
+    again = make(tmp_path / "parts", log_every=1)
+    again.train()
+    losses = [[(e["step"], e["loss"]) for e in trainer.history] for trainer in (whole, again)]
+    assert losses[0] == losses[1] and len(losses[0]) == 14
+    saved = json.loads((tmp_path / "parts" / "checkpoint-14" / "progress.json").read_text())
+    assert saved["history"] == again.history

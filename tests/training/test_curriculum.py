@@ -6,7 +6,7 @@ import torch
 import noiselab as nl
 from noiselab.data import TokenBlocks
 from noiselab.objectives import elbo
-from noiselab.training import Place, Stage, Trainer, noised_loss, process_at, staged_loss, training_arguments
+from noiselab.training import Callback, Optimization, Place, Run, Stage, Trainer, noised_loss, process_at, staged_loss
 
 V, MASK = 9, 8
 MASKS = nl.masked(vocab_size=V, mask_id=MASK)
@@ -29,19 +29,16 @@ class Recorder(nl.Denoiser):
 def run(folder, curriculum, steps=5, recorder=None, process=WORDS, **more):
     tokens = torch.randint(MASK, (16, 32), generator=torch.Generator().manual_seed(0))
     blocks = TokenBlocks(tokens, torch.full((16,), 32), vocab_size=V)
-    args = training_arguments(
-        folder,
-        max_steps=steps,
-        per_device_train_batch_size=8,
-        disable_tqdm=True,
-        use_cpu=True,
-        report_to="none",
-        save_steps=2,
-        **more,
-    )
     recorder = Recorder() if recorder is None else recorder
     return Trainer(
-        recorder, args, train_dataset=blocks, eval_dataset=blocks, process=process, curriculum=curriculum
+        recorder,
+        Optimization(steps, batch=8, weight_decay=0.0),
+        Run(folder, save_every=2, cpu=True, progress=False),
+        train_dataset=blocks,
+        eval_dataset=blocks,
+        process=process,
+        curriculum=curriculum,
+        **more,
     ), recorder
 
 
@@ -79,19 +76,14 @@ def test_a_run_trains_on_one_noise_after_another_and_evaluates_the_last(tmp_path
 def test_a_resumed_run_continues_in_its_stage_and_must_have_the_same_curriculum(tmp_path):
     whole, recorder = run(tmp_path / "whole", [Stage(MASKS, 3)])
     whole.train()
-    first, _ = run(tmp_path / "parts", [Stage(MASKS, 3)])
 
-    class Stop(Exception):
-        pass
+    class Stop(Callback):
+        def on_step(self, trainer):
+            if trainer.step == 4:
+                trainer.stop()
 
-    def stopping(*_args, **_options):
-        if first.state.global_step == 4:
-            raise Stop
-        return loss(*_args, **_options)
-
-    loss, first.loss = first.loss, stopping
-    with pytest.raises(Stop):
-        first.train()
+    first, _ = run(tmp_path / "parts", [Stage(MASKS, 3)], callbacks=[Stop()])
+    assert first.train().step == 4
     for other in ([Stage(MASKS, 2)], [], [Stage(WORDS, 3)]):
         with pytest.raises(ValueError, match="curriculum"):
             run(tmp_path / "parts", other)[0].train()

@@ -11,7 +11,10 @@ from common import build_llama, load_or_train
 from noiselab.autoregressive import Probe
 from noiselab.tasks.igsm import Words, draw_small
 from noiselab.training import (
+    Callback,
+    Optimization,
     Place,
+    Run,
     Trainer,
     causal_loss,
     labelled,
@@ -20,7 +23,6 @@ from noiselab.training import (
     predicted_tokens,
     probe_loss,
     save_probe,
-    training_arguments,
     with_lora,
 )
 from problems.streams import CanNextStream
@@ -49,11 +51,12 @@ class Rows(torch.utils.data.Dataset):
         return {"input_ids": self.ids[i]}
 
 
-def trainer_of(network, folder, steps, ema=None):
-    args = training_arguments(
-        folder, max_steps=steps, learning_rate=0.05, disable_tqdm=True, use_cpu=True, save_steps=3, logging_steps=3
+def trainer_of(network, folder, steps, ema=None, callbacks=()):
+    optimization = Optimization(steps, batch=8, learning_rate=0.05, weight_decay=0.0, ema=ema)
+    run = Run(folder, save_every=3, log_every=3, cpu=True, progress=False)
+    return Trainer(
+        network, optimization, run, train_dataset=Rows(), loss=causal_loss, count=predicted_tokens, callbacks=callbacks
     )
-    return Trainer(network, args, train_dataset=Rows(), loss=causal_loss, count=predicted_tokens, ema=ema)
 
 
 def close(one, two):
@@ -123,16 +126,16 @@ def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(tmp_path):
         one.load_state_dict(whole.state_dict())
     trainer_of(whole, tmp_path / "whole", 6).train()
 
-    class Stop(transformers.TrainerCallback):
-        def on_save(self, args, state, control, **kwargs):
-            control.should_training_stop = True
+    class Stop(Callback):
+        def on_step(self, trainer):
+            if trainer.step == 3:
+                trainer.stop()
 
-    first = trainer_of(part, tmp_path / "part", 6)
-    first.add_callback(Stop())
+    first = trainer_of(part, tmp_path / "part", 6, callbacks=[Stop()])
     first.train()
     second = trainer_of(rest, tmp_path / "part", 6)
     second.train()
-    assert first.state.global_step == 3 and second.state.global_step == 6
+    assert first.step == 3 and second.step == 6
     for (name, one), other in zip(whole.named_parameters(), rest.parameters(), strict=True):
         assert torch.equal(one, other), name
 
@@ -177,11 +180,9 @@ def test_the_stream_of_a_probe_is_trained_on_and_its_file_gives_it_back(tmp_path
     torch.manual_seed(0)
     network = build_llama(words.size, layers=2, width=16, heads=2, length=64, start=words.start)
     probe = Probe(network, 4, 1)
-    args = training_arguments(
-        tmp_path / "run", max_steps=4, learning_rate=0.05, disable_tqdm=True, use_cpu=True,
-        per_device_train_batch_size=8,
-    )  # fmt: skip
-    Trainer(probe, args, train_dataset=stream, loss=probe_loss, count=labelled).train()
+    optimization = Optimization(steps=4, batch=8, learning_rate=0.05)
+    run = Run(tmp_path / "run", cpu=True, progress=False)
+    Trainer(probe, optimization, run, train_dataset=stream, loss=probe_loss, count=labelled).train()
     ids = next(iter(stream))["input_ids"][None]
     assert not close(probe(ids), Probe(network, 4, 1)(ids))
     file = tmp_path / "probe.safetensors"

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import noiselab as nl
 from noiselab.data import TokenBlocks
 from noiselab.networks.dit import DiT, DiTConfig
-from noiselab.training import MuonWithAdamW, Trainer, block_matrices, training_arguments
+from noiselab.training import Callback, MuonWithAdamW, Optimization, Run, Trainer, block_matrices
 from noiselab.training.muon import orthogonal
 
 
@@ -122,25 +122,21 @@ def test_the_trainer_uses_it_and_resumes_with_it(tmp_path):
     def train(folder, stop=None):
         torch.manual_seed(0)
         model = DiT(DiTConfig(vocab_size=9, max_seq_len=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
-        args = training_arguments(
-            folder, max_steps=6, save_steps=3, per_device_train_batch_size=4, learning_rate=0.01, disable_tqdm=True,
-            use_cpu=True, dataloader_pin_memory=False,
-        )  # fmt: skip
+        optimization = Optimization(steps=6, batch=4, learning_rate=0.01, optimizer="muon")
+        run = Run(folder, save_every=3, cpu=True, progress=False)
         process = nl.gidd(vocab_size=9, mask_id=8, p_uniform=0.2)
-        trainer = Trainer(model, args, train_dataset=blocks, process=process, optimizer="muon")
-        if stop is not None:
-            trainer.add_callback(stop())
+        callbacks = [] if stop is None else [stop()]
+        trainer = Trainer(model, optimization, run, train_dataset=blocks, process=process, callbacks=callbacks)
         trainer.train()
-        assert type(trainer.optimizer.optimizer) is MuonWithAdamW and trainer.settings["optimizer"] == "muon"
+        assert type(trainer.optimizer) is MuonWithAdamW
         return trainer
 
-    from transformers import TrainerCallback
+    class StopAtThree(Callback):
+        def on_step(self, trainer):
+            if trainer.step == 3:
+                trainer.stop()
 
-    class StopAtThree(TrainerCallback):
-        def on_step_end(self, args, state, control, **_):
-            control.should_training_stop = state.global_step == 3
-
-    whole = train(tmp_path / "whole").model.state_dict()
-    train(tmp_path / "parts", StopAtThree)
-    resumed = train(tmp_path / "parts").model.state_dict()
+    whole = train(tmp_path / "whole").network.state_dict()
+    assert train(tmp_path / "parts", StopAtThree).step == 3
+    resumed = train(tmp_path / "parts").network.state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -2,13 +2,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from noiselab.training.checks import check_optimization
+from noiselab.training.feeding import Share
+from noiselab.training.layout import Layout
 from noiselab.training.options import (
     Data,
     Optimization,
     Run,
-    arguments_of,
     as_yaml,
     command_line,
     numbers_of,
@@ -93,48 +96,43 @@ def test_help_says_what_each_field_is(capsys):
         assert words in said
 
 
-def test_arguments_of_the_trainer(tmp_path, monkeypatch):
-    run = Run(tmp_path, cpu=True)
-    args = arguments_of(Optimization(100, 24, 4, warmup=5, epsilon=1e-7), run)
-    assert (args.gradient_accumulation_steps, args.per_device_train_batch_size, args.max_steps) == (6, 4, 100)
-    assert args.adam_epsilon == 1e-7 and args.lr_scheduler_kwargs == {"min_lr_rate": 0.1} and args.data_seed == 1
-    with pytest.raises(ValueError, match=r"--batch must be a multiple .* got 24, 5 and 1"):
-        arguments_of(Optimization(100, 24, 5), run)
-    with monkeypatch.context() as patch:
-        patch.setenv("WORLD_SIZE", "3")
-        with pytest.raises(ValueError, match="got 16, 4 and 3"):
-            arguments_of(Optimization(100, 16, 4), run)
+def layout(world):
+    return Layout(torch.device("cpu"), 0, world)
 
 
-def test_micro_batches_shrink_to_the_share_of_a_process(tmp_path, monkeypatch):
-    fields = {}
-    made = arguments_of(Optimization(1, 1, 1), Run(tmp_path, cpu=True))  # those of several processes need a launcher
-    monkeypatch.setattr("noiselab.training.options.training_arguments", lambda _, **f: fields.update(f) or made)
-    for world, batch, micro, size, accumulated in [(2, 16, 16, 8, 1), (4, 16, 16, 4, 1), (2, 16, 4, 4, 2)]:
-        monkeypatch.setenv("WORLD_SIZE", str(world))
-        arguments_of(Optimization(1, batch, micro), Run(tmp_path, cpu=True))
-        assert fields["per_device_train_batch_size"] == fields["per_device_eval_batch_size"] == size
-        assert fields["gradient_accumulation_steps"] == accumulated
-    monkeypatch.setenv("WORLD_SIZE", "32")
-    with pytest.raises(ValueError, match="got 16, 1 and 32"):
-        arguments_of(Optimization(1, 16, 16), Run(tmp_path, cpu=True))
+def test_the_batch_is_divided_over_processes_and_micro_batches(tmp_path):
+    run = Run(tmp_path)
+    for world, batch, micro, size, accumulated in [
+        (1, 24, 4, 4, 6),
+        (2, 16, 16, 8, 1),
+        (4, 16, None, 4, 1),
+        (2, 16, 4, 4, 2),
+    ]:
+        share = check_optimization(Optimization(1, batch, micro), run, layout(world))
+        assert (share.micro, share.accumulation) == (size, accumulated)
+        rows = [Share(batch, size, rank, world).rows(m) for rank in range(world) for m in range(accumulated)]
+        assert sorted(row for part in rows for row in part) == list(range(batch))
+    with pytest.raises(ValueError, match=r"batch must be a multiple .* got 24, 5 and 1"):
+        check_optimization(Optimization(100, 24, 5), run, layout(1))
+    with pytest.raises(ValueError, match="batch must be a multiple of the number of processes; got 16 and 3"):
+        check_optimization(Optimization(100, 16, 4), run, layout(3))
 
 
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"steps": 0}, "--steps must be at least 1; got 0"),
-        ({"log_every": 0}, "--log-every must be at least 1; got 0"),
-        ({"save_every": 0}, "--save-every must be at least 1; got 0"),
-        ({"keep": 1}, "--keep must be at least 2; got 1"),
-        ({"micro_batch": 0}, "--micro-batch must be at least 1; got 0"),
+        ({"steps": 0}, "steps must be at least 1; got 0"),
+        ({"log_every": 0}, "log_every must be at least 1; got 0"),
+        ({"save_every": -1}, "save_every must be at least 0; got -1"),
+        ({"keep": 1}, "keep must be at least 2; got 1"),
+        ({"micro_batch": 0}, "micro_batch must be at least 1; got 0"),
     ],
 )
-def test_numbers_that_are_too_small_are_refused_by_the_name_that_was_typed(tmp_path, settings, complaint):
+def test_numbers_that_are_too_small_are_refused_by_name(tmp_path, settings, complaint):
     settings = dict(settings)
     optimization = {name: settings.pop(name, default) for name, default in (("steps", 1), ("micro_batch", 4))}
     with pytest.raises(ValueError, match=complaint):
-        arguments_of(Optimization(batch=8, **optimization), Run(tmp_path, cpu=True, **settings))
+        check_optimization(Optimization(batch=8, **optimization), Run(tmp_path, cpu=True, **settings), layout(1))
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ def run(tmp_path):
     for step in (9, 10, 20):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
-        (folder / "model.safetensors").write_bytes(bytes(range(200)) + bytes([step]))
-        (folder / "optimizer.pt").write_bytes(b"optimizer" * step)
-        for name in ("scheduler.pt", "rng_state.pth", "trainer_state.json"):
-            (folder / name).write_text("{}")
-        (folder / ck.SETTINGS).write_text('{"ema": null, "processes": 1}')
+        (folder / "state").mkdir()
+        (folder / "state" / "1.safetensors").write_bytes(bytes(range(200)) + bytes([step]))
+        (folder / "data-0.json").write_bytes(b"readers--" * step)
+        (folder / ck.SETTINGS).write_text("{}")
+        (folder / ck.PROGRESS).write_text('{"processes": 1}')
         (folder / "inner").mkdir()
         (folder / "inner" / "state.json").write_text(json.dumps({"step": step}))
         ck.seal(folder)
@@ -30,9 +30,9 @@ def flip(path):
 
 
 DAMAGES = {
-    "flipped bit": (lambda f: flip(f / "model.safetensors"), "content of model.safetensors"),
-    "truncated": (lambda f: (f / "optimizer.pt").write_bytes(b"opt"), "optimizer.pt has 3 bytes instead of 180"),
-    "missing": (lambda f: (f / "optimizer.pt").unlink(), "optimizer.pt is missing"),
+    "flipped bit": (lambda f: flip(f / "state" / "1.safetensors"), "content of state/1.safetensors"),
+    "truncated": (lambda f: (f / "data-0.json").write_bytes(b"opt"), "data-0.json has 3 bytes instead of 180"),
+    "missing": (lambda f: (f / "data-0.json").unlink(), "data-0.json is missing"),
     "missing below": (lambda f: (f / "inner" / "state.json").unlink(), "inner/state.json is missing"),
     "unfinished": (lambda f: (f / ck.MANIFEST).unlink(), "never finished"),
     "half a manifest": (lambda f: (f / ck.MANIFEST).write_text('{"model'), "cannot be read"),
@@ -60,7 +60,7 @@ def test_newest_is_by_number_and_none_is_none(run, tmp_path):
     assert [f.name for f in ck.checkpoints(run)] == ["checkpoint-20", "checkpoint-10", "checkpoint-9"]
     assert ck.last_intact(tmp_path / "nowhere") is None
     for folder in ck.checkpoints(run):
-        flip(folder / "model.safetensors")
+        flip(folder / "state" / "1.safetensors")
     assert ck.last_intact(run) is None
 
 

@@ -17,20 +17,22 @@ def stream(readers=None):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_on_a_stream_of_texts_resumes_exactly(tmp_path, workers):
-    options = {"dataloader_num_workers": workers, "save_steps": 3}
-    whole = make(tmp_path / "whole", data=stream(), max_steps=6, **options)
+    options = {"workers": workers, "save_every": 3}
+    whole = make(tmp_path / "whole", data=stream(), steps=6, **options)
     whole.train()
     (tmp_path / "whole" / "checkpoint-6").rename(tmp_path / "other")
-    again = make(tmp_path / "whole", data=stream(), max_steps=6, **options)
+    again = make(tmp_path / "whole", data=stream(), steps=6, **options)
     again.train()
     assert again.resumed.name == "checkpoint-3" and digest(again) == digest(whole)
 
 
 def test_workers_that_do_not_divide_the_readers_are_refused_at_once(tmp_path):
     assert stream().readers == 16
-    with pytest.raises(ValueError, match="loader workers must divide that of the readers of a stream, 16; got 3"):
-        make(tmp_path, data=stream(), dataloader_num_workers=3)
-    make(tmp_path, data=stream(9), dataloader_num_workers=3)
+    with pytest.raises(
+        ValueError, match="times loader workers must divide the number of readers of a stream, 16; got 1 and 3"
+    ):
+        make(tmp_path, data=stream(), workers=3)
+    make(tmp_path, data=stream(9), workers=3)
 
 
 def test_the_settings_of_a_run_choose_the_readers(tmp_path):

@@ -7,6 +7,8 @@ import torch
 import transformers
 from torch.utils.data import Dataset
 
+from noiselab.training import Callback
+
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
@@ -72,55 +74,50 @@ def llama():
     return transformers.LlamaForCausalLM(config)
 
 
-class Losses(transformers.TrainerCallback):
+class Losses(Callback):
     """The exact loss of each step made, in memory and, if wanted, in a file."""
 
     def __init__(self, file=None):
-        self.file, self.seen, self.trainer = file, {}, None
+        self.file, self.seen = file, {}
 
-    def on_step_end(self, args, state, control, **_):
-        self.seen[state.global_step] = float(self.trainer.step_loss).hex()
+    def on_step(self, trainer):
+        self.seen[trainer.step] = float(trainer.step_loss).hex()
         if self.file is not None:
             with open(self.file, "a") as file:
-                file.write(f"{state.global_step} {self.seen[state.global_step]}\n")
+                file.write(f"{trainer.step} {self.seen[trainer.step]}\n")
+
+
+SETTINGS = {"steps": 14, "batch": 8, "micro_batch": 4, "learning_rate": 1e-2, "warmup": 3, "ema": 0.9, "seed": 1}
+SETTINGS |= {
+    "weight_decay": 0.0,
+    "betas": (0.9, 0.999),
+    "epsilon": 1e-8,
+    "final_learning_rate": 0.0,
+    "decay_all": False,
+}
+RUN = {"save_every": 4, "log_every": 5, "evaluate_every": 0, "progress": False, "cpu": True}
 
 
 def make(
-    folder, *, data=None, model=None, dropout=0.1, ema=0.9, process="gidd", file=None, callbacks=(), extra=None, **args
+    folder, *, data=None, model=None, dropout=0.1, process="gidd", file=None, callbacks=(), extra=None, **settings
 ):
     import noiselab as nl
-    from noiselab.training import Trainer, training_arguments
+    from noiselab.training import Optimization, Run, Trainer
 
-    args = {
-        "max_steps": 14,
-        "save_steps": 4,
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 1e-2,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 3,
-        "logging_steps": 5,
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "seed": 1,
-        "dataloader_pin_memory": False,
-        **args,
-    }
+    run = {name: settings.pop(name) for name in [*settings] if name in Run.__dataclass_fields__}
     losses = Losses(file)
     if process == "gidd":
         process = nl.gidd(vocab_size=V, mask_id=V - 1, p_uniform=0.2)
     trainer = Trainer(
         network(dropout) if model is None else model,
-        training_arguments(folder, **args),
+        Optimization(**{**SETTINGS, **settings}),
+        Run(**{"output": Path(folder), **RUN, **run}),
         train_dataset=Rows() if data is None else data,
         process=process,
-        ema=ema,
         callbacks=[losses, *callbacks],
         **(extra or {}),
     )
-    losses.trainer = trainer
-    trainer.losses = losses
-    trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+    trainer.losses_of_steps = losses
     return trainer
 
 
@@ -128,7 +125,7 @@ def digest(trainer):
     """A hash of the weights and one of their average."""
     result = {}
     shadows = [] if trainer.average is None else trainer.average.ema.shadow_params
-    for name, tensors in (("weights", trainer.model.parameters()), ("average", shadows)):
+    for name, tensors in (("weights", trainer.network.parameters()), ("average", shadows)):
         total = hashlib.sha256()
         for tensor in tensors:
             total.update(tensor.detach().numpy().tobytes())

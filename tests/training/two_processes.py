@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from toy_training import Rows, Stream, digest, make
 
-from noiselab.training import checkpoints
+from noiselab.training.layout import full_tensor, start_processes
 
 
 def error_of(work):
@@ -34,81 +34,95 @@ def watch(trainer):
 
     noised.step_times = record
     first = []
-    step = trainer.training_step
+    zero = trainer.optimizer.zero_grad
 
-    def training_step(*args, **kwargs):
-        loss = step(*args, **kwargs)
-        if trainer.state.global_step == 0 and trainer.micro == trainer.accumulation:
-            first.extend(p.grad.flatten().tolist() for p in trainer.model.parameters() if p.grad is not None)
-        return loss
+    def zero_grad():
+        if not first:
+            first.extend(p.grad.flatten().tolist() for p in trainer.network.parameters() if p.grad is not None)
+        zero()
 
-    trainer.training_step = training_step
+    trainer.optimizer.zero_grad = zero_grad
     return times, first
+
+
+def whole(tensors):
+    """Tensors without shards, as lists of numbers."""
+    return [full_tensor(tensor.detach()).flatten().tolist() for tensor in tensors]
+
+
+def result(trainer):
+    return {
+        "weights": whole(trainer.network.parameters()),
+        "average": whole(trainer.average.tensors().values()),
+        "losses": [entry["loss"] for entry in trainer.history if "loss" in entry],
+        "evaluated": [entry["eval_loss"] for entry in trainer.history if "eval_loss" in entry],
+        "held": sum(full.numel() for full in map(local, trainer.network.parameters())),
+    }
+
+
+def local(tensor):
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def everyone(value):
+    found = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
 
 
 def main(root):
     results = {}
-    options = {"dropout": 0.0, "per_device_train_batch_size": 4, "max_steps": 6, "save_steps": 2}
+    options = {"dropout": 0.0, "batch": 16, "micro_batch": 4, "steps": 6, "save_every": 2, "log_every": 1}
 
     def train(name, **more):
         trainer = make(root / name, **{**options, **more})
         trainer.train()
         return trainer
 
-    trainer = make(
-        root / "joint",
-        eval_strategy="steps",
-        eval_steps=3,
-        per_device_eval_batch_size=3,  # 13 rows are 5 batches: 3 for one process, 2 for the other
-        **options,
-        extra={"eval_dataset": Rows(13, seed=5)},
-    )
+    extra = {"eval_dataset": Rows(13, seed=5)}  # 13 rows are 4 batches of 4, the last one short
+    trainer = make(root / "joint", **options, evaluate_every=3, extra=extra)
     times, gradients = watch(trainer)
     trainer.train()
-    everyone = [None, None]
-    dist.all_gather_object(everyone, times)
-    results["joint"] = {
-        "times": everyone,
-        "gradients": gradients,
-        "weights": [p.flatten().tolist() for p in trainer.model.parameters()],
-        "average": [p.flatten().tolist() for p in trainer.average.ema.shadow_params],
-        "losses": [e["loss"] for e in trainer.state.log_history if "loss" in e],
-        "evaluated": [e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e],
-    }
+    results["joint"] = {"times": everyone(times), "gradients": gradients, **result(trainer)}
+    sharded = train("sharded", shards=0, evaluate_every=3, extra=extra)
+    results["sharded"] = result(sharded)
+    sharded.save_final(root / "sharded" / "final")
 
-    whole = digest(train("whole", dropout=0.1))
+    started = digest(train("whole", dropout=0.1))
     if dist.get_rank() == 0:  # the same run again, then its last checkpoint is hurt in what the second process wrote
         import shutil
 
         shutil.copytree(root / "whole", root / "hurt")
-        file = root / "hurt" / "checkpoint-6" / "rng_state_1.pth"
-        file.write_bytes(file.read_bytes()[:100])
+        (root / "hurt" / "checkpoint-6" / "data-1.json").write_bytes(b"{")
+        # A checkpoint of one process is resumed by two.
+        shutil.copytree(root / "one" / "checkpoint-2", root / "from one" / "checkpoint-2")
+        shutil.copytree(root / "one" / "checkpoint-2", root / "from one, sharded" / "checkpoint-2")
     dist.barrier()
     hurt = make(root / "hurt", **{**options, "dropout": 0.1})
     hurt.train()
-    everyone = [None, None]
-    dist.all_gather_object(everyone, [whole, digest(hurt), hurt.resumed.name, torch.rand(()).item()])
-    results["hurt"] = everyone
+    results["hurt"] = everyone([started, digest(hurt), hurt.resumed.name])
+    results["from one"] = result(train("from one"))
+    results["from one, sharded"] = result(train("from one, sharded", shards=0))
 
     def spoil(model, batch, *, place, tokens):
         loss = sum(p.sum() for p in model(batch["input_ids"], torch.ones(len(batch["input_ids"]))).logits[0])
         return loss.sum() * (float("nan") if (place.step, place.rank) == (3, 1) else 0)
 
     failing = make(root / "bad", process=None, **options, extra={"loss": spoil})
-    everyone = [None, None]
-    dist.all_gather_object(everyone, error_of(failing.train))
-    results["not finite"] = everyone
+    results["not finite"] = everyone(error_of(failing.train))
+    results["dropped"] = everyone([train("dropout", dropout=0.5, steps=1).step_loss.item()])
 
-    results["fsdp"] = error_of(lambda: make(root / "fsdp", ema=None, **options, fsdp=True))
-    stream = train("stream", data=Stream(Rows(24)))
-    results["stream"] = [p.flatten().tolist() for p in stream.model.parameters()]
-    results["kept"] = [f.name for f in checkpoints.checkpoints(root / "whole")]
+    results["muon"] = error_of(lambda: make(root / "muon", **options, shards=0, optimizer="muon"))
+    results["mesh"] = error_of(lambda: make(root / "mesh", **options, shards=3))
+    results["batch"] = error_of(lambda: make(root / "batch", **{**options, "batch": 15}))
+    results["stream"] = result(train("stream", data=Stream(Rows(24))))
     if dist.get_rank() == 0:
         (root / "results.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    start_processes(cpu=True)
     main(Path(sys.argv[1]))
     dist.barrier()
     dist.destroy_process_group()
