@@ -1,6 +1,6 @@
 """What is a pretrained causal model worth to a diffusion model, and can the result correct itself? Bounds and repair of errors.
 
-    python recipes/adaptation_study.py                      # one core: about ten minutes
+    python recipes/adaptation_study.py                      # one core: about fifteen minutes
     python recipes/adaptation_study.py --seeds 1 2          # fewer seeds, at least two
     python recipes/adaptation_study.py --help               # all fields
 
@@ -49,11 +49,11 @@ class Options:
     """folder of the runs and the table"""
     corpus: str = "library:prose"
     """the texts, see common.py"""
-    seeds: tuple[int, ...] = (1, 2, 3)
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     """of the weights, the order of the data and the noise; at least two"""
     pretraining: int = 600
     """steps of the causal model"""
-    steps: int = 250
+    steps: int = 2500
     """steps of each diffusion model"""
     learning_rate: float = 2e-3
     """of each diffusion model (AdamW)"""
