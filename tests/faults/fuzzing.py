@@ -168,6 +168,7 @@ def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
         "GillespieSampler": confident,
         "EndToken": {"inner": sampler, "token": 2},
         "every_sequence": {"tokens": 3},
+        "weighted_loss": {"weight": None},
         "to_leave_one_out": rows,
         "to_posterior": rows,
         "to_score": rows,

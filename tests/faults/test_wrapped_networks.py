@@ -77,6 +77,9 @@ def test_the_trainer_takes_the_network_itself(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # torch's own, while it compiles
 @pytest.mark.parametrize("kind", ["network", "denoiser"])
 def test_a_network_that_the_trainer_compiles_learns_the_same_under_the_same_names(tmp_path, kind, unchecked):
     def run(folder, **options):
