@@ -20,7 +20,7 @@ from noiselab.networks.masked_lm import HEADS, MaskedLanguageModel
 from noiselab.networks.published import MDLM, MDLMConfig, PublishedDenoiser
 from noiselab.objectives import Clipped, Dynamic, elbo, low_variance
 from noiselab.pipeline import Pipeline
-from noiselab.training import Place, Trainer, noised_loss, scoring, step_times, training_arguments
+from noiselab.training import Optimization, Place, Run, Trainer, noised_loss, scoring, step_times
 from noiselab.training.losses import call_denoiser, call_network
 
 ROWS, PLACE = 6, Place(3, seed=5)
@@ -278,9 +278,10 @@ def test_a_network_whose_vocabulary_is_rounded_up_is_trained_saved_and_opened(tm
     settings = settings_for(words)
     states, model = settings.process().vocab_size, network(0.0, vocab_size=128, max_seq_len=8)
     ids = data()
-    args = training_arguments(str(tmp_path / "run"), max_steps=2, learning_rate=0.05, disable_tqdm=True, use_cpu=True)
+    optimization = Optimization(steps=2, batch=8, learning_rate=0.05)
+    run = Run(tmp_path / "run", cpu=True, progress=False)
     blocks = TokenBlocks(ids, torch.full((len(ids),), ids.shape[1]), vocab_size=states)
-    trainer = Trainer(model, args, train_dataset=blocks, eval_dataset=blocks, process=settings.process())
+    trainer = Trainer(model, optimization, run, train_dataset=blocks, eval_dataset=blocks, process=settings.process())
     trainer.train()
     trainer.save_final(tmp_path / "final", tokenizer=words, parts=[settings])
     pipe = Pipeline.from_pretrained(tmp_path / "final")

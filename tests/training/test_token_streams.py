@@ -45,13 +45,13 @@ def test_the_settings_of_a_run_choose_the_readers(tmp_path):
 def test_a_run_on_shards_resumes_exactly(tmp_path):
     tokenizer = character_tokenizer([LETTERS])
     shards = write_shards([LETTERS * 9, "dcba" * 11], tokenizer, tmp_path / "shards", L, shard_tokens=5 * L)
-    whole = make(tmp_path / "run", data=shards, max_steps=6, save_steps=3)
+    whole = make(tmp_path / "run", data=shards, steps=6, save_every=3)
     whole.train()
     (tmp_path / "run" / "checkpoint-6").rename(tmp_path / "other")
-    again = make(tmp_path / "run", data=TokenShards(tmp_path / "shards", separate=False), max_steps=6, save_steps=3)
+    again = make(tmp_path / "run", data=TokenShards(tmp_path / "shards", separate=False), steps=6, save_every=3)
     again.train()
     assert again.resumed.name == "checkpoint-3" and digest(again) == digest(whole)
     (tmp_path / "run" / "checkpoint-6").rename(tmp_path / "third")
     other = write_shards([LETTERS * 9, "dcba" * 10], tokenizer, tmp_path / "others", L)
     with pytest.raises(ValueError, match="contents"):
-        make(tmp_path / "run", data=other, max_steps=6, save_steps=3).train()
+        make(tmp_path / "run", data=other, steps=6, save_every=3).train()
