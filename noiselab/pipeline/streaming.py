@@ -33,7 +33,8 @@ class GenerationState:
       it, as for uniform noise alone. With masks and uniform noise it shows the masks.
     - `time`: the time of each token, in the domain of the process ([0, 1]): 1 noise, 0 clean.
     - `finished`: the texts that will not change.
-    - `step`, `steps`: the steps made so far, and the largest number of steps; batches count one after another.
+    - `step`, `steps`: the steps made so far, and the largest number of steps; batches count one after another. When a batch
+      ends early, the steps that it did not need count as made.
     """
 
     tokens: Tokens = field(repr=False)
