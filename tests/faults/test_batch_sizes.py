@@ -1,13 +1,17 @@
 """The batch size changes no result: every public function, class, method and command that has one, with two of them."""
 
+import functools
 import importlib
 import inspect
 import pkgutil
+import tempfile
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
 from small import TEXTS, pipeline, random, tokenizer
+from small_canvas import canvas_pipeline
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import noiselab as nl
@@ -16,7 +20,13 @@ from noiselab.bench import force_errors, measure_forced_errors
 from noiselab.commands.main import COMMANDS, run
 from noiselab.correctors import DenoiserDetector, SelfCorrectionReviser
 from noiselab.data import vocabulary_size
-from noiselab.evaluation import generative_perplexity, text_perplexity, token_nats, validation_bound
+from noiselab.evaluation import (
+    canvas_validation_bound,
+    generative_perplexity,
+    text_perplexity,
+    token_nats,
+    validation_bound,
+)
 from noiselab.pipeline import AutoregressivePipeline, ModelSettings
 
 LENGTH, TOKENS = 16, 9
@@ -35,6 +45,16 @@ def judge(states=4):
 def causal():
     words = tokenizer()
     return AutoregressivePipeline(judge(vocabulary_size(words)), words, ModelSettings())
+
+
+@functools.cache
+def canvas():
+    """In float64, so that rounding does not depend on the batch."""
+    with tempfile.TemporaryDirectory() as folder:
+        return canvas_pipeline(Path(folder), dtype=torch.float64)
+
+
+LINES = ["hello", "a", "the cat", "b", "cat"]
 
 
 def each(count=5):
@@ -81,6 +101,22 @@ CALLS = {
     "noiselab.pipeline.DiffusionPipeline.generate": (
         lambda n: pipeline().generate(5, 3, batch_size=n, generator=each(), **QUIET),
         lambda n: pipeline().generate(2, 3, prompts=["a", "the cat"], batch_size=n, generator=each(4), **QUIET),
+    ),
+    "noiselab.evaluation.canvas_validation_bound": (
+        lambda n: (
+            canvas_validation_bound(
+                canvas().process, canvas().network, canvas().encode(LINES), nodes=2, batch_size=n, generator=random()
+            ).nats
+        ),
+    ),
+    "noiselab.pipeline.CanvasPipeline.bound": (
+        lambda n: canvas().bound(LINES, nodes=2, batch_size=n, generator=random()).nats,
+    ),
+    "noiselab.pipeline.CanvasPipeline.generate": (
+        lambda n: canvas().generate(1, 2, prompts=LINES, length=8, batch_size=n, generator=each(), **QUIET),
+    ),
+    "noiselab.pipeline.CanvasPipeline.self_correction": (
+        lambda n: canvas().self_correction(LINES, 2, batch_size=n, generator=each(), **QUIET),
     ),
     "noiselab.pipeline.DiffusionPipeline.self_correction": (
         lambda n: pipeline().self_correction(TEXTS[:5], 3, 1.0, batch_size=n, generator=each(), **QUIET),
