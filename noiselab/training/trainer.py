@@ -353,6 +353,9 @@ class Trainer(Saving, Evaluating):
         o, run = self.optimization, self.run
         loading = Loading(self.collate, run.workers, pin=self.device.type == "cuda")
         self.feed = feed(self.train_dataset, self.share, loading, seed=o.seed)
+        if self.step:  # a second run of this object, from the weights of the first
+            self.step, self.history = 0, []
+            self.optimizer = build_optimizer(self.network, o)
         self.average = None if o.ema is None else Average(self.network, o.ema)
         if folder is not None:
             self._restore(folder)
@@ -393,7 +396,12 @@ class Trainer(Saving, Evaluating):
                 self.call("on_end")
         if self.stopped and self.termination.asked:
             if self.layout.first:
-                print(f"stopped by SIGTERM; started again, the same run continues from {self.sealed}", file=sys.stderr)
+                how = (
+                    f"the same run continues from {self.sealed}"
+                    if self.run.save_every
+                    else "it begins anew (save_every=0)"
+                )
+                print(f"stopped by SIGTERM; started again, {how}", file=sys.stderr)
             raise SystemExit(STOPPED)
         losses = [entry["loss"] for entry in self.history if "loss" in entry]
         return Trained(self.step, losses[-1] if losses else float("nan"))

@@ -365,3 +365,16 @@ def test_the_learning_rate_is_that_of_transformers(tmp_path):
             assert learning_rate(settings, step) == pytest.approx(theirs.get_last_lr()[0], rel=1e-12)
             optimizer.step()
             theirs.step()
+
+
+def test_a_second_run_of_one_trainer_starts_again_from_its_weights(tmp_path):
+    """Without checkpoints: step, optimizer and history begin anew, the weights do not."""
+    once = make(tmp_path / "once", steps=4, save_every=0, log_every=1)
+    once.train()
+    weights = {name: p.detach().clone() for name, p in once.network.named_parameters()}
+    assert once.train().step == 4 and [entry["step"] for entry in once.history] == [1, 2, 3, 4]
+    model = network()
+    model.load_state_dict(weights, strict=False)
+    other = make(tmp_path / "other", model=model, steps=4, save_every=0)
+    other.train()
+    assert digest(other) == digest(once)
