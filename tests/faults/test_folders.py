@@ -15,6 +15,7 @@ from torch import nn
 from noiselab.data import vocabulary_size
 from noiselab.files import new_folder
 from noiselab.pipeline import Pipeline
+from noiselab.training.layout import Layout
 from noiselab.training.saving import Saving
 
 USERS = {
@@ -42,12 +43,8 @@ class Run(Saving):
     """The part of a trainer that `save_final` needs."""
 
     def __init__(self, model):
-        self.model, self.average, self.settings = model, None, {}
-        self.state = type("State", (), {"global_step": 3})
-        self.accelerator = type("Accelerator", (), {"unwrap_model": staticmethod(lambda model: model)})
-
-    def is_world_process_zero(self):
-        return True
+        self.network, self.average, self.settings, self.hollow, self.step = model, None, {}, None, 3
+        self.layout = Layout(torch.device("cpu"))
 
 
 def save(kind, folder):

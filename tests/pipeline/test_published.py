@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from transformers import PreTrainedConfig
 
@@ -83,6 +84,8 @@ def test_transformers_does_not_warn_of_types_that_it_does_not_know(tmp_path):
 
     source, handler = logging.getLogger("transformers.configuration_utils"), Handler()
     source.addHandler(handler)
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_warning()  # other tests want less
     try:
         Pipeline.from_pretrained(folder_of("tiny-udlm", tmp_path))
         assert said == []
@@ -90,4 +93,5 @@ def test_transformers_does_not_warn_of_types_that_it_does_not_know(tmp_path):
         assert len(said) == 1 and said[0].startswith("You are using a model of type `udlm` to instantiate")
         assert source.filters == []
     finally:
+        transformers.logging.set_verbosity(before)
         source.removeHandler(handler)

@@ -84,6 +84,7 @@ def test_chunks_for_a_cache_take_many_more_operations():
     ("name", "noise", "predicts"), [("DiT, rounded up", "hybrid", "leave_one_out"), ("DiT", "unigram", "posterior")]
 )
 def test_the_loss_of_a_noisy_batch_is_one_graph(name, noise, predicts):
+    torch.compiler.reset()  # or what other tests compiled counts towards the limit of graphs for one function
     model, process = NETWORKS[name]().double(), PROCESSES[noise]
     call = call_denoiser if isinstance(model, nl.Denoiser) else call_network
     noisy = draw_noise(batch(), process=process, objective=Dynamic(0.01), place=PLACE, multiple=8)
