@@ -50,7 +50,7 @@ class Saving:
     sealed: Path | None = None  # the newest checkpoint known to be intact
     resumed: Path | None = None  # the checkpoint this run was resumed from
 
-    def choose(self, wanted: str | Path | bool | None) -> Path | None:
+    def choose(self, wanted: str | Path | bool) -> Path | None:
         """Choose the checkpoint to resume from; the first process decides for all."""
         answer: dict[str, str | None] = {}
         if self.layout.first:
@@ -65,9 +65,9 @@ class Saving:
             raise ValueError(answer["error"])
         return None if answer["folder"] is None else Path(answer["folder"])
 
-    def _choose(self, wanted: str | Path | bool | None) -> Path | None:
+    def _choose(self, wanted: str | Path | bool) -> Path | None:
         run = self.run.folder
-        if wanted in (None, False, "never"):
+        if wanted in (False, "never"):
             if checkpoints(run):
                 raise ValueError(
                     f"a new run must use an empty folder: {run} contains {checkpoints(run)[0].name}; resume that run, or "

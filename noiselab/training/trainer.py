@@ -168,7 +168,8 @@ class Trainer(Saving, Evaluating):
         if optimization.checkpointing:
             enable_checkpointing(model)
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
-        self.network, autocast = model.to(self.device), autocast_of(optimization)
+        # Weights that will be sharded go to the device block by block, so that it never holds all of them.
+        self.network, autocast = model.to(self._home()), autocast_of(optimization)
         noise: dict[str, Any] = {}
         if process is not None:
             stages = [Stage(p, steps) for p, steps in (*curriculum, (process, optimization.steps))]
@@ -203,7 +204,7 @@ class Trainer(Saving, Evaluating):
     ) -> tuple[Loss, Loss, dict[str, Any]]:
         """Losses of clean rows that are noised, in training and evaluation (the bound of the last noise); their settings."""
         for stage in stages:
-            check_noise(stage.process, time_range, model, self.device)
+            check_noise(stage.process, time_range, model, self._home())
         stages = [Stage(copy.deepcopy(stage.process).to(self.device), stage.steps) for stage in stages]
         noises = [{"process": repr(noise), "process_tensors": fingerprint(noise.state_dict())} for noise, _ in stages]
         inner, last = innermost(model), stages[-1].process
@@ -222,6 +223,10 @@ class Trainer(Saving, Evaluating):
             **({} if times is None else {"times": getattr(times, "__name__", repr(times))}),
         }
         return partial(staged, objective=objective, times=times), partial(plain, objective=elbo), settings
+
+    def _home(self) -> torch.device:
+        """Where the weights are before they are distributed."""
+        return self.device if self.layout.shards == 1 else torch.device("cpu")
 
     def _numbers(self, noise: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that a resumed run must share, of JSON types."""
@@ -364,13 +369,14 @@ class Trainer(Saving, Evaluating):
 
     # The whole run; see `Saving` for its files.
 
-    def train(self, resume: str | Path | bool | None = "auto") -> Trained:
+    def train(self, resume: str | Path | bool | None = None) -> Trained:
         """Train until the last step.
 
         **Arguments:**
 
         - `resume`: `"auto"` or `True`: resume from the newest intact checkpoint in the output folder, or start a new run
-          if there is none; a folder: resume from that checkpoint; `None`, `False` or `"never"`: start a new run.
+          if there is none; a folder: resume from that checkpoint; `"never"` or `False`: start a new run. By default that of
+          `Run`, "auto".
 
         After SIGTERM the step is finished, a checkpoint is written and `SystemExit` is raised, with status 143.
 
@@ -378,7 +384,10 @@ class Trainer(Saving, Evaluating):
         intact, if a new run would write into the folder of an old one, or if another run is using the folder;
         `NonFiniteLoss` if a loss is not finite; `OSError` if a checkpoint could not be written.
         """
-        with self._running(), torch.random.fork_rng():
+        kind, index = self.device.type, self.device.index or 0
+        own: dict[str, Any] = {"devices": []} if kind == "cpu" else {"devices": [index], "device_type": kind}
+        resume = self.run.resume if resume is None else resume
+        with self._running(), torch.random.fork_rng(**own):
             folder = self.resumed = self.sealed = self.choose(resume)
             self.bad_step.zero_()
             self.stopped = self.asked = False
@@ -434,5 +443,7 @@ class Trainer(Saving, Evaluating):
             self.abandon_save(error)
             raise
         finally:
+            with contextlib.suppress(Exception):
+                self.writer.wait()  # also after an interruption: the folder is free when nothing is written any more
             if self.lock is not None:
                 self.lock.release()

@@ -103,7 +103,9 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
 def test_which_checkpoint_is_resumed(tmp_path, caplog):
     make(tmp_path).train()
     with pytest.raises(ValueError, match=r"must use an empty folder: .* contains checkpoint-14"):
-        make(tmp_path).train(resume=None)
+        make(tmp_path).train(resume=False)
+    with pytest.raises(ValueError, match=r"must use an empty folder"):
+        make(tmp_path, resume="never").train()
     explicit = make(tmp_path)
     explicit.train(resume=tmp_path / "checkpoint-12")
     assert sorted(explicit.losses_of_steps.seen) == [13, 14]
