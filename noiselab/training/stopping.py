@@ -97,11 +97,10 @@ def shielded(loader: DataLoader[Any]) -> DataLoader[Any]:
 
     **Arguments:**
 
-    - `loader`: changed in place; it may be the wrapper of accelerate.
+    - `loader`: changed in place.
 
     **Returns:** the same loader.
     """
-    inner = getattr(loader, "base_dataloader", loader)
-    if inner.num_workers and not isinstance(inner.worker_init_fn, Shielded):
-        inner.worker_init_fn = Shielded(inner.worker_init_fn)
+    if loader.num_workers and not isinstance(loader.worker_init_fn, Shielded):
+        loader.worker_init_fn = Shielded(loader.worker_init_fn)
     return loader
