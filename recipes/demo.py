@@ -265,7 +265,7 @@ def write_page(
     ]
     write_report(
         options.out / "report.html",
-        weights=models.diffusion.model.num_parameters(),
+        weights=models.diffusion.network.num_parameters(),
         smoke=options.smoke,
         correction=corrected,
         held_out=models.diffusion.eval_dataset,
