@@ -169,7 +169,7 @@ class Trainer(Saving, Evaluating):
             enable_checkpointing(model)
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         # Weights that will be sharded go to the device block by block, so that it never holds all of them.
-        self.network, autocast = model.to(self._home()), autocast_of(optimization)
+        self.network, autocast = model.to(self._start_device()), autocast_of(optimization)
         noise: dict[str, Any] = {}
         if process is not None:
             stages = [Stage(p, steps) for p, steps in (*curriculum, (process, optimization.steps))]
@@ -204,7 +204,7 @@ class Trainer(Saving, Evaluating):
     ) -> tuple[Loss, Loss, dict[str, Any]]:
         """Losses of clean rows that are noised, in training and evaluation (the bound of the last noise); their settings."""
         for stage in stages:
-            check_noise(stage.process, time_range, model, self._home())
+            check_noise(stage.process, time_range, model, self._start_device())
         stages = [Stage(copy.deepcopy(stage.process).to(self.device), stage.steps) for stage in stages]
         noises = [{"process": repr(noise), "process_tensors": fingerprint(noise.state_dict())} for noise, _ in stages]
         inner, last = innermost(model), stages[-1].process
@@ -224,7 +224,7 @@ class Trainer(Saving, Evaluating):
         }
         return partial(staged, objective=objective, times=times), partial(plain, objective=elbo), settings
 
-    def _home(self) -> torch.device:
+    def _start_device(self) -> torch.device:
         """Where the weights are before they are distributed."""
         return self.device if self.layout.shards == 1 else torch.device("cpu")
 
