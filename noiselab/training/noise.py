@@ -46,8 +46,8 @@ class Place(NamedTuple):
     - `seed`: the seed of the run's noise.
     - `row`, `rows`: the index of the first sequence of the batch in its step, and the number of sequences in the step,
       where batches differ in size, as in evaluation; by default they follow from the others.
-    - `contiguous`: whether the sequences of a batch follow each other in the step, as where transformers' `Trainer`
-      distributes them. By default they are dealt to the processes in turn.
+    - `contiguous`: whether the sequences of a batch follow each other in the step, as those of streams whose rows must stay
+      together, and where transformers' `Trainer` distributes them. By default they are dealt to the processes in turn.
     """
 
     step: int

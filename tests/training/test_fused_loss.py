@@ -54,7 +54,7 @@ def encoder(name, **more):
 
 
 def with_lora():
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="optional: pip install noiselab[finetune]; continuous integration has it")
     torch.manual_seed(1)
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     return MaskedLanguageModel(
