@@ -9,6 +9,7 @@ from .curriculum import Stage, process_at, staged_loss
 from .edits import EditLoss
 from .ema import Average
 from .finetuning import merged, with_lora
+from .loop import Trained
 from .losses import Loss, causal_loss, noised_loss, noised_tokens, predicted_tokens, real_tokens
 from .muon import MuonWithAdamW, block_matrices
 from .noise import Place, TimesOfStep, row_generators, step_times
@@ -16,7 +17,7 @@ from .noised import NoisyBatch, draw_noise
 from .options import Optimization, Run
 from .probes import labelled, load_probe, probe_loss, save_probe
 from .scoring import noisy_loss
-from .trainer import Trained, Trainer
+from .trainer import Trainer
 
 __all__ = [
     "Adapted",

@@ -1,16 +1,14 @@
 """Checks before training: data, network and process must be compatible."""
 
-import hashlib
 import inspect
 import logging
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..data import TokenStream
@@ -128,6 +126,11 @@ def check_evaluation(dataset: Any, collate: Collate) -> None:
             check_rows(part, "eval_dataset", collate)
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a network's weights."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
 def check_causal(model: nn.Module, states: int | None) -> None:
     """Check that a model for a causal loss predicts each token from earlier ones only.
 
@@ -135,8 +138,7 @@ def check_causal(model: nn.Module, states: int | None) -> None:
     """
     if states is not None and states < 2:
         return
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    training = model.training
+    device, training = device_of(model), model.training
     with torch.no_grad():
         model.eval()
         try:
@@ -153,7 +155,7 @@ def check_causal(model: nn.Module, states: int | None) -> None:
         )
 
 
-def check_noise(process: NoiseProcess, time_range: tuple[float, float], model: nn.Module, device: torch.device) -> None:
+def check_noise(process: NoiseProcess, time_range: tuple[float, float], model: nn.Module) -> None:
     """Check that the process is Markov, the logits match the vocabulary, and rates are finite at all times used.
 
     **Raises:** `ValueError`.
@@ -167,7 +169,7 @@ def check_noise(process: NoiseProcess, time_range: tuple[float, float], model: n
         )
     process.validate()
     check_network(model)
-    training = model.training
+    device, training = device_of(model), model.training
     z = process.prior(1, 2, generator=torch.Generator().manual_seed(0)).to(device)
     call = call_denoiser if isinstance(innermost(model), Denoiser) else call_network
     with torch.no_grad():
@@ -243,65 +245,6 @@ def enable_checkpointing(model: nn.Module) -> None:
         name = type(innermost(model) if inside is None else inside).__name__
         raise ValueError(f"checkpointing needs a network of transformers that supports it, or a DiT; {name} does not")
     inside.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of named tensors."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def data_settings(dataset: Any) -> dict[str, Any]:
-    """Settings that identify the training data by their contents, wherever and whenever these were written."""
-    if isinstance(dataset, IterableDataset):
-        return {"stream": type(dataset).__name__, "contents": stream_contents(dataset)}
-    return {"rows": len(dataset), "contents": row_contents(dataset)}
-
-
-def stream_contents(dataset: Any) -> str | None:
-    """The `key` of a stream, or `None`, with a warning, if it has none."""
-    key = getattr(dataset, "key", None)
-    if not isinstance(key, str):
-        logger.warning(
-            "a resumed run cannot notice that the data of this %s have changed: give it an attribute key, a string that "
-            "changes whenever its contents do",
-            type(dataset).__name__,
-        )
-        return None
-    return key
-
-
-def row_contents(dataset: Any) -> str:
-    """The `key` of a data set, or a hash of all its rows if it has none."""
-    key = getattr(dataset, "key", None)
-    if isinstance(key, str):
-        return key
-    digest = hashlib.sha256()
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # rows that draw random numbers are the same each time, and change no others
-        torch.manual_seed(0)
-        for index in range(len(dataset)):
-            digest.update(f"row {index}".encode())
-            _add(digest, dataset[index])
-    return digest.hexdigest()
-
-
-def _add(digest: Any, value: Any) -> None:
-    """Add a row or one of its values to a hash."""
-    if isinstance(value, Mapping):
-        for name, part in value.items():
-            digest.update(repr(name).encode())
-            _add(digest, part)
-    elif isinstance(value, Tensor | np.ndarray):
-        array = np.ascontiguousarray(value)
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    else:
-        digest.update(repr(value).encode("utf-8", "surrogatepass"))
 
 
 def check_sharding(layout: Layout, optimization: Optimization) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..autoregressive import Probe
 from ..files import new_file
 from ..typing import Scalar
-from .checks import fingerprint
+from .identity import fingerprint
 from .losses import Batch, normalize_loss
 from .noise import Place
 

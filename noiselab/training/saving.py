@@ -292,13 +292,6 @@ class Saving:
         describe_network(folder, stored)
 
 
-def sums_of(network: nn.Module) -> str:
-    """A short text that changes with the weights of a network: a hash of the sums of each weight and of its squares."""
-    sums = [torch.stack([w.sum(dtype=torch.float64), (w * w).sum(dtype=torch.float64)]) for w in network.parameters()]
-    values = torch.stack([one.detach().cpu() for one in sums]) if sums else torch.zeros(0)
-    return hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
-
-
 def progress_of(folder: Path) -> dict[str, Any]:
     """The step, the number of processes and the logged values of a checkpoint."""
     content: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))

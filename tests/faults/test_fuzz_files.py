@@ -174,7 +174,7 @@ ELSEWHERE = {
         "training.save_probe",
         "training.seal",
     ),
-    *("training.Run", "training.new_folder", "training.Callback.on_save", "training.Trainer.train"),
+    *("training.Run", "training.new_folder", "training.Callback.on_save"),
     *("networks.load_network", "networks.published.load_network"),
     *(f"pipeline.{name}Pipeline.default_settings" for name in ("", "Diffusion", "Canvas")),
     *(f"pipeline.{name}Pipeline.guesses_noise" for name in ("", "Diffusion")),
