@@ -1,7 +1,10 @@
 """TokenBlocks: packed token sequences of equal length, stored compactly in memory and in a single file."""
 
+import errno
 import hashlib
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +107,23 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the blocks to a safetensors file atomically: the file appears only once it is complete."""
+        """Write the blocks to a safetensors file atomically: the file appears only once it is complete.
+
+        **Raises:** `OSError` if it cannot be written, for example on a full disk.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         about = {"format": _FORMAT, "vocab_size": str(self.vocab_size), "about": json.dumps(self.about)}
         if self.separate_at is not None:
             about["separate_at"] = str(self.separate_at)
         with new_file(Path(path)) as temporary:
-            save_file({"tokens": self.tokens.contiguous(), "real": self.real}, temporary, metadata=about)
+            try:
+                save_file({"tokens": self.tokens.contiguous(), "real": self.real}, temporary, metadata=about)
+            except SafetensorError as error:  # it names the error of the system in words alone
+                number = re.search(r"os error (\d+)", str(error))
+                code = int(number[1]) if number else errno.EIO
+                raise OSError(code, os.strerror(code), str(path)) from error
 
     @classmethod
     def load(cls, path: str | Path, vocab_size: int | None = None) -> "TokenBlocks":
@@ -143,6 +155,17 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
             return cls(tokens, real, states, json.loads(about["about"]), separate_at=end)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+def is_blocks(path: Path) -> bool:
+    """Whether a file is one that `TokenBlocks.save` has written."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == _FORMAT
+    except (SafetensorError, OSError):
+        return False
 
 
 def as_row(

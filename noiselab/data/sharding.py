@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from ..files import sha256, writable, write_json
-from .blocks import TokenBlocks, compact_dtype
+from ..files import new_folder, sha256, writable, write_json
+from .blocks import TokenBlocks, compact_dtype, is_blocks
 from .corpus import Corpus, Part, Place, as_corpus
 from .packing import Packer, check_packing, pack_texts
-from .shards import FORMAT, INDEX, TokenShards, check_shard, read_index, sample
+from .shards import FORMAT, INDEX, TOKENIZER, TokenShards, check_shard, read_index, sample
 from .tokenizers import Encoder, tokenizer_key, vocabulary_size
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def write_shards(
     shard_tokens: int = SHARD_TOKENS,
     progress: Callable[[int, int], None] | None = None,
 ) -> TokenShards:
-    """Encode a corpus, pack it into blocks and write them into a folder, in bounded memory.
+    """Encode a corpus, pack it into blocks and write them into a folder, in bounded memory, with the tokenizer beside them.
 
     A call with the same arguments continues what an earlier one has begun: shards that are finished are kept. Tokens take
     2 bytes each if the vocabulary allows it, otherwise 4. In `"concatenate"` mode the tokens after the last full block, less
@@ -45,14 +45,15 @@ def write_shards(
 
     - `corpus`: any corpus, or a list of texts.
     - `tokenizer`, `length`, `mode`: as in `pack`.
-    - `folder`: the folder, which is made if needed.
+    - `folder`: the folder, which is made if needed. Other files in it are kept; one with the name of a shard is refused.
     - `shard_tokens`: the number of tokens in a shard; it is held in memory.
     - `progress`: called with the number of blocks written so far and the number of the part of the corpus that is read.
 
     **Returns:** the shards.
 
     **Raises:** `ValueError` as `pack` does, if the folder holds shards of another corpus, tokenizer or setting, if another
-    process writes into it, or if the corpus does not fill a block.
+    process writes into it, or if the corpus does not fill a block; `OSError` if the disk is full: what is finished is kept, and
+    the same call continues.
 
     **Example:**
 
@@ -82,7 +83,8 @@ def write_shards(
         "shard_rows": shard_tokens // length,
     }
     with _locked(folder):
-        index = _begun(folder, settings)
+        index = _begun(folder, settings, str(tokenizer.name_or_path))
+        _keep_tokenizer(folder / TOKENIZER, tokenizer, settings["tokenizer"])
         if not index["complete"]:
             _write(corpus, tokenizer, folder, index, progress)
     return TokenShards(folder)
@@ -103,11 +105,17 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _begun(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The index of what has been written, or a new one."""
+def _begun(folder: Path, settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """The index of what has been written, or a new one, with the name of the tokenizer for messages."""
     index = read_index(folder)
     if index is None:
-        return {**settings, "complete": False, "shards": [], "next": {"part": 0, "place": None, "token": 0}}
+        for path in sorted(folder.glob("shard-*.safetensors")):
+            if not is_blocks(path):
+                raise ValueError(
+                    f"a folder for shards must have no other files of their names; {path} is not one (choose another folder)"
+                )
+        start = {"part": 0, "place": None, "token": 0}
+        return {**settings, "tokenizer_name": name, "complete": False, "shards": [], "next": start}
     changed = [name for name, value in settings.items() if index[name] != value]
     if changed:
         lines = "".join(f"\n  {name}: {index[name]!r} then, {settings[name]!r} now" for name in changed)
@@ -118,6 +126,24 @@ def _begun(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     for shard in index["shards"]:
         check_shard(folder / shard["file"], shard)
     return index
+
+
+def _keep_tokenizer(place: Path, tokenizer: "transformers.PreTrainedTokenizerBase", key: str) -> None:
+    """Store the tokenizer of the shards, unless it is there.
+
+    **Raises:** `ValueError` if another one is.
+    """
+    if not place.exists():
+        with new_folder(place) as temporary:
+            tokenizer.save_pretrained(temporary)
+        return
+    from ..networks.model_folders import open_tokenizer
+
+    if tokenizer_key(open_tokenizer(place)) != key:
+        raise ValueError(
+            f"the folder {TOKENIZER!r} beside shards must hold their tokenizer; {str(place)!r} holds another (choose another "
+            "folder)"
+        )
 
 
 def _write(

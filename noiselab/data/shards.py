@@ -4,6 +4,8 @@ import bisect
 import hashlib
 import itertools
 import json
+import os
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from torch.utils.data import Dataset
 from ..files import sha256
 from .blocks import as_row
 from .corpus import fingerprint
-from .tokenizers import tokenizer_key
+from .tokenizers import load_tokenizer, tokenizer_key, vocabulary_size
 
 if TYPE_CHECKING:
     import transformers
@@ -31,19 +33,23 @@ SHARD_FIELDS: dict[str, type] = {
 }
 SAMPLES, SAMPLE = 4, 4096
 """How many places of a shard are compared when it is opened, and how many bytes at each."""
+TOKENIZER = "tokenizer"
+"""The folder, within that of the shards, of their tokenizer."""
+OPEN = 256
+"""The largest number of files that are open at a time; a process may often have no more than 1,024."""
 
 
 class TokenShards(Dataset[dict[str, Tensor]]):
     """A map-style data set of the token blocks that `write_shards` or `noiselab tokenize` has written into a folder.
 
-    Items are those of `TokenBlocks`. Shards are memory-mapped, so that only the rows that are used are read from the disk. When
-    the folder is opened, the size of each shard and a few places in it are compared with the index; `verify` compares
-    everything.
+    Items are those of `TokenBlocks`. Each row is read from the disk when it is used, so that the memory does not grow with the
+    data. When the folder is opened, the size of each shard and a few places in it are compared with the index; `verify`
+    compares everything.
 
     **Arguments:**
 
     - `folder`: the folder.
-    - `tokenizer`: the tokenizer that the tokens must be of; by default, any.
+    - `tokenizer`: the tokenizer that the tokens must be of; by default, any. `tokenizer()` loads that of the folder.
     - `separate`: as in `pack`.
 
     **Raises:** `ValueError` if the folder holds no complete shards, one is missing, cut or changed, or they are of another
@@ -76,16 +82,16 @@ class TokenShards(Dataset[dict[str, Tensor]]):
         if index is None or not index["complete"]:
             what = "none" if index is None else f"only {len(index['shards'])} (run the same noiselab tokenize again)"
             raise ValueError(f"a folder must hold all shards of a corpus; {str(folder)!r} has {what}")
-        if tokenizer is not None and index["tokenizer"] != tokenizer_key(tokenizer):
-            raise ValueError(f"the shards must be of the same tokenizer; those in {str(folder)!r} are of another")
         self.length, self.vocab_size = index["length"], index["vocab_size"]
         self.separate_at = index["end"] if separate else None
         self.index = index
         for shard in index["shards"]:
             check_shard(self.folder / shard["file"], shard)
+        if tokenizer is not None:
+            self.check_tokenizer(tokenizer)
         self._ends = list(itertools.accumulate(shard["rows"] for shard in index["shards"]))
         self._places = torch.arange(self.length)
-        self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._open: OrderedDict[int, _Shard] = OrderedDict()
 
     @property
     def key(self) -> str:
@@ -97,6 +103,33 @@ class TokenShards(Dataset[dict[str, Tensor]]):
     def real_tokens(self) -> int:
         """The total number of tokens without padding."""
         return sum(shard["tokens"] for shard in self.index["shards"])
+
+    def check_tokenizer(self, tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
+        """Raise `ValueError`, with the names of both, unless the tokens are of this tokenizer."""
+        if self.index["tokenizer"] != tokenizer_key(tokenizer):
+            raise ValueError(
+                f"the shards must be of the same tokenizer; those in {str(self.folder)!r} are of {_described(self.index)}; got "
+                f"{tokenizer.name_or_path or 'one'!r} of {vocabulary_size(tokenizer):,} tokens"
+            )
+
+    def tokenizer(self) -> "transformers.PreTrainedTokenizerBase":
+        """Load the tokenizer of the tokens, which is stored beside them.
+
+        **Raises:** `ValueError` if there is none, or another one.
+        """
+        place = self.folder / TOKENIZER
+        if not place.is_dir():
+            raise ValueError(
+                f"a folder of shards must hold their tokenizer to train from it alone; {str(self.folder)!r} has none (name the "
+                f"one that they are of: {_described(self.index)})"
+            )
+        from ..networks.model_folders import open_tokenizer
+
+        if tokenizer_key(open_tokenizer(place)) != self.index["tokenizer"]:
+            raise ValueError(
+                f"the tokenizer in a folder of shards must be theirs; {str(place)!r} differs from that of the index"
+            )
+        return load_tokenizer(place)  # adds special tokens that it lacks
 
     def verify(self) -> None:
         """Read all shards and compare them with the index.
@@ -116,16 +149,22 @@ class TokenShards(Dataset[dict[str, Tensor]]):
         if not 0 <= place < len(self):
             raise IndexError(f"a row must lie in [0, {len(self) - 1}]; got {index}")
         number = bisect.bisect_right(self._ends, place)
-        if number not in self._open:
-            shard = self.index["shards"][number]
-            self._open[number] = _mapped(self.folder / shard["file"], (shard["rows"], self.length))
-        tokens, real = self._open[number]
-        row = place - (self._ends[number - 1] if number else 0)
-        ids = torch.from_numpy(tokens[row].astype(np.int64))
-        return as_row(ids, self._places < int(real[row]), self.separate_at)
+        tokens, real = self._shard(number).row(place - (self._ends[number - 1] if number else 0))
+        return as_row(torch.from_numpy(tokens.astype(np.int64)), self._places < real, self.separate_at)
+
+    def _shard(self, number: int) -> "_Shard":
+        """An open file; those that were used last stay open."""
+        if number in self._open:
+            self._open.move_to_end(number)
+        else:
+            found = self.index["shards"][number]
+            self._open[number] = _Shard(self.folder / found["file"], (found["rows"], self.length))
+            if len(self._open) > OPEN:
+                self._open.popitem(last=False)
+        return self._open[number]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_open": {}}  # a loader worker that is spawned maps the files itself
+        return {**vars(self), "_open": OrderedDict()}  # a loader worker that is spawned opens the files itself
 
     def __repr__(self) -> str:
         shards = len(self.index["shards"])
@@ -158,6 +197,11 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     if index["complete"] and not index["shards"]:
         raise ValueError(f"the index of shards must name at least one; {path} has none")
     return index
+
+
+def _described(index: dict[str, Any]) -> str:
+    """The tokenizer of shards, for messages."""
+    return f"{index.get('tokenizer_name') or 'a tokenizer'!r} of {index['vocab_size']:,} tokens"
 
 
 def _check_fields(content: Any, fields: dict[str, type], place: str) -> None:
@@ -198,20 +242,38 @@ def _changed(path: Path) -> str:
     )
 
 
-def _mapped(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens and the counts of real tokens of a shard, mapped into memory.
+class _Shard:
+    """An open shard. Rows are read, not mapped: a map counts as memory of the process and ends it when a disk fails."""
 
-    **Raises:** `ValueError` if they have another shape.
-    """
-    with path.open("rb") as file:
-        start = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(start))
-    arrays = []
-    for name in ("tokens", "real"):
-        entry = header[name]
-        dtype: np.dtype[Any] = np.dtype({"U16": "<u2", "U32": "<u4", "I32": "<i4"}[entry["dtype"]])
-        found, offset = tuple(entry["shape"]), 8 + start + entry["data_offsets"][0]
-        if found != (shape if name == "tokens" else shape[:1]):
-            raise ValueError(_changed(path))
-        arrays.append(np.memmap(path, dtype, mode="r", offset=offset, shape=found))
-    return arrays[0], arrays[1]
+    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
+        self.path, self.length = path, shape[1]
+        self._file = path.open("rb", buffering=0)
+        start = int.from_bytes(self._file.read(8), "little")
+        header = json.loads(self._file.read(start))
+        self._begins: dict[str, tuple[np.dtype[Any], int]] = {}
+        for name in ("tokens", "real"):
+            entry = header[name]
+            if tuple(entry["shape"]) != (shape if name == "tokens" else shape[:1]):
+                raise ValueError(_changed(path))
+            dtype: np.dtype[Any] = np.dtype({"U16": "<u2", "U32": "<u4", "I32": "<i4"}[entry["dtype"]])
+            self._begins[name] = dtype, 8 + start + entry["data_offsets"][0]
+
+    def row(self, row: int) -> tuple[np.ndarray, int]:
+        """The tokens of a row, and the number of those that are real.
+
+        **Raises:** `ValueError` if the file has been cut since it was opened.
+        """
+        return self._read("tokens", row * self.length, self.length), int(self._read("real", row, 1)[0])
+
+    def _read(self, name: str, first: int, count: int) -> np.ndarray:
+        dtype, begin = self._begins[name]
+        size = count * dtype.itemsize
+        # At a place of its own: processes that were forked share the position of the file.
+        found = os.pread(self._file.fileno(), size, begin + first * dtype.itemsize)
+        if len(found) != size:
+            raise ValueError(_changed(self.path))
+        return np.frombuffer(found, dtype)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()

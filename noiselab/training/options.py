@@ -73,25 +73,28 @@ class Data:
     """The training data."""
 
     corpus: str = "library:prose"
-    """library:prose, library:sources (Python's standard library), hub:NAME, or a file, folder or glob pattern; corpora
-    of fewer than 20 documents, such as one long file, are cut into pieces so that some can be held out
+    """library:prose, library:sources (Python's standard library), hub:NAME, shards:FOLDER (tokens that noiselab tokenize has
+    written), or a file, folder or glob pattern; corpora of fewer than 20 documents, such as one long file, are cut into pieces
+    so that some can be held out
     """
     field: str = "text"
     """name of the field with the text, for documents with fields"""
     tokenizer: str = "train"
-    """train, or the name or folder of a pretrained tokenizer"""
+    """train, or the name or folder of a pretrained tokenizer; with shards, train means theirs, and another is refused"""
     vocab_size: int = 1024
     """vocabulary size of a trained tokenizer"""
     length: int = 512
     """tokens per sequence"""
     validation: float = 0.05
-    """fraction of the texts that is held out"""
+    """fraction of the texts that is held out; shards have been divided when they were written"""
     held_out: str = ""
-    """file, folder or glob pattern of held-out texts, instead of a fraction of the corpus"""
+    """file, folder or glob pattern of held-out texts (with shards also shards:FOLDER), instead of a fraction of the corpus"""
     validation_sequences: int = 512
     """maximum number of held-out sequences"""
     stream: bool = False
-    """read the corpus while training instead of packing it first, for corpora that do not fit into memory"""
+    """read the corpus while training instead of packing it first, for corpora that do not fit into memory; shards are read row
+    by row in any case
+    """
     readers: int = 0
     """number of readers of a stream, a multiple of the loader workers; 0: 64, or fewer for a corpus with fewer parts"""
     cache: Path | None = None

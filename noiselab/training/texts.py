@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 
 from ..data import (
@@ -14,6 +15,7 @@ from ..data import (
     HubCorpus,
     TextCorpus,
     TokenBlocks,
+    TokenShards,
     TokenStream,
     hold_out,
     load_tokenizer,
@@ -22,6 +24,7 @@ from ..data import (
     train_tokenizer,
 )
 from ..data.corpus import Part, fingerprint
+from ..data.shards import INDEX
 from ..files import new_folder, write_json
 from .checkpoints import checkpoints, differences
 from .options import Data
@@ -126,8 +129,12 @@ def load_data(data: Data, folder: Path, seed: int) -> tuple[Any, Dataset[Any], T
 
     **Returns:** a tokenizer with mask, padding and end-of-text tokens; the training and evaluation data for `Trainer`.
 
-    **Raises:** `ValueError` if the folder's tokenizer belongs to a run with other texts or another vocabulary size.
+    **Raises:** `ValueError` if the folder's tokenizer belongs to a run with other texts or another vocabulary size, or as
+    `load_shards`.
     """
+    kind, _, name = data.corpus.partition(":")
+    if kind == "shards":
+        return load_shards(data, Path(name))
     training, held_out = corpora(data)
     if data.tokenizer != "train":
         tokenizer = load_tokenizer(data.tokenizer)
@@ -143,10 +150,48 @@ def load_data(data: Data, folder: Path, seed: int) -> tuple[Any, Dataset[Any], T
     else:
         texts, cache = held_out, data.cache
         blocks = pack(training, tokenizer, data.length, keep_partial=False, cache=cache)
-    validation = pack(texts, tokenizer, data.length, keep_partial=False)
-    count = data.validation_sequences
-    return (
-        tokenizer,
-        blocks,
-        TokenBlocks(validation.tokens[:count], validation.real[:count], validation.vocab_size, validation.about),
-    )
+    return tokenizer, blocks, _first(pack(texts, tokenizer, data.length, keep_partial=False), data.validation_sequences)
+
+
+def _first(blocks: TokenBlocks, count: int) -> TokenBlocks:
+    """The first blocks of some."""
+    return TokenBlocks(blocks.tokens[:count], blocks.real[:count], blocks.vocab_size, blocks.about)
+
+
+def load_shards(data: Data, folder: Path) -> tuple[Any, TokenShards, TokenBlocks]:
+    """The same of tokens that `noiselab tokenize` has written to disk, in `folder/train` and `folder/validation`.
+
+    Held-out sequences are those of `folder/validation`, or of `data.held_out`, texts or `shards:FOLDER`; in the second case the
+    tokens may also be in `folder` itself.
+
+    **Raises:** `ValueError` if there are no shards, no held-out ones, or they have another length or tokenizer.
+    """
+    divided = (folder / "train" / INDEX).is_file()
+    training = TokenShards(folder / "train" if divided else folder)
+    tokenizer = training.tokenizer() if data.tokenizer == "train" else load_tokenizer(data.tokenizer)
+    _check_shards(training, tokenizer, data.length)
+    kind, _, name = data.held_out.partition(":")
+    if data.held_out and kind != "shards":
+        texts = list(itertools.islice(FileCorpus(data.held_out, field=data.field), data.validation_sequences))
+        packed = pack(texts, tokenizer, data.length, keep_partial=False)
+        return tokenizer, training, _first(packed, data.validation_sequences)
+    if not data.held_out and not divided:
+        raise ValueError(
+            f"some texts must be held out; {str(folder)!r} has no folders train and validation (run noiselab tokenize with "
+            "--validation, or give --held-out texts or shards:FOLDER)"
+        )
+    held_out = TokenShards(Path(name) if data.held_out else folder / "validation")
+    _check_shards(held_out, tokenizer, data.length)
+    rows = [held_out[number] for number in range(min(len(held_out), data.validation_sequences))]
+    tokens = torch.stack([row["input_ids"] for row in rows])
+    real = torch.stack([row["attention_mask"].sum() for row in rows])
+    return tokenizer, training, TokenBlocks(tokens, real, held_out.vocab_size)
+
+
+def _check_shards(shards: TokenShards, tokenizer: Any, length: int) -> None:
+    shards.check_tokenizer(tokenizer)
+    if shards.length != length:
+        raise ValueError(
+            f"sequences must have the length of the blocks in the shards, {shards.length} tokens in {str(shards.folder)!r}; "
+            f"got {length} (--length)"
+        )

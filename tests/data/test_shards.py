@@ -3,9 +3,10 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from kinds_of_corpora import CORPORA
@@ -102,7 +103,9 @@ def shard(folder: Path, number: int = 1) -> Path:
 
 def test_what_is_wrong_with_shards_is_named(folder, tokenizer, words, tmp_path):
     other = train_tokenizer(words, vocab_size=290)
-    with pytest.raises(ValueError, match="of the same tokenizer"):
+    with pytest.raises(
+        ValueError, match=r"of the same tokenizer; .* are of 'a tokenizer' of 300 tokens; got 'one' of 290 tok"
+    ):
         TokenShards(folder, tokenizer=other)
     write_shards(words, other, tmp_path / "other", 16, shard_tokens=160)
 
@@ -198,9 +201,9 @@ def test_tokens_take_two_or_four_bytes(states, size, tokenizer, words, tmp_path,
     monkeypatch.setattr(sharding, "vocabulary_size", lambda _: states)
     shards = write_shards(words, tokenizer, tmp_path, 16)
     row = shards[0]["input_ids"]
-    (tokens, _), *_ = shards._open.values()
-    assert isinstance(tokens, np.memmap) and tokens.itemsize == size
-    assert tokens[0].tolist() == row.tolist() == pack(words, tokenizer, 16)[0]["input_ids"].tolist()
+    (opened,) = shards._open.values()
+    assert opened.row(0)[0].itemsize == size
+    assert opened.row(0)[0].tolist() == row.tolist() == pack(words, tokenizer, 16)[0]["input_ids"].tolist()
 
 
 def test_loader_workers_read_shards(folder):
@@ -233,3 +236,96 @@ def test_the_command_writes_shards(tokenizer, words, tmp_path, capsys):
         assert row.equal(packed[0]["input_ids"])
     with pytest.raises(ValueError, match="must be files, or one hub:NAME"):
         run("tokenize", ["hub:a", *files, *common, "--output", str(tmp_path / "two")])
+
+
+def test_few_files_are_open_at_a_time(folder, monkeypatch):
+    shards = TokenShards(folder)
+    expected = ids(shards[n] for n in range(len(shards)))
+    files = len(shards.index["shards"])
+    assert files > 3
+    monkeypatch.setattr("noiselab.data.shards.OPEN", 2)
+    few, before = TokenShards(folder), len(list(Path("/proc/self/fd").iterdir()))
+    order = torch.randperm(len(few), generator=torch.Generator().manual_seed(0)).tolist()
+    assert {n: few[n]["input_ids"].tolist() for n in order} == dict(enumerate(expected))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 2
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_named(folder):
+    shards = TokenShards(folder)
+    first = shards[0]
+    with shard(folder, 0).open("r+b") as file:
+        file.truncate(shard(folder, 0).stat().st_size - 170)  # the counts of real tokens come first, and stay
+    with pytest.raises(ValueError, match=r"shard-00000\.safetensors differs from the index"):
+        ids(shards[n] for n in range(10))
+    assert first["input_ids"].shape == (16,)
+
+
+def test_the_tokenizer_is_beside_its_tokens(folder, tokenizer, words, tmp_path):
+    found = TokenShards(folder).tokenizer()
+    assert all(found(word)["input_ids"] == tokenizer(word)["input_ids"] for word in words)
+    other = train_tokenizer(words, vocab_size=290)
+    other.save_pretrained(tmp_path / "given" / "tokenizer")
+    with pytest.raises(ValueError, match=r"must hold their tokenizer; .*tokenizer' holds another"):
+        write_shards(words, tokenizer, tmp_path / "given", 16)
+    assert len(write_shards(words, other, tmp_path / "given", 16))
+    shutil.copytree(tmp_path / "given" / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"must be theirs; .* differs from that of the index"):
+        TokenShards(folder).tokenizer()
+    shutil.rmtree(folder / "tokenizer")
+    with pytest.raises(ValueError, match="has none"):
+        TokenShards(folder).tokenizer()
+
+
+def test_other_files_in_a_folder_are_kept(tokenizer, words, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    shard(tmp_path, 0).write_text("mine, too")
+    with pytest.raises(ValueError, match=r"no other files of their names; .*shard-00000.safetensors is not one"):
+        write_shards(words, tokenizer, tmp_path, 16)
+    assert shard(tmp_path, 0).read_text() == "mine, too" and not (tmp_path / "tokenizer").exists()
+    shard(tmp_path, 0).rename(tmp_path / "shard-one.txt")
+    (tmp_path / "index.json").write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="must be of the format"):
+        write_shards(words, tokenizer, tmp_path, 16)
+    assert (tmp_path / "index.json").read_text() == '{"mine": 1}'
+    (tmp_path / "index.json").unlink()
+    write_shards(words, tokenizer, tmp_path, 16)
+    assert (tmp_path / "notes.txt").read_text() == "mine" and (tmp_path / "shard-one.txt").read_text() == "mine, too"
+
+
+FULL = """
+import json, resource, sys
+from noiselab.data import load_tokenizer, write_shards
+texts = json.load(open(sys.argv[1]))
+tokenizer = load_tokenizer(sys.argv[2])
+import noiselab.data.sharding as sharding
+finish = sharding._finish_shard
+
+def filled(folder, index, *rest):
+    if len(index["shards"]) == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))  # no file can be larger
+    finish(folder, index, *rest)
+
+sharding._finish_shard = filled
+try:
+    write_shards(texts, tokenizer, sys.argv[3], 16, shard_tokens=160)
+except OSError as error:
+    print(error)
+    sys.exit(7)
+"""
+
+
+def test_a_full_disk_leaves_what_is_finished(folder, tokenizer, words, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "texts.json").write_text(json.dumps(words))
+    full = tmp_path / "full"
+    arguments = [str(tmp_path / "texts.json"), str(tmp_path / "tokenizer"), str(full)]
+    done = subprocess.run([sys.executable, "-c", FULL, *arguments], capture_output=True, text=True)
+    assert done.returncode == 7 and "File too large" in done.stdout and "shard-00002" in done.stdout, done.stderr
+    names = {path.name for path in full.iterdir()}
+    assert names - {".lock"} == {"index.json", "tokenizer", "shard-00000.safetensors", "shard-00001.safetensors"}
+    kept = {path: path.stat().st_ino for path in full.glob("shard-*")}
+    write_shards(words, tokenizer, full, 16, shard_tokens=160)
+    assert all(path.stat().st_ino == number for path, number in kept.items())
+    found, expected = contents(full), contents(folder)
+    assert found[0].pop("tokenizer_name") == str(tmp_path / "tokenizer") and not expected[0].pop("tokenizer_name")
+    assert found == expected
