@@ -71,7 +71,7 @@ def write_shards(
     corpus, folder = as_corpus(corpus), Path(folder)
     with writable(folder, "a folder"):
         folder.mkdir(parents=True, exist_ok=True)
-    settings = {
+    settings: dict[str, Any] = {
         "format": FORMAT,
         "corpus": corpus.key,
         "tokenizer": tokenizer_key(tokenizer),
