@@ -4,7 +4,7 @@ $$\int_{low}^{high} f(t)\, dt \;=\; \mathbb E\big[\, \text{weight} \cdot f(t)\, 
 \int_{low}^{high} f(t)\, dt \;\approx\; \sum_k \text{weight}_k\, f(t_k) \quad\text{(\texttt{quadrature})}$$
 
 A time belongs to a sequence or to a token. The bound holds along any rising path of per-token times (`path_times`,
-`block_times`), with each term multiplied by dt_i. Independent times (`token_times`) lie on no path.
+`block_times`), with each term multiplied by dt_i. Independent times (`token_times`, `separate_block_times`) lie on no path.
 
 To share one set of times between workers or micro-steps, pass `first` and `total`, and use the same `shift` or
 equally seeded generators everywhere.
@@ -227,6 +227,55 @@ def block_times(
     first, last = t.new_tensor([low, high])
     time = torch.where(order == active, t, torch.where(order < active, first, last))
     return time, torch.where(order == active, blocks * weight, 0)
+
+
+def separate_block_times(
+    batch: int,
+    length: int,
+    block: int,
+    *,
+    low: float | int = 0.0,
+    high: float | int = 1.0,
+    shift: float | int | Scalar | None = None,
+    first: int = 0,
+    total: int | None = None,
+    generator: Generator | None = None,
+) -> PerToken:
+    r"""A time of its own for each block of each sequence, stratified over all blocks of all sequences.
+
+    This is for denoisers whose blocks attend to *clean* earlier blocks, so that all blocks are noised and learned in one pass.
+    There the mean of $\sum_i \text{nelbo}_i$ is the block bound, without weights. For
+    other denoisers independent times lie on no path from noise to data: `block_times` gives a bound.
+
+    **Arguments:**
+
+    - `batch`, `length`: the shape of the times to return.
+    - `block`: the number of tokens in a block; the last may be shorter.
+    - `low`, `high`: the time range.
+    - `shift`, `first`, `total`: as for `stratified_times`; every worker draws the whole set with an equally seeded
+      generator. The intervals are dealt to the blocks at random.
+
+    **Returns:** float64.
+
+    **Source:** Arriola et al. (2025), "Block Diffusion", arXiv 2503.09573, section 3.2 and appendix B.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+
+    t = nl.times.separate_block_times(2, 5, 2, generator=torch.Generator().manual_seed(0))
+    assert (t[:, 0] == t[:, 1]).all() and (t[:, 1] != t[:, 2]).all()
+    assert (6 * t[:, ::2]).long().flatten().sort().values.tolist() == [0, 1, 2, 3, 4, 5]  # one in each sixth
+    ```
+    """
+    _rising(low, high)
+    block, length = require_count("block", block), require_count("length", length)
+    whole, blocks = _checked(batch, first, total), -(-length // block)
+    times = stratified_times(whole * blocks, shift=shift, low=low, high=high, generator=generator)
+    dealt = times[_rand(generator, whole * blocks).argsort()].view(whole, blocks)[first : first + batch]
+    return dealt[:, torch.arange(length) // block]
 
 
 def path_times(tau: PerSequence, path: Callable[[Tensor], Tensor]) -> tuple[PerToken, PerToken]:

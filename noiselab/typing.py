@@ -18,6 +18,10 @@ TokenSequence: TypeAlias = Int[Tensor, " length"]
 """The token ids of one sequence."""
 Selection: TypeAlias = Bool[Tensor, "batch length"]
 """Which positions are meant, such as the `rows` that a denoiser evaluates."""
+MayAttend: TypeAlias = Bool[Tensor, "#batch query key"]
+"""Which tokens (second axis) may attend to which (third axis); one for all sequences, or one for each."""
+Positions: TypeAlias = Int[Tensor, "#batch length"]
+"""The positions of tokens in the text, which may repeat; one row for all sequences, or one for each."""
 PerToken: TypeAlias = Float[Tensor, "batch length"]
 """One number for each position, such as a loss or a weight."""
 PerSequence: TypeAlias = Float[Tensor, " batch"]

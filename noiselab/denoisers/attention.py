@@ -1,4 +1,4 @@
-"""Attention masks of padded batches, and how they reach the network inside wrapped denoisers."""
+"""Attention masks, and how they reach the network inside wrapped denoisers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,23 +6,36 @@ from contextlib import contextmanager
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from ..typing import Selection
-from .base import Attended, Denoiser
+from ..typing import MayAttend, Positions, Selection
+from .attended import Attended
+from .base import Denoiser
 from .self_conditioning import SelfConditioned
 
 
 @contextmanager
-def attending_to(denoiser: nn.Module, real: Selection | None) -> Iterator[None]:
-    """Context manager: inside, the network attends only to the real tokens of a padded batch.
+def attending_to(
+    denoiser: nn.Module,
+    real: Selection | None = None,
+    *,
+    may_attend: MayAttend | None = None,
+    positions: Positions | None = None,
+) -> Iterator[None]:
+    """Context manager: inside, tokens attend only to the real tokens of a padded batch, and only to those that they may.
 
     Padding is known by its position, because the padding token often occurs in texts too: with GPT-2, LLaDA, Dream or Qwen
-    it is the end-of-text token. The mask reaches every denoiser inside `denoiser` that takes one (`takes_mask`); a
-    denoiser that takes none is not affected.
+    it is the end-of-text token. The mask of real tokens reaches every denoiser inside `denoiser` that takes one
+    (`takes_mask`); a denoiser that takes none is not affected. A mask of pairs, or positions, must reach all of them.
 
     **Arguments:**
 
     - `denoiser`: a denoiser, possibly wrapped, also for compilation or data-parallel training.
     - `real`: the mask of real tokens of the batch that is denoised inside; `None` if all are real.
+    - `may_attend`: which tokens (second axis) may attend to which (third axis), for example those of the same document
+      (`noiselab.data.rows.same_document`); `None` if all may attend to all.
+    - `positions`: the positions of the tokens, which may repeat; `None` for 0, 1, 2, ...
+
+    **Raises:** `ValueError` for `may_attend` or `positions` if a network inside does not honour them
+    (`Denoiser.require_attention`); on a call, if shapes do not match the tokens.
 
     **Example:**
 
@@ -39,7 +52,10 @@ def attending_to(denoiser: nn.Module, real: Selection | None) -> Iterator[None]:
         logits = denoiser(texts, torch.rand(2))
     ```
     """
-    with _changed(denoiser, lambda now: now if real is None else now.with_mask(real)):
+    if may_attend is not None or positions is not None:
+        for part in _inner(denoiser):
+            part.require_attention()
+    with _changed(denoiser, lambda now: now.more(real, may_attend, positions)):
         yield
 
 
@@ -83,3 +99,13 @@ def _reached(module: nn.Module) -> Iterator[Denoiser]:
         return
     for part in module.children():
         yield from _reached(part)
+
+
+def _inner(module: nn.Module) -> Iterator[Denoiser]:
+    """The denoisers inside that contain no other denoiser, or take attention masks for those that they contain."""
+    if not isinstance(module, Denoiser):
+        for part in module.children():
+            yield from _inner(part)
+        return
+    found = [] if module.takes_mask else [one for part in module.children() for one in _inner(part)]
+    yield from found or [module]

@@ -1,52 +1,22 @@
 """The interface of denoisers, which predict clean tokens, and base classes for wrappers."""
 
 import abc
+import functools
 import inspect
 from collections.abc import Iterator
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..numerics import require_made
 from ..parametrization import Prediction
 from ..process import as_token_times
 from ..processes.registry import REGISTRABLE
-from ..typing import Logits, PerRow, RowLogits, RowTokens, Selection, Times, Tokens
+from ..typing import Logits, MayAttend, PerRow, Positions, RowLogits, RowTokens, Selection, Times, Tokens
+from .attended import Attended, check_pairs, check_positions
 from .projection import LinearProjection
-
-
-class Attended(NamedTuple):
-    """What a network attends to in the current batch; set by `attending_to` and `selected_sequences`.
-
-    **Arguments:**
-
-    - `masks`: masks of real tokens, of which all must hold.
-    - `sequences`: the indices of the sequences in the batch that `self.attention_mask` is for; `None` for all.
-    """
-
-    masks: tuple[Tensor, ...] = ()
-    sequences: Tensor | None = None
-
-    def with_mask(self, real: Selection) -> "Attended":
-        """The same with another mask."""
-        return Attended((*self.masks, real), self.sequences)
-
-    def selected(self, index: Bool[Tensor, " batch"] | Int[Tensor, " selected"]) -> "Attended":
-        """The same for some of the sequences."""
-        index = index.nonzero()[:, 0] if index.dtype == torch.bool else index
-        masks = tuple(_of_sequences(mask, index) for mask in self.masks)
-        return Attended(masks, index if self.sequences is None else self.sequences[index])
-
-    def all_masks(self, own: Tensor | None) -> list[Tensor]:
-        """All masks of these sequences, with the denoiser's own."""
-        return [*self.masks, *([] if own is None else [_of_sequences(own, self.sequences)])]
-
-
-def _of_sequences(mask: Tensor, index: Tensor | None) -> Tensor:
-    """The rows of a mask; one row is that of every sequence."""
-    return mask if index is None or len(mask) == 1 else mask[index]
 
 
 class Denoiser(nn.Module, abc.ABC):
@@ -59,7 +29,9 @@ class Denoiser(nn.Module, abc.ABC):
     of the selected tokens only; a `forward` with the argument `rows` can avoid computing the others.
 
     A denoiser whose network takes an attention mask sets `takes_mask = True` and passes it `self.real_tokens(z)`. In
-    padded batches the network then attends only to real tokens (`noiselab.denoisers.attending_to`).
+    padded batches the network then attends only to real tokens (`noiselab.denoisers.attending_to`). One whose network also
+    takes a mask of pairs of tokens and positions passes it `self.may_attend(z)` and `self.positions(z)`, and overrides
+    `require_attention`.
 
     **Example:**
 
@@ -126,6 +98,32 @@ class Denoiser(nn.Module, abc.ABC):
                     f"got {list(mask.shape)}"
                 )
         return torch.stack([mask.bool().expand(z.shape) for mask in masks]).all(0) if masks else None
+
+    def may_attend(self, z: Tokens) -> MayAttend | None:
+        """Which tokens may attend to which, or `None` if all may attend to all; set by `noiselab.denoisers.attending_to`.
+
+        **Raises:** `ValueError` if a mask does not match the shape of the tokens.
+        """
+        pairs = [check_pairs(pair, z) for pair in self.attended.pairs]
+        return functools.reduce(torch.logical_and, pairs) if pairs else None
+
+    def positions(self, z: Tokens) -> Positions | None:
+        """The positions of the tokens, or `None` for 0, 1, 2, ...; set by `noiselab.denoisers.attending_to`.
+
+        **Raises:** `ValueError` if they do not match the shape of the tokens.
+        """
+        found = self.attended.positions
+        return None if found is None else check_positions(found, z)
+
+    def require_attention(self) -> None:
+        """Check that the network attends as `self.may_attend` and `self.positions` say.
+
+        **Raises:** `ValueError` unless a subclass overrides it: a mask that is not passed on would be wrong in silence.
+        """
+        raise ValueError(
+            f"may_attend and positions need a network that takes both; {type(self).__name__} does not (a denoiser of your own "
+            "passes on self.may_attend(z) and self.positions(z), and overrides require_attention)"
+        )
 
     def __call__(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Logits of all tokens, or of the selected rows. Times may also have shape [batch, 1].

@@ -67,7 +67,12 @@ class BlockCausal(Evaluation):
     def hidden(self, z: Tokens, t: Times) -> Float[Tensor, "batch length width"]:
         """The last hidden states of all tokens, without caching."""
         t, mask = as_token_times(t, z).expand(z.shape), self._mask(z, z.shape[1])
-        return self._run(z, t, attention_mask=mask, block_size=self.block_size)
+        return self._run(z, t, attention_mask=mask, may_attend=self._earlier(0, z))
+
+    def _earlier(self, start: int, z: Tensor) -> Tensor:
+        """The mask of the own and earlier blocks of the tokens from `start`."""
+        block = torch.arange(z.shape[1], device=z.device) // self.block_size
+        return (block <= block[start:, None])[None]
 
     def states(self, z: Tensor, t: Tensor, asked: Tensor, columns: list[int]) -> tuple[Tensor, Tensor]:
         """The hidden states of all tokens up to the end of the last block with active positions."""
@@ -115,8 +120,8 @@ class CachedBlockCausal(BlockCausal):
             t[:, start:],
             attention_mask=self._mask(z, end),
             # In a single block all tokens attend to all keys; attention is faster without a mask.
-            block_size=size if end - start > size else None,
-            positions=torch.arange(start, end, device=z.device),
+            may_attend=self._earlier(start, z) if end - start > size else None,
+            positions=torch.arange(start, end)[None],
             memory=layers,
         )
         kept = [layer.kept for layer in layers if layer.kept is not None]
@@ -174,8 +179,8 @@ class _Frozen(Evaluation):
             assert known is not None
             layers = [_Replace(layer, positions) for layer in known.layers]
             self._reused, self._known = self._reused + 1, known._replace(t=torch.where(moving, t, known.t))
-            mask = self._mask(z, z.shape[1])
-            part = self._run(z[:, positions], t[:, positions], attention_mask=mask, positions=positions, memory=layers)
+            mask, places = self._mask(z, z.shape[1]), positions[None]
+            part = self._run(z[:, positions], t[:, positions], attention_mask=mask, positions=places, memory=layers)
             return part, asked[:, positions]
         fresh = [Append() for _ in self.model.blocks]
         hidden = self._run(z, t, attention_mask=self._mask(z, z.shape[1]), memory=fresh)

@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, Pre
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 
+from ..denoisers.attended import check_pairs, real_pairs
 from ..denoisers.projection import LinearProjection, linear_projection
-from ..typing import PerSequence, PerToken, Selection, Tokens, TokenSequence
+from ..typing import MayAttend, PerSequence, PerToken, Positions, Selection, Tokens
 
 ROTARY_BASE = 10_000.0
 TIME_FREQUENCIES = 256
@@ -90,12 +91,16 @@ def rotate(x: Float[Tensor, "*axes width"], cos: Tensor, sin: Tensor) -> Float[T
 
 
 def rotary_angles(
-    length: int, width: int, base: float = ROTARY_BASE, device: torch.device | None = None
-) -> Float[Tensor, "length width"]:
-    """The angles by which `rotate` turns the first `length` positions, in float32: n base^(-2j/width), twice."""
+    positions: int | Int[Tensor, "*axes"], width: int, base: float = ROTARY_BASE, device: torch.device | None = None
+) -> Float[Tensor, "*axes width"]:
+    """The angles by which `rotate` turns these positions, or the first ones, in float32: n base^(-2j/width), twice."""
     exponent = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
-    position = torch.arange(length, device=device, dtype=torch.float32)
-    angles = position[:, None] * (1.0 / base**exponent)
+    n = (
+        torch.arange(positions, device=device)
+        if isinstance(positions, int)
+        else positions.to(device, non_blocking=True)
+    )
+    angles = n.float()[..., None] * (1.0 / base**exponent)
     return torch.cat((angles, angles), dim=-1)
 
 
@@ -131,9 +136,9 @@ class Rotary(nn.Module):
         angles = self(self.max_length)[None, :, None, None] * turned
         return angles.cos(), angles.sin()
 
-    def forward(self, length: int) -> Float[Tensor, "length width"]:
-        """Angles of the first `length` positions."""
-        return rotary_angles(length, self.width, device=self.cos_cached.device)
+    def forward(self, positions: int | Int[Tensor, "*axes"]) -> Float[Tensor, "*axes width"]:
+        """Angles of these positions, or of as many first ones."""
+        return rotary_angles(positions, self.width, device=self.cos_cached.device)
 
 
 class Norm(nn.Module):
@@ -328,8 +333,8 @@ class DiT(PreTrainedModel):
         timesteps: PerSequence | PerToken,
         attention_mask: Bool[Tensor, "batch keys"] | Int[Tensor, "batch keys"] | None = None,
         *,
-        block_size: int | None = None,
-        positions: TokenSequence | None = None,
+        may_attend: MayAttend | None = None,
+        positions: Positions | None = None,
         memory: Sequence[DecoderCache] | None = None,
     ) -> Float[Tensor, "batch length width"]:
         """The hidden states that `project` maps to logits.
@@ -339,37 +344,49 @@ class DiT(PreTrainedModel):
 
         **Arguments:**
 
-        - `input_ids`, `timesteps`, `attention_mask`: as for `forward`; with `memory` the mask is that of all keys.
-        - `block_size`: if given, a token attends only to its own block of this size and to earlier blocks.
-        - `positions`: the positions of these tokens in the sequence, increasing; by default from 0.
-        - `memory`: the cache of each layer. With `block_size`, it must return every position up to the last of these
-          tokens, in order.
+        - `input_ids`, `timesteps`, `attention_mask`, `may_attend`, `positions`: as for `forward`; with `memory` the keys of the
+          masks are all tokens.
+        - `memory`: the cache of each layer. With masks, it must return the keys in their order.
         """
-        length = input_ids.shape[1]
-        total = length if positions is None else int(positions[-1]) + 1
-        if total > self.config.max_seq_len:
-            raise ValueError(f"sequences must have at most max_seq_len={self.config.max_seq_len} tokens; got {total}")
         shape = input_ids.shape
+        self._check_positions(positions, shape)
         if timesteps.shape not in (shape, shape[:1]):
             raise ValueError(f"timesteps must be [batch] or [batch, length] of {shape}; got {timesteps.shape}")
         if attention_mask is not None and memory is None and attention_mask.shape != shape:
             raise ValueError(f"attention_mask must have shape {shape}; got {attention_mask.shape}")
-        mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+        mask = self._mask(None if attention_mask is None else attention_mask.bool(), may_attend, input_ids, memory)
         x = self.vocab_embed(input_ids)
         # [batch, 1 or length, width]: one condition for a sequence, or one for each token
         condition = F.silu(self.sigma_map(timesteps if timesteps.ndim == 2 else timesteps[:, None])).to(x.dtype)
-        angles = self.rotary_emb(total)
-        if positions is not None:
-            angles = angles[positions]
+        angles = self.rotary_emb(shape[1] if positions is None else positions[:, None])
         cos, sin = angles.cos(), angles.sin()
-        if block_size is not None:
-            blocks = torch.arange(total, device=x.device) // block_size
-            earlier = blocks <= (blocks if positions is None else blocks[positions])[:, None]
-            mask = earlier if mask is None else mask & earlier
         kept: Sequence[DecoderCache | None] = [None] * len(self.blocks) if memory is None else memory
         for block, seen in zip(self.blocks, kept, strict=True):
             x = block(x, condition, cos, sin, mask, seen)
         return self.output_layer(x, condition)
+
+    def _check_positions(self, positions: Tensor | None, shape: torch.Size) -> None:
+        most = self.config.max_seq_len
+        if positions is None:
+            last = shape[1] - 1
+        else:
+            if positions.shape not in (shape, (1, shape[1])):
+                raise ValueError(f"positions must be [batch or 1, length] of {shape}; got {positions.shape}")
+            # Reading them from an accelerator would wait for it, and a compiler cannot.
+            known = positions.device.type == "cpu" and not torch.compiler.is_compiling() and positions.numel()
+            last = int(positions.max()) if known else 0
+        if last >= most:
+            raise ValueError(f"sequences must have at most max_seq_len={most} tokens; got {last + 1}")
+
+    def _mask(
+        self, real: Tensor | None, may_attend: Tensor | None, z: Tensor, memory: Sequence[DecoderCache] | None
+    ) -> Tensor | None:
+        """The mask of attention, [batch or 1, 1, length or 1, keys]."""
+        if may_attend is None:
+            return None if real is None else real[:, None, None, :]
+        if memory is None:
+            return real_pairs(check_pairs(may_attend, z), real)[:, None]
+        return (may_attend if real is None else may_attend & real[:, None, :])[:, None]
 
     def project(self, hidden: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes vocabulary"]:
         """Logits of hidden states; the weight and bias are those of `output_layer.linear`."""
@@ -385,6 +402,8 @@ class DiT(PreTrainedModel):
         timesteps: PerSequence | PerToken,
         attention_mask: Selection | Tokens | None = None,
         rows: Selection | Int[Tensor, " rows"] | None = None,
+        may_attend: MayAttend | None = None,
+        positions: Positions | None = None,
     ) -> MaskedLMOutput:
         """Logits over the clean tokens.
 
@@ -394,13 +413,17 @@ class DiT(PreTrainedModel):
         - `timesteps`: their times in [0, 1] (0 = clean), one for each sequence or one for each token.
         - `attention_mask`: 1 for real tokens; others are not attended to. By default all tokens are real.
         - `rows`: the mask of positions whose logits are returned, or their indices in row-major order. By default all.
+        - `may_attend`: which tokens (second axis) may attend to which (third axis), where all may not attend to all. Together
+          with `attention_mask`, tokens attend to real tokens only.
+        - `positions`: the positions of the tokens in the text, which may repeat; by default 0, 1, 2, ... Their range is checked
+          on the CPU.
 
         **Returns:** a `MaskedLMOutput` whose `logits` are [batch, length, vocab_size], or [n, vocab_size] of the n
         positions in `rows`, in row-major order.
 
         **Raises:** `ValueError` if sequences are longer than `config.max_seq_len` or shapes do not match.
         """
-        hidden = self.hidden(input_ids, timesteps, attention_mask)
+        hidden = self.hidden(input_ids, timesteps, attention_mask, may_attend=may_attend, positions=positions)
         if rows is not None:
             hidden = hidden[rows] if rows.dtype == torch.bool else hidden.flatten(0, 1)[rows]
         return MaskedLMOutput(logits=self.project(hidden))

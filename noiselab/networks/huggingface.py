@@ -1,5 +1,6 @@
 """Checkpoints in transformers formats: loading a `DiT` with checks, and using any such model as a `Denoiser`."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from ..denoisers.base import ProjectedDenoiser
 from ..denoisers.projection import LinearProjection
 from ..parametrization import Prediction
 from ..typing import PerSequence, PerToken, Selection, Tokens
+from .attention_checks import check_attention
 from .dit import ROTARY_BASE, DiT, DiTConfig
 from .model_folders import load_weights_of, model_folder, read_config
 from .outputs import accepts, logits_of
+from .wrapped import innermost
 
 
 def load_dit(name: str | Path, dtype: torch.dtype | None = None, revision: str = "main") -> DiT:
@@ -87,6 +90,8 @@ class TransformersDenoiser(ProjectedDenoiser):
     """
 
     attention_mask: Tensor | None
+    attends = False
+    """Whether the model is known to honour `may_attend` and `positions`."""
 
     def __init__(
         self,
@@ -108,10 +113,32 @@ class TransformersDenoiser(ProjectedDenoiser):
 
     def hidden(self, z: Tokens, t: PerSequence | PerToken) -> Float[Tensor, "batch length width"]:
         """The hidden states of the model, or its logits if it has no separate projection."""
-        real = self.real_tokens(z)
-        options = {} if real is None else {"attention_mask": real}
+        given = {
+            "attention_mask": self.real_tokens(z),
+            "may_attend": self.may_attend(z),
+            "positions": self.positions(z),
+        }
+        options = {name: value for name, value in given.items() if value is not None}
         call: Any = self.model.hidden if self.splits else self.model
         return logits_of(call(z, t.float(), **options))
+
+    def require_attention(self) -> None:
+        """Check that the model takes `may_attend` and `positions` and honours both (`check_attention`).
+
+        **Raises:** `ValueError` if not.
+        """
+        inner: Any = innermost(self.model)
+        if self.attends or isinstance(inner, DiT):
+            return
+        call: Any = inner.hidden if self.splits else inner.forward
+        missing = {"may_attend", "positions"} - set(inspect.signature(call).parameters)
+        if missing:
+            raise ValueError(
+                f"the network must take may_attend and positions, as DiT does; {type(inner).__name__} takes no "
+                f"{' and no '.join(sorted(missing))}"
+            )
+        check_attention(self)
+        self.attends = True
 
     def project(self, hidden: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows state"]:
         """Logits of hidden states."""

@@ -13,11 +13,21 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from ..denoisers.attended import real_pairs
 from ..denoisers.base import ProjectedDenoiser
 from ..denoisers.projection import LinearProjection, linear_projection
 from ..parametrization import Prediction
 from ..typing import Selection, Times, Tokens
-from .opening import TESTED, check_open, counted_positions, implementation, opened_arguments
+from .attention_checks import check_attention
+from .opening import (
+    TESTED,
+    check_open,
+    counted_positions,
+    four_axes,
+    implementation,
+    opened_arguments,
+    placed_arguments,
+)
 from .outputs import accepts
 from .wrapped import innermost, plain_network
 
@@ -130,6 +140,8 @@ class MaskedLanguageModel(ProjectedDenoiser):
     attention_mask: Tensor | None
     adapter: dict[str, Any] | None = None
     """The identity of the base of adapters, for noiselab.json; set by `noiselab.training.adapt`."""
+    attends = False
+    """Whether the model is known to honour `may_attend` and `positions`."""
 
     def __init__(
         self,
@@ -179,7 +191,9 @@ class MaskedLanguageModel(ProjectedDenoiser):
         states = call(input_ids=z, **options)
         if not isinstance(states, Tensor):
             states = states.last_hidden_state if self.head else states.logits
-        return _from_before(states, real) if self.shifted else states
+        if not self.shifted:
+            return states
+        return states.take_along_dim(_before(z, real, self.may_attend(z), self.positions(z))[..., None], 1)
 
     def project(self, hidden: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows state"]:
         """Logits of hidden states."""
@@ -203,8 +217,27 @@ class MaskedLanguageModel(ProjectedDenoiser):
     def _arguments(self, model: Any, z: Tensor, real: Tensor | None) -> dict[str, Any]:
         """What the model is called with beside the tokens."""
         if self.bidirectional:
-            return opened_arguments(model, z, real)
-        return {"attention_mask": None if real is None else real.long(), **counted_positions(model, z, real)}
+            found = opened_arguments(model, z, real)
+        else:
+            found = {"attention_mask": None if real is None else real.long(), **counted_positions(model, z, real)}
+        pairs, positions = self.may_attend(z), self.positions(z)
+        if pairs is not None:
+            found["attention_mask"] = four_axes(model, real_pairs(pairs, real))
+        return {**found, **placed_arguments(model, z, positions)}
+
+    def require_attention(self) -> None:
+        """Check on the model that it honours any mask and any positions (`check_attention`).
+
+        **Raises:** `ValueError` if it does not, or is used as a causal model.
+        """
+        if self.attends:
+            return
+        name = type(plain_network(self.model)).__name__
+        if is_causal(self.model) and not self.bidirectional:
+            raise ValueError(f"may_attend needs a model whose attention is open; got {name} with bidirectional=False")
+        implementation(plain_network(self.model))
+        check_attention(self)
+        self.attends = True
 
     def _check_sizes(self) -> None:
         if self.vocab_size is None:
@@ -230,10 +263,17 @@ def is_causal(model: nn.Module) -> bool:
     return any(kind.__name__ in CAUSAL for kind in type(innermost(model)).__mro__)
 
 
-def _from_before(states: Tensor, real: Tensor | None) -> Tensor:
-    """Shift states by one position: each token receives those of the previous one, or its own if none is real."""
-    place = torch.arange(states.shape[1], device=states.device)
-    before = (place - 1).clamp(min=0)
-    if real is None:
-        return states[:, before]
-    return states.take_along_dim(torch.where(real[:, before], before, place)[..., None], 1)
+def _before(z: Tensor, real: Tensor | None, may_attend: Tensor | None, positions: Tensor | None) -> Tensor:
+    """The index of the token before each one, [batch or 1, length]: its own where no real one is before it.
+
+    Where positions repeat, it is the one that the token may attend to.
+    """
+    place = torch.arange(z.shape[1], device=z.device)
+    if may_attend is None and positions is None:
+        before = (place - 1).clamp(min=0)
+        return before[None] if real is None else torch.where(real[:, before], before, place)
+    at = place[None] if positions is None else positions.to(z.device)
+    found = at[:, None, :] == at[:, :, None] - 1
+    found = found if may_attend is None else found & may_attend
+    found = found if real is None else found & real[:, None]
+    return torch.where(found.any(-1), found.to(torch.uint8).argmax(-1), place)

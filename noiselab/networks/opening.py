@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..typing import MayAttend, Positions
 from .outputs import accepts, logits_of
 from .wrapped import innermost
 
@@ -59,13 +60,28 @@ def by_mask(model: Any, z: Tensor, real: Tensor | None) -> dict[str, Any]:
 
     **Raises:** `ValueError` if the attention implementation takes no mask.
     """
-    name = implementation(model)
     seen = z.new_ones(1, z.shape[1], dtype=torch.bool) if real is None else real
-    seen = seen[:, None, None]  # [batch or 1, 1, 1, length]
+    return {"attention_mask": four_axes(model, seen[:, None])}
+
+
+def four_axes(model: Any, seen: MayAttend) -> Tensor:
+    """The attention mask of transformers, [batch or 1, 1, queries or 1, keys], from that of pairs.
+
+    **Raises:** `ValueError` if the attention implementation takes no mask.
+    """
+    name, seen = implementation(model), seen[:, None]
     if name == "sdpa":
-        return {"attention_mask": seen}
+        return seen
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    return {"attention_mask": torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)}
+    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+
+
+def placed_arguments(model: Any, z: Tensor, positions: Positions | None) -> dict[str, Any]:
+    """The argument of given positions: from 0, or from the first that is not of padding, as in RoBERTa."""
+    if positions is None:
+        return {}
+    start = _start_of_positions(model)
+    return {"position_ids": positions.to(z.device).expand(z.shape) + (0 if start is None else start + 1)}
 
 
 def by_mask_and_positions(model: Any, z: Tensor, real: Tensor | None) -> dict[str, Any]:
@@ -93,8 +109,7 @@ def implementation(model: nn.Module) -> str:
     name = getattr(getattr(model, "config", None), "_attn_implementation", "sdpa")
     if name not in ("sdpa", "eager"):
         raise ValueError(
-            "bidirectional needs a model whose attn_implementation is 'sdpa' or 'eager', which take any mask; "
-            f"got {name!r}"
+            f"an attention mask of any form needs a model whose attn_implementation is 'sdpa' or 'eager'; got {name!r}"
         )
     return name
 

@@ -5,6 +5,7 @@ from .adapting import Adapted, adapt
 from .callbacks import Callback
 from .checkpoints import intact, last_intact, seal
 from .checks import NonFiniteLoss
+from .clocks import TimesPerBlock, TimesPerToken
 from .curriculum import Stage, process_at, staged_loss
 from .edits import EditLoss
 from .ema import Average
@@ -33,6 +34,8 @@ __all__ = [
     "Run",
     "Stage",
     "TimesOfStep",
+    "TimesPerBlock",
+    "TimesPerToken",
     "Trained",
     "Trainer",
     "adapt",

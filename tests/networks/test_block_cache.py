@@ -68,10 +68,12 @@ def test_some_positions_with_the_keys_of_the_others_give_the_same_states():
             old.index_copy(2, places, new) for old, new in zip(store["all"], (key, value), strict=True)
         )
 
-    part = model.hidden(z[:, places], t[:, places].float(), positions=places, memory=[replace(store) for store in kept])
+    part = model.hidden(
+        z[:, places], t[:, places].float(), positions=places[None], memory=[replace(store) for store in kept]
+    )
     close(part, whole[:, places])
     with pytest.raises(ValueError, match="at most max_seq_len=16 tokens; got 17"):
-        model.hidden(z[:, :1], t[:, :1].float(), positions=torch.tensor([16]), memory=[keep({}) for _ in kept])
+        model.hidden(z[:, :1], t[:, :1].float(), positions=torch.tensor([[16]]), memory=[keep({}) for _ in kept])
 
 
 @torch.no_grad()

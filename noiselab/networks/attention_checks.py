@@ -1,0 +1,171 @@
+"""The check that a network honours a mask of pairs of tokens and positions that repeat, by what moves its logits."""
+
+import copy
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..denoisers.attended import Attended
+from ..denoisers.attention import attending_to
+from ..denoisers.base import Denoiser
+from ..denoisers.modes import device_of, evaluating
+from .wrapped import innermost
+
+SIZE = 2  # the tokens of a block of the text with which a network is tried
+# Two blocks that see themselves, the second also a clean copy of the first, which sees itself.
+PAIRS = ((1, 0, 0), (0, 1, 1), (0, 0, 1))
+PLACES = (0, 1, 2, 3, 0, 1)
+WINDOWS = ("sliding_window", "local_attention", "window_size", "attention_window")
+MOST = 1 << 14  # a wider window is not tried
+
+
+@torch.no_grad()
+def check_attention(denoiser: Denoiser) -> None:
+    """Check that a network attends as `attending_to` says, on a text of two noisy blocks and a clean copy of the first.
+
+    The logits of a token must change with every token that it may attend to and with no other one, and those of the second
+    block must be those of the text in its plain order, the clean first block before the second.
+
+    **Arguments:**
+
+    - `denoiser`: a denoiser that passes `self.may_attend(z)` and `self.positions(z)` to its network.
+
+    **Raises:** `ValueError` naming what is not honoured, or if the network cannot be called in this way.
+    """
+    alone = _alone(denoiser)
+    name = type(innermost(getattr(alone, "model", alone))).__name__
+    try:
+        with evaluating(alone):
+            if not _moves(alone).any():  # as built: zero layers hide what is attended to
+                alone = _random(alone)
+            moved, difference = _moves(alone), _difference(alone)
+            window = _window(alone)
+            near = not window or _reaches(alone, window + 1)
+            same = _same_without(alone, window + 2)
+    except Exception as error:  # a network that cannot take such a mask fails in any way
+        raise ValueError(
+            f"the network must take a mask of which tokens attend to which, and positions; {name} fails with "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    allowed = _allowed(moved.device)
+    for wrong, what in ((moved & ~allowed, "must not attend to"), (~moved & allowed, "must be able to attend to")):
+        if wrong.any():
+            to, source = wrong.nonzero()[0].tolist()
+            seen = "depends on it" if moved[to, source] else "does not depend on it"
+            raise ValueError(
+                f"the network must attend by the given mask; in {name} the token at place {to} {what} that at place {source}, "
+                f"and {seen} (causal, recurrent and windowed attention cannot be given a mask)"
+            )
+    if not same:
+        raise ValueError(
+            f"the network must attend to all tokens where no mask is given; in {name} a mask replaces attention of its own, "
+            "such as a window"
+        )
+    if not near:
+        raise ValueError(
+            f"the network must attend by the given mask at any distance; in {name} a token does not attend to one {window + 1} "
+            "places away, as with a sliding window"
+        )
+    if difference:
+        raise ValueError(
+            f"the network must use the given positions; in {name} the logits of a block after its past differ from those of "
+            "the same block before a past with the same positions"
+        )
+
+
+def _alone(denoiser: Denoiser) -> Any:
+    """The denoiser without the masks that it has in this moment."""
+    alone: Any = copy.copy(denoiser)
+    alone._buffers = dict(denoiser._buffers)
+    if "attention_mask" in alone._buffers:
+        alone._buffers["attention_mask"] = None
+    alone.attended, alone.attends = Attended(), True
+    if hasattr(alone, "shifted"):
+        alone.shifted = False
+    return alone
+
+
+def _random(denoiser: Any) -> Any:
+    """A copy with random weights."""
+    made = copy.deepcopy(denoiser)
+    device = device_of(made)
+    random = torch.Generator(device).manual_seed(0)
+    for weight in made.parameters():
+        weight.copy_(0.3 * torch.randn(weight.shape, generator=random, device=device))
+    return made
+
+
+def _allowed(device: torch.device) -> Tensor:
+    """Which of the six tokens attend to which."""
+    return torch.tensor(PAIRS, device=device).repeat_interleave(SIZE, 0).repeat_interleave(SIZE, 1).bool()
+
+
+def _call(
+    denoiser: nn.Module, tokens: Tensor, allowed: Tensor | None, places: Tensor | None = None
+) -> Float[Tensor, "length state"]:
+    t = torch.full((1,), 0.5, dtype=torch.float64, device=tokens.device)
+    pairs, positions = (None if part is None else part[None] for part in (allowed, places))
+    with attending_to(denoiser, may_attend=pairs, positions=positions):
+        logits = denoiser(tokens[None], t)[0]
+    return torch.where(logits.isfinite(), logits, 0)
+
+
+def _tokens(device: torch.device) -> Tensor:
+    return torch.tensor([0, 1, 1, 0, 0, 1], device=device)
+
+
+def _moves(denoiser: nn.Module) -> Tensor:
+    """Which logits (first axis) change with which token (second axis), by more than rounding."""
+    device = device_of(denoiser)
+    tokens, allowed, places = _tokens(device), _allowed(device), torch.tensor(PLACES, device=device)
+    before = _call(denoiser, tokens, allowed, places)
+    rounding = 8 * torch.finfo(before.dtype).eps * before.abs().max()
+    moved = []
+    for source in range(len(tokens)):
+        changed = tokens.clone()
+        changed[source] = 1 - tokens[source]
+        moved.append((_call(denoiser, changed, allowed, places) - before).abs().amax(-1) > rounding)
+    return torch.stack(moved, 1)
+
+
+def _difference(denoiser: nn.Module) -> bool:
+    """Whether the logits of the second block differ from those of the text in its plain order."""
+    device = device_of(denoiser)
+    tokens, allowed = _tokens(device), _allowed(device)
+    found = _call(denoiser, tokens, allowed, torch.tensor(PLACES, device=device))[SIZE : 2 * SIZE]
+    block = torch.arange(2 * SIZE, device=device) // SIZE
+    plain = torch.cat((tokens[2 * SIZE :], tokens[SIZE : 2 * SIZE]))
+    wanted = _call(denoiser, plain, block <= block[:, None])[SIZE:]
+    return not _close(found, wanted)
+
+
+def _same_without(denoiser: nn.Module, length: int) -> bool:
+    """Whether the logits of a text where all tokens may attend to all are those without a mask."""
+    tokens = torch.arange(length, device=device_of(denoiser)) % 2
+    everything = torch.ones(length, length, dtype=torch.bool, device=tokens.device)
+    return _close(_call(denoiser, tokens, everything), _call(denoiser, tokens, None))
+
+
+def _close(found: Tensor, wanted: Tensor) -> bool:
+    bound = max(1e-5, 32 * torch.finfo(found.dtype).eps) * wanted.abs().max()
+    return bool((found - wanted).abs().max() <= bound)
+
+
+def _window(denoiser: Any) -> int:
+    """The largest window of attention that the configuration of a network names, or 0."""
+    config: Any = getattr(innermost(getattr(denoiser, "model", denoiser)), "config", None)
+    sizes = [getattr(config, name, None) for name in WINDOWS]
+    return max((size for size in sizes if isinstance(size, int) and 0 < size < MOST), default=0)
+
+
+def _reaches(denoiser: nn.Module, distance: int) -> bool:
+    """Whether the last token of a text attends to the first, where all others attend only to themselves."""
+    device = device_of(denoiser)
+    tokens = torch.zeros(distance + 1, dtype=torch.long, device=device)
+    allowed = torch.eye(len(tokens), dtype=torch.bool, device=device)
+    allowed[-1, 0] = True
+    before = _call(denoiser, tokens, allowed)[-1]
+    tokens[0] = 1
+    return bool((_call(denoiser, tokens, allowed)[-1] != before).any())
