@@ -18,7 +18,7 @@ SIZE = 2  # the tokens of a block of the text with which a network is tried
 PAIRS = ((1, 0, 0), (0, 1, 1), (0, 0, 1))
 PLACES = (0, 1, 2, 3, 0, 1)
 WINDOWS = ("sliding_window", "local_attention", "window_size", "attention_window")
-MOST = 1 << 14  # a wider window is not tried
+LONGEST = 1 << 14  # a wider window is not tried
 
 
 @torch.no_grad()
@@ -157,7 +157,7 @@ def _window(denoiser: Any) -> int:
     """The largest window of attention that the configuration of a network names, or 0."""
     config: Any = getattr(innermost(getattr(denoiser, "model", denoiser)), "config", None)
     sizes = [getattr(config, name, None) for name in WINDOWS]
-    return max((size for size in sizes if isinstance(size, int) and 0 < size < MOST), default=0)
+    return max((size for size in sizes if isinstance(size, int) and 0 < size < LONGEST), default=0)
 
 
 def _reaches(denoiser: nn.Module, distance: int) -> bool:

@@ -137,7 +137,7 @@ class Rotary(nn.Module):
         return angles.cos(), angles.sin()
 
     def forward(self, positions: int | Int[Tensor, "*axes"]) -> Float[Tensor, "*axes width"]:
-        """Angles of these positions, or of as many first ones."""
+        """Angles of these positions, or of this number of first ones."""
         return rotary_angles(positions, self.width, device=self.cos_cached.device)
 
 
