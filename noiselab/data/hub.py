@@ -1,11 +1,15 @@
 """Corpora streamed from data sets on the Hugging Face Hub."""
 
 import glob
+import io
 import json
+import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .contents import COMPRESSED, chunks
 from .corpus import Corpus, Mapped, Part, Place, fingerprint
 from .files import signature
 from .records import text_of
@@ -22,12 +26,13 @@ class HubCorpus(Corpus):
 
     Nothing is stored on disk, and the data set is opened when the first text is read. Its parts are its shards (the row
     groups of Parquet files if it has fewer than 64 shards), each of which is opened by one reader only. A reader that
-    resumes opens its shard again and skips the rows that it has read.
+    resumes opens its shard again and skips the rows that it has read, as the state of a stream of `datasets` does: no other
+    shard is opened, and row groups before its own are not read.
 
     **Arguments:**
 
-    - `path`: the name of a data set, such as `"roneneldan/TinyStories"`, or a format (`"json"`, `"parquet"`, `"text"`)
-      together with `data_files`.
+    - `path`: the name of a data set, such as `"roneneldan/TinyStories"`, a folder of files, or a format (`"json"`, `"parquet"`,
+      `"text"`) together with `data_files`.
     - `config`: the configuration of the data set, if it has several.
     - `split`: the split to read.
     - `field`: the column that contains the text, as for `FileCorpus`. Empty and null texts are skipped.
@@ -37,7 +42,8 @@ class HubCorpus(Corpus):
       `path` finds, are noticed; changes behind a URL are not.
     - `name`: a short name used in file names and messages; default: derived from `path` and `split`.
 
-    **Raises:** `ValueError` while reading, if the field is missing or is not text, or if all texts are empty.
+    **Raises:** `ValueError` while reading, if the field is missing or is not text, if a file cannot be read or has been cut, or
+    if all texts are empty.
     """
 
     def __init__(
@@ -70,17 +76,34 @@ class HubCorpus(Corpus):
         from datasets import load_dataset
 
         key = self.key
+        _register_zstd()
         if self._opened is None or self._opened[0] != key:
-            opened = load_dataset(
-                self.path,
-                self.config,
-                split=self.split,
-                revision=self.revision,
-                data_files=self.data_files,
-                streaming=True,
-            )
+            try:
+                opened = load_dataset(
+                    self.path,
+                    self.config,
+                    split=self.split,
+                    revision=self.revision,
+                    data_files=self.data_files,
+                    streaming=True,
+                )
+            except (EOFError, OSError, zlib.error) as error:  # of the first file, which has the names of the columns
+                cut = self._cut()
+                if isinstance(error, OSError) and not cut:
+                    raise  # such as a data set that is not found
+                raise ValueError(f"a data set must be readable; {self.name!r}{cut}: {error}") from error
             self._opened = key, opened
         return self._opened[1]
+
+    def _cut(self) -> str:
+        """The first local file that is compressed and cannot be read to its end, for messages."""
+        for path in sorted(Path(self.path).rglob("*")) if Path(self.path).is_dir() else []:
+            try:
+                if path.suffix.lower() in COMPRESSED and path.is_file():
+                    deque(chunks(path), maxlen=0)
+            except ValueError:
+                return f", {path}"
+        return ""
 
     def __iter__(self) -> Iterator[str]:
         found = False
@@ -102,12 +125,36 @@ class HubCorpus(Corpus):
         """Yield the texts of rows of the data set; empty and null ones are empty."""
         # `iter`, not `__iter__`, which divides the shards among loader workers. The parts are already divided, so that
         # dividing them again would leave all workers but the first without data.
-        for batch in dataset.iter(batch_size=64):
+        _register_zstd()
+        batches = dataset.iter(batch_size=64)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (EOFError, OSError, ValueError, zlib.error) as error:  # pyarrow's are among these
+                raise ValueError(
+                    f"a data set must be readable; {self.name!r}{self._cut()}: {type(error).__name__}, {error}"
+                ) from error
+            if batch is None:
+                return
             column = self.field if self.field in batch else self.field.partition(".")[0]
             if column not in batch:
                 raise ValueError(f"a data set must have the field {self.field!r}; {self.name!r} has {sorted(batch)}")
             for value in batch[column]:
                 yield text_of({column: value}, self.field, self.name) or ""
+
+
+def _register_zstd() -> None:
+    """Let fsspec, with which `datasets` opens files, read .zst by pyarrow where it has no other package for it."""
+    from fsspec.compression import available_compressions, register_compression
+
+    if "zstd" not in available_compressions():
+        register_compression("zstd", _zstd_file, "zst")
+
+
+def _zstd_file(file: Any, mode: str = "rb", **_: Any) -> Any:
+    import pyarrow
+
+    return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), "zstd"))
 
 
 class _Shard(Part):
