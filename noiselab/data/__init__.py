@@ -9,6 +9,7 @@ from .blocks import TokenBlocks
 from .corpus import Corpus, Part, TextCorpus, hold_out
 from .files import FileCorpus
 from .frequencies import token_frequencies
+from .held_out import hold_out_last
 from .hub import HubCorpus
 from .library import standard_library
 from .packing import pack
@@ -30,6 +31,7 @@ __all__ = [
     "TokenStream",
     "character_tokenizer",
     "hold_out",
+    "hold_out_last",
     "load_tokenizer",
     "pack",
     "standard_library",

@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from .blocks import as_row
 from .corpus import Corpus, Part, as_corpus, fingerprint
-from .packing import Packer, check_packing, pack_texts
+from .packing import MODES, PUBLISHED_MODES, check_packing, draw_place, mode_key, pack_texts, packer_for
 from .reading import Position, Reading, reader_count
 from .tokenizers import Encoder, tokenizer_key
 
@@ -34,8 +34,8 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
     **Arguments:**
 
     - `corpus`: any corpus, or a list of texts.
-    - `tokenizer`, `length`, `mode`, `separate`: as in `pack`.
-    - `seed`: the seed for the order of the texts.
+    - `tokenizer`, `length`, `mode`, `separate`, `learn_padding`: as in `pack`.
+    - `seed`: the seed for the order of the texts, and for the places of crops, which are drawn anew in each pass.
     - `buffer`: the number of texts held in memory to be shuffled with each other, over all readers (fewer, if they have more
       than 8 million characters together). With R or less, the parts of the corpus are shuffled, but not the texts within a
       part.
@@ -75,13 +75,14 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
         *,
         mode: str = "concatenate",
         separate: bool = False,
+        learn_padding: bool = False,
         seed: int = 0,
         buffer: int = 2048,
         readers: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        check_packing(tokenizer, length, mode)
+        check_packing(tokenizer, length, mode, (*MODES, *PUBLISHED_MODES))
         if (rank is None) != (world_size is None):
             raise ValueError(f"rank and world_size must be given together; got {rank} and {world_size}")
         if rank is not None and world_size is not None and not 0 <= rank < world_size:
@@ -90,6 +91,7 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
             raise ValueError(f"readers must be at least 1; got {readers}")
         self.corpus, self.tokenizer, self.length, self.mode = as_corpus(corpus), tokenizer, length, mode
         self.separate_at = int(tokenizer.eos_token_id) if separate else None
+        self.learn_padding = learn_padding
         self.seed, self.buffer, self.rank, self.world_size = seed, buffer, rank, world_size
         self.epoch = 0
         self._asked = readers
@@ -121,7 +123,8 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
             len(self._parts),
             self.separate_at,
         ]
-        return fingerprint([self.corpus.key, tokenizer_key(self.tokenizer), *map(str, settings)])
+        more = [*(["padding"] if self.learn_padding else []), *mode_key(self.tokenizer, self.mode, self.seed)]
+        return fingerprint([self.corpus.key, tokenizer_key(self.tokenizer), *map(str, settings), *more])
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration at this pass over the corpus instead of pass 0."""
@@ -149,14 +152,20 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
     def _rows(self, reading: Reading, start: Position, used: int) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
         # Few characters at a time, because each reader encodes that much before its first block.
         batch = max(2**12, 2**15 // self.readers)
-        packer = Packer(self.length, self.mode, int(self.tokenizer.eos_token_id))
-        for row, position, token in pack_texts(reading.texts(start), self._encoder, packer, used=used, batch=batch):
+        packer = packer_for(self.tokenizer, self.length, self.mode)
+
+        def draw(before: Position, count: int) -> int:
+            return draw_place(self.seed, (reading.reader, *before), count)
+
+        texts = reading.texts(start)
+        for row, position, token in pack_texts(texts, self._encoder, packer, used=used, batch=batch, draw=draw):
             yield self._block(row), {**position._asdict(), "token": token}
 
     def _block(self, row: Any) -> dict[str, Tensor]:
         block = torch.full((self.length,), int(self.tokenizer.pad_token_id), dtype=torch.int64)
         block[: len(row)] = torch.from_numpy(row)
-        return as_row(block, torch.arange(self.length) < len(row), self.separate_at)
+        real = self.length if self.learn_padding else len(row)
+        return as_row(block, torch.arange(self.length) < real, self.separate_at)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         index, count = self._place()

@@ -185,6 +185,17 @@ def vocabulary_size(tokenizer: "transformers.PreTrainedTokenizerBase") -> int:
     return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
 
 
+def start_token(tokenizer: "transformers.PreTrainedTokenizerBase") -> int:
+    """The id of the token with which texts begin: the start token, or else the class token.
+
+    **Raises:** `ValueError` if the tokenizer has neither.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.cls_token_id):
+        if token is not None:
+            return int(token)
+    raise ValueError("the tokenizer must have a start token (bos_token) or a class token (cls_token); got neither")
+
+
 def token_support(tokenizer: "transformers.PreTrainedTokenizerBase") -> TokenSet:
     """Return the mask of tokens that occur in data: all tokens except special ones, plus the end-of-text token.
 

@@ -18,12 +18,14 @@ from ..data import (
     TokenShards,
     TokenStream,
     hold_out,
+    hold_out_last,
     load_tokenizer,
     pack,
     standard_library,
     train_tokenizer,
 )
 from ..data.corpus import Part, fingerprint
+from ..data.packing import PUBLISHED_MODES
 from ..data.shards import INDEX
 from ..files import new_folder, write_json
 from .checkpoints import checkpoints, differences
@@ -32,6 +34,7 @@ from .options import Data
 FEW = 20  # corpora with fewer documents are cut into pieces, because whole documents are held out
 PIECES = 200
 ORIGIN = "trained_on.json"
+LAST = "last:"
 
 
 class Pieces(Corpus):
@@ -73,10 +76,10 @@ class Pieces(Corpus):
 def corpora(data: Data) -> tuple[Corpus, Corpus]:
     """Return the training corpus and the held-out corpus."""
     kind, _, name = data.corpus.partition(":")
+    if data.held_out.startswith(LAST):
+        return hold_out_last(whole_corpus(data), last_texts(data.held_out))
     if data.held_out:
-        training: Corpus = (
-            HubCorpus(name, field=data.field) if kind == "hub" else FileCorpus(data.corpus, field=data.field)
-        )
+        training: Corpus = whole_corpus(data)
         if kind == "library":
             training = standard_library(name, "train", validation_share=data.validation)
         return training, FileCorpus(data.held_out, field=data.field)
@@ -84,10 +87,29 @@ def corpora(data: Data) -> tuple[Corpus, Corpus]:
         share = data.validation
         training = standard_library(name, "train", validation_share=share)
         return training, standard_library(name, "validation", validation_share=share)
-    whole: Corpus = HubCorpus(name, field=data.field) if kind == "hub" else FileCorpus(data.corpus, field=data.field)
+    whole = whole_corpus(data)
     if kind != "hub" and len(list(itertools.islice(whole, FEW))) < FEW:
         whole = Pieces(whole, max(1, min(2000, sum(map(len, whole)) // PIECES)))
     return hold_out(whole, data.validation)
+
+
+def whole_corpus(data: Data) -> Corpus:
+    """The corpus before texts are held out."""
+    kind, _, name = data.corpus.partition(":")
+    if kind == "library":
+        return standard_library(name, "all")
+    return HubCorpus(name, field=data.field) if kind == "hub" else FileCorpus(data.corpus, field=data.field)
+
+
+def last_texts(held_out: str) -> int:
+    """The number N of `last:N`.
+
+    **Raises:** `ValueError` unless it is a positive number.
+    """
+    number = held_out.removeprefix(LAST)
+    if not number.isdecimal() or not int(number):
+        raise ValueError(f"held_out must be {LAST} and a positive number of texts; got {held_out!r}")
+    return int(number)
 
 
 def trained_tokenizer(training: Corpus, data: Data, folder: Path) -> None:
@@ -141,16 +163,17 @@ def load_data(data: Data, folder: Path, seed: int) -> tuple[Any, Dataset[Any], T
     else:
         trained_tokenizer(training, data, folder)
         tokenizer = load_tokenizer(folder)
+    packing: dict[str, Any] = {"mode": data.packing, "learn_padding": data.learn_padding}
     if data.stream:
         # One stream for all processes: the trainer distributes its batches.
         texts: Any = list(itertools.islice(held_out, data.validation_sequences))
-        blocks: Any = TokenStream(
-            training, tokenizer, data.length, seed=seed, readers=data.readers or None, rank=0, world_size=1
-        )
+        own: dict[str, Any] = {"readers": data.readers or None, "rank": 0, "world_size": 1}
+        blocks: Any = TokenStream(training, tokenizer, data.length, seed=seed, **packing, **own)
     else:
         texts, cache = held_out, data.cache
-        blocks = pack(training, tokenizer, data.length, keep_partial=False, cache=cache)
-    return tokenizer, blocks, _first(pack(texts, tokenizer, data.length, keep_partial=False), data.validation_sequences)
+        blocks = pack(training, tokenizer, data.length, keep_partial=False, seed=seed, cache=cache, **packing)
+    validation = pack(texts, tokenizer, data.length, keep_partial=False, **packing)
+    return tokenizer, blocks, _first(validation, data.validation_sequences)
 
 
 def _first(blocks: TokenBlocks, count: int) -> TokenBlocks:
@@ -164,8 +187,13 @@ def load_shards(data: Data, folder: Path) -> tuple[Any, TokenShards, TokenBlocks
     Held-out sequences are those of `folder/validation`, or of `data.held_out`, texts or `shards:FOLDER`; in the second case the
     tokens may also be in `folder` itself.
 
-    **Raises:** `ValueError` if there are no shards, no held-out ones, or they have another length or tokenizer.
+    **Raises:** `ValueError` for a packing or division that shards cannot have, if there are no shards, no held-out ones, or they have another length or tokenizer.
     """
+    if data.packing in PUBLISHED_MODES or data.learn_padding or data.held_out.startswith(LAST):
+        raise ValueError(
+            f"tokens in shards are packed, and divided, as they were written; got packing={data.packing!r}, learn_padding={data.learn_padding} and "
+            f"held_out={data.held_out!r} (read texts instead)"
+        )
     divided = (folder / "train" / INDEX).is_file()
     training = TokenShards(folder / "train" if divided else folder)
     tokenizer = training.tokenizer() if data.tokenizer == "train" else load_tokenizer(data.tokenizer)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noiselab.data import TextCorpus, TokenBlocks, TokenStream, pack, train_tokenizer
-from noiselab.data.packing import pack_rows
+from noiselab.data.packing import Packer, pack_rows
 from noiselab.data.rows import document_numbers, same_document, stack_rows
 from noiselab.data.tokenizers import Encoder
 
@@ -19,7 +19,7 @@ DOCUMENTS = st.lists(st.lists(st.integers(1, 9), max_size=12), max_size=8)
 @settings(max_examples=200, deadline=None)
 @given(documents=DOCUMENTS, length=st.integers(2, 9))
 def test_concatenation_loses_nothing(documents: list[list[int]], length: int):
-    rows = [row.tolist() for row in pack_rows(documents, length, "concatenate", end=0)]
+    rows = [row.tolist() for row in pack_rows(documents, Packer(length, "concatenate", end=0))]
     assert list(itertools.chain(*rows)) == [token for document in documents for token in [*document, 0]]
     assert all(len(row) == length for row in rows[:-1])
     assert all(0 < len(row) <= length for row in rows)
@@ -28,7 +28,7 @@ def test_concatenation_loses_nothing(documents: list[list[int]], length: int):
 @settings(max_examples=100, deadline=None)
 @given(documents=DOCUMENTS, length=st.integers(2, 9))
 def test_documents_are_cut_only_at_the_end(documents: list[list[int]], length: int):
-    rows = [row.tolist() for row in pack_rows(documents, length, "document", end=0)]
+    rows = [row.tolist() for row in pack_rows(documents, Packer(length, "document", end=0))]
     assert rows == [[*document, 0][:length] for document in documents]
 
 
@@ -144,7 +144,7 @@ def test_packing_errors(tokenizer):
 
     with pytest.raises(ValueError, match="length must be at least 2; got 1"):
         pack(["a"], tokenizer, 1)
-    with pytest.raises(ValueError, match="mode must be one of concatenate, document; got 'rows'"):
+    with pytest.raises(ValueError, match="mode must be one of concatenate, document, wrap, crop; got 'rows'"):
         pack(["a"], tokenizer, 8, mode="rows")
     with pytest.raises(ValueError, match="at least one non-empty text"):
         pack([], tokenizer, 8)

@@ -59,7 +59,7 @@ def test_readers_share_each_pass_without_overlap(corpus, readers):
     assert passes == [expected] * 3
 
 
-@pytest.mark.parametrize("mode", ["concatenate", "document"])
+@pytest.mark.parametrize("mode", ["concatenate", "document", "wrap", "crop"])
 @pytest.mark.parametrize("readers", [None, 3])
 def test_a_reader_continues_after_any_block(tokenizer, corpus, mode, readers):
     stream = TokenStream(corpus, tokenizer, 16, mode=mode, seed=3, buffer=12, readers=readers)
@@ -79,12 +79,13 @@ def test_blocks_come_from_the_readers_in_turn(tokenizer, corpus):
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_the_order_does_not_depend_on_processes_or_workers(tokenizer, words, world):
-    expected = take(TokenStream(TextCorpus(words), tokenizer, 16, seed=3), 100)
+@pytest.mark.parametrize("mode", ["concatenate", "crop"])
+def test_the_order_does_not_depend_on_processes_or_workers(tokenizer, words, world, mode):
+    expected = take(TokenStream(TextCorpus(words), tokenizer, 16, seed=3, mode=mode), 100)
     for workers in (0, 2):
         found: list = [None] * 100
         for rank in range(world):
-            stream = TokenStream(TextCorpus(words), tokenizer, 16, seed=3, rank=rank, world_size=world)
+            stream = TokenStream(TextCorpus(words), tokenizer, 16, seed=3, mode=mode, rank=rank, world_size=world)
             found[rank::world] = take(DataLoader(stream, batch_size=None, num_workers=workers), 100 // world)
         assert found == expected
 

@@ -10,6 +10,7 @@ from noiselab.data import (
     TokenStream,
     character_tokenizer,
     hold_out,
+    hold_out_last,
     pack,
     train_tokenizer,
     vocabulary_size,
@@ -77,6 +78,7 @@ def test_data(words, wrong):
         lambda: pack(wrong, words, 8),
         lambda: TextCorpus(wrong),
         lambda: hold_out(wrong),
+        lambda: hold_out_last(wrong, 1),
         lambda: TokenStream(wrong, words, 8),
         lambda: list(Encoder(words)(wrong)),
     ):
