@@ -88,8 +88,8 @@ class Data:
     validation: float = 0.05
     """fraction of the texts that is held out; shards have been divided when they were written"""
     held_out: str = ""
-    """file, folder or glob pattern of held-out texts (with shards also shards:FOLDER), or last:N for the last N texts, instead of a
-    fraction of the corpus
+    """file, folder or glob pattern of held-out texts (with shards also shards:FOLDER), or last:N for the last N texts of the
+    corpus, instead of a fraction of it
     """
     packing: Literal["concatenate", "document", "wrap", "crop"] = "concatenate"
     """concatenate joins all texts; document has one text to a sequence, cut or padded; wrap joins them between a start and an
