@@ -185,7 +185,10 @@ class Packer:
         return self._row(self.rest)
 
     def _row(self, tokens: np.ndarray) -> np.ndarray:
-        return tokens if self.mode != "wrap" else np.concatenate(([self.begin], tokens, [self.end])).astype(np.int32)
+        if self.mode != "wrap":
+            return tokens
+        assert self.begin is not None
+        return np.concatenate([np.array([self.begin]), tokens, np.array([self.end])]).astype(np.int32)
 
 
 Position = TypeVar("Position")

@@ -187,12 +187,13 @@ def load_shards(data: Data, folder: Path) -> tuple[Any, TokenShards, TokenBlocks
     Held-out sequences are those of `folder/validation`, or of `data.held_out`, texts or `shards:FOLDER`; in the second case the
     tokens may also be in `folder` itself.
 
-    **Raises:** `ValueError` for a packing or division that shards cannot have, if there are no shards, no held-out ones, or they have another length or tokenizer.
+    **Raises:** `ValueError` for a packing or division that shards cannot have, if there are no shards, no held-out ones, or they
+    have another length or tokenizer.
     """
     if data.packing in PUBLISHED_MODES or data.learn_padding or data.held_out.startswith(LAST):
         raise ValueError(
-            f"tokens in shards are packed, and divided, as they were written; got packing={data.packing!r}, learn_padding={data.learn_padding} and "
-            f"held_out={data.held_out!r} (read texts instead)"
+            f"tokens in shards are packed, and divided, as they were written; got packing={data.packing!r}, "
+            f"learn_padding={data.learn_padding} and held_out={data.held_out!r} (read texts instead)"
         )
     divided = (folder / "train" / INDEX).is_file()
     training = TokenShards(folder / "train" if divided else folder)
