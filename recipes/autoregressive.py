@@ -41,6 +41,13 @@ from noiselab.training.options import Run, command_line, run_recipe
 class Autoregressive(Training):
     """A small Llama, from its configuration."""
 
+    inner: int | None = None
+    """width of the hidden layer of a block; by default 8/3 of that of the residual stream"""
+
+
+PUBLISHED_BASELINE = replace(PUBLISHED, steps=1_000_000)
+TEXT = replace(OPENWEBTEXT, learn_padding=False)  # the published loss leaves padding out
+
 
 PRESETS = {
     "demo": (
@@ -62,18 +69,23 @@ PRESETS = {
         ),
     ),
     "small": (
-        "12 layers of width 768 on OpenWebText, 131 billion tokens",
+        "GIDD's autoregressive baseline, ar.yaml of its published code, differences in docs/reference/published.md: 12 layers of "
+        "width 768 on OpenWebText, 262 billion tokens",
         Autoregressive(
-            PUBLISHED, OPENWEBTEXT, Run(Path("runs/autoregressive_small"), save_every=5_000, evaluate_every=5_000)
+            PUBLISHED_BASELINE,
+            TEXT,
+            Run(Path("runs/autoregressive_small"), save_every=5_000, evaluate_every=5_000),
+            inner=3072,
         ),
     ),
     "base": (
-        "24 layers of width 1024 on OpenWebText, 131 billion tokens",
+        "the same with 24 layers of width 1024",
         Autoregressive(
-            PUBLISHED,
-            OPENWEBTEXT,
+            PUBLISHED_BASELINE,
+            TEXT,
             Run(Path("runs/autoregressive_base"), save_every=5_000, evaluate_every=5_000),
             **BASE_NETWORK,
+            inner=4096,
         ),
     ),
 }
@@ -91,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
         heads=options.heads,
         length=options.data.length,
         dropout=options.dropout,
+        inner=options.inner,
         start=data.tokenizer.bos_token_id,
         end=data.tokenizer.eos_token_id,
         padding=data.tokenizer.pad_token_id,

@@ -86,7 +86,16 @@ MEDIUM_NETWORK = {"layers": 8, "width": 384, "heads": 6, "dropout": 0.1}
 MEDIUM_HELP = "a few minutes on one GPU; 8 layers of width 384; pass more text with --corpus FILES"
 
 PUBLISHED = Optimization(steps=500_000, batch=512, micro_batch=32, warmup=10_000, precision="bfloat16")
-OPENWEBTEXT = Data(corpus="hub:Skylion007/openwebtext", tokenizer="gpt2", length=512, validation=0.0125, stream=True)
+OPENWEBTEXT = Data(
+    corpus="hub:Skylion007/openwebtext",
+    tokenizer="gpt2",
+    length=512,
+    held_out="last:100000",
+    packing="crop",
+    learn_padding=True,
+    stream=True,
+)
+"""OpenWebText as the published code of GIDD reads it; docs/reference/published.md compares each field."""
 BASE_NETWORK = {"layers": 24, "width": 1024, "heads": 16}
 
 
@@ -158,7 +167,8 @@ def train_diffusion(
     noise: Mapping[str, Any],
     *,
     objective: Objective = elbo,
-    model: DiT | None = None,
+    model: Any = None,
+    **more: Any,
 ) -> Trainer:
     """Train a diffusion model and write it to `final`, with the settings of its noise.
 
@@ -168,6 +178,7 @@ def train_diffusion(
     - `noise`: the `family` and its arguments; see `noiselab.processes.process_from`.
     - `objective`: the weights of the bound.
     - `model`: the network; `build_dit` builds it by default.
+    - `more`: further arguments of `Trainer`.
     """
     settings = ModelSettings(noise)
     process = settings.process()
@@ -185,6 +196,7 @@ def train_diffusion(
         process=process,
         objective=objective,
         time_range=(margin, 1 - margin),
+        **more,
     )
 
 
@@ -236,17 +248,18 @@ def build_llama(
     end: int | None = None,
     padding: int | None = None,
     dropout: float = 0.0,
+    inner: int | None = None,
 ) -> transformers.LlamaForCausalLM:
     """Build a Llama with random weights from torch's global generator.
 
     **Arguments:**
 
     - `vocab_size`: number of tokens.
-    - `layers`, `width`, `heads`: number of blocks, width of the residual stream, number of attention heads. The hidden layer
-      of a block is 8/3 times as wide as the stream, rounded down to a multiple of 8.
+    - `layers`, `width`, `heads`: number of blocks, width of the residual stream, number of attention heads.
     - `length`: maximum sequence length in tokens.
     - `start`, `end`, `padding`: ids of the special tokens; `end` defaults to `start`.
     - `dropout`: dropout probability of the attention weights, in [0, 1).
+    - `inner`: width of the hidden layer of a block; by default 8/3 of that of the stream, rounded down to a multiple of 8.
 
     **Example:**
 
@@ -260,7 +273,7 @@ def build_llama(
         transformers.LlamaConfig(
             vocab_size=vocab_size,
             hidden_size=width,
-            intermediate_size=4 * width * 2 // 3 // 8 * 8,
+            intermediate_size=4 * width * 2 // 3 // 8 * 8 if inner is None else inner,
             num_hidden_layers=layers,
             num_attention_heads=heads,
             max_position_embeddings=length,

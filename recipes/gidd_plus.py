@@ -87,11 +87,12 @@ PRESETS = {
         ),
     ),
     "small": (
-        "as published: 12 layers of width 768 on OpenWebText, 131 billion tokens",
+        "gidd.yaml of the published code, differences in docs/reference/published.md: 12 layers of width 768 on OpenWebText, 131 "
+        "billion tokens; weights are float32, as for the published checkpoints, where the newest code has bfloat16",
         GiddPlus(PUBLISHED, OPENWEBTEXT, Run(Path("runs/gidd_plus_small"), save_every=5_000, evaluate_every=5_000)),
     ),
     "base": (
-        "as published: 24 layers of width 1024 on OpenWebText, 131 billion tokens",
+        "the same with 24 layers of width 1024",
         GiddPlus(
             PUBLISHED,
             OPENWEBTEXT,

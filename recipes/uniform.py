@@ -7,7 +7,8 @@
 Run the command again to resume from the newest intact checkpoint. The finished model is in OUTPUT/final.
 A smoke test: python recipes/uniform.py demo --steps 4 --warmup 1 --output runs/smoke
 
-The presets are those of masked.py, so results are comparable.
+The presets are those of masked.py with another noise and a network that takes the time, so results are comparable. UDLM's own
+runs are on other data.
 
 Source: Schiff et al. (2024), "Simple Guidance Mechanisms for Discrete Diffusion Models", arXiv 2412.10193 (the bound); Austin
 et al. (2021), arXiv 2107.03006 (the noise).
@@ -24,8 +25,12 @@ from noiselab.training import Trainer
 from noiselab.training.options import command_line, run_recipe
 
 PRESETS = {
-    name: (text, replace(preset, run=replace(preset.run, output=Path(f"runs/uniform_{name}"))))
+    name: (
+        text if name != "small" else f"with uniform noise and a network that takes the time: {text}",
+        replace(preset, run=replace(preset.run, output=Path(f"runs/uniform_{name}")), network="dit"),
+    )
     for name, (text, preset) in masked.PRESETS.items()
+    if not name.startswith("gidd")
 }
 
 

@@ -17,6 +17,7 @@ from ..files import write_json
 from ..networks.adapters import merged_network, write_adapter
 from ..networks.denoiser_files import check_rebuilt, network_settings, save_denoiser
 from ..networks.masked_lm import MaskedLanguageModel
+from ..networks.published import PublishedDenoiser
 from ..networks.wrapped import is_adapted
 
 
@@ -45,13 +46,18 @@ def stored_network(model: nn.Module, merge: bool | None = None) -> dict[str, Any
 
 
 def write_model(model: nn.Module, folder: Path, stored: Mapping[str, Any]) -> None:
-    """Write a finished network: of a `MaskedLanguageModel`, the model of transformers inside or its adapters.
+    """Write a finished network: of a `MaskedLanguageModel`, the model of transformers inside or its adapters; of a
+    `PublishedDenoiser`, the network in its published format.
 
     **Arguments:**
 
     - `stored`: see `stored_network`.
     """
-    network: Any = model.model if isinstance(model, MaskedLanguageModel) else model
+    network: Any = model
+    if isinstance(model, MaskedLanguageModel):
+        network = model.model
+    elif isinstance(model, PublishedDenoiser):
+        network = model.network
     if is_adapted(network):
         if stored.get("adapter") is not None:
             return write_adapter(network, folder, stored["adapter"].get("token"))

@@ -187,8 +187,8 @@ def load_shards(data: Data, folder: Path) -> tuple[Any, TokenShards, TokenBlocks
     Held-out sequences are those of `folder/validation`, or of `data.held_out`, texts or `shards:FOLDER`; in the second case the
     tokens may also be in `folder` itself.
 
-    **Raises:** `ValueError` for a packing or division that shards cannot have, if there are no shards, no held-out ones, or they
-    have another length or tokenizer.
+    **Raises:** `ValueError` for a packing or division that shards cannot have, if there are no shards, no held-out
+    ones, or they have another length or tokenizer.
     """
     if data.packing in PUBLISHED_MODES or data.learn_padding or data.held_out.startswith(LAST):
         raise ValueError(
