@@ -3,6 +3,7 @@
 from .active_only import ActiveOnly
 from .attention import attending_to, selected_sequences, takes_mask
 from .base import Denoiser, ProjectedDenoiser, Transform, WrappedDenoiser, select
+from .blockwise import BlockDenoiser
 from .call_counter import CallCounter
 from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out, as_posterior
 from .guidance import ClassifierFreeGuidance, ClassifierGuidance, by_enumeration, first_order
@@ -14,6 +15,7 @@ from .transforms import MinP, Support, Suppress, Temperature, TopK, TopP
 
 __all__ = [
     "ActiveOnly",
+    "BlockDenoiser",
     "CallCounter",
     "ClassifierFreeGuidance",
     "ClassifierGuidance",

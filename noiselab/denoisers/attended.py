@@ -18,21 +18,28 @@ class Attended(NamedTuple):
     - `sequences`: the indices of the sequences in the batch that `self.attention_mask` is for; `None` for all.
     - `pairs`: masks of pairs of tokens that attend, of which all must hold.
     - `positions`: the positions of the tokens; `None` for 0, 1, 2, ...
+    - `clean`: the clean text, if it is known.
     """
 
     masks: tuple[Tensor, ...] = ()
     sequences: Tensor | None = None
     pairs: tuple[Tensor, ...] = ()
     positions: Tensor | None = None
+    clean: Tensor | None = None
 
     def more(
-        self, real: Selection | None, may_attend: MayAttend | None = None, positions: Positions | None = None
+        self,
+        real: Selection | None,
+        may_attend: MayAttend | None = None,
+        positions: Positions | None = None,
+        clean: Tokens | None = None,
     ) -> "Attended":
-        """The same with another mask of each kind, and with these positions if they are given."""
+        """The same with another mask of each kind, and with these positions and this clean text if they are given."""
         return self._replace(
             masks=self.masks if real is None else (*self.masks, real),
             pairs=self.pairs if may_attend is None else (*self.pairs, may_attend),
             positions=self.positions if positions is None else positions,
+            clean=self.clean if clean is None else clean,
         )
 
     def selected(self, index: Bool[Tensor, " batch"] | Int[Tensor, " selected"]) -> "Attended":
@@ -43,6 +50,7 @@ class Attended(NamedTuple):
             index if self.sequences is None else self.sequences[index],
             tuple(_of_sequences(pair, index) for pair in self.pairs),
             None if self.positions is None else _of_sequences(self.positions, index),
+            None if self.clean is None else self.clean[index],
         )
 
     def all_masks(self, own: Tensor | None) -> list[Tensor]:

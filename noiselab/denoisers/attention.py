@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from ..typing import MayAttend, Positions, Selection
+from ..typing import MayAttend, Positions, Selection, Tokens
 from .attended import Attended
 from .base import Denoiser
 from .self_conditioning import SelfConditioned
@@ -19,6 +19,7 @@ def attending_to(
     *,
     may_attend: MayAttend | None = None,
     positions: Positions | None = None,
+    clean: Tokens | None = None,
 ) -> Iterator[None]:
     """Context manager: inside, tokens attend only to the real tokens of a padded batch, and only to those that they may.
 
@@ -33,6 +34,8 @@ def attending_to(
     - `may_attend`: which tokens (second axis) may attend to which (third axis), for example those of the same document
       (`noiselab.data.rows.same_document`); `None` if all may attend to all.
     - `positions`: the positions of the tokens, which may repeat; `None` for 0, 1, 2, ...
+    - `clean`: the clean text that is noised, where it is known, as in training and in bounds. Only
+      `noiselab.denoisers.BlockDenoiser` reads it, as the past of each block.
 
     **Raises:** `ValueError` for `may_attend` or `positions` if a network inside does not honour them
     (`Denoiser.require_attention`); on a call, if shapes do not match the tokens.
@@ -55,7 +58,7 @@ def attending_to(
     if may_attend is not None or positions is not None:
         for part in _inner(denoiser):
             part.require_attention()
-    with _changed(denoiser, lambda now: now.more(real, may_attend, positions)):
+    with _changed(denoiser, lambda now: now.more(real, may_attend, positions, clean)):
         yield
 
 
@@ -93,8 +96,12 @@ def _changed(denoiser: nn.Module, change: Callable[[Attended], Attended]) -> Ite
 
 
 def _reached(module: nn.Module) -> Iterator[Denoiser]:
-    """The denoisers inside that take an attention mask or are self-conditioned; what these contain is not searched."""
-    if isinstance(module, Denoiser) and (module.takes_mask or isinstance(module, SelfConditioned)):
+    """The denoisers inside that take a mask of any kind or are self-conditioned; what these contain is not searched."""
+    if isinstance(module, Denoiser) and (
+        module.takes_mask
+        or isinstance(module, SelfConditioned)
+        or type(module).require_attention is not Denoiser.require_attention
+    ):
         yield module
         return
     for part in module.children():
@@ -107,5 +114,6 @@ def _inner(module: nn.Module) -> Iterator[Denoiser]:
         for part in module.children():
             yield from _inner(part)
         return
-    found = [] if module.takes_mask else [one for part in module.children() for one in _inner(part)]
+    own = module.takes_mask or type(module).require_attention is not Denoiser.require_attention
+    found = [] if own else [one for part in module.children() for one in _inner(part)]
     yield from found or [module]

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..categorical import Randomness
-from ..denoisers import Denoiser, as_leave_one_out
+from ..denoisers import Denoiser, as_leave_one_out, attending_to
 from ..denoisers.checked import LogitChecks, check_of
 from ..elbo import nelbo, prior_kl, reconstruction
 from ..elbo.steps import step_kl
@@ -252,7 +252,8 @@ class Scene:
             # would not take it for evidence; samplers given known tokens make their first step from here, too.
             z = torch.where(self.real, z, self.given)
             t = t.double().clamp(max=self.process.domain[1] - TIME_EPS)
-        logits = self.denoiser(z, t)
+        with attending_to(self.denoiser, clean=self.given):
+            logits = self.denoiser(z, t)
         with self.checks:
             self.check(logits if self.real is None else logits[self.real], t, self.denoiser)
         return logits

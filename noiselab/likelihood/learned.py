@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from ..categorical import Randomness
-from ..denoisers import Denoiser, as_leave_one_out
+from ..denoisers import Denoiser, as_leave_one_out, attending_to
 from ..elbo import nelbo
 from ..process import NoiseProcess
 from ..typing import PerSequence, Times, Tokens
@@ -60,7 +60,9 @@ def learned_nelbo(
     x, t = torch.cat([x, x]), torch.cat([t, t])
     with torch.no_grad():
         z = process.corrupt(x, t, generator=twice)
-    loss = nelbo(process, as_leave_one_out(denoiser, process)(z, t), x, z, t).double().sum(-1)
+    with attending_to(denoiser, clean=x):
+        logits = as_leave_one_out(denoiser, process)(z, t)
+    loss = nelbo(process, logits, x, z, t).double().sum(-1)
     log_q = process.probability(x, z, t).log().sum(-1)
     return leave_one_out_surrogate(*loss.chunk(2), *log_q.chunk(2))
 

@@ -23,10 +23,11 @@ from ..objectives import Objective
 from ..parametrization import Prediction
 from ..process import NoiseProcess
 from ..typing import Scalar
+from .clocks import TimesPerBlock
 from .noise import Place, TimesOfStep
 from .noised import draw_noise
 from .scoring import call_denoiser as call_denoiser
-from .scoring import call_network, noisy_loss, row_share
+from .scoring import call_network, in_blocks, noisy_loss, row_share
 
 ROWS_MULTIPLE = 128
 """To a multiple of this the number of tokens with a loss is rounded up for a compiled network, which needs few shapes."""
@@ -62,6 +63,7 @@ def noised_loss(
     call: Callable[[nn.Module, Tensor, Tensor, Tensor | None], Tensor] = call_network,
     predicts: Prediction = "leave_one_out",
     rows: int | None = None,
+    blocks: int | None = None,
 ) -> Scalar:
     r"""The diffusion loss of a batch: times, noise, network, weighted bound, mean over real tokens.
 
@@ -90,6 +92,9 @@ def noised_loss(
       (`objective_loss`).
     - `rows`: the number of tokens whose logits are computed at once, by default one that suits the device
       (`noiselab.elbo.nelbo_fused`).
+    - `blocks`: the number of tokens in a block, for block diffusion: each block is learned given the *clean* blocks before it,
+      all of them in one pass (`noiselab.denoisers.BlockDenoiser`), at times of their own within `time_range`
+      (`TimesPerBlock`) unless `times` are given. The mean over times is the block bound.
 
     **Returns:** a scalar in nats per token; its sum over the micro-steps, averaged over processes, is the mean of the step.
 
@@ -109,6 +114,10 @@ def noised_loss(
     loss.backward()
     ```
     """
+    multiple = 1 if bare(model) is model else ROWS_MULTIPLE
+    if blocks is not None:
+        model, call = in_blocks(model, blocks, process, predicts), call_denoiser
+        times = TimesPerBlock(blocks, *time_range) if times is None else times
     noisy = draw_noise(
         batch,
         process=process,
@@ -118,7 +127,7 @@ def noised_loss(
         times=times,
         tokens=tokens,
         select=row_share(model, call),
-        multiple=1 if bare(model) is model else ROWS_MULTIPLE,
+        multiple=multiple,
     )
     return noisy_loss(model, noisy, process=process, autocast=autocast, call=call, predicts=predicts, rows=rows)
 

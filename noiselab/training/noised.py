@@ -30,6 +30,7 @@ class NoisyBatch(NamedTuple):
     - `x`, `z`, `t`: clean tokens, noisy tokens and their times.
     - `weight`: the objective's weight of each token; `None` for noise that has no single weight.
     - `scale`: the factor of each token's loss in the sum: 0 for tokens that are not learned.
+    - `clean`: the whole text without noise, [batch, length], which `noiselab.denoisers.BlockDenoiser` reads.
     """
 
     seen: Tokens
@@ -41,6 +42,7 @@ class NoisyBatch(NamedTuple):
     t: Float[Tensor, "..."]
     weight: Float[Tensor, "..."] | None
     scale: Float[Tensor, "..."]
+    clean: Tokens | None = None
 
 
 @torch.no_grad()
@@ -91,7 +93,7 @@ def draw_noise(
     rows = None if everything else _scored_rows(counted, select, multiple)
     seen, mask = torch.where(noised, z, ids), batch.get("attention_mask")
     if rows is None:
-        return NoisyBatch(seen, t, mask, None, x, z, t, weight, scale)
+        return NoisyBatch(seen, t, mask, None, x, z, t, weight, scale, ids)
     index, live = rows
 
     def selected(values: Tensor) -> Tensor:
@@ -99,7 +101,7 @@ def draw_noise(
 
     weight = None if weight is None else selected(weight)
     each = selected(as_token_times(t, ids))
-    return NoisyBatch(seen, t, mask, index, selected(x), selected(z), each, weight, selected(scale) * live)
+    return NoisyBatch(seen, t, mask, index, selected(x), selected(z), each, weight, selected(scale) * live, ids)
 
 
 def token_weights(process: NoiseProcess, objective: Objective, x: Tokens, z: Tokens, t: Times) -> PerToken | None:

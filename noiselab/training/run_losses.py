@@ -27,6 +27,7 @@ from .losses import (
     real_tokens,
 )
 from .noise import TimesOfStep
+from .scoring import in_blocks
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def losses_of_noise(
     objective: Objective,
     time_range: tuple[float, float],
     times: TimesOfStep | None,
+    blocks: int | None = None,
     count: Callable[[Batch], Tensor] | None,
     autocast: torch.dtype | None,
     device: torch.device,
@@ -70,11 +72,11 @@ def losses_of_noise(
 
     - `model`: the network, where it is now.
     - `stages`: the noises of the run in order. They are copied.
-    - `objective`, `time_range`, `times`, `count`: as for `Trainer`.
+    - `objective`, `time_range`, `times`, `blocks`, `count`: as for `Trainer`.
     - `autocast`: the dtype of the network's arithmetic.
     - `device`: where the network will be.
 
-    **Raises:** `ValueError` if a noise does not fit the network; see `check_noise`.
+    **Raises:** `ValueError` if a noise does not fit the network (see `check_noise`), or it cannot be trained in blocks.
     """
     for stage in stages:
         check_noise(stage.process, time_range, model)
@@ -85,6 +87,9 @@ def losses_of_noise(
     own: dict[str, Any] = {"time_range": time_range, "autocast": autocast, "call": call}
     if isinstance(inner, Denoiser):
         own["predicts"] = inner.predicts
+    if blocks is not None:
+        in_blocks(model, blocks, last, "leave_one_out")  # fail early if the network cannot be trained in blocks
+        own["blocks"] = blocks
     plain: Any = partial(noised_loss, process=last, **own)
     staged: Any = partial(staged_loss, stages=stages, **own) if len(stages) > 1 else plain
     earlier = [{**noise, "steps": steps} for noise, (_, steps) in zip(noises[:-1], stages, strict=False)]
@@ -94,6 +99,7 @@ def losses_of_noise(
         "objective": getattr(objective, "__name__", repr(objective)),
         "time_range": time_range,
         **({} if times is None else {"times": getattr(times, "__name__", repr(times))}),
+        **({} if blocks is None else {"blocks": blocks}),
     }
     training = partial(staged, objective=objective, times=times)
     return RunLosses(training, partial(plain, objective=elbo), count or noised_tokens, settings)

@@ -4,7 +4,6 @@
 where that is linear, and the logits are never stored.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..denoisers import Denoiser, LinearProjection
+from ..denoisers import BlockDenoiser, Denoiser, LinearProjection
 from ..denoisers.attention import attending_to
+from ..denoisers.projection import splits_projection
 from ..elbo import nelbo_fused
 from ..networks.dit import DiT
+from ..networks.huggingface import TransformersDenoiser
 from ..networks.outputs import logits_of
 from ..networks.wrapped import innermost
 from ..objectives import weighted_loss
@@ -30,6 +31,25 @@ SELECTED_SHARE = 0.95
 takes time, too.
 """
 
+
+def in_blocks(model: nn.Module, block_size: int, process: NoiseProcess, predicts: Prediction) -> BlockDenoiser:
+    """A network that is trained in blocks, as the denoiser that computes all of them in one pass.
+
+    **Arguments:**
+
+    - `model`: a `noiselab.Denoiser`, or a network that is called like `noiselab.networks.dit.DiT`.
+    - `block_size`: the number of tokens in a block.
+    - `process`: the noise, at whose lower end of time earlier blocks are.
+    - `predicts`: what a network that is no denoiser predicts.
+
+    **Raises:** `ValueError` if the network does not honour a mask of pairs of tokens and positions, or is in blocks already.
+    """
+    if any(isinstance(part, BlockDenoiser) for part in model.modules()):
+        raise ValueError("blocks must not be given for a denoiser that is in blocks already; got a BlockDenoiser")
+    denoiser = model if isinstance(model, Denoiser) else TransformersDenoiser(model, predicts)
+    return BlockDenoiser(denoiser, block_size, low=process.domain[0])
+
+
 Call = Callable[[nn.Module, Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -40,13 +60,19 @@ def call_network(model: nn.Module, z: Tokens, t: Times, mask: Tensor | None) -> 
 
 
 def call_denoiser(
-    model: nn.Module, z: Tokens, t: Times, mask: Tensor | None, rows: Selection | None = None
+    model: nn.Module,
+    z: Tokens,
+    t: Times,
+    mask: Tensor | None,
+    rows: Selection | None = None,
+    clean: Tokens | None = None,
 ) -> Float[Tensor, "... state"]:
     """Logits of a `noiselab.Denoiser`, whose network attends to real tokens only if it takes an attention mask.
 
-    With `rows`, only those of the selected tokens, [n, state], which are all that a `ProjectedDenoiser` computes.
+    With `rows`, only those of the selected tokens, [n, state], which are all that a `ProjectedDenoiser` computes. `clean` is
+    the clean text, for a `noiselab.denoisers.BlockDenoiser`.
     """
-    with attending_to(model, None if mask is None else mask.bool()):
+    with attending_to(model, None if mask is None else mask.bool(), clean=clean):
         return model(z, t) if rows is None else model(z, t, rows)
 
 
@@ -115,26 +141,16 @@ def row_share(model: nn.Module, call: Call) -> float:
 
 
 def splits(model: Any, call: Call) -> bool:
-    """Whether a network's hidden states can be projected here: its methods `hidden`, `project` and `linear_projection` make
-    up its `forward`, and nothing wraps it.
-    """
+    """Whether a network's hidden states can be projected here (`splits_projection`), because nothing wraps it."""
     if call is not (call_denoiser if isinstance(model, Denoiser) else call_network):
         return False
-    here, *others = (_owner(type(model), name) for name in ("linear_projection", "project", "forward"))
-    if not hasattr(model, "hidden") or here == math.inf or here > min(others):
-        return False
-    return "forward" not in vars(model) and not model._forward_hooks and not model._forward_pre_hooks
-
-
-def _owner(kind: type, name: str) -> float | int:
-    """How far up the classes of a model a method is defined; infinitely far if it is not."""
-    return next((depth for depth, parent in enumerate(kind.__mro__) if name in vars(parent)), math.inf)
+    return splits_projection(model)
 
 
 def _hidden(model: Any, noisy: NoisyBatch, call: Call) -> Tensor:
     """The hidden states of the tokens with a loss: [rows, width], or [batch, length, width] if these are all."""
     if call is call_denoiser:
-        with attending_to(model, None if noisy.mask is None else noisy.mask.bool()):
+        with attending_to(model, None if noisy.mask is None else noisy.mask.bool(), clean=noisy.clean):
             hidden = model.hidden(noisy.seen, noisy.times)
     else:
         hidden = model.hidden(noisy.seen, noisy.times.float(), noisy.mask)
@@ -143,11 +159,16 @@ def _hidden(model: Any, noisy: NoisyBatch, call: Call) -> Tensor:
 
 def _called(model: nn.Module, noisy: NoisyBatch, call: Call) -> Tensor:
     """Logits of the tokens with a loss by a call of the model."""
-    if noisy.rows is None:
-        return call(model, noisy.seen, noisy.times, noisy.mask)
     if call is call_denoiser:
+        if noisy.rows is None:
+            return call_denoiser(model, noisy.seen, noisy.times, noisy.mask, None, noisy.clean)
         selected = torch.zeros_like(noisy.seen, dtype=torch.bool).flatten().index_fill(0, noisy.rows, True)
-        return call_denoiser(model, noisy.seen, noisy.times, noisy.mask, selected.view_as(noisy.seen))
+        return call_denoiser(model, noisy.seen, noisy.times, noisy.mask, selected.view_as(noisy.seen), noisy.clean)
+    if noisy.rows is None and call is call_network:
+        return call_network(model, noisy.seen, noisy.times, noisy.mask)
+    if noisy.rows is None:
+        with attending_to(model, clean=noisy.clean):
+            return call(model, noisy.seen, noisy.times, noisy.mask)
     extra = {} if noisy.mask is None else {"attention_mask": noisy.mask}
     return logits_of(model(input_ids=noisy.seen, timesteps=noisy.times.float(), rows=noisy.rows, **extra))
 

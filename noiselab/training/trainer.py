@@ -61,6 +61,9 @@ class Trainer(Loop):
     - `objective`: the weight of each token in training; the ELBO by default. Evaluation always uses the ELBO.
     - `time_range`: the range of times in training and evaluation, within (0, 1).
     - `times`: the times of a training step, one for each sequence or each token; by default stratified. See `noised_loss`.
+    - `blocks`: the number of tokens in a block, for block diffusion: each block is learned, and evaluated, given the clean
+      blocks before it, all in one pass. See `noised_loss`. The weights are those of `model`, which is sampled in blocks
+      (`noiselab.denoisers.BlockDenoiser`).
     - `loss`: any `Loss`, for example `causal_loss`, in place of `process`.
     - `count`: the mask of tokens that `loss` scores: by default `noised_tokens` for a process, `predicted_tokens` for
       `causal_loss`, and `real_tokens` for any other loss.
@@ -105,6 +108,7 @@ class Trainer(Loop):
         objective: Objective = elbo,
         time_range: tuple[float, float] = (1e-4, 1 - 1e-4),
         times: TimesOfStep | None = None,
+        blocks: int | None = None,
         loss: Loss | None = None,
         count: Callable[[Batch], Tensor] | None = None,
         settings: Mapping[str, Any] | None = None,
@@ -112,6 +116,10 @@ class Trainer(Loop):
     ) -> None:
         if (process is None) == (loss is None):
             raise ValueError(f"either a process or a loss must be given; got process={process!r}, loss={loss!r}")
+        if blocks is not None and process is None:
+            raise ValueError(
+                f"blocks need a process, whose loss is computed in blocks; got blocks={blocks} with a loss"
+            )
         check_model(model)
         self.layout = start_processes(cpu=run.cpu, shards=run.shards)
         self.device = self.layout.device
@@ -136,7 +144,13 @@ class Trainer(Loop):
             chosen = losses_of_user(cast(Loss, loss), count, autocast)
         else:
             stages = [Stage(p, steps) for p, steps in (*curriculum, (process, optimization.steps))]
-            how: Any = {"objective": objective, "time_range": time_range, "times": times, "count": count}
+            how: Any = {
+                "objective": objective,
+                "time_range": time_range,
+                "times": times,
+                "blocks": blocks,
+                "count": count,
+            }
             chosen = losses_of_noise(model, stages, autocast=autocast, device=self.device, **how)
         # A network that accepts no attention mask is reported at the first padded batch.
         self.padding_checked = process is None or takes_padding(model)

@@ -34,7 +34,7 @@ NOT_CALLED = {
         "correction_grid",
     ),
     *("BestGuessReviser", "InfillingReviser", "SelfCorrectionReviser", "ClassifierGuidance", "Function"),
-    *("plot_trace", "trace", "linear_projection", "canvas_validation_bound"),
+    *("plot_trace", "trace", "linear_projection", "canvas_validation_bound", "BlockDenoiser"),
 }
 """Functions that need a network with a tokenizer, a trace or a function of the user; their own tests try them."""
 NAN_IS_DEFINED = (

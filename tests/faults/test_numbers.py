@@ -14,6 +14,8 @@ from worlds import DATA, INITIAL, TRANSITION, V
 
 import noiselab as nl
 from noiselab.denoisers.one_by_one import OneByOne
+from noiselab.networks.dit import DiT, DiTConfig
+from noiselab.networks.huggingface import TransformersDenoiser
 from noiselab.numerics import require_count, require_number
 from noiselab.pipeline.settings import GenerationSettings
 
@@ -26,8 +28,13 @@ CORRECTION = nl.SelfCorrection(ORACLE)
 WRAPPED = {"inner": SAMPLER}
 NOISY = {"process": PROCESS, "denoiser": ORACLE}
 
+TINY = TransformersDenoiser(
+    DiT(DiTConfig(vocab_size=V, max_seq_len=8, hidden_size=4, num_attention_heads=2, num_hidden_layers=1))
+)
+
 # What else is needed to call it with one number; all that have numbers must be here.
 ARGUMENTS = {
+    "BlockDenoiser": {"inner": TINY, "block_size": 2},
     "MinP": {"inner": ORACLE, "p": 0.5},
     "OneByOne": {"inner": ORACLE, "mask_id": V - 1, "passes": 2},
     "Perturbed": {"inner": ORACLE, "scale": 0.5, "vocab_size": V},
