@@ -274,7 +274,7 @@ def test_each_wrong_mask_is_seen_by_gradients(name, mistake, monkeypatch):
 
 
 class Recorder(nl.WrappedDenoiser):
-    """Keeps what a sampler asks, and what it is told."""
+    """Keeps the calls of a sampler and their logits."""
 
     def __init__(self, inner):
         super().__init__(inner)
