@@ -1,12 +1,9 @@
-"""The exponential moving average of the weights (torch-ema), stored by name in safetensors."""
+"""The exponential moving average of the weights (torch-ema)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch_ema import ExponentialMovingAverage
 
@@ -41,12 +38,8 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"the decay of an average must be in [0, 1); got {decay}")
         self.parameters = {name: p for name, p in plain_names(model).items() if p.requires_grad}
-        for name, p in self.parameters.items():
-            if p.dtype != torch.float32:
-                raise ValueError(f"averaged weights must be float32; {name} is {p.dtype}")
+        check_averaged(self.parameters, decay)
         self.decay = decay
         # With use_num_updates the decay would be min(decay, (1 + n) / (10 + n)), which is not the decay given here.
         self.ema = ExponentialMovingAverage(self.parameters.values(), decay=decay, use_num_updates=False)
@@ -84,27 +77,14 @@ class Average:
         """The average by the names of the weights: the tensors themselves, sharded as the weights are."""
         return dict(zip(self.parameters, self.ema.shadow_params, strict=True))
 
-    def save(self, file: Path) -> None:
-        """Write the average: one tensor for each weight, under its name in the network without wrappers of torch."""
-        save_file(
-            {name: shadow.contiguous() for name, shadow in self.tensors().items()}, file, metadata={"format": "pt"}
-        )
 
-    def load(self, file: Path) -> None:
-        """Read an average of the same model.
+def check_averaged(parameters: Mapping[str, Tensor], decay: float) -> None:
+    """Check that weights can be averaged.
 
-        **Raises:** `ValueError` if the file does not contain one.
-        """
-        try:
-            with safe_open(file, framework="pt") as content:
-                saved = {name: content.get_tensor(name) for name in content.keys()}
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{file} must hold an average of the weights; {error}") from error
-        for name in sorted(saved.keys() ^ self.parameters.keys()):
-            raise ValueError(f"{file} must average the same weights as the model; {name} is in one of them only")
-        for (name, p), shadow in zip(self.parameters.items(), self.ema.shadow_params, strict=True):
-            if saved[name].shape != p.shape:
-                raise ValueError(
-                    f"the average of {name} must have shape {tuple(p.shape)}; got {tuple(saved[name].shape)}"
-                )
-            shadow.copy_(saved[name])
+    **Raises:** `ValueError` if a trainable one is not float32, or the decay is out of range.
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"the decay of an average must be in [0, 1); got {decay}")
+    for name, p in parameters.items():
+        if p.requires_grad and p.dtype != torch.float32:
+            raise ValueError(f"averaged weights must be float32; {name} is {p.dtype}")

@@ -23,7 +23,7 @@ class LossModule(nn.Module):
         super().__init__()
         self.network, self._loss, self._evaluation = network, loss, evaluation
 
-    def forward(self, batch: Batch, place: Place, tokens: Tensor | None) -> Tensor:
-        """The loss of a micro-batch; in evaluation mode that of evaluation."""
-        loss = self._loss if self.training else self._evaluation
+    def forward(self, batch: Batch, place: Place, tokens: Tensor | None, loss: Loss | None = None) -> Tensor:
+        """The loss of a micro-batch: the given one, or by default, in evaluation mode, that of evaluation."""
+        loss = loss or (self._loss if self.training else self._evaluation)
         return loss(self.network, batch, place=place, tokens=tokens)

@@ -9,12 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Shard
 from torch.utils.data import IterableDataset
 
 from .options import Optimization
+from .processes import total
 
 logger = logging.getLogger(__name__)
+
+CHUNK = 1 << 20
+"""Elements that are summed at once."""
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def settings_of_run(
@@ -43,20 +50,49 @@ def settings_of_run(
     return json.loads(json.dumps(settings))
 
 
-def sums_of(network: nn.Module) -> str:
-    """A short text that changes with the weights of a network: a hash of the sums of each weight and of its squares."""
-    sums = [torch.stack([w.sum(dtype=torch.float64), (w * w).sum(dtype=torch.float64)]) for w in network.parameters()]
-    values = torch.stack([one.detach().cpu() for one in sums]) if sums else torch.zeros(0)
-    return hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
-
-
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of named tensors."""
+    r"""A hash of named tensors, the same however they are sharded; of sharded ones all processes must call it.
+
+    With the elements' bits as integers $b_i$, it is one of $\sum_i b_i$ and $\sum_i (2 i + 1) b_i$ modulo $2^{64}$ for each
+    tensor, which are exact in any order, so that no process needs more than its own elements.
+    """
+    shared = any(isinstance(tensor, DTensor) for tensor in tensors.values())
+    adds_whole = not shared or dist.get_rank() == 0
+    sums = torch.stack([_sums(tensor, adds_whole) for tensor in tensors.values()]) if tensors else torch.zeros(0, 2)
+    sums = total(sums) if shared else sums
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for (name, tensor), values in zip(tensors.items(), sums, strict=True):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {values.tolist()}".encode())
     return digest.hexdigest()
+
+
+@torch.no_grad()
+def _sums(tensor: Tensor, adds_whole: bool) -> Tensor:
+    """Both sums over the elements that this process adds, int64 [2] on the CPU; not of whole tensors if another does."""
+    flat, first = (tensor.reshape(-1), 0) if not isinstance(tensor, DTensor) else _own_elements(tensor)
+    if not adds_whole and not isinstance(tensor, DTensor):
+        flat = flat[:0]
+    flat = flat.detach().contiguous()
+    bits = flat.view(torch.uint8 if flat.dtype == torch.bool else INTEGERS[flat.itemsize])
+    sums = torch.zeros(2, dtype=torch.int64, device=flat.device)
+    for start in range(0, len(bits), CHUNK):
+        part = bits[start : start + CHUNK].long()
+        factors = torch.arange(first + start, first + start + len(part), device=flat.device).mul_(2).add_(1)
+        sums += torch.stack([part.sum(), factors.mul_(part).sum()])
+    return sums.cpu()
+
+
+def _own_elements(tensor: DTensor) -> tuple[Tensor, int]:
+    """The elements of a sharded tensor that this process adds, as a row, and the index of the first of them."""
+    own, first, mesh = tensor.to_local().reshape(-1), 0, tensor.device_mesh
+    for place, placement in enumerate(tensor.placements):
+        rank = mesh.get_local_rank(place)
+        if isinstance(placement, Shard):  # of the first axis, as `fully_shard` does it
+            rows = -(-len(tensor) // mesh.size(place))
+            first = min(rank * rows, len(tensor)) * (tensor.numel() // max(1, len(tensor)))
+        elif rank:
+            own = own[:0]  # one of several copies
+    return own, first
 
 
 def data_settings(dataset: Any) -> dict[str, Any]:

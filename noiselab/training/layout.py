@@ -6,16 +6,18 @@ import copy
 import inspect
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ..devices import select_device
+from .initial import FirstWeights
 from .processes import barrier
 
 
@@ -100,7 +102,12 @@ def blocks_of(network: nn.Module) -> list[nn.Module]:
 
 
 def distribute(
-    module: nn.Module, network: nn.Module, layout: Layout, *, precision: torch.dtype | None = None
+    module: nn.Module,
+    network: nn.Module,
+    layout: Layout,
+    *,
+    precision: torch.dtype | None = None,
+    first: FirstWeights | None = None,
 ) -> nn.Module:
     """Distribute a module over the processes: a copy in each, or weights that are sharded block by block.
 
@@ -109,6 +116,7 @@ def distribute(
     - `module`: the module whose `forward` is one pass of training, with the output projection inside.
     - `network`: the network in it.
     - `precision`: the dtype in which sharded weights are gathered; by default that of the weights.
+    - `first`: fills a network without memory that is sharded, part by part.
 
     **Returns:** the module to call; sharded modules are changed in place.
     """
@@ -125,8 +133,13 @@ def distribute(
     policy = MixedPrecisionPolicy(
         param_dtype=precision, reduce_dtype=None if precision is None else torch.float32, cast_forward_inputs=False
     )
-    for block in blocks_of(network):
+    blocks = blocks_of(network)
+    for block in blocks:
+        if first is not None:
+            first.fill(block)
         fully_shard(block, mesh=mesh, mp_policy=policy)
+    if first is not None:
+        first.fill(network, blocks)
     fully_shard(module, mesh=mesh, mp_policy=policy)
     return module
 
@@ -153,6 +166,31 @@ def full_tensor(value: Any) -> Any:
     """A tensor without shards; all processes must call this."""
     gather = getattr(value, "full_tensor", None)
     return value if gather is None else gather()
+
+
+def gathered(network: nn.Module, folder: Path | None) -> dict[str, Tensor]:
+    """The weights of a sharded network without shards, and its buffers, by name; all processes must call this.
+
+    **Arguments:**
+
+    - `folder`: where the process that keeps them has a file for each, mapped into memory, so that it holds only one at a time;
+      `None` in other processes, which get nothing.
+    """
+    found: dict[str, Tensor] = {} if folder is None else dict(network.named_buffers())
+    made: dict[int, Tensor] = {}  # of tied weights there is one
+    for name, weight in network.named_parameters(remove_duplicate=False):
+        if id(weight) not in made:
+            whole = full_tensor(weight.detach())
+            if folder is not None and whole.numel():
+                file = str(folder / str(len(made)))
+                whole = (
+                    torch.from_file(file, shared=True, size=whole.numel(), dtype=whole.dtype)
+                    .view_as(whole)
+                    .copy_(whole)
+                )
+            made[id(weight)] = nn.Parameter(whole, weight.requires_grad) if folder is not None else weight
+        found |= {} if folder is None else {name: made[id(weight)]}
+    return found
 
 
 def hollow(network: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from ..files import as_path, new_folder, write_json
 from .checkpoints import MANIFEST, PROGRESS, SETTINGS, check_settings, checkpoints, damage, last_intact, rotate, seal
 from .checks import NonFiniteLoss
 from .ema import Average
-from .layout import Layout, full_tensor
+from .layout import Layout, gathered, hollow
 from .model_files import describe_network, stored_network, write_model
 from .options import Optimization, Run
 from .processes import barrier, broadcast, total
@@ -234,8 +235,8 @@ class Saving:
         `MaskedLanguageModel` the model of transformers inside is written, as transformers loads it; noiselab.json states how
         the denoiser calls it. Of a denoiser whose class is registered (`noiselab.processes.registered`), noiselab.json has the
         name and the arguments; of any other module, the weights alone are written. For `Pipeline.from_pretrained`, pass the
-        noise as `ModelSettings` in `parts`. Sharded weights are gathered in the memory of the first
-        process's machine, not on its device.
+        noise as `ModelSettings` in `parts`. Sharded weights are gathered one by one, in files beside the
+        target that are mapped into memory.
 
         **Arguments:**
 
@@ -278,18 +279,21 @@ class Saving:
 
     def _write_whole(self, folder: Path | None, parts: Iterable[Any], stored: Mapping[str, Any]) -> None:
         """Write the model with its current weights, in the first process; the others give it their shards."""
-        model = self.network
-        if self.hollow is not None:
-            whole = {name: full_tensor(weight.detach()).cpu() for name, weight in model.named_parameters()}
-            model = self.hollow
-            if folder is not None:
+        with contextlib.ExitStack() as opened:
+            model = self.network
+            if self.hollow is not None:
+                place = folder and opened.enter_context(tempfile.TemporaryDirectory(dir=folder.parent))
+                whole = gathered(model, None if place is None else Path(place))
+                model = self.hollow
                 model.load_state_dict(whole, strict=False, assign=True)
-        if folder is None:
-            return
-        write_model(model, folder, stored)
-        for part in parts:
-            part.save_pretrained(folder)
-        describe_network(folder, stored)
+            if folder is None:
+                return
+            write_model(model, folder, stored)
+            for part in parts:
+                part.save_pretrained(folder)
+            describe_network(folder, stored)
+            if self.hollow is not None:
+                self.hollow = hollow(model)
 
 
 def progress_of(folder: Path) -> dict[str, Any]:

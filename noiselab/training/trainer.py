@@ -2,16 +2,20 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..networks.wrapped import plain_names
 from ..objectives import Objective, elbo
 from ..process import NoiseProcess
 from .batches import Collate
 from .callbacks import LOGGERS, Callback, Progress, without_doubles
 from .checks import (
+    causal_check,
     check_causal,
     check_data,
     check_evaluation,
@@ -23,13 +27,14 @@ from .checks import (
 )
 from .curriculum import Stage
 from .edits import EditLoss
-from .ema import Average
+from .ema import Average, check_averaged
 from .forward import LossModule
-from .identity import settings_of_run, sums_of
-from .layout import blocks_of, distribute, hollow, start_processes
+from .identity import fingerprint, settings_of_run
+from .initial import FirstWeights, is_empty
+from .layout import blocks_of, distribute, hollow, reshard, start_processes
 from .loop import Loop
 from .losses import Batch, Loss, causal_loss
-from .noise import TimesOfStep
+from .noise import Place, TimesOfStep
 from .optimizers import build_optimizer
 from .options import Optimization, Run, autocast_of
 from .run_losses import losses_of_noise, losses_of_user
@@ -46,7 +51,8 @@ class Trainer(Loop):
     **Arguments:**
 
     - `model`: a network with the signature of `DiT`, a `Denoiser`, or any model that `loss` can call; not compiled or wrapped
-      for distributed training, which the trainer does by itself.
+      for distributed training, which the trainer does by itself. Built under `torch.device("meta")`, it gets its first weights
+      here, and no process ever holds all of those that are sharded (`Run.shards`).
     - `optimization`: how the weights are trained.
     - `run`: the folder of the run, what is logged and saved, and how weights are sharded.
     - `train_dataset`: items are dicts of `input_ids` and optionally, of the same shape, `attention_mask` (1 for real tokens)
@@ -67,6 +73,8 @@ class Trainer(Loop):
     - `loss`: any `Loss`, for example `causal_loss`, in place of `process`.
     - `count`: the mask of tokens that `loss` scores: by default `noised_tokens` for a process, `predicted_tokens` for
       `causal_loss`, and `real_tokens` for any other loss.
+    - `weights`: for a model on the device "meta", the folder of safetensors from which its first weights are read; by default
+      they are drawn from `Optimization.seed`.
     - `settings`: additional settings, of JSON types, that a resumed run must share.
     - `callbacks`: objects of `Callback`; one that is given twice is called once.
 
@@ -111,6 +119,7 @@ class Trainer(Loop):
         blocks: int | None = None,
         loss: Loss | None = None,
         count: Callable[[Batch], Tensor] | None = None,
+        weights: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -130,16 +139,17 @@ class Trainer(Loop):
         self.collate = Collate(model, process, earlier=earlier, known=process is not None or causal)
         check_data(train_dataset, self.collate, self.share, run.workers)
         check_evaluation(eval_dataset, self.collate)
-        if causal:
+        check_sharding(self.layout, optimization)
+        first = self._first_weights(model, weights)
+        if causal and first is None:
             check_causal(model, self.collate.states)
         if optimization.ema is not None:
-            Average(model, optimization.ema)  # fail early if the model cannot be averaged
-        check_sharding(self.layout, optimization)
+            check_averaged(plain_names(model), optimization.ema)
         if optimization.checkpointing:
             enable_checkpointing(model)
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         # Weights that will be sharded go to the device block by block, so that it never holds all of them.
-        self.network, autocast = model.to(self._start_device()), autocast_of(optimization)
+        self.network, autocast = model if first else model.to(self._start_device()), autocast_of(optimization)
         if process is None:
             chosen = losses_of_user(cast(Loss, loss), count, autocast)
         else:
@@ -155,28 +165,42 @@ class Trainer(Loop):
         # A network that accepts no attention mask is reported at the first padded batch.
         self.padding_checked = process is None or takes_padding(model)
         self.count = chosen.count
-        self.settings = settings_of_run(model, optimization, train_dataset, chosen.settings, settings or {})
-        self.start = sums_of(model)
         given = [
             *([Progress()] if run.progress else []),
             *(LOGGERS[name]() for name in [run.report_to] if name != "none"),
         ]
         self.callbacks = without_doubles([*given, *callbacks])
-        # Settings and fingerprints are those of whole weights; from here on these may be sharded.
         self.hollow = hollow(self.network) if self.layout.shards > 1 else None
         self.loss, self.evaluation_loss = chosen.training, chosen.evaluation
-        self._prepare(LossModule(self.network, self.loss, self.evaluation_loss), autocast)
+        self._prepare(LossModule(self.network, self.loss, self.evaluation_loss), autocast, first)
+        if causal and first is not None:
+            self.module({}, Place(0), None, partial(causal_check, states=self.collate.states))
+            reshard(self.module)
+        self.settings = settings_of_run(model, optimization, train_dataset, chosen.settings, settings or {})
+        self.start = fingerprint(dict(self.network.named_parameters()))
 
     def _start_device(self) -> torch.device:
         """Where the weights are before they are distributed."""
         return self.device if self.layout.shards == 1 else torch.device("cpu")
 
-    def _prepare(self, module: LossModule, autocast: torch.dtype | None) -> None:
+    def _first_weights(self, model: nn.Module, folder: str | Path | None) -> FirstWeights | None:
+        """What fills a model without memory, if it is filled part by part; another is filled now."""
+        if not is_empty(model):
+            if folder is not None:
+                raise ValueError('weights are read for a model on the device "meta"; this one has its own')
+            return None
+        first = FirstWeights(model, self.optimization.seed, folder)
+        if self.layout.shards > 1:
+            return first
+        first.fill(model)
+        return None
+
+    def _prepare(self, module: LossModule, autocast: torch.dtype | None, first: FirstWeights | None) -> None:
         """Compile and distribute the network, and build what trains it."""
         if self.optimization.compile:
             for block in blocks_of(self.network) or [self.network]:
                 block.compile()
-        self.module = distribute(module, self.network, self.layout, precision=autocast)
+        self.module = distribute(module, self.network, self.layout, precision=autocast, first=first)
         self.optimizer = build_optimizer(self.network, self.optimization)
         self.average: Average | None = None
         self.writer = StateWriter(self.layout)

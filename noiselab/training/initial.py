@@ -1,0 +1,158 @@
+"""The first weights of a network that was built without memory, on torch's device "meta": drawn, or read from files.
+
+They are filled in part by part: each block of the network, then the rest. A process that shards every part as soon as it is
+filled holds its shards and one whole part, never the whole network.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from .noise import derive_seed
+
+
+def is_empty(network: nn.Module) -> bool:
+    """Whether a network has no memory yet.
+
+    **Raises:** `ValueError` if a part of it has.
+    """
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    there = [name for name, tensor in tensors if not tensor.is_meta]
+    if there and len(there) < len(tensors):
+        raise ValueError(
+            'a model must be built on the device "meta" as a whole, or not at all; it has memory for '
+            f"{', '.join(there[:3])}, and none for {len(tensors) - len(there)} others"
+        )
+    return bool(tensors) and not there
+
+
+class FirstWeights:
+    r"""Fills the parts of a network on the device "meta" with their first weights, on the CPU.
+
+    The weights of each module are drawn by its network's `_init_weights` (of a model of transformers) or its own
+    `reset_parameters`, from a generator whose seed is a hash of the seed and the module's name. So they do not depend on the
+    order of the parts, nor on how many processes share them.
+
+    **Arguments:**
+
+    - `network`: the network.
+    - `seed`: the seed from which weights are drawn.
+    - `folder`: a folder of safetensors with the weights under the names that they have in the network, or in the model of
+      transformers inside it; by default all are drawn.
+
+    **Raises:** `ValueError` if the files cannot be read, or do not have the weights of the network.
+    """
+
+    def __init__(self, network: nn.Module, seed: int, folder: str | Path | None = None):
+        self.seed, self.names = seed, {module: name for name, module in network.named_modules()}
+        self.owners: dict[nn.Module, Any] = {}
+        for module in network.modules():  # a model inside another is visited after it
+            if isinstance(module, transformers.PreTrainedModel):
+                self.owners |= dict.fromkeys(module.modules(), module)
+        self.made: dict[int, tuple[Tensor, Tensor]] = {}  # of tied weights one is made; the key is kept alive
+        self.folder = None if folder is None else Path(folder)
+        self.files = {} if self.folder is None else _index(self.folder)
+        if self.folder is not None:
+            self._check_names(network)
+
+    def fill(self, part: nn.Module, apart: Iterable[nn.Module] = ()) -> None:
+        """Fill a part of the network; not the modules `apart` inside it.
+
+        **Raises:** `ValueError` if a module does not say how its weights are drawn.
+        """
+        others = {module for other in apart for module in other.modules()}
+        modules = [module for module in part.modules() if module not in others]
+        for module in modules:
+            self._allocate(module)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            for module in reversed(modules):  # parents may set what is in their children
+                self._draw(module)
+            for module in modules:
+                self._read(module)
+        for module in modules:
+            for name, tensor in module.named_parameters(recurse=False):
+                if not bool(tensor.isfinite().all()):
+                    raise ValueError(
+                        f'a model on the device "meta" must draw all of its weights in reset_parameters or _init_weights; '
+                        f"{type(module).__name__} leaves {self._name(module, name)} as it is"
+                    )
+
+    def _allocate(self, module: nn.Module) -> None:
+        """Give the tensors of a module memory: of weights that are forgotten later, NaN."""
+        places: Any = (module._parameters, module._buffers)
+        for place in places:
+            for name, tensor in place.items():
+                if tensor is None or not tensor.is_meta:
+                    continue
+                if id(tensor) not in self.made:
+                    new = torch.empty_like(tensor, device="cpu")
+                    if isinstance(tensor, nn.Parameter):
+                        new = nn.Parameter(new.fill_(torch.nan), requires_grad=tensor.requires_grad)
+                    self.made[id(tensor)] = tensor, new
+                place[name] = self.made[id(tensor)][1]
+
+    def _draw(self, module: nn.Module) -> None:
+        torch.manual_seed(derive_seed("weights", self.seed, self.names[module]))
+        if module in self.owners:
+            self.owners[module]._init_weights(module)
+        else:
+            reset: Any = getattr(module, "reset_parameters", lambda: None)
+            reset()
+
+    def _read(self, module: nn.Module) -> None:
+        """Read what the files have of a module."""
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)] if self.files else []
+        for name, tensor in own:
+            found = next((key for key in self._keys(module, name) if key in self.files), None)
+            if found is not None:
+                with safe_open(self.files[found], framework="pt") as content:
+                    tensor.copy_(content.get_tensor(found))
+
+    def _name(self, module: nn.Module, name: str) -> str:
+        return ".".join(part for part in (self.names[module], name) if part)
+
+    def _keys(self, module: nn.Module, name: str) -> Iterator[str]:
+        """The names that a tensor may have in a file."""
+        full = self._name(module, name)
+        yield full
+        if module in self.owners and self.names[self.owners[module]]:
+            yield full.removeprefix(f"{self.names[self.owners[module]]}.")
+
+    def _check_names(self, network: nn.Module) -> None:
+        known, missing = set[str](), list[str]()
+        found: dict[int, bool] = {}
+        for module in network.modules():
+            for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+                if tensor is not None:
+                    keys = set(self._keys(module, name))
+                    known |= keys
+                    found[id(tensor)] = found.get(id(tensor), False) or bool(keys & self.files.keys())
+        for name, tensor in network.named_parameters():  # tied weights are in a file once
+            if not found[id(tensor)]:
+                missing.append(name)
+        wrong = [*missing, *sorted(self.files.keys() - known)]
+        if wrong:
+            raise ValueError(
+                f"{self.folder} must contain the weights of this model by their names in it; it differs in "
+                f"{', '.join(wrong[:5])}{' ...' if len(wrong) > 5 else ''}"
+            )
+
+
+def _index(folder: Path) -> dict[str, Path]:
+    """The file of each tensor in a folder of safetensors."""
+    files: Sequence[Path] = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"weights must be in a folder of safetensors; {folder} has none")
+    found: dict[str, Path] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as content:
+                found |= dict.fromkeys(content.keys(), file)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{file} must be a file of safetensors; {error}") from error
+    return found
