@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import transformers
+import torch
 
 from common import (
     BASE_NETWORK,
@@ -95,19 +95,19 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
     """Train, and write the finished model."""
     options = command_line(PRESETS, arguments)
     data = prepare(options)
-    transformers.set_seed(options.optimization.seed)
-    model = build_llama(
-        data.vocab_size,
-        layers=options.layers,
-        width=options.width,
-        heads=options.heads,
-        length=options.data.length,
-        dropout=options.dropout,
-        inner=options.inner,
-        start=data.tokenizer.bos_token_id,
-        end=data.tokenizer.eos_token_id,
-        padding=data.tokenizer.pad_token_id,
-    )
+    with torch.device("meta"):  # the trainer draws the weights from the seed of the run
+        model = build_llama(
+            data.vocab_size,
+            layers=options.layers,
+            width=options.width,
+            heads=options.heads,
+            length=options.data.length,
+            dropout=options.dropout,
+            inner=options.inner,
+            start=data.tokenizer.bos_token_id,
+            end=data.tokenizer.eos_token_id,
+            padding=data.tokenizer.pad_token_id,
+        )
     return train_model(options, data, model, ModelSettings(), loss=causal_loss, count=predicted_tokens)
 
 

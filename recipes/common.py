@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import transformers
+from torch import nn
 
 from noiselab.data import TokenBlocks, vocabulary_size
 from noiselab.devices import select_device
@@ -137,28 +139,27 @@ def prepare(options: Training) -> Prepared:
 
 
 def build_dit(options: DiffusionTraining, vocab_size: int, *, p_uniform: float = 0.0) -> DiT:
-    """Build a DiT whose random weights are drawn from the seed of the run.
+    """Build a DiT without memory, whose weights the trainer draws from the seed of the run.
 
     **Arguments:**
 
-    - `options`: the sizes of the network, and the seed.
+    - `options`: the sizes of the network.
     - `vocab_size`: the number of tokens.
     - `p_uniform`: stored in the network's configuration.
     """
-    transformers.set_seed(options.optimization.seed)
-    return DiT(
-        DiTConfig(
-            vocab_size=vocab_size,
-            max_seq_len=options.data.length,
-            hidden_size=options.width,
-            timestep_cond_dim=options.time_width,
-            num_hidden_layers=options.layers,
-            num_attention_heads=options.heads,
-            attention_dropout=options.dropout,
-            p_uniform=p_uniform,
-            t_eps=options.time_margin,
-        )
+    config = DiTConfig(
+        vocab_size=vocab_size,
+        max_seq_len=options.data.length,
+        hidden_size=options.width,
+        timestep_cond_dim=options.time_width,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.heads,
+        attention_dropout=options.dropout,
+        p_uniform=p_uniform,
+        t_eps=options.time_margin,
     )
+    with torch.device("meta"):
+        return DiT(config)
 
 
 def train_diffusion(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 import noiselab as nl
 from common import (
@@ -39,7 +40,7 @@ from common import (
     train_diffusion,
 )
 from noiselab.data import token_frequencies
-from noiselab.networks.dit import Block, DiT
+from noiselab.networks.dit import Block
 from noiselab.objectives import Objective, elbo
 from noiselab.training import Trainer
 from noiselab.training.options import Run, command_line, run_recipe
@@ -103,12 +104,11 @@ PRESETS = {
 }
 
 
-def open_gates(model: DiT) -> None:
-    """Set the gates of all blocks to 1, so that each block contributes fully to the residual stream."""
-    for module in model.modules():
-        if isinstance(module, Block):
-            with torch.no_grad():
-                module.adaLN_modulation.bias.view(6, -1)[[2, 5]] = 1
+@torch.no_grad()
+def open_gates(module: nn.Module) -> None:
+    """Set the gates of a block to 1, so that it contributes fully to the residual stream; for `apply` of a network."""
+    if isinstance(module, Block):
+        module.adaLN_modulation.bias.view(6, -1)[[2, 5]] = 1
 
 
 def describe_noise(options: GiddPlus, data: Prepared) -> dict[str, Any]:
@@ -141,10 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
         )
     data = prepare(options)
     model = build_dit(options, data.vocab_size, p_uniform=options.p_uniform)
-    if options.open_gates:
-        open_gates(model)
     objective = choose_objective(options, data.vocab_size)
-    return train_diffusion(options, data, describe_noise(options, data), objective=objective, model=model)
+    gates = open_gates if options.open_gates else None
+    return train_diffusion(
+        options, data, describe_noise(options, data), objective=objective, model=model, weights=gates
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from ..networks.masked_lm import MaskedLanguageModel
 from ..networks.opening import check_open
 from ..networks.wrapped import is_adapted
 from ..parametrization import Prediction
-from .checks import enable_checkpointing
 
 
 class Adapted(NamedTuple):
@@ -33,7 +32,6 @@ def adapt(
     predicts: Prediction = "leave_one_out",
     mask_token: str | None = None,
     lora: Any = None,
-    checkpointing: bool = False,
 ) -> Adapted:
     r"""Turn a causal or masked model of transformers into a denoiser that can be trained on any noise.
 
@@ -58,7 +56,6 @@ def adapt(
       default "[MASK]".
     - `lora`: low-rank updates, which alone are trained then: their rank, for all linear layers but the output, or a
       `peft.LoraConfig`. They are drawn from torch's own generator.
-    - `checkpointing`: whether to compute activations again in the backward pass, which needs less memory and more time.
 
     **Returns:** the denoiser and the tokenizer. The process needs `vocabulary_size(tokenizer)` tokens.
 
@@ -106,8 +103,6 @@ def adapt(
     if lora is not None:
         denoiser = MaskedLanguageModel(add_adapter(network, lora), **options)
         denoiser.adapter = {**(base or {}), "token": new, "known": known}
-    if checkpointing:
-        enable_checkpointing(denoiser)
     return Adapted(denoiser, tokenizer)
 
 

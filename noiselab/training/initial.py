@@ -4,9 +4,9 @@ They are filled in part by part: each block of the network, then the rest. A pro
 filled holds its shards and one whole part, never the whole network.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import transformers
@@ -14,6 +14,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .noise import derive_seed
+
+Weights: TypeAlias = str | Path | Callable[[nn.Module], None]
+"""Where the first weights come from: a folder of safetensors, or what changes those that are drawn, module by module."""
 
 
 def is_empty(network: nn.Module) -> bool:
@@ -42,20 +45,28 @@ class FirstWeights:
 
     - `network`: the network.
     - `seed`: the seed from which weights are drawn.
-    - `folder`: a folder of safetensors with the weights under the names that they have in the network, or in the model of
-      transformers inside it; by default all are drawn.
+    - `weights`: a folder of safetensors with the weights under the names that they have in the network, or in the model of
+      transformers inside it; by default all are drawn. Or a function that is called with each module, as by `apply`, when its
+      weights and those inside it have been drawn, and may change them.
 
     **Raises:** `ValueError` if the files cannot be read, or do not have the weights of the network.
     """
 
-    def __init__(self, network: nn.Module, seed: int, folder: str | Path | None = None):
+    def __init__(self, network: nn.Module, seed: int, weights: Weights | None = None):
         self.seed, self.names = seed, {module: name for name, module in network.named_modules()}
+        # The models of transformers that a module belongs to: the inner one draws its weights, the outer one has a file.
         self.owners: dict[nn.Module, Any] = {}
-        for module in network.modules():  # a model inside another is visited after it
+        self.saved: dict[nn.Module, str] = {}
+        for name, module in network.named_modules():  # a model inside another comes after it
             if isinstance(module, transformers.PreTrainedModel):
                 self.owners |= dict.fromkeys(module.modules(), module)
-        self.made: dict[int, tuple[Tensor, Tensor]] = {}  # of tied weights one is made; the key is kept alive
-        self.folder = None if folder is None else Path(folder)
+                self.saved = dict.fromkeys(module.modules(), f"{name}.") | self.saved
+        self.filled: dict[int, Tensor] = {}  # tensors without memory that have been given some
+        self.change, self.folder = None, None
+        if callable(weights):
+            self.change = weights
+        elif weights is not None:
+            self.folder = Path(weights)
         self.files = {} if self.folder is None else _index(self.folder)
         if self.folder is not None:
             self._check_names(network)
@@ -63,12 +74,13 @@ class FirstWeights:
     def fill(self, part: nn.Module, apart: Iterable[nn.Module] = ()) -> None:
         """Fill a part of the network; not the modules `apart` inside it.
 
-        **Raises:** `ValueError` if a module does not say how its weights are drawn.
+        **Raises:** `ValueError` if a module does not say how its weights are drawn, or shares some with a part before.
         """
         others = {module for other in apart for module in other.modules()}
         modules = [module for module in part.modules() if module not in others]
+        made: dict[int, Tensor] = {}
         for module in modules:
-            self._allocate(module)
+            self._allocate(module, made)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             for module in reversed(modules):  # parents may set what is in their children
                 self._draw(module)
@@ -82,19 +94,23 @@ class FirstWeights:
                         f"{type(module).__name__} leaves {self._name(module, name)} as it is"
                     )
 
-    def _allocate(self, module: nn.Module) -> None:
-        """Give the tensors of a module memory: of weights that are forgotten later, NaN."""
+    def _allocate(self, module: nn.Module, made: dict[int, Tensor]) -> None:
+        """Give the tensors of a module memory, tied ones once: NaN, so that weights which are not drawn are noticed."""
         places: Any = (module._parameters, module._buffers)
         for place in places:
             for name, tensor in place.items():
                 if tensor is None or not tensor.is_meta:
                     continue
-                if id(tensor) not in self.made:
+                if id(tensor) not in made:
+                    if id(tensor) in self.filled:
+                        raise ValueError(
+                            f"weights of a block must not be shared with other parts; {self._name(module, name)} is"
+                        )
                     new = torch.empty_like(tensor, device="cpu")
                     if isinstance(tensor, nn.Parameter):
                         new = nn.Parameter(new.fill_(torch.nan), requires_grad=tensor.requires_grad)
-                    self.made[id(tensor)] = tensor, new
-                place[name] = self.made[id(tensor)][1]
+                    made[id(tensor)], self.filled[id(tensor)] = new, tensor
+                place[name] = made[id(tensor)]
 
     def _draw(self, module: nn.Module) -> None:
         torch.manual_seed(derive_seed("weights", self.seed, self.names[module]))
@@ -103,6 +119,8 @@ class FirstWeights:
         else:
             reset: Any = getattr(module, "reset_parameters", lambda: None)
             reset()
+        if self.change is not None:
+            self.change(module)
 
     def _read(self, module: nn.Module) -> None:
         """Read what the files have of a module."""
@@ -120,8 +138,7 @@ class FirstWeights:
         """The names that a tensor may have in a file."""
         full = self._name(module, name)
         yield full
-        if module in self.owners and self.names[self.owners[module]]:
-            yield full.removeprefix(f"{self.names[self.owners[module]]}.")
+        yield full.removeprefix(self.saved.get(module, ""))
 
     def _check_names(self, network: nn.Module) -> None:
         known, missing = set[str](), list[str]()

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -30,7 +29,7 @@ from .edits import EditLoss
 from .ema import Average, check_averaged
 from .forward import LossModule
 from .identity import fingerprint, settings_of_run
-from .initial import FirstWeights, is_empty
+from .initial import FirstWeights, Weights, is_empty
 from .layout import blocks_of, distribute, hollow, reshard, start_processes
 from .loop import Loop
 from .losses import Batch, Loss, causal_loss
@@ -73,8 +72,9 @@ class Trainer(Loop):
     - `loss`: any `Loss`, for example `causal_loss`, in place of `process`.
     - `count`: the mask of tokens that `loss` scores: by default `noised_tokens` for a process, `predicted_tokens` for
       `causal_loss`, and `real_tokens` for any other loss.
-    - `weights`: for a model on the device "meta", the folder of safetensors from which its first weights are read; by default
-      they are drawn from `Optimization.seed`.
+    - `weights`: for a model on the device "meta", the folder of safetensors from which its first weights are read, under their
+      names in the model; by default they are drawn from `Optimization.seed`. Or a function that is called with each module
+      when they have been drawn, as by `torch.nn.Module.apply`, and may change them.
     - `settings`: additional settings, of JSON types, that a resumed run must share.
     - `callbacks`: objects of `Callback`; one that is given twice is called once.
 
@@ -119,7 +119,7 @@ class Trainer(Loop):
         blocks: int | None = None,
         loss: Loss | None = None,
         count: Callable[[Batch], Tensor] | None = None,
-        weights: str | Path | None = None,
+        weights: Weights | None = None,
         settings: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -183,13 +183,13 @@ class Trainer(Loop):
         """Where the weights are before they are distributed."""
         return self.device if self.layout.shards == 1 else torch.device("cpu")
 
-    def _first_weights(self, model: nn.Module, folder: str | Path | None) -> FirstWeights | None:
+    def _first_weights(self, model: nn.Module, weights: Weights | None) -> FirstWeights | None:
         """What fills a model without memory, if it is filled part by part; another is filled now."""
         if not is_empty(model):
-            if folder is not None:
-                raise ValueError('weights are read for a model on the device "meta"; this one has its own')
+            if weights is not None:
+                raise ValueError('weights must be given for a model on the device "meta" only; this one has its own')
             return None
-        first = FirstWeights(model, self.optimization.seed, folder)
+        first = FirstWeights(model, self.optimization.seed, weights)
         if self.layout.shards > 1:
             return first
         first.fill(model)

@@ -285,7 +285,7 @@ def load_or_train_gidd(seed: int, options: ProblemModels, words: Words) -> DiT:
                 p_uniform=P_UNIFORM,
             )
         )
-        open_gates(network)
+        network.apply(open_gates)
         return Trainer(
             network,
             replace(optimization, decay_all=False),

@@ -16,7 +16,6 @@ import pytest
 import torch
 from odd_files import other_values, snapshot, spoilt, verdict_of
 from small import pipeline, tokenizer
-from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import noiselab as nl
@@ -40,7 +39,6 @@ from noiselab.networks.masked_lm_files import load_masked_lm
 from noiselab.pipeline import ModelSettings, Pipeline
 from noiselab.tasks import load_bbq
 from noiselab.training import checkpoints, intact, load_probe, save_probe
-from noiselab.training.ema import Average
 from noiselab.training.options import yaml_flags
 
 pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.filterwarnings("ignore")]
@@ -67,10 +65,6 @@ def llama():
     torch.manual_seed(0)
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     return LlamaForCausalLM(LlamaConfig(vocab_size=20, max_position_embeddings=8, **sizes))
-
-
-def average(path):
-    Average(nn.Linear(2, 2), 0.9).load(path)
 
 
 def damage(path):
@@ -145,7 +139,6 @@ READERS = {
     "networks.load_masked_lm": Reader(load_masked_lm, "bert", ("bert/config.json",), values=True),
     "tasks.load_bbq": Reader(load_bbq, "bbq", ("bbq/Age.jsonl",), values=True, same=True),
     "training.options.yaml_flags": Reader(yaml_flags, "settings.yaml", ("settings.yaml",)),
-    "training.Average.load": Reader(average, "average.safetensors", ("average.safetensors",), text=False),
     "training.load_probe": Reader(
         lambda p: load_probe(llama(), p), "probe.safetensors", ("probe.safetensors",), text=False
     ),
@@ -170,7 +163,6 @@ ELSEWHERE = {
         "data.write_shards",
         "tracing.Trace.html",
         "tracing.write_trace",
-        "training.Average.save",
         "training.save_probe",
         "training.seal",
     ),
@@ -204,7 +196,6 @@ def valid(tmp_path_factory):
     """A valid file or folder of each kind."""
     import pyarrow
     import pyarrow.parquet
-    from safetensors.torch import save_file
     from transformers import BertConfig, BertForMaskedLM
 
     folder = tmp_path_factory.mktemp("valid")
@@ -226,7 +217,6 @@ def valid(tmp_path_factory):
     data_of(folder / "cache")
     write_shards(["the cat sat on the mat " * 4], words(), folder / "shards", 4)
     TokenBlocks(torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]), vocab_size=5).save(folder / "blocks.safetensors")
-    save_file({"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, folder / "average.safetensors")
     tokenizer().save_pretrained(folder / "tokenizer")
     pipeline(dtype=torch.float32).save_pretrained(folder / "model")
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
