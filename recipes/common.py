@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from torch import nn
 
 from noiselab.data import TokenBlocks, vocabulary_size
 from noiselab.devices import select_device
