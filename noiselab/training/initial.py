@@ -127,9 +127,19 @@ class FirstWeights:
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)] if self.files else []
         for name, tensor in own:
             found = next((key for key in self._keys(module, name) if key in self.files), None)
-            if found is not None:
+            if found is None:
+                continue
+            try:
                 with safe_open(self.files[found], framework="pt") as content:
-                    tensor.copy_(content.get_tensor(found))
+                    value = content.get_tensor(found)
+            except (OSError, SafetensorError) as error:
+                raise ValueError(f"{self.files[found]} must be a file of safetensors; {error}") from error
+            if value.shape != tensor.shape:
+                raise ValueError(
+                    f"{self.files[found]} must contain the weights of this model; {found} has shape {list(value.shape)}, in the "
+                    f"model {list(tensor.shape)}"
+                )
+            tensor.copy_(value)
 
     def _name(self, module: nn.Module, name: str) -> str:
         return ".".join(part for part in (self.names[module], name) if part)

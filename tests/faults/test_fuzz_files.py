@@ -39,6 +39,7 @@ from noiselab.networks.masked_lm_files import load_masked_lm
 from noiselab.pipeline import ModelSettings, Pipeline
 from noiselab.tasks import load_bbq
 from noiselab.training import checkpoints, intact, load_probe, save_probe
+from noiselab.training.initial import FirstWeights
 from noiselab.training.options import yaml_flags
 
 pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.filterwarnings("ignore")]
@@ -65,6 +66,15 @@ def llama():
     torch.manual_seed(0)
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     return LlamaForCausalLM(LlamaConfig(vocab_size=20, max_position_embeddings=8, **sizes))
+
+
+def first_weights(path):
+    """What a trainer reads for a network that was built without memory; the configuration is not read."""
+    model = pipeline(dtype=torch.float32).network
+    with torch.device("meta"):
+        empty = type(model)(model.config)
+    FirstWeights(empty, 0, path).fill(empty)
+    return [weight.tolist() for weight in empty.parameters()]
 
 
 def damage(path):
@@ -139,6 +149,7 @@ READERS = {
     "networks.load_masked_lm": Reader(load_masked_lm, "bert", ("bert/config.json",), values=True),
     "tasks.load_bbq": Reader(load_bbq, "bbq", ("bbq/Age.jsonl",), values=True, same=True),
     "training.options.yaml_flags": Reader(yaml_flags, "settings.yaml", ("settings.yaml",)),
+    "training.Trainer": Reader(first_weights, "model", ("model/model.safetensors",), text=False),
     "training.load_probe": Reader(
         lambda p: load_probe(llama(), p), "probe.safetensors", ("probe.safetensors",), text=False
     ),
