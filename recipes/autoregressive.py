@@ -69,8 +69,8 @@ PRESETS = {
         ),
     ),
     "small": (
-        "GIDD's autoregressive baseline, ar.yaml of its published code, differences in docs/reference/published.md: 12 layers of "
-        "width 768 on OpenWebText, 262 billion tokens",
+        "GIDD's autoregressive baseline, ar.yaml of its published code, differences in docs/reference/published.md: 12 layers "
+        "of width 768 on OpenWebText, 262 billion tokens",
         Autoregressive(
             PUBLISHED_BASELINE,
             TEXT,

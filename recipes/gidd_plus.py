@@ -88,8 +88,8 @@ PRESETS = {
         ),
     ),
     "small": (
-        "gidd.yaml of the published code, differences in docs/reference/published.md: 12 layers of width 768 on OpenWebText, 131 "
-        "billion tokens; weights are float32, as for the published checkpoints, where the newest code has bfloat16",
+        "gidd.yaml of the published code, differences in docs/reference/published.md: 12 layers of width 768 on OpenWebText, "
+        "131 billion tokens; weights are float32, as for the published checkpoints, where the newest code has bfloat16",
         GiddPlus(PUBLISHED, OPENWEBTEXT, Run(Path("runs/gidd_plus_small"), save_every=5_000, evaluate_every=5_000)),
     ),
     "base": (

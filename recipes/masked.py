@@ -104,8 +104,8 @@ PRESETS = {
         ),
     ),
     "gidd-small": (
-        "GIDD's baseline, mdlm.yaml of its published code, differences in docs/reference/published.md: 12 layers of width 768 on "
-        "OpenWebText, 262 billion tokens",
+        "GIDD's baseline, mdlm.yaml of its published code, differences in docs/reference/published.md: 12 layers of width 768 "
+        "on OpenWebText, 262 billion tokens",
         Masked(
             BASELINE,
             OPENWEBTEXT,

@@ -136,8 +136,8 @@ class FirstWeights:
                 raise ValueError(f"{self.files[found]} must be a file of safetensors; {error}") from error
             if value.shape != tensor.shape:
                 raise ValueError(
-                    f"{self.files[found]} must contain the weights of this model; {found} has shape {list(value.shape)}, in the "
-                    f"model {list(tensor.shape)}"
+                    f"{self.files[found]} must contain the weights of this model; {found} has shape {list(value.shape)}, in "
+                    f"the model {list(tensor.shape)}"
                 )
             tensor.copy_(value)
 
