@@ -178,9 +178,9 @@ def train_diffusion(
     - `noise`: the `family` and its arguments; see `noiselab.processes.process_from`.
     - `objective`: the weights of the bound.
     - `model`: the network; `build_dit` builds it by default.
-    - `more`: further arguments of `Trainer`.
+    - `more`: further arguments of `Trainer`, such as `blocks`, which is written beside the noise.
     """
-    settings = ModelSettings(noise)
+    settings = ModelSettings(noise, block_size=more.get("blocks"))
     process = settings.process()
     model = build_dit(options, prepared.vocab_size) if model is None else model
     prepared.report(

@@ -14,7 +14,7 @@ from ..denoisers import ActiveOnly
 from ..networks.lengths import check_fits, generated_length
 from ..numerics import require_count
 from ..process import NoiseProcess
-from ..samplers import BlockSampler
+from ..samplers import BlockSampler, Sampler
 from ..typing import Grid, Selection, Tokens, TokenSet
 from .chats import Passage, Prompts, are_chats, chat_of, encode_answered, encode_chats
 from .drawing import CorrectedBatch, SampledBatch, SamplerLike, Truncation, chosen_sampler
@@ -51,7 +51,7 @@ def generation(
 ) -> TextStream:
     """The stream of `DiffusionPipeline.generate`."""
     starts, ends = beginnings(pipe, prompts, stop or length == "auto")
-    if as_released and (ends or block_length is not None):
+    if as_released and (ends or block_length is not None or pipe.settings.block_size is not None):
         raise ValueError(
             "as_released generates whole texts as the published package does; conversations, stop, block_length and "
             "length='auto' must be left out with it"
@@ -69,8 +69,7 @@ def generation(
     truncation = Truncation(temperature, top_k, top_p, min_p)
     denoiser = ActiveOnly(pipe.denoiser) if ends else pipe.denoiser
     chosen = chosen_sampler(pipe.process, denoiser, sampler, truncation, pipe.generation)
-    if block_length is not None:
-        chosen = BlockSampler(chosen, require_count("block_length", block_length))
+    chosen = in_blocks(pipe, chosen, block_length)
     times = chosen.grid(times=times_of(pipe, num_inference_steps, as_released))
     batches = [
         SampledBatch(
@@ -114,7 +113,7 @@ def infilling(
     known = ~(own & (given == pipe.tokenizer.mask_token_id)) & (torch.arange(given.shape[1]) < sizes[:, None])
     random = text_randomness(generator, seed, seeds, len(given))
     truncation = Truncation(temperature, top_k, top_p, min_p)
-    chosen = chosen_sampler(pipe.process, pipe.denoiser, sampler, truncation, pipe.generation)
+    chosen = in_blocks(pipe, chosen_sampler(pipe.process, pipe.denoiser, sampler, truncation, pipe.generation), None)
     times = chosen.grid(times=times_of(pipe, num_inference_steps, False))
     batches = [
         SampledBatch(
@@ -185,6 +184,17 @@ def correction(
     canvas = Canvas(tokens, *borders(found), ~own, pipe.decode, complete=True, **settings)
     name = "correcting" if show_progress else None
     return TextStream(batches, canvas, lambda: pipe._computing(dtype), callback=callback, name=name)
+
+
+def in_blocks(pipe: "DiffusionPipeline", sampler: Sampler, block_length: int | None) -> Sampler:
+    """A sampler that goes block by block, if this is asked for or the model was trained in blocks."""
+    own = pipe.settings.block_size
+    if block_length is not None:
+        require_count("block_length", block_length)
+    size = own if block_length is None else block_length
+    if size is None or (block_length is None and isinstance(sampler, BlockSampler)):
+        return sampler
+    return BlockSampler(sampler, size, context="all" if own is None else "past")
 
 
 def beginnings(pipe: "DiffusionPipeline", prompts: Prompts | None, stop: bool) -> tuple[list[list[int]], list[int]]:

@@ -13,7 +13,7 @@ from ..categorical import Randomness
 from ..data import token_support, vocabulary_size
 from ..data.texts import text_list
 from ..data.tokenizers import Encoder
-from ..denoisers import Denoiser, Support
+from ..denoisers import BlockDenoiser, Denoiser, Support
 from ..networks.denoiser_files import network_settings, save_denoiser
 from ..networks.dit import DiT
 from ..networks.huggingface import TransformersDenoiser
@@ -139,7 +139,7 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
 
     @property
     def denoiser(self) -> Denoiser:
-        """The network as a denoiser that predicts only tokens that occur in texts.
+        """The network as a denoiser that predicts only tokens that occur in texts, in blocks if it was trained in blocks.
 
         For a padded batch, evaluate it inside `noiselab.denoisers.attending_to`.
         """
@@ -154,11 +154,19 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
                 vocab_size=states,
             )
         elif isinstance(model, Denoiser):
-            inner = model if self.network.vocab_size == states else FirstLogits(model, states)
+            inner = model
         elif isinstance(model, PublishedNetwork):
             inner = PublishedDenoiser(model, self.process, predicts=self.settings.predicts)
         else:
             inner = TransformersDenoiser(model, self.settings.predicts, vocab_size=states)
+        if self.settings.block_size is not None:
+            inner = BlockDenoiser(inner, self.settings.block_size, low=self.process.domain[0])
+        if (
+            isinstance(model, Denoiser)
+            and not isinstance(model, MaskedLanguageModel)
+            and self.network.vocab_size != states
+        ):
+            inner = FirstLogits(inner, states)
         return Support(inner.eval(), self.support)
 
     def _write_network(self, folder: Path) -> None:
@@ -203,7 +211,8 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
           `stop=True`: a text may end before.
         - `block_length`: sample blocks of this number of tokens one after another, from the end of the prompt, each in
           `num_inference_steps` (`noiselab.samplers.BlockSampler`). With `stop`, no block is sampled after all texts of a
-          batch have ended.
+          batch have ended. A model that was trained in blocks is sampled in blocks of its size by default, counted from the
+          first token, also after a prompt; other sizes must be multiples of it.
         - `stop`: whether to cut each text after its first end-of-text token that is not in the prompt. It has the
           distribution of the texts without `stop`, cut. A text whose tokens up to its end are certainly clean and cannot
           change is not evaluated any more: in finished blocks, or for absorbing noise with a sampler that changes no

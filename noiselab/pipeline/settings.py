@@ -74,6 +74,8 @@ class ModelSettings:
       arguments. A pipeline fills it in.
     - `adapter`: of a folder of adapters, the name and dtype of their base and the hash of its weights; filled in likewise.
     - `canvas`: of a block-diffusion model, the settings of its sampler; filled in likewise.
+    - `block_size`: of a model that was trained in blocks (`Trainer(blocks=...)`), the number of tokens in a block. The pipeline
+      then samples block by block, and bounds are those of blocks.
 
     **Raises:** `ValueError` for an unknown `predicts`, a process that cannot be written, or settings of the network that are
     not these two, true or false. Noise settings are checked when the process is built.
@@ -96,6 +98,7 @@ class ModelSettings:
     network: Mapping[str, Any] | None = None
     adapter: Mapping[str, Any] | None = None
     canvas: CanvasSettings | None = None
+    block_size: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.noise, NoiseProcess):
@@ -110,6 +113,8 @@ class ModelSettings:
             raise ValueError(f"adapter must be an object or null; got {self.adapter!r}")
         if self.canvas is not None and not isinstance(self.canvas, CanvasSettings):
             raise ValueError(f"canvas must be CanvasSettings, or None; got {self.canvas!r}")
+        if self.block_size is not None:
+            require_count("block_size", self.block_size)
         network: Any = {} if self.network is None else self.network
         if isinstance(network, Mapping) and "kind" in network:  # of a denoiser, which checks it when it is built
             return
@@ -132,6 +137,8 @@ class ModelSettings:
         content["generation"] = asdict(self.generation)
         if content.pop("canvas") is not None:
             content["canvas"] = asdict(self.canvas)  # type: ignore[arg-type]
+        if self.block_size is None:
+            del content["block_size"]
         write_json(Path(folder) / FILE, {"version": VERSION, **content})
 
     @classmethod

@@ -242,15 +242,17 @@ class Saving:
 
         - `folder`: the target. An earlier model in it is replaced; other files are kept.
         - `tokenizer`: any object with `save_pretrained`.
-        - `parts`: further objects with `save_pretrained`, such as `noiselab.pipeline.ModelSettings`.
+        - `parts`: further objects with `save_pretrained`, such as `noiselab.pipeline.ModelSettings`, with the `block_size` of a
+          model that is trained in blocks.
         - `settings`: further settings for `settings.json`, of JSON types.
         - `merge`: whether low-rank updates are merged into the weights. By default those of `adapt` are written alone, as peft
           does, with the name and a hash of the base in noiselab.json, and those of `with_lora` are merged.
 
         **Raises:** `ValueError` if `folder` is no path, or a file, or contains a config.json or settings.json of another
-        program.
+        program, or `parts` have another `block_size` than that of training.
         """
-        folder = as_path(folder)
+        folder, parts = as_path(folder), list(parts)
+        self._check_blocks(parts)
         with contextlib.ExitStack() as opened:
             temporary = self._new_folder(opened, folder)
             more = [*([] if tokenizer is None else [tokenizer]), *parts]
@@ -263,6 +265,17 @@ class Saving:
                 content = {"step": self.step, **(settings or {}), "numbers": self.settings}
                 write_json(temporary / SETTINGS, content)
         barrier()
+
+    def _check_blocks(self, parts: Iterable[Any]) -> None:
+        """Check that settings of the model say in which blocks it was trained, without which it would be sampled wrongly."""
+        blocks = self.settings.get("blocks")
+        for part in parts:
+            found = getattr(part, "block_size", blocks)
+            if found != blocks:
+                raise ValueError(
+                    f"block_size of the settings must be that of training, {blocks}; got {found} (ModelSettings(noise, "
+                    f"block_size={blocks}))"
+                )
 
     def _new_folder(self, opened: contextlib.ExitStack, folder: Path) -> Path | None:
         """The folder in which the first process writes; an error there is one of all processes."""
