@@ -263,7 +263,15 @@ def measure(kind: str, small: Path, large: Path, tiny: Path, rounds: int) -> boo
     resume, last = resuming(kind, large, rounds)
     encoded, equal = sharing(kind, large)
     ratio = memory[1] / memory[0]
-    cells = (f"{memory[1]:.0f}", f"{ratio:.2f}", f"{first:.2f}", f"{resume:.2f}", f"{encoded:.3f}", str(equal), f"{last:.2f}")
+    cells = (
+        f"{memory[1]:.0f}",
+        f"{ratio:.2f}",
+        f"{first:.2f}",
+        f"{resume:.2f}",
+        f"{encoded:.3f}",
+        str(equal),
+        f"{last:.2f}",
+    )
     print(f"| {kind} | {' | '.join(cells)} |", flush=True)
     return ratio <= MEMORY_LIMIT and resume <= RESUME_LIMIT and encoded <= ENCODED_LIMIT and equal
 
@@ -297,7 +305,9 @@ def main() -> int:
         chosen = options.kinds or [TOKENS, *CORPORA]
         held = True
         if TOKENS in chosen and not (large / TOKENS).is_dir():
-            memory = [peak_memory(functools.partial(writing, str(folder), str(tiny))) / 1e6 for folder in (small, large)]
+            memory = [
+                peak_memory(functools.partial(writing, str(folder), str(tiny))) / 1e6 for folder in (small, large)
+            ]
             ratio = memory[1] / memory[0]
             held = ratio <= MEMORY_LIMIT
             print(f"| write_shards | {memory[1]:.0f} | {ratio:.2f} | | | | | |", flush=True)

@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ..typing import Selection, Tokens, TokenSequence
+from ..typing import Positions, Selection, Tokens, TokenSequence
 
 Batch = Mapping[str, Tensor]
 """`input_ids` [batch, length]; optional, of the same shape: `attention_mask` (1 for real tokens; default all), and
 `scored` (1 for tokens that the model learns; default all real tokens) or `labels` (-100 for tokens that it does not learn), and
-`documents` (the number of the document that a token belongs to, for a network that keeps attention within documents).
+`documents` (the number of the document that a token belongs to, of which each is one stretch of the row: tokens attend to their
+own document only, in which positions begin at 0).
 Tokens that are not learned are conditioned on: a diffusion loss does not noise them, and a causal loss does not score them.
 """
 
@@ -97,9 +98,12 @@ def noised_tokens(batch: Batch) -> Selection:
 
 def predicted_tokens(batch: Batch) -> Bool[Tensor, "batch scored"]:
     """The mask of tokens that a causal model is trained on: those of `noised_tokens` that follow a real token (not the
-    first).
+    first) of the same document.
     """
-    return noised_tokens(batch)[:, 1:] & real_tokens(batch)[:, :-1]
+    found = noised_tokens(batch)[:, 1:] & real_tokens(batch)[:, :-1]
+    if "documents" not in batch:
+        return found
+    return found & (batch["documents"][:, 1:] == batch["documents"][:, :-1])
 
 
 def document_numbers(tokens: TokenSequence, end: int) -> TokenSequence:
@@ -143,6 +147,35 @@ def same_document(documents: Tokens) -> Bool[Tensor, "batch length length"]:
     ```
     """
     return documents[:, :, None] == documents[:, None, :]
+
+
+def document_positions(documents: Tokens) -> Positions:
+    """The position of each token within its document, from 0.
+
+    **Arguments:**
+
+    - `documents`: the number of the document of each token; each document is one stretch of the row.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.data.rows import document_positions
+
+    assert document_positions(torch.tensor([[0, 0, 0, 1, 1, 2]])).tolist() == [[0, 1, 2, 0, 1, 0]]
+    ```
+    """
+    place = torch.arange(documents.shape[1], device=documents.device).expand(documents.shape)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return place - torch.where(begins, place, 0).cummax(-1).values
+
+
+def document_attention(documents: Tokens | None) -> dict[str, Tensor]:
+    """The arguments of `noiselab.denoisers.attending_to` for rows of several documents; none for `None`."""
+    if documents is None:
+        return {}
+    return {"may_attend": same_document(documents), "positions": document_positions(documents)}
 
 
 def _tensors(index: int, row: Any) -> dict[str, Tensor]:

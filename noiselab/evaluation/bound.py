@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..categorical import split_generator
-from ..data.rows import noised_tokens, real_tokens, stack_rows
+from ..data.rows import document_attention, noised_tokens, real_tokens, stack_rows
 from ..denoisers import Denoiser, attending_to
 from ..denoisers.modes import device_of, evaluating
 from ..likelihood import continuous_bound, discrete_bound
@@ -105,8 +105,8 @@ def validation_bound(
       real tokens only (`noiselab.denoisers.attending_to`).
     - `data`: tokens, all of them real; or a data set of dicts with `input_ids` and optionally `attention_mask` and `labels`
       or `scored`, such as `noiselab.data.TokenBlocks` and `ResponseRows`. Padding is neither noised nor scored. Neither are
-      tokens with the label -100, such as a prompt: the bound is that of the other tokens given these. Conversations of
-      `ResponseRows` are scored once, with one end each.
+      tokens with the label -100, such as a prompt: the bound is that of the other tokens given these. Tokens of rows with
+      `documents` attend to their own document alone. Conversations of `ResponseRows` are scored once, with one end each.
     - `low`, `high`: the time range, by default from 1e-4 (or the lower end of the process's domain, if that is higher)
       to the upper end of the domain. The bound holds for any `low` and is tighter closer to 0, because the
       reconstruction term treats tokens as independent (with `low` = 0 it is evaluated at 1e-12, the smallest time with
@@ -153,7 +153,7 @@ def validation_bound(
     randoms = split_generator(generator, count)
     terms, lengths, first = [], [], 0
     with evaluating(denoiser), torch.no_grad():
-        for x, real, scored in batches(data, batch_size, device_of(denoiser, process)):
+        for x, real, scored, documents in batches(data, batch_size, device_of(denoiser, process)):
 
             def draw(tau: Tensor, x: Tensor = x, scored: Tensor = scored, first: int = first) -> BoundTerms:
                 random = randoms[first : first + len(x)]
@@ -164,7 +164,8 @@ def validation_bound(
                     process, denoiser, x, times=times, nodes=fixed, low=low, high=high, real=scored, generator=random
                 )
 
-            with attending_to(denoiser, None if bool(real.all()) else real):  # attention is faster without a mask
+            # Attention is faster without a mask.
+            with attending_to(denoiser, None if bool(real.all()) else real, **document_attention(documents)):
                 draws = [torch.stack(draw(part)) for part in tau[first : first + len(x)].to(x.device).unbind(-1)]
             terms.append(torch.stack(draws).mean(0).cpu())
             lengths.append(scored.sum(-1).cpu())
@@ -214,13 +215,17 @@ def mean_and_error(nats: Float[Tensor, " sequence"], lengths: Int[Tensor, " sequ
 
 def batches(
     data: Dataset[Mapping[str, Tensor]] | Int[Tensor, "sequence length"], size: int, device: torch.device | str
-) -> Iterator[tuple[Tokens, Selection, Selection]]:
-    """Yield tokens, the mask of real ones and that of scored ones, batch by batch in order; the last may be smaller."""
+) -> Iterator[tuple[Tokens, Selection, Selection, Tokens | None]]:
+    """Yield tokens, the mask of real ones, that of scored ones and their documents, batch by batch in order; the last may be
+    smaller.
+    """
     if isinstance(data, Tensor):
         for x in data.split(size):
             x = x.long().to(device)
             every = torch.ones_like(x, dtype=torch.bool)
-            yield x, every, every
+            yield x, every, every, None
         return
     for item in DataLoader(data, batch_size=size, collate_fn=stack_rows):
-        yield item["input_ids"].long().to(device), real_tokens(item).to(device), noised_tokens(item).to(device)
+        documents = item["documents"].to(device) if "documents" in item else None
+        real, scored = real_tokens(item).to(device), noised_tokens(item).to(device)
+        yield item["input_ids"].long().to(device), real, scored, documents

@@ -24,6 +24,7 @@ from ..parametrization import Prediction
 from ..process import NoiseProcess
 from ..typing import Scalar
 from .clocks import TimesPerBlock
+from .documents import causal_arguments
 from .noise import Place, TimesOfStep
 from .noised import draw_noise
 from .scoring import call_denoiser as call_denoiser
@@ -68,7 +69,8 @@ def noised_loss(
     r"""The diffusion loss of a batch: times, noise, network, weighted bound, mean over real tokens.
 
     Padding is neither noised nor scored, and is passed to the network as a mask. Real tokens that are not `scored` or have
-    the label -100, for example a prompt, are not noised or scored either; their time is that of the sequence. Only tokens
+    the label -100, for example a prompt, are not noised or scored either; their time is that of the sequence. Tokens of rows
+    with `documents` attend to their own document alone, in which positions begin at 0. Only tokens
     whose loss has a weight are projected onto the vocabulary; where the projection is linear, the loss is fused with it, so
     that the logits are never stored (`noiselab.elbo.nelbo_fused`).
 
@@ -138,13 +140,15 @@ def causal_loss(
     """The loss of an autoregressive model: the mean of -log p(token | previous tokens) over real tokens except the
     first.
 
+    Tokens of rows with `documents` attend to their own document alone, and the first of each is not scored.
+
     **Arguments:** as for `noised_loss`; the loss is deterministic. `tokens` counts `predicted_tokens`.
 
     **Returns:** a scalar in nats per token.
     """
     batch = _without_padding_of_all(batch)
     ids, counted = batch["input_ids"].long(), predicted_tokens(batch)
-    extra = {"attention_mask": batch["attention_mask"]} if "attention_mask" in batch else {}
+    extra = causal_arguments(model, batch)
     with torch.autocast(ids.device.type, dtype=autocast, enabled=autocast is not None):
         logits = logits_of(model(input_ids=ids, **extra))[:, :-1]
     losses = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")

@@ -31,6 +31,7 @@ class NoisyBatch(NamedTuple):
     - `weight`: the objective's weight of each token; `None` for noise that has no single weight.
     - `scale`: the factor of each token's loss in the sum: 0 for tokens that are not learned.
     - `clean`: the whole text without noise, [batch, length], which `noiselab.denoisers.BlockDenoiser` reads.
+    - `documents`: the number of the document of each token, [batch, length], if tokens attend to their own alone.
     """
 
     seen: Tokens
@@ -43,6 +44,7 @@ class NoisyBatch(NamedTuple):
     weight: Float[Tensor, "..."] | None
     scale: Float[Tensor, "..."]
     clean: Tokens | None = None
+    documents: Tokens | None = None
 
 
 @torch.no_grad()
@@ -91,9 +93,9 @@ def draw_noise(
     counted = scale if weight is None else scale * (weight != 0)
     everything = not select or (shares is None and _all_count(process, batch, z, t))
     rows = None if everything else _scored_rows(counted, select, multiple)
-    seen, mask = torch.where(noised, z, ids), batch.get("attention_mask")
+    seen, mask, documents = torch.where(noised, z, ids), batch.get("attention_mask"), batch.get("documents")
     if rows is None:
-        return NoisyBatch(seen, t, mask, None, x, z, t, weight, scale, ids)
+        return NoisyBatch(seen, t, mask, None, x, z, t, weight, scale, ids, documents)
     index, live = rows
 
     def selected(values: Tensor) -> Tensor:
@@ -101,7 +103,9 @@ def draw_noise(
 
     weight = None if weight is None else selected(weight)
     each = selected(as_token_times(t, ids))
-    return NoisyBatch(seen, t, mask, index, selected(x), selected(z), each, weight, selected(scale) * live, ids)
+    return NoisyBatch(
+        seen, t, mask, index, selected(x), selected(z), each, weight, selected(scale) * live, ids, documents
+    )
 
 
 def token_weights(process: NoiseProcess, objective: Objective, x: Tokens, z: Tokens, t: Times) -> PerToken | None:

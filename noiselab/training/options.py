@@ -95,6 +95,8 @@ class Data:
     """concatenate joins all texts; document has one text to a sequence, cut or padded; wrap joins them between a start and an
     end token (MDLM); crop takes one part of each text, at a random place (GIDD)
     """
+    separate_documents: bool = False
+    """tokens attend to their own text only, in which positions begin at 0, where a sequence holds several"""
     learn_padding: bool = False
     """padding is seen, noised and learned like any token (GIDD)"""
     validation_sequences: int = 512

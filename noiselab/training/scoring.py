@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..data.rows import document_attention
 from ..denoisers import BlockDenoiser, Denoiser, LinearProjection
 from ..denoisers.attention import attending_to
 from ..denoisers.projection import splits_projection
@@ -24,6 +25,7 @@ from ..parametrization import Prediction
 from ..process import InterpolatingProcess, NoiseProcess
 from ..process.evidence import evidence_of
 from ..typing import Probs, Scalar, Selection, Times, Tokens
+from .documents import as_denoiser
 from .noised import NoisyBatch
 
 SELECTED_SHARE = 0.95
@@ -112,6 +114,15 @@ def noisy_loss(
     noisy_loss(model, noisy, process=process).backward()
     ```
     """
+    if noisy.documents is not None:
+        if call is not call_network and call is not call_denoiser:
+            raise ValueError(
+                "documents need a network that is called by call_network or call_denoiser; got another call"
+            )
+        inner = as_denoiser(model, predicts)
+        own: dict[str, Any] = {"process": process, "autocast": autocast, "predicts": predicts}
+        with attending_to(inner, **document_attention(noisy.documents)):
+            return noisy_loss(inner, noisy._replace(documents=None), call=call_denoiser, rows=rows, **own)
     device = noisy.seen.device.type
     with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
         if not splits(model, call):

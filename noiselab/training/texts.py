@@ -164,6 +164,12 @@ def load_data(data: Data, folder: Path, seed: int) -> tuple[Any, Dataset[Any], T
         trained_tokenizer(training, data, folder)
         tokenizer = load_tokenizer(folder)
     packing: dict[str, Any] = {"mode": data.packing, "learn_padding": data.learn_padding}
+    if data.separate_documents:
+        if data.packing != "concatenate":
+            raise ValueError(
+                f"separate_documents is for sequences of several texts, packing='concatenate'; got packing={data.packing!r}"
+            )
+        packing["separate"] = True
     if data.stream:
         # One stream for all processes: the trainer distributes its batches.
         texts: Any = list(itertools.islice(held_out, data.validation_sequences))
@@ -178,7 +184,8 @@ def load_data(data: Data, folder: Path, seed: int) -> tuple[Any, Dataset[Any], T
 
 def _first(blocks: TokenBlocks, count: int) -> TokenBlocks:
     """The first blocks of some."""
-    return TokenBlocks(blocks.tokens[:count], blocks.real[:count], blocks.vocab_size, blocks.about)
+    own = {"separate_at": blocks.separate_at}
+    return TokenBlocks(blocks.tokens[:count], blocks.real[:count], blocks.vocab_size, blocks.about, **own)
 
 
 def load_shards(data: Data, folder: Path) -> tuple[Any, TokenShards, TokenBlocks]:
@@ -196,25 +203,26 @@ def load_shards(data: Data, folder: Path) -> tuple[Any, TokenShards, TokenBlocks
             f"learn_padding={data.learn_padding} and held_out={data.held_out!r} (read texts instead)"
         )
     divided = (folder / "train" / INDEX).is_file()
-    training = TokenShards(folder / "train" if divided else folder)
+    separate = data.separate_documents
+    training = TokenShards(folder / "train" if divided else folder, separate=separate)
     tokenizer = training.tokenizer() if data.tokenizer == "train" else load_tokenizer(data.tokenizer)
     _check_shards(training, tokenizer, data.length)
     kind, _, name = data.held_out.partition(":")
     if data.held_out and kind != "shards":
         texts = list(itertools.islice(FileCorpus(data.held_out, field=data.field), data.validation_sequences))
-        packed = pack(texts, tokenizer, data.length, keep_partial=False)
+        packed = pack(texts, tokenizer, data.length, keep_partial=False, separate=separate)
         return tokenizer, training, _first(packed, data.validation_sequences)
     if not data.held_out and not divided:
         raise ValueError(
             f"some texts must be held out; {str(folder)!r} has no folders train and validation (run noiselab tokenize with "
             "--validation, or give --held-out texts or shards:FOLDER)"
         )
-    held_out = TokenShards(Path(name) if data.held_out else folder / "validation")
+    held_out = TokenShards(Path(name) if data.held_out else folder / "validation", separate=separate)
     _check_shards(held_out, tokenizer, data.length)
     rows = [held_out[number] for number in range(min(len(held_out), data.validation_sequences))]
     tokens = torch.stack([row["input_ids"] for row in rows])
     real = torch.stack([row["attention_mask"].sum() for row in rows])
-    return tokenizer, training, TokenBlocks(tokens, real, held_out.vocab_size)
+    return tokenizer, training, TokenBlocks(tokens, real, held_out.vocab_size, separate_at=held_out.separate_at)
 
 
 def _check_shards(shards: TokenShards, tokenizer: Any, length: int) -> None:

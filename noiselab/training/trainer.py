@@ -25,6 +25,7 @@ from .checks import (
     takes_padding,
 )
 from .curriculum import Stage
+from .documents import check_documents, separates
 from .edits import EditLoss
 from .ema import Average, check_averaged
 from .forward import LossModule
@@ -143,6 +144,8 @@ class Trainer(Loop):
         first = self._first_weights(model, weights)
         if causal and first is None:
             check_causal(model, self.collate.states)
+        if (process is not None or loss is causal_loss) and separates(train_dataset):
+            check_documents(model, causal)
         if optimization.ema is not None:
             check_averaged(plain_names(model), optimization.ema)
         if optimization.checkpointing:
