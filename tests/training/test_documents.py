@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,7 @@ from noiselab.objectives import elbo
 from noiselab.training import Optimization, Place, Run, Trainer, causal_loss, draw_noise, noised_loss, noisy_loss
 from noiselab.training.losses import call_denoiser, call_network
 from noiselab.training.options import Data
+from noiselab.training.scoring import in_blocks
 from noiselab.training.texts import load_data
 
 LENGTH = 12
@@ -90,6 +92,7 @@ def noisy_batches(process):
         times=torch.stack([packed.times[row] for row, _, _ in places()]),
         mask=alone(torch.ones_like(packed.seen)),
         documents=None,
+        clean=alone(packed.clean),
         t=torch.stack([t[row, 0] for row, _, _ in places()]),
         **{name: alone(getattr(packed, name)) for name in ("x", "z", "weight", "scale")},
     )
@@ -109,6 +112,20 @@ def losses(name, process):
 def test_a_row_of_documents_has_the_loss_of_separate_rows(noise, name):
     packed, separate = losses(name, PROCESSES[noise])
     assert packed == pytest.approx(separate, rel=1e-9) and separate > 1
+
+
+@pytest.mark.parametrize("name", ["DiT", "Llama"])
+def test_blocks_of_a_document_see_its_earlier_blocks_alone(name, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SIZES", ((4, 8), (8, 4), (12,), (4, 4, 4), (8,)))
+    network, _ = NETWORKS[name]
+    process = PROCESSES["hybrid"]
+    model = in_blocks(network(), 4, process, "leave_one_out")
+    with torch.no_grad():
+        packed, separate = (
+            float(noisy_loss(model, part, process=process, call=call_denoiser)) for part in noisy_batches(process)
+        )
+    assert packed == pytest.approx(separate, rel=1e-9) and separate > 1
+    assert packed != pytest.approx(losses(name, process)[0], rel=1e-6)
 
 
 def wrong_masks():
