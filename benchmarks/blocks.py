@@ -53,11 +53,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each piece; the best counts")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 16, 32], help="tokens in a block")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model, random = build(), torch.Generator().manual_seed(0)
     x, z = (torch.randint(STATES, (options.batch, LENGTH), generator=random) for _ in range(2))
-    for size in (4, 16, 64):
+    for size in options.sizes:
         found, wanted = (call(model, z, x, size) for call in (one_pass, separate_passes))
         difference = float((found - wanted).detach().abs().max())
         pieces = {
