@@ -5,11 +5,13 @@ from .adapting import Adapted, adapt
 from .callbacks import Callback
 from .checkpoints import intact, last_intact, seal
 from .checks import NonFiniteLoss
-from .clocks import TimesPerBlock, TimesPerToken
+from .clocks import PromptedTimes, TimesPerBlock, TimesPerToken
+from .completep import CompleteP
 from .curriculum import Stage, process_at, staged_loss
 from .edits import EditLoss
 from .ema import Average
 from .finetuning import merged, with_lora
+from .laprop import LaProp
 from .loop import Trained
 from .losses import Loss, causal_loss, noised_loss, noised_tokens, predicted_tokens, real_tokens
 from .muon import MuonWithAdamW, block_matrices
@@ -24,13 +26,16 @@ __all__ = [
     "Adapted",
     "Average",
     "Callback",
+    "CompleteP",
     "EditLoss",
+    "LaProp",
     "Loss",
     "MuonWithAdamW",
     "NoisyBatch",
     "NonFiniteLoss",
     "Optimization",
     "Place",
+    "PromptedTimes",
     "Run",
     "Stage",
     "TimesOfStep",

@@ -65,6 +65,14 @@ def check_optimization(optimization: Optimization, run: Run, layout: Layout) -> 
     for name in ("learning_rate", "weight_decay", "epsilon", "clip"):
         require_number(name, getattr(o, name), 0, infinite=name == "clip")
     require_number("final_learning_rate", o.final_learning_rate, 0, 1)
+    for name in ("width_ratio", "depth_ratio"):
+        require_number(name, getattr(o, name), 0, above=True)
+    require_number("other_rate", o.other_rate, 0)
+    if o.optimizer == "muon" and (o.width_ratio, o.depth_ratio, o.other_rate) != (1, 1, 1):
+        raise ValueError(
+            "the optimizer must be adamw or laprop for width_ratio, depth_ratio and other_rate, which the steps of muon do not "
+            f"need; got muon with {o.width_ratio:g}, {o.depth_ratio:g} and {o.other_rate:g}"
+        )
     if o.batch % layout.world:
         raise ValueError(f"batch must be a multiple of the number of processes; got {o.batch} and {layout.world}")
     each = o.batch // layout.world

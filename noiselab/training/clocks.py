@@ -1,12 +1,16 @@
 """Times of each token or of each block in training, as settings that a resumed run can compare."""
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 from torch import Generator
 
 from ..numerics import require_count, require_number
 from ..times import separate_block_times, token_times
 from ..typing import PerToken
+from .noise import TimesOfStep
 
 MARGIN = 1e-4
 
@@ -85,6 +89,59 @@ class TimesPerBlock:
     def __call__(self, batch: int, length: int, *, generator: Generator) -> PerToken:
         """The times of all sequences of a step."""
         return separate_block_times(batch, length, self.block, low=self.low, high=self.high, generator=generator)
+
+
+@dataclass(frozen=True)
+class PromptedTimes:
+    r"""Times of a training step in which a share of the sequences begins with a prompt: tokens that are clean and not learned.
+
+    The prompt of a sequence of L tokens has the positions $i \le f\,(L - 1)$, at least one, with $f = \arccos(1 - 2u) / \pi$
+    for a uniform u, so that prompts of half the sequence are the most frequent. The time of its tokens is `PROMPT_TIME`,
+    where there is next to no noise, and their weight is 0. The mean of all weights of a step is 1, so that the loss is the
+    mean over the tokens that are learned.
+
+    **Arguments:**
+
+    - `times`: the times of the other tokens, such as `TimesPerToken(0.5)`; they must not be below `MARGIN`.
+    - `share`: in [0, 1]; the probability that a sequence has a prompt.
+
+    **Raises:** `ValueError` for a share out of range.
+
+    **Source:** `_sample_noise_mask` in gidd_easydel/diffusion_trainer/diffusion_trainer.py of github.com/dvruette/gidd-easydel
+    (commit 6525e88), with its setting `noise_mask_p_prompt: 0.2`; von Ruette et al. (2025), arXiv 2512.10858.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.training import PromptedTimes, TimesPerToken
+
+    times = PromptedTimes(TimesPerToken(share=0.5), share=0.2)
+    t, weight = times(100, 16, generator=torch.Generator().manual_seed(0))
+    assert ((weight == 0) == (t == times.PROMPT_TIME)).all()
+    ```
+    """
+
+    times: TimesOfStep
+    share: float | int = 0.2
+
+    PROMPT_TIME: ClassVar[float] = MARGIN / 2
+
+    def __post_init__(self) -> None:
+        require_number("share", self.share, 0, 1)
+
+    def __call__(self, batch: int, length: int, *, generator: Generator) -> tuple[PerToken, PerToken]:
+        """The times of all sequences of a step, and their weights."""
+        drawn = self.times(batch, length, generator=generator)
+        t, weight = drawn if isinstance(drawn, tuple) else (drawn, torch.ones_like(drawn))
+        t, weight = (part.double().view(batch, -1).expand(batch, length) for part in (t, weight))
+        prompted, u = torch.rand(2, batch, 1, dtype=torch.float64, generator=generator)
+        end = (1 - 2 * u).arccos() / math.pi * (length - 1)
+        prompt = (prompted < self.share) & (torch.arange(length) <= end)
+        learned = (~prompt).double()
+        return torch.where(prompt, self.PROMPT_TIME, t), weight * learned / learned.mean().clamp(
+            min=1 / learned.numel()
+        )
 
 
 def _check_range(low: float | int, high: float | int) -> None:

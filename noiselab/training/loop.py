@@ -15,7 +15,7 @@ from .ema import Average
 from .evaluating import Evaluating
 from .feeding import Loading, feed
 from .layout import full_tensor
-from .optimizers import build_optimizer
+from .optimizers import build_optimizer, learning_rate
 from .processes import total
 from .saving import Saving
 from .stepping import Stepping
@@ -64,7 +64,7 @@ class Loop(Stepping, Saving, Evaluating):
         mean = float(total(self.losses)) / (self.share.world * max(1, self.logged))
         now = time.monotonic()
         speed, norm = self.tokens / max(now - self.clock, 1e-9), float(full_tensor(self.norm))
-        rate = self.optimizer.param_groups[0]["lr"]
+        rate = learning_rate(self.optimization, max(0, self.step - 1))  # of the last step, without factors of groups
         self.losses.zero_()
         self.tokens, self.logged, self.clock = 0, 0, now
         self.log({"loss": mean, "grad_norm": norm, "learning_rate": rate, "tokens_per_second": speed})

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .completep import CompleteP
+from .laprop import LaProp
 from .muon import MuonWithAdamW, block_matrices
 from .options import Optimization
 
@@ -42,17 +44,24 @@ def decayed_names(network: nn.Module, *, everything: bool) -> set[str]:
     }
 
 
+def hidden_matrices(network: nn.Module) -> set[str]:
+    """The names of the matrices of a network's blocks, for which `CompleteP` has factors; biases with two axes are none."""
+    return {name for name in block_matrices(network) if not UNDECAYED.search(name)}
+
+
 def build_optimizer(network: nn.Module, optimization: Optimization) -> torch.optim.Optimizer:
-    """The optimizer of the weights that are trained.
+    """The optimizer of the weights that are trained. The key `rate` of a group is a factor of the learning rate.
 
     **Arguments:**
 
     - `network`: the network, sharded already if it shall be.
-    - `optimization`: AdamW or Muon, and its settings.
+    - `optimization`: AdamW, LaProp or Muon, and its settings.
     """
     o = optimization
-    muon = o.optimizer == "muon"
+    muon, scale = o.optimizer == "muon", CompleteP(o.width_ratio, o.depth_ratio)
     matrices = set(block_matrices(network)) if muon else set()
+    if (scale.width, o.other_rate) != (1, 1):
+        matrices = hidden_matrices(network)
     decayed = decayed_names(network, everything=o.decay_all)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, weight in network.named_parameters():
@@ -61,10 +70,18 @@ def build_optimizer(network: nn.Module, optimization: Optimization) -> torch.opt
     parts = [
         {
             "params": weights,
-            "weight_decay": o.weight_decay if decay else 0.0,
+            "weight_decay": (o.weight_decay * (scale.decay if square else 1.0)) if decay else 0.0,
+            "rate": scale.rate if square else o.other_rate,
             **({"orthogonal": square} if muon else {}),
         }
         for (square, decay), weights in groups.items()
     ]
-    settings: dict[str, Any] = {"lr": o.learning_rate, "betas": o.betas, "eps": o.epsilon}
-    return MuonWithAdamW(parts, **settings) if muon else torch.optim.AdamW(parts, **settings)
+    settings: dict[str, Any] = {"lr": o.learning_rate, "betas": o.betas, "eps": o.epsilon * scale.epsilon}
+    kinds: dict[str, Any] = {"adamw": torch.optim.AdamW, "laprop": LaProp, "muon": MuonWithAdamW}
+    return kinds[o.optimizer](parts, **settings)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all groups, each with its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("rate", 1.0)

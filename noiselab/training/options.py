@@ -45,13 +45,21 @@ class Optimization:
     final_learning_rate: float = 0.1
     """final learning rate of the cosine schedule, as a fraction of the peak"""
     betas: tuple[float, float] = (0.9, 0.99)
-    """of AdamW"""
+    """of AdamW or LaProp"""
     epsilon: float = 1e-9
-    """of AdamW"""
+    """of AdamW or LaProp"""
     weight_decay: float = 0.02
     """weight decay, of all weights or, without `decay_all`, of matrices only"""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon uses orthogonalized steps for the matrices of the blocks; small networks train faster with it"""
+    optimizer: Literal["adamw", "muon", "laprop"] = "adamw"
+    """muon uses orthogonalized steps for the matrices of the blocks; small networks train faster with it. laprop is Adam that
+    averages gradients after dividing them by their size
+    """
+    width_ratio: float = 1.0
+    """width of the network over that of the one whose settings these are (CompleteP)"""
+    depth_ratio: float = 1.0
+    """number of blocks of the network over that of the one whose settings these are (CompleteP)"""
+    other_rate: float = 1.0
+    """learning rate of all weights but the matrices of the blocks, as a fraction of the learning rate"""
     decay_all: bool = True
     """apply weight decay to biases and norms too"""
     clip: float = 1.0

@@ -13,7 +13,7 @@ from .feeding import Share
 from .layout import summed_later
 from .losses import Batch
 from .noise import Place, derive_seed
-from .optimizers import learning_rate
+from .optimizers import learning_rate, set_learning_rate
 from .options import Optimization
 from .processes import total
 
@@ -64,9 +64,7 @@ class Stepping:
                 loss.backward()
             self.step_loss += loss.detach()
         self._note_loss()
-        rate = learning_rate(self.optimization, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, learning_rate(self.optimization, self.step))
         self.norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.optimization.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
