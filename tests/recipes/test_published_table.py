@@ -1,4 +1,4 @@
-"""Each field of a published preset stands beside the published value, and is equal to it or named as different."""
+"""Each field of a published preset is listed beside the published value, and is equal to it or named as different."""
 
 import dataclasses
 import sys

@@ -74,7 +74,7 @@ def changes(width, depth, scale, steps=4, **settings):
     return torch.tensor(size)
 
 
-def spread(found):
+def largest_ratio(found):
     """The largest ratio of each measure between two sizes."""
     every = torch.stack(list(found))
     return every.amax(0) / every.amin(0)
@@ -84,10 +84,10 @@ WIDTHS, DEPTHS = (32, 64, 128), (2, 4, 8)
 
 
 def test_sizes_keep_over_width_and_not_without():
-    with_factors = spread(changes(width, 2, CompleteP(width, 2)) for width in WIDTHS)
+    with_factors = largest_ratio(changes(width, 2, CompleteP(width, 2)) for width in WIDTHS)
     assert (with_factors < 1.7).all(), with_factors
     fixed = CompleteP(WIDTHS[0], 2)  # the settings of the smallest, unchanged
-    without = spread(changes(width, 2, fixed) for width in WIDTHS)
+    without = largest_ratio(changes(width, 2, fixed) for width in WIDTHS)
     assert (without > 2).any(), without
 
 
@@ -95,8 +95,8 @@ def test_sizes_keep_over_depth_and_not_without():
     found = [changes(32, depth, CompleteP(32, depth)) for depth in DEPTHS]
     # At the start branches are independent: L of them, each divided by L, add up to less in deeper networks, never to more.
     assert sorted((part[0].item() for part in found), reverse=True) == [part[0].item() for part in found]
-    assert (spread(found)[1:] < 1.7).all(), spread(found)
-    without = spread(changes(32, depth, CompleteP(32, DEPTHS[0])) for depth in DEPTHS)
+    assert (largest_ratio(found)[1:] < 1.7).all(), largest_ratio(found)
+    without = largest_ratio(changes(32, depth, CompleteP(32, DEPTHS[0])) for depth in DEPTHS)
     assert (without > 2).any(), without
 
 
