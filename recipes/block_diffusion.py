@@ -1,7 +1,7 @@
 """Block diffusion and diffusion forcing: models that sample block by block, or at any times of single tokens.
 
     python recipes/block_diffusion.py demo                     # blocks of 16 tokens, hybrid noise; two CPU cores, some minutes
-    python recipes/block_diffusion.py demo --noise masked --block-size 8
+    python recipes/block_diffusion.py demo --p-uniform 0 --block-size 8   # masking, shorter blocks
     python recipes/block_diffusion.py forcing                  # half of the sequences have a time for each token
     python recipes/block_diffusion.py forcing --token-times 1.0
     python recipes/block_diffusion.py demo --help              # all fields
@@ -16,22 +16,12 @@ Sources: Arriola et al. (2025), "Block Diffusion", arXiv 2503.09573; Chen et al.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from common import (
-    DEMO,
-    DEMO_HELP,
-    DEMO_NETWORK,
-    DEMO_TEXT,
-    DiffusionTraining,
-    Prepared,
-    build_dit,
-    prepare,
-    train_diffusion,
-)
-from gidd_plus import open_gates
+from common import DEMO, DEMO_HELP, DEMO_NETWORK, DEMO_TEXT, Prepared, build_dit, prepare, train_diffusion
+from gidd_plus import GiddPlus, check_weights, choose_objective, describe_noise, open_gates
 from noiselab.denoisers import BlockDenoiser, Denoiser
 from noiselab.evaluation import Bound, validation_bound
 from noiselab.networks.huggingface import TransformersDenoiser
@@ -40,19 +30,15 @@ from noiselab.training.options import Run, command_line, run_recipe
 
 
 @dataclass(frozen=True)
-class BlockDiffusion(DiffusionTraining):
-    """Block diffusion, or diffusion forcing, with the plain bound as the loss."""
+class BlockDiffusion(GiddPlus):
+    """Block diffusion, or diffusion forcing, with the noise and the loss weights of GIDD+."""
 
-    time_margin: float = 1e-4
-    """training times lie in [margin, 1 - margin]"""
     block_size: int = 16
     """tokens in a block; 0 for one block, the whole text"""
     token_times: float = 0.0
     """share of the sequences with a time for each token, in [0, 1]; only with --block-size 0"""
-    noise: Literal["hybrid", "masked"] = "hybrid"
-    """masking and uniform noise, or masking alone"""
-    p_uniform: float = 0.1
-    """largest fraction of random tokens in hybrid noise, at t = 1/2"""
+    repeats: int = 4
+    """times at which each held-out sequence is evaluated at the end"""
 
 
 BLOCKS = BlockDiffusion(
@@ -60,6 +46,7 @@ BLOCKS = BlockDiffusion(
     DEMO_TEXT,
     Run(Path("runs/block_diffusion_demo"), log_every=50, evaluate_every=300, save_every=300),
     **DEMO_NETWORK,
+    open_gates=True,
 )
 PRESETS = {
     "demo": (f"block diffusion, {DEMO_HELP}", BLOCKS),
@@ -75,21 +62,20 @@ PRESETS = {
 }
 
 
-def check(options: BlockDiffusion) -> None:
-    """Raise `ValueError` for options that do not fit each other."""
+def times_or_blocks(options: BlockDiffusion) -> dict[str, Any]:
+    """The arguments of the trainer for blocks, or for times of single tokens.
+
+    **Raises:** `ValueError` if both are given.
+    """
     if options.block_size and options.token_times:
         raise ValueError(
             "token_times must be 0 in blocks, of which each has one time (pass --block-size 0 for diffusion forcing); got "
             f"{options.token_times} with blocks of {options.block_size}"
         )
-
-
-def noise_of(options: BlockDiffusion, data: Prepared) -> dict[str, Any]:
-    """The settings of the noise process, for `noiselab.processes.process_from`."""
-    tokens = {"vocab_size": data.vocab_size, "mask_id": data.tokenizer.mask_token_id}
-    if options.noise == "masked":
-        return {"family": "masked", **tokens}
-    return {"family": "gidd", **tokens, "p_uniform": options.p_uniform}
+    if options.block_size:
+        return {"blocks": options.block_size}
+    margin = options.time_margin
+    return {"times": TimesPerToken(options.token_times, low=margin, high=1 - margin)} if options.token_times else {}
 
 
 def held_out(trainer: Trainer, options: BlockDiffusion, data: Prepared) -> Bound:
@@ -99,26 +85,22 @@ def held_out(trainer: Trainer, options: BlockDiffusion, data: Prepared) -> Bound
     if options.block_size:
         denoiser = BlockDenoiser(denoiser, options.block_size, low=process.domain[0])
     random = torch.Generator().manual_seed(options.optimization.seed)
-    average = trainer.average
-    if average is None:
-        return validation_bound(process, denoiser, data.validation, generator=random)
-    with average.applied():
-        return validation_bound(process, denoiser, data.validation, generator=random)
+    settings: dict[str, Any] = {"repeats": options.repeats, "generator": random}
+    if trainer.average is None:
+        return validation_bound(process, denoiser, data.validation, **settings)
+    with trainer.average.applied():
+        return validation_bound(process, denoiser, data.validation, **settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> Trainer:
     """Train, write the finished model, and print its bound on held-out text."""
     options = command_line(PRESETS, arguments)
-    check(options)
-    data, margin = prepare(options), options.time_margin
-    model = build_dit(options, data.vocab_size)
-    open_gates(model)
-    more: dict[str, Any] = {}
-    if options.block_size:
-        more["blocks"] = options.block_size
-    elif options.token_times:
-        more["times"] = TimesPerToken(options.token_times, low=margin, high=1 - margin)
-    trainer = train_diffusion(options, data, noise_of(options, data), model=model, **more)
+    check_weights(options)
+    more, data = times_or_blocks(options), prepare(options)
+    model = build_dit(options, data.vocab_size, p_uniform=options.p_uniform)
+    objective, noise = choose_objective(options, data.vocab_size), describe_noise(options, data)
+    gates = open_gates if options.open_gates else None
+    trainer = train_diffusion(options, data, noise, objective=objective, model=model, weights=gates, **more)
     if data.layout.world == 1:
         found = held_out(trainer, options, data)
         data.report(f"bound on held-out text: {found.nelbo:.4f} ± {found.error:.4f} nats per token")

@@ -120,6 +120,15 @@ def describe_noise(options: GiddPlus, data: Prepared) -> dict[str, Any]:
     return {"family": "mask_and_unigram", "frequencies": frequencies, "p_unigram": options.p_uniform, **shape}
 
 
+def check_weights(options: GiddPlus) -> None:
+    """Raise `ValueError` for loss weights that are not those of the noise."""
+    if options.noise == "unigram" and options.weights.startswith("dynamic"):
+        raise ValueError(
+            "--weights must be clipped or elbo with --noise unigram, because dynamic weights are derived for uniform noise; "
+            f"got {options.weights}"
+        )
+
+
 def choose_objective(options: GiddPlus, vocab_size: int) -> Objective:
     """The loss weights that the options select."""
     noise = {"vocab_size": vocab_size, "p_uniform": options.p_uniform, "gamma": options.gamma}
@@ -134,11 +143,7 @@ def choose_objective(options: GiddPlus, vocab_size: int) -> Objective:
 def main(arguments: Sequence[str] | None = None) -> Trainer:
     """Train, and write the finished model."""
     options = command_line(PRESETS, arguments)
-    if options.noise == "unigram" and options.weights.startswith("dynamic"):
-        raise ValueError(
-            "--weights must be clipped or elbo with --noise unigram, because dynamic weights are derived for uniform noise; "
-            f"got {options.weights}"
-        )
+    check_weights(options)
     data = prepare(options)
     model = build_dit(options, data.vocab_size, p_uniform=options.p_uniform)
     objective = choose_objective(options, data.vocab_size)

@@ -76,6 +76,18 @@ def test_two_processes_make_the_steps_of_one_with_the_joint_batch(results, tmp_p
     assert joint["evaluated"] == pytest.approx(losses(trainer, "eval_loss"), rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["blocks", "blocks, sharded"])
+def test_blocks_in_one_pass_on_two_processes_are_those_of_one(results, tmp_path, name):
+    """Times are stratified over the blocks of all processes and micro-batches."""
+    extra = {"eval_dataset": Rows(13, seed=5), "blocks": 4}
+    trainer = make(tmp_path, **OPTIONS, micro_batch=16, evaluate_every=3, extra=extra)
+    trainer.train()
+    found = results[name]
+    close(found["weights"], trainer.network.parameters(), 2e-5)
+    assert found["losses"] == pytest.approx(losses(trainer), rel=1e-5)
+    assert found["evaluated"] == pytest.approx(losses(trainer, "eval_loss"), rel=1e-4)
+
+
 def test_sharded_weights_make_the_same_steps_and_no_process_holds_all(results, one):
     sharded = results["sharded"]
     close(sharded["weights"], one.network.parameters(), 2e-5)

@@ -88,6 +88,10 @@ def main(root):
     results["sharded"] = result(sharded)
     sharded.save_final(root / "sharded" / "final")
 
+    blocks = {"evaluate_every": 3, "extra": {**extra, "blocks": 4}}
+    results["blocks"] = result(train("blocks", **blocks))
+    results["blocks, sharded"] = result(train("blocks, sharded", shards=0, **blocks))
+
     started = digest(train("whole", dropout=0.1))
     if dist.get_rank() == 0:  # the same run again, then its last checkpoint is hurt in what the second process wrote
         import shutil
