@@ -1,4 +1,4 @@
-"""Shared parts of the commands: loading models without warnings, reading and writing samples, printing results."""
+"""Shared parts of the commands: loading models without warnings, reading and writing samples, printing results, processes."""
 
 import codecs
 import errno
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.records import RecordWriter, as_line
 from ..data.samples import Sample
 from ..devices import select_device
+from ..distributed import Processes, join_processes
 from ..files import as_json, write_json
 
 if TYPE_CHECKING:
@@ -22,7 +23,25 @@ if TYPE_CHECKING:
     from ..pipeline import Pipeline
 
 
-def load(model: str, device: str | None, settings: Any = None) -> "Pipeline":
+@contextmanager
+def together(device: str | None) -> Iterator[Processes]:
+    """The processes that `torchrun` has started, for one command; the first prints and writes, and all end together.
+
+    **Arguments:**
+
+    - `device`: the option of this name.
+    """
+    processes = join_processes(device)
+    try:
+        with processes.together():
+            yield processes
+    except Exception as error:
+        if processes.repeats_first:
+            raise SystemExit(2) from error  # the first process prints it
+        raise
+
+
+def load(model: str, device: "str | torch.device | None", settings: Any = None) -> "Pipeline":
     """Load a pipeline from a folder or the Hub, on a GPU if available, without transformers' progress bars and
     warnings.
     """
@@ -30,7 +49,7 @@ def load(model: str, device: str | None, settings: Any = None) -> "Pipeline":
 
     from ..pipeline import Pipeline
 
-    place = select_device(device)
+    place = device if device is not None and not isinstance(device, str) else select_device(device)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return Pipeline.from_pretrained(model, settings=settings).to(place)
@@ -63,8 +82,10 @@ def write_samples(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 @contextmanager
-def output(path: Path | None, *inputs: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A function that writes a record to a file, or prints it if there is none.
+def output(
+    path: Path | None, *inputs: Path, processes: Processes | None = None
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A function that writes a record to a file, or prints it if there is none; of several processes, the first does.
 
     **Arguments:**
 
@@ -73,6 +94,9 @@ def output(path: Path | None, *inputs: Path) -> Iterator[Callable[[Mapping[str, 
 
     **Raises:** `ValueError` if the file cannot be written.
     """
+    if processes is not None and not processes.first:
+        yield lambda record: None
+        return
     if path is None:
         yield lambda record: print_text(as_line(record, ascii_only=not _prints_unicode()))
         return
@@ -138,8 +162,35 @@ def answered(messages: Sequence[Mapping[str, str]], answer: str) -> list[Mapping
     return [*messages, {"role": "assistant", "content": answer}]
 
 
-def report_results(command: str, options: Any, found: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """Write results to a file if given (`options.out`), and print them as JSON (`options.json`) or as text.
+def generated_texts(
+    pipe: "Pipeline", processes: Processes, count: int, make: Callable[[int], list[str]], *, about: Sequence[Any]
+) -> Iterator[str]:
+    """The texts of batches, in order; of several processes, each makes one batch at a time.
+
+    **Arguments:**
+
+    - `count`: the number of batches.
+    - `make`: makes the texts of a batch, which keep their tokens.
+    - `about`: what must be the same in all processes.
+    """
+    import torch
+
+    for first in range(0, count, processes.world):
+
+        def work(numbers: Sequence[int], first: int = first) -> Iterator[list[torch.Tensor]]:
+            for number in numbers:
+                made: list[Any] = make(first + number)
+                yield [torch.tensor(text.tokens, dtype=torch.long) for text in made]
+
+        for found in processes.collect(work, min(processes.world, count - first), about=[first, *about]):
+            yield from pipe.decode([tokens.tolist() for tokens in found])
+
+
+def report_results(
+    command: str, options: Any, found: Mapping[str, Any], text: str, processes: Processes | None = None
+) -> dict[str, Any]:
+    """Write results to a file if given (`options.out`), and print them as JSON (`options.json`) or as text; of several
+    processes, the first does.
 
     **Returns:** the content of the JSON: the command, the version of noiselab and all options, with which the results can
     be computed again, and the results.
@@ -148,6 +199,8 @@ def report_results(command: str, options: Any, found: Mapping[str, Any], text: s
 
     settings = {name: _plain(value) for name, value in vars(options).items() if name not in ("json", "out")}
     record = {"command": command, "version": __version__, "options": settings, **found}
+    if processes is not None and not processes.first:
+        return record
     if options.out is not None:
         write_json(options.out, record)
     print_text(as_json(record) if options.json else text)

@@ -38,7 +38,7 @@ class Options:
     seed: int = 0
     """random seed; each text has random numbers of its own"""
     batch_size: int = 16
-    """texts per batch; does not change the result"""
+    """texts per batch, of which each process takes one at a time; does not change the result"""
     dtype: OptionalText = None
     """dtype of the network's arithmetic, such as bfloat16"""
     device: OptionalText = None
@@ -51,15 +51,15 @@ def main(options: Options) -> list[dict[str, Any]]:
     from ..numerics import require_count
     from ..pipeline import AutoregressivePipeline, CanvasPipeline
     from ..pipeline.chats import encode_answers
-    from .common import load, output, print_text, texts_for
+    from .common import load, output, print_text, texts_for, together
 
-    samples = read_samples(options.samples, chats=True)
-    if options.as_released and samples[0].messages is not None:
-        raise ValueError(f"as-released corrects texts, not conversations; {options.samples} has conversations")
-    require_count("batch-size", options.batch_size)
     records: list[dict[str, Any]] = []
-    with output(options.out, options.samples) as write:
-        pipe = load(options.model, options.device)
+    with together(options.device) as processes, output(options.out, options.samples, processes=processes) as write:
+        samples = read_samples(options.samples, chats=True)
+        if options.as_released and samples[0].messages is not None:
+            raise ValueError(f"as-released corrects texts, not conversations; {options.samples} has conversations")
+        require_count("batch-size", options.batch_size)
+        pipe = load(options.model, processes.device)
         if isinstance(pipe, AutoregressivePipeline):
             raise ValueError(f"model must be a diffusion model; {options.model!r} is autoregressive")
         if options.as_released and isinstance(pipe, CanvasPipeline):
@@ -69,10 +69,10 @@ def main(options: Options) -> list[dict[str, Any]]:
             before = encode_answers(pipe, texts)
         else:
             before = pipe.encode_as_released(texts) if options.as_released else pipe.encode(texts)  # type: ignore[operator]
-        for record in _corrected(pipe, texts, before, options):
+        for record in _corrected(pipe, texts, before, options, processes):
             write(record)
             records.append(record)
-    if options.out is not None:
+    if options.out is not None and processes.first:
         share = sum(record["changed"] * len(ids) for record, ids in zip(records, before, strict=True)) / sum(
             map(len, before)
         )
@@ -81,33 +81,40 @@ def main(options: Options) -> list[dict[str, Any]]:
     return records
 
 
-def _corrected(pipe: Any, texts: list[Any], before: list[list[int]], options: Options) -> Iterator[dict[str, Any]]:
+def _corrected(
+    pipe: Any, texts: list[Any], before: list[list[int]], options: Options, processes: Any
+) -> Iterator[dict[str, Any]]:
     """The records of the texts, batch by batch."""
     from ..pipeline import CanvasPipeline
-    from .common import answered, dtype_of, text_generators
+    from ..pipeline.calls import slices
+    from .common import answered, dtype_of, generated_texts, text_generators
 
     own = {} if isinstance(pipe, CanvasPipeline) else {"t0": options.t0, "as_released": options.as_released}
-    generators = text_generators(options.seed, len(texts))
-    for first in range(0, len(texts), options.batch_size):
-        some = slice(first, first + options.batch_size)
-        after = pipe.self_correction(
-            texts[some],
-            options.steps,
-            options.temperature,
-            early_stopping=options.early_stopping,
-            early_stopping_patience=options.patience,
-            tokens_per_step=options.tokens_per_step,
-            **own,
-            batch_size=options.batch_size,
-            generator=generators[some],
-            show_progress=options.out is not None,
-            dtype=dtype_of(options.dtype),
+    generators, some = text_generators(options.seed, len(texts)), slices(len(texts), options.batch_size)
+
+    def corrected(number: int) -> list[str]:
+        return list(
+            pipe.self_correction(
+                texts[some[number]],
+                options.steps,
+                options.temperature,
+                early_stopping=options.early_stopping,
+                early_stopping_patience=options.patience,
+                tokens_per_step=options.tokens_per_step,
+                **own,
+                batch_size=options.batch_size,
+                generator=generators[some[number]],
+                show_progress=options.out is not None and processes.first,
+                dtype=dtype_of(options.dtype),
+            )
         )
-        for ids, old, new in zip(before[some], texts[some], after, strict=True):
-            tokens = list(new.tokens)
-            ids = pipe.opened(ids, "a text") if isinstance(pipe, CanvasPipeline) and isinstance(old, str) else ids
-            changed = sum(a != b for a, b in zip(ids, tokens, strict=True)) / len(ids)
-            record: dict[str, Any] = {"text": str(new), "tokens": tokens}
-            if not isinstance(old, str):  # a conversation
-                record["messages"], old = answered(old[:-1], str(new)), old[-1]["content"]
-            yield record | {"before": str(old), "changed": changed, "model": options.model}
+
+    after: Any = generated_texts(pipe, processes, len(some), corrected, about=[before, options])
+    for ids, old, new in zip(before, texts, after, strict=True):
+        tokens = list(new.tokens)
+        ids = pipe.opened(ids, "a text") if isinstance(pipe, CanvasPipeline) and isinstance(old, str) else ids
+        changed = sum(a != b for a, b in zip(ids, tokens, strict=True)) / len(ids)
+        record: dict[str, Any] = {"text": str(new), "tokens": tokens}
+        if not isinstance(old, str):  # a conversation
+            record["messages"], old = answered(old[:-1], str(new)), old[-1]["content"]
+        yield record | {"before": str(old), "changed": changed, "model": options.model}

@@ -29,7 +29,7 @@ class Options:
     low: OptionalFloat = None
     """the smallest time; by default 1e-4"""
     batch_size: int = 32
-    """windows per batch"""
+    """windows per batch, of which each process takes one at a time"""
     seed: int = 0
     """seed of the noise"""
     json: bool = False
@@ -48,42 +48,47 @@ def main(options: Options) -> dict[str, Any]:
 
     from ..evaluation import generative_perplexity
     from ..pipeline import AutoregressivePipeline
-    from .common import check_output, load, report_results, with_interval
+    from .common import check_output, load, report_results, together, with_interval
 
-    check_output(options.out)
-    if not options.files:
-        raise ValueError("files must name at least one file; got none")
-    pipe = load(options.model, options.device)
-    blocks = _windows(pipe, options)
-    x = blocks.tokens.long()
-    real = torch.arange(blocks.length) < blocks.real.long()[:, None]
-    found: dict[str, Any] = {"windows": len(x), "length": blocks.length}
-    if not isinstance(pipe, AutoregressivePipeline):
-        bound = _bound(pipe, blocks, options)
-        found |= {"bound": True, "nats": bound.nelbo, "error": bound.error, "diffusion": bound.diffusion}
-        found |= {"reconstruction": bound.reconstruction, "prior": bound.prior, "tokens": bound.tokens}
-        scored = [row[kept].tolist() for row, kept in zip(x, real, strict=True)]
-    else:
-        judged = generative_perplexity(pipe.network, x, attention_mask=real, batch_size=options.batch_size)
-        found |= {"bound": False, "nats": judged.nats, "error": judged.error, "tokens": judged.tokens}
-        scored = [row[kept].tolist()[1:] for row, kept in zip(x, real, strict=True)]
-    words = "".join(pipe.tokenizer.batch_decode(scored, clean_up_tokenization_spaces=False, skip_special_tokens=True))
-    total = found["nats"] * found["tokens"] / math.log(2)
-    found |= {"perplexity": math.exp(min(found["nats"], 700)), "bits_per_character": total / max(1, len(words))}
-    found |= {"bits_per_byte": total / max(1, len(words.encode()))}
-    sign = "at most " if found["bound"] else ""
-    lines = [
-        f"{len(x)} windows of {blocks.length} tokens, {found['tokens']:,} tokens scored, {len(words):,} characters",
-        f"{sign}{with_interval(found['nats'], found['error'])} nats per token; {sign}perplexity {found['perplexity']:.2f}",
-        f"{sign}{found['bits_per_character']:.4f} bits per character, {sign}{found['bits_per_byte']:.4f} bits per byte",
-    ]
-    if found["bound"]:
-        terms = ", ".join(f"{name} {found[name]:.4f}" for name in ("diffusion", "reconstruction", "prior"))
-        lines.append(f"of which {terms}")
-    return report_results("evaluate bound", options, found, "\n".join(lines))
+    with together(options.device) as processes:
+        check_output(options.out)
+        if not options.files:
+            raise ValueError("files must name at least one file; got none")
+        pipe = load(options.model, processes.device)
+        blocks = _windows(pipe, options)
+        x = blocks.tokens.long()
+        real = torch.arange(blocks.length) < blocks.real.long()[:, None]
+        found: dict[str, Any] = {"windows": len(x), "length": blocks.length}
+        if not isinstance(pipe, AutoregressivePipeline):
+            bound = _bound(pipe, blocks, options, processes)
+            found |= {"bound": True, "nats": bound.nelbo, "error": bound.error, "diffusion": bound.diffusion}
+            found |= {"reconstruction": bound.reconstruction, "prior": bound.prior, "tokens": bound.tokens}
+            scored = [row[kept].tolist() for row, kept in zip(x, real, strict=True)]
+        else:
+            judged = generative_perplexity(
+                pipe.network, x, attention_mask=real, batch_size=options.batch_size, processes=processes
+            )
+            found |= {"bound": False, "nats": judged.nats, "error": judged.error, "tokens": judged.tokens}
+            scored = [row[kept].tolist()[1:] for row, kept in zip(x, real, strict=True)]
+        words = "".join(
+            pipe.tokenizer.batch_decode(scored, clean_up_tokenization_spaces=False, skip_special_tokens=True)
+        )
+        total = found["nats"] * found["tokens"] / math.log(2)
+        found |= {"perplexity": math.exp(min(found["nats"], 700)), "bits_per_character": total / max(1, len(words))}
+        found |= {"bits_per_byte": total / max(1, len(words.encode()))}
+        sign = "at most " if found["bound"] else ""
+        lines = [
+            f"{len(x)} windows of {blocks.length} tokens, {found['tokens']:,} tokens scored, {len(words):,} characters",
+            f"{sign}{with_interval(found['nats'], found['error'])} nats per token; {sign}perplexity {found['perplexity']:.2f}",
+            f"{sign}{found['bits_per_character']:.4f} bits per character, {sign}{found['bits_per_byte']:.4f} bits per byte",
+        ]
+        if found["bound"]:
+            terms = ", ".join(f"{name} {found[name]:.4f}" for name in ("diffusion", "reconstruction", "prior"))
+            lines.append(f"of which {terms}")
+        return report_results("evaluate bound", options, found, "\n".join(lines), processes)
 
 
-def _bound(pipe: Any, blocks: Any, options: Options) -> Any:
+def _bound(pipe: Any, blocks: Any, options: Options, processes: Any) -> Any:
     """The bound of a diffusion model on the windows; a block-diffusion model reads them after its beginning of text."""
     import torch
 
@@ -92,6 +97,7 @@ def _bound(pipe: Any, blocks: Any, options: Options) -> Any:
 
     names = ("low", "nodes", "repeats", "batch_size")
     settings: dict[str, Any] = {name: getattr(options, name) for name in names}
+    settings["processes"] = processes
     settings["generator"] = torch.Generator(pipe.device).manual_seed(options.seed)
     if not isinstance(pipe, CanvasPipeline):
         return validation_bound(pipe.process, pipe.denoiser, blocks, **settings)

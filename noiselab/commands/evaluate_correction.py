@@ -24,7 +24,7 @@ class Options:
     tokens_per_step: tuple[int, ...] = (1,)
     """maximum tokens of a text that change per step"""
     seeds: int = 5
-    """independent sets of samples, at least two, for the confidence intervals"""
+    """independent sets of samples, at least two, for the confidence intervals; each process takes one at a time"""
     samples: int = 32
     """texts per set"""
     length: OptionalInt = None
@@ -52,44 +52,48 @@ def main(options: Options) -> dict[str, Any]:
     from ..numerics import require_count
     from ..pipeline import AutoregressivePipeline, DiffusionPipeline
     from ..pipeline.diffusion import interpolating
-    from .common import PLOTS, check_output, load, report_results
+    from .common import PLOTS, check_output, load, report_results, together
 
-    check_output(options.out)
-    check_output(options.plot, PLOTS)
-    pipe, judge = load(options.model, options.device), load(options.judge, options.device)
-    if not isinstance(pipe, DiffusionPipeline) or not isinstance(judge, AutoregressivePipeline):
-        raise ValueError(
-            f"model must be a diffusion model and judge a causal one; got {type(pipe).__name__}, {type(judge).__name__}"
+    with together(options.device) as processes:
+        check_output(options.out)
+        check_output(options.plot, PLOTS)
+        pipe, judge = (load(name, processes.device) for name in (options.model, options.judge))
+        if not isinstance(pipe, DiffusionPipeline) or not isinstance(judge, AutoregressivePipeline):
+            raise ValueError(
+                f"model must be a diffusion model and judge a causal one; got {type(pipe).__name__}, {type(judge).__name__}"
+            )
+        if pipe.tokenizer.get_vocab() != judge.tokenizer.get_vocab():
+            raise ValueError(
+                "judge must have the tokenizer of the model; with another tokenizer, write samples to files and use "
+                "`noiselab evaluate perplexity`"
+            )
+        length = generated_length(options.length, pipe.length, pipe.generation.length)
+        require_count("seeds", options.seeds, 2)
+        tables, found = [], []
+        for k in options.tokens_per_step:
+            rows = correction_grid(
+                interpolating(pipe),
+                pipe.denoiser,
+                judge.network,
+                length,
+                samples=options.samples,
+                sampling_steps=options.sampling_steps,
+                end=options.end,
+                temperatures=options.temperatures,
+                steps=options.steps,
+                tokens_per_step=k,
+                seeds=range(options.seeds),
+                processes=processes,
+            )
+            head = f"{k} token{'s' if k > 1 else ''} a step\n\n" if len(options.tokens_per_step) > 1 else ""
+            tables.append(head + correction_grid_table(rows))
+            found += [{"tokens_per_step": k, **asdict(row)} for row in rows]
+        if options.plot is not None and processes.first:
+            _plot(found, options.plot)
+        tables.append(f"± is half of a 95 % confidence interval over {options.seeds} sets of samples.")
+        return report_results(
+            "evaluate correction", options, {"length": length, "rows": found}, "\n\n".join(tables), processes
         )
-    if pipe.tokenizer.get_vocab() != judge.tokenizer.get_vocab():
-        raise ValueError(
-            "judge must have the tokenizer of the model; with another tokenizer, write samples to files and use "
-            "`noiselab evaluate perplexity`"
-        )
-    length = generated_length(options.length, pipe.length, pipe.generation.length)
-    require_count("seeds", options.seeds, 2)
-    tables, found = [], []
-    for k in options.tokens_per_step:
-        rows = correction_grid(
-            interpolating(pipe),
-            pipe.denoiser,
-            judge.network,
-            length,
-            samples=options.samples,
-            sampling_steps=options.sampling_steps,
-            end=options.end,
-            temperatures=options.temperatures,
-            steps=options.steps,
-            tokens_per_step=k,
-            seeds=range(options.seeds),
-        )
-        head = f"{k} token{'s' if k > 1 else ''} a step\n\n" if len(options.tokens_per_step) > 1 else ""
-        tables.append(head + correction_grid_table(rows))
-        found += [{"tokens_per_step": k, **asdict(row)} for row in rows]
-    if options.plot is not None:
-        _plot(found, options.plot)
-    tables.append(f"± is half of a 95 % confidence interval over {options.seeds} sets of samples.")
-    return report_results("evaluate correction", options, {"length": length, "rows": found}, "\n\n".join(tables))
 
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:

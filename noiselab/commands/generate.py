@@ -75,7 +75,7 @@ class Options:
     seed: int = 0
     """random seed; each text has random numbers of its own"""
     batch_size: int = 16
-    """texts per batch; does not change the texts"""
+    """texts per batch, of which each process takes one at a time; does not change the texts"""
     dtype: OptionalText = None
     """dtype of the network's arithmetic, such as bfloat16"""
     device: OptionalText = None
@@ -85,16 +85,17 @@ class Options:
 def main(options: Options) -> list[dict[str, Any]]:
     """Generate texts; write or print the records and return them."""
     from ..numerics import require_count
-    from .common import answered, load, output, print_text
+    from .common import answered, load, output, print_text, together
 
-    require_count("num-samples", options.num_samples)
-    require_count("batch-size", options.batch_size)
-    starts = beginnings(options)
     records: list[dict[str, Any]] = []
-    with output(options.out, *([] if options.chats is None else [options.chats])) as write:
-        pipe = load(options.model, options.device)
+    inputs = [] if options.chats is None else [options.chats]
+    with together(options.device) as processes, output(options.out, *inputs, processes=processes) as write:
+        require_count("num-samples", options.num_samples)
+        require_count("batch-size", options.batch_size)
+        starts = beginnings(options)
+        pipe = load(options.model, processes.device)
         prompts = [prompt for prompt in starts for _ in range(options.num_samples)]
-        for prompt, text in zip(prompts, _generated(pipe, prompts, options), strict=True):
+        for prompt, text in zip(prompts, _generated(pipe, prompts, options, processes), strict=True):
             record: dict[str, Any] = {"text": str(text), "tokens": getattr(text, "tokens", None)}
             if isinstance(prompt, list):
                 record["messages"] = answered(prompt, str(text))
@@ -103,7 +104,7 @@ def main(options: Options) -> list[dict[str, Any]]:
             record["model"] = options.model
             write(record)
             records.append(record)
-    if options.out is not None:
+    if options.out is not None and processes.first:
         print_text(f"{len(records)} texts written to {options.out}")
     return records
 
@@ -122,18 +123,20 @@ def beginnings(options: Options) -> list[Any]:
     return [[{"role": "user", "content": text}] for text in options.chat] or [*options.prompt] or [None]
 
 
-def _generated(pipe: Any, prompts: Sequence[Any], options: Options) -> Iterator[str]:
+def _generated(pipe: Any, prompts: Sequence[Any], options: Options, processes: Any) -> Iterator[str]:
     """The texts, batch by batch."""
     import noiselab as nl
 
     from ..pipeline import AutoregressivePipeline, CanvasPipeline
-    from .common import dtype_of, text_generators
+    from ..pipeline.calls import slices
+    from .common import dtype_of, generated_texts, text_generators
 
     shared: dict[str, Any] = {
         name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "min_p", "length", "stop")
     }
     shared["dtype"] = dtype_of(options.dtype)
-    generators = text_generators(options.seed, len(prompts))
+    generators, size = text_generators(options.seed, len(prompts)), options.batch_size
+    about = [prompts, options]
     if options.prompt:
         pipe.encode(options.prompt)  # so that one that is too long is noticed before the work
     if isinstance(pipe, AutoregressivePipeline):
@@ -141,12 +144,15 @@ def _generated(pipe: Any, prompts: Sequence[Any], options: Options) -> Iterator[
             raise ValueError(
                 "steps, sampler, block-length and as-released require a diffusion model; this model is autoregressive"
             )
-        for first in range(0, len(prompts), options.num_samples):
-            one = prompts[first]
-            for done in range(0, options.num_samples, options.batch_size):
-                count = min(options.batch_size, options.num_samples - done)
-                mine = generators[first + done : first + done + count]
-                yield from pipe.generate(count, prompts=None if one is None else [one], generator=mine, **shared)
+        firsts = range(0, len(prompts), options.num_samples)
+        some = [slice(k + part.start, k + part.stop) for k in firsts for part in slices(options.num_samples, size)]
+
+        def continued(number: int) -> list[str]:
+            own, prompt = some[number], prompts[some[number].start]
+            one = None if prompt is None else [prompt]
+            return list(pipe.generate(own.stop - own.start, prompts=one, generator=generators[own], **shared))
+
+        yield from generated_texts(pipe, processes, len(some), continued, about=about)
         return
     shared["sampler"] = None if options.sampler == "auto" else getattr(nl.samplers, SAMPLERS[options.sampler])
     if isinstance(pipe, CanvasPipeline):
@@ -155,14 +161,20 @@ def _generated(pipe: Any, prompts: Sequence[Any], options: Options) -> Iterator[
         shared["stop"] = options.stop or bool(pipe.ends)
     else:
         shared |= {"as_released": options.as_released, "block_length": options.block_length}
-    for first in range(0, len(prompts), options.batch_size):
-        some = prompts[first : first + options.batch_size]
-        yield from pipe.generate(
-            len(some) if some[0] is None else 1,
-            options.steps,
-            prompts=None if some[0] is None else some,
-            batch_size=options.batch_size,
-            generator=generators[first : first + options.batch_size],
-            show_progress=options.out is not None,
-            **shared,
+    some = slices(len(prompts), size)
+
+    def denoised(number: int) -> list[str]:
+        own = some[number]
+        return list(
+            pipe.generate(
+                own.stop - own.start if prompts[0] is None else 1,
+                options.steps,
+                prompts=None if prompts[0] is None else prompts[own],
+                batch_size=size,
+                generator=generators[own],
+                show_progress=options.out is not None and processes.first,
+                **shared,
+            )
         )
+
+    yield from generated_texts(pipe, processes, len(some), denoised, about=about)

@@ -1,8 +1,11 @@
 """The entry point of the command line: dispatch to commands and error reporting."""
 
+import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import __version__
@@ -17,6 +20,9 @@ COMMANDS = {
     "evaluate correction": "effect of self-correction over temperatures and steps, as a table and a plot",
     "inspect": "describe a model; plot its noise and one denoising trajectory",
 }
+
+ALONE = ("tokenize", "inspect")
+"""Commands that run in one process."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -38,6 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(2)
     try:
         run(name, given[words:])
+    except RuntimeError as error:
+        from ..distributed import ProcessError
+
+        if not isinstance(error, ProcessError):
+            raise
+        if _is_first() or "no answer" in str(error):  # the one that failed prints its error itself
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -49,13 +63,25 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(name: str, arguments: Sequence[str]) -> Any:
     """Run a command with the arguments after its name, and return its result."""
+    if name in ALONE and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"{name} runs in one process; start it without torchrun")
     module = importlib.import_module(f".{name.replace(' ', '_')}", __package__)
     if name == "train":
         return module.main(list(arguments))
     import tyro
 
-    options = tyro.cli(module.Options, args=list(arguments), prog=f"noiselab {name}")
+    with contextlib.ExitStack() as quiet:
+        if not _is_first():  # help and wrong options are printed once
+            nowhere = quiet.enter_context(Path(os.devnull).open("w"))
+            quiet.enter_context(contextlib.redirect_stdout(nowhere))
+            quiet.enter_context(contextlib.redirect_stderr(nowhere))
+        options = tyro.cli(module.Options, args=list(arguments), prog=f"noiselab {name}")
     return module.main(options)
+
+
+def _is_first() -> bool:
+    """Whether this is the first or the only one of the processes that `torchrun` has started."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def overview() -> str:

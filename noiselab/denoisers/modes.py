@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..distributed import reshard
+
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the block, the previous mode of each of its parts after it."""
+    """Evaluation mode within the block, the previous mode of each of its parts after it, without gathered weights."""
     before = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -19,6 +21,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         # One by one: a wrapper may be in training mode around a network that is not.
         for part, training in before:
             part.training = training
+        reshard(module)
 
 
 def device_of(*modules: nn.Module) -> torch.device:

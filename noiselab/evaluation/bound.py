@@ -7,18 +7,20 @@ $$-\log p(x) \;\le\;
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..categorical import split_generator
 from ..data.rows import document_attention, noised_tokens, real_tokens, stack_rows
 from ..denoisers import Denoiser, attending_to
 from ..denoisers.modes import device_of, evaluating
+from ..distributed import Processes, is_sharded
 from ..likelihood import continuous_bound, discrete_bound
 from ..likelihood.bounds import BoundTerms
 from ..likelihood.nodes import process_quadrature
@@ -26,7 +28,7 @@ from ..likelihood.ranges import falling, time_range
 from ..numerics import require_count
 from ..process import NoiseProcess
 from ..times import sine_clock, stratified_times
-from ..typing import Grid, Selection, Tokens
+from ..typing import Grid, PerSequence, Selection, Tokens
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def validation_bound(
     repeats: int = 1,
     batch_size: int = 32,
     generator: Generator | None = None,
+    processes: Processes | None = None,
 ) -> Bound:
     r"""Estimate the negative ELBO of held-out data: the mean over scored tokens, including end terms.
 
@@ -118,9 +121,11 @@ def validation_bound(
     - `repeats`: the number of times, or steps, for each sequence; with `nodes`, of samples of z at each node.
     - `batch_size`: the number of sequences evaluated at once.
     - `generator`: the source of randomness; by default torch's global generator.
+    - `processes`: those that divide the batches among them, from `noiselab.distributed.join_processes`; by default this one
+      does all. The result is the same. Weights may be sharded (`fully_shard`).
 
-    **Raises:** `ValueError` if the data set or the time range is empty, no token is scored, or both `nodes` and `steps` are
-    given.
+    **Raises:** `ValueError` if the data set or the time range is empty, no token is scored, both `nodes` and `steps` are
+    given, or the processes are given different data or seeds; `ProcessError` if another process fails.
 
     **Example:**
 
@@ -149,34 +154,51 @@ def validation_bound(
     fixed = None if nodes is None else process_quadrature(process, nodes, low=low, high=high)
     tau = stratified_times(count * repeats, generator=generator)
     tau = tau[torch.randperm(len(tau), generator=generator)].view(count, repeats)
+    randoms, device = split_generator(generator, count), device_of(denoiser, process)
+    estimate = _Estimate(process, denoiser, grid, fixed, low, high)
 
-    randoms = split_generator(generator, count)
-    terms, lengths, first = [], [], 0
-    with evaluating(denoiser), torch.no_grad():
-        for x, real, scored, documents in batches(data, batch_size, device_of(denoiser, process)):
-
-            def draw(tau: Tensor, x: Tensor = x, scored: Tensor = scored, first: int = first) -> BoundTerms:
-                random = randoms[first : first + len(x)]
-                if grid is not None:
-                    return discrete_bound(process, denoiser, x, grid, pick=tau, real=scored, generator=random)
-                times = sine_clock(tau, low=low, high=high) if fixed is None else None
-                return continuous_bound(
-                    process, denoiser, x, times=times, nodes=fixed, low=low, high=high, real=scored, generator=random
-                )
-
+    def work(numbers: Sequence[int]) -> Iterator[list[Tensor]]:
+        for number, (x, real, scored, documents) in zip(
+            numbers, batches(data, batch_size, device, numbers), strict=True
+        ):
+            some = slice(number * batch_size, number * batch_size + len(x))
             # Attention is faster without a mask.
             with attending_to(denoiser, None if bool(real.all()) else real, **document_attention(documents)):
-                draws = [torch.stack(draw(part)) for part in tau[first : first + len(x)].to(x.device).unbind(-1)]
-            terms.append(torch.stack(draws).mean(0).cpu())
-            lengths.append(scored.sum(-1).cpu())
-            first += len(x)
-    each, sizes = torch.cat(terms, -1), torch.cat(lengths)
+                parts = tau[some].to(x.device).unbind(-1)
+                draws = [torch.stack(estimate.draw(x, scored, part, randoms[some])) for part in parts]
+            yield [torch.stack(draws).mean(0).cpu(), scored.sum(-1).cpu()]
+
+    own, about = processes or Processes(), ["bound", tau, *randoms, low, high, nodes, grid, batch_size]
+    with evaluating(denoiser), torch.no_grad():
+        found = own.collect(work, -(-count // batch_size), about=about, same_calls=is_sharded(denoiser))
+    each, sizes = torch.cat([terms for terms, _ in found], -1), torch.cat([lengths for _, lengths in found])
     tokens = int(sizes.sum())
     if not tokens:
         raise ValueError("data must hold at least one scored token; got none")
     mean, error = mean_and_error(each.sum(0), sizes)
     diffusion, rebuilt, prior = (each.sum(-1) / tokens).tolist()
     return Bound(mean, error, diffusion, rebuilt, prior, tokens, count, low, high, each.sum(0), sizes)
+
+
+class _Estimate(NamedTuple):
+    """The bound of some sequences at given times."""
+
+    process: NoiseProcess
+    denoiser: Denoiser
+    grid: Grid | None
+    nodes: tuple[Tensor, Tensor] | None
+    low: float
+    high: float
+
+    def draw(self, x: Tokens, scored: Selection, tau: PerSequence, generator: list[Generator]) -> BoundTerms:
+        """The terms of one draw, with numbers in [0, 1) that select the times or the steps."""
+        process, denoiser, low, high = self.process, self.denoiser, self.low, self.high
+        if self.grid is not None:
+            return discrete_bound(process, denoiser, x, self.grid, pick=tau, real=scored, generator=generator)
+        times = sine_clock(tau, low=low, high=high) if self.nodes is None else None
+        return continuous_bound(
+            process, denoiser, x, times=times, nodes=self.nodes, low=low, high=high, real=scored, generator=generator
+        )
 
 
 def _grid(process: NoiseProcess, steps: int | Grid, low: float | int | None, high: float | int | None) -> Grid:
@@ -214,18 +236,23 @@ def mean_and_error(nats: Float[Tensor, " sequence"], lengths: Int[Tensor, " sequ
 
 
 def batches(
-    data: Dataset[Mapping[str, Tensor]] | Int[Tensor, "sequence length"], size: int, device: torch.device | str
+    data: Dataset[Mapping[str, Tensor]] | Int[Tensor, "sequence length"],
+    size: int,
+    device: torch.device | str,
+    numbers: Sequence[int],
 ) -> Iterator[tuple[Tokens, Selection, Selection, Tokens | None]]:
-    """Yield tokens, the mask of real ones, that of scored ones and their documents, batch by batch in order; the last may be
-    smaller.
+    """Yield tokens, the mask of real ones, that of scored ones and their documents, of the batches with these numbers; the last
+    may be smaller.
     """
     if isinstance(data, Tensor):
-        for x in data.split(size):
-            x = x.long().to(device)
+        for number in numbers:
+            x = data[number * size : (number + 1) * size].long().to(device)
             every = torch.ones_like(x, dtype=torch.bool)
             yield x, every, every, None
         return
-    for item in DataLoader(data, batch_size=size, collate_fn=stack_rows):
+    rows: Any = list(data) if isinstance(data, IterableDataset) else data
+    places = [list(range(number * size, min((number + 1) * size, len(rows)))) for number in numbers]
+    for item in DataLoader(rows, batch_sampler=places, collate_fn=stack_rows):
         documents = item["documents"].to(device) if "documents" in item else None
         real, scored = real_tokens(item).to(device), noised_tokens(item).to(device)
         yield item["input_ids"].long().to(device), real, scored, documents

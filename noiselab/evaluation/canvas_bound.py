@@ -1,13 +1,14 @@
 """The bound on held-out texts under block-diffusion models, canvas by canvas, with its standard error."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from ..categorical import split_generator
 from ..data.rows import group_equal
 from ..denoisers.modes import device_of, evaluating
+from ..distributed import Processes, is_sharded
 from ..likelihood.nodes import process_quadrature
 from ..likelihood.ranges import time_range
 from ..networks.canvas import CanvasNetwork, canvas_bounds
@@ -30,6 +31,7 @@ def canvas_validation_bound(
     repeats: int = 1,
     batch_size: int = 32,
     generator: Generator | None = None,
+    processes: Processes | None = None,
 ) -> Bound:
     r"""Estimate the negative ELBO of texts under a network of a prefix and a canvas: the mean over scored tokens.
 
@@ -53,8 +55,10 @@ def canvas_validation_bound(
     - `repeats`: the number of times for each text; with `nodes`, of samples of z at each node.
     - `batch_size`: the number of texts evaluated at once.
     - `generator`: the source of randomness; by default torch's global generator.
+    - `processes`: those that divide the batches among them, as for `noiselab.evaluation.validation_bound`.
 
-    **Raises:** `ValueError` if there is no text, or one has no token after its prompt.
+    **Raises:** `ValueError` if there is no text, or one has no token after its prompt, or processes are given and the weights
+    are sharded.
 
     **Source:** as for `canvas_bounds`.
     """
@@ -71,11 +75,19 @@ def canvas_validation_bound(
     if fixed is None:
         tau = stratified_times(len(texts) * repeats, generator=generator)
         tau = tau[torch.randperm(len(tau), generator=generator)].view(len(texts), repeats)
-    randoms, each = split_generator(generator, len(texts)), torch.zeros(3, len(texts), dtype=torch.float64)
+    randoms = split_generator(generator, len(texts))
     module = network if isinstance(network, nn.Module) else process
-    with evaluating(module):
-        for some in group_equal(sizes, require_count("batch_size", batch_size)):
+    if processes is not None and is_sharded(module):
+        raise ValueError(
+            "processes must be None with sharded weights: texts differ in the number of canvases, and all processes must "
+            "call such a network equally often"
+        )
+    together = group_equal(sizes, require_count("batch_size", batch_size))
+
+    def work(numbers: Sequence[int]) -> Iterator[list[Tensor]]:
+        for some in (together[number] for number in numbers):
             x = torch.tensor([list(texts[i]) for i in some], device=device_of(module, process))
+            each = torch.zeros(3, len(some), dtype=torch.float64)
             for k in range(repeats):
                 terms = canvas_bounds(
                     process,
@@ -88,7 +100,15 @@ def canvas_validation_bound(
                     low=low,
                     generator=[randoms[i] for i in some],
                 )
-                each[:, some] += torch.stack([torch.stack(block) for block in terms]).sum(0).cpu() / repeats
+                each += torch.stack([torch.stack(block) for block in terms]).sum(0).cpu() / repeats
+            yield [each]
+
+    each = torch.zeros(3, len(texts), dtype=torch.float64)
+    with evaluating(module):
+        about = ["canvas bound", texts, given, block_size, low, nodes, repeats, *randoms]
+        found = (processes or Processes()).collect(work, len(together), about=about)
+    for some, (terms,) in zip(together, found, strict=True):
+        each[:, some] = terms
     lengths = torch.tensor([size - first for first, size in sizes])
     tokens = int(lengths.sum())
     mean, error = mean_and_error(each.sum(0), lengths)

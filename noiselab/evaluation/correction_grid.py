@@ -5,8 +5,8 @@ fresh samples of *equal entropy*, which sampling at a lower temperature provides
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
@@ -15,14 +15,16 @@ from torch import Generator, Tensor, nn
 from ..correctors import SelfCorrection
 from ..denoisers import Denoiser, Support, Temperature
 from ..denoisers.modes import evaluating
+from ..distributed import Processes, is_sharded
 from ..numerics import require_count, require_number
 from ..process import InterpolatingProcess
 from ..samplers import AncestralSampler
 from ..typing import Tokens
 from .intervals import Interval, interval
-from .judge import Judgement, generative_perplexity
+from .judge import generative_perplexity
 
 BEFORE, JUMP, CORRECTED, AGAIN, COOLER = "before", "one jump", "self-correction", "jump, then self-correction", "cooler"
+KINDS = BEFORE, JUMP, CORRECTED, AGAIN, COOLER
 COOLER_TEMPERATURES = (0.9, 0.8, 0.7, 0.6, 0.5)
 
 
@@ -36,13 +38,16 @@ class Treated:
       "self-correction"; "jump, then self-correction", at the first temperature only; or "cooler", fresh samples at a
       lower temperature.
     - `temperature`, `steps`: those of the treatment, or 0.
+    - `nats`, `entropy`, `distinct`: of the judge: -log p, the entropy within a sample, the fraction of distinct pairs.
     - `changed`: the fraction of tokens that differ from those before; 1 for fresh samples.
     """
 
     treatment: str
     temperature: float
     steps: int
-    judgement: Judgement
+    nats: float
+    entropy: float
+    distinct: float
     changed: float
 
 
@@ -88,6 +93,7 @@ def correction_grid(
     cooler: Sequence[float] = COOLER_TEMPERATURES,
     start: int | None = None,
     seeds: Iterable[int] = range(5),
+    processes: Processes | None = None,
 ) -> list[GridRow]:
     """Generate samples, correct them at each temperature for each number of steps, and score all of them with a judge.
 
@@ -103,8 +109,11 @@ def correction_grid(
     - `time`, `temperatures`, `steps`, `tokens_per_step`: settings of self-correction.
     - `cooler`: temperatures below 1 for the fresh samples used as baseline.
     - `seeds`: at least two seeds.
+    - `processes`: those that divide the seeds among them, from `noiselab.distributed.join_processes`; by default this one
+      does all. The result is the same.
 
-    **Raises:** `ValueError` if there are too few seeds, or the sampler or self-correction rejects a setting.
+    **Raises:** `ValueError` if there are too few seeds, the sampler or self-correction rejects a setting, or processes are
+    given and the weights are sharded.
 
     **Source:** the treatment and its grid: von Ruette et al. (2025), arXiv 2503.04482, section 5.3; entropy beside perplexity:
     Zheng et al. (2024), arXiv 2409.02908.
@@ -136,9 +145,13 @@ def correction_grid(
     if not (temperatures and steps):
         raise ValueError(f"temperatures and steps must be given; got {list(temperatures)} and {list(steps)}")
     allowed = denoiser if process.support is None else Support(denoiser, process.support)
-    found = []
-    with torch.no_grad(), evaluating(allowed):
-        for seed in seeds:
+    if processes is not None and (is_sharded(denoiser) or is_sharded(judge)):
+        raise ValueError(
+            "processes must be None with sharded weights, because sets take different numbers of network calls"
+        )
+
+    def work(numbers: Sequence[int]) -> Iterator[list[Tensor]]:
+        for seed in (seeds[number] for number in numbers):
             study = _Set(process, allowed, judge, (samples, length), sampling_steps, end, start, seed)
             corrections = [
                 SelfCorrection(
@@ -146,8 +159,34 @@ def correction_grid(
                 )
                 for t in temperatures
             ]
-            found.append([*study.treated(corrections, steps), *study.cooler(cooler)])
-    return _summary(found)
+            yield [_as_numbers([*study.treated(corrections, steps), *study.cooler(cooler)])]
+
+    about = [
+        "grid",
+        seeds,
+        length,
+        samples,
+        sampling_steps,
+        end,
+        time,
+        temperatures,
+        steps,
+        tokens_per_step,
+        cooler,
+        start,
+    ]
+    with torch.no_grad(), evaluating(allowed):
+        found = (processes or Processes()).collect(work, len(seeds), about=about)
+    return _summary([_from_numbers(numbers) for (numbers,) in found])
+
+
+def _as_numbers(treated: Sequence[Treated]) -> Tensor:
+    rows = [[KINDS.index(one.treatment), *astuple(one)[1:]] for one in treated]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _from_numbers(rows: Tensor) -> list[Treated]:
+    return [Treated(KINDS[int(kind)], heat, int(steps), *rest) for kind, heat, steps, *rest in rows.tolist()]
 
 
 class _Set:
@@ -183,7 +222,8 @@ class _Set:
     def judged(self, treatment: str, x: Tensor, temperature: float = 0.0, steps: int = 0) -> Treated:
         changed = (x != self.samples).double().mean().item() if treatment != COOLER else 1.0
         judgement = generative_perplexity(self.judge, x, start=self.start, batch_size=64)
-        return Treated(treatment, temperature, steps, judgement, changed)
+        found = judgement.nats, judgement.entropy, judgement.distinct[1]
+        return Treated(treatment, temperature, steps, *found, changed)
 
     def treated(self, corrections: Sequence[SelfCorrection], steps: Sequence[int]) -> list[Treated]:
         """The samples before and after each treatment."""
@@ -213,11 +253,11 @@ def _summary(found: list[list[Treated]]) -> list[GridRow]:
                 treatment=first.treatment,
                 temperature=first.temperature,
                 steps=first.steps,
-                nats=interval([a.judgement.nats for a in after]),
-                gain=interval([t[0].judgement.nats - a.judgement.nats for t, a in zip(found, after, strict=True)]),
+                nats=interval([a.nats for a in after]),
+                gain=interval([t[0].nats - a.nats for t, a in zip(found, after, strict=True)]),
                 beyond=interval(fresh.beyond(after)),
-                entropy=interval([a.judgement.entropy for a in after]),
-                distinct=interval([a.judgement.distinct[1] for a in after]),
+                entropy=interval([a.entropy for a in after]),
+                distinct=interval([a.distinct for a in after]),
                 changed=interval([a.changed for a in after]),
             )
         )
@@ -228,14 +268,14 @@ class _Fresh:
     """The least-squares line through nats and entropies of all fresh samples, at all temperatures."""
 
     def __init__(self, treated: list[Treated]):
-        points = [t.judgement for t in treated if t.treatment in (BEFORE, COOLER)]
+        points = [t for t in treated if t.treatment in (BEFORE, COOLER)]
         x, y = (np.array([getattr(point, name) for point in points]) for name in ("entropy", "nats"))
         self.known = float(np.ptp(x)) > 0
         line: tuple[float, float] = tuple(np.polyfit(x, y, 1)) if self.known else (0.0, 0.0)
         self.slope, self.level = line
         self.coolest = min(
             (
-                float(np.mean([t.judgement.entropy for t in treated if (t.treatment, t.temperature) == kind]))
+                float(np.mean([t.entropy for t in treated if (t.treatment, t.temperature) == kind]))
                 for kind in {(t.treatment, t.temperature) for t in treated if t.treatment in (BEFORE, COOLER)}
             ),
             default=math.inf,
@@ -243,10 +283,10 @@ class _Fresh:
 
     def beyond(self, after: list[Treated]) -> list[float]:
         """The distance below the line, set by set; NaN if fresh samples never have an entropy this low."""
-        entropies = [a.judgement.entropy for a in after]
+        entropies = [a.entropy for a in after]
         if not self.known or float(np.mean(entropies)) < self.coolest - 1e-9:
             return [math.nan] * len(after)
-        return [float(self.level + self.slope * a.judgement.entropy) - a.judgement.nats for a in after]
+        return [float(self.level + self.slope * a.entropy) - a.nats for a in after]
 
 
 def correction_grid_table(rows: Iterable[GridRow]) -> str:

@@ -5,7 +5,7 @@ distinct n-grams of the same samples.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..data.texts import text_list
 from ..denoisers.modes import device_of, evaluating
+from ..distributed import Processes, is_sharded
 from ..networks.lengths import check_fits, context_length
 from ..networks.outputs import logits_of
 from ..numerics import require_count, require_tokens
@@ -68,6 +69,7 @@ def generative_perplexity(
     start: int | None = None,
     batch_size: int = 16,
     ngrams: int = 3,
+    processes: Processes | None = None,
 ) -> Judgement:
     """Compute the perplexity of token ids under a causal model with the same tokenizer, and their diversity.
 
@@ -85,6 +87,8 @@ def generative_perplexity(
       so the longest sample is as long as the judge's context, or one token longer without `start`.
     - `batch_size`: the number of samples scored at once.
     - `ngrams`: the length of the longest n-grams that are counted.
+    - `processes`: those that divide the batches among them, from `noiselab.distributed.join_processes`; by default this one
+      does all. The result is the same. Weights may be sharded (`fully_shard`).
 
     **Raises:** `ValueError` if no token can be scored, a sample is longer than the judge's context, or the mask has
     gaps.
@@ -100,7 +104,7 @@ def generative_perplexity(
     if ((real[:, 1:] != real[:, :-1]).sum(-1) > 1).any():
         raise ValueError("real tokens must be contiguous, with padding on one side; got a mask with gaps")
     texts = [row[kept].tolist() for row, kept in zip(samples.cpu(), real.cpu(), strict=True)]
-    return _judge(judge, texts, start, batch_size, ngrams)
+    return _judge(judge, texts, start, batch_size, ngrams, processes)
 
 
 def text_perplexity(
@@ -112,6 +116,7 @@ def text_perplexity(
     max_tokens: int | None = None,
     batch_size: int = 16,
     ngrams: int = 3,
+    processes: Processes | None = None,
 ) -> Judgement:
     """Compute the perplexity of texts under a causal model with its own tokenizer.
 
@@ -125,7 +130,7 @@ def text_perplexity(
     - `texts`: the samples.
     - `start`: as for `generative_perplexity`.
     - `max_tokens`: the length to which longer texts are truncated, without `start`; by default nothing is truncated.
-    - `batch_size`, `ngrams`: as for `generative_perplexity`.
+    - `batch_size`, `ngrams`, `processes`: as for `generative_perplexity`.
 
     **Raises:** `ValueError` if `texts` is not a list of texts, `max_tokens` is not positive, no token can be scored, or
     a text is longer than the judge's context.
@@ -135,10 +140,17 @@ def text_perplexity(
     encoded = [
         tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:max_tokens] for text in text_list(texts)
     ]
-    return _judge(judge, encoded, start, batch_size, ngrams)
+    return _judge(judge, encoded, start, batch_size, ngrams, processes)
 
 
-def _judge(judge: nn.Module, texts: list[list[int]], start: int | None, batch_size: int, ngrams: int) -> Judgement:
+def _judge(
+    judge: nn.Module,
+    texts: list[list[int]],
+    start: int | None,
+    batch_size: int,
+    ngrams: int,
+    processes: Processes | None,
+) -> Judgement:
     require_count("batch_size", batch_size)
     require_count("ngrams", ngrams, 0)
     if start is not None:
@@ -153,10 +165,9 @@ def _judge(judge: nn.Module, texts: list[list[int]], start: int | None, batch_si
     total = torch.zeros(len(rows), dtype=torch.float64)
     # Longest first, so that rows of a batch have similar lengths; results are returned in the original order.
     order = sorted((i for i in range(len(rows)) if len(rows[i]) > 1), key=lambda i: -len(rows[i]))
-    with torch.no_grad(), evaluating(judge):
-        for first in range(0, len(order), batch_size):
-            chosen = order[first : first + batch_size]
-            total[chosen] = _surprise(judge, [rows[i] for i in chosen], device_of(judge)).sum(-1)
+    groups = _groups(order, batch_size)
+    for chosen, each in zip(groups, _surprises(judge, rows, groups, processes), strict=True):
+        total[chosen] = each.sum(-1)
     nats, error = mean_and_error(total, scored)
     perplexity = math.exp(nats) if nats < 700 else math.inf
     return Judgement(
@@ -172,13 +183,18 @@ def _judge(judge: nn.Module, texts: list[list[int]], start: int | None, batch_si
 
 
 def token_nats(
-    judge: nn.Module, samples: Int[Tensor, "sample length"], *, start: int, batch_size: int = 16
+    judge: nn.Module,
+    samples: Int[Tensor, "sample length"],
+    *,
+    start: int,
+    batch_size: int = 16,
+    processes: Processes | None = None,
 ) -> Float[Tensor, "sample length"]:
     """Compute -log p of each token under a causal model, given the previous ones.
 
     **Arguments:**
 
-    - `judge`, `samples`, `batch_size`: as for `generative_perplexity`; all tokens are real.
+    - `judge`, `samples`, `batch_size`, `processes`: as for `generative_perplexity`; all tokens are real.
     - `start`: the token before each sample.
 
     **Returns:** nats, float64, on the CPU.
@@ -188,17 +204,33 @@ def token_nats(
     require_count("batch_size", batch_size)
     rows = [[start, *row] for row in samples.tolist()]
     check_fits(samples.shape[1], context_length(judge), "samples")
-    found = [torch.empty(0, samples.shape[1], dtype=torch.float64)]
-    with torch.no_grad(), evaluating(judge):
-        for first in range(0, len(rows), batch_size):
-            found.append(_surprise(judge, rows[first : first + batch_size], device_of(judge)))
-    return torch.cat(found)
+    found = _surprises(judge, rows, _groups(range(len(rows)), batch_size), processes)
+    return torch.cat([torch.empty(0, samples.shape[1], dtype=torch.float64), *found])
 
 
 def _check_samples(samples: Tensor) -> None:
     if samples.dim() != 2:
         raise ValueError(f"samples must have shape [sample, length]; got {list(samples.shape)}")
     require_tokens("samples", samples)
+
+
+def _groups(order: Sequence[int], size: int) -> list[list[int]]:
+    return [list(order[first : first + size]) for first in range(0, len(order), size)]
+
+
+def _surprises(
+    judge: nn.Module, rows: list[list[int]], groups: list[list[int]], processes: Processes | None
+) -> list[Tensor]:
+    """-log p of the tokens of each group of rows, which are evaluated at once."""
+
+    def work(numbers: Sequence[int]) -> Iterator[list[Tensor]]:
+        for number in numbers:
+            yield [_surprise(judge, [rows[i] for i in groups[number]], device_of(judge))]
+
+    with torch.no_grad(), evaluating(judge):
+        own = processes or Processes()
+        found = own.collect(work, len(groups), about=["judge", rows, groups], same_calls=is_sharded(judge))
+    return [nats for (nats,) in found]
 
 
 def _surprise(judge: nn.Module, rows: list[list[int]], device: torch.device) -> Float[Tensor, "batch tokens"]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..categorical import Randomness
 from ..denoisers import Denoiser, as_leave_one_out, attending_to
 from ..denoisers.checked import LogitChecks, check_of
+from ..distributed import is_sharded
 from ..elbo import nelbo, prior_kl, reconstruction
 from ..elbo.steps import step_kl
 from ..numerics import TIME_EPS, require_tokens
@@ -279,6 +280,8 @@ class Scene:
         z = self.draw(t)
         certain = self.process.is_clean(z, t)
         if bool((certain if self.real is None else certain | ~self.real).all()):
+            if is_sharded(self.denoiser):
+                self.predict(z, t)  # other processes may need it for their sequences, and wait for the call of this one
             return torch.zeros_like(t)
         return self.sum(reconstruction(self.process, self.predict(z, t), self.x, z, t).double())
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..denoisers.base import ProjectedDenoiser
 from ..denoisers.projection import LinearProjection
+from ..distributed.sharded import is_shard
 from ..parametrization import Prediction
 from ..typing import PerSequence, PerToken, Selection, Tokens
 from .attention_checks import check_attention
@@ -103,13 +104,17 @@ class TransformersDenoiser(ProjectedDenoiser):
     ):
         super().__init__()
         self.model, self.predicts, self.vocab_size = model, predicts, vocab_size
-        self.splits = hasattr(model, "hidden") and hasattr(model, "project")
         call: Any = model.hidden if self.splits else model.forward
         self.takes_mask = accepts(call, "attention_mask")
         if attention_mask is not None and not self.takes_mask:
             raise ValueError(f"attention_mask needs a model that accepts one; {type(model).__name__} does not")
         # Not persistent, because it belongs to the sequences and not to the weights.
         self.register_buffer("attention_mask", attention_mask, persistent=False)
+
+    @property
+    def splits(self) -> bool:
+        """Whether hidden states and projection are computed apart; sharded weights are only there within a whole call."""
+        return hasattr(self.model, "hidden") and hasattr(self.model, "project") and not is_shard(self.model)
 
     def hidden(self, z: Tokens, t: PerSequence | PerToken) -> Float[Tensor, "batch length width"]:
         """The hidden states of the model, or its logits if it has no separate projection."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..data.texts import text_list
 from ..data.tokenizers import Encoder
 from ..denoisers import Denoiser
+from ..distributed import Processes, is_sharded
 from ..files import as_path, new_folder, write_text
 from ..networks.adapters import merged_network, write_adapter
 from ..networks.lengths import check_fits, context_length
@@ -256,6 +257,18 @@ class Pipeline(nn.Module, abc.ABC):
         rows = token_rows(tokens)
         words = self.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [Text.of(text, row, self.tokenizer) for text, row in zip(words, rows, strict=True)]
+
+    def _whole(self, processes: Processes | None) -> Processes | None:
+        """The processes, of which each calls its network on its own.
+
+        **Raises:** `ValueError` if the weights are sharded.
+        """
+        if processes is not None and is_sharded(self):
+            raise ValueError(
+                "processes must be None with sharded weights, because texts take different numbers of network calls; without "
+                "it, all processes together generate each text"
+            )
+        return processes
 
     @contextlib.contextmanager
     def _computing(self, dtype: torch.dtype | None) -> Iterator[None]:

@@ -11,6 +11,7 @@ from ..categorical import Randomness
 from ..correctors import SelfCorrection
 from ..data.texts import text_list
 from ..denoisers import ActiveOnly
+from ..distributed import Processes
 from ..networks.lengths import check_fits, generated_length
 from ..numerics import require_count
 from ..process import NoiseProcess
@@ -48,6 +49,7 @@ def generation(
     generator: Randomness,
     show_progress: bool,
     dtype: torch.dtype | None,
+    processes: Processes | None,
 ) -> TextStream:
     """The stream of `DiffusionPipeline.generate`."""
     starts, ends = beginnings(pipe, prompts, stop or length == "auto")
@@ -65,7 +67,7 @@ def generation(
     starts = [start for start in starts for _ in range(num_samples)]
     given, sizes = padded(starts, padding_of(pipe), length)
     known = torch.arange(length) < sizes[:, None]
-    random = text_randomness(generator, seed, seeds, len(given))
+    random = text_randomness(generator, seed, seeds, len(given), pipe._whole(processes))
     truncation = Truncation(temperature, top_k, top_p, min_p)
     denoiser = ActiveOnly(pipe.denoiser) if ends else pipe.denoiser
     chosen = chosen_sampler(pipe.process, denoiser, sampler, truncation, pipe.generation)
@@ -87,7 +89,9 @@ def generation(
     first = sizes if are_chats(prompts) else torch.zeros_like(sizes)
     canvas = Canvas(given, first, torch.full_like(sizes, length), known, pipe.decode, ends=ends, **shown(pipe.process))
     name = "generating" if show_progress else None
-    return TextStream(batches, canvas, lambda: pipe._computing(dtype), callback=callback, name=name)
+    return TextStream(
+        batches, canvas, lambda: pipe._computing(dtype), callback=callback, name=name, processes=processes
+    )
 
 
 def infilling(
@@ -106,12 +110,13 @@ def infilling(
     generator: Randomness,
     show_progress: bool,
     dtype: torch.dtype | None,
+    processes: Processes | None,
 ) -> TextStream:
     """The stream of `DiffusionPipeline.infill`."""
     found = passages_with_gaps(pipe, texts)
     given, sizes, own = padded_passages(found, padding_of(pipe))
     known = ~(own & (given == pipe.tokenizer.mask_token_id)) & (torch.arange(given.shape[1]) < sizes[:, None])
-    random = text_randomness(generator, seed, seeds, len(given))
+    random = text_randomness(generator, seed, seeds, len(given), pipe._whole(processes))
     truncation = Truncation(temperature, top_k, top_p, min_p)
     chosen = in_blocks(pipe, chosen_sampler(pipe.process, pipe.denoiser, sampler, truncation, pipe.generation), None)
     times = chosen.grid(times=times_of(pipe, num_inference_steps, False))
@@ -129,7 +134,9 @@ def infilling(
     given = torch.where(known, given, padding_of(pipe))
     canvas = Canvas(given, *borders(found), known, pipe.decode, **shown(pipe.process))
     name = "generating" if show_progress else None
-    return TextStream(batches, canvas, lambda: pipe._computing(dtype), callback=callback, name=name)
+    return TextStream(
+        batches, canvas, lambda: pipe._computing(dtype), callback=callback, name=name, processes=processes
+    )
 
 
 def correction(
@@ -150,13 +157,14 @@ def correction(
     generator: Randomness,
     show_progress: bool,
     dtype: torch.dtype | None,
+    processes: Processes | None,
 ) -> TextStream:
     """The stream of `DiffusionPipeline.self_correction`."""
     found = passages(pipe, texts, as_released)
     require_count("num_inference_steps", num_inference_steps)
     require_count("batch_size", batch_size)
     tokens, sizes, own = padded_passages(found, padding_of(pipe))
-    random = text_randomness(generator, seed, seeds, len(tokens))
+    random = text_randomness(generator, seed, seeds, len(tokens), pipe._whole(processes))
     corrector = SelfCorrection(
         pipe.denoiser,
         time=t0,
@@ -183,7 +191,9 @@ def correction(
     settings = shown(pipe.process) | {"span": (pipe.process.domain[0], float(t0))}
     canvas = Canvas(tokens, *borders(found), ~own, pipe.decode, complete=True, **settings)
     name = "correcting" if show_progress else None
-    return TextStream(batches, canvas, lambda: pipe._computing(dtype), callback=callback, name=name)
+    return TextStream(
+        batches, canvas, lambda: pipe._computing(dtype), callback=callback, name=name, processes=processes
+    )
 
 
 def in_blocks(pipe: "DiffusionPipeline", sampler: Sampler, block_length: int | None) -> Sampler:

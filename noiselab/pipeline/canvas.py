@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from ..categorical import Randomness
 from ..data import vocabulary_size
 from ..denoisers import Denoiser, Support
+from ..distributed import Processes
 from ..evaluation import Bound, canvas_validation_bound
 from ..networks.canvas import CanvasDenoiser, CanvasNetwork
 from ..networks.lengths import check_fits
@@ -173,6 +174,7 @@ class CanvasPipeline(Streaming, Pipeline, loads=("canvas",)):
         generator: Randomness = None,
         show_progress: bool = True,
         dtype: torch.dtype | None = None,
+        processes: Processes | None = None,
     ) -> list[str]:
         """Generate texts canvas by canvas.
 
@@ -205,6 +207,8 @@ class CanvasPipeline(Streaming, Pipeline, loads=("canvas",)):
         - `generator`: instead of seeds, the source of randomness: one generator, or one for each text.
         - `show_progress`: whether to show a progress bar.
         - `dtype`: the dtype of the network's arithmetic; by default that of the weights.
+        - `processes`: those that divide the batches among them, from `noiselab.distributed.join_processes`; by default this
+          one does all. Each of them must make the same call, with seeds or a generator for each text, and gets all texts.
 
         **Returns:** the texts without special tokens, grouped by prompt.
 
@@ -232,6 +236,7 @@ class CanvasPipeline(Streaming, Pipeline, loads=("canvas",)):
         generator: Randomness = None,
         show_progress: bool = True,
         dtype: torch.dtype | None = None,
+        processes: Processes | None = None,
     ) -> list[str]:
         """Replace each mask token in the texts, written as in the tokenizer ("<mask>"), by one token.
 
@@ -263,6 +268,7 @@ class CanvasPipeline(Streaming, Pipeline, loads=("canvas",)):
         generator: Randomness = None,
         show_progress: bool = True,
         dtype: torch.dtype | None = None,
+        processes: Processes | None = None,
     ) -> list[str]:
         """Correct texts canvas by canvas: replace the tokens to which the model most confidently prefers others.
 
@@ -278,8 +284,8 @@ class CanvasPipeline(Streaming, Pipeline, loads=("canvas",)):
         - `temperature`, `tokens_per_step`: see `noiselab.SelfCorrection`; the network takes no time.
         - `early_stopping`, `early_stopping_patience`: whether to finish a canvas once its self-accuracy has not improved
           for this number of steps. Otherwise all steps are taken.
-        - `callback`, `batch_size`, `seed`, `seeds`, `generator`, `show_progress`, `dtype`: as for `generate`; texts that have
-          not begun are returned as they are.
+        - `callback`, `batch_size`, `seed`, `seeds`, `generator`, `show_progress`, `dtype`, `processes`: as for `generate`;
+          texts that have not begun are returned as they are.
 
         **Returns:** the texts, in order, each with the same number of tokens.
 
@@ -310,6 +316,7 @@ class CanvasPipeline(Streaming, Pipeline, loads=("canvas",)):
         batch_size: int = 16,
         generator: Generator | None = None,
         dtype: torch.dtype | None = None,
+        processes: Processes | None = None,
     ) -> Bound:
         """Bound the negative log-likelihood of texts, canvas by canvas, in nats per token.
 
@@ -320,6 +327,7 @@ class CanvasPipeline(Streaming, Pipeline, loads=("canvas",)):
         - `prompts`: one for each text, which it continues; they are encoded by themselves, and not scored.
         - `nodes`, `repeats`, `low`, `batch_size`, `generator`: as for `noiselab.evaluation.canvas_validation_bound`.
         - `dtype`: the dtype of the network's arithmetic; by default that of the weights.
+        - `processes`: as for `generate`, with a generator in the same state in each.
 
         **Returns:** a `noiselab.evaluation.Bound`: the mean per token in `nelbo`, and the nats of each text in `nats`.
 
@@ -338,6 +346,7 @@ class CanvasPipeline(Streaming, Pipeline, loads=("canvas",)):
                 repeats=repeats,
                 batch_size=batch_size,
                 generator=generator,
+                processes=processes,
             )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..categorical import Randomness
 from ..data.rows import group_equal
+from ..distributed import Processes
 from ..networks.lengths import check_fits
 from ..numerics import require_count
 from ..schedules import ScheduleLike
@@ -44,6 +45,7 @@ def generation(
     generator: Randomness,
     show_progress: bool,
     dtype: torch.dtype | None,
+    processes: Processes | None,
 ) -> TextStream:
     """The stream of `CanvasPipeline.generate`."""
     starts, ends = beginnings(pipe, prompts, stop or length == "auto")
@@ -55,7 +57,7 @@ def generation(
     pad, times = padding_of(pipe), canvas_times(pipe, num_inference_steps)
     wholes = torch.tensor([len(start) + more for start, more in zip(starts, new, strict=True)])
     given, sizes = padded(starts, pad, int(wholes.max()))
-    random = text_randomness(generator, seed, seeds, len(given))
+    random = text_randomness(generator, seed, seeds, len(given), pipe._whole(processes))
     batches = [
         CanvasBatch(
             texts,
@@ -70,7 +72,9 @@ def generation(
     first = sizes if are_chats(prompts) else torch.zeros_like(sizes)
     canvas = Canvas(given, first, wholes, known, pipe.decode, ends=ends, **shown(pipe.process))
     name = "generating" if show_progress else None
-    return TextStream(batches, canvas, lambda: pipe._computing(dtype), callback=callback, name=name)
+    return TextStream(
+        batches, canvas, lambda: pipe._computing(dtype), callback=callback, name=name, processes=processes
+    )
 
 
 def beginnings(pipe: "CanvasPipeline", prompts: Prompts | None, stop: bool) -> tuple[list[list[int]], list[int]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..categorical import Randomness
 from ..correctors import SelfCorrection
 from ..data.rows import group_equal
+from ..distributed import Processes
 from ..networks.canvas import CanvasDenoiser
 from ..networks.lengths import check_fits
 from ..numerics import require_count
@@ -47,13 +48,14 @@ def infilling(
     generator: Randomness,
     show_progress: bool,
     dtype: torch.dtype | None,
+    processes: Processes | None,
 ) -> TextStream:
     """The stream of `CanvasPipeline.infill`."""
     found = opened_passages(pipe, passages_with_gaps(pipe, texts), texts)
     given, sizes, own = padded_passages(found, padding_of(pipe))
     known = ~(own & (given == pipe.tokenizer.mask_token_id)) & (torch.arange(given.shape[1]) < sizes[:, None])
     first_gap = known.long().cumprod(-1).sum(-1)
-    random = text_randomness(generator, seed, seeds, len(given))
+    random = text_randomness(generator, seed, seeds, len(given), pipe._whole(processes))
     build = canvas_sampler(pipe, sampler, temperature, top_k, top_p, min_p)
     times, batches = canvas_times(pipe, num_inference_steps), []
     for some in group_equal([*zip(first_gap.tolist(), sizes.tolist(), strict=True)], TOGETHER):
@@ -66,7 +68,9 @@ def infilling(
     given = torch.where(known, given, padding_of(pipe))
     canvas = Canvas(given, *borders(found, texts), known, pipe.decode, **shown(pipe.process))
     name = "generating" if show_progress else None
-    return TextStream(batches, canvas, lambda: pipe._computing(dtype), callback=callback, name=name)
+    return TextStream(
+        batches, canvas, lambda: pipe._computing(dtype), callback=callback, name=name, processes=processes
+    )
 
 
 def correction(
@@ -85,6 +89,7 @@ def correction(
     generator: Randomness,
     show_progress: bool,
     dtype: torch.dtype | None,
+    processes: Processes | None,
 ) -> TextStream:
     """The stream of `CanvasPipeline.self_correction`."""
     if are_chats(texts):
@@ -95,7 +100,7 @@ def correction(
     require_count("num_inference_steps", num_inference_steps)
     require_count("batch_size", batch_size)
     tokens, _, own = padded_passages(found, padding_of(pipe))
-    random = text_randomness(generator, seed, seeds, len(tokens))
+    random = text_randomness(generator, seed, seeds, len(tokens), pipe._whole(processes))
     batches = []
     for some in group_equal([(len(one.before), len(one.own), len(one.whole)) for one in found], batch_size):
         index, one = torch.tensor(some), found[some[0]]
@@ -122,7 +127,9 @@ def correction(
     settings = shown(pipe.process) | {"span": (pipe.process.domain[0], batches[0].correction.time)}
     canvas = Canvas(tokens, *borders(found, texts), ~own, pipe.decode, complete=True, **settings)
     name = "correcting" if show_progress else None
-    return TextStream(batches, canvas, lambda: pipe._computing(dtype), callback=callback, name=name)
+    return TextStream(
+        batches, canvas, lambda: pipe._computing(dtype), callback=callback, name=name, processes=processes
+    )
 
 
 class CorrectedCanvases:

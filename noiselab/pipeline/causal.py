@@ -6,11 +6,12 @@ from typing import ClassVar, Literal
 import torch
 
 from ..categorical import Randomness
+from ..distributed import Processes
 from ..networks.lengths import generated_length
 from ..numerics import require_count
 from .arguments import arguments_of
 from .base import Pipeline
-from .calls import padded
+from .calls import padded, slices
 from .chats import Prompts, are_chats, chat_of, encode_chats
 from .continuation import ContinuedBatch
 from .drawing import Truncation
@@ -30,10 +31,12 @@ def _generation(
     min_p: float | int | None,
     stop: bool,
     callback: Callback | None,
+    batch_size: int | None,
     seed: int | None,
     seeds: Sequence[int] | None,
     generator: Randomness,
     dtype: torch.dtype | None,
+    processes: Processes | None,
 ) -> TextStream:
     """The stream of `AutoregressivePipeline.generate`."""
     starts, ends = _beginnings(pipe, prompts, stop or length == "auto")
@@ -42,10 +45,10 @@ def _generation(
     if max(map(len, starts)) >= longest + (prompts is None):
         raise ValueError(f"prompts must be shorter than {longest} tokens; got one of {max(map(len, starts))}")
     chosen = Truncation(temperature, top_k, top_p, min_p).over(pipe.generation)
-    random = text_randomness(generator, seed, seeds, num_samples * len(starts))
+    random = text_randomness(generator, seed, seeds, num_samples * len(starts), pipe._whole(processes))
     batches = [
         ContinuedBatch(
-            (some := slice(row * num_samples, (row + 1) * num_samples)),
+            (some := slice(row * num_samples + part.start, row * num_samples + part.stop)),
             start,
             pipe.network,
             length=longest,
@@ -56,6 +59,7 @@ def _generation(
             generator=random[some] if isinstance(random, Sequence) else random,
         )
         for row, start in enumerate(starts)
+        for part in slices(num_samples, num_samples if batch_size is None else require_count("batch_size", batch_size))
     ]
     special = (pipe.tokenizer.pad_token_id, pipe.tokenizer.eos_token_id, 0)
     pad = next(token for token in special if token is not None)
@@ -69,7 +73,7 @@ def _generation(
         data="written",
         ends=ends,
     )
-    return TextStream(batches, canvas, lambda: pipe._computing(dtype), callback=callback)
+    return TextStream(batches, canvas, lambda: pipe._computing(dtype), callback=callback, processes=processes)
 
 
 def _beginnings(
@@ -111,10 +115,12 @@ class AutoregressivePipeline(Streaming, Pipeline, loads=("autoregressive",)):
         min_p: float | int | None = None,
         stop: bool = False,
         callback: Callback | None = None,
+        batch_size: int | None = None,
         seed: int | None = None,
         seeds: Sequence[int] | None = None,
         generator: Randomness = None,
         dtype: torch.dtype | None = None,
+        processes: Processes | None = None,
     ) -> list[str]:
         """Generate texts token by token, starting from the end-of-text token or from prompts.
 
@@ -130,10 +136,13 @@ class AutoregressivePipeline(Streaming, Pipeline, loads=("autoregressive",)):
           packed texts continue after it.
         - `callback`: called after each token with a `GenerationState`. If it returns True, generation ends with the tokens
           that are there; prompts that have not begun are left out.
+        - `batch_size`: the number of texts generated at once, all with one prompt; by default `num_samples`.
         - `seed`: text i has random numbers of its own, derived from the seed and i.
         - `seeds`: one seed for each text: a text is the same alone and in any batch and order.
         - `generator`: instead of seeds, the source of randomness: one generator, or one for each text.
         - `dtype`: the dtype of the network's arithmetic; by default that of the weights.
+        - `processes`: those that divide the batches among them, from `noiselab.distributed.join_processes`; by default this
+          one does all. Each of them must make the same call, with seeds or a generator for each text, and gets all texts.
 
         **Returns:** the texts without special tokens, grouped by prompt.
 

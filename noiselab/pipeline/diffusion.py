@@ -14,6 +14,7 @@ from ..data import token_support, vocabulary_size
 from ..data.texts import text_list
 from ..data.tokenizers import Encoder
 from ..denoisers import BlockDenoiser, Denoiser, Support
+from ..distributed import Processes
 from ..networks.denoiser_files import network_settings, save_denoiser
 from ..networks.dit import DiT
 from ..networks.huggingface import TransformersDenoiser
@@ -197,6 +198,7 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
         generator: Randomness = None,
         show_progress: bool = True,
         dtype: torch.dtype | None = None,
+        processes: Processes | None = None,
     ) -> list[str]:
         """Generate texts from noise.
 
@@ -234,6 +236,8 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
         - `show_progress`: whether to show a progress bar.
         - `dtype`: the dtype of the network's arithmetic (`torch.bfloat16`, as published); by default that of the
           weights.
+        - `processes`: those that divide the batches among them, from `noiselab.distributed.join_processes`; by default this
+          one does all. Each of them must make the same call, with seeds or a generator for each text, and gets all texts.
 
         **Returns:** the texts without special tokens, grouped by prompt.
 
@@ -241,7 +245,8 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
         instance, `as_released` with `stop` or blocks, or the model cannot generate an end of text at which to stop.
         """
         found = calls.generation(self, **arguments_of(locals())).run()
-        warn_of_empty(self, prompts, length, found)
+        if processes is None or processes.first:
+            warn_of_empty(self, prompts, length, found)
         return found
 
     def infill(
@@ -260,6 +265,7 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
         generator: Randomness = None,
         show_progress: bool = True,
         dtype: torch.dtype | None = None,
+        processes: Processes | None = None,
     ) -> list[str]:
         """Replace each mask token in the texts, written as in the tokenizer ("[MASK]"), by one token.
 
@@ -288,6 +294,7 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
         generator: Randomness = None,
         show_progress: bool = True,
         dtype: torch.dtype | None = None,
+        processes: Processes | None = None,
     ) -> list[str]:
         """Correct texts: repeatedly replace the tokens to which the model most confidently prefers others, until none
         is left.
@@ -304,7 +311,7 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
         - `as_released`: pad texts to the context as dvruette/gidd does, without masking the padding, which may
           therefore change. Otherwise padding is masked and never changed.
         - `callback`: as for `generate`; texts of batches that have not begun are returned as they are.
-        - `batch_size`, `seed`, `seeds`, `generator`, `show_progress`, `dtype`: as for `generate`.
+        - `batch_size`, `seed`, `seeds`, `generator`, `show_progress`, `dtype`, `processes`: as for `generate`.
 
         **Returns:** the texts, in order, each with the same number of tokens.
 
@@ -314,7 +321,8 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
         **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 5.3; defaults as released.
         """
         found = calls.correction(self, **arguments_of(locals())).run()
-        warn_of_erased(self, texts, found)
+        if processes is None or processes.first:
+            warn_of_erased(self, texts, found)
         return found
 
     def encode_as_released(self, texts: Sequence[str]) -> list[list[int]]:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..distributed import Processes
 from ..process import as_token_times
 from ..samplers import lengths
 from ..typing import PerToken, Selection, Times, Tokens, TokenSet
@@ -166,6 +167,7 @@ class TextStream(Iterator[GenerationState]):
     - `computing`: makes the context of each step.
     - `callback`: called with each state; if it returns True, generation ends.
     - `name`: the name of the progress bar; `None` for none.
+    - `processes`: those that divide the batches among them in `run`.
     """
 
     def __init__(
@@ -176,9 +178,15 @@ class TextStream(Iterator[GenerationState]):
         *,
         callback: Callback | None = None,
         name: str | None = None,
+        processes: Processes | None = None,
     ):
         if callback is not None and not callable(callback):
             raise ValueError(f"callback must be a function of a GenerationState; got {callback!r}")
+        if callback is not None and processes is not None:
+            raise ValueError(
+                "callback must be None with processes, of which each would see its own texts only; got one"
+            )
+        self.processes = processes
         # Apart from this object, which is gone at once when nobody holds it, and with it what its steps have open.
         self._steps = _Steps(batches, canvas, computing, callback, name)
         self._iterator = self._steps.states()
@@ -192,6 +200,8 @@ class TextStream(Iterator[GenerationState]):
 
     def run(self) -> list[str]:
         """All steps, and the finished texts."""
+        if self.processes is not None:
+            return self._run_together(self.processes)
         steps = self._steps
         steps.observed = steps.callback is not None
         # One context for all steps lets autocast keep the weights that it has cast; a callback runs outside of it.
@@ -199,6 +209,28 @@ class TextStream(Iterator[GenerationState]):
             for _ in self._iterator:
                 pass
         return steps.canvas.state(steps.count, steps.count).texts
+
+    def _run_together(self, processes: Processes) -> list[str]:
+        """The same, each batch by one of the processes."""
+        whole = self._steps
+        batches, canvas, computing = whole.batches, whole.canvas, whole.computing
+
+        def work(numbers: Sequence[int]) -> Iterator[list[Tensor]]:
+            own = [batches[number] for number in numbers]
+            steps = _Steps(own, canvas, computing, None, whole.name if processes.first else None)
+            steps.observed = False
+            with computing():
+                for _ in steps.states():
+                    pass
+            for batch in own:
+                yield [canvas.tokens[batch.texts], canvas.last[batch.texts]]
+
+        about = ["texts", canvas.tokens, canvas.first, canvas.known, canvas.ends, whole.count]
+        about += [one for batch in batches for one in getattr(batch, "generator", None) or ()]
+        found = processes.collect(work, len(batches), about=about)
+        for batch, (tokens, last) in zip(batches, found, strict=True):
+            canvas.tokens[batch.texts], canvas.last[batch.texts] = tokens, last
+        return canvas.state(whole.count, whole.count).texts
 
 
 class _Steps:
@@ -286,6 +318,8 @@ class Streaming:
         quiet = {"show_progress": False} if "show_progress" in signature.parameters else {}
         bound = signature.bind(*arguments, **{**quiet, **settings})
         bound.apply_defaults()
+        if bound.arguments.get("processes") is not None:
+            raise ValueError("processes must be None in a stream, whose states are those of one process; got some")
         return self.streams[method](self, **arguments_of(bound.arguments))
 
 

@@ -4,22 +4,25 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..distributed import reshard, total
+from ..distributed.processes import deal
+from ..distributed.sharded import is_shard
 from .batches import Collate
 from .checks import check_evaluation
 from .ema import Average
 from .feeding import Share
-from .layout import reshard
 from .losses import Batch
 from .noise import Place, derive_seed
 from .options import Optimization, Run
-from .processes import total
 from .stopping import shielded
+
+Result = TypeVar("Result")
 
 
 class Evaluating:
@@ -27,6 +30,7 @@ class Evaluating:
 
     average: Average | None
     module: nn.Module
+    network: nn.Module
     collate: Collate
     share: Share
     run: Run
@@ -89,6 +93,41 @@ class Evaluating:
         self.log(metrics)
         return metrics
 
+    def measure(self, work: Callable[[nn.Module], Result]) -> Result:
+        """What a function of the network returns: any measure other than the loss, with the averaged weights if there are any.
+
+        With sharded weights all processes must call this, and `work` must call the network equally often in each of them,
+        as `noiselab.evaluation.validation_bound` does with `processes`. It does not affect training.
+
+        **Arguments:**
+
+        - `work`: called with the network in evaluation mode, without gradients.
+
+        **Example:** in a callback, `join_processes()` being that of `noiselab.distributed`,
+
+        ```py
+        bound = trainer.measure(
+            lambda network: validation_bound(process, TransformersDenoiser(network), data, processes=join_processes())
+        )
+        ```
+        """
+
+        def inside(network: nn.Module, batch: Batch, **place: Any) -> Result:
+            return work(network)
+
+        started, training = time.monotonic(), self.module.training
+        applied = contextlib.nullcontext() if self.average is None else self.average.applied()
+        with torch.no_grad(), applied, torch.random.fork_rng(devices=[]):
+            self.module.eval()
+            try:
+                # Weights that belong to the whole pass are there within its call only.
+                found = self.module({}, Place(0), None, inside) if is_shard(self.module) else work(self.network)
+            finally:
+                reshard(self.module)
+                self.module.train(training)
+        self.clock += time.monotonic() - started
+        return found
+
     def _evaluation_batches(self, dataset: Any) -> Iterator[tuple[int, int, bool, dict[str, Tensor]]]:
         """The batches of this process: the index of the first row, the number of rows, whether the batch counts, the batch.
 
@@ -97,8 +136,7 @@ class Evaluating:
         rows: Any = list(dataset) if isinstance(dataset, IterableDataset) else dataset
         size, world = self.share.micro, self.share.world
         firsts = list(range(0, len(rows), size))
-        rounds = -(-len(firsts) // world)
-        mine = [k * world + self.share.rank for k in range(rounds)]
+        mine = deal(len(firsts), self.share.rank, world, same_calls=True)
         loader = DataLoader(
             rows,
             batch_sampler=[

@@ -4,6 +4,9 @@ The output projection belongs to the pass, so that a sharded one is gathered whe
 exist at once.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor, nn
 
 from .losses import Batch, Loss
@@ -23,7 +26,9 @@ class LossModule(nn.Module):
         super().__init__()
         self.network, self._loss, self._evaluation = network, loss, evaluation
 
-    def forward(self, batch: Batch, place: Place, tokens: Tensor | None, loss: Loss | None = None) -> Tensor:
-        """The loss of a micro-batch: the given one, or by default, in evaluation mode, that of evaluation."""
+    def forward(self, batch: Batch, place: Place, tokens: Tensor | None, loss: Callable[..., Any] | None = None) -> Any:
+        """The loss of a micro-batch: the given one, or by default, in evaluation mode, that of evaluation. Or what any other
+        function returns in its place.
+        """
         loss = loss or (self._loss if self.training else self._evaluation)
         return loss(self.network, batch, place=place, tokens=tokens)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 from torch.utils.data import IterableDataset
 
+from ..distributed import total
 from .options import Optimization
-from .processes import total
 
 logger = logging.getLogger(__name__)
 

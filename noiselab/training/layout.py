@@ -1,6 +1,5 @@
 """The processes of a run and their devices, and how a network is distributed over them."""
 
-import atexit
 import contextlib
 import copy
 import inspect
@@ -10,15 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from ..devices import select_device
+from ..distributed import barrier, join_processes
 from .initial import FirstWeights
-from .processes import barrier
 
 
 class Layout(NamedTuple):
@@ -60,28 +57,11 @@ def start_processes(*, cpu: bool = False, shards: int = 1) -> Layout:
 
     **Raises:** `ValueError` if `shards` does not divide the number of processes, or a process has no device of its own.
     """
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = select_device("cpu" if cpu else None)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
     if shards < 0 or world % (shards or world):
         raise ValueError(f"shards must divide the number of processes, {world}, or be 0 for all; got {shards}")
-    if device.type != "cpu":
-        count = torch.accelerator.device_count()
-        if local >= count:
-            raise ValueError(f"each process must have a device of its own; got process {local} and {count} devices")
-        device = torch.device(device.type, local)
-        torch.accelerator.set_device_index(local)
-    if world > 1 and not dist.is_initialized():
-        # Numbers of the loop and checkpoints travel between CPUs, so that they never wait for a device.
-        backends = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}
-        dist.init_process_group(backends.get(device.type), rank=rank, world_size=world)
-        atexit.register(_leave)
-    return Layout(device, rank, world, shards or world)
-
-
-def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    joined = join_processes("cpu" if cpu else None)
+    return Layout(joined.device, joined.rank, joined.world, shards or joined.world)
 
 
 @contextlib.contextmanager
@@ -154,12 +134,6 @@ def summed_later(module: nn.Module, later: bool) -> Iterator[None]:
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(not later)
     yield
-
-
-def reshard(module: nn.Module) -> None:
-    """Free weights that were gathered by a forward pass without a backward pass, as in evaluation."""
-    if isinstance(module, FSDPModule):
-        module.reshard()
 
 
 def full_tensor(value: Any) -> Any:

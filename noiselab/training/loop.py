@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..distributed import total
 from .batches import Collate
 from .callbacks import Callback
 from .ema import Average
@@ -16,7 +17,6 @@ from .evaluating import Evaluating
 from .feeding import Loading, feed
 from .layout import full_tensor
 from .optimizers import build_optimizer, learning_rate
-from .processes import total
 from .saving import Saving
 from .stepping import Stepping
 from .stopping import STOPPED, Termination

@@ -17,6 +17,7 @@ from filelock import BaseFileLock
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from ..distributed import barrier, broadcast, total
 from ..files import as_path, new_folder, write_json
 from .checkpoints import MANIFEST, PROGRESS, SETTINGS, check_settings, checkpoints, damage, last_intact, rotate, seal
 from .checks import NonFiniteLoss
@@ -24,7 +25,6 @@ from .ema import Average
 from .layout import Layout, gathered, hollow
 from .model_files import describe_network, stored_network, write_model
 from .options import Optimization, Run
-from .processes import barrier, broadcast, total
 from .state import StateWriter, read_state, tensors_of
 from .stopping import lock
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..distributed import total
 from .checks import NonFiniteLoss, check_padding
 from .ema import Average
 from .feeding import Share
@@ -15,7 +16,6 @@ from .losses import Batch
 from .noise import Place, derive_seed
 from .optimizers import learning_rate, set_learning_rate
 from .options import Optimization
-from .processes import total
 
 
 class Stepping:

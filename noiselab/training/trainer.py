@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..distributed import reshard
 from ..networks.wrapped import plain_names
 from ..objectives import Objective, elbo
 from ..process import NoiseProcess
@@ -31,7 +32,7 @@ from .ema import Average, check_averaged
 from .forward import LossModule
 from .identity import fingerprint, settings_of_run
 from .initial import FirstWeights, Weights, is_empty
-from .layout import blocks_of, distribute, hollow, reshard, start_processes
+from .layout import blocks_of, distribute, hollow, start_processes
 from .loop import Loop
 from .losses import Batch, Loss, causal_loss
 from .noise import Place, TimesOfStep

@@ -9,7 +9,6 @@ import noiselab as nl
 from noiselab.denoisers.copy_observed import CopyObserved
 from noiselab.evaluation import correction_grid, correction_grid_table, generative_perplexity
 from noiselab.evaluation.correction_grid import AGAIN, BEFORE, COOLER, CORRECTED, JUMP, Treated, _Fresh
-from noiselab.evaluation.judge import Judgement
 
 LENGTH, START = 12, torch.tensor([0.4, 0.3, 0.2, 0.1])
 TRANSITION = torch.tensor([[0.7, 0.19, 0.1, 0.01], [0.1, 0.6, 0.2, 0.1], [0.1, 0.1, 0.7, 0.1], [0.4, 0.1, 0.1, 0.4]])
@@ -83,15 +82,11 @@ def test_a_network_that_believes_what_it_sees_gains_nothing():
             assert row.gain.mean == row.changed.mean == 0
 
 
-def judged(nats, entropy):
-    return Judgement(math.exp(nats), nats, 0.0, 1, 1, entropy, (1.0, 1.0), torch.tensor([nats]))
-
-
 def test_beyond_is_the_distance_from_the_line_of_fresh_samples():
-    fresh = [Treated(BEFORE, 0.0, 0, judged(3.0, 2.0), 0.0), Treated(COOLER, 0.9, 0, judged(2.0, 1.0), 1.0)]
-    one = Treated(CORRECTED, 0.1, 4, judged(1.5, 1.25), 0.1)
+    fresh = [Treated(BEFORE, 0.0, 0, 3.0, 2.0, 1.0, 0.0), Treated(COOLER, 0.9, 0, 2.0, 1.0, 1.0, 1.0)]
+    one = Treated(CORRECTED, 0.1, 4, 1.5, 1.25, 1.0, 0.1)
     assert _Fresh([*fresh, one]).beyond([one]) == [pytest.approx(2.25 - 1.5)]
-    poorer = Treated(CORRECTED, 0.1, 4, judged(0.1, 0.5), 0.1)
+    poorer = Treated(CORRECTED, 0.1, 4, 0.1, 0.5, 1.0, 0.1)
     assert math.isnan(_Fresh([*fresh, poorer]).beyond([poorer])[0])
     assert math.isnan(_Fresh([fresh[0], one]).beyond([one])[0])  # one point is no line
 

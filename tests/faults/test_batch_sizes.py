@@ -118,6 +118,10 @@ CALLS = {
     "noiselab.pipeline.CanvasPipeline.self_correction": (
         lambda n: canvas().self_correction(LINES, 2, batch_size=n, generator=each(), **QUIET),
     ),
+    "noiselab.pipeline.AutoregressivePipeline.generate": (
+        lambda n: causal().generate(5, length=7, batch_size=n, generator=each()),
+        lambda n: causal().generate(2, prompts=["a", "the cat"], length=7, batch_size=n, generator=each(4)),
+    ),
     "noiselab.pipeline.DiffusionPipeline.self_correction": (
         lambda n: pipeline().self_correction(TEXTS[:5], 3, 1.0, batch_size=n, generator=each(), **QUIET),
     ),
