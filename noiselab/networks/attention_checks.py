@@ -11,6 +11,7 @@ from ..denoisers.attended import Attended
 from ..denoisers.attention import attending_to
 from ..denoisers.base import Denoiser
 from ..denoisers.modes import device_of, evaluating
+from .lengths import context_length
 from .wrapped import innermost
 
 SIZE = 2  # the tokens of a block of the text with which a network is tried
@@ -18,7 +19,7 @@ SIZE = 2  # the tokens of a block of the text with which a network is tried
 PAIRS = ((1, 0, 0), (0, 1, 1), (0, 0, 1))
 PLACES = (0, 1, 2, 3, 0, 1)
 WINDOWS = ("sliding_window", "local_attention", "window_size", "attention_window")
-LONGEST = 1 << 14  # a wider window is not tried
+LONGEST = 1 << 14  # texts that are longer are not tried
 
 
 @torch.no_grad()
@@ -38,9 +39,11 @@ def check_attention(denoiser: Denoiser) -> None:
     name = type(innermost(getattr(alone, "model", alone))).__name__
     try:
         with evaluating(alone):
-            if not _moves(alone).any():  # as built: zero layers hide what is attended to
+            changes, rounding = _changes(alone)
+            if not changes.any():  # as built: zero layers hide what is attended to
                 alone = _random(alone)
-            moved, difference = _moves(alone), _difference(alone)
+                changes, rounding = _changes(alone)
+            difference = _difference(alone)
             window = _window(alone)
             near = not window or _reaches(alone, window + 1)
             same = _same_without(alone, window + 2)
@@ -49,12 +52,16 @@ def check_attention(denoiser: Denoiser) -> None:
             f"the network must take a mask of which tokens attend to which, and positions; {name} fails with "
             f"{type(error).__name__}: {error}"
         ) from error
-    allowed = _allowed(moved.device)
-    missing = ~moved & allowed & ~torch.eye(len(allowed), dtype=torch.bool, device=moved.device)
-    for wrong, what in ((moved & ~allowed, "must not attend to"), (missing, "must be able to attend to")):
+    allowed = _allowed(changes.device)
+    # Sums in another order, as in mixtures of experts, are no dependence; of what is attended to, any change is one.
+    leaks = (changes > rounding) & ~allowed
+    missing = (changes == 0) & allowed & ~torch.eye(len(allowed), dtype=torch.bool, device=changes.device)
+    for wrong, what, seen in (
+        (leaks, "must not attend to", "depends on it"),
+        (missing, "must be able to attend to", "does not depend on it"),
+    ):
         if wrong.any():
             to, source = wrong.nonzero()[0].tolist()
-            seen = "depends on it" if moved[to, source] else "does not depend on it"
             raise ValueError(
                 f"the network must attend by the given mask; in {name} the token at place {to} {what} that at place {source}, "
                 f"and {seen} (causal, recurrent and windowed attention cannot be given a mask)"
@@ -117,18 +124,17 @@ def _tokens(device: torch.device) -> Tensor:
     return torch.tensor([0, 1, 1, 0, 0, 1], device=device)
 
 
-def _moves(denoiser: nn.Module) -> Tensor:
-    """Which logits (first axis) change with which token (second axis), by more than rounding."""
+def _changes(denoiser: nn.Module) -> tuple[Tensor, Tensor]:
+    """How much the logits of each token (first axis) change with each token (second axis), and the size of rounding."""
     device = device_of(denoiser)
     tokens, allowed, places = _tokens(device), _allowed(device), torch.tensor(PLACES, device=device)
     before = _call(denoiser, tokens, allowed, places)
-    rounding = 8 * torch.finfo(before.dtype).eps * before.abs().max()
-    moved = []
+    found = []
     for source in range(len(tokens)):
         changed = tokens.clone()
         changed[source] = 1 - tokens[source]
-        moved.append((_call(denoiser, changed, allowed, places) - before).abs().amax(-1) > rounding)
-    return torch.stack(moved, 1)
+        found.append((_call(denoiser, changed, allowed, places) - before).abs().amax(-1))
+    return torch.stack(found, 1), 8 * torch.finfo(before.dtype).eps * before.abs().max()
 
 
 def _difference(denoiser: nn.Module) -> bool:
@@ -155,10 +161,12 @@ def _close(found: Tensor, wanted: Tensor) -> bool:
 
 
 def _window(denoiser: Any) -> int:
-    """The largest window of attention that the configuration of a network names, or 0."""
-    config: Any = getattr(innermost(getattr(denoiser, "model", denoiser)), "config", None)
+    """The largest window of attention, within the context, that the configuration of a network names; or 0."""
+    network: Any = innermost(getattr(denoiser, "model", denoiser))
+    config: Any = getattr(network, "config", None)
+    longest = min(context_length(network) or LONGEST, LONGEST) - 2
     sizes = [getattr(config, name, None) for name in WINDOWS]
-    return max((size for size in sizes if isinstance(size, int) and 0 < size < LONGEST), default=0)
+    return max((size for size in sizes if isinstance(size, int) and 0 < size <= longest), default=0)
 
 
 def _reaches(denoiser: nn.Module, distance: int) -> bool:

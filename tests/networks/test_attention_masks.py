@@ -255,3 +255,15 @@ def test_networks_without_such_inputs_are_refused_by_name():
     ):
         with pytest.raises(ValueError, match=words), attending_to(denoiser, positions=torch.arange(4)[None]):
             raise AssertionError("inside")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_networks_in_low_precision_are_not_refused(dtype):
+    """A small influence is one, where rounding is coarse."""
+    model = make("LlamaForCausalLM", dtype=dtype)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.mul_(0.05)
+    denoiser = MaskedLanguageModel(model)
+    denoiser.require_attention()
+    assert denoiser.attends
