@@ -47,7 +47,8 @@ bench: $(VENV)/.run
 	$(BIN)/python benchmarks/adapting.py; adapting=$$?; \
 	$(BIN)/python benchmarks/loading.py; loading=$$?; \
 	$(BIN)/python benchmarks/loss.py; loss=$$?; \
-	$(BIN)/python benchmarks/training.py && exit $$((core + loss + sampling + pipeline + autoregressive + in_context + adapting + loading))
+	$(BIN)/python benchmarks/data.py; data=$$?; \
+	$(BIN)/python benchmarks/training.py && exit $$((core + loss + sampling + pipeline + autoregressive + in_context + adapting + loading + data))
 
 # Everything that must hold before a change is handed in.
 check: test test-long lint types docs notebooks smoke

@@ -16,6 +16,8 @@ from .tables import table_rows
 
 PLAIN = (".txt", ".text", ".md", ".rst", ".py")
 STRUCTURED = (".jsonl", ".json", ".parquet")
+ROW_STARTS = (b"{", b"[", b'"')
+"""How a line of JSON begins that is not empty."""
 Place = str
 """Where a text was found: a file with a line, an item or a row."""
 
@@ -187,6 +189,9 @@ def as_line(record: Mapping[str, Any], ascii_only: bool = False) -> str:
 def _line_rows(path: Path, start: int = 0) -> Iterator[tuple[Place, Any]]:
     rows = 0
     for number, line in enumerate(_lines(path), start=1):
+        if rows < start and line[:1] in ROW_STARTS:
+            rows += 1  # a row that is left out, known by its first byte
+            continue
         place = f"{path}, line {number}"
         text = decoded(line, place)
         if text.strip():

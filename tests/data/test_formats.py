@@ -107,6 +107,31 @@ def test_a_file_that_is_cut_anywhere_is_named_and_never_ends_early(kind, packing
     assert list(FileCorpus(path)) == texts
 
 
+def test_a_footer_is_read_once_for_all_row_groups(words, tmp_path, monkeypatch):
+    (path,) = write(tmp_path / "texts", words[:10], "parquet", "").iterdir()
+    read, original = [], pyarrow.parquet.read_metadata
+
+    def counted(place):
+        read.append(place)
+        return original(place)
+
+    monkeypatch.setattr(pyarrow.parquet, "read_metadata", counted)
+    opened = [part.read() for part in FileCorpus(path).parts()]
+    assert [next(texts)[0] for texts in opened] == [words[0], words[4], words[8]] and read == [path]
+    table = pyarrow.table({"text": pyarrow.array(words[20:29], pyarrow.string())})
+    pyarrow.parquet.write_table(table, path, row_group_size=4)  # another file at the same place
+    assert list(FileCorpus(path)) == words[20:29] and read == [path, path]
+
+
+def test_rows_that_are_left_out_are_counted_as_all_others(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    found = [b'{"text": "a"}', b"", b"  ", b'  {"text": "b"}', "\u3000".encode(), b'{"text": null}', b'\t{"text": "c"}']
+    path.write_bytes(gzip.compress(b"\n".join(found)))
+    (part,) = FileCorpus(path).parts()
+    assert list(part.read()) == [("a", 1), ("b", 2), ("c", 4)]
+    assert [list(part.read(start)) for start in (1, 2, 3, 4)] == [[("b", 2), ("c", 4)], [("c", 4)], [("c", 4)], []]
+
+
 @pytest.mark.parametrize("packing", [".gz", ".zst"])
 @pytest.mark.parametrize("number", [0, 2])  # the first file gives the columns
 def test_a_data_set_with_a_file_that_is_cut_names_it(number, packing, words, tmp_path):
