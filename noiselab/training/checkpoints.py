@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import flush, sha256, write_json
+from ..files import as_json, flush, sha256, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ def check_settings(folder: Path, now: Mapping[str, Any]) -> None:
     **Raises:** `ValueError` naming each setting that differs, with both values.
     """
     saved = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    changed = list(differences(saved, json.loads(json.dumps(now))))
+    changed = list(differences(saved, json.loads(as_json(now))))
     if changed:
         lines = "".join(f"\n  {name}: {old!r} in the checkpoint, {new!r} now" for name, old, new in changed)
         raise ValueError(f"{folder} must be resumed with the settings it was trained with; these differ:{lines}")

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.utils.data import IterableDataset
 
 from ..distributed import total
+from ..files import as_json
 from .options import Optimization
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def settings_of_run(
         "data": data_settings(dataset),
         **more,
     }
-    return json.loads(json.dumps(settings))
+    return json.loads(as_json(settings))  # infinities as they are stored
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

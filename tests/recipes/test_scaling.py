@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -190,10 +191,11 @@ def test_two_steps(tmp_path, preset):
         (texts / f"{i:02}.txt").write_text(f"In chapter {i} the reader learns that {i} is {i}. " * (1 + i % 4))
     tiny = (
         "--steps 2 --warmup 1 --batch 4 --micro-batch 2 --length 16 --layers 2 --width 16 --heads 2 --tokenizer train "
-        "--vocab-size 300 --validation-sequences 8 --held-out last:5 --log-every 1 --evaluate-every 2 --save-every 2 "
+        "--vocab-size 300 --validation-sequences 8 --held-out last:5 --log-every 1 --evaluate-every 2 --save-every 1 "
         "--cpu True --progress False --precision float32"
     ).split()
-    trainer = scaling.main([preset, *tiny, "--corpus", str(texts), "--output", str(tmp_path / "run")])
+    arguments = [preset, *tiny, "--corpus", str(texts), "--output", str(tmp_path / "run")]
+    trainer = scaling.main(arguments)
     assert trainer.step == 2 and all(math.isfinite(entry.get("loss", 0)) for entry in trainer.history)
     assert [entry["learning_rate"] for entry in trainer.history if "loss" in entry] == [0.0, 0.3]  # without factors
     rates = {group["rate"] for group in trainer.optimizer.param_groups}
@@ -202,4 +204,9 @@ def test_two_steps(tmp_path, preset):
     x = trainer.eval_dataset[0]["input_ids"][None]
     assert torch.equal(pipe.denoiser(x, torch.full((1,), 0.5)), trainer.network.eval()(x, torch.full((1,), 0.5)))
     assert repr(pipe.process) == repr(trainer.loss.keywords["process"])
+    shutil.rmtree(
+        tmp_path / "run" / "checkpoint-2"
+    )  # and resumed, without a limit of the gradient, which JSON does not have
+    again = scaling.main(arguments)
+    assert all(torch.equal(p, q) for p, q in zip(again.network.parameters(), trainer.network.parameters(), strict=True))
     assert len(pipe.generate(num_samples=1, num_inference_steps=2, show_progress=False)) == 1
