@@ -1,5 +1,6 @@
 """Several processes that divide the work of one call."""
 
+from .failures import ending_together
 from .messages import barrier, broadcast, parallel, total
 from .processes import ProcessError, Processes, join_processes
 from .sharded import is_sharded, reshard
@@ -9,6 +10,7 @@ __all__ = [
     "Processes",
     "barrier",
     "broadcast",
+    "ending_together",
     "is_sharded",
     "join_processes",
     "parallel",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..distributed import reshard, total
+from ..distributed import ending_together, reshard, total
 from ..distributed.processes import deal
 from ..distributed.sharded import is_shard
 from .batches import Collate
@@ -42,6 +42,7 @@ class Evaluating:
     note_padding: Callable[[Batch], None]
     log: Callable[[dict[str, float]], None]
 
+    @ending_together()
     def evaluate(self, dataset: Any = None, *, name: str = "eval") -> dict[str, float]:
         """The mean loss over all scored tokens of a data set, with the averaged weights if there are any.
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..distributed import total
+from ..distributed import ending_together, total
 from .batches import Collate
 from .callbacks import Callback
 from .ema import Average
@@ -83,6 +83,7 @@ class Loop(Stepping, Saving, Evaluating):
         self.tokens, self.logged, self.clock = 0, 0, time.monotonic()
         self.call("on_begin")
 
+    @ending_together()
     def train(self, resume: str | Path | bool | None = None) -> Trained:
         """Train until the last step.
 
@@ -96,7 +97,8 @@ class Loop(Stepping, Saving, Evaluating):
 
         **Raises:** `ValueError` if the settings differ from those of the checkpoint, if the given checkpoint is not
         intact, if a new run would write into the folder of an old one, or if another run is using the folder;
-        `NonFiniteLoss` if a loss is not finite; `OSError` if a checkpoint could not be written.
+        `NonFiniteLoss` if a loss is not finite; `OSError` if a checkpoint could not be written; `ProcessError` of
+        `noiselab.distributed`, with its error, if another process has failed.
         """
         kind, index = self.device.type, self.device.index or 0
         own: dict[str, Any] = {"devices": []} if kind == "cpu" else {"devices": [index], "device_type": kind}

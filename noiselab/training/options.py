@@ -16,6 +16,7 @@ import torch
 import tyro
 import yaml
 
+from ..distributed import ProcessError, ending_together
 from ..files import write_text
 from .callbacks import Callback
 from .flags import REGISTRY
@@ -200,8 +201,9 @@ def run_recipe(main: Callable[[], Any]) -> NoReturn:
     - `main`: called without arguments.
     """
     try:
-        main()
-    except (ValueError, OSError) as error:
+        with ending_together():
+            main()
+    except (ValueError, OSError, ProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

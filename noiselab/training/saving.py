@@ -17,7 +17,7 @@ from filelock import BaseFileLock
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from ..distributed import barrier, broadcast, total
+from ..distributed import barrier, broadcast, ending_together, total
 from ..files import as_path, new_folder, write_json
 from .checkpoints import MANIFEST, PROGRESS, SETTINGS, check_settings, checkpoints, damage, last_intact, rotate, seal
 from .checks import NonFiniteLoss
@@ -219,6 +219,7 @@ class Saving:
         read_state(folder, self.network, None, self.average)
         self.print_status(f"{folder} is from the last step: training is complete")
 
+    @ending_together()
     def save_final(
         self,
         folder: str | Path,

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..distributed import reshard
+from ..distributed import ending_together, reshard
 from ..networks.wrapped import plain_names
 from ..objectives import Objective, elbo
 from ..process import NoiseProcess
@@ -105,6 +105,7 @@ class Trainer(Loop):
     ```
     """
 
+    @ending_together()
     def __init__(
         self,
         model: nn.Module,

@@ -1,0 +1,147 @@
+"""The end of a run of several processes when one of them fails: the others end, too, and say why.
+
+A process that fails leaves its error in the store through which the processes found each other. The others find it there when
+they lose the connection to a process that has ended; a thread looks for it, too, and ends a process that waits in vain.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from .processes import ProcessError
+
+GRACE = 10.0
+"""Seconds in which a process ends by itself when another one has failed; then it is ended."""
+SOON = 3.0
+"""Seconds in which a process that has failed leaves its error."""
+LONGEST = 4000
+"""Characters of an error that are passed on."""
+
+_blocks = itertools.count()
+_inside = False
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Context manager: an error of one process in the block ends all of them, also those that wait for it.
+
+    The processes that `torchrun` has started must enter the same blocks in the same order; a block inside another is a part of
+    it. An error that all processes have, each raises, and they may go on. Without several processes it does nothing.
+
+    **Raises:** `ProcessError`, which names the process that failed first and its error, in a process that loses the connection
+    to another. A process that still waits for something after `GRACE` seconds prints this message and exits with status 1.
+
+    **Example:**
+
+    ```python
+    from noiselab.distributed import ending_together
+
+    with ending_together():
+        pass  # what several processes do together
+    ```
+    """
+    global _inside
+    if _inside or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    _inside, number = True, next(_blocks)
+    watch = _Watch(number)
+    watch.start()
+    try:
+        yield
+    except BaseException as error:
+        failure = None if isinstance(error, ProcessError) else _Board(number).cause(error)
+        if failure is None:
+            raise
+        raise ProcessError(failure) from error
+    finally:
+        _inside = False
+        watch.ended.set()
+
+
+class _Board:
+    """The place in the store where the first error of a block is left.
+
+    **Arguments:**
+
+    - `number`: the number of the block in this process.
+    """
+
+    def __init__(self, number: int):
+        self.rank = int(os.environ.get("RANK", "0"))
+        # Processes that torchrun has started again find the store of those before.
+        self.key = f"noiselab/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{number}"
+        self.store: Any = None
+
+    def read(self) -> str | None:
+        """The error of another process; `None` if there is none, or no store."""
+        with contextlib.suppress(RuntimeError, ValueError, KeyError):
+            store = self._connected()
+            if store.check([self.key]):
+                found = json.loads(store.get(self.key))
+                return None if found["rank"] == self.rank else str(found["text"])
+        return None
+
+    def write(self, text: str) -> None:
+        """Leave an error, unless there is one."""
+        with contextlib.suppress(RuntimeError, ValueError, KeyError):
+            self._connected().compare_set(self.key, "", json.dumps({"rank": self.rank, "text": text[:LONGEST]}))
+
+    def cause(self, error: BaseException) -> str | None:
+        """Describe the failure of another process that has caused this error; `None`, and left, if it is an own one."""
+        if not _lost_connection(error):
+            self.write(f"process {self.rank} failed with {type(error).__name__}: {error}")
+            return None
+        end = time.monotonic() + SOON
+        while (found := self.read()) is None and time.monotonic() < end:
+            time.sleep(0.05)
+        if found is None:
+            found = f"process {self.rank} lost the connection to another, which has ended without an error (killed, or memory)"
+            self.write(found)
+        return found
+
+    def _connected(self) -> Any:
+        if self.store is None:
+            address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            self.store = dist.TCPStore(address, port, wait_for_workers=False, timeout=timedelta(seconds=GRACE))
+        return self.store
+
+
+class _Watch(threading.Thread):
+    """Ends this process some time after another one has failed, if it is still in the block.
+
+    **Arguments:**
+
+    - `number`: the number of the block.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(name="failures of other processes", daemon=True)
+        self.board, self.ended = _Board(number), threading.Event()
+
+    def run(self) -> None:
+        """Look for an error each second."""
+        while not self.ended.wait(1):
+            failure = self.board.read()
+            if failure is not None and not self.ended.wait(GRACE):
+                print(f"process {self.board.rank} is ended: {failure}", file=sys.stderr, flush=True)
+                os._exit(1)
+
+
+def _lost_connection(error: BaseException | None) -> bool:
+    """Whether an error comes from communication, as of a process that waits for one that has ended."""
+    while error is not None:
+        text = str(error)
+        if isinstance(error, dist.DistError) or "gloo/transport" in text or "NCCL" in text:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
