@@ -185,7 +185,10 @@ def join_processes(device: str | None = None, *, minutes: float | int = 60) -> P
     elif world > 1:
         # Numbers, texts and checkpoints travel between CPUs, so that they never wait for a device.
         backends = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}
-        dist.init_process_group(backends.get(place.type), rank=rank, world_size=world)
+        # Processes that torchrun starts again share the store of those before, and would look for these at their addresses.
+        store, rank, world = next(dist.rendezvous("env://"))
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group(backends.get(place.type), store=store, rank=rank, world_size=world)
         atexit.register(_leave)
     return Processes(rank, world, device=place, minutes=minutes)
 

@@ -88,7 +88,7 @@ WAYS = {
 
 def attempt(folder, *, prepare=lambda: None, caught=False, **options):
     """One process of a run that fails."""
-    failures.GRACE = 1.0  # of those that do not end by themselves
+    failures.GRACE = 1.0 if caught else failures.GRACE
     prepare()
     try:
         make(folder, **{**OPTIONS, **options}).train()
