@@ -42,14 +42,14 @@ OWN = {
 
 @pytest.mark.parametrize("name", OWN)
 def test_the_others_end_with_the_error_of_the_process_that_fails(results, name):
-    (first, told, seconds), (second, own, before) = results[name]["ended"]
+    (first, message, seconds), (second, own, before) = results[name]["ended"]
     assert first == second == 1
     assert own.splitlines()[-1].startswith(OWN[name])
-    assert told.splitlines()[-1].split("ProcessError: ")[1] == f"process 1 failed with {own.splitlines()[-1]}"
+    assert message.splitlines()[-1].split("ProcessError: ")[1] == f"process 1 failed with {own.splitlines()[-1]}"
     assert seconds < before + 5
 
 
-def test_a_full_disk_is_told_by_name_with_the_checkpoint_that_is_whole(results):
+def test_a_full_disk_is_named_with_the_checkpoint_that_is_whole(results):
     for name in ("disk", "disk in the background"):
         for status, errors, _ in results[name]["ended"]:
             last = errors.splitlines()[-1]
