@@ -11,12 +11,13 @@ import pytest
 import torch
 from one_pass_worlds import SeparatePasses
 from test_fused_loss import ROWS, both, encoder, fusions, results  # noqa: F401 (a fixture)
-from toy_training import L, Rows, V, digest, make, network
+from toy_training import L, Rows, V, digest, llama, make, network
 
 import noiselab as nl
 from noiselab.denoisers import BlockDenoiser
 from noiselab.networks.dit import DiT
 from noiselab.networks.huggingface import TransformersDenoiser
+from noiselab.networks.masked_lm import MaskedLanguageModel
 from noiselab.objectives import Clipped, elbo
 from noiselab.training import Place, Stage, TimesPerBlock, draw_noise, noised_loss, staged_loss
 from noiselab.training.losses import call_denoiser
@@ -206,3 +207,22 @@ def test_a_curriculum_in_blocks_and_wrong_uses(tmp_path):
         make(tmp_path / "b", process=None, extra={"blocks": 2, "loss": lambda *a, **k: None})
     with pytest.raises(ValueError, match="block_size must be"):
         make(tmp_path / "c", extra={"blocks": 0})
+
+
+def test_an_adapted_model_is_trained_in_blocks(tmp_path):
+    """The first loss of a causal model with open attention and shifted logits is that by hand."""
+    model = MaskedLanguageModel(llama(), shifted=True, predicts="leave_one_out")
+    process, rows = PROCESSES["hybrid"], Rows(8)
+    trainer = make(tmp_path, model=model, data=rows, process=process, steps=1, micro_batch=8, extra={"blocks": SIZE})
+    state = {name: part.clone() for name, part in trainer.network.state_dict().items()}
+    trainer.train()
+    found = float.fromhex(trainer.losses_of_steps.seen[1])
+    trainer.network.load_state_dict(state)
+    (rows,) = next(trainer.feed.steps(0))
+    place = trainer.place(0)._replace(step=0)
+    noisy = draw_noise(rows, process=process, objective=elbo, place=place, times=TimesPerBlock(SIZE), select=0)
+    separate = SeparatePasses(trainer.network.eval(), SIZE, rows["input_ids"], rows["attention_mask"].bool())
+    with torch.no_grad():
+        nats = nl.nelbo(process, separate(noisy.seen, noisy.times), noisy.x, noisy.z, noisy.t)
+    wanted = torch.where(noisy.scale > 0, nats * noisy.scale, 0).sum()
+    assert found == pytest.approx(wanted.item(), rel=1e-4)
