@@ -20,11 +20,14 @@ from ..numerics import require_count, require_number
 from ..process import NoiseProcess
 from .batches import Collate
 from .feeding import Share
-from .layout import Layout
+from .layout import Layout, blocks_of
 from .options import Optimization, Run
 from .scoring import call_denoiser, call_network
 
 logger = logging.getLogger(__name__)
+
+SHARDING = ("cpu", "cuda", "xpu")
+"""Devices whose processes `join_processes` connects."""
 
 
 class NonFiniteLoss(FloatingPointError, ValueError):
@@ -265,9 +268,21 @@ def enable_checkpointing(model: nn.Module) -> None:
     inside.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
-def check_sharding(layout: Layout, optimization: Optimization) -> None:
+def check_sharding(layout: Layout, optimization: Optimization, model: nn.Module) -> None:
     """Raise `ValueError` for what sharded weights do not allow."""
-    if layout.shards > 1 and optimization.optimizer == "muon":
+    if layout.shards == 1:
+        return
+    if layout.device.type not in SHARDING:
+        raise ValueError(
+            f"sharded weights must be on one of {', '.join(SHARDING)}, whose processes torch can connect; got "
+            f"{layout.device.type} with shards={layout.shards}"
+        )
+    if not blocks_of(model):
+        raise ValueError(
+            "a network must have repeated blocks in an nn.ModuleList to be sharded, because they are gathered one by one; "
+            f"{type(innermost(model)).__name__} has none (shards=1 trains it with a copy in each process)"
+        )
+    if optimization.optimizer == "muon":
         raise ValueError(
             "optimizer must be 'adamw' with sharded weights, because Muon needs whole matrices; got 'muon' with "
             f"shards={layout.shards}"

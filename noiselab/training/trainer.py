@@ -142,7 +142,7 @@ class Trainer(Loop):
         self.collate = Collate(model, process, earlier=earlier, known=process is not None or causal)
         check_data(train_dataset, self.collate, self.share, run.workers)
         check_evaluation(eval_dataset, self.collate)
-        check_sharding(self.layout, optimization)
+        check_sharding(self.layout, optimization, model)
         first = self._first_weights(model, weights)
         if causal and first is None:
             check_causal(model, self.collate.states)

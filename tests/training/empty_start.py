@@ -41,10 +41,10 @@ class Ahead(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.embed = nn.Embedding(V, V)
+        self.embed, self.blocks = nn.Embedding(V, V), nn.ModuleList([nn.Linear(V, V)])
 
     def forward(self, input_ids, attention_mask=None):
-        return self.embed(input_ids.roll(-1, 1))
+        return self.blocks[0](self.embed(input_ids.roll(-1, 1)))
 
 
 def causal(folder, model, **more):
