@@ -4,6 +4,7 @@ A step has G rows. Row i of step s is number $q = s G + i$ of the run. Process r
 that row k of its micro-batch m is $i = (m B + k) W + r$.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -56,10 +57,53 @@ class Loading(NamedTuple):
     pin: bool = False
 
 
+SMALL = 2**16
+"""The largest number of rows whose order is drawn at once."""
+ROUNDS = 6
+
+
 @lru_cache(maxsize=2)
-def order_of_pass(seed: int, number: int, rows: int) -> Tensor:
+def order_of_pass(seed: int, number: int, rows: int) -> "Tensor | LargeOrder":
     """The rows of a data set in the random order of one pass."""
-    return torch.randperm(rows, generator=torch.Generator().manual_seed(derive_seed("order", seed, number)))
+    derived = derive_seed("order", seed, number)
+    if rows > SMALL:
+        return LargeOrder(rows, derived)
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(derived))
+
+
+class LargeOrder:
+    r"""A random order of many rows, of which each is computed when it is needed, so that none is held in memory.
+
+    A number of 2k bits is divided into halves (a, b). Each round maps them to $(b, a \oplus F_r(b))$ with a hash F_r, which
+    can be undone, so that different numbers stay different. A result that is no row is mapped again until it is one.
+
+    **Arguments:**
+
+    - `rows`: the number of rows.
+    - `seed`: the seed.
+
+    **Source:** Black and Rogaway (2002), "Ciphers with Arbitrary Finite Domains", method 2 (cycle walking).
+    """
+
+    def __init__(self, rows: int, seed: int) -> None:
+        self.rows, self.seed = rows, seed
+        self.half = max(1, -(-(rows - 1).bit_length() // 2))
+
+    def __getitem__(self, index: int) -> int:
+        mask, found = (1 << self.half) - 1, index
+        while True:
+            a, b = found >> self.half, found & mask
+            for key in range(ROUNDS):
+                a, b = b, a ^ (self._hash(key, b) & mask)
+            found = a << self.half | b
+            if found < self.rows:
+                return found
+
+    def _hash(self, key: int, value: int) -> int:
+        digest = hashlib.blake2b(
+            value.to_bytes(8, "little"), digest_size=8, key=self.seed.to_bytes(8, "little") + bytes([key])
+        )
+        return int.from_bytes(digest.digest(), "little")
 
 
 class RowFeed:
