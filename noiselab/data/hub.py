@@ -17,6 +17,8 @@ from .records import text_of
 if TYPE_CHECKING:
     import datasets
 
+CHUNK = 2**20
+"""How many bytes of JSON or text `datasets` parses at once."""
 FEW_SHARDS = 64
 """With fewer shards, a data set is divided more finely where that is possible."""
 
@@ -73,25 +75,24 @@ class HubCorpus(Corpus):
     @property
     def dataset(self) -> "datasets.IterableDataset":
         """The underlying streamed data set, opened on first use, and anew when a local file has changed."""
-        from datasets import load_dataset
+        from datasets import load_dataset_builder
 
         key = self.key
         _register_zstd()
         if self._opened is None or self._opened[0] != key:
             try:
-                opened = load_dataset(
-                    self.path,
-                    self.config,
-                    split=self.split,
-                    revision=self.revision,
-                    data_files=self.data_files,
-                    streaming=True,
+                builder = load_dataset_builder(
+                    self.path, self.config, revision=self.revision, data_files=self.data_files
                 )
+                opened = builder.as_streaming_dataset(split=self.split)
             except (EOFError, OSError, zlib.error) as error:  # of the first file, which has the names of the columns
                 cut = self._cut()
                 if isinstance(error, OSError) and not cut:
                     raise  # such as a data set that is not found
                 raise ValueError(f"a data set must be readable; {self.name!r}{cut}: {error}") from error
+            # The columns and their types have been read from ten megabytes; each reader holds as much as is parsed at once.
+            if getattr(builder.config, "chunksize", 0) > CHUNK:
+                builder.config.chunksize = CHUNK
             self._opened = key, opened
         return self._opened[1]
 

@@ -132,6 +132,17 @@ def test_rows_that_are_left_out_are_counted_as_all_others(tmp_path):
     assert [list(part.read(start)) for start in (1, 2, 3, 4)] == [[("b", 2), ("c", 4)], [("c", 4)], [("c", 4)], []]
 
 
+def test_a_data_set_is_parsed_in_small_parts_whose_columns_come_late(tmp_path, monkeypatch):
+    """The types of all columns are known from the first 10 MB, although less is parsed at once."""
+    monkeypatch.setattr("noiselab.data.hub.CHUNK", 1000)
+    rows = [{"text": f"{number} " * 20, "late": None if number < 900 else {"a": number}} for number in range(1000)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = HubCorpus(str(tmp_path))
+    assert list(corpus) == [row["text"] for row in rows]
+    (part,) = corpus.parts()
+    assert [text for text, _ in part.read(700)] == [row["text"] for row in rows[700:]]
+
+
 @pytest.mark.parametrize("packing", [".gz", ".zst"])
 @pytest.mark.parametrize("number", [0, 2])  # the first file gives the columns
 def test_a_data_set_with_a_file_that_is_cut_names_it(number, packing, words, tmp_path):
