@@ -102,8 +102,8 @@ def published(name: str) -> tuple[str, Scaling]:
 
 PRESETS = {
     "demo": (
-        "some minutes on two CPU cores; 1.8 MB of English text about Python. So few tokens teach little more than which are frequent "
-        "(5.27 nats of the bound; 5.30 is what frequencies alone give); pass more --steps",
+        "some minutes on two CPU cores; 1.8 MB of English text about Python. So few tokens teach little more than which are "
+        "frequent (evaluation loss 5.27; frequencies alone give 5.30 nats); pass more --steps",
         Scaling(
             replace(PUBLISHED, steps=1_500, batch=16, micro_batch=16, warmup=100, precision="float32"),
             DEMO_TEXT,

@@ -190,6 +190,10 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
         number, workers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         return rank + world_size * number, world_size * workers
 
+    def __repr__(self) -> str:
+        padding = ", learn_padding=True" if self.learn_padding else ""
+        return f"TokenStream(corpus={self.corpus.name!r}, length={self.length}, mode={self.mode!r}{padding}, seed={self.seed})"
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_parts", "_encoder")}  # made again
 

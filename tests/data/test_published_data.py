@@ -141,6 +141,8 @@ def test_packed_crops_stay_and_depend_on_the_seed():
         for mode, learn in itertools.product(("concatenate", "wrap", "crop"), (False, True))
     }
     assert len(streams) == 6
+    shown = repr(TokenStream(TextCorpus(texts), tokenizer, 24, mode="crop", learn_padding=True))
+    assert shown == "TokenStream(corpus='texts', length=24, mode='crop', learn_padding=True, seed=0)"
 
 
 @pytest.mark.parametrize(
