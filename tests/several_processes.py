@@ -42,7 +42,7 @@ def in_threads(world: int, work: Callable[[Processes], Any]) -> list[Any]:
         with turn:
             try:
                 found[rank] = work(Threads(rank, world, post, barrier, turn))
-            except (Exception, SystemExit) as error:
+            except Exception as error:
                 found[rank] = error
                 barrier.abort() if isinstance(error, Ended) else None
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.records import RecordWriter, as_line
 from ..data.samples import Sample
 from ..devices import select_device
-from ..distributed import Processes, join_processes
+from ..distributed import ProcessError, Processes, join_processes
 from ..files import as_json, write_json
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def together(device: str | None) -> Iterator[Processes]:
             yield processes
     except Exception as error:
         if processes.repeats_first:
-            raise SystemExit(2) from error  # the first process prints it
+            raise ProcessError(f"process 0 failed with {error}") from error  # which prints it
         raise
 
 

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if not isinstance(error, ProcessError):
             raise
         if _is_first() or "no answer" in str(error):  # the one that failed prints its error itself
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(1)  # torchrun ends all processes when the first ends, also one that is about to print
         sys.exit(2)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

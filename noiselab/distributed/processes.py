@@ -212,6 +212,7 @@ def _leave() -> None:
 @functools.lru_cache(maxsize=1)
 def _group_of_cpus(everyone: Any) -> Any:
     """A group of all processes for messages between CPUs, apart from what networks and checkpoints say to each other."""
+    atexit.register(_group_of_cpus.cache_clear)  # the threads of a group must end before the interpreter, or it aborts
     return dist.new_group(backend="gloo")
 
 
