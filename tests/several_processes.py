@@ -20,7 +20,7 @@ class Threads(Processes):
         super().__init__(rank, world)
         self.post, self.barrier, self.turn, self.round = post, barrier, turn, 0
 
-    def _gather(self, message: bytes) -> list[bytes]:
+    def _gather(self, message: bytes, minutes: float) -> list[bytes]:
         self.post[self.round, self.rank] = message
         self.turn.release()
         try:

@@ -1,8 +1,8 @@
 """Several processes that divide the work of one call."""
 
-from .failures import ending_together
+from .failures import ProcessError, ending_together
 from .messages import barrier, broadcast, parallel, total
-from .processes import ProcessError, Processes, join_processes
+from .processes import Processes, join_processes
 from .sharded import is_sharded, reshard
 
 __all__ = [

@@ -17,8 +17,6 @@ from typing import Any
 
 import torch.distributed as dist
 
-from .processes import ProcessError
-
 GRACE = 10.0
 """Seconds in which a process ends by itself when another one has failed; then it is ended."""
 SOON = 3.0
@@ -28,6 +26,15 @@ LONGEST = 4000
 
 _blocks = itertools.count()
 _inside = False
+
+
+class ProcessError(RuntimeError):
+    """Another process failed, has ended, or did not answer in time."""
+
+
+def is_inside() -> bool:
+    """Whether this is in a block of `ending_together`, so that the others learn of an error that leaves it."""
+    return _inside
 
 
 @contextlib.contextmanager
@@ -59,7 +66,7 @@ def ending_together() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        failure = None if isinstance(error, ProcessError) else _Board(number).cause(error)
+        failure = _Board(number).cause(error)
         if failure is None:
             raise
         raise ProcessError(failure) from error
@@ -99,11 +106,16 @@ class _Board:
     def cause(self, error: BaseException) -> str | None:
         """Describe the failure of another process that has caused this error; `None`, and left, if it is an own one."""
         if not _lost_connection(error):
+            if isinstance(error, ProcessError):
+                return None
             self.write(f"process {self.rank} failed with {type(error).__name__}: {error}")
             return None
         end = time.monotonic() + SOON
         while (found := self.read()) is None and time.monotonic() < end:
             time.sleep(0.05)
+        if found is None and isinstance(error, ProcessError):
+            found = str(error)
+            self.write(found)
         if found is None:
             found = f"process {self.rank} lost the connection to another, which has ended without an error (killed, or memory)"
             self.write(found)

@@ -16,14 +16,11 @@ from torch import Tensor
 
 from ..devices import select_device
 from ..numerics import require_number
+from .failures import GRACE, ProcessError, ending_together, is_inside
 from .messages import digest, pack, unpack
 
 Work: TypeAlias = Callable[[Sequence[int]], Iterable[Sequence[Tensor]]]
 """Does the parts of a work that have these numbers, one after another, and gives the tensors of each."""
-
-
-class ProcessError(RuntimeError):
-    """Another process failed, has ended, or did not answer in time."""
 
 
 class Processes:
@@ -100,7 +97,8 @@ class Processes:
         except Exception as error:
             # Others wait inside of the network for this process if weights are sharded; they notice when it has ended.
             self._told = error if same_calls else self._told
-            self._tell(error)
+            if not is_inside():  # or they are ended, instead of finishing their shares
+                self._tell(error, self.minutes)
             raise
         found = {number: parts for other in self._exchange(message) for number, parts in unpack(other).items()}
         return [own[number] if number in own else found.get(number, []) for number in range(count)]
@@ -109,15 +107,16 @@ class Processes:
     def together(self) -> Iterator["Processes"]:
         """Context manager: all processes leave the block together; an error inside of one is the end of all.
 
-        **Raises:** `ProcessError` with the error of another process, when the others next hear of it: in `collect`, or at the
-        end of the block.
+        **Raises:** `ProcessError` with the error of another process, in `collect` or at the end of the block. A process that is
+        still at work some seconds later is ended (`noiselab.distributed.ending_together`).
         """
         try:
-            yield self
+            with ending_together():
+                yield self
+                self._exchange(b"")
         except Exception as error:
-            self._tell(error)
+            self._tell(error, 2 * GRACE / 60)
             raise
-        self._exchange(b"")
 
     def _agree(self, count: int, about: Sequence[Any]) -> None:
         own = json.dumps([count, digest(about)]).encode()
@@ -128,26 +127,28 @@ class Processes:
                 f"{self.rank} and of {', '.join(map(str, others))} differ"
             )
 
-    def _tell(self, error: BaseException) -> None:
+    def _tell(self, error: BaseException, minutes: float) -> None:
         """Send an error to the others in place of the next message, unless they know it."""
         if error is not self._told and not isinstance(error, ProcessError):
             self._told, text = error, f"{type(error).__name__}: {error}".encode()
             with contextlib.suppress(ProcessError):
-                self.repeats_first = self._exchange(text, failed=True)[0] == text and not self.first
+                self.repeats_first = self._exchange(text, minutes)[0] == text and not self.first
 
-    def _exchange(self, message: bytes, failed: bool = False) -> list[bytes]:
-        """The messages of all processes; one that fails sends its error in place of the next message, whatever that is."""
+    def _exchange(self, message: bytes, failed: float | None = None) -> list[bytes]:
+        """The messages of all processes; one that fails sends its error in place of the next message, whatever that is, and
+        waits for others this number of minutes.
+        """
         if self.world == 1:
             return [message]
-        found = self._gather(bytes([failed]) + message)
+        found = self._gather(bytes([failed is not None]) + message, self.minutes if failed is None else failed)
         errors = {rank: text[1:].decode() for rank, text in enumerate(found) if text[0] and rank != self.rank}
-        if errors and not failed:
+        if errors and failed is None:
             raise ProcessError("; ".join(f"process {rank} failed with {text}" for rank, text in errors.items()))
         return [text[1:] for text in found]
 
-    def _gather(self, message: bytes) -> list[bytes]:
-        """The messages of all processes, as they are."""
-        group, limit = _group_of_cpus(dist.group.WORLD), timedelta(minutes=self.minutes)
+    def _gather(self, message: bytes, minutes: float) -> list[bytes]:
+        """The messages of all processes, as they are, if they come in time."""
+        group, limit = _group_of_cpus(dist.group.WORLD), timedelta(minutes=minutes)
         try:
             dist.monitored_barrier(group, timeout=limit)  # names the process that does not come
             sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.world)]
@@ -162,7 +163,7 @@ class Processes:
             raise ProcessError(
                 f"process {self.rank} of {self.world} got no answer from "
                 + (f"process {silent[1]}" if silent else "another")
-                + f", which has ended or took over {self.minutes:g} minutes longer: {text}"
+                + f", which has ended or took over {minutes:g} minutes longer: {text}"
             ) from error
         return [part[: int(size)].numpy().tobytes() for part, size in zip(parts, sizes, strict=True)]
 

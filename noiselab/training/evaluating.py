@@ -94,6 +94,7 @@ class Evaluating:
         self.log(metrics)
         return metrics
 
+    @ending_together()
     def measure(self, work: Callable[[nn.Module], Result]) -> Result:
         """What a function of the network returns: any measure other than the loss, with the averaged weights if there are any.
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def test_no_process_waits_for_one_that_has_failed(how, tmp_path):
         else:
             assert "which has ended or took over" in words
     assert how == "raises" or "got no answer from process 2" in found[0]
+
+
+@pytest.mark.long
+def test_no_process_finishes_its_share_when_another_has_failed(tmp_path):
+    begun = time.monotonic()
+    done = launch(3, str(HERE / "ends.py"), "works", str(tmp_path))
+    assert time.monotonic() - begun < 50  # a share takes 60 seconds and more
+    for rank in range(2):
+        assert f"process {rank} is ended: process 2 failed with OSError: the disk is full" in done.stderr
 
 
 @pytest.fixture(scope="module", params=[2, 3])
