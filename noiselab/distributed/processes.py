@@ -229,7 +229,7 @@ def deal(count: int, rank: int, world: int, *, same_calls: bool = False) -> list
     **Example:**
 
     ```python
-    from noiselab.distributed import deal
+    from noiselab.distributed.processes import deal
 
     assert deal(5, 1, 2) == [1, 3] and deal(5, 1, 2, same_calls=True) == [1, 3, 5]
     ```
