@@ -185,8 +185,9 @@ def _blocks(
         if grad_projection is not None:
             if exact == dtype:
                 grad_projection.addmm_(outputs.T, h[i:j])
-            else:
-                grad_projection += outputs.T @ h[i:j]
+            else:  # in parts, because a product of low precision has no place to be added to
+                for first, last in spans(len(projection), max(1, 4 * chunk // (h.shape[1] * h.element_size()))):
+                    grad_projection[first:last] += outputs[:, first:last].T @ h[i:j]
         if grad_bias is not None:
             grad_bias += outputs.sum(0, dtype=exact)
     grads = (grad_h, hidden), (grad_projection, projection), (grad_bias, bias)
