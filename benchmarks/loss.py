@@ -114,8 +114,8 @@ def main() -> int:
     # Under autocast also copies of weights and hidden states in bfloat16, the gradient of the latter.
     low = peak_memory(functools.partial(make_fused, torch.bfloat16)) - 1.5 * weight_bytes - 8 * ROWS * WIDTH
     lines = [
-        # 1.6 is wanted, 1.8 to 2.04 was measured. For a million numbers in cache a softmax takes 0.40 ms, log1p of half of them 0.24 ms, and each of the
-        # other 11 passes 0.04 to 0.09 ms; PyTorch has no operation that does two of them at once.
+        # 1.6 is wanted, 1.8 to 2.04 was measured. For a million numbers in cache a softmax takes 0.40 ms, log1p of half of them
+        # 0.24 ms, and each of the other 11 passes 0.04 to 0.09 ms; PyTorch has no operation that does two of them at once.
         ("loss forward + backward / one fresh softmax", time["nelbo"] / time["softmax"], 2.1, False),
         ("fused projection and loss / bare products", time["fused"] / time["bare products"], 1.15, False),
         ("half of the tokens masked: rows with a loss / all rows", time["masks"] / time["masks, all rows"], 0.6, False),
