@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import two_processes
 from safetensors.torch import load_file
 from toy_training import Rows, Stream, make
 
@@ -96,6 +97,10 @@ def test_sharded_weights_make_the_same_steps_and_no_process_holds_all(results, o
     assert sharded["evaluated"] == pytest.approx(losses(one, "eval_loss"), rel=1e-4)
     count = sum(p.numel() for p in one.network.parameters())
     assert count / 2 <= sharded["held"] < 0.55 * count and results["joint"]["held"] == count
+
+
+def test_the_bound_of_sharded_weights_is_that_of_one_process(results, one):
+    assert results["sharded"]["bound"] == pytest.approx(one.measure(two_processes.bound).nats.tolist(), rel=1e-4)
 
 
 def test_a_sharded_run_writes_the_model_that_one_process_writes(results, root, one):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from toy_training import Rows, Stream, digest, make
+from toy_training import Rows, Stream, V, digest, make
 
 from noiselab.training.layout import full_tensor, start_processes
 
@@ -70,6 +70,18 @@ def everyone(value):
     return found
 
 
+def bound(network):
+    """The bound of held-out rows, by all processes."""
+    import noiselab as nl
+    from noiselab.distributed import join_processes
+    from noiselab.evaluation import validation_bound
+    from noiselab.networks.huggingface import TransformersDenoiser
+
+    process, random = nl.gidd(vocab_size=V, mask_id=V - 1, p_uniform=0.2), torch.Generator().manual_seed(0)
+    options = {"batch_size": 3, "generator": random, "processes": join_processes("cpu")}  # 13 rows are 5 batches
+    return validation_bound(process, TransformersDenoiser(network), Rows(13, seed=5), **options)
+
+
 def main(root):
     results = {}
     options = {"dropout": 0.0, "batch": 16, "micro_batch": 4, "steps": 6, "save_every": 2, "log_every": 1}
@@ -85,7 +97,7 @@ def main(root):
     trainer.train()
     results["joint"] = {"times": everyone(times), "gradients": gradients, **result(trainer)}
     sharded = train("sharded", shards=0, evaluate_every=3, extra=extra)
-    results["sharded"] = result(sharded)
+    results["sharded"] = {**result(sharded), "bound": sharded.measure(bound).nats.tolist()}
     sharded.save_final(root / "sharded" / "final")
 
     blocks = {"evaluate_every": 3, "extra": {**extra, "blocks": 4}}
