@@ -155,8 +155,8 @@ class Loop(Stepping, Saving, Evaluating):
         try:
             with self.termination.noted():
                 yield
-        except Exception as error:
-            self.abandon_save(error)
+        except Exception:
+            self.abandon_save()
             raise
         finally:
             with contextlib.suppress(Exception):

@@ -99,12 +99,18 @@ class Saving:
     def save(self) -> None:
         """Begin a checkpoint of the current step: tensors are copied and written in the background, then it is sealed.
 
-        **Raises:** `NonFiniteLoss` if a weight is not finite; `OSError` if an earlier checkpoint could not be written.
+        **Raises:** `NonFiniteLoss` if a weight is not finite; `OSError` if this or an earlier checkpoint could not be written.
         """
         self.finish_saving()
         self._check_weights()
-        run = self.run.folder
-        folder = self.saving = run / f"checkpoint-{self.step}"
+        folder = self.saving = self.run.folder / f"checkpoint-{self.step}"
+        try:
+            self._begin_saving(folder)
+        except OSError as error:
+            raise self._removed(error.errno or errno.EIO, str(error)) from error
+        self.call("on_save", folder)
+
+    def _begin_saving(self, folder: Path) -> None:
         if self.layout.first:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -118,10 +124,9 @@ class Saving:
         def finish() -> None:
             if self.layout.first:
                 seal(folder)
-                rotate(run, folder, self.run.keep)
+                rotate(self.run.folder, folder, self.run.keep)
 
         self.writer.write(folder, tensors, finish)
-        self.call("on_save", folder)
 
     def finish_saving(self) -> None:
         """Wait until the checkpoint in progress is sealed.
@@ -140,19 +145,14 @@ class Saving:
             raise self._removed(*failed)
         self.sealed, self.saving = self.saving, None
 
-    def abandon_save(self, error: BaseException) -> None:
-        """Wait for the checkpoint in progress after an error of this process, and remove it if it is not whole.
-
-        **Raises:** `OSError` if the error was one of writing.
-        """
+    def abandon_save(self) -> None:
+        """Wait for the checkpoint in progress after an error of this process, and remove it if it is not whole."""
         if self.saving is None:
             return
         with contextlib.suppress(Exception):
             self.writer.wait()
         if (self.saving / MANIFEST).exists():
             self.sealed, self.saving = self.saving, None
-        elif isinstance(error, OSError):
-            raise self._removed(error.errno or errno.EIO, str(error)) from error
         else:
             self._remove()
 

@@ -88,6 +88,19 @@ def test_nothing_is_sealed_that_is_not_there(tmp_path):
     assert again.resumed.name == "checkpoint-4" and again.step == 14
 
 
+def test_an_error_of_the_data_is_not_one_of_the_checkpoint_in_progress(tmp_path, monkeypatch):
+    class Unreadable(Callback):
+        def on_step(self, trainer):
+            if trainer.step == 9:  # checkpoint-8 is not sealed yet
+                raise OSError(5, "row 7 cannot be read")
+
+    run = make(tmp_path, callbacks=[Unreadable()])
+    monkeypatch.setattr("noiselab.training.saving.seal", lambda folder: None)
+    with pytest.raises(OSError, match=r"^\[Errno 5\] row 7 cannot be read$"):
+        run.train()
+    assert steps(tmp_path) == []
+
+
 @pytest.mark.parametrize("name", [*NEEDED, "everything"])
 def test_intact_means_that_all_that_a_resume_needs_is_there(tmp_path, name):
     """Also if the manifest agrees with the folder, as one that was written too late did."""
