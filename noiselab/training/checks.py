@@ -284,6 +284,6 @@ def check_sharding(layout: Layout, optimization: Optimization, model: nn.Module)
         )
     if optimization.optimizer == "muon":
         raise ValueError(
-            "optimizer must be 'adamw' with sharded weights, because Muon needs whole matrices; got 'muon' with "
+            "optimizer must be 'adamw' or 'laprop' with sharded weights, because Muon needs whole matrices; got 'muon' with "
             f"shards={layout.shards}"
         )

@@ -4,7 +4,8 @@ They are filled in part by part: each block of the network, then the rest. A pro
 filled holds its shards and one whole part, never the whole network.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -62,6 +63,9 @@ class FirstWeights:
                 self.owners |= dict.fromkeys(module.modules(), module)
                 self.saved = dict.fromkeys(module.modules(), f"{name}.") | self.saved
         self.filled: dict[int, Tensor] = {}  # tensors without memory that have been given some
+        # Of the part that is being filled: its buffers with their numbers of changes, and the tensors that are in files.
+        self.made: dict[int, tuple[Tensor, int]] = {}
+        self.read: set[int] = set()
         self.change, self.folder = None, None
         if callable(weights):
             self.change = weights
@@ -79,6 +83,7 @@ class FirstWeights:
         others = {module for other in apart for module in other.modules()}
         modules = [module for module in part.modules() if module not in others]
         made: dict[int, Tensor] = {}
+        self.made, self.read = {}, set()
         for module in modules:
             self._allocate(module, made)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -87,12 +92,30 @@ class FirstWeights:
             for module in modules:
                 self._read(module)
         for module in modules:
-            for name, tensor in module.named_parameters(recurse=False):
-                if not bool(tensor.isfinite().all()):
+            self._check(module)
+
+    def _check(self, module: nn.Module) -> None:
+        """Check that a module has no tensor that nothing has set: uninitialized memory would be used as if it were one."""
+        for name, tensor in module.named_parameters(recurse=False):
+            if not bool(tensor.isfinite().all()):
+                if id(tensor) in self.read:
                     raise ValueError(
-                        f'a model on the device "meta" must draw all of its weights in reset_parameters or _init_weights; '
-                        f"{type(module).__name__} leaves {self._name(module, name)} as it is"
+                        f"{self.folder} must contain finite weights; {self._name(module, name)} has infinities or NaN"
                     )
+                raise ValueError(
+                    f'a model on the device "meta" must draw all of its weights in reset_parameters or _init_weights; '
+                    f"{type(module).__name__} leaves {self._name(module, name)} as it is"
+                )
+        for name, buffer in module.named_buffers(recurse=False):
+            # Each change in place counts; one through `.data`, which does not, is seen where the memory was NaN.
+            given, changes = self.made.get(id(buffer), (None, 0))
+            untouched = given is buffer and buffer.numel() and buffer._version == changes
+            if untouched and (not buffer.is_floating_point() or bool(buffer.isnan().any())):
+                raise ValueError(
+                    f'a model on the device "meta" must set its buffers in reset_parameters or _init_weights, too; '
+                    f"{type(module).__name__} leaves {self._name(module, name)} as it is (or build it with memory, or set the "
+                    "buffer in a function given as weights=)"
+                )
 
     def _allocate(self, module: nn.Module, made: dict[int, Tensor]) -> None:
         """Give the tensors of a module memory, tied ones once: NaN, so that weights which are not drawn are noticed."""
@@ -107,8 +130,12 @@ class FirstWeights:
                             f"weights of a block must not be shared with other parts; {self._name(module, name)} is"
                         )
                     new = torch.empty_like(tensor, device="cpu")
+                    if tensor.is_floating_point() or tensor.is_complex():
+                        new.fill_(torch.nan)
                     if isinstance(tensor, nn.Parameter):
-                        new = nn.Parameter(new.fill_(torch.nan), requires_grad=tensor.requires_grad)
+                        new = nn.Parameter(new, requires_grad=tensor.requires_grad)
+                    else:
+                        self.made[id(new)] = new, new._version
                     made[id(tensor)], self.filled[id(tensor)] = new, tensor
                 place[name] = made[id(tensor)]
 
@@ -134,12 +161,17 @@ class FirstWeights:
                     value = content.get_tensor(found)
             except (OSError, SafetensorError) as error:
                 raise ValueError(f"{self.files[found]} must be a file of safetensors; {error}") from error
-            if value.shape != tensor.shape:
-                raise ValueError(
-                    f"{self.files[found]} must contain the weights of this model; {found} has shape {list(value.shape)}, in "
-                    f"the model {list(tensor.shape)}"
-                )
+            for what, theirs, ours, equal in (
+                ("shape", list(value.shape), list(tensor.shape), value.shape == tensor.shape),
+                ("dtype", value.dtype, tensor.dtype, _kind(value) == _kind(tensor)),
+            ):
+                if not equal:
+                    raise ValueError(
+                        f"{self.files[found]} must contain the weights of this model; {found} has {what} {theirs}, in the "
+                        f"model {ours}"
+                    )
             tensor.copy_(value)
+            self.read.add(id(tensor))
 
     def _name(self, module: nn.Module, name: str) -> str:
         return ".".join(part for part in (self.names[module], name) if part)
@@ -170,16 +202,52 @@ class FirstWeights:
             )
 
 
+def _kind(tensor: Tensor) -> str:
+    """The kind of a tensor's numbers, within which a change of dtype only rounds."""
+    return "floating" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "integer"
+
+
 def _index(folder: Path) -> dict[str, Path]:
     """The file of each tensor in a folder of safetensors."""
-    files: Sequence[Path] = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"weights must be in a folder of safetensors; {folder} has none")
     found: dict[str, Path] = {}
-    for file in files:
+    for file in _files(folder):
         try:
             with safe_open(file, framework="pt") as content:
-                found |= dict.fromkeys(content.keys(), file)
+                names = list(content.keys())
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{file} must be a file of safetensors; {error}") from error
+        twice = [name for name in names if name in found]
+        if twice:
+            raise ValueError(
+                f"{folder} must contain each weight once; {twice[0]} is in {found[twice[0]].name} and in {file.name} "
+                "(keep those of one model)"
+            )
+        found |= dict.fromkeys(names, file)
     return found
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of the weights in a folder: those that its index names, or all if it has none."""
+    if not folder.is_dir():
+        what = "a file" if folder.exists() else "not there"
+        raise ValueError(f"weights must be in a folder of safetensors; {folder} is {what}")
+    there = sorted(folder.glob("*.safetensors"))
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        whole = folder / index.name.removesuffix(".index.json")
+        if whole.exists():
+            raise ValueError(
+                f"{folder} must contain the weights of one model; it has both {whole.name} and {index.name}: move one of them"
+            )
+        try:
+            listed = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{index} must be an index of safetensors; {error!r}") from error
+        missing = sorted(listed - {file.name for file in there})
+        if missing:
+            raise ValueError(
+                f"{folder} must contain the files that {index.name} names; {', '.join(missing)} is missing"
+            )
+        return [folder / name for name in sorted(listed)]
+    if not there:
+        raise ValueError(f"weights must be in a folder of safetensors; {folder} has none")
+    return there

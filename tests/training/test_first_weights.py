@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from empty_start import causal, dit, empty, tied
+from safetensors.torch import save_file
 from torch import nn
 from toy_training import V, make
 
@@ -123,6 +124,111 @@ def test_what_cannot_be_filled_is_refused(tmp_path):
     first.fill(shared[0])
     with pytest.raises(ValueError, match=r"must not be shared with other parts; 1\.weight is"):
         first.fill(shared[1])
+
+
+class Keeping(nn.Module):
+    """Has buffers that only its constructor sets."""
+
+    def __init__(self, buffer, persistent=True):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(V, V)])
+        self.register_buffer("table", buffer(), persistent=persistent)
+
+
+class Setting(Keeping):
+    """Sets them again."""
+
+    def reset_parameters(self):
+        self.table.copy_(torch.arange(V))
+
+
+BUFFERS = {
+    "float": lambda: torch.arange(V) / V,
+    "int": lambda: torch.arange(V),
+    "bool": lambda: torch.arange(V) > 2,
+    "bfloat16": lambda: torch.arange(V, dtype=torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.parametrize("kind", BUFFERS)
+def test_a_buffer_that_nothing_sets_is_refused(kind, persistent):
+    """It would be whatever was in the memory before."""
+    build = BUFFERS[kind]
+    with pytest.raises(ValueError, match=r"must set its buffers .* Keeping leaves table as it is"):
+        filled(empty(lambda: Keeping(build, persistent)), 1)
+    found = filled(empty(lambda: Setting(build, persistent)), 1)
+    assert torch.equal(found.table, torch.arange(V).to(found.table.dtype))
+
+    def change(module):
+        if isinstance(module, Keeping):
+            module.table.copy_(build())
+
+    assert torch.equal(filled(empty(lambda: Keeping(build, persistent)), 1, change).table, build())
+
+
+def test_a_buffer_may_be_read_and_may_have_no_elements(tmp_path):
+    network = Keeping(BUFFERS["int"])
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    assert torch.equal(filled(empty(lambda: Keeping(BUFFERS["int"])), 1, tmp_path).table, network.table)
+    assert not filled(empty(lambda: Keeping(lambda: torch.zeros(0))), 1).table.numel()
+    normed = filled(empty(lambda: nn.BatchNorm1d(3)), 1)
+    assert normed.running_var.eq(1).all() and int(normed.num_batches_tracked) == 0
+
+
+def written(folder, files, index=None):
+    """A folder of safetensors, and its weights."""
+    torch.manual_seed(0)
+    weights = nn.Linear(3, 2).state_dict()
+    for name, (keys, change) in files.items():
+        save_file({key: change(weights[key]) for key in keys}, folder / f"{name}.safetensors")
+    if index is not None:
+        names = {key: f"{name}.safetensors" for key, name in index.items()}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    return weights
+
+
+def same(value):
+    return value
+
+
+def test_an_index_says_which_files_count(tmp_path):
+    files = {"a": (["weight"], same), "b": (["bias"], same), "old": (["weight", "bias"], torch.zeros_like)}
+    weights = written(tmp_path, files, {"weight": "a", "bias": "b"})
+    found = filled(empty(lambda: nn.Linear(3, 2)), 1, tmp_path)
+    assert torch.equal(found.weight, weights["weight"]) and torch.equal(found.bias, weights["bias"])
+    (tmp_path / "b.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"files that model.safetensors.index.json names; b.safetensors is missing"):
+        filled(empty(lambda: nn.Linear(3, 2)), 1, tmp_path)
+    (tmp_path / "old.safetensors").rename(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"both model.safetensors and model.safetensors.index.json"):
+        filled(empty(lambda: nn.Linear(3, 2)), 1, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(ValueError, match="must be an index of safetensors"):
+        filled(empty(lambda: nn.Linear(3, 2)), 1, tmp_path)
+
+
+def test_files_that_say_two_things_or_other_numbers_are_refused(tmp_path):
+    both = ["weight", "bias"]
+    written(tmp_path, {"a": (both, same), "b": (["bias"], same)})
+    with pytest.raises(ValueError, match=r"each weight once; bias is in a.safetensors and in b.safetensors"):
+        filled(empty(lambda: nn.Linear(3, 2)), 1, tmp_path)
+    (tmp_path / "b.safetensors").unlink()
+    for dtype in (torch.int8, torch.int32, torch.bool, torch.complex64):
+        written(tmp_path, {"a": (both, lambda value: value.to(dtype))})  # noqa: B023
+        with pytest.raises(ValueError, match=rf"weight has dtype {dtype}, in the model torch.float32"):
+            filled(empty(lambda: nn.Linear(3, 2)), 1, tmp_path)
+    weights = written(tmp_path, {"a": (both, torch.Tensor.half)})
+    found = filled(empty(lambda: nn.Linear(3, 2)), 1, tmp_path)
+    assert torch.equal(found.weight, weights["weight"].half().float()) and found.weight.dtype == torch.float32
+    written(tmp_path, {"a": (both, lambda value: value / 0)})
+    with pytest.raises(ValueError, match="must contain finite weights; weight has infinities or NaN"):
+        filled(empty(lambda: nn.Linear(3, 2)), 1, tmp_path)
+    with pytest.raises(ValueError, match=r"a.safetensors is a file"):
+        filled(empty(lambda: nn.Linear(3, 2)), 1, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="nowhere is not there"):
+        filled(empty(lambda: nn.Linear(3, 2)), 1, tmp_path / "nowhere")
 
 
 def test_a_fingerprint_sees_each_element_and_its_place():

@@ -157,6 +157,6 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_both(results):
 
 
 def test_what_cannot_be_is_refused(results):
-    assert "optimizer must be 'adamw' with sharded weights" in results["muon"]
+    assert "optimizer must be 'adamw' or 'laprop' with sharded weights" in results["muon"]
     assert "shards must divide the number of processes, 2, or be 0 for all; got 3" in results["mesh"]
     assert "batch must be a multiple of the number of processes; got 15 and 2" in results["batch"]
