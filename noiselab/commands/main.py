@@ -75,7 +75,7 @@ def run(name: str, arguments: Sequence[str]) -> Any:
 
     with contextlib.ExitStack() as quiet:
         if not _is_first():  # help and wrong options are printed once
-            nowhere = quiet.enter_context(Path(os.devnull).open("w"))
+            nowhere = quiet.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
             quiet.enter_context(contextlib.redirect_stdout(nowhere))
             quiet.enter_context(contextlib.redirect_stderr(nowhere))
         options = tyro.cli(module.Options, args=list(arguments), prog=f"noiselab {name}")

@@ -2,7 +2,7 @@
 
 from .failures import ProcessError, ending_together
 from .messages import barrier, broadcast, parallel, total
-from .processes import Processes, join_processes
+from .processes import Processes, join_processes, require_processes
 from .sharded import is_sharded, reshard
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "is_sharded",
     "join_processes",
     "parallel",
+    "require_processes",
     "reshard",
     "total",
 ]

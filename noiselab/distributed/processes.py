@@ -168,6 +168,16 @@ class Processes:
         return [part[: int(size)].numpy().tobytes() for part, size in zip(parts, sizes, strict=True)]
 
 
+def require_processes(processes: Processes | None) -> Processes:
+    """The processes that divide a call, by default this one alone.
+
+    **Raises:** `ValueError` for anything else, such as a number of processes.
+    """
+    if processes is not None and not isinstance(processes, Processes):
+        raise ValueError(f"processes must be those of noiselab.distributed.join_processes, or None; got {processes!r}")
+    return Processes() if processes is None else processes
+
+
 def join_processes(device: str | None = None, *, minutes: float | int = 60) -> Processes:
     """Join the processes that `torchrun` has started; a script that it has not started is alone.
 

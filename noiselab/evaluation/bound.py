@@ -20,7 +20,7 @@ from ..categorical import split_generator
 from ..data.rows import document_attention, noised_tokens, real_tokens, stack_rows
 from ..denoisers import Denoiser, attending_to
 from ..denoisers.modes import device_of, evaluating
-from ..distributed import Processes, is_sharded
+from ..distributed import Processes, is_sharded, require_processes
 from ..likelihood import continuous_bound, discrete_bound
 from ..likelihood.bounds import BoundTerms
 from ..likelihood.nodes import process_quadrature
@@ -168,7 +168,7 @@ def validation_bound(
                 draws = [torch.stack(estimate.draw(x, scored, part, randoms[some])) for part in parts]
             yield [torch.stack(draws).mean(0).cpu(), scored.sum(-1).cpu()]
 
-    own, about = processes or Processes(), ["bound", tau, *randoms, low, high, nodes, grid, batch_size]
+    own, about = require_processes(processes), ["bound", tau, *randoms, low, high, nodes, grid, batch_size]
     with evaluating(denoiser), torch.no_grad():
         found = own.collect(work, -(-count // batch_size), about=about, same_calls=is_sharded(denoiser))
     each, sizes = torch.cat([terms for terms, _ in found], -1), torch.cat([lengths for _, lengths in found])

@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 from ..categorical import split_generator
 from ..data.rows import group_equal
 from ..denoisers.modes import device_of, evaluating
-from ..distributed import Processes, is_sharded
+from ..distributed import Processes, is_sharded, require_processes
 from ..likelihood.nodes import process_quadrature
 from ..likelihood.ranges import time_range
 from ..networks.canvas import CanvasNetwork, canvas_bounds
@@ -106,7 +106,7 @@ def canvas_validation_bound(
     each = torch.zeros(3, len(texts), dtype=torch.float64)
     with evaluating(module):
         about = ["canvas bound", texts, given, block_size, low, nodes, repeats, *randoms]
-        found = (processes or Processes()).collect(work, len(together), about=about)
+        found = require_processes(processes).collect(work, len(together), about=about)
     for some, (terms,) in zip(together, found, strict=True):
         each[:, some] = terms
     lengths = torch.tensor([size - first for first, size in sizes])

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from ..correctors import SelfCorrection
 from ..denoisers import Denoiser, Support, Temperature
 from ..denoisers.modes import evaluating
-from ..distributed import Processes, is_sharded
+from ..distributed import Processes, is_sharded, require_processes
 from ..numerics import require_count, require_number
 from ..process import InterpolatingProcess
 from ..samplers import AncestralSampler
@@ -176,7 +176,7 @@ def correction_grid(
         start,
     ]
     with torch.no_grad(), evaluating(allowed):
-        found = (processes or Processes()).collect(work, len(seeds), about=about)
+        found = require_processes(processes).collect(work, len(seeds), about=about)
     return _summary([_from_numbers(numbers) for (numbers,) in found])
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..data.texts import text_list
 from ..denoisers.modes import device_of, evaluating
-from ..distributed import Processes, is_sharded
+from ..distributed import Processes, is_sharded, require_processes
 from ..networks.lengths import check_fits, context_length
 from ..networks.outputs import logits_of
 from ..numerics import require_count, require_tokens
@@ -228,7 +228,7 @@ def _surprises(
             yield [_surprise(judge, [rows[i] for i in groups[number]], device_of(judge))]
 
     with torch.no_grad(), evaluating(judge):
-        own = processes or Processes()
+        own = require_processes(processes)
         found = own.collect(work, len(groups), about=["judge", rows, groups], same_calls=is_sharded(judge))
     return [nats for (nats,) in found]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..data.texts import text_list
 from ..data.tokenizers import Encoder
 from ..denoisers import Denoiser
-from ..distributed import Processes, is_sharded
+from ..distributed import Processes, is_sharded, require_processes
 from ..files import as_path, new_folder, write_text
 from ..networks.adapters import merged_network, write_adapter
 from ..networks.lengths import check_fits, context_length
@@ -263,6 +263,7 @@ class Pipeline(nn.Module, abc.ABC):
 
         **Raises:** `ValueError` if the weights are sharded.
         """
+        require_processes(processes)
         if processes is not None and is_sharded(self):
             raise ValueError(
                 "processes must be None with sharded weights, because texts take different numbers of network calls; without "
