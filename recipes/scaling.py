@@ -24,6 +24,7 @@ import transformers
 from torch import Generator, Tensor
 
 from common import DEMO_TEXT, Prepared, Training, prepare, train_diffusion
+from noiselab.denoisers.attended import real_pairs
 from noiselab.networks.published import GiddConfig, GiddForDiffusionLM, PublishedDenoiser
 from noiselab.processes import process_from
 from noiselab.times import token_times
@@ -166,7 +167,8 @@ class PromptedDenoiser(PublishedDenoiser):
             return super().hidden(z, t)
         prompt = t < MARGIN
         network: Any = self.network
-        return network.hidden(z, attention_mask=~prompt[:, :, None] | prompt[:, None, :])
+        pairs = ~prompt[:, :, None] | prompt[:, None, :]
+        return network.hidden(z, attention_mask=real_pairs(pairs, self.real_tokens(z)))
 
 
 def build_network(options: Scaling, vocab_size: int) -> GiddForDiffusionLM:

@@ -32,11 +32,18 @@ class _Split:
 
     def _find(self) -> _Border:
         parts, left = self.corpus.parts(), self.count
+        border: _Border | None = None
         for index in reversed(range(len(parts))):
+            if border is not None:  # at the start of a part: some part before it must have a text
+                if next(parts[index].read(), None) is not None:
+                    return border
+                continue
             here = sum(1 for _ in parts[index].read())
-            if here > left or (here == left and index):
+            if here > left:
                 return _Border(index, here - left)
             left -= here
+            if not left:
+                border = _Border(index, 0)
         raise ValueError(
             f"a corpus must have more than the {self.count} texts that are held out; {self.corpus.name!r} has "
             f"{self.count - left}"

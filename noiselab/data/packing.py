@@ -54,7 +54,8 @@ def pack(
       short (GIDD; `noiselab.data.cropping.crop_document`).
     - `keep_partial`: in the modes that join texts, pad the last block if it is not full instead of dropping it.
     - `separate`: give each row a column `documents`, the number of the document of each token within the row, from which
-      `noiselab.data.rows.same_document` makes a mask for attention within documents.
+      `noiselab.data.rows.same_document` makes a mask for attention within documents. Not with `"wrap"`, `"crop"` or
+      `learn_padding`.
     - `learn_padding`: let padding count as real tokens, which are seen, noised and learned, as in GIDD's published training.
     - `seed`: of the places of crops; each block has one that stays.
     - `cache`: a folder for packed blocks. The file name is derived from the contents of the corpus, the tokenizer and
@@ -75,7 +76,8 @@ def pack(
     assert [tokenizer.decode(block["input_ids"]) for block in blocks] == ["abc<|endoftext|>", "de<|endoftext|>[PAD]"]
     ```
     """
-    check_packing(tokenizer, length, mode, (*MODES, *PUBLISHED_MODES))
+    modes = (*MODES, *PUBLISHED_MODES)
+    check_packing(tokenizer, length, mode, modes, separate=separate, learn_padding=learn_padding)
     corpus = as_corpus(texts)
     states = vocabulary_size(tokenizer)
     more = [*(["separate"] if separate else []), *(["padding"] if learn_padding else [])]
@@ -232,7 +234,13 @@ def pack_texts(
 
 
 def check_packing(
-    tokenizer: "transformers.PreTrainedTokenizerBase", length: int, mode: str, modes: Sequence[str] = MODES
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    length: int,
+    mode: str,
+    modes: Sequence[str] = MODES,
+    *,
+    separate: bool = False,
+    learn_padding: bool = False,
 ) -> None:
     """Raise `ValueError` unless texts can be packed with these settings, in one of the modes."""
     least = 3 if mode == "wrap" else 2
@@ -243,6 +251,12 @@ def check_packing(
     for what in ("eos_token", "pad_token"):
         if getattr(tokenizer, f"{what}_id") is None:
             raise ValueError(f"the tokenizer must have a token for {what}; got none (load_tokenizer adds it)")
+    if separate and mode in PUBLISHED_MODES:  # the start token is often the end-of-text token
+        raise ValueError(
+            f"separate is for rows in which only ends of texts divide documents, of the modes {', '.join(MODES)}; got {mode!r}"
+        )
+    if separate and learn_padding:
+        raise ValueError("separate must not be given with learn_padding, because padding belongs to no text; got both")
     if mode in PUBLISHED_MODES:
         start_token(tokenizer)
 

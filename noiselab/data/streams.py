@@ -82,7 +82,8 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        check_packing(tokenizer, length, mode, (*MODES, *PUBLISHED_MODES))
+        modes = (*MODES, *PUBLISHED_MODES)
+        check_packing(tokenizer, length, mode, modes, separate=separate, learn_padding=learn_padding)
         if (rank is None) != (world_size is None):
             raise ValueError(f"rank and world_size must be given together; got {rank} and {world_size}")
         if rank is not None and world_size is not None and not 0 <= rank < world_size:

@@ -18,6 +18,7 @@ SIZE = 2  # the tokens of a block of the text with which a network is tried
 # Two blocks that see themselves, the second also a clean copy of the first, which sees itself.
 PAIRS = ((1, 0, 0), (0, 1, 1), (0, 0, 1))
 PLACES = (0, 1, 2, 3, 0, 1)
+TRIES = 6  # of random weights
 WINDOWS = ("sliding_window", "local_attention", "window_size", "attention_window")
 LONGEST = 1 << 14  # texts that are longer are not tried
 
@@ -41,8 +42,16 @@ def check_attention(denoiser: Denoiser) -> None:
         with evaluating(alone):
             changes, rounding = _changes(alone)
             if not changes.any():  # as built: zero layers hide what is attended to
-                alone = _random(alone)
+                alone = _random(alone, 0)
                 changes, rounding = _changes(alone)
+            seen, leaks = changes > 0, changes > rounding
+            # Sharp attention gives some tokens a weight of nearly 0: with other weights not the same ones. In low precision
+            # rounding says nothing of that.
+            fine = torch.finfo(changes.dtype).bits >= 32
+            for seed in range(1, TRIES):
+                if _allowed(seen.device)[changes <= (rounding if fine else 0)].any():
+                    changes, rounding = _changes(_random(alone, seed))
+                    seen, leaks = seen | (changes > 0), leaks | (changes > rounding)
             difference = _difference(alone)
             window = _window(alone)
             near = not window or _reaches(alone, window + 1)
@@ -52,11 +61,10 @@ def check_attention(denoiser: Denoiser) -> None:
             f"the network must take a mask of which tokens attend to which, and positions; {name} fails with "
             f"{type(error).__name__}: {error}"
         ) from error
-    allowed = _allowed(changes.device)
+    allowed = _allowed(seen.device)
     # Sums in another order, as in mixtures of experts, are no dependence; of what is attended to, any change is one.
-    leaks = (changes > rounding) & ~allowed
-    missing = (changes == 0) & allowed & ~torch.eye(len(allowed), dtype=torch.bool, device=changes.device)
-    for wrong, what, seen in (
+    leaks, missing = leaks & ~allowed, allowed & ~seen & ~torch.eye(len(allowed), dtype=torch.bool, device=seen.device)
+    for wrong, what, found in (
         (leaks, "must not attend to", "depends on it"),
         (missing, "must be able to attend to", "does not depend on it"),
     ):
@@ -64,7 +72,7 @@ def check_attention(denoiser: Denoiser) -> None:
             to, source = wrong.nonzero()[0].tolist()
             raise ValueError(
                 f"the network must attend by the given mask; in {name} the token at place {to} {what} that at place {source}, "
-                f"and {seen} (causal, recurrent and windowed attention cannot be given a mask)"
+                f"and {found} (causal, recurrent and windowed attention cannot be given a mask)"
             )
     if not same:
         raise ValueError(
@@ -95,13 +103,14 @@ def _alone(denoiser: Denoiser) -> Any:
     return alone
 
 
-def _random(denoiser: Any) -> Any:
-    """A copy with random weights."""
+def _random(denoiser: Any, seed: int) -> Any:
+    """A copy with random weights, with which wide networks do not attend to one token alone."""
     made = copy.deepcopy(denoiser)
     device = device_of(made)
-    random = torch.Generator(device).manual_seed(0)
+    random = torch.Generator(device).manual_seed(seed)
     for weight in made.parameters():
-        weight.copy_(0.3 * torch.randn(weight.shape, generator=random, device=device))
+        scale = min(0.3, weight.shape[-1] ** -0.5) if weight.dim() > 1 else 0.3
+        weight.copy_(scale * torch.randn(weight.shape, generator=random, device=device))
     return made
 
 

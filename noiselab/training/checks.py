@@ -67,6 +67,8 @@ def check_optimization(optimization: Optimization, run: Run, layout: Layout) -> 
     require_count("keep", run.keep, 2)  # or a run whose only checkpoint is damaged starts again
     for name in ("learning_rate", "weight_decay", "epsilon", "clip"):
         require_number(name, getattr(o, name), 0, infinite=name == "clip")
+    for beta in o.betas:
+        require_number("betas", beta, 0, 1, below=True)
     require_number("final_learning_rate", o.final_learning_rate, 0, 1)
     for name in ("width_ratio", "depth_ratio"):
         require_number(name, getattr(o, name), 0, above=True)

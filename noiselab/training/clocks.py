@@ -98,14 +98,15 @@ class PromptedTimes:
     The prompt of a sequence of L tokens has the positions $i \le f\,(L - 1)$, at least one, with $f = \arccos(1 - 2u) / \pi$
     for a uniform u, so that prompts of half the sequence are the most frequent. The time of its tokens is `PROMPT_TIME`,
     where there is next to no noise, and their weight is 0. The mean of all weights of a step is 1, so that the loss is the
-    mean over the tokens that are learned.
+    mean over the tokens that are learned, if rows have no padding and no tokens that are not scored. Where they do, prompts are
+    a larger share of the real tokens, and the loss is that mean times a factor a little below 1.
 
     **Arguments:**
 
     - `times`: the times of the other tokens, such as `TimesPerToken(0.5)`; they must not be below `MARGIN`.
     - `share`: in [0, 1]; the probability that a sequence has a prompt.
 
-    **Raises:** `ValueError` for a share out of range.
+    **Raises:** `ValueError` for a share out of range; on a call, for times below `MARGIN`.
 
     **Source:** `_sample_noise_mask` in gidd_easydel/diffusion_trainer/diffusion_trainer.py of github.com/dvruette/gidd-easydel
     (commit 6525e88), with its setting `noise_mask_p_prompt: 0.2`; von Ruette et al. (2025), arXiv 2512.10858.
@@ -134,6 +135,8 @@ class PromptedTimes:
         """The times of all sequences of a step, and their weights."""
         drawn = self.times(batch, length, generator=generator)
         t, weight = drawn if isinstance(drawn, tuple) else (drawn, torch.ones_like(drawn))
+        if t.min() < MARGIN:
+            raise ValueError(f"times beside prompts must not be below {MARGIN:g}; got {t.min().item():g}")
         t, weight = (part.double().view(batch, -1).expand(batch, length) for part in (t, weight))
         prompted, u = torch.rand(2, batch, 1, dtype=torch.float64, generator=generator)
         end = (1 - 2 * u).arccos() / math.pi * (length - 1)

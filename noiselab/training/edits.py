@@ -75,11 +75,14 @@ class EditLoss:
     ) -> Scalar:
         """The loss of a batch; arguments as for `noised_loss`.
 
-        **Raises:** `ValueError` if some real tokens are not `scored` or have the label -100: all of a text is learned.
+        **Raises:** `ValueError` if some real tokens are not `scored` or have the label -100: all of a text is learned; or if
+        rows have `documents`.
         """
         ids, real = batch["input_ids"].long(), real_tokens(batch)
         if ("scored" in batch or "labels" in batch) and not torch.equal(real, noised_tokens(batch)):
             raise ValueError("EditLoss learns all real tokens of a text; got a batch with tokens that are not scored")
+        if "documents" in batch:
+            raise ValueError("EditLoss learns each row as one text; got a batch with documents in its rows")
         random = row_generators(place, len(ids), torch.device("cpu"))
         texts = [row[some].cpu() for row, some in zip(ids, real, strict=True)]
         streams = [self.edits.corrupt(x, generator=g) for x, g in zip(texts, random, strict=True)]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -49,6 +50,11 @@ def settings_of_run(
         **more,
     }
     return json.loads(as_json(settings))  # infinities as they are stored
+
+
+def in_words(setting: Any) -> str:
+    """The name of a function, or the settings of an object; without addresses, which differ in each process."""
+    return getattr(setting, "__name__", None) or re.sub(r" at 0x[0-9a-fA-F]+", "", repr(setting))
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

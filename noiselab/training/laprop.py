@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..numerics import require_number
+
 
 class LaProp(torch.optim.Optimizer):
     r"""LaProp with decoupled weight decay.
@@ -21,6 +23,8 @@ class LaProp(torch.optim.Optimizer):
 
     - `params`: parameters, or groups of them.
     - `lr`: the learning rate $\eta$; `betas`: $\beta_1$ and $\beta_2$, in [0, 1); `eps`: $\epsilon$; `weight_decay`: $\lambda$.
+
+    **Raises:** `ValueError` for a number out of range.
 
     **Source:** Ziyin et al. (2020), "LaProp: Separating Momentum and Adaptivity in Adam", arXiv 2002.04839; the form is that of
     github.com/dvruette/gidd-easydel, gidd_easydel/optimizer/laprop.py (commit 6525e88).
@@ -47,6 +51,10 @@ class LaProp(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
+        for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
+            require_number(name, value, 0)
+        for beta in betas:
+            require_number("betas", beta, 0, 1, below=True)
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -130,16 +130,17 @@ class MuonWithAdamW(torch.optim.Optimizer):
 def block_matrices(model: nn.Module) -> list[str]:
     """The names of the weights that are matrices of repeated blocks, that is, of modules in an `nn.ModuleList`.
 
-    Embeddings, output projections and time embeddings are outside the blocks. Modulations initialized to zero
-    (`ZeroLinear`) are excluded, because they train better with AdamW.
+    Embeddings, output projections and time embeddings are outside the blocks. Biases with two axes and embeddings inside
+    multiply no vector and are no matrices. Modulations initialized to zero (`ZeroLinear`) are excluded, because they train
+    better with AdamW.
     """
     inside = {
         id(p)
         for blocks in model.modules()
         if isinstance(blocks, nn.ModuleList)
         for module in blocks.modules()
-        if not isinstance(module, ZeroLinear)
-        for p in module.parameters(recurse=False)
-        if p.ndim == 2 and p.requires_grad
+        if not isinstance(module, ZeroLinear | nn.Embedding)
+        for name, p in module.named_parameters(recurse=False)
+        if p.ndim == 2 and p.requires_grad and "bias" not in name
     }
     return [name for name, p in model.named_parameters() if id(p) in inside]

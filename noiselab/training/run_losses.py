@@ -14,7 +14,7 @@ from ..networks.wrapped import innermost
 from ..objectives import Objective, elbo
 from .checks import check_noise
 from .curriculum import Stage, staged_loss
-from .identity import fingerprint
+from .identity import fingerprint, in_words
 from .losses import (
     Batch,
     Loss,
@@ -81,7 +81,7 @@ def losses_of_noise(
     for stage in stages:
         check_noise(stage.process, time_range, model)
     stages = [Stage(copy.deepcopy(stage.process).to(device), stage.steps) for stage in stages]
-    noises = [{"process": repr(noise), "process_tensors": fingerprint(noise.state_dict())} for noise, _ in stages]
+    noises = [{"process": in_words(noise), "process_tensors": fingerprint(noise.state_dict())} for noise, _ in stages]
     inner, last = innermost(model), stages[-1].process
     call = call_denoiser if isinstance(inner, Denoiser) else call_network
     own: dict[str, Any] = {"time_range": time_range, "autocast": autocast, "call": call}
@@ -96,9 +96,9 @@ def losses_of_noise(
     settings = {
         **noises[-1],
         **({"curriculum": earlier} if earlier else {}),
-        "objective": getattr(objective, "__name__", repr(objective)),
+        "objective": in_words(objective),
         "time_range": time_range,
-        **({} if times is None else {"times": getattr(times, "__name__", repr(times))}),
+        **({} if times is None else {"times": in_words(times)}),
         **({} if blocks is None else {"blocks": blocks}),
     }
     training = partial(staged, objective=objective, times=times)

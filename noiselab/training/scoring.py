@@ -17,7 +17,6 @@ from ..denoisers.attention import attending_to
 from ..denoisers.projection import splits_projection
 from ..elbo import nelbo_fused
 from ..networks.dit import DiT
-from ..networks.huggingface import TransformersDenoiser
 from ..networks.outputs import logits_of
 from ..networks.wrapped import innermost
 from ..objectives import weighted_loss
@@ -48,7 +47,7 @@ def in_blocks(model: nn.Module, block_size: int, process: NoiseProcess, predicts
     """
     if any(isinstance(part, BlockDenoiser) for part in model.modules()):
         raise ValueError("blocks must not be given for a denoiser that is in blocks already; got a BlockDenoiser")
-    denoiser = model if isinstance(model, Denoiser) else TransformersDenoiser(model, predicts)
+    denoiser: Any = as_denoiser(model, predicts)
     return BlockDenoiser(denoiser, block_size, low=process.domain[0])
 
 

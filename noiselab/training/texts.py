@@ -207,6 +207,12 @@ def load_shards(data: Data, folder: Path) -> tuple[Any, TokenShards, TokenBlocks
     training = TokenShards(folder / "train" if divided else folder, separate=separate)
     tokenizer = training.tokenizer() if data.tokenizer == "train" else load_tokenizer(data.tokenizer)
     _check_shards(training, tokenizer, data.length)
+    mode = training.index["mode"]
+    if data.packing != "concatenate" and data.packing != mode:  # concatenate is the default of all recipes
+        raise ValueError(
+            f"tokens in shards are packed as they were written, those in {str(training.folder)!r} with {mode!r}; got "
+            f"packing={data.packing!r}"
+        )
     kind, _, name = data.held_out.partition(":")
     if data.held_out and kind != "shards":
         texts = list(itertools.islice(FileCorpus(data.held_out, field=data.field), data.validation_sequences))

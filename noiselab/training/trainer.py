@@ -42,6 +42,9 @@ from .run_losses import losses_of_noise, losses_of_user
 from .state import StateWriter
 from .stopping import Termination
 
+TIMES = (1e-4, 1 - 1e-4)
+"""The range of times in training and evaluation, by default."""
+
 
 class Trainer(Loop):
     """Trains a network on a noise process, or on any other loss of the same form, on one device or many.
@@ -71,7 +74,7 @@ class Trainer(Loop):
     - `blocks`: the number of tokens in a block, for block diffusion: each block is learned, and evaluated, given the clean
       blocks before it, all in one pass. See `noised_loss`. The weights are those of `model`, which is sampled in blocks
       (`noiselab.denoisers.BlockDenoiser`).
-    - `loss`: any `Loss`, for example `causal_loss`, in place of `process`.
+    - `loss`: any `Loss`, for example `causal_loss`, in place of `process` and of all arguments that belong to its noise.
     - `count`: the mask of tokens that `loss` scores: by default `noised_tokens` for a process, `predicted_tokens` for
       `causal_loss`, and `real_tokens` for any other loss.
     - `weights`: for a model on the device "meta", the folder of safetensors from which its first weights are read, under their
@@ -117,7 +120,7 @@ class Trainer(Loop):
         process: NoiseProcess | None = None,
         curriculum: Sequence[Stage] = (),
         objective: Objective = elbo,
-        time_range: tuple[float, float] = (1e-4, 1 - 1e-4),
+        time_range: tuple[float, float] = TIMES,
         times: TimesOfStep | None = None,
         blocks: int | None = None,
         loss: Loss | None = None,
@@ -128,10 +131,13 @@ class Trainer(Loop):
     ) -> None:
         if (process is None) == (loss is None):
             raise ValueError(f"either a process or a loss must be given; got process={process!r}, loss={loss!r}")
-        if blocks is not None and process is None:
-            raise ValueError(
-                f"blocks need a process, whose loss is computed in blocks; got blocks={blocks} with a loss"
-            )
+        if process is None:
+            noise = {"blocks": blocks, "times": times, "curriculum": curriculum or None}
+            noise["objective"] = None if objective is elbo else objective
+            noise["time_range"] = None if time_range == TIMES else time_range
+            for name, value in noise.items():
+                if value is not None:
+                    raise ValueError(f"{name} can be given with a process only, not with a loss; got {value!r}")
         check_model(model)
         self.layout = start_processes(cpu=run.cpu, shards=run.shards)
         self.device = self.layout.device

@@ -181,6 +181,17 @@ def test_document_numbers_change_where_a_text_ends(tokenizer, words, mode, tmp_p
     assert stream.key != TokenStream(TextCorpus(words), tokenizer, 24, mode=mode).key
 
 
+@pytest.mark.parametrize("make", [pack, TokenStream])
+def test_documents_are_not_separated_where_tokens_belong_to_none(tokenizer, words, make):
+    """The start token is the end-of-text token of this tokenizer, as of GPT-2: it would be a document of its own."""
+    assert tokenizer.bos_token_id == tokenizer.eos_token_id
+    for mode in ("wrap", "crop"):
+        with pytest.raises(ValueError, match=f"of the modes concatenate, document; got '{mode}'"):
+            make(words, tokenizer, 24, mode=mode, separate=True)
+    with pytest.raises(ValueError, match="separate must not be given with learn_padding"):
+        make(words, tokenizer, 24, mode="document", separate=True, learn_padding=True)
+
+
 def test_a_cache_of_separate_documents_is_another(tokenizer, words, tmp_path):
     for separate in (False, True, False, True):
         assert ("documents" in pack(words, tokenizer, 24, separate=separate, cache=tmp_path)[0]) == separate

@@ -16,7 +16,7 @@ import pytest
 from kinds_of_corpora import CORPORA
 from published_texts import documents, letters
 
-from noiselab.data import Corpus, Part, TextCorpus, TokenStream, hold_out_last, pack
+from noiselab.data import Corpus, FileCorpus, Part, TextCorpus, TokenStream, hold_out_last, pack
 from noiselab.data import packing as packing_module
 from noiselab.data.cropping import crop_document
 from noiselab.data.packing import packer_for
@@ -180,6 +180,17 @@ def test_a_border_between_parts_and_too_few_texts():
             list(hold_out_last(["a", "b", "c"], count)[0])
     with pytest.raises(ValueError, match="count must be at least 1; got 0"):
         hold_out_last(["a"], 0)
+
+
+@pytest.mark.parametrize("files", [["", "", "a b"], ["a b"], ["", "a", "", "b", ""]])
+def test_a_part_without_texts_is_no_rest_to_train_on(files, tmp_path):
+    for number, texts in enumerate(files):
+        rows = "".join(json.dumps({"text": text}) + "\n" for text in texts.split() or [""])
+        (tmp_path / f"{number}.jsonl").write_text(rows)
+    with pytest.raises(ValueError, match=r"more than the 2 texts that are held out; .* has 2"):
+        list(hold_out_last(FileCorpus(str(tmp_path)), 2)[0])
+    training, held_out = hold_out_last(FileCorpus(str(tmp_path)), 1)
+    assert (list(training), list(held_out)) == (["a"], ["b"])
 
 
 def test_counting_reads_the_last_parts_alone():

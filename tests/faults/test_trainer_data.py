@@ -200,6 +200,8 @@ def test_an_edit_loss_learns_whole_texts_only():
     labels = X.index_fill(1, torch.tensor([0]), -100)
     with pytest.raises(ValueError, match="learns all real tokens"):
         loss(llama(), {"input_ids": X, "labels": labels}, place=PLACE)
+    with pytest.raises(ValueError, match="learns each row as one text"):
+        loss(llama(), {"input_ids": X, "documents": torch.zeros_like(X)}, place=PLACE)
     assert loss(llama(), {"input_ids": X, "labels": X}, place=PLACE) > 0
 
 

@@ -228,6 +228,35 @@ def test_fresh_networks_whose_logits_are_constant_are_tried_with_random_weights(
     assert (plain.out.weight == 0).all()
 
 
+class Sharp(nn.Module):
+    """A network of a user with such large weights that softmax gives most tokens the weight 0 by rounding."""
+
+    def __init__(self, seed, drops=""):
+        super().__init__()
+        self.inner, self.drops = network(seed), drops
+        with torch.no_grad():
+            for weight in self.inner.parameters():
+                weight.mul_(10)
+
+    def forward(self, input_ids, timesteps, attention_mask=None, may_attend=None, positions=None):
+        if self.drops == "mask":
+            may_attend = None
+        if self.drops == "later tokens" and may_attend is not None:
+            may_attend = may_attend.tril()
+        return self.inner(input_ids, timesteps, attention_mask, may_attend=may_attend, positions=positions).logits
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sharp_attention_is_no_reason_to_refuse(seed):
+    denoiser = TransformersDenoiser(Sharp(seed))
+    denoiser.require_attention()
+    assert denoiser.attends
+    with pytest.raises(ValueError, match="must not attend"):
+        TransformersDenoiser(Sharp(seed, "mask")).require_attention()
+    with pytest.raises(ValueError, match="must be able to attend"):
+        TransformersDenoiser(Sharp(seed, "later tokens")).require_attention()
+
+
 def test_networks_without_such_inputs_are_refused_by_name():
     class Two(nn.Module):
         def forward(self, input_ids, timesteps):

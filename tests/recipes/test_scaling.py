@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import noiselab as nl
+from noiselab.denoisers import attending_to
 from noiselab.pipeline import Pipeline
 from noiselab.training import Place, PromptedTimes, TimesPerToken, noised_loss
 from noiselab.training.losses import call_denoiser
@@ -121,6 +122,21 @@ def test_prompts_attend_to_themselves_alone():
     assert torch.allclose(
         denoiser(z, everywhere), denoiser(z, everywhere[:, 0]), atol=1e-6
     )  # without a prompt as usual
+
+
+@torch.no_grad()
+def test_padding_is_not_seen_by_prompts_or_answers():
+    """Texts of one length in a padded row have the logits that they have alone, whether times belong to tokens or not."""
+    denoiser = small()
+    x = torch.randint(V - 1, (3, 12), generator=random())
+    real = torch.arange(12).expand(3, 12) < 7
+    each = torch.full((3, 12), 0.5, dtype=torch.float64)
+    each[:, :4] = PromptedTimes.PROMPT_TIME
+    for t in (each, each[:, -1]):
+        with attending_to(denoiser, real):
+            padded = denoiser(x, t)[:, :7, : V - 1]
+        alone = denoiser(x[:, :7], t if t.dim() == 1 else t[:, :7])[..., : V - 1]
+        assert (padded - alone).abs().max() < 1e-4 * alone.abs().max()
 
 
 def test_prompts_are_not_scored():

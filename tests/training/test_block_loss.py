@@ -203,10 +203,36 @@ def test_a_curriculum_in_blocks_and_wrong_uses(tmp_path):
     )
     with pytest.raises(ValueError, match="blocks must not be given for a denoiser that is in blocks already"):
         make(tmp_path / "a", model=BlockDenoiser(TransformersDenoiser(model), 2), extra={"blocks": 2})
-    with pytest.raises(ValueError, match="blocks need a process"):
-        make(tmp_path / "b", process=None, extra={"blocks": 2, "loss": lambda *a, **k: None})
+    of_noise = {
+        "blocks": 2,
+        "times": TimesPerBlock(2),
+        "curriculum": stages,
+        "objective": lambda process, x, z, t: torch.ones_like(x),
+        "time_range": (0.1, 0.9),
+    }
+    for name, value in of_noise.items():
+        with pytest.raises(ValueError, match=f"{name} can be given with a process only"):
+            make(tmp_path / "b", process=None, extra={name: value, "loss": lambda *a, **k: None})
     with pytest.raises(ValueError, match="block_size must be"):
         make(tmp_path / "c", extra={"blocks": 0})
+
+
+def test_a_network_is_checked_once_and_not_at_each_step():
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.calls = network(0.0), 0
+
+        def forward(self, input_ids, timesteps, attention_mask=None, may_attend=None, positions=None):
+            self.calls += 1
+            found = self.inner.hidden(input_ids, timesteps, attention_mask, may_attend=may_attend, positions=positions)
+            return self.inner.project(found)
+
+    own, calls = Own(), []
+    for _ in range(3):
+        noised_loss(own, batch(), process=PROCESSES["hybrid"], objective=elbo, place=PLACE, blocks=SIZE)
+        calls.append(own.calls)
+    assert calls[0] > 2 and calls[2] - calls[1] == calls[1] - calls[0] == 1
 
 
 def test_an_adapted_model_is_trained_in_blocks(tmp_path):

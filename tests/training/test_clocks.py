@@ -1,10 +1,15 @@
 """Times of tokens and blocks in training: their strata, and independence of processes and micro-batches."""
 
+from functools import partial
+
 import pytest
 import torch
 
 import noiselab as nl
-from noiselab.training import Place, TimesPerBlock, TimesPerToken
+from noiselab.objectives import elbo
+from noiselab.times import uniform_times
+from noiselab.training import Place, PromptedTimes, TimesPerBlock, TimesPerToken
+from noiselab.training.identity import in_words
 from noiselab.training.noise import drawn_times
 
 CPU = torch.device("cpu")
@@ -46,6 +51,24 @@ def test_a_share_of_sequences_has_independent_times():
     assert abs(common.double().mean() - 0.75) < 0.04
     assert (TimesPerToken(share=0)(5, 4, generator=torch.Generator())[:, 0].sort().values.diff() > 0.19).all()
     assert abs(torch.corrcoef(t[~common].T)[0, 1]) < 0.1
+
+
+def evenly(batch, length, *, generator):
+    return torch.rand(batch, dtype=torch.float64, generator=generator).clamp(min=0.01)
+
+
+def test_settings_of_functions_are_the_same_in_each_process():
+    """The address of a function in the settings of a run would refuse to resume it anywhere else."""
+    for setting in (PromptedTimes(evenly, 0.5), partial(evenly, generator=None), elbo, object()):
+        assert "0x" not in in_words(setting)
+    assert in_words(PromptedTimes(evenly, 0.5)) != in_words(PromptedTimes(uniform_times, 0.5))
+    assert in_words(PromptedTimes(evenly, 0.5)) != in_words(PromptedTimes(evenly, 0.2))
+
+
+def test_times_that_are_those_of_prompts_are_refused():
+    early = PromptedTimes(TimesPerToken(1.0, low=1e-6), 0.2)
+    with pytest.raises(ValueError, match=r"times beside prompts must not be below 0\.0001"):
+        early(64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def test_settings_are_words_that_a_resumed_run_compares():

@@ -116,9 +116,8 @@ def test_factors_are_those_of_the_table():
         assert group["eps"] == pytest.approx(1e-8 / 8)
     matrices = {name for name in names.values() if name.endswith("_proj.weight")}
     assert hidden_matrices(made) == matrices and len(matrices) == 2 * 6
-    assert set(block_matrices(made)) - matrices == {
-        f"model.layers.{i}.self_attn.{b}_bias" for i in (0, 1) for b in "kv"
-    }
+    biases = {f"model.layers.{i}.self_attn.{b}_bias" for i in (0, 1) for b in "kv"}
+    assert biases < set(names.values()) and set(block_matrices(made)) == matrices  # a key and a value for each head
     assert CompleteP(4, 2).deviation == 0.5 and CompleteP() == CompleteP(1, 1)
     plain = build_optimizer(made, Optimization(1, 1))
     assert len(plain.param_groups) == 1 and plain.param_groups[0]["rate"] == 1
@@ -136,6 +135,15 @@ def test_settings_that_are_refused(tmp_path):
     for ratios in ((0, 1), (1, -1), (math.nan, 1)):
         with pytest.raises(ValueError, match="must be"):
             CompleteP(*ratios)
+
+
+@pytest.mark.parametrize("setting", [{"lr": -1.0}, {"betas": (1.0, 0.9)}, {"eps": math.nan}, {"weight_decay": -0.1}])
+def test_laprop_refuses_numbers_out_of_range(setting, tmp_path):
+    with pytest.raises(ValueError, match=f"{next(iter(setting))} must"):
+        LaProp([torch.nn.Parameter(torch.ones(2))], **setting)
+    with pytest.raises(ValueError, match=r"betas must lie in \[0, 1\); got 1.0"):
+        o = Optimization(1, 1, optimizer="laprop", betas=(0.9, 1.0))
+        check_optimization(o, Run(tmp_path), Layout(torch.device("cpu")))
 
 
 def test_laprop_by_hand():

@@ -352,6 +352,8 @@ def test_settings_keep_documents_apart(tokenizer, tmp_path):
             assert row["documents"].equal(ends.cumsum(0) - ends) and row["documents"].max() > 0
         _, train, held_out = load_data(settings, tmp_path / "unused", seed=1)
         assert "documents" not in next(iter(train)) and "documents" not in held_out[0]
+    with pytest.raises(ValueError, match="with 'concatenate'; got packing='document'"):
+        load_data(replace(shards, packing="document"), tmp_path / "unused", seed=1)
     with pytest.raises(ValueError, match="packing='concatenate'; got packing='crop'"):
         load_data(replace(data, separate_documents=True, packing="crop"), tmp_path / "unused", seed=1)
 
