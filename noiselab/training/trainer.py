@@ -132,7 +132,7 @@ class Trainer(Loop):
         if (process is None) == (loss is None):
             raise ValueError(f"either a process or a loss must be given; got process={process!r}, loss={loss!r}")
         if process is None:
-            noise = {"blocks": blocks, "times": times, "curriculum": curriculum or None}
+            noise: dict[str, Any] = {"blocks": blocks, "times": times, "curriculum": curriculum or None}
             noise["objective"] = None if objective is elbo else objective
             noise["time_range"] = None if time_range == TIMES else time_range
             for name, value in noise.items():
