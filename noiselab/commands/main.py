@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(name: str, arguments: Sequence[str]) -> Any:
     """Run a command with the arguments after its name, and return its result."""
-    if name in ALONE and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if name in ALONE and not _is_alone():
         raise ValueError(f"{name} runs in one process; start it without torchrun")
     module = importlib.import_module(f".{name.replace(' ', '_')}", __package__)
     if name == "train":
@@ -84,7 +84,11 @@ def run(name: str, arguments: Sequence[str]) -> Any:
 
 def _is_first() -> bool:
     """Whether this is the first or the only one of the processes that `torchrun` has started."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return _is_alone() or os.environ.get("RANK", "0") in ("", "0")
+
+
+def _is_alone() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") in ("", "1")
 
 
 def overview() -> str:

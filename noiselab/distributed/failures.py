@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -57,7 +58,7 @@ def ending_together() -> Iterator[None]:
     ```
     """
     global _inside
-    if _inside or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _inside or os.environ.get("WORLD_SIZE", "1") in ("", "1"):
         yield
         return
     _inside, number = True, next(_blocks)
@@ -118,13 +119,18 @@ class _Board:
             found = str(error)
             self.write(found)
         if found is None:
-            found = f"process {self.rank} lost the connection to another, which has ended without an error (killed, or memory)"
+            found = (
+                f"process {self.rank} lost the connection to another, which has ended without an error (it was killed, ran out "
+                "of memory, or did not make the same calls)"
+            )
             self.write(found)
         return found
 
     def _connected(self) -> Any:
         if self.store is None:
             address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            if not answers(address, port):  # torch would try for a while, and say so each time
+                raise RuntimeError(f"nobody answers at {address}:{port}")
             self.store = dist.TCPStore(address, port, wait_for_workers=False, timeout=timedelta(seconds=GRACE))
         return self.store
 
@@ -148,6 +154,15 @@ class _Watch(threading.Thread):
             if failure is not None and not self.ended.wait(GRACE):
                 print(f"process {self.board.rank} is ended: {failure}", file=sys.stderr, flush=True)
                 os._exit(1)
+
+
+def answers(address: str, port: int) -> bool:
+    """Whether somebody is at the address where the processes meet."""
+    try:
+        with socket.create_connection((address, port), timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def _lost_connection(error: BaseException | None) -> bool:

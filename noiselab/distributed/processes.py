@@ -17,6 +17,7 @@ from torch import Tensor
 from ..devices import select_device
 from ..numerics import require_number
 from .failures import GRACE, ProcessError, ending_together, is_inside
+from .joining import meet, numbers
 from .messages import digest, pack, unpack
 
 Work: TypeAlias = Callable[[Sequence[int]], Iterable[Sequence[Tensor]]]
@@ -187,18 +188,19 @@ def join_processes(device: str | None = None, *, minutes: float | int = 60) -> P
       `LOCAL_RANK`.
     - `minutes`: as for `Processes`.
 
-    **Raises:** `ValueError` if a process has no device of its own.
+    A process that waits for others says so after 15 seconds, and ends after ten minutes.
+
+    **Raises:** `ValueError` if a process has no device of its own, or the environment is not that of `torchrun`;
+    `ProcessError` if some processes have not come in time.
     """
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    rank, world = numbers()
     place = _own_device(device)
     if dist.is_available() and dist.is_initialized():
         world, rank = dist.get_world_size(), dist.get_rank()
     elif world > 1:
         # Numbers, texts and checkpoints travel between CPUs, so that they never wait for a device.
         backends = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}
-        # Processes that torchrun starts again share the store of those before, and would look for these at their addresses.
-        store, rank, world = next(dist.rendezvous("env://"))
-        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store, rank, world = meet()
         dist.init_process_group(backends.get(place.type), store=store, rank=rank, world_size=world)
         atexit.register(_leave)
     return Processes(rank, world, device=place, minutes=minutes)

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import inspect
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ..distributed import barrier, join_processes
+from ..distributed.joining import numbers
 from .initial import FirstWeights
 
 
@@ -57,7 +57,7 @@ def start_processes(*, cpu: bool = False, shards: int = 1) -> Layout:
 
     **Raises:** `ValueError` if `shards` does not divide the number of processes, or a process has no device of its own.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = numbers()[1]
     if shards < 0 or world % (shards or world):
         raise ValueError(f"shards must divide the number of processes, {world}, or be 0 for all; got {shards}")
     joined = join_processes("cpu" if cpu else None)

@@ -26,7 +26,7 @@ from .layout import Layout, gathered, hollow
 from .model_files import describe_network, stored_network, write_model
 from .options import Optimization, Run
 from .state import StateWriter, read_state, tensors_of
-from .stopping import lock
+from .stopping import check_shared, lock
 
 
 class Saving:
@@ -64,6 +64,8 @@ class Saving:
         answer = broadcast(answer)
         if "error" in answer:
             raise ValueError(answer["error"])
+        if self.run.save_every and self.layout.world > 1:
+            check_shared(self.run.folder, self.layout)
         return None if answer["folder"] is None else Path(answer["folder"])
 
     def _choose(self, wanted: str | Path | bool) -> Path | None:

@@ -1,19 +1,28 @@
 """One run in a folder at a time, and the end of a run that receives a signal to stop."""
 
+import contextlib
 import logging
 import signal
 import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import BaseFileLock, FileLock, Timeout
 from torch.utils.data import DataLoader
+
+from ..distributed import barrier, broadcast, total
+from .layout import Layout
 
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
+SEEN = 10.0
+"""Seconds after which a file that one process has written must be there for the others."""
 STOPPED = 128 + signal.SIGTERM  # the exit status that shells give a process that SIGTERM ended
 
 
@@ -41,6 +50,32 @@ def lock(run: Path) -> BaseFileLock | None:
         logger.warning("%s is on a file system without locks: make sure that only one run uses it", run)
         return None
     return held
+
+
+def check_shared(run: Path, layout: Layout) -> None:
+    """Check that all processes see the same folder: each writes its part of a checkpoint, which only a whole one can resume.
+
+    **Raises:** `ValueError`, in all processes.
+    """
+    name = broadcast(f".shared-{uuid.uuid4().hex}")
+    file, missing = run / name, torch.zeros(layout.world, dtype=torch.long)
+    if layout.first:
+        with contextlib.suppress(OSError):  # the others miss it
+            file.touch()
+    barrier()
+    end = time.monotonic() + SEEN  # file systems of networks may be late
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    missing[layout.rank] = not file.exists()
+    absent = [str(rank) for rank, count in enumerate(total(missing).tolist()) if count]
+    if layout.first:
+        file.unlink(missing_ok=True)
+    if absent:
+        raise ValueError(
+            f"all processes must see the same output folder; what process 0 has written in {run} is not there for process "
+            f"{', '.join(absent[:8])}{' ...' if len(absent) > 8 else ''} (choose a folder that all machines share, by the same "
+            "path, or save_every=0 for no checkpoints)"
+        )
 
 
 class Termination:

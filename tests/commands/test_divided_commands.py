@@ -154,6 +154,7 @@ def test_what_another_process_says_is_printed_by_the_first(rank, monkeypatch, ca
 
     monkeypatch.setattr("noiselab.commands.main.run", fails)
     monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(SystemExit) as ended:
         main(["generate", "nowhere"])
     assert ended.value.code == 2
@@ -163,6 +164,7 @@ def test_what_another_process_says_is_printed_by_the_first(rank, monkeypatch, ca
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_help_is_printed_by_the_first(rank, monkeypatch, capsys):
     monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(SystemExit):
         main(["evaluate", "bound", "--help"])
     assert bool(capsys.readouterr().out) == (rank == "0")

@@ -160,3 +160,12 @@ def test_what_cannot_be_is_refused(results):
     assert "optimizer must be 'adamw' or 'laprop' with sharded weights" in results["muon"]
     assert "shards must divide the number of processes, 2, or be 0 for all; got 3" in results["mesh"]
     assert "batch must be a multiple of the number of processes; got 15 and 2" in results["batch"]
+
+
+def test_checkpoints_need_a_folder_that_all_processes_see(results):
+    """It is noticed at the start, not at the first checkpoint; without checkpoints it does not matter."""
+    for refused, trained in results["apart"]:
+        assert refused.startswith(
+            "ValueError: all processes must see the same output folder; what process 0 has written in "
+        )
+        assert "is not there for process 1 (" in refused and trained is None

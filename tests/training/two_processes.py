@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from toy_training import Rows, Stream, V, digest, make
 
+from noiselab.training import stopping
 from noiselab.training.layout import full_tensor, start_processes
 
 
@@ -130,6 +131,9 @@ def main(root):
 
     results["muon"] = error_of(lambda: make(root / "muon", **options, shards=0, optimizer="muon"))
     results["mesh"] = error_of(lambda: make(root / "mesh", **options, shards=3))
+    stopping.SEEN = 0.5
+    apart = [make(root / "apart" / str(dist.get_rank()), **{**options, "save_every": every}) for every in (2, 0)]
+    results["apart"] = everyone([error_of(one.train) for one in apart])
     results["batch"] = error_of(lambda: make(root / "batch", **{**options, "batch": 15}))
     results["stream"] = result(train("stream", data=Stream(Rows(24))))
     if dist.get_rank() == 0:
