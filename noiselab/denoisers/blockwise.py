@@ -37,6 +37,10 @@ class BlockDenoiser(ProjectedDenoiser):
     The losses of `noiselab.training`, `continuous_bound`, `discrete_bound`, `importance_bound` and `validation_bound` give the
     denoiser x (`attending_to(denoiser, clean=x)`). `expected_bound` does not: there, pass times of a path of blocks.
 
+    Where a prompt ends within a block, its tokens in that block have the time of the block, in training and in pipelines. Give
+    `noiselab.Infilling` and `Prompted` around such a sampler `times="sequence"` for the same: with "token" they have the time
+    `low` there, which the network has not learned.
+
     **Arguments:**
 
     - `inner`: a denoiser with separate hidden states and projection whose network takes a mask of pairs and positions, such as

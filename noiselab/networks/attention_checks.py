@@ -23,6 +23,7 @@ WINDOWS = ("sliding_window", "local_attention", "window_size", "attention_window
 LONGEST = 1 << 14  # texts that are longer are not tried
 
 
+@torch.compiler.assume_constant_result  # while a compiler traces a call, the check runs beside it
 @torch.no_grad()
 def check_attention(denoiser: Denoiser) -> None:
     """Check that a network attends as `attending_to` says, on a text of two noisy blocks and a clean copy of the first.

@@ -49,12 +49,17 @@ def as_denoiser(model: nn.Module, predicts: Prediction = "leave_one_out") -> nn.
     inner = innermost(model)
     if isinstance(inner, Denoiser):
         return model
-    denoiser = TransformersDenoiser(model, predicts)
     if inner not in _CHECKED:
-        denoiser.require_attention()
-        _CHECKED.add(inner)
+        _check_network(model)
+    denoiser = TransformersDenoiser(model, predicts)
     denoiser.attends = True
     return denoiser
+
+
+@torch.compiler.assume_constant_result  # a compiler that traces a loss cannot trace the check
+def _check_network(model: nn.Module) -> None:
+    TransformersDenoiser(model).require_attention()
+    _CHECKED.add(innermost(model))
 
 
 def causal_arguments(model: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ from ..data.corpus import Part, fingerprint
 from ..data.packing import PUBLISHED_MODES
 from ..data.shards import INDEX
 from ..files import new_folder, write_json
+from ..numerics import require_count
 from .checkpoints import checkpoints, differences
 from .options import Data
 
@@ -155,6 +156,7 @@ def load_data(data: Data, folder: Path, seed: int) -> tuple[Any, Dataset[Any], T
     `load_shards`.
     """
     kind, _, name = data.corpus.partition(":")
+    require_count("validation_sequences", data.validation_sequences)
     if kind == "shards":
         return load_shards(data, Path(name))
     training, held_out = corpora(data)

@@ -223,6 +223,8 @@ def test_settings_that_are_refused(corpus_file, tmp_path, tokenizer):
     for wrong in ("last:", "last:0", "last:-1", "last:many"):
         with pytest.raises(ValueError, match="held_out must be last: and a positive number of texts; got 'last"):
             corpora(Data(corpus=corpus_file, held_out=wrong))
+    with pytest.raises(ValueError, match="validation_sequences must be at least 1; got 0"):
+        load_data(Data(corpus=corpus_file, validation_sequences=0), tmp_path, seed=1)
     for shards in ({"packing": "crop"}, {"learn_padding": True}, {"held_out": "last:3"}):
         with pytest.raises(ValueError, match="packed, and divided, as they were written; got"):
             load_data(Data(corpus=f"shards:{tmp_path}", **shards), tmp_path, seed=1)

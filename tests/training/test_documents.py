@@ -1,9 +1,12 @@
 """Laws of attention within documents: a row of several documents is what its documents are in rows of their own."""
 
 import itertools
+import os
 import re
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +47,7 @@ def randomized(network: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def dit(length=LENGTH) -> nn.Module:
+    torch.manual_seed(0)  # for what is not randomized
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     return randomized(DiT(DiTConfig(vocab_size=V, max_seq_len=length, **sizes)).double())
 
@@ -147,6 +151,20 @@ def test_a_wrong_mask_is_seen(mistake, name, monkeypatch):
     monkeypatch.setattr(rows_module, "same_document", wrong_masks()[mistake])
     packed, separate = losses(name, PROCESSES["hybrid"])
     assert abs(packed / separate - 1) > 1e-4
+
+
+@pytest.mark.long
+def test_the_loss_of_rows_of_documents_is_one_graph():
+    """Also at the first call, in which the network is checked; one that drops the mask is refused."""
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here.parents[1]), str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(here / "documents_as_graph.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.stdout.split("\n") == ["one graph"] * 4 + ["refused", ""], done.stdout + done.stderr[-2000:]
 
 
 def test_wrong_positions_are_seen_where_they_are_absolute(monkeypatch):
