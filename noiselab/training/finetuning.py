@@ -58,6 +58,13 @@ def with_lora(
     if not isinstance(network, transformers.PreTrainedModel):
         raise ValueError(f"network must be a model of transformers; got {type(network).__name__}")
     peft = import_peft()
+    try:
+        network.get_input_embeddings()
+    except NotImplementedError as error:  # the base class knows some names only
+        raise ValueError(
+            "network must be a causal model of transformers with projections q_proj and v_proj; got a "
+            f"{type(network).__name__}, whose embedding transformers does not find"
+        ) from error
     network = copy.deepcopy(network)
     embedding_rank = 2 * rank if embedding_rank is None else embedding_rank
     if embedding_rank:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from common import build_llama, load_or_train
 from noiselab.autoregressive import Probe
+from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.tasks.igsm import Words, draw_small
 from noiselab.training import (
     Callback,
@@ -138,6 +139,13 @@ def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(tmp_path):
     assert first.step == 3 and second.step == 6
     for (name, one), other in zip(whole.named_parameters(), rest.parameters(), strict=True):
         assert torch.equal(one, other), name
+
+
+def test_a_network_whose_embedding_is_not_found_is_refused():
+    dit = DiT(DiTConfig(vocab_size=V, max_seq_len=L, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+    for more in ({}, {"embedding_rank": 0}):
+        with pytest.raises(ValueError, match=r"must be a causal model of transformers .* got a DiT"):
+            with_lora(dit, rank=2, **more)
 
 
 def test_finetuning_refuses_what_it_cannot_do(monkeypatch):
