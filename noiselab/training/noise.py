@@ -131,8 +131,12 @@ def drawn_times(
 
     **Raises:** `ValueError` if the function returns other shapes.
     """
-    cached: Any = times
-    t, weight = _times_of_step(cached, place.seed, place.step, place.total(batch), length, place.rows is not None)
+    draw: Any = _times_of_step
+    try:
+        hash(times)
+    except TypeError:  # such as a dataclass that is not frozen
+        draw = draw.__wrapped__
+    t, weight = draw(times, place.seed, place.step, place.total(batch), length, place.rows is not None)
     numbers = list(place.numbers(batch))
     own = t[numbers].to(device, non_blocking=True)
     return own, None if weight is None else weight[numbers].to(device, non_blocking=True)

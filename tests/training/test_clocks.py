@@ -1,5 +1,6 @@
 """Times of tokens and blocks in training: their strata, and independence of processes and micro-batches."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -63,6 +64,25 @@ def test_settings_of_functions_are_the_same_in_each_process():
         assert "0x" not in in_words(setting)
     assert in_words(PromptedTimes(evenly, 0.5)) != in_words(PromptedTimes(uniform_times, 0.5))
     assert in_words(PromptedTimes(evenly, 0.5)) != in_words(PromptedTimes(evenly, 0.2))
+
+
+@dataclass
+class Changeable:
+    """Times of a user that have no hash, as dataclasses that are not frozen."""
+
+    low: float = 0.5
+
+    def __call__(self, batch, length, *, generator):
+        return self.low + 0.1 * torch.rand(batch, dtype=torch.float64, generator=generator)
+
+
+@pytest.mark.parametrize("wrapped", [lambda times: times, lambda times: PromptedTimes(times, 0.0)])
+def test_times_without_a_hash_are_drawn_as_they_are_now(wrapped):
+    times = Changeable()
+    first = drawn_times(Place(0), 4, 3, wrapped(times), CPU)[0]
+    assert ((first >= 0.5) & (first < 0.6)).all()
+    times.low = 0.8
+    assert (drawn_times(Place(0), 4, 3, wrapped(times), CPU)[0] >= 0.8).all()
 
 
 def test_times_that_are_those_of_prompts_are_refused():
