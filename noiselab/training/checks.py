@@ -284,6 +284,16 @@ def check_sharding(layout: Layout, optimization: Optimization, model: nn.Module)
             "a network must have repeated blocks in an nn.ModuleList to be sharded, because they are gathered one by one; "
             f"{type(innermost(model)).__name__} has none (shards=1 trains it with a copy in each process)"
         )
+    owners: dict[int, set[int]] = {}  # of each weight: its block, or -1
+    blocks = {module: number for number, block in enumerate(blocks_of(model)) for module in block.modules()}
+    for name, module in model.named_modules():
+        for own, weight in module.named_parameters(recurse=False):
+            if len(owners.setdefault(id(weight), set()) | {blocks.get(module, -1)}) > 1:
+                raise ValueError(
+                    "weights of a block must not be shared with other parts when they are sharded, block by block; "
+                    f"{name}.{own} is (shards=1 trains it with a copy in each process)"
+                )
+            owners[id(weight)].add(blocks.get(module, -1))
     if optimization.optimizer == "muon":
         raise ValueError(
             "optimizer must be 'adamw' or 'laprop' with sharded weights, because Muon needs whole matrices; got 'muon' with "

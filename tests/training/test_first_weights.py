@@ -14,8 +14,11 @@ from toy_training import V, make
 
 from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.networks.masked_lm import MaskedLanguageModel
+from noiselab.training import Optimization
+from noiselab.training.checks import check_sharding
 from noiselab.training.identity import fingerprint
 from noiselab.training.initial import FirstWeights
+from noiselab.training.layout import Layout
 
 HERE = Path(__file__).parent
 
@@ -229,6 +232,19 @@ def test_files_that_say_two_things_or_other_numbers_are_refused(tmp_path):
         filled(empty(lambda: nn.Linear(3, 2)), 1, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="nowhere is not there"):
         filled(empty(lambda: nn.Linear(3, 2)), 1, tmp_path / "nowhere")
+
+
+def test_weights_that_blocks_share_are_refused_before_they_are_sharded():
+    """Others may be tied, as the embedding and the output layer are."""
+    layout, settings = Layout(torch.device("cpu"), 0, 2, 2), Optimization(steps=1, batch=2)
+    check_sharding(layout, settings, tied())
+    shared = tied()
+    shared.model.layers[1].mlp.up_proj.weight = shared.model.layers[0].mlp.up_proj.weight
+    with pytest.raises(
+        ValueError, match=r"must not be shared with other parts .* model.layers.1.mlp.up_proj.weight is"
+    ):
+        check_sharding(layout, settings, shared)
+    check_sharding(layout._replace(shards=1), settings, shared)
 
 
 def test_a_fingerprint_sees_each_element_and_its_place():
