@@ -105,13 +105,31 @@ class Evaluating:
 
         - `work`: called with the network in evaluation mode, without gradients.
 
-        **Example:** in a callback, `join_processes()` being that of `noiselab.distributed`,
+        **Example:**
 
-        ```py
-        bound = trainer.measure(
-            lambda network: validation_bound(process, TransformersDenoiser(network), data, processes=join_processes())
-        )
+        ```python
+        import tempfile
+
+        import torch
+        import noiselab as nl
+        from noiselab.data import TokenBlocks
+        from noiselab.evaluation import validation_bound
+        from noiselab.networks.dit import DiT, DiTConfig
+        from noiselab.networks.huggingface import TransformersDenoiser
+        from noiselab.training import Optimization, Run, Trainer
+
+        blocks = TokenBlocks(torch.randint(8, (32, 4)), torch.full((32,), 4), vocab_size=9)
+        model = DiT(DiTConfig(vocab_size=9, max_seq_len=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+        process = nl.masked(vocab_size=9, mask_id=8)
+        with tempfile.TemporaryDirectory() as folder:
+            run = Run(folder, cpu=True, progress=False)
+            trainer = Trainer(model, Optimization(steps=2, batch=8), run, train_dataset=blocks, process=process)
+            trainer.train()
+            bound = trainer.measure(lambda network: validation_bound(process, TransformersDenoiser(network), blocks))
+        assert bound.nelbo > 0
         ```
+
+        With several processes, in a callback: give `validation_bound` the `processes` of `noiselab.distributed.join_processes`.
         """
 
         def inside(network: nn.Module, batch: Batch, **place: Any) -> Result:
