@@ -197,7 +197,7 @@ def correction(
 
 
 def in_blocks(pipe: "DiffusionPipeline", sampler: Sampler, block_length: int | None) -> Sampler:
-    """A sampler that goes block by block, if this is asked for or the model was trained in blocks."""
+    """A sampler that samples block by block, if `block_length` is given or the model was trained in blocks."""
     own = pipe.settings.block_size
     if block_length is not None:
         require_count("block_length", block_length)
