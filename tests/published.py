@@ -329,7 +329,60 @@ def neighbour_matrices(hop, mask):
     return matrices
 
 
+def scdd_shares(share, gamma, peak, t):
+    """SCDD's clocks: the probabilities that a token is unchanged, and that it is uniform noise."""
+    top = peak ** (gamma * peak) * (1 - peak) ** (gamma * (1 - peak))
+    c = share / (1 - share) / top * t ** (gamma * peak) * (1 - t) ** (gamma * (1 - peak))
+    return (1 - t) / (1 + c), c / (1 + c)
+
+
+def absorbing_hybrid_matrices(share, gamma, peak, mask, states):
+    """Moves at the rate -k'/k, k = keep / (keep + uniform), and masks, which absorb, at -u'/u, u = keep + uniform."""
+
+    def matrices(t):
+        t = t[..., None, None]
+        rise, fall = gamma * peak, gamma * (1 - peak)
+        c = share / (1 - share) / (peak**rise * (1 - peak) ** fall) * t**rise * (1 - t) ** fall
+        slope = c * (rise / t - fall / (1 - t))
+        moving = (slope / (1 - t) + c / (1 - t) ** 2) / (1 + c / (1 - t))
+        masking = (1 + c - t * slope) / (1 + c) ** 2 / (1 - t / (1 + c))
+        eye, words = torch.eye(states).double(), (torch.arange(states) != mask).double()
+        on_words = words[:, None] * words / (states - 1)
+        masks = words[:, None] * eye[mask]
+        keep, uniform = (1 - t) / (1 + c), c / (1 + c)
+        law = (
+            keep * torch.diag(words)
+            + uniform * on_words
+            + (1 - keep - uniform) * masks
+            + torch.outer(eye[mask], eye[mask])
+        )
+        return law, moving * (on_words - torch.diag(words)) + masking * (masks - torch.diag(words))
+
+    return matrices
+
+
 # Discrete time, from the matrices of the steps.
+
+
+def scdd(share, gamma, peak, mask, states, steps):
+    """SCDD (2603.02230, released code): the cross-entropy of the step t - 1/T -> t without its constants, times T."""
+
+    def loss(log_x, x, z, t):
+        (keep_s, uniform_s), (keep, uniform) = (scdd_shares(share, gamma, peak, u) for u in (t - 1 / steps, t))
+        stays = keep / keep_s
+        moves = (keep + uniform) / (keep_s + uniform_s) - stays
+        n = states - 1
+        words = torch.arange(states) != mask
+        one_hot = F.one_hot(x, states).double()
+        true, guessed = ((uniform_s / n)[..., None] + keep_s[..., None] * law for law in (one_hot, log_x.exp()))
+        logs = guessed.log()
+        at_mask = -(1 - stays - moves) / (1 - keep - uniform) * (true * logs)[..., words].sum(-1)
+        into = stays[..., None] * F.one_hot(z, states) + (moves / n)[..., None]
+        norms = [uniform / n + keep * value_at(law, z) for law in (one_hot, log_x.exp())]
+        at_token = -(true * into * (logs - norms[1].log()[..., None]))[..., words].sum(-1) / norms[0]
+        return steps * torch.where(z == mask, at_mask, at_token)
+
+    return loss
 
 
 def md4_steps(signal, mask, steps):

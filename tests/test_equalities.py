@@ -19,7 +19,7 @@ from noiselab.schedules import Time
 from noiselab.testing import bound_does_not_depend_on_the_clock, bound_equals_definition, bound_is_tight, check_process
 
 BOUND_LAWS = (bound_equals_definition, bound_does_not_depend_on_the_clock, bound_is_tight)
-IN_STEPS = {"md4 steps", "d3pm absorbing", "d3pm uniform", "digress"}
+IN_STEPS = {"md4 steps", "d3pm absorbing", "d3pm uniform", "digress", "scdd steps"}
 SLIP = 1e-5  # the size of the planted mistakes
 
 
@@ -74,7 +74,7 @@ def wrong_schedule(patch):
 
 MISTAKES = {
     wrong_weight: set(EQUALITIES) - IN_STEPS,
-    wrong_slope_of_the_signal: set(EQUALITIES) - IN_STEPS - {"genmd4", "coarse", "neighbours"},
+    wrong_slope_of_the_signal: set(EQUALITIES) - IN_STEPS - {"genmd4", "coarse", "neighbours", "absorbing hybrid"},
     wrong_schedule: set(EQUALITIES),
 }
 

@@ -1,5 +1,6 @@
 """Published processes, in a few lines each, with their sources: one file per family."""
 
+from .absorbing_hybrid import AbsorbingHybrid, absorbing_hybrid
 from .coarse import Coarse
 from .discrete import absorbing_betas, cosine_betas, d3pm
 from .families import FAMILIES
@@ -15,10 +16,12 @@ from .unigram import mask_and_unigram, unigram
 
 __all__ = [
     "FAMILIES",
+    "AbsorbingHybrid",
     "Coarse",
     "Neighbours",
     "TokenRates",
     "absorbing_betas",
+    "absorbing_hybrid",
     "cosine_betas",
     "d3pm",
     "gidd",

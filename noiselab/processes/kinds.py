@@ -9,6 +9,7 @@ from ..schedules import Constant, LearnedConstant, MonotoneNetwork, Schedule
 from ..schedules.base import _OPERATIONS, _ByClock, _Inverse, _Negative, _Operation
 from ..schedules.functions import _FUNCTIONS, _Elementary
 from ..typing import TokenProbs, TokenSet
+from .absorbing_hybrid import AbsorbingHybrid
 from .coarse import Coarse
 from .discrete import Steps
 from .neighbours import Neighbours
@@ -110,6 +111,11 @@ add_kind(
     },
 )
 add_kind("ChangeOfTime", ChangeOfTime, {"process": "process", "clock": "schedule"})
+add_kind(
+    "AbsorbingHybrid",
+    AbsorbingHybrid,
+    {"vocab_size": "whole", "mask_id": "whole", "kept": "schedule", "unmasked": "schedule"},
+)
 add_kind("Coarse", Coarse, {"parent": "ids", "mask_id": "whole", "fine": "schedule", "unmasked": "schedule"})
 add_kind(
     "TokenRates",

@@ -158,6 +158,8 @@ def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
         "WrappedSampler": {"inner": sampler},
         "Suppress": {"tokens": [MASK]},
         "Coarse": {"parent": torch.tensor([4, 4, 5, 5, 4, 5, 6]), "mask_id": 6},
+        "AbsorbingHybrid": {"vocab_size": STATES, "mask_id": MASK, "kept": 1 - nl.t / 2},
+        "absorbing_hybrid": {"vocab_size": STATES, "mask_id": MASK, "p_uniform": 0.2},
         "TokenRates": {"powers": torch.tensor([1.0, 2.0, 3.0, 1.0])},
         "adaptive_grid": {"sequences": 2, "resolution": 4},
         "ConfidenceSampler": confident,
