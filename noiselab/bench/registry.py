@@ -125,6 +125,8 @@ def noise_taken(kind: type[Sampler] | type[Corrector]) -> str:
         "uniform": uniform(vocab_size=3),
     }
     taken = [name for name, one in process.items() if takes(make, one)]
+    if taken == ["moving"]:
+        return "masking with wrong tokens"
     words = {3: "any", 2: "state-independent", 1: "state-independent, constant mixing", 0: "masking"}
     return words[len(taken)]
 

@@ -7,6 +7,7 @@ from .blockwise import BlockDenoiser
 from .call_counter import CallCounter
 from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out, as_posterior
 from .guidance import ClassifierFreeGuidance, ClassifierGuidance, by_enumeration, first_order
+from .neighbour_penalty import NeighbourPenalty
 from .oracle import MarkovOracle
 from .perturbed import Perturbed
 from .projection import LinearProjection, linear_projection
@@ -24,6 +25,7 @@ __all__ = [
     "LinearProjection",
     "MarkovOracle",
     "MinP",
+    "NeighbourPenalty",
     "Perturbed",
     "Posterior",
     "ProjectedDenoiser",

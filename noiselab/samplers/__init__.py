@@ -6,6 +6,7 @@ from .confidence import ConfidenceSampler, EntropyBoundedSampler
 from .deterministic import DeterministicSampler
 from .gillespie import FirstHittingSampler, GillespieSampler
 from .grids import adaptive_grid, cosine_grid, even_grid, log_snr_grid, power_grid, signal_grid
+from .joint_thresholds import JointThresholdSampler
 from .path_planning import PathPlanningSampler
 from .remasking import RemaskingSampler
 from .renoising import RenoisingSampler
@@ -24,6 +25,7 @@ __all__ = [
     "FirstHittingSampler",
     "GillespieSampler",
     "Infilling",
+    "JointThresholdSampler",
     "PathPlanningSampler",
     "Prompted",
     "RemaskingSampler",

@@ -32,6 +32,7 @@ class Stage(NamedTuple):
     - `z`: the tokens.
     - `best`, `entropy`: the most probable token at each position, and the mean entropy of the predictions of each sequence
       in nats, from samplers that stop by them; otherwise `None`.
+    - `left`: the number of masks of each sequence that are still to be revealed, from samplers that stop by it.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Stage(NamedTuple):
     z: Tensor
     best: Tensor | None = None
     entropy: Tensor | None = None
+    left: Tensor | None = None
 
 
 TAKE_ANY_PROCESS = ("AncestralSampler", "BlockSampler", "Infilling")  # for a message

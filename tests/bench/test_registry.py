@@ -85,6 +85,7 @@ def test_the_guide_has_them_all():
         ("EulerSampler", "state-independent"),
         ("DeterministicSampler", "state-independent, constant mixing"),
         ("ConfidenceSampler", "masking"),
+        ("JointThresholdSampler", "masking with wrong tokens"),
     ],
 )
 def test_the_noise_that_is_taken_is_found_by_trying(name, noise):

@@ -262,8 +262,8 @@ TAKES = {
 }  # fmt: skip
 REFUSES = {
     "ConfidenceSampler", "DeterministicSampler", "EntropyBoundedSampler", "EulerSampler", "FirstHittingSampler",
-    "GillespieSampler", "PathPlanningSampler", "RemaskingSampler", "RenoisingSampler", "TauLeapingSampler",
-    "DFMCorrector", "RemaskingCorrector",
+    "GillespieSampler", "JointThresholdSampler", "PathPlanningSampler", "RemaskingSampler", "RenoisingSampler",
+    "TauLeapingSampler", "DFMCorrector", "RemaskingCorrector",
 }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ GRID = torch.linspace(1, 0, 3)
 CORRECTION = nl.SelfCorrection(ORACLE)
 WRAPPED = {"inner": SAMPLER}
 NOISY = {"process": PROCESS, "denoiser": ORACLE}
+HYBRID = nl.gidd(vocab_size=V, mask_id=V - 1, p_uniform=0.2)
 
 TINY = TransformersDenoiser(
     DiT(DiTConfig(vocab_size=V, max_seq_len=8, hidden_size=4, num_attention_heads=2, num_hidden_layers=1))
@@ -47,6 +48,8 @@ ARGUMENTS = {
     "EarlyStopping": {**WRAPPED, "patience": 2},
     "EndToken": {**WRAPPED, "token": 1},
     "EntropyBoundedSampler": NOISY,
+    "JointThresholdSampler": {"process": HYBRID, "denoiser": ORACLE, "edit": 0.5},
+    "NeighbourPenalty": {"inner": ORACLE, "penalty": 0.5, "block_size": 2},
     "PathPlanningSampler": NOISY,
     "RemaskingSampler": NOISY,
     "RenoisingSampler": NOISY,
