@@ -302,7 +302,7 @@ def test_bad_input_is_named(unchecked):
     oracle = nl.MarkovOracle(*CHAIN[2], process)
     with pytest.raises(ValueError, match="tokens_per_step must be at least 1; got 0"):
         GibbsCorrector(process, oracle, 0)
-    with pytest.raises(ValueError, match="positions must be 'random' or 'unlikely'"):
+    with pytest.raises(ValueError, match="positions must be one of 'random', 'unlikely'"):
         GibbsCorrector(process, oracle, positions="best")
     for span in (0, 1.1, float("nan")):
         with pytest.raises(ValueError, match=r"span must lie in \(0, 1\]"):
