@@ -49,8 +49,8 @@ class ClassifierFreeGuidance(WrappedDenoiser):
 
     **Raises:** `ValueError` if the weight is not finite, or the denoisers differ in prediction type or predict scores.
 
-    **Source:** Ho and Salimans (2022), arXiv 2207.12598; for discrete diffusion Nisonoff et al. (2024), arXiv 2406.01572, by
-    rates, and Schiff et al. (2024), arXiv 2412.10193, by the reverse transition.
+    **Source:** Ho and Salimans (2022), arXiv 2207.12598; for discrete diffusion Nisonoff et al. (2024), arXiv
+    2406.01572, by rates, and Schiff et al. (2024), arXiv 2412.10193, by the reverse transition.
 
     **Example:**
 
@@ -79,7 +79,7 @@ class ClassifierFreeGuidance(WrappedDenoiser):
                 "both denoisers must have the same prediction type; got one that predicts "
                 f"{conditional.predicts!r} and one that predicts {unconditional.predicts!r}"
             )
-        self.unconditional, self.weight = unconditional, _finite(weight)
+        self.unconditional, self.weight = unconditional, finite_weight(weight)
 
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """The combined log-probabilities; at least float32."""
@@ -88,13 +88,7 @@ class ClassifierFreeGuidance(WrappedDenoiser):
             raise ValueError(
                 f"both denoisers must have the same vocabulary; got outputs {list(c.shape)} and {list(u.shape)}"
             )
-        w = _weights(self.weight, z, t, rows).to(c)
-        ratio = torch.where(c.isneginf() | u.isneginf(), 0, c - u)  # NaN of either remains, for samplers to refuse
-        # Written relative to the prediction with positive exponent, so that a weight of 0 gives exactly c, and -1
-        # exactly u.
-        excluded = (w < 0) & u.isinf()
-        near, far = (c + w * ratio).masked_fill(excluded, -torch.inf), u + (1 + w) * ratio
-        guided = torch.where(w > -1, near, far)
+        guided = mix_log_probs(c, u, weights_at(self.weight, z, t, rows).to(c))
         return torch.where(guided.isneginf().all(-1, keepdim=True), c, guided)
 
     def extra_repr(self) -> str:
@@ -123,8 +117,8 @@ class ClassifierGuidance(WrappedDenoiser):
 
     **Raises:** `ValueError` for an invalid weight, or a denoiser that predicts scores.
 
-    **Source:** Schiff et al. (2024), arXiv 2412.10193, and Nisonoff et al. (2024), arXiv 2406.01572, who put the noisy token v
-    in place of $z_i$.
+    **Source:** Schiff et al. (2024), arXiv 2412.10193, and Nisonoff et al. (2024), arXiv 2406.01572, who put the
+    noisy token v in place of $z_i$.
 
     **Example:** guidance to sequences that end in token 0; the log-likelihoods come from the posterior of the last
     token.
@@ -149,7 +143,7 @@ class ClassifierGuidance(WrappedDenoiser):
 
     def __init__(self, inner: Denoiser, log_likelihoods: LogLikelihoods, weight: ScheduleLike = 1.0):
         super().__init__(inner)
-        self.log_likelihoods, self.weight = log_likelihoods, _finite(weight, least=0.0)
+        self.log_likelihoods, self.weight = log_likelihoods, finite_weight(weight, least=0.0)
 
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """Logits plus weighted log-likelihoods; at least float32."""
@@ -160,7 +154,7 @@ class ClassifierGuidance(WrappedDenoiser):
             raise ValueError(
                 f"log_likelihoods must have the shape of the logits, {list(logits.shape)}; got {list(fit.shape)}"
             )
-        w = _weights(self.weight, z, t, rows).to(logits)
+        w = weights_at(self.weight, z, t, rows).to(logits)
         # Impossible tokens need no classifier, which may be undefined there.
         guided = torch.where((w == 0) | logits.isneginf(), logits, logits + w * fit)
         return torch.where(guided.isneginf().all(-1, keepdim=True), logits, guided)
@@ -171,7 +165,12 @@ class ClassifierGuidance(WrappedDenoiser):
 
 
 def by_enumeration(
-    classifier: Callable[[Tensor, Tensor], Tensor], process: NoiseProcess, *, clean: bool = True, at_once: int = 4096
+    classifier: Callable[[Tensor, Tensor], Tensor],
+    process: NoiseProcess,
+    *,
+    clean: bool = True,
+    masks: bool = False,
+    at_once: int = 4096,
 ) -> LogLikelihoods:
     r"""Log-likelihoods for `ClassifierGuidance` by evaluating the classifier for every data token at every position.
 
@@ -180,20 +179,25 @@ def by_enumeration(
 
     **Arguments:**
 
-    - `classifier`: (z, t) to $\log p(y \mid z)$, [batch], up to a constant; with times [batch, length]. It must not be NaN,
-      which samplers refuse; -inf says that z excludes y.
+    - `classifier`: (z, t) to $\log p(y \mid z)$, [batch], up to a constant; with times [batch, length]. It must not
+      be NaN, which samplers refuse; -inf says that z excludes y.
     - `process`: the noise process; tokens outside its support are impossible and not evaluated.
     - `clean`: whether the inserted token is given as clean: its time is then the lower end of the domain (where a
       process should have no noise left), and the time of the others is t. Otherwise all have time t, as published, and
       the token is treated as noisy.
+    - `masks`: whether tokens outside the support are inserted too: a guided *step* may lead to them
+      (`GuidedStepSampler`). A clean mask makes no sense, so this goes with `clean=False`.
     - `at_once`: the maximum number of sequences in one call.
 
-    **Raises:** `ValueError` unless `at_once` is positive.
+    **Raises:** `ValueError` unless `at_once` is positive, or for `masks` that are clean.
     """
     require_count("at_once", at_once)
+    if clean and masks:
+        raise ValueError("clean must be False with masks=True, because a mask is not a clean token; got True")
 
     def enumerated(z: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
-        tokens, time = process.data_tokens(z.device).nonzero()[:, 0], as_token_times(t, z).expand(z.shape)
+        time = as_token_times(t, z).expand(z.shape)
+        tokens = (process.data_tokens(z.device) | masks).nonzero()[:, 0]
         wanted = torch.ones_like(z, dtype=torch.bool) if rows is None else rows
         sequence, position = wanted.nonzero(as_tuple=True)
         fit = time.new_full((len(sequence), process.vocab_size), -torch.inf)
@@ -222,12 +226,12 @@ def first_order(classifier: Callable[[Tensor, Tensor], Tensor], process: NoisePr
 
     **Arguments:**
 
-    - `classifier`: (one_hot [batch, length, state], t as it is given) to $\log p(y \mid z)$, [batch], differentiable in the
-      one-hot tokens. A network takes them as `one_hot @ embedding.weight`.
+    - `classifier`: (one_hot [batch, length, state], t as it is given) to $\log p(y \mid z)$, [batch], differentiable
+      in the one-hot tokens. A network takes them as `one_hot @ embedding.weight`.
     - `process`: the noise process, which determines the vocabulary.
 
-    **Source:** Grathwohl et al. (2021), arXiv 2102.04509, for the approximation; Vignac et al. (2022), arXiv 2209.14734, and
-    Schiff et al. (2024), arXiv 2412.10193, for guidance by it.
+    **Source:** Grathwohl et al. (2021), arXiv 2102.04509, for the approximation; Vignac et al. (2022), arXiv
+    2209.14734, and Schiff et al. (2024), arXiv 2412.10193, for guidance by it.
     """
 
     def linear(z: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -252,13 +256,27 @@ def _log_probs(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
-def _weights(weight: Schedule, z: Tensor, t: Tensor, rows: Tensor | None) -> Tensor:
+def mix_log_probs(c: Tensor, u: Tensor, w: Tensor) -> Tensor:
+    r"""$(1 + w)\, c - w\, u$ for log-probabilities, not normalised; zeros as `ClassifierFreeGuidance` says."""
+    ratio = torch.where(c.isneginf() | u.isneginf(), 0, c - u)  # NaN of either remains, for samplers to refuse
+    # Written relative to the prediction with positive exponent, so that a weight of 0 gives exactly c, and -1
+    # exactly u.
+    excluded = (w < 0) & u.isinf()
+    near, far = (c + w * ratio).masked_fill(excluded, -torch.inf), u + (1 + w) * ratio
+    return torch.where(w > -1, near, far)
+
+
+def weights_at(weight: Schedule, z: Tensor, t: Tensor, rows: Tensor | None) -> Tensor:
     """The weight at the time of each token, as a column."""
     w = weight(as_token_times(t, z)).expand(z.shape)
     return (w if rows is None else w[rows])[..., None]
 
 
-def _finite(weight: ScheduleLike, least: float = -torch.inf) -> Schedule:
+def finite_weight(weight: ScheduleLike, least: float = -torch.inf) -> Schedule:
+    """The weight as a schedule, checked.
+
+    **Raises:** `ValueError` unless it is finite and at least `least` at times over [0, 1].
+    """
     schedule = as_schedule(weight)
     home = next((tensor.device for tensor in (*schedule.parameters(), *schedule.buffers())), None)
     found = schedule(torch.linspace(0, 1, 33, dtype=torch.float64, device=home)).detach()

@@ -6,6 +6,7 @@ from .confidence import ConfidenceSampler, EntropyBoundedSampler
 from .deterministic import DeterministicSampler
 from .gillespie import FirstHittingSampler, GillespieSampler
 from .grids import adaptive_grid, cosine_grid, even_grid, log_snr_grid, power_grid, signal_grid
+from .guided_steps import GuidedStepSampler
 from .joint_thresholds import JointThresholdSampler
 from .path_planning import PathPlanningSampler
 from .remasking import RemaskingSampler
@@ -24,6 +25,7 @@ __all__ = [
     "EulerSampler",
     "FirstHittingSampler",
     "GillespieSampler",
+    "GuidedStepSampler",
     "Infilling",
     "JointThresholdSampler",
     "PathPlanningSampler",

@@ -257,7 +257,7 @@ def test_grids_and_nodes_follow_what_its_tokens_share_less():
 
 
 TAKES = {
-    "AncestralSampler", "BlockSampler", "EarlyStopping", "EndToken", "Infilling", "Prompted",
+    "AncestralSampler", "BlockSampler", "GuidedStepSampler", "EarlyStopping", "EndToken", "Infilling", "Prompted",
     "GibbsCorrector", "ForwardBackwardCorrector", "SelfCorrection", "PredictorCorrector",
 }  # fmt: skip
 REFUSES = {
