@@ -9,7 +9,15 @@ from ..categorical import Randomness
 from ..correctors import Corrector, GibbsCorrector, PredictorCorrector, SelfCorrection
 from ..denoisers import Denoiser
 from ..process import NoiseProcess
-from ..samplers import AncestralSampler, EarlyStopping, EntropyBoundedSampler, Sampler, Stage, WrappedSampler
+from ..samplers import (
+    AncestralSampler,
+    EarlyStopping,
+    EntropyBoundedSampler,
+    Sampler,
+    Stage,
+    ThresholdSampler,
+    WrappedSampler,
+)
 from ..samplers.base import Advance
 from ..samplers.grids import even_grid, power_grid
 from ..typing import Grid, Times, Tokens
@@ -132,7 +140,7 @@ def catalogue(process: NoiseProcess, *, slow: bool = False) -> dict[str, Factory
         found |= {name: make for name, make in factories_of(sampler).items() if takes(make, process)}
     if "first hitting" in found or not slow:  # same distribution at lower cost for absorbing noise
         found.pop("Gillespie", None)
-    for name in [name for name in variants_of(EntropyBoundedSampler) if name in found]:
+    for name in [n for kind in (EntropyBoundedSampler, ThresholdSampler) for n in variants_of(kind) if n in found]:
         found[name] = _with_steps_enough(found[name])
     for corrector in find_correctors().values():
         found |= {name: _corrected(make) for name, make in factories_of(corrector).items() if takes(make, process)}

@@ -19,6 +19,7 @@ SAMPLERS = {
     "remasking": "RemaskingSampler",
     "renoising": "RenoisingSampler",
     "tau-leaping": "TauLeapingSampler",
+    "threshold": "ThresholdSampler",
 }
 Name = Literal[
     "auto",
@@ -32,6 +33,7 @@ Name = Literal[
     "remasking",
     "renoising",
     "tau-leaping",
+    "threshold",
 ]
 
 

@@ -1,5 +1,17 @@
 """Samplers: the interface, one method per file, and wrappers."""
 
+from .acceptance import (
+    Acceptance,
+    ConfidenceThreshold,
+    EntropyBound,
+    EntropyThreshold,
+    Factor,
+    LocalMaxima,
+    Proposals,
+    Quota,
+    StableConfidence,
+    even_quotas,
+)
 from .ancestral import AncestralSampler
 from .base import Sampler, Stage, WrappedSampler
 from .confidence import ConfidenceSampler, EntropyBoundedSampler
@@ -12,33 +24,45 @@ from .path_planning import PathPlanningSampler
 from .remasking import RemaskingSampler
 from .renoising import RenoisingSampler
 from .tau_leaping import EulerSampler, TauLeapingSampler
+from .threshold import ThresholdSampler
 from .wrappers import BlockSampler, EarlyStopping, EndToken, Infilling, Prompted, lengths
 
 __all__ = [
+    "Acceptance",
     "AncestralSampler",
     "BlockSampler",
     "ConfidenceSampler",
+    "ConfidenceThreshold",
     "DeterministicSampler",
     "EarlyStopping",
     "EndToken",
+    "EntropyBound",
     "EntropyBoundedSampler",
+    "EntropyThreshold",
     "EulerSampler",
+    "Factor",
     "FirstHittingSampler",
     "GillespieSampler",
     "GuidedStepSampler",
     "Infilling",
     "JointThresholdSampler",
+    "LocalMaxima",
     "PathPlanningSampler",
     "Prompted",
+    "Proposals",
+    "Quota",
     "RemaskingSampler",
     "RenoisingSampler",
     "Sampler",
+    "StableConfidence",
     "Stage",
     "TauLeapingSampler",
+    "ThresholdSampler",
     "WrappedSampler",
     "adaptive_grid",
     "cosine_grid",
     "even_grid",
+    "even_quotas",
     "lengths",
     "log_snr_grid",
     "power_grid",

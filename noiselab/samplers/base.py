@@ -162,6 +162,13 @@ class Sampler(abc.ABC):
         """
         return self
 
+    def check_block(self, size: int) -> int:
+        """The size of the blocks of a `BlockSampler`, checked when that is made.
+
+        **Raises:** `ValueError` if it is not positive, or the settings of the sampler need larger blocks.
+        """
+        return require_count("block_size", size)
+
     def count_steps(self, z: Tokens, times: Grid) -> int:
         """The largest number of steps that `path` makes, for progress: those of the grid.
 
@@ -368,6 +375,10 @@ class WrappedSampler(Sampler):
     ) -> Iterator[list[Stage]]:
         """The path of the inner sampler, with the stages of this one."""
         return self.inner.path(z, times, generator=generator, advance=advance or self.stages)
+
+    def check_block(self, size: int) -> int:
+        """As the inner sampler."""
+        return self.inner.check_block(size)
 
     def count_steps(self, z: Tokens, times: Grid) -> int:
         """That of the inner sampler."""

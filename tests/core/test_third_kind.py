@@ -263,7 +263,7 @@ TAKES = {
 REFUSES = {
     "ConfidenceSampler", "DeterministicSampler", "EntropyBoundedSampler", "EulerSampler", "FirstHittingSampler",
     "GillespieSampler", "JointThresholdSampler", "PathPlanningSampler", "RemaskingSampler", "RenoisingSampler",
-    "TauLeapingSampler", "DFMCorrector", "RemaskingCorrector",
+    "TauLeapingSampler", "ThresholdSampler", "DFMCorrector", "RemaskingCorrector",
 }  # fmt: skip
 
 

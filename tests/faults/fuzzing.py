@@ -166,6 +166,8 @@ def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
         "ConfidenceSampler": confident,
         "EntropyBoundedSampler": {**confident, "bound": 0.5},
         "RenoisingSampler": {"bound": 0.5, "stability": 1, "confidence": 0.1},
+        "ThresholdSampler": confident,
+        "even_quotas": {"block_size": 8, "steps": 3},
         "DeterministicSampler": confident,
         "JointThresholdSampler": {"edit": None},
         "FirstHittingSampler": confident,

@@ -60,6 +60,14 @@ ARGUMENTS = {
     "power_grid": {"process": PROCESS, "steps": 2},
     "signal_grid": {"process": PROCESS, "steps": 2},
     "lengths": {"x": X, "token": 1},
+    "ConfidenceThreshold": {},
+    "EntropyBound": {},
+    "EntropyThreshold": {},
+    "Factor": {},
+    "LocalMaxima": {},
+    "Quota": {},
+    "StableConfidence": {},
+    "even_quotas": {"block_size": 8, "steps": 3},
     "BestGuessReviser": {"denoiser": ORACLE, "threshold": 1.0},
     "DFMCorrector": NOISY,
     "DenoiserDetector": {"denoiser": ORACLE, "length": 4, "filler": 0},
@@ -96,6 +104,7 @@ ARGUMENTS["nelbo_fused"] = {
 UNBOUNDED = {("EntropyBoundedSampler", "bound"), ("RenoisingSampler", "bound"), ("BestGuessReviser", "threshold")} | {
     (name, "max_weight") for name in ("Clipped", "Dynamic", "DynamicV11")
 }
+UNBOUNDED |= {("EntropyBound", "bound"), ("EntropyThreshold", "threshold"), ("StableConfidence", "change")}
 
 
 def modules():

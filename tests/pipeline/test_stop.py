@@ -134,7 +134,8 @@ def test_samplers_that_say_so_keep_clean_tokens(sampler):
 def test_those_that_change_them_do_not_say_so():
     names = {sampler.__name__ for sampler in KEEPING}
     assert names == {
-        *("AncestralSampler", "ConfidenceSampler", "EntropyBoundedSampler", "FirstHittingSampler", "RenoisingSampler")
+        *("AncestralSampler", "ConfidenceSampler", "EntropyBoundedSampler", "FirstHittingSampler", "RenoisingSampler"),
+        "ThresholdSampler",
     }
     masked = nl.masked(vocab_size=4, mask_id=3)
     oracle = nl.MarkovOracle(torch.full((3,), 1 / 3), torch.full((3, 3), 1 / 3), masked)

@@ -13,6 +13,7 @@ from ...numerics import require_count
 from ...process import as_token_times
 from ...typing import Grid, Selection, Times, Tokens
 from ..base import Advance, Sampler, Stage, WrappedSampler
+from ..memory import remembering
 
 Context = Literal["all", "past"]
 
@@ -123,7 +124,7 @@ class BlockSampler(WrappedSampler):
         self.keeps_clean = inner.keeps_clean
         if context not in get_args(Context):
             raise ValueError(f"context must be 'all' or 'past'; got {context!r}")
-        self.block_size, self.context = require_count("block_size", block_size), context
+        self.block_size, self.context = inner.check_block(block_size), context
         self.given = given if given is None else require_count("given", given, 0)
         self._known: Tensor | None = None
         self._attention = _attention_block(self.denoiser)
@@ -149,7 +150,7 @@ class BlockSampler(WrappedSampler):
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
     ) -> Iterator[list[Stage]]:
         """The stages of each step of each block."""
-        advance, size, length = advance or self.stages, self.block_size, z.shape[1]
+        advance, size, length = remembering(advance or self.stages), self.block_size, z.shape[1]
         given = self._given(z)
         rest = length - int(given.min())
         if length == rest <= size:
