@@ -15,8 +15,8 @@ from .acceptance import Acceptance, ConfidenceThreshold, LocalMaxima, Proposals
 from .acceptance.base import Rule
 from .base import Advance, Sampler, Stage
 from .confidence import refuse_noise_on_data
-from .memory import Kept, current_memory, remembering
 from .positions import choose_tokens, compute_entropy, gather_log_probs, normalize_logits, scatter_rows
+from .walk_state import Kept, current_state, with_state
 
 
 class ThresholdSampler(Sampler):
@@ -99,10 +99,10 @@ class ThresholdSampler(Sampler):
         t, s = as_token_times(t, z), as_token_times(s, z)
         moving = (s < t).expand(z.shape)
         noise = ~self.process.is_clean(z, t)
-        rows, memory = moving & noise, current_memory()
-        kept = memory.read(self, moving)
+        rows, state = moving & noise, current_state()
+        kept = state.read(self, moving)
         if not rows.any():
-            memory.write(self, kept)
+            state.write(self, kept)
             return z
         uses = self.accept.uses if isinstance(self.accept, Acceptance) else Acceptance.uses
         live = rows.any(-1, keepdim=True)
@@ -113,7 +113,7 @@ class ThresholdSampler(Sampler):
         found = Proposals(rows, replace_tokens(z, seen, token), kept.steps, kept.tensors, measured)
         if "change" in uses:
             kept = _with_predictions(kept, logits, seen, live)
-        memory.write(self, kept)
+        state.write(self, kept)
         due = (s <= self.process.domain[0]).expand(z.shape)
         return torch.where(rows & (due | self._accepted(found)), found.token, z)
 
@@ -158,7 +158,7 @@ class ThresholdSampler(Sampler):
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
     ) -> Iterator[list[Stage]]:
         """The stages of each step, with what the rule keeps between them."""
-        yield from super().path(z, times, generator=generator, advance=remembering(advance or self.stages))
+        yield from super().path(z, times, generator=generator, advance=with_state(advance or self.stages))
 
     def check_block(self, size: int) -> int:
         """Refuses also blocks with fewer tokens than the rule accepts in a step."""

@@ -242,7 +242,7 @@ def test_quotas_are_those_of_the_step_in_the_block():
     assert seen == [4, 3, 3, 1, 0, 0] and network.calls == 4
 
 
-def test_a_stable_prediction_is_needed_for_as_many_steps():
+def test_a_stable_prediction_is_needed_for_a_number_of_steps():
     """The network never changes: divergences are 0 from the second step on, and infinite in the first."""
     chances = (0.99, 0.5, 0.98, 0.97)
     for history, steps in ((1, [[0], [2, 3], [1]]), (2, [[0], [2], [3]]), (3, [[0], [2], [3], [1]])):

@@ -13,7 +13,7 @@ from ...numerics import require_count
 from ...process import as_token_times
 from ...typing import Grid, Selection, Times, Tokens
 from ..base import Advance, Sampler, Stage, WrappedSampler
-from ..memory import remembering
+from ..walk_state import with_state
 
 Context = Literal["all", "past"]
 
@@ -150,7 +150,7 @@ class BlockSampler(WrappedSampler):
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
     ) -> Iterator[list[Stage]]:
         """The stages of each step of each block."""
-        advance, size, length = remembering(advance or self.stages), self.block_size, z.shape[1]
+        advance, size, length = with_state(advance or self.stages), self.block_size, z.shape[1]
         given = self._given(z)
         rest = length - int(given.min())
         if length == rest <= size:

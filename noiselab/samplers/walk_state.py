@@ -1,6 +1,6 @@
 """What samplers keep from step to step of one walk, so that the sampler itself has no state.
 
-Each walk has one `Memory`; samplers find it in the step (`current_memory`). A wrapper that runs the walk of its inner sampler
+Each walk has one `WalkState`; samplers find it in the step (`current_state`). A wrapper that runs the walk of its inner sampler
 several times, such as `BlockSampler`, makes one for the whole.
 """
 
@@ -35,7 +35,7 @@ class Kept(NamedTuple):
     logits: RowLogits | None = None
 
 
-class Memory:
+class WalkState:
     """What the samplers of one walk keep from step to step."""
 
     def __init__(self) -> None:
@@ -70,32 +70,32 @@ def fit(values: Tensor, length: int) -> Tensor:
 
 
 class _Current(threading.local):
-    """The memory of the walk whose step is being computed in this thread, if there is one."""
+    """The state of the walk whose step is being computed in this thread, if there is one."""
 
-    memory: Memory | None = None
+    state: WalkState | None = None
 
 
 _CURRENT = _Current()
 
 
-def current_memory() -> Memory:
+def current_state() -> WalkState:
     """That of the walk; outside of a walk an empty one."""
-    return Memory() if _CURRENT.memory is None else _CURRENT.memory
+    return WalkState() if _CURRENT.state is None else _CURRENT.state
 
 
-def remembering(advance: Advance) -> Advance:
-    """The function that makes one step of a walk, with a memory for this walk.
+def with_state(advance: Advance) -> Advance:
+    """The function that makes one step of a walk, with a state for this walk.
 
     Of two such functions in each other, the inner one counts, which belongs to the outermost walk: the step of a wrapper is
     made within that of the sampler inside, whose walk it uses.
     """
-    memory = Memory()
+    state = WalkState()
 
-    def remembered(z: Tensor, t: Tensor, s: Tensor, *, generator: Randomness = None) -> list[Stage]:
-        before, _CURRENT.memory = _CURRENT.memory, memory
+    def within_walk(z: Tensor, t: Tensor, s: Tensor, *, generator: Randomness = None) -> list[Stage]:
+        before, _CURRENT.state = _CURRENT.state, state
         try:
             return advance(z, t, s, generator=generator)
         finally:
-            _CURRENT.memory = before
+            _CURRENT.state = before
 
-    return remembered
+    return within_walk
