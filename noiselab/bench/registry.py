@@ -127,6 +127,8 @@ def noise_taken(kind: type[Sampler] | type[Corrector]) -> str:
     taken = [name for name, one in process.items() if takes(make, one)]
     if taken == ["moving"]:
         return "masking with wrong tokens"
+    if taken == ["state-dependent", "moving"]:
+        return "any with a mask"
     words = {3: "any", 2: "state-independent", 1: "state-independent, constant mixing", 0: "masking"}
     return words[len(taken)]
 

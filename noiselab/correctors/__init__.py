@@ -2,24 +2,30 @@
 
 from .base import Corrector
 from .detection import DenoiserDetector
+from .drafts import DraftCorrector
 from .flow_matching import DFMCorrector
 from .forward_backward import ForwardBackwardCorrector
 from .gibbs import GibbsCorrector
 from .predictor_corrector import PredictorCorrector
+from .quality import QualityDetector, SuspectCorrector
 from .remasking import RemaskingCorrector
-from .revisers import BestGuessReviser, InfillingReviser, SelfCorrectionReviser
+from .revisers import BestGuessReviser, CorrectorReviser, InfillingReviser, SelfCorrectionReviser
 from .self_correction import SelfCorrection
 
 __all__ = [
     "BestGuessReviser",
     "Corrector",
+    "CorrectorReviser",
     "DFMCorrector",
     "DenoiserDetector",
+    "DraftCorrector",
     "ForwardBackwardCorrector",
     "GibbsCorrector",
     "InfillingReviser",
     "PredictorCorrector",
+    "QualityDetector",
     "RemaskingCorrector",
     "SelfCorrection",
     "SelfCorrectionReviser",
+    "SuspectCorrector",
 ]

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from ..categorical import Randomness
 from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
 from ..denoisers.modes import counting_sequences, device_of, evaluating
+from ..denoisers.quality import QualityDenoiser
 from ..numerics import require_count, require_number, require_token_set, require_tokens
 from ..revisions import Revised, Reviser, require_free_end
 from ..samplers import Infilling, Sampler
 from ..typing import Selection, Tokens, TokenSet
+from .base import Corrector
 from .detection import log_predict
 from .self_correction import SelfCorrection
 
@@ -117,6 +120,64 @@ class BestGuessReviser(Reviser):
 
     def __repr__(self) -> str:
         return f"BestGuessReviser({in_a_line(self.denoiser)}, threshold={self.threshold:g}, time={self.time:g})"
+
+
+class CorrectorReviser(Reviser):
+    """Corrects finished sequences by a corrector at one small time, several times.
+
+    **Arguments:**
+
+    - `corrector`: for example a `SuspectCorrector` or a `DraftCorrector`.
+    - `time`: the time that it is given, in [0, 1].
+    - `steps`: the number of its steps, at least 1; it ends early when nothing changes in any sequence, if `settles`.
+    - `settles`: whether a step that changes nothing ends the revision; false for correctors that draw.
+
+    **Raises:** `ValueError` for another thing than a corrector, or a setting out of range.
+
+    **Example:**
+
+    ```python
+    import torch
+    import noiselab as nl
+    from noiselab.correctors import CorrectorReviser, DraftCorrector
+
+    process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.99, 0.01], [0.01, 0.99]]), process)
+    revised = CorrectorReviser(DraftCorrector(process, oracle))(torch.tensor([[0, 0, 1, 0, 0]]))
+    assert revised.tokens.tolist() == [[0, 0, 0, 0, 0]] and revised.evaluations == 2
+    ```
+    """
+
+    def __init__(self, corrector: Corrector, *, time: float | int = 0.01, steps: int = 8, settles: bool = True) -> None:
+        if not isinstance(corrector, Corrector):
+            raise ValueError(f"corrector must be a noiselab.Corrector; got {type(corrector).__name__}")
+        self.corrector, self.kind = corrector, corrector.kind
+        self.time, self.steps = require_number("time", time, 0, 1), require_count("steps", steps)
+        self.settles = settles
+
+    def revise(self, z: Tokens, *, rows: Selection | None = None, generator: Randomness = None) -> Revised:
+        """The sequences after at most `steps` steps."""
+        denoiser = self.corrector.denoiser
+        device = device_of(denoiser)
+        before, t = z.to(device), torch.full((len(z),), self.time, dtype=torch.float64, device=device)
+        rows = None if rows is None else rows.to(device)
+        with evaluating(denoiser), counting_sequences(*networks_of(self.corrector)) as count:
+            for _ in range(self.steps):
+                after = self.corrector.step(before, t, rows=rows, generator=generator)
+                settled, before = torch.equal(before, after), after
+                if settled and self.settles:
+                    break
+        return Revised(before.to(z.device), count.sequences)
+
+    def __repr__(self) -> str:
+        return f"CorrectorReviser({self.corrector}, time={self.time:g}, steps={self.steps})"
+
+
+def networks_of(corrector: Corrector) -> list[nn.Module]:
+    """The modules whose calls are evaluations: the denoiser, and what a detector of the corrector calls."""
+    own = getattr(getattr(corrector, "detector", None), "denoiser", None)
+    heads = [own.head] if isinstance(own, QualityDenoiser) else [own] if isinstance(own, nn.Module) else []
+    return [corrector.denoiser, *heads]
 
 
 class InfillingReviser(Reviser):

@@ -11,6 +11,7 @@ from .neighbour_penalty import NeighbourPenalty
 from .oracle import MarkovOracle
 from .perturbed import Perturbed
 from .projection import LinearProjection, linear_projection
+from .quality import QualityDenoiser
 from .self_conditioning import SelfConditioned
 from .transforms import MinP, Support, Suppress, Temperature, TopK, TopP
 
@@ -29,6 +30,7 @@ __all__ = [
     "Perturbed",
     "Posterior",
     "ProjectedDenoiser",
+    "QualityDenoiser",
     "Score",
     "SelfConditioned",
     "Support",

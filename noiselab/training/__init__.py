@@ -8,6 +8,7 @@ from .checks import NonFiniteLoss
 from .clocks import PromptedTimes, TimesPerBlock, TimesPerToken
 from .completep import CompleteP
 from .curriculum import Stage, process_at, staged_loss
+from .drafts import CorrectionLoss, draft_loss, fill_draft
 from .edits import EditLoss
 from .ema import Average
 from .finetuning import merged, with_lora
@@ -19,6 +20,7 @@ from .noise import Place, TimesOfStep, row_generators, step_times
 from .noised import NoisyBatch, draw_noise
 from .options import Optimization, Run
 from .probes import labelled, load_probe, probe_loss, save_probe
+from .quality import QualityLoss, quality_loss, reveal
 from .scoring import noisy_loss
 from .trainer import Trainer
 
@@ -27,6 +29,7 @@ __all__ = [
     "Average",
     "Callback",
     "CompleteP",
+    "CorrectionLoss",
     "EditLoss",
     "LaProp",
     "Loss",
@@ -36,6 +39,7 @@ __all__ = [
     "Optimization",
     "Place",
     "PromptedTimes",
+    "QualityLoss",
     "Run",
     "Stage",
     "TimesOfStep",
@@ -46,7 +50,9 @@ __all__ = [
     "adapt",
     "block_matrices",
     "causal_loss",
+    "draft_loss",
     "draw_noise",
+    "fill_draft",
     "intact",
     "labelled",
     "last_intact",
@@ -59,7 +65,9 @@ __all__ = [
     "predicted_tokens",
     "probe_loss",
     "process_at",
+    "quality_loss",
     "real_tokens",
+    "reveal",
     "row_generators",
     "save_probe",
     "seal",

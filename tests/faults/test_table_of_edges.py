@@ -19,6 +19,7 @@ import noiselab as nl
 from noiselab import correctors, elbo, likelihood, objectives, samplers
 from noiselab.bench import registry
 from noiselab.data import vocabulary_size
+from noiselab.denoisers import ProjectedDenoiser, QualityDenoiser
 from noiselab.pipeline import AutoregressivePipeline, ModelSettings
 from noiselab.pipeline.base import Pipeline
 from noiselab.revisions import Detector, Reviser
@@ -91,7 +92,35 @@ def corrector_cells(make, process):
     )
 
 
+class States(ProjectedDenoiser):
+    """A network for a quality head: one-hot tokens, whose logits are those of `FINE`."""
+
+    def hidden(self, z, t):
+        return torch.nn.functional.one_hot(z.long(), V).float()
+
+    def project(self, hidden):
+        return hidden
+
+
+def quality(bias=0.0, **settings):
+    denoiser = QualityDenoiser(States())
+    torch.nn.init.constant_(denoiser.head.bias, bias)
+    return correctors.QualityDetector(denoiser, **settings)
+
+
 READERS = {
+    "QualityDetector": (
+        lambda: quality(math.nan)(X),
+        "none",
+        lambda: quality(time=1.5),
+        lambda: quality()(AWAY),
+    ),
+    "CorrectorReviser": (
+        lambda: correctors.CorrectorReviser(correctors.DraftCorrector(PROCESSES["masked"](), BAD))(X),
+        "none",
+        lambda: correctors.CorrectorReviser(correctors.DraftCorrector(PROCESSES["masked"](), FINE), time=1.5),
+        lambda: correctors.CorrectorReviser(correctors.DraftCorrector(PROCESSES["masked"](), FINE))(AWAY),
+    ),
     "DenoiserDetector": (
         lambda: correctors.DenoiserDetector(BAD)(X),
         "none",
