@@ -42,9 +42,17 @@ def find_classes(package: ModuleType, kind: type[Kind]) -> dict[str, type[Kind]]
 
 
 def find_samplers() -> dict[str, type[Sampler]]:
-    """The samplers that take a process and a denoiser, by name; those around samplers are left out."""
+    """The samplers that take a process and a denoiser alone, by name; those around samplers are left out."""
     found = find_classes(samplers, Sampler)  # type: ignore[type-abstract]
-    return {name: kind for name, kind in found.items() if not issubclass(kind, WrappedSampler)}
+    return {
+        name: kind for name, kind in found.items() if not issubclass(kind, WrappedSampler) and not _needs_more(kind)
+    }
+
+
+def _needs_more(kind: type[Sampler]) -> bool:
+    """Whether a sampler cannot be made without other arguments, such as a constraint."""
+    given = inspect.signature(kind).parameters.values()
+    return sum(one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD for one in given) > 2
 
 
 def find_correctors() -> dict[str, type[Corrector]]:

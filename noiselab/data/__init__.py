@@ -13,6 +13,7 @@ from .held_out import hold_out_last
 from .hub import HubCorpus
 from .library import standard_library
 from .packing import pack
+from .patterns import json_automaton, regex_automaton
 from .responses import ResponseRows
 from .sharding import write_shards
 from .shards import TokenShards
@@ -32,8 +33,10 @@ __all__ = [
     "character_tokenizer",
     "hold_out",
     "hold_out_last",
+    "json_automaton",
     "load_tokenizer",
     "pack",
+    "regex_automaton",
     "standard_library",
     "token_frequencies",
     "token_support",

@@ -5,6 +5,7 @@ from .attention import attending_to, selected_sequences, takes_mask
 from .base import Denoiser, ProjectedDenoiser, Transform, WrappedDenoiser, select
 from .blockwise import BlockDenoiser
 from .call_counter import CallCounter
+from .constrained import Constrained
 from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out, as_posterior
 from .guidance import ClassifierFreeGuidance, ClassifierGuidance, by_enumeration, first_order
 from .neighbour_penalty import NeighbourPenalty
@@ -21,6 +22,7 @@ __all__ = [
     "CallCounter",
     "ClassifierFreeGuidance",
     "ClassifierGuidance",
+    "Constrained",
     "Denoiser",
     "LeaveOneOut",
     "LinearProjection",

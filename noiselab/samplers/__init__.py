@@ -15,6 +15,7 @@ from .acceptance import (
 from .ancestral import AncestralSampler
 from .base import Sampler, Stage, WrappedSampler
 from .confidence import ConfidenceSampler, EntropyBoundedSampler
+from .constrained import ConstrainedSampler
 from .deterministic import DeterministicSampler
 from .gillespie import FirstHittingSampler, GillespieSampler
 from .grids import adaptive_grid, cosine_grid, even_grid, log_snr_grid, power_grid, signal_grid
@@ -33,6 +34,7 @@ __all__ = [
     "BlockSampler",
     "ConfidenceSampler",
     "ConfidenceThreshold",
+    "ConstrainedSampler",
     "DeterministicSampler",
     "EarlyStopping",
     "EndToken",

@@ -76,6 +76,8 @@ class Sampler(abc.ABC):
     """Whether a token that is certainly clean (`process.is_clean`) never changes in later steps, so that a sequence with such
     tokens up to its end needs no further evaluation (`EndToken`).
     """
+    needs_whole = False
+    """Whether it must get sequences whole, and not their beginnings alone (`BlockSampler` with `context="past"`)."""
     takes: ClassVar[type] = NoiseProcess
     """The kind of process that it supports; others raise an error."""
     variants: ClassVar[Variants] = {}
@@ -354,7 +356,7 @@ class WrappedSampler(Sampler):
         if not isinstance(inner, Sampler):
             raise ValueError(f"a sampler must be a noiselab.Sampler; got {type(inner).__name__}")
         self.inner, self.process, self.denoiser = inner, inner.process, inner.denoiser
-        self.kind, self.converges = inner.kind, inner.converges
+        self.kind, self.converges, self.needs_whole = inner.kind, inner.converges, inner.needs_whole
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """The tokens after the last stage."""

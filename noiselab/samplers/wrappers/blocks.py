@@ -124,6 +124,10 @@ class BlockSampler(WrappedSampler):
         self.keeps_clean = inner.keeps_clean
         if context not in get_args(Context):
             raise ValueError(f"context must be 'all' or 'past'; got {context!r}")
+        if context == "past" and inner.needs_whole:
+            raise ValueError(
+                f"context must be 'all' around a sampler that needs whole sequences, such as {inner}; got 'past'"
+            )
         self.block_size, self.context = inner.check_block(block_size), context
         self.given = given if given is None else require_count("given", given, 0)
         self._known: Tensor | None = None
