@@ -17,6 +17,7 @@ Randomness: TypeAlias = Generator | Sequence[Generator] | None
 """One generator for the whole batch, one for each sequence of the batch, or torch's global one."""
 
 BLOCK = 256  # tokens in one block of the two-level sum in `choose`
+BELOW_ONE = 1 - 2**-52  # a normal number times this is a smaller one
 
 
 def uniforms(
@@ -117,17 +118,24 @@ def choose(mass: ElementwiseProbs, u: Elementwise) -> Int[Tensor, "*batch"]:
     assert choose(torch.tensor([0.5, 0.0, 1.5]), torch.tensor(0.3, dtype=torch.float64)) == 2
     ```
     """
-    *batch, states = mass.shape
+    states = mass.shape[-1]
     if states <= 4 * BLOCK:
         return _search(mass, u)[2][..., 0]
     # Block sums first, then one block: the same distribution as one long cumulative sum, in one pass over the row.
-    whole = states // BLOCK * BLOCK
-    sums = mass[..., :whole].reshape(*batch, -1, BLOCK).sum(-1, dtype=torch.float64)
-    sums = torch.cat([sums, mass[..., whole:].sum(-1, dtype=torch.float64)[..., None]], -1)
-    block, rest = _invert(sums, u)
-    index = block[..., None] * BLOCK + torch.arange(BLOCK, device=mass.device)
-    inside = torch.where(index < states, mass.gather(-1, index.clamp(max=states - 1)), 0)
-    return (block * BLOCK + _search(inside, rest)[2][..., 0]).clamp(max=states - 1)
+    sums = mass[..., : states // BLOCK * BLOCK].unflatten(-1, (-1, BLOCK)).sum(-1, dtype=torch.float64)
+    if states % BLOCK:
+        sums = torch.cat([sums, mass[..., sums.shape[-1] * BLOCK :].sum(-1, dtype=torch.float64, keepdim=True)], -1)
+    cumulative, target, block = _search(sums, u)
+    # What is left of the target in this block; rounding must not move it out.
+    rest = (target - (cumulative - sums).gather(-1, block)).clamp(min=0)
+    inside = _block(mass, block).cumsum(-1, dtype=torch.float64)
+    index = torch.searchsorted(inside, torch.minimum(rest, inside[..., -1:] * BELOW_ONE), right=True)
+    return torch.add(index, block, alpha=BLOCK)[..., 0].clamp(max=states - 1)
+
+
+def padded_width(states: int) -> int:
+    """The width to which `choose` takes rows of so many tokens with the fewest operations: padding has no mass."""
+    return states if states <= 4 * BLOCK else -(-states // BLOCK) * BLOCK
 
 
 def replace_tokens(z: Tokens, rows: Selection, drawn: RowTokens) -> Tokens:
@@ -143,10 +151,19 @@ def _invert(mass: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     return index[..., 0], inside[..., 0].nan_to_num().clamp(min=0)
 
 
+def _block(mass: Tensor, block: Tensor) -> Tensor:
+    """The entries of one block of each row, [..., BLOCK]."""
+    states = mass.shape[-1]
+    if states % BLOCK == 0:
+        wide = block[..., None].expand(*block.shape, BLOCK)
+        return mass.unflatten(-1, (-1, BLOCK)).gather(-2, wide)[..., 0, :]
+    index = block * BLOCK + torch.arange(BLOCK, device=mass.device)
+    return torch.where(index < states, mass.gather(-1, index.clamp(max=states - 1)), 0)
+
+
 def _search(mass: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The cumulative mass, u * total, and the index where the one passes the other."""
     cumulative = mass.cumsum(-1, dtype=torch.float64)
-    total = cumulative[..., -1:]
     # Rounding must not push the target up to the total: no token follows it.
-    target = torch.minimum(u[..., None].double() * total, torch.nextafter(total, torch.zeros_like(total)))
+    target = u[..., None].double() * (cumulative[..., -1:] * BELOW_ONE)
     return cumulative, target, torch.searchsorted(cumulative, target, right=True).clamp(max=mass.shape[-1] - 1)

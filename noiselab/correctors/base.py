@@ -16,12 +16,13 @@ from ..denoisers.checked import checked
 from ..numerics import as_token_times, no_attribute, require_tokens
 from ..process import NoiseProcess
 from ..process.validation import require_kind
+from ..samplers.shapes import TwoForms
 from ..typing import Selection, Times, Tokens, Variants
 
 TAKE_ANY_PROCESS = ("GibbsCorrector", "ForwardBackwardCorrector", "SelfCorrection")  # for a message
 
 
-class Corrector(abc.ABC):
+class Corrector(TwoForms, abc.ABC):
     """Resamples tokens at their current time; an exact one leaves their distribution at t invariant.
 
     A subclass implements `step`, and `extra_repr` for its settings. `PredictorCorrector` applies it between the steps

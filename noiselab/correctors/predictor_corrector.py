@@ -85,6 +85,9 @@ class PredictorCorrector(WrappedSampler):
             done.append(Stage(self.corrector.kind, s, z))
         return done
 
+    def _parts(self) -> tuple[str, ...]:
+        return ("inner", "corrector")
+
     def _rows(self, z: Tensor, t: Tensor, s: Tensor) -> Selection:
         """The mask of tokens whose time changed, where `when` allows correction."""
         t, s = as_token_times(t, z), as_token_times(s, z)

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
+from ..categorical import padded_width
 from ..numerics import mask_off_support
 from ..process import NoiseProcess
 from ..typing import Selection, Times, Tokens, TokenSet
@@ -110,13 +112,7 @@ class LogitCheck:
         **Raises:** `ValueError` for logits of another width, dtype or number, or a row that has NaN, inf, or -inf only; on an
         accelerator, within `LogitChecks`, the latter is raised by `LogitChecks.read`.
         """
-        width = logits.shape[-1]
-        if self.states is not None and width != self.states:
-            raise ValueError(
-                f"logits must have the width of the process, {self.states}; got {width} from {in_a_line(denoiser)}"
-            )
-        if not logits.is_floating_point():
-            raise ValueError(f"logits must be floating-point numbers; got {logits.dtype} from {in_a_line(denoiser)}")
+        self.require_form(logits, denoiser)
         if not logits.numel() or torch.compiler.is_compiling():
             return logits
         here = logits.device.type == "cpu"
@@ -125,16 +121,42 @@ class LogitCheck:
                 f"there must be a row of logits for each of {count} tokens; got {len(logits)} from {in_a_line(denoiser)}"
             )
         # The largest of a row is NaN if one is, inf if one is, and -inf if all are.
-        least, most = torch.aminmax(self._largest(logits.detach()))
-        if here and math.isfinite(least.item()) and math.isfinite(most.item()):
-            return logits
-        times = 2 * (torch.full_like(most, torch.nan),) if t is None else torch.aminmax(t.detach())
-        found = torch.stack([number.to(torch.float64) for number in (least, most, *times)])
+        self.keep(torch.stack(torch.aminmax(self._largest(logits.detach()))), t, denoiser)
+        return logits
+
+    def require_form(self, logits: Float[Tensor, "... width"], denoiser: nn.Module) -> None:
+        """Raise `ValueError` unless logits have the width of the vocabulary and a floating dtype."""
+        if self.states is not None and logits.shape[-1] != self.states:
+            raise ValueError(
+                f"logits must have the width of the process, {self.states}; got {logits.shape[-1]} from "
+                f"{in_a_line(denoiser)}"
+            )
+        if not logits.is_floating_point():
+            raise ValueError(f"logits must be floating-point numbers; got {logits.dtype} from {in_a_line(denoiser)}")
+
+    def keep(self, ends: Float[Tensor, "2"], t: Times | None, denoiser: nn.Module) -> None:
+        """Check the smallest and the largest of the rows' largest logits.
+
+        **Raises:** `ValueError` unless they are finite; on an accelerator, within `LogitChecks`, by `LogitChecks.read`.
+        """
+        here = ends.device.type == "cpu"
+        if here and all(map(math.isfinite, ends.tolist())):
+            return
+        times = ends.new_full((2,), torch.nan) if t is None else torch.stack(torch.aminmax(t.detach()))
+        found = torch.cat([ends.to(torch.float64), times.to(torch.float64)])
         if here or _CURRENT.walk is None:
             _refuse(found.tolist(), denoiser)
         else:
             _CURRENT.walk.add(found, denoiser)
-        return logits
+
+    def cover(self, logits: Float[Tensor, "... state"]) -> Float[Tensor, "... width"]:
+        """A copy of at least float32, with -inf off the support, as wide as `choose` takes it with the fewest operations."""
+        states, logits = logits.shape[-1], logits.to(torch.promote_types(logits.dtype, torch.float32))
+        more = padded_width(states) - states
+        if self.spans is not None and len(self.spans) == 1:
+            start, stop = self.spans[0]
+            return pad(logits[..., start:stop], (start, states + more - stop), value=-torch.inf)
+        return pad(mask_off_support(logits, self.support), (0, more), value=-torch.inf)
 
     def _largest(self, logits: Tensor) -> Tensor:
         if self.support is None or self.spans is None:
@@ -174,6 +196,14 @@ class Checked(WrappedDenoiser):
         """The inner denoiser's logits."""
         return self.check(self.inner(z, t, rows), t, self.inner, rows)
 
+    def everywhere(self, z: Tokens, t: Times) -> Float[Tensor, "batch length width"]:
+        """The logits of all positions, as `LogitCheck.cover` makes them; that they are numbers is for the caller to check
+        (`LogitCheck.keep`), where it needs them.
+        """
+        logits = self.inner(z, t)
+        self.check.require_form(logits, self.inner)
+        return self.check.cover(logits)
+
     def __getattr__(self, name: str) -> Any:
         """Other attributes are those of the inner denoiser, such as the `log_prob` of a `MarkovOracle`."""
         try:
@@ -187,7 +217,7 @@ class Checked(WrappedDenoiser):
         return in_a_line(self.inner)
 
 
-def checked(denoiser: Denoiser, process: NoiseProcess) -> Denoiser:
+def checked(denoiser: Denoiser, process: NoiseProcess) -> Checked:
     """The denoiser with its logits checked for the process; one that is, stays as it is."""
     if isinstance(denoiser, Checked) and denoiser.check.states == process.vocab_size:
         return denoiser

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..categorical import choose
+from ..categorical import BELOW_ONE, choose
 from ..exact import Exact
 from ..typing import Elementwise, ElementwiseProbs, PerToken, TokenProbs, Tokens, TokenSet, TokenTimes
 
@@ -45,6 +45,8 @@ class Mixing(Exact, abc.ABC):
 
     vocab_size: int
     support: Tensor | None
+    fixed = False
+    """Whether `at` does not depend on time, so that it is evaluated once for two times."""
 
     def __init__(self, support: TokenSet | None = None):
         super().__init__()
@@ -117,10 +119,16 @@ class NoiseMass(NamedTuple):
         """Tokens of the normalised measure; `which` selects the part, `u` the token, both uniform [batch, length]."""
         z = self.parts[0].choose(u, self.t)
         if len(self.parts) > 1:
-            part = choose(self.weights.expand(*u.shape, -1), which)
-            for k, mixing in enumerate(self.parts[1:], 1):
-                z = torch.where(part == k, mixing.choose(u, self.t), z)
+            # As `choose`, for a few parts.
+            passed = self.weights.cumsum(-1)
+            target = which * (passed[..., -1] * BELOW_ONE)
+            for k, mixing in enumerate(self.parts[1:]):
+                z = torch.where(target >= passed[..., k], mixing.choose(u, self.t), z)
         return z
+
+    def between(self, first: int, last: int) -> "NoiseMass":
+        """The measures of some columns of times."""
+        return NoiseMass(self.weights[:, first:last], self.parts, self.t[:, first:last])
 
 
 def same_size(weights: Mapping[Mixing, object], name: str) -> int:

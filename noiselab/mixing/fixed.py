@@ -53,6 +53,8 @@ class Absorbing(Mixing):
     **Raises:** `ValueError` for a token outside the vocabulary.
     """
 
+    fixed = True
+
     def __init__(self, token: int, vocab_size: int):
         super().__init__()
         self.vocab_size = require_count("vocab_size", vocab_size)
@@ -91,6 +93,7 @@ class Uniform(Mixing):
 
     on: Tensor
     members: Tensor
+    fixed = True
 
     def __init__(self, tokens: int | TokenSet):
         super().__init__()
@@ -151,6 +154,7 @@ class Unigram(Mixing):
 
     row: Tensor
     cumulative: Tensor
+    fixed = True
 
     def __init__(self, row: TokenProbs, *, support: TokenSet | None = None):
         super().__init__(support)

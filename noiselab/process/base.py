@@ -334,6 +334,36 @@ class NoiseProcess(Exact, abc.ABC):
         s, t = (as_token_times(time, z).expand(z.shape) for time in (s, t))
         return DensePlan(z, ~self.is_clean(z, t) & (s < t), self, s, t, u[..., 0])
 
+    def time_weights(self, t: TokenTimes) -> Float[Tensor, "batch times parts"] | None:
+        """All that the law takes from the time, so that a walk evaluates it once for its whole grid; `None` if it is not of
+        this form.
+        """
+        return None
+
+    def draw_reverse(
+        self,
+        logits: Float[Tensor, "batch length width"],
+        z: Tokens,
+        s: Times,
+        t: Times,
+        u: Float[Tensor, "batch length draws"],
+        weights: Float[Tensor, "batch times parts"] | None = None,
+    ) -> Tokens:
+        """Draw the reverse transition from t to s at every position, from the logits of all: the tokens of
+        `plan_reverse` and `resolve` with static shapes, for accelerators and compilers.
+
+        **Arguments:**
+
+        - `logits`: leave-one-out logits of at least float32, -inf off the support; the largest of each row is 0. The
+          width may exceed the number of tokens (`padded_width`), by tokens of logit -inf.
+        - `z`, `s`, `t`, `u`: as for `plan_reverse`.
+        - `weights`: `time_weights` at s and t side by side, if they are known.
+        """
+        s, t = (as_token_times(time, z).expand(z.shape) for time in (s, t))
+        x_hat = logits[..., : self.vocab_size].double().softmax(-1)
+        stays = self.is_clean(z, t) | (s >= t)
+        return torch.where(stays, z, choose(self.posterior(z, x_hat, s, t), u[..., 0]).to(z.dtype))
+
     def draw_posterior(self, x: Tokens, z: Tokens, s: Times, t: Times, *, generator: Randomness = None) -> Tokens:
         r"""Draw tokens at the earlier time s from the true reverse transition $q(z_s \mid z_t, x)$.
 

@@ -34,7 +34,7 @@ from ..typing import (
 from . import evidence
 from .base import NoiseProcess, prior_shape
 from .plans import ReversePlan
-from .three_way import reverse_move
+from .three_way import draw_three_way, reverse_move
 from .validation import check_interpolating, size_of_mixing
 
 
@@ -98,6 +98,17 @@ class InterpolatingProcess(NoiseProcess):
         precision: where alpha rounds to 1, a subtraction gives no noise.
         """
         return NoiseMass((1 - self.alpha(t).double())[..., None], (cast(Mixing, _Written(self)),), t)
+
+    def signal_and_noise(
+        self, t: TokenTimes, weights: Float[Tensor, "batch times parts"] | None = None
+    ) -> tuple[TokenTimes, NoiseMass]:
+        """`alpha`, float64, and `noise` at token times.
+
+        **Arguments:**
+
+        - `weights`: `time_weights` at these times, if they are known.
+        """
+        return self.alpha(t).double(), self.noise(t)
 
     def marginal(self, x: Tokens | Probs, t: Times) -> Probs:
         r"""The law of the noisy token, $q_t(\cdot \mid x) = \alpha_t x + b_t$, dense.
@@ -244,6 +255,18 @@ class InterpolatingProcess(NoiseProcess):
     def plan_reverse(self, z: Tokens, s: Times, t: Times, u: Float[Tensor, "batch length draws"]) -> ReversePlan:
         """The reverse transition as a three-way choice: keep, draw from the prediction, draw from the noise."""
         return reverse_move(self, z, s, t).plan(self, z, u)
+
+    def draw_reverse(
+        self,
+        logits: Float[Tensor, "batch length width"],
+        z: Tokens,
+        s: Times,
+        t: Times,
+        u: Float[Tensor, "batch length draws"],
+        weights: Float[Tensor, "batch times parts"] | None = None,
+    ) -> Tokens:
+        """The three-way choice at every position."""
+        return draw_three_way(self, logits, z, s, t, u, weights)
 
     def draw_posterior(self, x: Tokens, z: Tokens, s: Times, t: Times, *, generator: Randomness = None) -> Tokens:
         r"""Draw tokens at s < t from $q(z_s \mid z_t, x)$: a choice between staying, x and the noise at s, without

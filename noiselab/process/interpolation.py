@@ -92,6 +92,21 @@ class Interpolation(InterpolatingProcess):
         """The mixings with the normalised weights of the noises."""
         return NoiseMass(self._shares(t)[..., 1:], self._mixings(), t)
 
+    def time_weights(self, t: TokenTimes) -> Float[Tensor, "batch times parts"] | None:
+        """The normalised weights, the signal's first; `None` for a subclass with a signal or noise of its own."""
+        kind = type(self)
+        own = kind.alpha is not Interpolation.alpha or kind.noise is not Interpolation.noise
+        return None if own else self._shares(t).double()
+
+    def signal_and_noise(
+        self, t: TokenTimes, weights: Float[Tensor, "batch times parts"] | None = None
+    ) -> tuple[TokenTimes, NoiseMass]:
+        """Both from one evaluation of the weights."""
+        weights = self.time_weights(t) if weights is None else weights
+        if weights is None:
+            return super().signal_and_noise(t)
+        return weights[..., 0], NoiseMass(weights[..., 1:], self._mixings(), t)
+
     def validate(self, times: int = 64) -> None:
         """Check the weights, then the conditions on every process.
 

@@ -2,9 +2,14 @@
 
 from typing import ClassVar
 
+from jaxtyping import Float
+from torch import Tensor
+
 from ..categorical import Randomness, uniforms
 from ..typing import Times, Tokens, Variants
 from .base import Sampler
+from .shapes import Moved, ends_of, finish
+from .tables import known_weights
 
 
 class AncestralSampler(Sampler):
@@ -32,10 +37,26 @@ class AncestralSampler(Sampler):
 
     converges = True
     keeps_clean = True
+    has_static = True
     variants: ClassVar[Variants] = {"ancestral": {}}
     law = "falls as 1/N in the number of steps N"
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """One reverse transition; the network is evaluated only if some token needs it."""
         u = uniforms(*z.shape, self.process.reverse_draws, generator=generator, device=z.device)
+        if self.is_static(z):
+            return finish(self.move(z, t, s, u, known_weights(self.process, t, s)), t, self.denoiser)
         return self.process.plan_reverse(z, s, t, u).apply(self.denoiser, z, t)
+
+    def move(
+        self,
+        z: Tokens,
+        t: Times,
+        s: Times,
+        u: Float[Tensor, "batch length draws"],
+        weights: Float[Tensor, "batch times parts"] | None = None,
+    ) -> Moved:
+        """One reverse transition with static shapes, from `process.reverse_draws` uniform numbers per position."""
+        logits = self.denoiser.everywhere(z, t)
+        top = logits.amax(-1, keepdim=True)
+        return self.process.draw_reverse(logits - top, z, s, t, u, weights), ends_of(top[..., 0])

@@ -3,7 +3,6 @@
 import abc
 import copy
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -20,6 +19,8 @@ from ..parametrization import to_posterior
 from ..process import NoiseProcess, as_token_times
 from ..process.validation import require_kind
 from ..typing import Grid, Selection, Times, Tokens, Variants
+from .shapes import TwoForms
+from .tables import TimeTable
 
 
 class Stage(NamedTuple):
@@ -49,7 +50,7 @@ Advance: TypeAlias = Callable[..., list[Stage]]
 """A function that makes one step, with the signature of `Sampler.stages`."""
 
 
-class Sampler(abc.ABC):
+class Sampler(TwoForms, abc.ABC):
     """Generates sequences in steps from noise (t = 1) to data (t = 0).
 
     A subclass implements `step`. `walk` yields every state, so that callers can implement progress bars, traces and
@@ -140,12 +141,13 @@ class Sampler(abc.ABC):
         """
         advance, checks = advance or self.stages, LogitChecks()
         parts, predictions = self_conditioned(self.denoiser), Predictions(len(z))
-        for k, (t, s) in enumerate(itertools.pairwise(times), 2):
+        table = TimeTable(self.process if self.is_static(z) else None, times, len(z))
+        for k in range(len(times) - 1):
             # Entered at each step, so that the caller's gradient mode applies between steps.
-            with torch.no_grad(), checks, carrying(parts, predictions):
-                done = advance(z, t.expand(len(z)), s.expand(len(z)), generator=generator)
+            with torch.no_grad(), checks, carrying(parts, predictions), table.step(k) as (t, s):
+                done = advance(z, t, s, generator=generator)
             z = done[-1].z
-            if k == len(times):
+            if k == len(times) - 2:
                 checks.read()  # before the result is handed out
             yield done
 
@@ -337,7 +339,7 @@ def _entered(step: Callable[..., Tokens]) -> Callable[..., Tokens]:
 
     @functools.wraps(step)
     def checked_step(self: Sampler, z: Tokens, t: Times, s: Times, **options: Any) -> Tokens:
-        if not walking():
+        if torch.compiler.is_compiling() or not walking():
             self.process.step_times(s, t, z)
         return step(self, z, t, s, **options)
 
@@ -385,6 +387,9 @@ class WrappedSampler(Sampler):
     def count_steps(self, z: Tokens, times: Grid) -> int:
         """That of the inner sampler."""
         return self.inner.count_steps(z, times)
+
+    def _parts(self) -> tuple[str, ...]:
+        return ("inner",)
 
     def known_tokens(self) -> Selection | None:
         """Those of the inner sampler."""

@@ -1,0 +1,105 @@
+"""Two forms of one step: with selected rows, or with static shapes, as accelerators and compilers need it.
+
+In the first form the network's output is projected only at the positions that need it: the least work, but shapes that
+depend on the data, which the host must read in every step. In the second it is projected at all positions and tokens are
+chosen by `torch.where`: nothing is read, and a step can be compiled as one graph.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..denoisers.checked import Checked
+from ..typing import Selection, Times, Tokens
+
+Shapes: TypeAlias = Literal["rows", "static"]
+"""The form of a step: "rows" evaluates selected positions, "static" all of them."""
+Moved: TypeAlias = tuple[Int[Tensor, "batch length"], Float[Tensor, "2"]]
+"""Tokens after a step, and the smallest and the largest of the rows' largest logits, for `LogitCheck.keep`."""
+
+
+class TwoForms:
+    """What samplers and correctors share: the choice of the form of their steps."""
+
+    has_static: ClassVar[bool] = False
+    """Whether there is a form with static shapes."""
+    shapes: Shapes | None = None
+    """The form of the steps; `None` for "rows" on the CPU and "static" on an accelerator, if there is such a form."""
+
+    def with_shapes(self, shapes: Shapes | None) -> Any:
+        """A copy with another form of steps, of the same law and, from the same random numbers, the same tokens.
+
+        **Arguments:**
+
+        - `shapes`: "rows": the network is evaluated at selected positions; shapes depend on the data, and the host reads
+          them in each step. "static": it is evaluated at all positions, and nothing is read. `None`: by the device of the
+          tokens.
+
+        **Raises:** `ValueError` for another value, or if there is no form with static shapes.
+        """
+        if shapes is not None and shapes not in get_args(Shapes):
+            raise ValueError(f"shapes must be 'rows', 'static' or None; got {shapes!r}")
+        return self._changed(lambda part: part._set_shapes(shapes))
+
+    def compiled(self, **options: Any) -> Any:
+        """A copy whose steps have static shapes and are compiled as one graph each, the network included.
+
+        Random numbers are drawn outside of the graph, and its logits are checked outside of it.
+
+        **Arguments:**
+
+        - `options`: for `torch.compile`, such as `backend` or `mode`.
+
+        **Raises:** `ValueError` if there is no form with static shapes.
+        """
+
+        def compile_step(part: TwoForms) -> None:
+            part._set_shapes("static")
+            part.move = torch.compile(part.move, fullgraph=True, **options)  # type: ignore[method-assign]
+
+        return self._changed(compile_step)
+
+    def move(self, *args: Any) -> Moved:
+        """One step with static shapes, from random numbers that are drawn: what `compiled` compiles."""
+        raise NotImplementedError
+
+    def is_static(self, z: Tokens) -> bool:
+        """Whether a step from these tokens has static shapes."""
+        return self.has_static and (self.shapes == "static" or (self.shapes is None and z.device.type != "cpu"))
+
+    def _parts(self) -> tuple[str, ...]:
+        """The attributes that hold what makes the steps; none if this object does."""
+        return ()
+
+    def _set_shapes(self, shapes: Shapes | None) -> None:
+        if shapes == "static" and not self.has_static:
+            raise ValueError(
+                f"{type(self).__name__} has no step with static shapes; leave shapes at 'rows', or use "
+                "AncestralSampler, ConfidenceSampler, EntropyBoundedSampler or SelfCorrection"
+            )
+        self.shapes = shapes
+
+    def _changed(self, change: "Callable[[TwoForms], None]") -> Any:
+        made = copy.copy(self)
+        for name in self._parts():
+            setattr(made, name, getattr(self, name)._changed(change))
+        if not self._parts():
+            change(made)
+        return made
+
+
+def finish(moved: Moved, t: Times | None, denoiser: Checked) -> Tokens:
+    """The tokens of a step with static shapes, after the check of its logits; inside of a graph they are not checked."""
+    z, ends = moved
+    if not torch.compiler.is_compiling():
+        denoiser.check.keep(ends, t, denoiser.inner)
+    return z
+
+
+def ends_of(top: Float[Tensor, "batch length"], rows: Selection | None = None) -> Float[Tensor, "2"]:
+    """The smallest and the largest of the rows' largest logits; 0 at positions that need none."""
+    return torch.stack(torch.aminmax(top if rows is None else top.masked_fill(~rows, 0)))
