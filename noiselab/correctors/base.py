@@ -39,6 +39,7 @@ class Corrector(TwoForms, abc.ABC):
     """
 
     process: NoiseProcess
+    denoiser: Denoiser
 
     kind = "correct"
     """The kind of change in traces."""

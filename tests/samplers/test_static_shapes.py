@@ -20,7 +20,9 @@ def steps_of(make, process, *, dtype=torch.float64):
 def times_of(kind, batch):
     """Falling times: of sequences; of tokens, where some do not move, as prompts; and to the end."""
     if kind == "sequences":
-        return torch.tensor([0.9, 0.6, 0.3] * (batch // 3)).double(), torch.tensor([0.7, 0.5, 0.0] * (batch // 3)).double()
+        return torch.tensor([0.9, 0.6, 0.3] * (batch // 3)).double(), torch.tensor(
+            [0.7, 0.5, 0.0] * (batch // 3)
+        ).double()
     t = torch.rand(batch, LENGTH, generator=seeded(5), dtype=torch.float64)
     s = t * torch.rand(batch, LENGTH, generator=seeded(6), dtype=torch.float64)
     t[:, 0] = s[:, 0] = 0  # known
@@ -185,6 +187,7 @@ def test_rows_need_reads_that_static_shapes_do_not():
         sampler.step(z, t, t / 2)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_has_no_such_form_says_so_and_keeps_rows_on_every_device():
     process = processes_of(V)["hybrid"]
     sampler = nl.samplers.GillespieSampler(process, Network(V))
@@ -218,7 +221,9 @@ def test_the_weights_of_a_walk_are_those_of_its_times():
     for name, steps in (("hybrid", 3), ("masked", 5)):
         rows, static = steps_of(nl.AncestralSampler, processes_of(V)[name])
         z = rows.process.prior(4, LENGTH, generator=seeded(0))
-        walks.append([sampler.walk(z, torch.linspace(1, 0, steps + 1), generator=seeded(1)) for sampler in (rows, static)])
+        walks.append(
+            [sampler.walk(z, torch.linspace(1, 0, steps + 1), generator=seeded(1)) for sampler in (rows, static)]
+        )
     for _ in range(3):
         for rows, static in walks:
             assert torch.equal(next(rows), next(static))
