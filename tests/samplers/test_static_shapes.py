@@ -9,7 +9,7 @@ import noiselab as nl
 from noiselab.categorical import padded_width, uniforms
 from noiselab.denoisers.checked import LogitChecks
 
-LENGTH, MOST = 6, 60
+LENGTH, LIMIT = 6, 60
 
 
 def steps_of(make, process, *, dtype=torch.float64):
@@ -150,7 +150,7 @@ def test_a_step_of_a_walk_takes_at_most_60_operations_and_no_read(name, noise, s
     sampler.compiled(backend=graphs.backend()).sample((2, LENGTH), steps=3, generator=seeded(0))
     assert len(graphs.graphs) == 1
     assert not READS & set(graphs.graphs[0])
-    assert 20 < len(graphs.graphs[0]) + 1 <= MOST, graphs.graphs[0]
+    assert 20 < len(graphs.graphs[0]) + 1 <= LIMIT, graphs.graphs[0]
 
 
 def on_meta(name, noise, states):
@@ -176,7 +176,7 @@ def test_without_a_compiler_the_host_reads_nothing_either(name, noise, states):
                 z = next(walk)[-1].z
             seen.append(len(eager.names))
     assert z.shape == (2, LENGTH) and z.device.type == "meta"
-    assert seen[1] <= MOST + 4, eager.names  # and the check of logits, which is kept until the end of the walk
+    assert seen[1] <= LIMIT + 4, eager.names  # and the check of logits, which is kept until the end of the walk
 
 
 def test_rows_need_reads_that_static_shapes_do_not():
