@@ -11,8 +11,10 @@ from ..denoisers import Denoiser
 from ..process import NoiseProcess
 from ..samplers import (
     AncestralSampler,
+    DraftSampler,
     EarlyStopping,
     EntropyBoundedSampler,
+    JointThresholdSampler,
     Sampler,
     Stage,
     ThresholdSampler,
@@ -25,6 +27,7 @@ from .registry import factories_of, find_correctors, find_samplers, takes, varia
 from .runner import Factory
 
 ENOUGH = 512  # steps for samplers that end by themselves; more than the tokens of any known world
+UNTIL_DONE = (DraftSampler, EntropyBoundedSampler, JointThresholdSampler, ThresholdSampler)  # end by themselves
 PATIENCE = 4  # steps without a change after which a sequence stops
 
 
@@ -140,7 +143,7 @@ def catalogue(process: NoiseProcess, *, slow: bool = False) -> dict[str, Factory
         found |= {name: make for name, make in factories_of(sampler).items() if takes(make, process)}
     if "first hitting" in found or not slow:  # same distribution at lower cost for absorbing noise
         found.pop("Gillespie", None)
-    for name in [n for kind in (EntropyBoundedSampler, ThresholdSampler) for n in variants_of(kind) if n in found]:
+    for name in [n for kind in UNTIL_DONE for n in variants_of(kind) if n in found]:
         found[name] = _with_steps_enough(found[name])
     for corrector in find_correctors().values():
         found |= {name: _corrected(make) for name, make in factories_of(corrector).items() if takes(make, process)}

@@ -17,6 +17,7 @@ from .base import Sampler, Stage, WrappedSampler
 from .confidence import ConfidenceSampler, EntropyBoundedSampler
 from .constrained import ConstrainedSampler
 from .deterministic import DeterministicSampler
+from .drafts import DraftSampler
 from .gillespie import FirstHittingSampler, GillespieSampler
 from .grids import adaptive_grid, cosine_grid, even_grid, log_snr_grid, power_grid, signal_grid
 from .guided_steps import GuidedStepSampler
@@ -36,6 +37,7 @@ __all__ = [
     "ConfidenceThreshold",
     "ConstrainedSampler",
     "DeterministicSampler",
+    "DraftSampler",
     "EarlyStopping",
     "EndToken",
     "EntropyBound",

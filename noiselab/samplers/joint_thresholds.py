@@ -12,10 +12,11 @@ from ..denoisers.base import require_denoiser
 from ..denoisers.checked import checked, walking
 from ..numerics import require_count, require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
-from ..schedules import Schedule, ScheduleLike, as_schedule
 from ..typing import Grid, Times, Tokens, Variants
+from .acceptance.base import Counts, count_in_step, require_counts
 from .base import Advance, Sampler, Stage, hold_still
 from .confidence import noisy_data_tokens
+from .memory import current_memory, remembering
 from .positions import normalize_logits, scatter_rows, select_best
 
 
@@ -24,7 +25,7 @@ class JointThresholdSampler(Sampler):
 
     With $c_i = \max_v \hat x_v$ at position i and v its token, one step takes v
 
-    - at masks with $c_i >$ `threshold`, and at the most confident ones up to `least` of them;
+    - at masks with $c_i >$ `threshold`, and at the most confident ones up to the `minimum`;
     - at visible tokens other than v with $c_i >$ `edit`.
 
     The network is evaluated once for both, at all positions that may change. Known tokens (`Infilling`, `Prompted`)
@@ -36,11 +37,11 @@ class JointThresholdSampler(Sampler):
 
     The published codes count differently. For the same tokens:
 
-    | code | `least` | `most_edits` |
+    | code | `minimum` | `most_edits` |
     | --- | --- | --- |
     | SGLang, `joint_threshold` | 1 | `max_post_edit_steps` |
     | dllm, `llada21` | `num_to_transfer` | `max_post_steps` |
-    | diffusers, `BlockRefinementScheduler` | `block_length // steps`, one more in the first steps | `max_post_steps + 1` |
+    | diffusers, `BlockRefinementScheduler` | `even_quotas(block_length, steps)` | `max_post_steps + 1` |
 
     SGLang makes one more evaluation, which changes nothing, where a block ends after `max_post_edit_steps`; so does
     diffusers for a block that is full early, without edits. diffusers gives up the edits of a block whose last mask
@@ -57,8 +58,7 @@ class JointThresholdSampler(Sampler):
     - `threshold`: the probability above which masks are filled, in [0, 1].
     - `edit`: the probability above which visible tokens are edited, in [0, 1]; `None` to edit none. Both defaults are
       those of LLaDA2.1's "quality mode", with 16 as `most_edits`.
-    - `least`: the number of masks that a step fills at least; a number, or a schedule of the time t at the beginning
-      of the step.
+    - `minimum`: the number of masks that a step fills at least, or one number for each step of a block (`even_quotas`).
     - `most_edits`: the number of steps without masks, from 0; by default not limited.
 
     **Raises:** `ValueError` for settings out of range, a process without a mask, an edit threshold under noise that
@@ -94,14 +94,14 @@ class JointThresholdSampler(Sampler):
         threshold: float | int = 0.7,
         edit: float | int | None = 0.5,
         *,
-        least: ScheduleLike = 1,
+        minimum: Counts = 1,
         most_edits: int | None = None,
     ):
         super().__init__(process, denoiser)
         self.network = checked(require_denoiser(denoiser, type(self).__name__, scores=False), process)
         self.threshold = require_number("threshold", threshold, 0, 1)
         self.edit = edit if edit is None else require_number("edit", edit, 0, 1)
-        self.least = require_least(least, self.process)
+        self.minimum = require_counts("minimum", minimum)
         self.most_edits = most_edits if most_edits is None else require_count("most_edits", most_edits, 0)
         if self.process.off_support() is None:
             raise ValueError(
@@ -129,14 +129,16 @@ class JointThresholdSampler(Sampler):
     def _stage(self, z: Tensor, t: Tensor, s: Tensor) -> Stage:
         end, t, s = s, as_token_times(t, z), as_token_times(s, z)
         moving, data = (s < t).expand(z.shape), self.process.data_tokens(z.device)
-        masks = moving & ~data[z]
+        memory, masks = current_memory(), moving & ~data[z]
+        kept = memory.read(self, moving)
+        memory.write(self, kept)
         editable = moving & data[z] & (self.edit is not None)
         rows = masks | editable
         if rows.any():
             log_probs = normalize_logits(self.network(z, t.expand(z.shape), rows), self.process)
             value, token = log_probs.max(-1)
             confidence, best = scatter_rows(value.double().exp(), rows), replace_tokens(z, rows, token)
-            least = self.least(t).round().long().expand(z.shape).masked_fill(~moving, 0).amax(-1)
+            least = count_in_step(self.minimum, kept.steps)
             sure = (confidence > self.threshold) | (s <= self.process.domain[0])
             changed = masks & (sure | select_best(scatter_rows(value, rows), masks, least))
             if self.edit is not None:
@@ -166,7 +168,7 @@ class JointThresholdSampler(Sampler):
             return done
 
         over = False
-        for stages in super().path(z, times, generator=generator, advance=onward):
+        for stages in super().path(z, times, generator=generator, advance=remembering(onward)):
             if not over:
                 yield stages
             # Remaining steps draw no numbers and evaluate nothing; wrappers inside may draw.
@@ -174,19 +176,5 @@ class JointThresholdSampler(Sampler):
 
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
-        least = f", least={self.least}" if str(self.least) != "1" else ""
+        least = "" if self.minimum == (1,) else f", minimum={list(self.minimum)}"
         return f"threshold={self.threshold:g}, edit={self.edit}{least}, most_edits={self.most_edits}"
-
-
-def require_least(least: ScheduleLike, process: NoiseProcess) -> Schedule:
-    """The smallest number of positions of a step as a schedule, checked.
-
-    **Raises:** `ValueError` unless it is finite and non-negative at times over the domain.
-    """
-    schedule = as_schedule(least)
-    values = schedule(torch.linspace(*process.domain, 9, dtype=torch.float64))
-    if not ((values >= 0) & values.isfinite()).all():
-        raise ValueError(
-            f"least must be a number of positions, from 0; got {values[~(values >= 0)][:1].tolist() or values.tolist()}"
-        )
-    return schedule

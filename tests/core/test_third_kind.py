@@ -263,7 +263,7 @@ TAKES = {
 REFUSES = {
     "ConfidenceSampler", "DeterministicSampler", "EntropyBoundedSampler", "EulerSampler", "FirstHittingSampler",
     "GillespieSampler", "JointThresholdSampler", "PathPlanningSampler", "RemaskingSampler", "RenoisingSampler",
-    "TauLeapingSampler", "ThresholdSampler", "DFMCorrector", "RemaskingCorrector",
+    "TauLeapingSampler", "ThresholdSampler", "DraftSampler", "DFMCorrector", "RemaskingCorrector",
 }  # fmt: skip
 
 

@@ -171,6 +171,7 @@ def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
         "EntropyBoundedSampler": {**confident, "bound": 0.5},
         "RenoisingSampler": {"bound": 0.5, "stability": 1, "confidence": 0.1},
         "ThresholdSampler": confident,
+        "DraftSampler": confident,
         "even_quotas": {"block_size": 8, "steps": 3},
         "DeterministicSampler": confident,
         "JointThresholdSampler": {"edit": None},

@@ -45,6 +45,7 @@ ARGUMENTS = {
     "by_enumeration": {"classifier": lambda z, t: t, "process": PROCESS},
     "BlockSampler": {**WRAPPED, "block_size": 2},
     "DeterministicSampler": NOISY,
+    "DraftSampler": {**NOISY, "block_size": 2},
     "EarlyStopping": {**WRAPPED, "patience": 2},
     "EndToken": {**WRAPPED, "token": 1},
     "EntropyBoundedSampler": NOISY,
