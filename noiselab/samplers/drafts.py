@@ -14,8 +14,8 @@ from ..process import NoiseProcess, as_token_times
 from ..typing import Times, Tokens, Variants
 from .acceptance import Acceptance, ConfidenceThreshold, Proposals
 from .acceptance.base import Rule
-from .memory import Kept, current_memory
 from .threshold import ThresholdSampler
+from .walk_state import Kept, current_state
 
 
 class DraftSampler(ThresholdSampler):
@@ -49,9 +49,9 @@ class DraftSampler(ThresholdSampler):
     **Raises:** `ValueError` for settings out of range, noise on data tokens, another rule, or a denoiser that
     predicts scores.
 
-    **Source:** Schiff et al. (2026), "ProSeCo", arXiv 2602.11590; its decoder for LLaDA (kuleshov-group/proseco, `llada/generate.py`),
-    there `max_corrector_steps`. The published code takes token ids within 1e-5 of each other, relative, for equal
-    when it asks whether anything changed: neighbouring ids above 100,000. Here they differ.
+    **Source:** Schiff et al. (2026), "ProSeCo", arXiv 2602.11590; its decoder for LLaDA (kuleshov-group/proseco,
+    `llada/generate.py`), there `max_corrector_steps`. The published code takes token ids within 1e-5 of each other,
+    relative, for equal when it asks whether anything changed: neighbouring ids above 100,000. Here they differ.
 
     **Example:**
 
@@ -96,9 +96,9 @@ class DraftSampler(ThresholdSampler):
         t, s = as_token_times(t, z).expand(z.shape), as_token_times(s, z).expand(z.shape)
         moving, noise = s < t, ~self.process.data_tokens(z.device)[z]
         reached, block = self._blocks(moving, moving & noise)
-        memory, rows = current_memory(), block & noise
-        kept = memory.read(self, block)
-        memory.write(self, kept)
+        state, rows = current_state(), block & noise
+        kept = state.read(self, block)
+        state.write(self, kept)
         if not rows.any():
             return z
         drafting = ((kept.steps + 1) % self.every == 0) & rows.any(-1)

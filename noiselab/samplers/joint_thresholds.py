@@ -16,8 +16,8 @@ from ..typing import Grid, Times, Tokens, Variants
 from .acceptance.base import Counts, count_in_step, require_counts
 from .base import Advance, Sampler, Stage, hold_still
 from .confidence import noisy_data_tokens
-from .memory import current_memory, remembering
 from .positions import normalize_logits, scatter_rows, select_best
+from .walk_state import current_state, with_state
 
 
 class JointThresholdSampler(Sampler):
@@ -129,9 +129,9 @@ class JointThresholdSampler(Sampler):
     def _stage(self, z: Tensor, t: Tensor, s: Tensor) -> Stage:
         end, t, s = s, as_token_times(t, z), as_token_times(s, z)
         moving, data = (s < t).expand(z.shape), self.process.data_tokens(z.device)
-        memory, masks = current_memory(), moving & ~data[z]
-        kept = memory.read(self, moving)
-        memory.write(self, kept)
+        state, masks = current_state(), moving & ~data[z]
+        kept = state.read(self, moving)
+        state.write(self, kept)
         editable = moving & data[z] & (self.edit is not None)
         rows = masks | editable
         if rows.any():
@@ -168,7 +168,7 @@ class JointThresholdSampler(Sampler):
             return done
 
         over = False
-        for stages in super().path(z, times, generator=generator, advance=remembering(onward)):
+        for stages in super().path(z, times, generator=generator, advance=with_state(onward)):
             if not over:
                 yield stages
             # Remaining steps draw no numbers and evaluate nothing; wrappers inside may draw.
