@@ -20,6 +20,55 @@ BLOCK = 256  # tokens in one block of the two-level sum in `choose`
 BELOW_ONE = 1 - 2**-52  # a normal number times this is a smaller one
 
 
+class TokenGenerators(list[Generator]):
+    """One generator for each sequence of a padded batch, which draws numbers for the real tokens only.
+
+    Wherever a generator for each sequence is taken, these give a sequence the numbers that it gets alone, however long the
+    padding behind it.
+
+    **Arguments:**
+
+    - `generators`: one for each sequence, all on one device.
+    - `rows`: the mask of the tokens that get numbers; others get 0.
+
+    **Raises:** `ValueError` unless there is one generator for each sequence.
+
+    **Example:**
+
+    ```python
+    import torch
+    from noiselab.categorical import TokenGenerators, uniforms
+
+    real = torch.tensor([[True, True, False, False]])
+    padded = uniforms(1, 4, generator=TokenGenerators([torch.Generator().manual_seed(0)], real))
+    assert torch.equal(padded[:, :2], uniforms(1, 2, generator=[torch.Generator().manual_seed(0)]))
+    ```
+    """
+
+    def __init__(self, generators: Sequence[Generator], rows: Selection):
+        super().__init__(generators)
+        if rows.dim() != 2 or len(rows) != len(self):
+            raise ValueError(f"one generator for each of {len(rows)} sequences is needed; got {len(self)}")
+        self.rows = rows.to(self[0].device if self else rows.device)
+
+    def draw(self, length: int, *rest: int, device: torch.device | str | None = None) -> Float[Tensor, "batch ..."]:
+        """Uniform numbers of the shape [batch, length, rest], for whole sequences or their beginnings."""
+        if length > self.rows.shape[1]:
+            raise ValueError(f"there must be at most {self.rows.shape[1]} tokens, as in `rows`; got {length}")
+        rows = self.rows[:, :length]
+        drawn = [
+            torch.rand((n, *rest), generator=g, dtype=torch.float64, device=g.device)
+            for n, g in zip(rows.sum(-1).tolist(), self, strict=True)
+        ]
+        u = torch.zeros(*rows.shape, *rest, dtype=torch.float64, device=rows.device)
+        u[rows] = torch.cat(drawn)
+        return u.to(device or rows.device)
+
+    def selected(self, index: Int[Tensor, " selected"]) -> "TokenGenerators":
+        """Those of some sequences."""
+        return TokenGenerators([self[i] for i in index.tolist()], self.rows[index.to(self.rows.device)])
+
+
 def uniforms(
     batch: int, *rest: int, generator: Randomness = None, device: torch.device | str | None = None
 ) -> Float[Tensor, "batch ..."]:
@@ -39,6 +88,8 @@ def uniforms(
             raise ValueError(f"one generator for each of {batch} sequences is needed; got {len(generator)}")
         if not generator:
             return torch.empty(batch, *rest, dtype=torch.float64, device=device)
+        if isinstance(generator, TokenGenerators):
+            return generator.draw(*rest, device=device)
         return torch.cat([uniforms(1, *rest, generator=g, device=device) for g in generator])
     if generator is not None and not isinstance(generator, Generator):
         raise ValueError(f"generator must be a torch.Generator, or one for each sequence; got {generator!r}")
@@ -69,6 +120,8 @@ def uniforms_at(rows: Selection, *, generator: Randomness = None, device: torch.
 
 def select_generators(generator: Randomness, index: Int[Tensor, " selected"]) -> Randomness:
     """The generators of some sequences of a batch; one for all stays that."""
+    if isinstance(generator, TokenGenerators):
+        return generator.selected(index)
     return [generator[i] for i in index.tolist()] if isinstance(generator, Sequence) else generator
 
 

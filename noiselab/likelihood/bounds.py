@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..categorical import Randomness
+from ..categorical import Randomness, TokenGenerators
 from ..denoisers import Denoiser, as_leave_one_out, attending_to
 from ..denoisers.checked import LogitChecks, check_of
 from ..distributed import is_sharded
@@ -221,13 +221,16 @@ class Scene:
     ):
         self.process, self.denoiser = process, as_leave_one_out(denoiser, process)
         self.check, self.checks = check_of(process), LogitChecks()
-        self.given, self.real, self.generator = x, real, generator
+        self.given, self.real = x, real
         data = process.data_tokens(x.device)
         if real is not None and (real.dtype != torch.bool or real.shape != x.shape):
             raise ValueError(f"real must be Bool of shape {list(x.shape)}; got {real.dtype} {list(real.shape)}")
         if x.dim() != 2:
             raise ValueError(f"x must have shape [batch, length]; got {list(x.shape)}")
         require_tokens("x", x if real is None else x[real], process.vocab_size)
+        if real is not None and isinstance(generator, Sequence):
+            generator = TokenGenerators(generator, real)  # the noise of a sequence does not depend on its padding
+        self.generator = generator
         x = x if real is None else torch.where(real, x, 0)
         strange = ~data[x] if real is None else ~data[x] & real
         if strange.any():

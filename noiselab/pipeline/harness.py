@@ -1,30 +1,42 @@
 """Diffusion pipelines as models for EleutherAI's lm-evaluation-harness (`pip install noiselab[harness]`)."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
-from torch import Generator, Tensor
-from tqdm.auto import tqdm
+from lm_eval.api.registry import register_model
+from lm_eval.utils import simple_parse_args_string
 
-from ..data.tokenizers import Encoder
-from ..likelihood import continuous_bound
+from ..data.corpus import fingerprint
+from ..data.tokenizers import Encoder, tokenizer_key
 from ..networks.lengths import check_fits
-from .base import Text
+from ..numerics import require_count
+from .base import Pipeline
+from .chats import chat_of
 from .diffusion import DiffusionPipeline
+from .harness_batches import Batches, Passage, Wanted, ends_at, request_bar
+
+OWN = ("nodes", "draws", "steps", "seed", "batch_size", "show_progress")
+GREEDY = 1e-4
+"""A temperature at which the arg-max is drawn, except for ties."""
 
 
+@register_model("noiselab")
 class HarnessModel(LM):
     r"""A model for tasks of the harness: log-likelihoods (by the bound), multiple choice, and generation.
 
     $\log p(\text{continuation} \mid \text{context})$ is bounded from below by noising only the continuation. The
-    context stays clean, and the network receives the time of the continuation for the whole sequence, as in training.
-    Times are fixed quadrature nodes, and the noise of a request depends only on `seed`. Results are therefore
-    independent of order and batching, and two models are compared on the same noise. For autoregressive models, use the
-    adapters of the harness.
+    context stays clean, and the network receives the time of the continuation for the whole sequence, as in training. For a
+    model that was trained in blocks it is the sum of the bounds of its blocks, each given the clean tokens before it, in
+    one pass (`noiselab.denoisers.BlockDenoiser`).
+
+    Times are fixed quadrature nodes, and the noise of a request depends only on `seed` and its own tokens. Results are
+    therefore independent of order and batching but for rounding, and two models are compared on the same noise. Requests of
+    like lengths share a call of the network, padded if the network takes an attention mask; without one, they share it if
+    their lengths are equal. Equal requests are computed once. For autoregressive models, use the adapters of the harness.
 
     **Arguments:**
 
@@ -33,7 +45,9 @@ class HarnessModel(LM):
     - `draws`: the number of noise samples at each time, in one batch. More reduce the variance of each log-likelihood.
     - `steps`: the number of generation steps; by default that of the model.
     - `seed`: the seed of all noise.
-    - `show_progress`: whether to show a progress bar.
+    - `batch_size`: the number of requests in a batch. Log-likelihoods take the memory of `batch_size` times `draws`
+      sequences of the longest request.
+    - `show_progress`: whether to show a progress bar, which counts requests.
 
     **Raises:** `ValueError` for another class of pipeline, or settings below 1.
 
@@ -48,6 +62,7 @@ class HarnessModel(LM):
         draws: int = 8,
         steps: int | None = None,
         seed: int = 0,
+        batch_size: int = 8,
         show_progress: bool = False,
     ):
         super().__init__()
@@ -59,93 +74,131 @@ class HarnessModel(LM):
         if nodes < 1 or draws < 1:
             raise ValueError(f"nodes and draws must be at least 1; got {nodes}, {draws}")
         self.pipe, self.nodes, self.draws, self.steps, self.seed = pipe, nodes, draws, steps, seed
+        self.batches = Batches(pipe, require_count("batch_size", batch_size), nodes, draws, steps, seed)
         self.show_progress = show_progress
         self.encoder, self.limit = Encoder(pipe.tokenizer), pipe.length
+        self.reads_special = False
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> "HarnessModel":
+        """The model of `lm_eval.simple_evaluate(model="noiselab", model_args={"pretrained": folder, ...})`.
+
+        **Arguments:**
+
+        - `arg_dict`: `pretrained`, a folder or a name on the Hub; `device`; and options of the model, such as `nodes`.
+        - `additional_config`: `batch_size` and `device` of the harness.
+
+        **Raises:** `ValueError` for unknown options, or a batch size that is not an integer.
+        """
+        more = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        options = {**arg_dict, **more}
+        options.pop("max_batch_size", None)
+        name, device = options.pop("pretrained", None), options.pop("device", None)
+        if name is None or set(options) - set(OWN):
+            raise ValueError(
+                f"model_args must be pretrained, device and any of {', '.join(OWN)}; got {sorted(arg_dict)}"
+            )
+        if "batch_size" in options:
+            size = str(options["batch_size"])
+            if not size.isdecimal():
+                raise ValueError(f"batch_size must be an integer; got {size!r}")
+            options["batch_size"] = int(size)
+        pipe: Any = Pipeline.from_pretrained(name)
+        return cls(pipe if device is None else pipe.to(device), **options)
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> "HarnessModel":
+        """The same for `model_args="pretrained=FOLDER,nodes=16"`."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """For each (context, continuation): log-likelihood in nats, and whether the arg-max from pure noise equals the
-        continuation.
+        continuation (of a model of blocks, that of each block given those before it).
 
         A context that is too long is truncated at its beginning, as usual in the harness.
 
         **Raises:** `ValueError` if a continuation is empty or too long for the model.
         """
-        found = []
-        for request in tqdm(requests, desc="log-likelihoods", disable=disable_tqdm or not self.show_progress):
-            context, continuation = self.pair(*request.args)
-            tokens = torch.tensor([[*context, *continuation]])
-            scored = torch.arange(tokens.shape[1])[None] >= len(context)
-            found.append((-self.nats(tokens, scored), self.greedy(tokens, scored)))
-        return found
+        passages = [Passage(*map(tuple, self.pair(*request.args))) for request in requests]
+        each = list(dict.fromkeys(passages))
+        modes = dict(zip(each, self.batches.modes(each), strict=True))
+        nats = self.scored(each, [[passage] for passage in passages], disable_tqdm)
+        return [(-nats[one], modes[one] == one.tail) for one in passages]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihoods of whole texts in nats, in windows of the model's context; each token is scored once."""
-        found = []
-        for request in tqdm(requests, desc="log-likelihoods", disable=disable_tqdm or not self.show_progress):
+        windows: list[list[Passage]] = []
+        for request in requests:
             (text,) = request.args
-            ids = self.encode(text)
+            ids = tuple(self.encode(text))
             length = self.limit or max(len(ids), 1)
-            windows = [ids[i : i + length] for i in range(0, len(ids), length)]
-            parts = [torch.tensor([window]) for window in windows]
-            found.append(-sum(self.nats(part, torch.ones_like(part, dtype=torch.bool)) for part in parts))
-        return found
+            windows.append([Passage((), ids[i : i + length]) for i in range(0, len(ids), length)])
+        each = list(dict.fromkeys(window for some in windows for window in some))
+        nats = self.scored(each, windows, disable_tqdm)
+        return [0.0 - sum(nats[window] for window in some) for some in windows]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Generate a continuation of each context, up to the first stop string and at most `max_gen_toks` tokens."""
+        """Generate a continuation of each context, up to an end of text or a stop string, of at most `max_gen_toks` tokens.
+
+        A request that is made several times is answered once, or, with `do_sample`, each time by another sample.
+        """
+        wanted, times = [], Counter[Wanted]()
+        for request in requests:
+            one = self.wanted(*request.args)
+            wanted.append(one._replace(number=times[one]) if one.temperature > GREEDY else one)
+            times[one] += 1
+        each, ends = list(dict.fromkeys(wanted)), self.ends()
+        made: dict[Wanted, str] = {}
+        with request_bar("generating", [[one] for one in wanted], disable_tqdm or not self.show_progress) as done:
+            for some, rows in self.batches.texts(each):
+                made |= zip(
+                    [each[i] for i in some], self.pipe.decode([ends_at(row, ends) for row in rows]), strict=True
+                )
+                done(each[i] for i in some)
         found = []
-        for request in tqdm(requests, desc="generating", disable=disable_tqdm or not self.show_progress):
-            context, options = request.args
-            most = int(options.get("max_gen_toks", 256))
-            ids = self.encode(context)
-            if self.limit is not None:
-                room = min(max(1, self.limit - most), self.limit - 1)
-                ids = ids[max(0, len(ids) - room) :]
-            heat = float(options.get("temperature", 0) or 0)
-            texts = self.pipe.generate(
-                1,
-                self.steps,
-                prompts=[Text.of(context, ids, self.pipe.tokenizer)] if ids else None,
-                length=len(ids) + most if self.limit is None else min(len(ids) + most, self.limit),
-                # Temperature 0, the harness's default, means the arg-max; 1e-4 is equivalent except for ties.
-                temperature=heat if options.get("do_sample", heat > 0) and heat > 0 else 1e-4,
-                generator=self.random(),
-                show_progress=False,
-            )
-            (made,) = self.pipe.decode([list(texts[0].tokens[len(ids) :])])  # type: ignore[attr-defined]
-            until = options.get("until") or []
+        for request, one in zip(requests, wanted, strict=True):
+            text, until = str(made[one]), request.args[1].get("until") or []
             for end in [until] if isinstance(until, str) else until:
-                made = made.split(end)[0] if end else made
-            found.append(str(made))
+                text = text.split(end)[0] if end else text
+            found.append(text)
         return found
 
-    def nats(self, tokens: Tensor, scored: Tensor) -> float:
-        """The bound on -log p of the scored tokens given the others, in nats; the mean over `draws` noise samples.
+    def scored(
+        self, each: Sequence[Passage], requests: Sequence[Sequence[Passage]], quiet: bool
+    ) -> dict[Passage, float]:
+        """The bound on -log p of each passage, in nats.
 
         **Arguments:**
 
-        - `tokens`, `scored`: one sequence and its mask of scored tokens, both [1, length].
+        - `each`: the passages; `requests`: those of each request, for the progress bar.
         """
-        x, rows = (part.to(self.pipe.device).repeat(self.draws, 1) for part in (tokens, scored))
-        with torch.no_grad():
-            terms = continuous_bound(
-                self.pipe.process,
-                self.pipe.denoiser,
-                x,
-                nodes=self.nodes,
-                real=rows,
-                generator=self.random(self.pipe.device),
-            )
-        return float(terms.total.mean())
+        nats: dict[Passage, float] = {}
+        with request_bar("log-likelihoods", requests, quiet or not self.show_progress) as done:
+            for some, found in self.batches.nats(each):
+                nats |= zip([each[i] for i in some], found, strict=True)
+                done(each[i] for i in some)
+        return nats
 
-    def greedy(self, tokens: Tensor, scored: Tensor) -> bool:
-        """Whether the most likely tokens equal the scored ones, if these are replaced by one sample of pure noise."""
-        process, device = self.pipe.process, self.pipe.device
-        noise = process.prior(1, tokens.shape[1], generator=self.random(device), device=device)
-        x, rows = tokens.to(device), scored.to(device)
-        with torch.no_grad():
-            t = torch.full((1,), process.domain[1], dtype=torch.float64, device=device)
-            logits = self.pipe.denoiser(torch.where(rows, noise, x), t, rows)
-        return bool((logits.argmax(-1) == x[rows]).all())
+    def wanted(self, context: str, options: Mapping[str, Any]) -> Wanted:
+        """The text that a request asks for; a context that is too long is truncated at its beginning."""
+        most = int(options.get("max_gen_toks", 256))
+        ids = self.encode(context)
+        if self.limit is not None:
+            room = min(max(1, self.limit - most), self.limit - 1)
+            ids = ids[max(0, len(ids) - room) :]
+        heat = float(options.get("temperature", 0) or 0)
+        # Temperature 0, the harness's default, means the arg-max.
+        heat = heat if options.get("do_sample", heat > 0) and heat > 0 else GREEDY
+        length = len(ids) + most if self.limit is None else min(len(ids) + most, self.limit)
+        return Wanted(tuple(ids), length, heat, 0)
+
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a text: the end-of-text token, and those that end an answer in conversations."""
+        end = self.pipe.tokenizer.eos_token_id
+        own = frozenset() if end is None else frozenset([end])
+        return own | chat_of(self.pipe).ends if self.reads_special else own
 
     def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Encode context and continuation as one text, then split the tokens; where a token lies on both sides of the
@@ -169,12 +222,47 @@ class HarnessModel(LM):
         return head, tail
 
     def encode(self, text: str) -> list[int]:
-        """Encode a text without adding or interpreting special tokens."""
+        """Encode a text without adding or interpreting special tokens; those of a chat template are interpreted."""
+        if self.reads_special:
+            call: Any = self.pipe.tokenizer
+            return list(call(text, add_special_tokens=False, verbose=False)["input_ids"])
         return next(self.encoder([text]))
 
-    def random(self, device: torch.device | str = "cpu") -> Generator:
-        """Return a generator with the same seed for each request."""
-        return Generator(device).manual_seed(self.seed)
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A conversation as the tokenizer's chat template writes it; from now on, names of special tokens in texts are these.
+
+        **Arguments:**
+
+        - `chat_history`: messages with "role" and "content".
+        - `add_generation_prompt`: whether the beginning of an answer follows; otherwise the last message is continued.
+
+        **Raises:** `ValueError` if the tokenizer has no template, or it cannot write the conversation.
+        """
+        chat_of(self.pipe)
+        self.reads_special = True
+        more = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
+        try:
+            written: str = self.pipe.tokenizer.apply_chat_template(chat_history, tokenize=False, **more)
+        except Exception as error:  # raised by the template
+            raise ValueError(f"the chat template must be able to write the conversation: {error}") from error
+        return written
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """The Jinja template that `apply_chat_template` of the harness asks for; empty if it asks for none.
+
+        **Raises:** `ValueError` if the tokenizer has none.
+        """
+        if not chat_template:
+            return ""
+        chat_of(self.pipe)
+        found: str = self.pipe.tokenizer.get_chat_template(None if chat_template is True else chat_template)
+        return found
+
+    @property
+    def tokenizer_name(self) -> str:
+        """A hash of all that the tokens of a text depend on, under which the harness stores requests."""
+        template = getattr(self.pipe.tokenizer, "chat_template", None)
+        return fingerprint([tokenizer_key(self.pipe.tokenizer), str(template)])
 
 
 def evaluate(pipe: DiffusionPipeline, tasks: Sequence[Any], **options: Any) -> dict[str, Any]:
@@ -184,8 +272,10 @@ def evaluate(pipe: DiffusionPipeline, tasks: Sequence[Any], **options: Any) -> d
 
     - `tasks`: names of tasks, or settings of custom tasks.
     - `options`: options of `HarnessModel` and of `lm_eval.simple_evaluate`, such as `limit`, `num_fewshot`,
-      `task_manager`.
+      `task_manager`, `apply_chat_template`.
     """
-    own = {name: options.pop(name) for name in ("nodes", "draws", "steps", "seed", "show_progress") if name in options}
-    found: dict[str, Any] = simple_evaluate(model=HarnessModel(pipe, **own), tasks=list(tasks), **options)
+    own = {name: options.pop(name) for name in OWN if name in options}
+    model = HarnessModel(pipe, **own)
+    model.reads_special = bool(options.get("apply_chat_template"))  # also where the harness has stored the requests
+    found: dict[str, Any] = simple_evaluate(model=model, tasks=list(tasks), **options)
     return found
