@@ -27,7 +27,7 @@ from .remasking import RemaskingSampler
 from .renoising import RenoisingSampler
 from .tau_leaping import EulerSampler, TauLeapingSampler
 from .threshold import ThresholdSampler
-from .wrappers import BlockSampler, EarlyStopping, EndToken, Infilling, Prompted, lengths
+from .wrappers import BlockSampler, EarlyStopping, EndToken, Infilling, Prompted, SlidingBlockSampler, lengths
 
 __all__ = [
     "Acceptance",
@@ -58,6 +58,7 @@ __all__ = [
     "RemaskingSampler",
     "RenoisingSampler",
     "Sampler",
+    "SlidingBlockSampler",
     "StableConfidence",
     "Stage",
     "TauLeapingSampler",

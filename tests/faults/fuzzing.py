@@ -188,6 +188,7 @@ def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
         "mask_exactly": {"process": masked},
         "any_order_loss": {"process": masked, "z": z},
         "BlockSampler": {"inner": sampler, "block_size": 2},
+        "SlidingBlockSampler": {"inner": sampler, "block_size": 2},
         "EarlyStopping": {"inner": sampler, "patience": 2},
         "Prompted": {"inner": sampler, "prompt": torch.tensor([[0, 1]] * BATCH)},
         "paired_difference": {"new": [True, False], "old": [False, False]},

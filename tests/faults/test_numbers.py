@@ -44,6 +44,7 @@ ARGUMENTS = {
     "TopP": {"inner": ORACLE, "p": 0.5},
     "by_enumeration": {"classifier": lambda z, t: t, "process": PROCESS},
     "BlockSampler": {**WRAPPED, "block_size": 2},
+    "SlidingBlockSampler": {**WRAPPED, "block_size": 2},
     "DeterministicSampler": NOISY,
     "DraftSampler": {**NOISY, "block_size": 2},
     "EarlyStopping": {**WRAPPED, "patience": 2},

@@ -68,6 +68,7 @@ def sampler_cells(make, process):
 
 AROUND = {
     "BlockSampler": lambda inner: samplers.BlockSampler(inner, 2),
+    "SlidingBlockSampler": lambda inner: samplers.SlidingBlockSampler(inner, 2),
     "EarlyStopping": lambda inner: samplers.EarlyStopping(inner, 2),
     "EndToken": lambda inner: samplers.EndToken(inner, 1),
     "Infilling": lambda inner: nl.Infilling(inner, X, X == 1),

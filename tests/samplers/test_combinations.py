@@ -41,6 +41,8 @@ def wrap(kind, sampler, process, denoiser, dice):
         return nl.Infilling(sampler, TOKENS, KNOWN)
     if kind == "block":
         return nl.samplers.BlockSampler(sampler, dice.choice([2, 4]), context=dice.choice(["all", "past"]))
+    if kind == "slide":
+        return nl.samplers.SlidingBlockSampler(sampler, dice.choice([2, 4]), share=dice.choice([0.0, 0.5]))
     if kind == "end":
         return nl.samplers.EndToken(sampler, 2)
     return nl.samplers.EarlyStopping(sampler, 3)

@@ -160,9 +160,9 @@ EXACT = {
 def test_one_token_a_step_without_regard_to_it_is_exact(name):
     process, oracle = world()
     sampler = ThresholdSampler(process, oracle, EXACT[name], draw=True)
-    assert sampler.converges and p_value(sampler, n=N, steps=LENGTH) > 1e-3
+    assert sampler.converges and p_value(sampler, steps=LENGTH) > 1e-3
     blocks = BlockSampler(sampler, 2)
-    assert blocks.converges and p_value(blocks, n=N, steps=2) > 1e-3
+    assert blocks.converges and p_value(blocks, n=4000, steps=2) > 1e-3
     assert not ThresholdSampler(process, oracle, EXACT[name]).converges  # most probable tokens are no draws
 
 

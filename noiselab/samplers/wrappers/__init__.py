@@ -2,6 +2,7 @@
 
 from .blocks import BlockSampler
 from .infilling import Infilling, Prompted
+from .sliding import SlidingBlockSampler
 from .stopping import EarlyStopping, EndToken, lengths
 
 __all__ = [
@@ -10,5 +11,6 @@ __all__ = [
     "EndToken",
     "Infilling",
     "Prompted",
+    "SlidingBlockSampler",
     "lengths",
 ]
