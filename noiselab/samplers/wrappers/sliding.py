@@ -87,7 +87,8 @@ class SlidingBlockSampler(BlockSampler):
             done = advance(z, now, later, generator=generator)
             return [stage._replace(z=torch.where(later < now, stage.z, z)) for stage in done]
 
-        steps = torch.linspace(*reversed(self.process.domain), window.steps + 1, dtype=torch.float64, device=z.device)
+        low, high = self.process.domain
+        steps = torch.linspace(high, low, window.steps + 1, dtype=torch.float64, device=z.device)
         for stages in self.inner.path(z, steps, generator=generator, advance=within):
             if not over:
                 yield stages
