@@ -1,8 +1,10 @@
 """Correctors (the interface, one method per file, and the sampler that applies them between its steps); diffusion revisers."""
 
+from .balanced import BalancedCorrector
 from .base import Corrector
 from .detection import DenoiserDetector
 from .drafts import DraftCorrector
+from .finished import ResamplingReviser, StepsReviser
 from .flow_matching import DFMCorrector
 from .forward_backward import ForwardBackwardCorrector
 from .gibbs import GibbsCorrector
@@ -13,6 +15,7 @@ from .revisers import BestGuessReviser, CorrectorReviser, InfillingReviser, Self
 from .self_correction import SelfCorrection
 
 __all__ = [
+    "BalancedCorrector",
     "BestGuessReviser",
     "Corrector",
     "CorrectorReviser",
@@ -25,7 +28,9 @@ __all__ = [
     "PredictorCorrector",
     "QualityDetector",
     "RemaskingCorrector",
+    "ResamplingReviser",
     "SelfCorrection",
     "SelfCorrectionReviser",
+    "StepsReviser",
     "SuspectCorrector",
 ]

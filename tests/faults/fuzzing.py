@@ -177,6 +177,8 @@ def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
         "JointThresholdSampler": {"edit": None},
         "FirstHittingSampler": confident,
         "GillespieSampler": confident,
+        "EarliestTime": {"time": 0.1},
+        "ResamplingReviser": {"time": 0.5, "steps": 2},
         "EndToken": {"inner": sampler, "token": 2},
         "every_sequence": {"tokens": 3},
         "weighted_loss": {"weight": None},

@@ -18,7 +18,13 @@ import noiselab as nl
 from noiselab.autoregressive import Proofreader, SurpriseProofreader
 from noiselab.bench import force_errors, measure_forced_errors
 from noiselab.commands.main import COMMANDS, run
-from noiselab.correctors import DenoiserDetector, SelfCorrectionReviser
+from noiselab.correctors import (
+    BalancedCorrector,
+    DenoiserDetector,
+    ResamplingReviser,
+    SelfCorrectionReviser,
+    StepsReviser,
+)
 from noiselab.data import vocabulary_size
 from noiselab.evaluation import (
     canvas_validation_bound,
@@ -78,6 +84,15 @@ def corrected(size):
     return SelfCorrectionReviser(hot, steps=3, batch_size=size)(X, generator=each()).tokens
 
 
+def stepped(size):
+    return StepsReviser(BalancedCorrector(GIDD, ORACLE, level=0.4), batch_size=size)(X, generator=each()).tokens
+
+
+def resampled(size):
+    sampler = nl.AncestralSampler(GIDD, ORACLE)
+    return ResamplingReviser(sampler, time=0.5, steps=2, batch_size=size)(X, generator=each()).tokens
+
+
 def forced(size):
     sets = [force_errors(X, torch.arange(3), 0.3, generator=random(seed)) for seed in range(2)]
     reviser = SelfCorrectionReviser(nl.SelfCorrection(ORACLE, process=GIDD))
@@ -95,7 +110,9 @@ CALLS = {
     ),
     "noiselab.evaluation.token_nats": (lambda n: token_nats(judge(), X, start=3, batch_size=n),),
     "noiselab.bench.measure_forced_errors": (forced,),
+    "noiselab.correctors.ResamplingReviser": (resampled,),
     "noiselab.correctors.SelfCorrectionReviser": (corrected,),
+    "noiselab.correctors.StepsReviser": (stepped,),
     "noiselab.autoregressive.Proofreader": (read_again(Proofreader, backspace=3, semantics="erasing"),),
     "noiselab.autoregressive.SurpriseProofreader": (read_again(SurpriseProofreader),),
     "noiselab.pipeline.DiffusionPipeline.generate": (

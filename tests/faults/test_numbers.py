@@ -36,6 +36,7 @@ TINY = TransformersDenoiser(
 # What else is needed to call it with one number; all that have numbers must be here.
 ARGUMENTS = {
     "BlockDenoiser": {"inner": TINY, "block_size": 2},
+    "EarliestTime": {"inner": ORACLE, "time": 0.1},
     "MinP": {"inner": ORACLE, "p": 0.5},
     "OneByOne": {"inner": ORACLE, "mask_id": V - 1, "passes": 2},
     "Perturbed": {"inner": ORACLE, "scale": 0.5, "vocab_size": V},
@@ -70,6 +71,7 @@ ARGUMENTS = {
     "Quota": {},
     "StableConfidence": {},
     "even_quotas": {"block_size": 8, "steps": 3},
+    "BalancedCorrector": NOISY,
     "BestGuessReviser": {"denoiser": ORACLE, "threshold": 1.0},
     "DFMCorrector": NOISY,
     "DenoiserDetector": {"denoiser": ORACLE, "length": 4, "filler": 0},
@@ -78,8 +80,10 @@ ARGUMENTS = {
     "InfillingReviser": {"sampler": SAMPLER, "given": 1, "steps": 2},
     "PredictorCorrector": {"predictor": SAMPLER, "corrector": nl.GibbsCorrector(PROCESS, ORACLE)},
     "RemaskingCorrector": NOISY,
+    "ResamplingReviser": {"sampler": SAMPLER, "time": 0.5, "steps": 2},
     "SelfCorrection": {"denoiser": ORACLE},
     "SelfCorrectionReviser": {"correction": CORRECTION},
+    "StepsReviser": {"corrector": CORRECTION},
     "Clipped": {},
     "Dynamic": {"scale": 1.0},
     "DynamicV11": {"scale": 1.0},
