@@ -176,16 +176,16 @@ class TokenAutomaton(nn.Module):
         after[self.pairs[reached[self.pairs[:, 0]], 1]] = True
         return after
 
-    def ending(self, end: int, *, fill: int | Literal["any"] | None = None) -> "TokenAutomaton":
+    def ending(self, end: int | Sequence[int], *, fill: int | Literal["any"] | None = None) -> "TokenAutomaton":
         """The automaton for sequences of fixed length that may end before: an accepted one, then an end token and the rest.
 
         Accepted sequences that fill the whole length have no end token.
 
         **Arguments:**
 
-        - `end`: the end token.
-        - `fill`: the token after it, up to the length; by default the end token itself. "any" for any tokens, as in models of
-          packed texts, whose samples are cut after the end token.
+        - `end`: the end token, or several.
+        - `fill`: the token after it, up to the length; by default the (first) end token itself. "any" for any tokens, as in
+          models of packed texts, whose samples are cut after the end token.
 
         **Raises:** `ValueError` for tokens outside the vocabulary, or if an accepted sequence may go on with the end token.
 
@@ -199,25 +199,27 @@ class TokenAutomaton(nn.Module):
         assert ones.accepts(torch.tensor([[1, 1, 2, 2], [1, 1, 2, 1]])).tolist() == [True, False]
         ```
         """
-        require_token("end", end, self.vocab_size)
-        if fill not in ("any", None):
-            require_token("fill", fill, self.vocab_size)
+        ends = [require_token("end", one, self.vocab_size) for one in (end if isinstance(end, Sequence) else [end])]
+        if not ends:
+            raise ValueError("there must be at least one end token; got none")
         classes, table = self.classes.cpu().numpy().copy(), self.table.cpu().numpy()
         table = np.where(table == len(table), -1, table)
         accepting = self.accepting.cpu().numpy()
-        if (table[accepting, classes[end]] >= 0).any():
-            raise ValueError(f"no accepted sequence may go on with the end token; got one that goes on with {end}")
+        if (table[accepting][:, classes[ends]] >= 0).any():
+            raise ValueError(
+                f"no accepted sequence may go on with the end token; got one that goes on with one of {ends}"
+            )
         table = np.pad(table, ((0, 1), (0, 0)), constant_values=-1)
         after = len(table) - 1
         if fill == "any":
             table[after] = after
-        for token in {end, end if fill in ("any", None) else fill}:
+        filled = [] if fill == "any" else [ends[0] if fill is None else require_token("fill", fill, self.vocab_size)]
+        for token in {*ends, *filled}:
             # A class of its own, with the transitions that it had.
             table = np.concatenate((table, table[:, classes[token], None]), 1)
             classes[token] = table.shape[1] - 1
-        table[:after][accepting, classes[end]] = after
-        if fill != "any":
-            table[after, classes[end if fill is None else fill]] = after
+        table[np.append(accepting, False)[:, None] & np.isin(np.arange(table.shape[1]), classes[ends])] = after
+        table[after, classes[filled]] = after
         made = TokenAutomaton.__new__(TokenAutomaton)
         nn.Module.__init__(made)
         made._set(classes, table, np.append(accepting, True), self.start)

@@ -18,6 +18,7 @@ from ..process import NoiseProcess
 from ..samplers import BlockSampler, Sampler
 from ..typing import Grid, Selection, Tokens, TokenSet
 from .chats import Passage, Prompts, are_chats, chat_of, encode_answered, encode_chats
+from .constraining import Constraint, constrained
 from .drawing import CorrectedBatch, SampledBatch, SamplerLike, Truncation, chosen_sampler
 from .seeds import text_randomness
 from .streaming import Callback, Canvas, TextStream
@@ -36,6 +37,7 @@ def generation(
     length: int | Literal["auto"] | None,
     block_length: int | None,
     stop: bool,
+    constraint: Constraint | None,
     sampler: SamplerLike | None,
     temperature: float | int | None,
     top_k: int | None,
@@ -53,11 +55,15 @@ def generation(
 ) -> TextStream:
     """The stream of `DiffusionPipeline.generate`."""
     starts, ends = beginnings(pipe, prompts, stop or length == "auto")
-    if as_released and (ends or block_length is not None or pipe.settings.block_size is not None):
+    if as_released and (
+        ends or constraint is not None or block_length is not None or pipe.settings.block_size is not None
+    ):
         raise ValueError(
-            "as_released generates whole texts as the published package does; conversations, stop, block_length and "
-            "length='auto' must be left out with it"
+            "as_released generates whole texts as the published package does; conversations, stop, constraint, block_length "
+            "and length='auto' must be left out with it"
         )
+    if constraint is not None:
+        sampler, ends = constrained(pipe, constraint, ends, sampler, block_length)
     length = generated_length(None if length == "auto" else length, pipe.length, pipe.generation.length)
     require_count("num_samples", num_samples)
     require_count("batch_size", batch_size)

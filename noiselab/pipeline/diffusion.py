@@ -26,6 +26,7 @@ from . import calls
 from .arguments import arguments_of
 from .base import Pipeline
 from .chats import Prompts, warn_of_empty, warn_of_erased
+from .constraining import Constraint
 from .drawing import SamplerLike
 from .original import is_original, original_noise
 from .own import FirstLogits, check_denoiser, logits_count
@@ -185,6 +186,7 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
         length: int | Literal["auto"] | None = None,
         block_length: int | None = None,
         stop: bool = False,
+        constraint: Constraint | None = None,
         sampler: SamplerLike | None = None,
         temperature: float | int | None = None,
         top_k: int | None = None,
@@ -219,6 +221,10 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
           distribution of the texts without `stop`, cut. A text whose tokens up to its end are certainly clean and cannot
           change is not evaluated any more: in finished blocks, or for absorbing noise with a sampler that changes no
           revealed token (`keeps_clean`). Otherwise all steps are taken.
+        - `constraint`: what each text must satisfy after its prompt, up to its first end-of-text token, where it is cut, or
+          up to the length: a regular expression that it matches, a JSON schema as a mapping, or a
+          `noiselab.constraints.TokenAutomaton` over texts without an end. Its sampler is
+          `noiselab.samplers.ConstrainedSampler`, which evaluates all noisy tokens at each step.
         - `sampler`: a sampler built from `pipe.process` and `pipe.denoiser`, or a function or class that builds one
           from these two, such as `nl.samplers.TauLeapingSampler`; by default ancestral.
         - `temperature`, `top_k`, `top_p`, `min_p`: temperature and truncation of the prediction; defaults are in
@@ -242,7 +248,8 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
         **Returns:** the texts without special tokens, grouped by prompt.
 
         **Raises:** `ValueError` if a setting is out of range, a prompt is too long, truncation is combined with a sampler
-        instance, `as_released` with `stop` or blocks, or the model cannot generate an end of text at which to stop.
+        instance, `as_released` with `stop` or blocks, or the model cannot generate an end of text at which to stop; for a
+        constraint with a sampler or blocks, or that no text of this length satisfies.
         """
         found = calls.generation(self, **arguments_of(locals())).run()
         if processes is None or processes.first:

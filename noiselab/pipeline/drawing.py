@@ -121,6 +121,8 @@ class SampledBatch:
 
     def interrupt(self, z: Tokens, time: Times) -> Tokens:
         """Finished texts after any step, by one jump to clean tokens from the time of each token."""
+        if self.sampler.needs_whole:
+            return self.sampler.clean(z, time, generator=self.generator)
         # Not that of a `BlockSampler`, for which only the last block is not at the lower end of time.
         z = Sampler.clean(self.sampler, z, time, generator=self.generator)
         return z if self.given is None else self.given.put(z)
