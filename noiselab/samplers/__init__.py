@@ -14,6 +14,7 @@ from .acceptance import (
 )
 from .ancestral import AncestralSampler
 from .base import Sampler, Stage, WrappedSampler
+from .committing import CommittingSampler
 from .confidence import ConfidenceSampler, EntropyBoundedSampler
 from .constrained import ConstrainedSampler
 from .deterministic import DeterministicSampler
@@ -33,6 +34,7 @@ __all__ = [
     "Acceptance",
     "AncestralSampler",
     "BlockSampler",
+    "CommittingSampler",
     "ConfidenceSampler",
     "ConfidenceThreshold",
     "ConstrainedSampler",

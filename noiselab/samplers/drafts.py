@@ -13,7 +13,7 @@ from ..numerics import require_count
 from ..process import NoiseProcess, as_token_times
 from ..typing import Times, Tokens, Variants
 from .acceptance import Acceptance, ConfidenceThreshold, Proposals
-from .acceptance.base import Rule
+from .acceptance.base import Rule, require_rule
 from .threshold import ThresholdSampler
 from .walk_state import Kept, current_state
 
@@ -85,8 +85,7 @@ class DraftSampler(ThresholdSampler):
         block_size: int | None = None,
     ):
         super().__init__(process, denoiser, accept)
-        if isinstance(self.accept, Acceptance) and "change" in self.accept.uses:
-            raise ValueError(f"accept must not compare with the step before, because drafts lie between; got {accept}")
+        require_rule(self.accept, changes=False)
         self.network = checked(require_denoiser(denoiser, type(self).__name__, scores=False), process)
         self.every, self.passes = require_count("every", every), require_count("passes", passes)
         self.block_size = block_size if block_size is None else self.check_block(block_size)

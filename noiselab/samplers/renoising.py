@@ -14,9 +14,12 @@ from ..numerics import TEMPERATURES, require_count, require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..schedules import ScheduleLike, as_schedule
 from ..typing import Grid, Times, Tokens, Variants
+from .acceptance import Acceptance, EntropyBound, Proposals
+from .acceptance.base import Rule, check_accepted, describe_rule, require_rule
 from .base import Advance, Sampler, Stage, hold_still
 from .confidence import noisy_data_tokens
-from .positions import choose_tokens, compute_entropy, normalize_logits, scatter_rows, select_within
+from .positions import choose_tokens, compute_entropy, gather_log_probs, normalize_logits, scatter_rows
+from .walk_state import current_state, with_state
 
 UNIFORMS_PER_TOKEN = 3  # uniform numbers per position and step: the token, and two for a token of the noise
 
@@ -24,8 +27,8 @@ UNIFORMS_PER_TOKEN = 3  # uniform numbers per position and step: the token, and 
 class RenoisingSampler(Sampler):
     r"""Accepts tokens up to a bound on the error of independent draws, and renoises all others; for any noise.
 
-    In each step a token is drawn for every position from the posterior $p_i = p(x_i \mid z)$ at a temperature. Positions
-    are sorted by the entropy $H_i$ of $p_i$, and the longest beginning U of this order is accepted for which
+    In each step a token is drawn for every position from the posterior $p_i = p(x_i \mid z)$ at a temperature.
+    Positions are sorted by the entropy $H_i$ of $p_i$, and the longest beginning U of this order is accepted for which
 
     $$\sum_{l \in U} H_l - \max_{l \in U} H_l \le \gamma$$
 
@@ -33,38 +36,45 @@ class RenoisingSampler(Sampler):
     earlier steps*: a token stays only if the model predicts it again. The last step, to the lower end of the domain,
     replaces every token by the most probable one; drawn tokens only steer.
 
-    `EntropyBoundedSampler` needs absorbing noise, where every token is known to be clean or noise. Here every position is
-    predicted again in each step, so that this need not be known: it also works with uniform and hybrid noise. For absorbing
-    noise visible tokens are certain (their entropy is 0), so that both are the same rule; `draw=True` makes the last steps
-    equal too.
+    `EntropyBoundedSampler` needs absorbing noise, where every token is known to be clean or noise. Here every
+    position is predicted again in each step, so that this need not be known: it also works with uniform and hybrid
+    noise. For absorbing noise visible tokens are certain (their entropy is 0), so that both are the same rule;
+    `draw=True` makes the last steps equal too.
+
+    Another rule than the bound says what is accepted with `accept`, such as `ConfidenceThreshold(0.9)`.
 
     A sequence stops when its most probable tokens have not changed for `stability` steps and the mean entropy is below
     `confidence`. It is then replaced by these tokens and not evaluated any more.
 
-    If the network is self-conditioned (`noiselab.denoisers.SelfConditioned`), it is conditioned on the logits that tokens
-    were drawn from in the step before, including the temperature.
+    If the network is self-conditioned (`noiselab.denoisers.SelfConditioned`), it is conditioned on the logits that
+    tokens were drawn from in the step before, including the temperature.
 
-    Its distribution is not that of the data. The number of noisy tokens follows the model's certainty and not the time, so
-    that a network with time input receives a time at which other numbers are expected; most probable tokens are no draws;
-    and with noise on data tokens, each step replaces all tokens outside of U. `converges` is True only for absorbing
-    noise with `bound=0`, `draw=True`, no stopping and temperature 1, which is `EntropyBoundedSampler` with `bound=0`.
+    Its distribution is not that of the data. The number of noisy tokens follows the model's certainty and not the
+    time, so that a network with time input receives a time at which other numbers are expected; most probable tokens
+    are no draws; and with noise on data tokens, each step replaces all tokens outside of U. `converges` is True only
+    for absorbing noise with `bound=0` (or a rule that is exact, `Acceptance.exact`), `draw=True`, no stopping and
+    temperature 1, which is `EntropyBoundedSampler` with `bound=0`.
 
     **Arguments:**
 
     - `process`: an interpolating process.
     - `denoiser`: a denoiser of any prediction type.
-    - `bound`: $\gamma$ in nats, non-negative.
+    - `bound`: $\gamma$ in nats, non-negative; not used with `accept`.
+    - `accept`: an `Acceptance` or a function of `Proposals`, as for `ThresholdSampler`, that says which of the drawn
+      tokens are accepted; by default `EntropyBound(bound)`. It must not compare with the step before
+      (`StableConfidence`).
     - `temperature`: divides the logits; a positive number, or a schedule of the time t at the beginning of the step.
-    - `stability`: the number of steps for which the most probable tokens must stay the same, from 0; `None` to never stop.
+    - `stability`: the number of steps for which the most probable tokens must stay the same, from 0; `None` to never
+      stop.
     - `confidence`: the mean entropy in nats per token below which a sequence may stop.
     - `draw`: whether the last step draws tokens; otherwise it takes the most probable ones.
 
     **Raises:** `ValueError` for settings out of range, or a process that is not interpolating.
 
-    **Source:** the sampler of DiffusionGemma (`transformers.models.diffusion_gemma`), there with uniform noise, `bound=0.1`,
-    `temperature=0.4 + 0.4 * nl.t`, `stability=1`, `confidence=0.005` and 48 uniform steps; Ben-Hamu et al. (2025), arXiv
-    2505.24857, for the bound. In a batch of several sequences, the published code draws no more once all have stopped;
-    here each step draws the same number of random numbers.
+    **Source:** the sampler of DiffusionGemma (`transformers.models.diffusion_gemma`), there with uniform noise,
+    `bound=0.1`, `temperature=0.4 + 0.4 * nl.t`, `stability=1`, `confidence=0.005` and 48 uniform steps; Ben-Hamu et
+    al. (2025), arXiv 2505.24857, for the bound. In a batch of several sequences, the published code draws no more
+    once all have stopped; here each step draws the same number of random numbers.
 
     **Example:**
 
@@ -94,6 +104,7 @@ class RenoisingSampler(Sampler):
         denoiser: Denoiser,
         bound: float | int = 0.1,
         *,
+        accept: Rule | None = None,
         temperature: ScheduleLike = 1,
         stability: int | None = None,
         confidence: float | int = 0.005,
@@ -104,13 +115,15 @@ class RenoisingSampler(Sampler):
         direct = denoiser.predicts == "posterior"
         self.posterior = checked(denoiser, process) if direct else as_posterior(self.denoiser, process)
         self.bound = require_number("bound", bound, 0, infinite=True)
+        self.accept = EntropyBound(bound) if accept is None else require_rule(accept, changes=False)
         self.temperature = as_schedule(temperature)
         values = self.temperature(torch.linspace(*process.domain, 9, dtype=torch.float64))
         if not ((values >= TEMPERATURES[0]) & (values <= TEMPERATURES[1])).all():
             raise ValueError(f"temperature must be positive at every time; got {values.min().item():g}")
         self.stability = stability if stability is None else require_count("stability", stability, 0)
         self.confidence, self.draw = require_number("confidence", confidence, 0), draw
-        plain = stability is None and bound == 0 and str(self.temperature) == "1"
+        exact = isinstance(self.accept, Acceptance) and self.accept.exact
+        plain = stability is None and exact and str(self.temperature) == "1"
         self.converges = plain and draw and not len(noisy_data_tokens(self.process))
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
@@ -139,11 +152,23 @@ class RenoisingSampler(Sampler):
         drawn = replace_tokens(z, rows, self.candidates(log_probs, u[..., 0], rows))
         best = replace_tokens(z, rows, log_probs.argmax(-1))
         noise = self.renoised(z, s, u[..., 1:])
-        new = torch.where(select_within(-entropy, entropy, rows, self.bound), drawn, noise)
+        new = torch.where(self._accepted(log_probs, drawn, entropy, rows, moving), drawn, noise)
         last = (s <= self.process.domain[0]).expand(z.shape)
         new = torch.where(last, drawn if self.draw else best, new)
         doubt = entropy.sum(-1) / moving.sum(-1).clamp(min=1)
         return Stage(self.kind, end, torch.where(rows, new, z), best, doubt)
+
+    def _accepted(self, log_probs: Tensor, drawn: Tensor, entropy: Tensor, rows: Tensor, moving: Tensor) -> Tensor:
+        """The positions whose drawn token is accepted."""
+        state = current_state()
+        kept = state.read(self, moving)
+        confidence = gather_log_probs(log_probs, drawn[rows])
+        measured = {"entropy": entropy, "log_confidence": scatter_rows(confidence, rows)}
+        if not isinstance(self.accept, Acceptance) or "log_largest" in self.accept.uses:
+            measured["log_largest"] = scatter_rows(log_probs.amax(-1), rows)
+        accepted = check_accepted(self.accept, Proposals(rows, drawn, kept.steps, kept.tensors, measured))
+        state.write(self, kept)
+        return accepted
 
     def candidates(self, log_probs: Tensor, u: Tensor, rows: Tensor) -> Tensor:
         """The tokens drawn for `rows`, with one uniform number for each position of the batch."""
@@ -157,7 +182,7 @@ class RenoisingSampler(Sampler):
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
     ) -> Iterator[list[Stage]]:
         """The stages of each step, until all sequences have stopped."""
-        advance = advance or self.stages
+        advance = with_state(advance or self.stages)
         if self.stability is None:
             yield from super().path(z, times, generator=generator, advance=advance)
             return
@@ -201,8 +226,9 @@ class RenoisingSampler(Sampler):
         """The settings, for `repr`."""
         heat = str(self.temperature)
         stop = "" if self.stability is None else f", stability={self.stability}, confidence={self.confidence:g}"
+        rule = self.accept
         return (
-            f"bound={self.bound:g}"
+            (f"bound={rule.bound:g}" if isinstance(rule, EntropyBound) else f"accept={describe_rule(rule)}")
             + (f", temperature={heat}" if heat != "1" else "")
             + stop
             + ", draw=True" * self.draw

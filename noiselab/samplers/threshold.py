@@ -1,7 +1,7 @@
 """Masks revealed by a rule: those of which the model is sure enough, in each step anew."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from ..numerics import LOGITS_AT_ONCE
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..typing import Grid, PerRow, RowLogits, RowTokens, Selection, Times, Tokens, Variants
 from .acceptance import Acceptance, ConfidenceThreshold, LocalMaxima, Proposals
-from .acceptance.base import Rule
+from .acceptance.base import Rule, check_accepted, describe_rule, require_rule
 from .base import Advance, Sampler, Stage
 from .confidence import refuse_noise_on_data
 from .positions import choose_tokens, compute_entropy, gather_log_probs, normalize_logits, scatter_rows
@@ -86,10 +86,7 @@ class ThresholdSampler(Sampler):
         super().__init__(process, denoiser)
         refuse_noise_on_data(self.process, type(self).__name__)
         accept = ConfidenceThreshold() if accept is None else accept
-        if not callable(accept) or isinstance(accept, type):
-            raise ValueError(
-                f"accept must be a noiselab.samplers.Acceptance or a function of Proposals; got {accept!r}"
-            )
+        accept = require_rule(accept)
         self.accept, self.draw = accept, draw
         self.converges = bool(draw and isinstance(accept, Acceptance) and accept.exact)
 
@@ -146,13 +143,7 @@ class ThresholdSampler(Sampler):
 
     def _accepted(self, found: Proposals) -> Selection:
         """The positions that the rule accepts, checked."""
-        accepted: Any = self.accept(found)
-        if not isinstance(accepted, Tensor) or accepted.dtype != torch.bool or accepted.shape != found.rows.shape:
-            came = (
-                f"{accepted.dtype} {list(accepted.shape)}" if isinstance(accepted, Tensor) else type(accepted).__name__
-            )
-            raise ValueError(f"accept must return a mask, Bool {list(found.rows.shape)}; got {came}")
-        return accepted
+        return check_accepted(self.accept, found)
 
     def path(
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
@@ -170,10 +161,7 @@ class ThresholdSampler(Sampler):
 
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
-        rule = (
-            self.accept if isinstance(self.accept, Acceptance) else getattr(self.accept, "__name__", repr(self.accept))
-        )
-        return f"{rule}" + ", draw=True" * self.draw
+        return describe_rule(self.accept) + ", draw=True" * self.draw
 
 
 def _before(seen: Selection, kept: Kept) -> Tensor:

@@ -264,7 +264,7 @@ TAKES = {
 REFUSES = {
     "ConfidenceSampler", "DeterministicSampler", "EntropyBoundedSampler", "EulerSampler", "FirstHittingSampler",
     "GillespieSampler", "JointThresholdSampler", "PathPlanningSampler", "RemaskingSampler", "RenoisingSampler",
-    "TauLeapingSampler", "ThresholdSampler", "DraftSampler", "DFMCorrector", "RemaskingCorrector",
+    "TauLeapingSampler", "ThresholdSampler", "DraftSampler", "CommittingSampler", "DFMCorrector", "RemaskingCorrector",
 }  # fmt: skip
 
 

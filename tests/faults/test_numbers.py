@@ -47,6 +47,7 @@ ARGUMENTS = {
     "BlockSampler": {**WRAPPED, "block_size": 2},
     "SlidingBlockSampler": {**WRAPPED, "block_size": 2},
     "DeterministicSampler": NOISY,
+    "CommittingSampler": {"process": HYBRID, "denoiser": ORACLE},
     "DraftSampler": {**NOISY, "block_size": 2},
     "EarlyStopping": {**WRAPPED, "patience": 2},
     "EndToken": {**WRAPPED, "token": 1},

@@ -8,7 +8,15 @@ from by_hand import World, fit_of_step
 from exact_worlds import NOISES, generator, oracle_of, p_value
 
 import noiselab as nl
-from noiselab.samplers import BlockSampler, EntropyBoundedSampler, RenoisingSampler
+from noiselab.samplers import (
+    BlockSampler,
+    ConfidenceThreshold,
+    EntropyBound,
+    EntropyBoundedSampler,
+    Quota,
+    RenoisingSampler,
+    StableConfidence,
+)
 
 NOISE = {  # what replaces tokens at time s, by hand
     "uniform": lambda s: [1 / 3, 1 / 3, 1 / 3],
@@ -103,6 +111,47 @@ def test_for_absorbing_noise_it_is_the_entropy_bounded_sampler():
     a, b = counts
     statistic = ((a - b) ** 2 / (a + b).clamp(min=1)).sum()
     assert statistic < 26 + 5 * math.sqrt(52)
+
+
+def by_confidence(laws):
+    """The positions with a most probable token above 0.6, and the most probable one."""
+    sure = [max(law).item() for law in laws]
+    return {i for i, c in enumerate(sure) if c >= 0.6} | {max(range(len(sure)), key=lambda i: sure[i])}
+
+
+@pytest.mark.parametrize("name", ["uniform", "gidd"])
+def test_another_rule_of_acceptance(name):
+    """The law of one step by hand, where a rule by confidence decides; and that of the rule by entropy is the bound."""
+    world, t, s = World(name, 3), 0.7, 0.4
+    noise = torch.tensor(NOISE[name](s), dtype=torch.float64)
+
+    def step(z):
+        laws = world.posterior(z, t)
+        return [laws[i] if i in by_confidence(laws) else noise for i in range(3)]
+
+    def advance_by(sampler):
+        return lambda z, random: sampler.step(z, torch.full((len(z),), t), torch.full((len(z),), s), generator=random)
+
+    kernel, process, oracle = world.kernel(step), world.process(), world.oracle()
+    right, wrong = (RenoisingSampler(process, oracle, accept=ConfidenceThreshold(c)) for c in (0.6, 0.95))
+    assert fit_of_step(world, advance_by(right), kernel, t) > 1e-3
+    assert fit_of_step(world, advance_by(wrong), kernel, t) < 1e-6
+    z, time = torch.tensor(world.noisy).repeat(50, 1), torch.full((50 * len(world.noisy),), t)
+    same = (RenoisingSampler(process, oracle, 0.6), RenoisingSampler(process, oracle, accept=EntropyBound(0.6)))
+    one, two = (sampler.step(z, time, time - t + s, generator=generator()) for sampler in same)
+    assert torch.equal(one, two)
+
+
+def test_a_rule_that_accepts_one_token_is_exact_for_absorbing_noise():
+    process = NOISES["masked"]()
+    exact = RenoisingSampler(process, oracle_of(process), accept=Quota(1), draw=True)
+    assert exact.converges and p_value(exact, steps=4) > 1e-3
+    assert not RenoisingSampler(NOISES["gidd"](), oracle_of(NOISES["gidd"]()), accept=Quota(1), draw=True).converges
+    assert not RenoisingSampler(process, oracle_of(process), accept=ConfidenceThreshold(0.5), draw=True).converges
+    assert "accept=Quota(1)" in repr(exact)
+    for rule, message in ((StableConfidence(), "must not compare"), (Quota, "accept must be")):
+        with pytest.raises(ValueError, match=message):
+            RenoisingSampler(process, oracle_of(process), accept=rule)
 
 
 @pytest.mark.parametrize("name", ["uniform", "gidd"])

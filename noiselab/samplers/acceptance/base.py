@@ -131,6 +131,42 @@ Rule: TypeAlias = Acceptance | Callable[[Proposals], Tensor]
 """An `Acceptance`, or a function of `Proposals` that returns the accepted positions."""
 
 
+def require_rule(accept: Any, *, changes: bool = True) -> Rule:
+    """A rule given by the user, checked.
+
+    **Arguments:**
+
+    - `changes`: whether the sampler measures the change of predictions (`Proposals.change`).
+
+    **Raises:** `ValueError` if it is none, or needs the change where it is not measured.
+    """
+    if not callable(accept) or isinstance(accept, type):
+        raise ValueError(f"accept must be a noiselab.samplers.Acceptance or a function of Proposals; got {accept!r}")
+    if not changes and isinstance(accept, Acceptance) and "change" in accept.uses:
+        raise ValueError(
+            f"accept must not compare with the step before, which this sampler does not measure; got {accept}"
+        )
+    rule: Rule = accept
+    return rule
+
+
+def check_accepted(rule: Rule, found: Proposals) -> Selection:
+    """The positions that a rule accepts.
+
+    **Raises:** `ValueError` if it does not return a mask of the positions.
+    """
+    accepted: Any = rule(found)
+    if not isinstance(accepted, Tensor) or accepted.dtype != torch.bool or accepted.shape != found.rows.shape:
+        came = f"{accepted.dtype} {list(accepted.shape)}" if isinstance(accepted, Tensor) else type(accepted).__name__
+        raise ValueError(f"accept must return a mask, Bool {list(found.rows.shape)}; got {came}")
+    return accepted
+
+
+def describe_rule(rule: Rule) -> str:
+    """The rule in a line, for `repr`."""
+    return repr(rule) if isinstance(rule, Acceptance) else getattr(rule, "__name__", repr(rule))
+
+
 def require_counts(name: str, value: Any) -> tuple[int, ...]:
     """Numbers of tokens given by the user, checked: one of at least 1, or several of at least 0.
 
