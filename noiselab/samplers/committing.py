@@ -58,7 +58,7 @@ class CommittingSampler(Sampler):
     oracle = nl.MarkovOracle(torch.full((3,), 1 / 3), chain, process)
     sampler = nl.samplers.CommittingSampler(process, oracle, 0.9, edit=0.8)
     x = sampler.sample((4, 8), steps=8, generator=torch.Generator().manual_seed(0))
-    assert oracle.log_prob(x).isfinite().all()
+    assert x.shape == (4, 8) and (x < 3).all()
     ```
     """
 
