@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -27,10 +28,18 @@ LONGEST = 4000
 
 _blocks = itertools.count()
 _inside = False
+_start, _meeting = uuid.uuid4().hex, ""
+"""What distinguishes this process and this meeting of processes from earlier ones, whose errors are left in the same store."""
 
 
 class ProcessError(RuntimeError):
     """Another process failed, has ended, or did not answer in time."""
+
+
+def have_met(meeting: str) -> None:
+    """Note at which meeting of processes this one was; their errors are kept apart from those of earlier meetings by it."""
+    global _meeting
+    _meeting = meeting
 
 
 def is_inside() -> bool:
@@ -85,24 +94,39 @@ class _Board:
     """
 
     def __init__(self, number: int):
-        self.rank = int(os.environ.get("RANK", "0"))
-        # Processes that torchrun has started again find the store of those before.
-        self.key = f"noiselab/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{number}"
+        self.rank, self.number = int(os.environ.get("RANK", "0")), number
         self.store: Any = None
+
+    @property
+    def key(self) -> str:
+        """Where the error is left."""
+        return f"noiselab/failed/{_meeting or 'before'}/{self.number}"
 
     def read(self) -> str | None:
         """The error of another process; `None` if there is none, or no store."""
         with contextlib.suppress(RuntimeError, ValueError, KeyError):
-            store = self._connected()
-            if store.check([self.key]):
-                found = json.loads(store.get(self.key))
-                return None if found["rank"] == self.rank else str(found["text"])
+            left = self._left()
+            if left and not self._is_old(found := json.loads(left)) and found["rank"] != self.rank:
+                return str(found["text"])
         return None
 
     def write(self, text: str) -> None:
         """Leave an error, unless there is one."""
         with contextlib.suppress(RuntimeError, ValueError, KeyError):
-            self._connected().compare_set(self.key, "", json.dumps({"rank": self.rank, "text": text[:LONGEST]}))
+            left = self._left()
+            if not left or self._is_old(json.loads(left)):
+                error = {"rank": self.rank, "start": _start, "text": text[:LONGEST]}
+                self._connected().compare_set(self.key, left, json.dumps(error))
+
+    def _left(self) -> str:
+        """What is left there; empty if nothing is."""
+        store = self._connected()
+        return str(store.get(self.key).decode()) if store.check([self.key]) else ""
+
+    def _is_old(self, error: dict[str, Any]) -> bool:
+        """Whether an error is of a process in whose place another one has been started since."""
+        store, place = self._connected(), f"noiselab/start/{error['rank']}"
+        return not store.check([place]) or store.get(place).decode() != error["start"]
 
     def cause(self, error: BaseException) -> str | None:
         """Describe the failure of another process that has caused this error; `None`, and left, if it is an own one."""
@@ -132,6 +156,7 @@ class _Board:
             if not answers(address, port):  # torch would try for a while, and say so each time
                 raise RuntimeError(f"nobody answers at {address}:{port}")
             self.store = dist.TCPStore(address, port, wait_for_workers=False, timeout=timedelta(seconds=GRACE))
+            self.store.set(f"noiselab/start/{self.rank}", _start)
         return self.store
 
 
@@ -150,8 +175,10 @@ class _Watch(threading.Thread):
     def run(self) -> None:
         """Look for an error each second."""
         while not self.ended.wait(1):
-            failure = self.board.read()
-            if failure is not None and not self.ended.wait(GRACE):
+            if self.board.read() is None or self.ended.wait(GRACE):
+                continue
+            # Read again: the process that left it may have been started anew, later than this one.
+            if (failure := self.board.read()) is not None:
                 print(f"process {self.board.rank} is ended: {failure}", file=sys.stderr, flush=True)
                 os._exit(1)
 

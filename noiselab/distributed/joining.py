@@ -3,12 +3,13 @@
 import os
 import sys
 import time
+import uuid
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
-from .failures import ProcessError, answers
+from .failures import ProcessError, answers, have_met
 
 JOINING = 600.0
 """Seconds in which all processes must have come."""
@@ -60,15 +61,50 @@ def meet() -> tuple[Any, int, int]:
             wait_for_workers=False,
             multi_tenant=True,
         )
+        meeting = _invite(store, waiting) if rank == 0 else _ask(store, waiting)
         # Processes that torchrun starts again share the store of those before, and would look for these at their addresses.
-        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        store.set(f"here {rank}", "")
-        while absent := [other for other in range(world) if not store.check([f"here {other}"])]:
-            waiting.step(f"no answer from process {', '.join(map(str, absent[:8]))}{' ...' if len(absent) > 8 else ''}")
+        store = dist.PrefixStore(meeting, store)
+        have_met(meeting)
     except dist.DistError as error:
         text = str(error).splitlines()[0]
         raise ProcessError(f"{waiting.who()} got no answer from the others: {text} ({ADVICE})") from error
     return store, rank, world
+
+
+def _invite(store: Any, waiting: "_Waiting") -> str:
+    """The name of this meeting, which the first process gives to all others that ask for it.
+
+    The number of restarts that torchrun tells its processes is no such name: each machine counts its own. Nor does one process
+    alone know which of the others are left over in the store from an earlier start, for it is theirs to ask again.
+    """
+    meeting, answered = f"meeting {uuid.uuid4().hex}", dict[int, bytes]()
+    others = range(1, waiting.world)
+    while absent := [other for other in others if not store.check([f"{meeting} has {other}"])]:
+        for other in absent:
+            if store.check([f"asks {other}"]) and (asked := store.get(f"asks {other}")) != answered.get(other):
+                answered[other] = asked
+                store.set(f"answer to {asked.decode()}", meeting)
+        waiting.step(f"no answer from {_listed(absent)}")
+    store.set(f"{meeting} has all", "")
+    return meeting
+
+
+def _ask(store: Any, waiting: "_Waiting") -> str:
+    """The name of this meeting, from the first process."""
+    own = uuid.uuid4().hex
+    store.set(f"asks {waiting.rank}", own)
+    while not store.check([f"answer to {own}"]):
+        waiting.step("no answer from process 0")
+    meeting = str(store.get(f"answer to {own}").decode())
+    store.set(f"{meeting} has {waiting.rank}", "")
+    while not store.check([f"{meeting} has all"]):
+        others = (other for other in range(1, waiting.world) if not store.check([f"{meeting} has {other}"]))
+        waiting.step(f"no answer from {_listed([*others] or [0])}")
+    return meeting
+
+
+def _listed(ranks: list[int]) -> str:
+    return f"process {', '.join(map(str, ranks[:8]))}{' ...' if len(ranks) > 8 else ''}"
 
 
 class _Waiting:

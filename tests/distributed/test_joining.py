@@ -2,11 +2,13 @@
 
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch.distributed as dist
 
 from noiselab.commands.main import main
-from noiselab.distributed import ProcessError, ending_together, join_processes, joining
+from noiselab.distributed import ProcessError, ending_together, failures, join_processes, joining
 
 
 @pytest.fixture
@@ -88,3 +90,47 @@ def test_one_process_is_the_first_whatever_is_left_of_another_start(left, enviro
     with pytest.raises(SystemExit):
         main(["generate", "--help"])
     assert "num-samples" in capsys.readouterr().out
+
+
+@pytest.fixture
+def store(environment):
+    """Connects to one store, as torchrun keeps it while it starts its processes again."""
+    port = environment.left["MASTER_PORT"]
+    server = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    environment(**environment.left)
+    yield lambda: dist.TCPStore("127.0.0.1", port, wait_for_workers=False)
+    del server
+
+
+def meet_in_threads(store, world):
+    waiting = [joining._Waiting(rank, world) for rank in range(world)]
+    with ThreadPoolExecutor(world) as pool:
+        found = [pool.submit(joining._invite, store(), waiting[0])]
+        time.sleep(0.3)  # the first process sees what is left of an earlier start before the others ask
+        found += [pool.submit(joining._ask, store(), waiting[rank]) for rank in range(1, world)]
+        return [one.result() for one in found]
+
+
+def test_each_meeting_has_one_name_of_its_own_whatever_earlier_ones_have_left(store):
+    """One process of an earlier start asked and was killed before it had its answer, one after it."""
+    store().set("asks 1", "killed")
+    first = meet_in_threads(store, 3)
+    store().set("asks 2", "killed")
+    second = meet_in_threads(store, 3)
+    assert len(set(first)) == len(set(second)) == 1 and first[0] != second[0]
+
+
+def test_an_error_of_a_process_that_was_started_anew_is_none_of_this_start(store, environment, monkeypatch):
+    """torchrun counts the restarts of each machine, so that the machine that did not fail has the number of before."""
+    environment(**{**environment.left, "RANK": 1, "TORCHELASTIC_RESTART_COUNT": 0})
+    board = failures._Board(7)
+    board.write("process 1 failed with an old error")
+    environment(**environment.left)
+    other = failures._Board(7)
+    assert other.read() == "process 1 failed with an old error"
+    monkeypatch.setattr(failures, "_start", "another")
+    environment(**{**environment.left, "RANK": 1, "TORCHELASTIC_RESTART_COUNT": 0})
+    anew = failures._Board(7)
+    assert anew.read() is None and other.read() is None
+    anew.write("process 1 failed with a new error")
+    assert other.read() == "process 1 failed with a new error"

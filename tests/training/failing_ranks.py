@@ -113,7 +113,7 @@ def main(root):
     assert [ended.status for ended in clean] == [0, 0], clean
     for name, options in WAYS.items():
         folder, end = root / name, root / f"{name}.json"
-        found = run(lambda: attempt(folder, **options), root / "log", seconds=15)  # noqa: B023
+        found = run(lambda: attempt(folder, **options), root / "log", seconds=45)  # noqa: B023
         kept = sorted(path.name for path in folder.glob("checkpoint-*"))
         again = run(lambda: whole(folder, end, options.get("shards", 1)), root / "log")  # noqa: B023
         results[name] = {"ended": found, "kept": kept, "again": [ended.status for ended in again]}

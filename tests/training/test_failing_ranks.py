@@ -110,3 +110,14 @@ def test_two_machines_make_the_run_of_two_processes(results, tmp_path):
         _, errors = agent.communicate(timeout=120)
         assert agent.returncode == 0, errors
     assert json.loads((tmp_path / "end.json").read_text()) == {**results["clean"]["digest"], "world": 2}
+
+
+def test_two_machines_start_again_when_a_process_of_one_is_killed(results, tmp_path):
+    """The other machine may count no restart of its own: its processes are started again because the first one's were."""
+    meeting = ("--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3", "--rdzv-backend", "c10d")
+    place = ("--rdzv-id", "again", "--rdzv-endpoint", f"localhost:{free_port()}", str(HERE / "restarted.py"))
+    agents = [torchrun(*meeting, *place, str(tmp_path), "1") for _ in range(2)]
+    ended = [agent.communicate(timeout=200)[1] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0] and any("exitcode: -9" in errors for errors in ended), ended
+    found = json.loads((tmp_path / "end.json").read_text())
+    assert found == {**results["clean"]["digest"], "resumed": found["resumed"], "world": 2}
