@@ -106,6 +106,30 @@ def genmd4(powers, mask):
     return loss
 
 
+def prism(mask, weight):
+    """Kim et al. (2025), PRISM: the cross-entropy of labels at tokens revealed in z_s, plus weight / t times that of masks.
+
+    The mask has no probability, as in the paper; the released code gives it some.
+    """
+
+    def loss(quality, log_x, x, z_s, z, t):
+        p = 1 / (1 + (-quality).exp())
+        revealed = (z == mask) & (z_s != mask)
+        label = torch.where(z_s == x, -p.log(), -(1 - p).log())
+        return torch.where(revealed, label, 0) + weight * llada(mask)(log_x, x, z, t)
+
+    return loss
+
+
+def proseco(mask, weight):
+    """Schiff et al. (2026), ProSeCo: the masked loss, plus weight / t times the cross-entropy given the text filled in."""
+
+    def loss(log_x, log_corrected, x, z, t):
+        return llada(mask)(log_x, x, z, t) - weight / t * value_at(log_corrected, x)
+
+    return loss
+
+
 # Uniform noise on the tokens `words`.
 
 
