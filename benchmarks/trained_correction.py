@@ -1,6 +1,6 @@
 """Trained correction in a world where everything is known: texts of a Markov chain, a small network, exact likelihoods.
 
-    python benchmarks/trained_correction.py            # about three minutes on one core
+    python benchmarks/trained_correction.py            # some minutes on one core
 
 1. Detection: the area under the ROC curve of a quality head, one pass for all tokens, beside the same network asked token by
    token with each hidden in turn, and the exact oracle asked in this way. Wrong tokens are random ones, or the model's own.
@@ -64,8 +64,9 @@ def main() -> None:
     """Train, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--steps", type=int, default=1500, help="of training by the bound; half as many for each correction"
+        "--steps", type=int, default=1500, help="of training by the bound; each correction takes half of them"
     )
+    parser.add_argument("--revealed", type=int, default=1, help="masks that are filled in at once for the quality head")
     parser.add_argument("--texts", type=int, default=512)
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -78,7 +79,7 @@ def main() -> None:
     drafting.load_state_dict(learned)
     train(drafting, oracle, options.steps // 2, loss=CorrectionLoss(PROCESS, flat=True))
     headed = QualityDenoiser(plain)
-    train(headed, oracle, options.steps // 2, loss=QualityLoss(PROCESS, bound=1.0, revealed=1))
+    train(headed, oracle, options.steps // 2, loss=QualityLoss(PROCESS, bound=1.0, revealed=options.revealed))
     headed.eval()
     print(f"trained in {time.monotonic() - began:.0f} s; entropy {oracle.entropy(LENGTH) / LENGTH:.3f} nats per token")
     detect(oracle, headed, options.texts)
