@@ -29,7 +29,7 @@ from noiselab.bench.runner import Row, bench
 from noiselab.bench.world import World
 from noiselab.denoisers.copy_observed import CopyObserved
 from noiselab.denoisers.perturbed import Perturbed
-from noiselab.networks.block_cache import DualCache, PrefixCache
+from noiselab.networks.approximate_cache import DualCache, PrefixCache
 from noiselab.networks.huggingface import TransformersDenoiser
 
 sys.path.append(str(Path(__file__).parents[1] / "recipes"))

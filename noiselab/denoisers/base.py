@@ -57,6 +57,8 @@ class Denoiser(nn.Module, abc.ABC):
     """Whether `forward` uses the attention mask `self.real_tokens(z)`."""
     attention_block: int | None = None
     """The number of tokens in a block of block-causal attention, counted from position 0; `None` for other attention."""
+    attention_given: Tensor | None = None
+    """The number of leading tokens, [batch or 1, 1], that are one block, from whose end others are counted; `None` for 0."""
     attended = Attended()
     _takes_rows = False
     _predicts: Prediction | None = None

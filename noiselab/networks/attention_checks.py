@@ -43,7 +43,7 @@ def check_attention(denoiser: Denoiser) -> None:
         with evaluating(alone):
             changes, rounding = _changes(alone)
             if not changes.any():  # as built: zero layers hide what is attended to
-                alone = _random(alone, 0)
+                alone = random_copy(alone, 0)
                 changes, rounding = _changes(alone)
             seen, leaks = changes > 0, changes > rounding
             # Sharp attention gives some tokens a weight of nearly 0: with other weights not the same ones. In low precision
@@ -51,7 +51,7 @@ def check_attention(denoiser: Denoiser) -> None:
             fine = torch.finfo(changes.dtype).bits >= 32
             for seed in range(1, TRIES):
                 if _allowed(seen.device)[changes <= (rounding if fine else 0)].any():
-                    changes, rounding = _changes(_random(alone, seed))
+                    changes, rounding = _changes(random_copy(alone, seed))
                     seen, leaks = seen | (changes > 0), leaks | (changes > rounding)
             difference = _difference(alone)
             window = _window(alone)
@@ -104,7 +104,7 @@ def _alone(denoiser: Denoiser) -> Any:
     return alone
 
 
-def _random(denoiser: Any, seed: int) -> Any:
+def random_copy(denoiser: Any, seed: int) -> Any:
     """A copy with random weights, with which wide networks do not attend to one token alone."""
     made = copy.deepcopy(denoiser)
     device = device_of(made)
@@ -155,19 +155,20 @@ def _difference(denoiser: nn.Module) -> bool:
     block = torch.arange(2 * SIZE, device=device) // SIZE
     plain = torch.cat((tokens[2 * SIZE :], tokens[SIZE : 2 * SIZE]))
     wanted = _call(denoiser, plain, block <= block[:, None])[SIZE:]
-    return not _close(found, wanted)
+    return not close(found, wanted)
 
 
 def _same_without(denoiser: nn.Module, length: int) -> bool:
     """Whether the logits of a text where all tokens may attend to all are those without a mask."""
     tokens = torch.arange(length, device=device_of(denoiser)) % 2
     everything = torch.ones(length, length, dtype=torch.bool, device=tokens.device)
-    return _close(_call(denoiser, tokens, everything), _call(denoiser, tokens, None))
+    return close(_call(denoiser, tokens, everything), _call(denoiser, tokens, None))
 
 
-def _close(found: Tensor, wanted: Tensor) -> bool:
-    bound = max(1e-5, 32 * torch.finfo(found.dtype).eps) * wanted.abs().max()
-    return bool((found - wanted).abs().max() <= bound)
+def close(found: Tensor, wanted: Tensor, bound: float = 1e-5) -> bool:
+    """Whether two tensors are equal, relative to the largest number, but for rounding."""
+    bound = max(bound, 32 * torch.finfo(found.dtype).eps)
+    return bool((found - wanted).abs().max() <= bound * wanted.abs().max())
 
 
 def _window(denoiser: Any) -> int:

@@ -1,38 +1,67 @@
-"""Key/value caches for a `DiT`: exact with block-causal attention, or approximate with full attention.
+"""Exact key/value caches, for block-causal attention.
 
 A cache is called like any denoiser. It compares tokens and times with those of its last evaluation and reuses only what
 is still valid, so that samplers need no knowledge of the cache.
 """
 
-import abc
-
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..denoisers.attention import attending_to
+from ..denoisers.base import Denoiser
+from ..denoisers.blockwise import BlockDenoiser
+from ..denoisers.projection import LinearProjection, splits_projection
+from ..numerics import require_count, require_number
 from ..parametrization import Prediction
 from ..process import as_token_times
-from ..typing import PerToken, Selection, Times, Tokens
+from ..typing import Selection, Times, Tokens
 from .dit import DiT
-from .kv_cache import Append, Evaluation, Known
+from .huggingface import TransformersDenoiser
+from .kept_keys import Append, Keyed, NoKeys, count_layers
+from .kv_cache import Evaluation, Known, stored
+from .masked_lm import MaskedLanguageModel, place_before
+from .windows import Text, Window, window
+
+
+def in_blocks(inner: Denoiser, block_size: int, *, low: float | int = 0.0) -> Denoiser:
+    """A denoiser in blocks, with cached keys and values if the network can be evaluated with them.
+
+    **Arguments:** as for `noiselab.denoisers.BlockDenoiser`.
+
+    **Returns:** a `CachedBlockCausal`, or a `BlockDenoiser` for some encoders, networks of one's own and compiled networks.
+    """
+    try:
+        if isinstance(inner, TransformersDenoiser | MaskedLanguageModel):
+            return CachedBlockCausal(inner, block_size, low=low)
+    except NoKeys:
+        pass
+    return BlockDenoiser(inner, block_size, low=low)
 
 
 class BlockCausal(Evaluation):
-    """A `DiT` in which a token attends to its own block and to earlier blocks only.
+    """A network in which a token attends to its own block and to earlier blocks only.
 
-    Later blocks do not affect earlier ones, so that only blocks up to the last active one are evaluated. Use per-token
-    times as `BlockSampler` does, with finished blocks at the lower end of time. The attribute `evaluated` counts
-    evaluated tokens.
+    Later blocks do not affect earlier ones, so that only blocks up to the last active one are evaluated, and only of sequences
+    with active rows. Use per-token times as `BlockSampler` does, with finished blocks at the lower end of time. The attribute
+    `evaluated` counts evaluated tokens. Where the clean text is known, in training and in bounds, it is
+    `noiselab.denoisers.BlockDenoiser`.
 
     **Arguments:**
 
-    - `model`: the network; it should be trained with block-causal attention.
+    - `model`: a `DiT`, or a denoiser of one or of a model of transformers that takes `past_key_values` (`TransformersDenoiser`,
+      `MaskedLanguageModel`), whose logits may be shifted. It should be trained with block-causal attention.
     - `block_size`: the number of tokens in a block; blocks start at position 0. A `BlockSampler` counts its blocks from there
       too, also after a prompt.
-    - `predicts`: the prediction type of the logits; see `Denoiser`.
-    - `attention_mask`: Bool or Int [batch or 1, length], 1 for real tokens; by default all are real.
+    - `predicts`: the prediction type of the logits, by default that of the denoiser, or "leave_one_out"; see `Denoiser`.
+    - `attention_mask`: Bool or Int [batch or 1, length], 1 for real tokens; by default all are real. For prompts padded on the
+      left, also give their positions by `noiselab.denoisers.attending_to`; padding of whole blocks, or with `given`.
+    - `given`: the number of leading tokens, for all sequences or Int [batch], that are one block, such as a prompt of a network
+      that was trained so; blocks are counted from their end. A `BlockSampler` does not sample them.
+    - `low`: the time of clean tokens, the lower end of the process's domain; only where the clean text is known.
 
-    **Raises:** `ValueError` for an unsupported network, block size or prediction type.
+    **Raises:** `ValueError` for an unsupported network, one that does not honour masks and keys, a block size or
+    prediction type.
 
     **Source:** Arriola et al. (2025), arXiv 2503.09573.
 
@@ -41,43 +70,129 @@ class BlockCausal(Evaluation):
     ```python
     import torch
     import noiselab as nl
+    from transformers import LlamaConfig, LlamaForCausalLM
     from noiselab.networks.block_cache import CachedBlockCausal
-    from noiselab.networks.dit import DiT, DiTConfig
+    from noiselab.networks.masked_lm import MaskedLanguageModel
 
-    model = DiT(DiTConfig(vocab_size=9, max_seq_len=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=2))
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = MaskedLanguageModel(LlamaForCausalLM(LlamaConfig(vocab_size=9, **sizes)))
     process, denoiser = nl.masked(vocab_size=9, mask_id=8), CachedBlockCausal(model, block_size=4)
-    sampler = nl.samplers.BlockSampler(nl.AncestralSampler(process, denoiser), 4, context="past")
+    sampler = nl.samplers.BlockSampler(nl.AncestralSampler(process, denoiser), 4)
     assert (sampler.sample((2, 16), steps=8) < 8).all()
     ```
     """
 
     def __init__(
         self,
-        model: DiT,
+        model: Keyed,
         block_size: int,
         *,
-        predicts: Prediction = "leave_one_out",
+        predicts: Prediction | None = None,
         attention_mask: Selection | Tokens | None = None,
+        given: int | Int[Tensor, " batch"] = 0,
+        low: float | int = 0.0,
     ):
         super().__init__(model, predicts, attention_mask)
-        if block_size < 1:
-            raise ValueError(f"block_size must be at least 1; got {block_size}")
-        self.block_size = self.attention_block = block_size
+        self.block_size = self.attention_block = require_count("block_size", block_size)
+        self.low = require_number("low", low, 0, 1)
+        if isinstance(given, Tensor):
+            if given.dim() != 1 or given.is_floating_point() or given.dtype == torch.bool or (given < 0).any():
+                raise ValueError(f"given must be the number of leading tokens of each sequence, 0 or more; got {given}")
+            self.attention_given = given[:, None]
+        elif require_count("given", given, 0):
+            self.attention_given = torch.tensor([[given]])
+        self.shifted = isinstance(model, MaskedLanguageModel) and model.shifted
+
+    def require_attention(self) -> None:
+        """Nothing to check: the network was checked when the cache was made."""
 
     def hidden(self, z: Tokens, t: Times) -> Float[Tensor, "batch length width"]:
-        """The last hidden states of all tokens, without caching."""
-        t, mask = as_token_times(t, z).expand(z.shape), self._mask(z, z.shape[1])
-        return self._run(z, t, attention_mask=mask, may_attend=self._earlier(0, z))
+        """The last hidden states of all tokens, without caching; in one pass with the clean text if it is known."""
+        now = self.attended
+        if now.clean is None and not now.pairs:
+            t = as_token_times(t, z).expand(z.shape)
+            return self._without(self._text(z, t, torch.ones_like(z, dtype=torch.bool)))[0]
+        if self.attention_given is not None:
+            raise ValueError(
+                "blocks that are counted from `given` tokens have no pass with a clean text or with may_attend"
+            )
+        model = TransformersDenoiser(self.model, self.predicts) if isinstance(self.model, DiT) else self.model
+        blocks = BlockDenoiser(model, self.block_size, low=self.low)
+        pairs = self.may_attend(z) if now.pairs else None
+        with attending_to(blocks, self._real(z), may_attend=pairs, positions=self._positions(z), clean=now.clean):
+            return blocks.hidden(z, t)
 
-    def _earlier(self, start: int, z: Tensor) -> Tensor:
-        """The mask of the own and earlier blocks of the tokens from `start`."""
-        block = torch.arange(z.shape[1], device=z.device) // self.block_size
-        return (block <= block[start:, None])[None]
+    def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
+        """The logits; evaluates only the positions required by `rows` that are not cached."""
+        if self.attended.clean is None and not self.attended.pairs:
+            return super().forward(z, t, rows)
+        hidden = self.hidden(z, t)
+        return self.project(hidden if rows is None else hidden[rows])
 
-    def states(self, z: Tensor, t: Tensor, asked: Tensor, columns: list[int]) -> tuple[Tensor, Tensor]:
+    def linear_projection(self, hidden: Float[Tensor, "*rows width"]) -> LinearProjection | None:
+        """That of the network."""
+        return self.model.linear_projection(hidden) if splits_projection(self.model) else None
+
+    def states(self, z: Tensor, t: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
         """The hidden states of all tokens up to the end of the last block with active positions."""
-        end = min((columns[-1] // self.block_size + 1) * self.block_size, z.shape[1])
-        return self.hidden(z[:, :end], t[:, :end]), asked[:, :end]
+        return self._without(self._text(z, t, asked))
+
+    def _without(self, text: Text) -> tuple[Tensor, Tensor]:
+        """The hidden states up to the last active block, with nothing cached."""
+        hidden, at, _ = self._evaluate(text, torch.zeros_like(text.begin), None)
+        return self._shift(text, at, hidden, None), at.at(text.asked) & at.inside
+
+    def _text(self, z: Tensor, t: Tensor, asked: Tensor) -> Text:
+        """The sequences with active rows."""
+        real, positions, block = self._real(z), self._positions(z), self._blocks(z)
+        live = asked.any(1)
+        if live.all():
+            return Text(None, z, t, asked, real, positions, block)
+        rows = live.nonzero()[:, 0]
+        positions = positions if positions is None or len(positions) == 1 else positions[rows.to(positions.device)]
+        block = block if len(block) == 1 else block[rows]
+        return Text(rows, z[rows], t[rows], asked[rows], None if real is None else real[rows], positions, block)
+
+    def _positions(self, z: Tensor) -> Tensor | None:
+        """The positions of the tokens; those of longer sequences are truncated like the tokens."""
+        found, (batch, length) = self.attended.positions, z.shape
+        if found is None:
+            return None
+        if found.shape[1] < length or len(found) not in (1, batch):
+            raise ValueError(f"positions must fit tokens of shape {[batch, length]}; got {list(found.shape)}")
+        return found[:, :length]
+
+    def _blocks(self, z: Tensor) -> Tensor:
+        """The number of the block of each place, [batch or 1, length]."""
+        place = torch.arange(z.shape[1], device=z.device)[None]
+        if self.attention_given is None:
+            return place // self.block_size
+        given = self.attention_given.to(z.device)
+        given = given if self.attended.sequences is None or len(given) == 1 else given[self.attended.sequences]
+        if len(given) not in (1, len(z)):
+            raise ValueError(f"given must be that of each of {len(z)} sequences; got {len(given)}")
+        return torch.where(place < given, 0, (place - given) // self.block_size + 1)
+
+    def _evaluate(
+        self, text: Text, start: Tensor, known: Known | None
+    ) -> tuple[Tensor, Window, list[tuple[Tensor, Tensor]]]:
+        """The hidden states of the window from `start`, the window, and its keys and values."""
+        at, layers = window(text, start), [Append() for _ in range(count_layers(self.model))]
+        if known is not None and at.past:
+            past = ((key[text.these, :, : at.past], value[text.these, :, : at.past]) for key, value in known.layers)
+            layers = [Append(pair) for pair in past]
+        hidden = self._run(at.at(text.z), at.at(text.t), at.pairs(text), at.positions(text), layers)
+        return hidden, at, [layer.new for layer in layers if layer.new is not None]
+
+    def _shift(self, text: Text, at: Window, hidden: Tensor, before: Tensor | None) -> Tensor:
+        """The hidden states that give the logits of each place; `before` are those of the places before the window."""
+        if not self.shifted:
+            return hidden
+        source = at.at(place_before(text.z, text.real, None, text.positions).expand(len(text.z), -1))
+        kept = 0 if before is None else before.shape[1]
+        index = torch.where(source < at.start[:, None], source, source - at.start[:, None] + kept)
+        whole = hidden if before is None else torch.cat((before, hidden), 1)
+        return whole.take_along_dim(index[..., None], 1)
 
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
@@ -88,155 +203,43 @@ class CachedBlockCausal(BlockCausal):
     """`BlockCausal` with cached keys and values of earlier blocks; the logits are equal up to floating-point summation
     order.
 
-    Blocks are evaluated again from the first token whose value or time has changed in any sequence of the batch, and
-    where they have active rows. The cache is therefore valid with any sampler. `BlockSampler` benefits most: each step
-    evaluates one block, and the step that enters a new block two. Nothing is cached while gradients are recorded. A
-    batch of another size starts a new cache, so that samplers that evaluate parts of a batch benefit little.
+    Blocks are evaluated again from the first token whose value or time has changed in the sequence, and where they have active
+    rows. The cache is therefore valid with any sampler. `BlockSampler` benefits most: each step evaluates one block, and the
+    step that enters a new block two. Sequences that are finished, or whose blocks are elsewhere, do not delay others. Nothing
+    is cached while gradients are recorded. A batch of another size starts a new cache, so that samplers that evaluate parts of
+    a batch benefit little.
 
     **Arguments:** as for `BlockCausal`.
 
     **Source:** Arriola et al. (2025), arXiv 2503.09573, section 3.2.
     """
 
-    def states(self, z: Tensor, t: Tensor, asked: Tensor, columns: list[int]) -> tuple[Tensor, Tensor]:
+    def states(self, z: Tensor, t: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
         """The hidden states from the first block that is active or not cached to the last active block."""
         if not self._keeps():
-            return super().states(z, t, asked, columns)
-        size, known, network = self.block_size, self._known, self._network()
-        end = min((columns[-1] // size + 1) * size, z.shape[1])
-        z, t, start, valid = z[:, :end], t[:, :end], 0, 0
-        if known is not None and known.network == network and len(known.z) == len(z) and known.z.device == z.device:
-            both = min(end, known.z.shape[1])
-            same = ((known.z[:, :both] == z[:, :both]) & (known.t[:, :both] == t[:, :both])).all(0)
-            valid = int(same.long().cumprod(0).sum()) // size * size
+            return super().states(z, t, asked)
+        text = self._text(z, t, asked)
+        network, known = self._network(), self._known
+        if known is not None and (
+            known.network != network or len(known.reused) != len(z) or known.reused.device != z.device
+        ):
+            known = None
+        start = torch.zeros_like(text.begin)
+        if known is not None:
+            valid = text.block_begin(self._unchanged(text, known))
             # A return to an earlier block means a new walk, perhaps with weights that were changed unnoticed.
-            start = min(valid, columns[0] // size * size) if valid >= known.valid else 0
-        if known is None or start == 0:
-            layers = [Append() for _ in self.model.blocks]
-        else:
-            layers = [Append((key[:, :, :start], value[:, :, :start])) for key, value in known.layers]
-        hidden = self._run(
-            z[:, start:],
-            t[:, start:],
-            attention_mask=self._mask(z, end),
-            # In a single block all tokens attend to all keys; attention is faster without a mask.
-            may_attend=self._earlier(start, z) if end - start > size else None,
-            positions=torch.arange(start, end)[None],
-            memory=layers,
-        )
-        kept = [layer.kept for layer in layers if layer.kept is not None]
-        self._known = Known(network, z.clone(), t.clone(), kept, valid)
-        return hidden, asked[:, start:end]
+            if (valid < known.reused[text.these]).any():
+                known = None
+            else:
+                start = torch.minimum(valid, text.begin)
+        hidden, at, new = self._evaluate(text, start, known)
+        before = None if known is None or known.hidden is None else known.hidden[text.these, : at.past]
+        found = self._shift(text, at, hidden, before)
+        self._known = stored(network, known, text, at, start, new, hidden if self.shifted else None, len(z))
+        return found, at.at(text.asked) & at.inside
 
-
-class _Replace:
-    """Attends to cached keys and values, after replacing those of the evaluated tokens."""
-
-    def __init__(self, frozen: tuple[Tensor, Tensor], positions: Tensor):
-        self.frozen, self.positions = frozen, positions
-
-    def __call__(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        return self.frozen[0].index_copy(2, self.positions, key), self.frozen[1].index_copy(2, self.positions, value)
-
-
-class _Frozen(Evaluation):
-    """A cache in which tokens that cannot change keep keys and values of their first evaluation."""
-
-    exact = False
-
-    def __init__(
-        self,
-        model: DiT,
-        *,
-        domain: tuple[float | int, float | int] = (0.0, 1.0),
-        refresh: int | None = None,
-        predicts: Prediction = "leave_one_out",
-        attention_mask: Selection | Tokens | None = None,
-    ):
-        super().__init__(model, predicts, attention_mask)
-        if not domain[0] < domain[1]:
-            raise ValueError(f"domain must be two times low < high; got {domain}")
-        if refresh is not None and refresh < 1:
-            raise ValueError(f"refresh must be at least 1, or None; got {refresh}")
-        self.domain, self.refresh, self._reused = domain, refresh, 0
-
-    @abc.abstractmethod
-    def moving(self, t: PerToken) -> Bool[Tensor, " length"]:
-        """The positions evaluated at every call."""
-
-    def hidden(self, z: Tokens, t: Times) -> Float[Tensor, "batch length width"]:
-        """The last hidden states of all tokens, without caching."""
-        return self._run(z, as_token_times(t, z).expand(z.shape), attention_mask=self._mask(z, z.shape[1]))
-
-    def states(self, z: Tensor, t: Tensor, asked: Tensor, columns: list[int]) -> tuple[Tensor, Tensor]:
-        """The hidden states of moving tokens, or of all tokens if the cache is not valid."""
-        if not self._keeps():
-            return self.hidden(z, t), asked
-        network, live = self._network(), asked.any(1)
-        moving = self.moving(t[live])
-        if self._holds(z, t, network, live, moving) and bool(moving[columns].all()):
-            known, positions = self._known, moving.nonzero()[:, 0]
-            assert known is not None
-            layers = [_Replace(layer, positions) for layer in known.layers]
-            self._reused, self._known = self._reused + 1, known._replace(t=torch.where(moving, t, known.t))
-            mask, places = self._mask(z, z.shape[1]), positions[None]
-            part = self._run(z[:, positions], t[:, positions], attention_mask=mask, positions=places, memory=layers)
-            return part, asked[:, positions]
-        fresh = [Append() for _ in self.model.blocks]
-        hidden = self._run(z, t, attention_mask=self._mask(z, z.shape[1]), memory=fresh)
-        kept = [layer.kept for layer in fresh if layer.kept is not None]
-        self._known, self._reused = Known(network, z.clone(), t.clone(), kept), 0
-        return hidden, asked
-
-    def _holds(self, z: Tensor, t: Tensor, network: tuple, live: Tensor, moving: Tensor) -> bool:
-        """Whether the cache is valid: frozen tokens are unchanged, and no time of the others has increased."""
-        known = self._known
-        if known is None or known.network != network or known.z.shape != z.shape or known.z.device != z.device:
-            return False
-        if self.refresh is not None and self._reused + 1 >= self.refresh:
-            return False
-        as_before = torch.where(moving, t <= known.t, (z == known.z) & (t == known.t))
-        return bool(as_before[live].all())
-
-
-class PrefixCache(_Frozen):
-    """An approximate cache for any `DiT`: keys and values of finished tokens are frozen while a block is denoised.
-
-    In a bidirectional network every hidden state depends on every token. This cache freezes the leading tokens at the
-    lower end of time at the first evaluation of a block, and evaluates all later tokens at each step. The first
-    evaluation of a block is exact; later ones ignore the effect of the block's changes on the frozen tokens. The cache
-    is designed for `BlockSampler`; it detects by itself when a block is finished and when a new walk begins.
-
-    The attribute `evaluated` counts evaluated tokens.
-
-    **Arguments:**
-
-    - `model`: the network.
-    - `domain`: the lower and upper end of time of the process.
-    - `refresh`: the maximum number of evaluations between full evaluations; 1 is exact. By default one per block.
-    - `predicts`, `attention_mask`: as for `BlockCausal`.
-
-    **Raises:** `ValueError` for an unsupported network or prediction type, or settings out of range.
-
-    **Source:** Wu et al. (2025), Fast-dLLM, arXiv 2505.22618, section 3.2.
-    """
-
-    def moving(self, t: PerToken) -> Bool[Tensor, " length"]:
-        """All positions from the first token, in any sequence, that is not at the lower end of time."""
-        rest = (t <= self.domain[0]).all(0).long().cumprod(0) == 0
-        # Before the first step of a block nothing is frozen, even after an earlier walk.
-        return rest & (t[:, rest] < self.domain[1]).any()
-
-
-class DualCache(_Frozen):
-    """A `PrefixCache` that also freezes tokens of pure noise: each step evaluates only tokens strictly inside the
-    domain of time.
-
-    **Arguments:** as for `PrefixCache`.
-
-    **Source:** Wu et al. (2025), Fast-dLLM, arXiv 2505.22618, section 3.2.
-    """
-
-    def moving(self, t: PerToken) -> Bool[Tensor, " length"]:
-        """The positions whose time is strictly inside the domain in some sequence."""
-        return ((t > self.domain[0]) & (t < self.domain[1])).any(0)
+    def _unchanged(self, text: Text, known: Known) -> Tensor:
+        """The number of leading places of each sequence that are as they were."""
+        both = min(text.z.shape[1], known.marks[0].shape[1])
+        equal = (one[:, :both] == old[text.these, :both] for one, old in zip(text.marks(), known.marks, strict=True))
+        return torch.stack(list(equal)).all(0).long().cumprod(1).sum(1)

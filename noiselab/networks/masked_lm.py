@@ -17,7 +17,7 @@ from ..denoisers.attended import real_pairs
 from ..denoisers.base import ProjectedDenoiser
 from ..denoisers.projection import LinearProjection, linear_projection
 from ..parametrization import Prediction
-from ..typing import Selection, Times, Tokens
+from ..typing import MayAttend, Positions, Selection, Times, Tokens
 from .attention_checks import check_attention
 from .opening import (
     TESTED,
@@ -184,16 +184,21 @@ class MaskedLanguageModel(ProjectedDenoiser):
     def hidden(self, z: Tokens, t: Times) -> Float[Tensor, "batch length width"]:
         """The hidden states of each token at its own position, or the logits if the model is called as a whole."""
         real, model = self.real_tokens(z), plain_network(self.model)
-        call: Any = model.base_model if self.head else model
-        options = self._arguments(model, z, real)
-        if self.takes_cache:
-            options["use_cache"] = False
-        states = call(input_ids=z, **options)
-        if not isinstance(states, Tensor):
-            states = states.last_hidden_state if self.head else states.logits
+        states = self.states(z, **self._arguments(model, z, real))
         if not self.shifted:
             return states
-        return states.take_along_dim(_before(z, real, self.may_attend(z), self.positions(z))[..., None], 1)
+        return states.take_along_dim(place_before(z, real, self.may_attend(z), self.positions(z))[..., None], 1)
+
+    def states(self, z: Tokens, **options: Any) -> Float[Tensor, "batch length width"]:
+        """The hidden states where the model has them, not shifted; `options` are arguments of the model."""
+        model = plain_network(self.model)
+        call: Any = model.base_model if self.head else model
+        if self.takes_cache:
+            options = {"use_cache": False} | options
+        found = call(input_ids=z, **options)
+        if isinstance(found, Tensor):
+            return found
+        return found.last_hidden_state if self.head else found.logits
 
     def project(self, hidden: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows state"]:
         """Logits of hidden states."""
@@ -263,7 +268,9 @@ def is_causal(model: nn.Module) -> bool:
     return any(kind.__name__ in CAUSAL for kind in type(innermost(model)).__mro__)
 
 
-def _before(z: Tensor, real: Tensor | None, may_attend: Tensor | None, positions: Tensor | None) -> Tensor:
+def place_before(
+    z: Tokens, real: Selection | None, may_attend: MayAttend | None, positions: Positions | None
+) -> Positions:
     """The index of the token before each one, [batch or 1, length]: its own where no real one is before it.
 
     Where positions repeat, it is the one that the token may attend to.

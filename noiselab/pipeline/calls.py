@@ -12,6 +12,7 @@ from ..correctors import SelfCorrection
 from ..data.texts import text_list
 from ..denoisers import ActiveOnly
 from ..distributed import Processes
+from ..networks.kv_cache import Evaluation
 from ..networks.lengths import check_fits, generated_length
 from ..numerics import require_count
 from ..process import NoiseProcess
@@ -75,7 +76,10 @@ def generation(
     known = torch.arange(length) < sizes[:, None]
     random = text_randomness(generator, seed, seeds, len(given), pipe._whole(processes))
     truncation = Truncation(temperature, top_k, top_p, min_p)
-    denoiser = ActiveOnly(pipe.denoiser) if ends else pipe.denoiser
+    denoiser = pipe.denoiser
+    # A cache evaluates the sequences with active rows alone, by itself.
+    if ends and not any(isinstance(part, Evaluation) for part in denoiser.modules()):
+        denoiser = ActiveOnly(denoiser)
     chosen = chosen_sampler(pipe.process, denoiser, sampler, truncation, pipe.generation)
     chosen = in_blocks(pipe, chosen, block_length)
     times = chosen.grid(times=times_of(pipe, num_inference_steps, as_released))

@@ -15,6 +15,7 @@ from ..data.texts import text_list
 from ..data.tokenizers import Encoder
 from ..denoisers import BlockDenoiser, Denoiser, Support
 from ..distributed import Processes
+from ..networks.block_cache import in_blocks
 from ..networks.denoiser_files import network_settings, save_denoiser
 from ..networks.dit import DiT
 from ..networks.huggingface import TransformersDenoiser
@@ -79,6 +80,8 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
         "self_correction": calls.correction,
     }
     process: NoiseProcess
+    keeps_keys = True
+    """Whether a model of blocks is sampled with cached keys and values, where its network can be; texts are the same."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, settings: ModelSettings):
         if isinstance(model, MaskedLanguageModel):
@@ -141,7 +144,8 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
 
     @property
     def denoiser(self) -> Denoiser:
-        """The network as a denoiser that predicts only tokens that occur in texts, in blocks if it was trained in blocks.
+        """The network as a denoiser that predicts only tokens that occur in texts, in blocks if it was trained in blocks:
+        with cached keys and values (`keeps_keys`) where the network can be evaluated with them.
 
         For a padded batch, evaluate it inside `noiselab.denoisers.attending_to`.
         """
@@ -162,7 +166,8 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
         else:
             inner = TransformersDenoiser(model, self.settings.predicts, vocab_size=states)
         if self.settings.block_size is not None:
-            inner = BlockDenoiser(inner, self.settings.block_size, low=self.process.domain[0])
+            made = in_blocks if self.keeps_keys else BlockDenoiser
+            inner = made(inner, self.settings.block_size, low=self.process.domain[0])
         if (
             isinstance(model, Denoiser)
             and not isinstance(model, MaskedLanguageModel)

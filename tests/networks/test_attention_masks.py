@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import noiselab as nl
 from noiselab.denoisers import Temperature, attending_to, selected_sequences
 from noiselab.denoisers.one_by_one import OneByOne
+from noiselab.networks.approximate_cache import PrefixCache
 from noiselab.networks.attention_checks import PAIRS, check_attention
 from noiselab.networks.block_cache import BlockCausal
 from noiselab.networks.huggingface import TransformersDenoiser
@@ -280,7 +281,7 @@ def test_networks_without_such_inputs_are_refused_by_name():
             MaskedLanguageModel(make("ModernBertForMaskedLM")),
             "ModernBertForMaskedLM a mask replaces attention of its own",
         ),
-        (BlockCausal(network(), 4), "BlockCausal does not"),
+        (PrefixCache(network()), "PrefixCache does not"),
     ):
         with pytest.raises(ValueError, match=words), attending_to(denoiser, positions=torch.arange(4)[None]):
             raise AssertionError("inside")

@@ -7,7 +7,8 @@ import torch
 
 import noiselab as nl
 from noiselab.denoisers.active_only import ActiveOnly
-from noiselab.networks.block_cache import BlockCausal, CachedBlockCausal, DualCache, PrefixCache
+from noiselab.networks.approximate_cache import DualCache, PrefixCache
+from noiselab.networks.block_cache import BlockCausal, CachedBlockCausal
 from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.networks.huggingface import TransformersDenoiser
 from noiselab.process import as_token_times

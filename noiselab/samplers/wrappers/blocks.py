@@ -71,10 +71,10 @@ def last_block(given: Tensor, size: int, length: int) -> Tensor:
     return given + (length - 1 - given).clamp(min=0) // size * size
 
 
-def _attention_block(denoiser: nn.Module) -> int | None:
-    """The size of the blocks by which a network inside attends."""
+def _in_blocks(denoiser: nn.Module) -> Denoiser | None:
+    """The denoiser inside whose network attends by blocks."""
     parts = (part for part in denoiser.modules() if isinstance(part, Denoiser))
-    return next((part.attention_block for part in parts if part.attention_block), None)
+    return next((part for part in parts if part.attention_block), None)
 
 
 class BlockSampler(WrappedSampler):
@@ -99,7 +99,8 @@ class BlockSampler(WrappedSampler):
       counted from their end, as in LLaDA. By default those before the first missing token of an `Infilling` or
       `Prompted` inside or around, which may differ between sequences. With 0, blocks are counted from position 0; blocks in
       which all tokens are known then change nothing. This is the default for a denoiser with block-causal attention
-      (`Denoiser.attention_block`), which was trained with such blocks.
+      (`Denoiser.attention_block`), which was trained with such blocks; if these are counted from the end of given tokens
+      (`Denoiser.attention_given`), so are those of the sampler.
 
     **Raises:** `ValueError` for invalid settings, blocks that do not begin (or, with `context="past"`, end) where those of
     block-causal attention do, or prompts of unlike lengths with `context="past"`.
@@ -131,8 +132,15 @@ class BlockSampler(WrappedSampler):
         self.block_size, self.context = inner.check_block(block_size), context
         self.given = given if given is None else require_count("given", given, 0)
         self._known: Tensor | None = None
-        self._attention = _attention_block(self.denoiser)
+        found = _in_blocks(self.denoiser)
+        self._attention = None if found is None else found.attention_block
+        self._attention_given = None if found is None else found.attention_given
         if self._attention is not None:
+            if self.given is not None and self._attention_given is not None:
+                raise ValueError(
+                    "given must be left out, because the network counts blocks from tokens that are given to it; got "
+                    f"{self.given}"
+                )
             if self.given is not None and self.given % self._attention:
                 raise ValueError(
                     f"given must be a multiple of {self._attention}, because the network attends by blocks of this size from "
@@ -191,6 +199,12 @@ class BlockSampler(WrappedSampler):
 
     def _given(self, z: Tensor) -> Tensor:
         """The number of leading tokens that are given in each sequence, [batch or 1, 1]."""
+        if self._attention_given is not None:
+            if len(self._attention_given) not in (1, len(z)):
+                raise ValueError(
+                    f"the denoiser must count blocks of these {len(z)} sequences; got {len(self._attention_given)} given"
+                )
+            return self._attention_given.to(z.device).clamp(max=z.shape[1])
         known = self.inner.known_tokens() if self._known is None else self._known
         if self.given is not None or known is None or self._attention is not None:
             return torch.full((1, 1), min(self.given or 0, z.shape[1]), device=z.device)
