@@ -59,6 +59,8 @@ class Denoiser(nn.Module, abc.ABC):
     """The number of tokens in a block of block-causal attention, counted from position 0; `None` for other attention."""
     attention_given: Tensor | None = None
     """The number of leading tokens, [batch or 1, 1], that are one block, from whose end others are counted; `None` for 0."""
+    keeps_keys = False
+    """Whether it caches keys and values, so that only positions that are asked for should be."""
     attended = Attended()
     _takes_rows = False
     _predicts: Prediction | None = None

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..parametrization import Prediction
 from ..process import as_token_times
 from ..typing import PerToken, Selection, Times, Tokens
-from .kept_keys import Append, Keyed, Memory, count_layers
+from .kept_keys import Append, Keyed, KeysOfLayers, count_layers
 from .kv_cache import Evaluation, Known
 from .masked_lm import MaskedLanguageModel
 
@@ -55,7 +55,7 @@ class _Frozen(Evaluation):
         """The last hidden states of all tokens, without caching."""
         return self._all(z, as_token_times(t, z).expand(z.shape), [Append() for _ in range(count_layers(self.model))])
 
-    def _all(self, z: Tensor, t: Tensor, memory: Memory) -> Tensor:
+    def _all(self, z: Tensor, t: Tensor, memory: KeysOfLayers) -> Tensor:
         return self._run(z, t, self._pairs(z), torch.arange(z.shape[1])[None], memory)
 
     def _pairs(self, z: Tensor) -> Tensor | None:

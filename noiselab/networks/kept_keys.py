@@ -21,7 +21,7 @@ from .wrapped import innermost, plain_network
 
 Keyed = DiT | TransformersDenoiser | MaskedLanguageModel
 """What a cache is around."""
-Memory = Sequence[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]
+KeysOfLayers = Sequence[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]
 """For each layer: (keys, values) of the evaluated tokens -> those of all tokens that are attended to."""
 _CHECKED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # networks, so that pipelines check each of them once
 SIZE = 2  # the tokens of a block of the text with which a network is tried
@@ -49,7 +49,7 @@ class Append:
 class _Handed(DynamicCache):
     """A cache of transformers that hands the keys and values of each layer to a function."""
 
-    def __init__(self, memory: Memory):
+    def __init__(self, memory: KeysOfLayers):
         super().__init__()
         self.memory = memory
 
@@ -79,7 +79,7 @@ def states_at(
     t: PerToken,
     may_attend: MayAttend | None,
     positions: Positions,
-    memory: Memory | None = None,
+    memory: KeysOfLayers | None = None,
 ) -> Float[Tensor, "batch length width"]:
     """The hidden states of some tokens, each at its own place even if logits are shifted.
 

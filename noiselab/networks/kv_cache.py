@@ -39,7 +39,7 @@ class Evaluation(ProjectedDenoiser):
     """Base class of caches: a network evaluated at active rows only, with a count of evaluated tokens."""
 
     exact = True
-    takes_mask = True
+    takes_mask = keeps_keys = True
     attention_mask: Tensor | None
 
     def __init__(self, model: Keyed, predicts: Prediction | None, attention_mask: Tensor | None):

@@ -10,9 +10,8 @@ from torch import Tensor
 from ..categorical import Randomness
 from ..correctors import SelfCorrection
 from ..data.texts import text_list
-from ..denoisers import ActiveOnly
+from ..denoisers import ActiveOnly, Denoiser
 from ..distributed import Processes
-from ..networks.kv_cache import Evaluation
 from ..networks.lengths import check_fits, generated_length
 from ..numerics import require_count
 from ..process import NoiseProcess
@@ -78,7 +77,7 @@ def generation(
     truncation = Truncation(temperature, top_k, top_p, min_p)
     denoiser = pipe.denoiser
     # A cache evaluates the sequences with active rows alone, by itself.
-    if ends and not any(isinstance(part, Evaluation) for part in denoiser.modules()):
+    if ends and not any(isinstance(part, Denoiser) and part.keeps_keys for part in denoiser.modules()):
         denoiser = ActiveOnly(denoiser)
     chosen = chosen_sampler(pipe.process, denoiser, sampler, truncation, pipe.generation)
     chosen = in_blocks(pipe, chosen, block_length)

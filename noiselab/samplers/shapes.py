@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..denoisers.base import Denoiser
 from ..denoisers.checked import Checked
 from ..typing import Selection, Times, Tokens
 
@@ -68,8 +69,10 @@ class TwoForms:
         raise NotImplementedError
 
     def is_static(self, z: Tokens) -> bool:
-        """Whether a step from these tokens has static shapes."""
-        return self.has_static and (self.shapes == "static" or (self.shapes is None and z.device.type != "cpu"))
+        """Whether a step from these tokens has static shapes: by default not with a cache, which needs selected positions."""
+        if not self.has_static or self.shapes is not None:
+            return self.has_static and self.shapes == "static"
+        return z.device.type != "cpu" and not _keeps_keys(getattr(self, "denoiser", None))
 
     def _parts(self) -> tuple[str, ...]:
         """The attributes that hold what makes the steps; none if this object does."""
@@ -90,6 +93,13 @@ class TwoForms:
         if not self._parts():
             change(made)
         return made
+
+
+def _keeps_keys(part: Any) -> bool:
+    """Whether a denoiser is a cache, or contains one."""
+    if not isinstance(part, Denoiser):
+        return False
+    return part.keeps_keys or any(map(_keeps_keys, part.children()))
 
 
 def finish(moved: Moved, t: Times | None, denoiser: Checked) -> Tokens:

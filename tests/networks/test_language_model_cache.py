@@ -100,7 +100,7 @@ def test_networks_without_keys_of_earlier_tokens_are_refused_in_words(name):
         CachedBlockCausal(lm(name), SIZE)
 
 
-class Forgets(LlamaForCausalLM):
+class DropsKeys(LlamaForCausalLM):
     """A Llama that drops the keys that it is given."""
 
     def forward(self, input_ids=None, past_key_values=None, **options):
@@ -118,7 +118,7 @@ class Reads(LlamaForCausalLM):
 
 def test_networks_that_do_not_attend_as_told_are_refused_in_words():
     llama = make("LlamaForCausalLM")
-    forgets, reads = (kind(llama.config).double() for kind in (Forgets, Reads))
+    drops, reads = (kind(llama.config).double() for kind in (DropsKeys, Reads))
     causal = MaskedLanguageModel(llama, bidirectional=False)
     own = MaskedLanguageModel(llama, attention_mask=torch.ones(1, LENGTH, dtype=torch.bool))
 
@@ -127,7 +127,7 @@ def test_networks_that_do_not_attend_as_told_are_refused_in_words():
             return torch.zeros(*z.shape, V)
 
     for make_one, words in (
-        (lambda: MaskedLanguageModel(forgets), "in Forgets the logits of a block after those of its past are not"),
+        (lambda: MaskedLanguageModel(drops), "in DropsKeys the logits of a block after those of its past are not"),
         (lambda: MaskedLanguageModel(reads), "token at place 0 must not attend to"),
         (lambda: causal, "needs a model whose attention is open"),
         (lambda: own, "must be given to the cache or by attending_to"),
@@ -441,6 +441,19 @@ def test_a_step_costs_one_block_and_the_step_into_a_block_two(shifted):
         sampler.inner.denoiser = NoAnswer(MASKED)
         x = BlockSampler(sampler, SIZE).sample((3, blocks * SIZE), steps=steps, generator=generator())
         assert denoiser.evaluated == 3 * SIZE * work and (x < V - 1).all()
+
+
+def test_steps_on_an_accelerator_ask_for_rows_if_there_is_a_cache():
+    """There steps have static shapes by default, in which every position is asked for, and a cache would be of no use."""
+    inner, z = lm("LlamaForCausalLM"), torch.zeros(2, 4, dtype=torch.long, device="meta")
+    cached, plain = (
+        AncestralSampler(MASKED, Temperature(kind(inner, SIZE), 0.8)) for kind in (CachedBlockCausal, BlockDenoiser)
+    )
+    assert plain.is_static(z) and not cached.is_static(z) and not plain.is_static(z.new_zeros(2, 4, device="cpu"))
+    assert cached.with_shapes("static").is_static(z)
+    both = [sampler.with_shapes("static") for sampler in (cached, plain)]
+    texts = [BlockSampler(one, SIZE).sample((2, LENGTH), steps=3, generator=generator()) for one in (cached, *both)]
+    assert torch.equal(texts[0], texts[1]) and torch.equal(texts[0], texts[2])
 
 
 @torch.no_grad()
