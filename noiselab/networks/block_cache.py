@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..denoisers.attention import attending_to
+from ..denoisers.attended import Attended
 from ..denoisers.base import Denoiser
 from ..denoisers.blockwise import BlockDenoiser
 from ..denoisers.projection import LinearProjection, splits_projection
@@ -102,6 +102,9 @@ class BlockCausal(Evaluation):
         elif require_count("given", given, 0):
             self.attention_given = torch.tensor([[given]])
         self.shifted = isinstance(model, MaskedLanguageModel) and model.shifted
+        inner = TransformersDenoiser(model, self.predicts) if isinstance(model, DiT) else model
+        # In a list, because its weights are those of the network.
+        self._one_pass = [BlockDenoiser(inner, block_size, low=self.low)]
 
     def require_attention(self) -> None:
         """Nothing to check: the network was checked when the cache was made."""
@@ -109,25 +112,31 @@ class BlockCausal(Evaluation):
     def hidden(self, z: Tokens, t: Times) -> Float[Tensor, "batch length width"]:
         """The last hidden states of all tokens, without caching; in one pass with the clean text if it is known."""
         now = self.attended
-        if now.clean is None and not now.pairs:
+        if not self._whole():
             t = as_token_times(t, z).expand(z.shape)
             return self._without(self._text(z, t, torch.ones_like(z, dtype=torch.bool)))[0]
         if self.attention_given is not None:
             raise ValueError(
-                "blocks that are counted from `given` tokens have no pass with a clean text or with may_attend"
+                "blocks that are counted from `given` tokens have no pass with a clean text or with may_attend, and no "
+                "compiled steps"
             )
-        model = TransformersDenoiser(self.model, self.predicts) if isinstance(self.model, DiT) else self.model
-        blocks = BlockDenoiser(model, self.block_size, low=self.low)
-        pairs = self.may_attend(z) if now.pairs else None
-        with attending_to(blocks, self._real(z), may_attend=pairs, positions=self._positions(z), clean=now.clean):
+        blocks, pairs = self._one_pass[0], self.may_attend(z) if now.pairs else None
+        blocks.attended = Attended().more(self._real(z), pairs, self._positions(z), now.clean)
+        try:
             return blocks.hidden(z, t)
+        finally:
+            blocks.attended = Attended()
 
     def forward(self, z: Tokens, t: Times, rows: Selection | None = None) -> Float[Tensor, "... state"]:
         """The logits; evaluates only the positions required by `rows` that are not cached."""
-        if self.attended.clean is None and not self.attended.pairs:
+        if not self._whole():
             return super().forward(z, t, rows)
         hidden = self.hidden(z, t)
         return self.project(hidden if rows is None else hidden[rows])
+
+    def _whole(self) -> bool:
+        """Whether texts are read whole, by `BlockDenoiser`: also in a compiled graph, whose shapes must not depend on data."""
+        return self.attended.clean is not None or bool(self.attended.pairs) or torch.compiler.is_compiling()
 
     def linear_projection(self, hidden: Float[Tensor, "*rows width"]) -> LinearProjection | None:
         """That of the network."""

@@ -1,5 +1,10 @@
 """Kept keys and values of models of transformers in blocks, against whole passes; and batches of unlike prompts."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from test_block_cache import NoAnswer, network
@@ -451,9 +456,33 @@ def test_steps_on_an_accelerator_ask_for_rows_if_there_is_a_cache():
     )
     assert plain.is_static(z) and not cached.is_static(z) and not plain.is_static(z.new_zeros(2, 4, device="cpu"))
     assert cached.with_shapes("static").is_static(z)
-    both = [sampler.with_shapes("static") for sampler in (cached, plain)]
+    both = [cached.with_shapes("static"), plain.with_shapes("static")]
     texts = [BlockSampler(one, SIZE).sample((2, LENGTH), steps=3, generator=generator()) for one in (cached, *both)]
     assert torch.equal(texts[0], texts[1]) and torch.equal(texts[0], texts[2])
+
+
+COMPILED = """
+import torch
+from test_language_model_cache import MASKED, NETWORKS, SIZE, generator
+from noiselab.networks.block_cache import CachedBlockCausal
+from noiselab.samplers import AncestralSampler, BlockSampler
+
+for name in ("DiT", "GPT-2"):
+    steps = AncestralSampler(MASKED, CachedBlockCausal(NETWORKS[name](), SIZE))
+    samplers = [BlockSampler(one, SIZE) for one in (steps, steps.compiled(backend="eager"))]
+    texts = [one.sample((2, 2 * SIZE), steps=2, generator=generator()) for one in samplers]
+    assert torch.equal(*texts)
+"""
+
+
+@pytest.mark.long
+def test_steps_of_a_cache_are_compiled_as_whole_passes():
+    """A graph has no shapes that depend on data; its texts are those of the cache. The checks of shapes cannot be traced."""
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), str(here.parents[1])]
+    run = {"env": os.environ | {"PYTHONPATH": os.pathsep.join(paths)}, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", COMPILED], check=False, **run)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @torch.no_grad()
