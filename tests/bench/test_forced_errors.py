@@ -26,7 +26,7 @@ from noiselab.bench import (
     plot_forced_errors,
     tabulate_forced_errors,
 )
-from noiselab.correctors import DenoiserDetector, SelfCorrectionReviser
+from noiselab.correctors import CorrectorReviser, DenoiserDetector, SelfCorrectionReviser, SuspectCorrector
 from noiselab.dialogue import CheckAsContext, CheckDetector, CheckReviser
 from noiselab.evaluation import generative_perplexity, measure_detection, select_units
 from noiselab.revisions import Revised, count_outcome, list_revisions
@@ -81,22 +81,31 @@ def pairs():
     regret = RetryUponRegret(plain, steps, vocab_size=4, boundary=[1], start=START, threshold=2.0, cache=False)
     return {
         "diffusion": (DenoiserDetector(oracle), SelfCorrectionReviser(nl.SelfCorrection(oracle, process=process))),
+        "suspects": suspects(),
         "proofreading": (back, Proofreader(taught, BACK, start=START, threshold=0.5, semantics="erasing", cache=False)),
         "backtracking": (back, BacktrackingReviser(backspaces, back, threshold=0.5)),
         "regret": (steps, BacktrackingReviser(regret, steps, threshold=2.0)),
     }
 
 
+def suspects():
+    """Masks alone: each token is judged while it is hidden, and the most suspect ones are predicted again."""
+    process = nl.masked(vocab_size=5, mask_id=4)
+    oracle = nl.MarkovOracle(INITIAL, TRANSITION, process)
+    corrector = SuspectCorrector(process, oracle, threshold=1.5, temperature=0)
+    return DenoiserDetector(oracle, hide=4), CorrectorReviser(corrector, steps=4)
+
+
 def test_all_that_corrects_itself_lands_in_one_table_and_one_figure():
     random, sets = torch.Generator().manual_seed(0), sets_of()
     rows = [measure_forced_errors(name, sets, *pair, generator=random) for name, pair in pairs().items()]
     rows.append(measure_forced_errors("check in the context", answer_sets(), *chat_pair(), generator=random))
-    assert [row.unit for row in rows] == ["token", "token", "token", "step", "answer"]
+    assert [row.unit for row in rows] == ["token", "token", "token", "token", "step", "answer"]
     for row in rows:
         assert row.area.mean > 0.8 and row.mended.mean > 0.1 and row.evaluations_per_token.mean > 0
         assert row.truth is None and row.better is None
-    diffusion, proofreading, *_, checks = rows
-    assert diffusion.mended.mean > 0.5 and proofreading.mended.mean > 0.3
+    diffusion, suspected, proofreading, *_, checks = rows
+    assert suspected.mended.mean > 0.4 and diffusion.mended.mean > 0.5 and proofreading.mended.mean > 0.3
     assert checks.area.mean == 1 and checks.harmed.mean == 0 and 0 < checks.mended.mean < 1
     assert checks.mended.mean + checks.miscorrected.mean == pytest.approx(1)
     lines = tabulate_forced_errors(rows).splitlines()
