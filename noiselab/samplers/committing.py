@@ -99,7 +99,9 @@ class CommittingSampler(Sampler):
         if not rows.any():
             state.write(self, kept)
             return z
-        committed = moving & (kept.tensors.get("committed", torch.zeros_like(moving)) | ~rows)
+        # A corrector may have masked a committed token again.
+        before = kept.tensors.get("committed", torch.zeros_like(moving)) & self.process.data_tokens(z.device)[z]
+        committed = moving & (before | ~rows)
         log_probs = normalize_logits(self.posterior(z, t.expand(z.shape), rows), self.process)
         value, token = log_probs.max(-1)
         sure, best = scatter_rows(value, rows), replace_tokens(z, rows, token)

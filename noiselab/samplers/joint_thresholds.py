@@ -161,7 +161,8 @@ class JointThresholdSampler(Sampler):
                 if stage.left is None:
                     continue
                 changed = stage.z != z
-                full = stage.left == 0
+                # A corrector after it may have masked tokens again.
+                full = (stage.left == 0) & (stage.z == done[-1].z).all(-1)
                 edits = edits + (full & ~(changed & ~data[z]).any(-1))
                 enough = full & (edits >= self.most_edits) if self.most_edits is not None else torch.zeros_like(full)
                 stopped = stopped | enough | (full & ~changed.any(-1))

@@ -71,6 +71,20 @@ def test_in_a_batch_or_alone(name, blocks):
     assert torch.equal(together, alone) and (together < 3).all() and (together[:, 0] == 2).all()
 
 
+def test_a_committed_token_that_a_corrector_masks_is_free_again():
+    process = NOISES["gidd"]()
+
+    class Masks(nl.Corrector):
+        def step(self, z, t, *, rows=None, generator=None):
+            return torch.where(torch.arange(z.shape[1]) == 1, 3, z)
+
+    sampler = CommittingSampler(process, oracle_of(process), 0.1)
+    x = nl.PredictorCorrector(sampler, Masks(process, oracle_of(process))).sample(
+        (4, 5), steps=6, generator=generator()
+    )
+    assert (x < 3).all()
+
+
 @pytest.mark.parametrize("name", NOISES)
 def test_it_is_not_exact_and_says_so(name):
     process = NOISES[name]()

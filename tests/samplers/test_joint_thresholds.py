@@ -188,6 +188,20 @@ def test_in_a_batch_or_alone():
     assert (together < 3).all() and len(together.unique(dim=0)) > 1
 
 
+def test_a_corrector_that_masks_tokens_again_keeps_it_going():
+    process = NOISES["gidd"]()
+
+    class Masks(nl.Corrector):
+        def step(self, z, t, *, rows=None, generator=None):
+            return torch.where(torch.arange(z.shape[1]) == 1, 3, z)
+
+    oracle = oracle_of(process)
+    sampler = JointThresholdSampler(process, oracle, 0.1, 0.99, most_edits=0)
+    stages = nl.PredictorCorrector(sampler, Masks(process, oracle), when=(0.3, 1))
+    x = stages.sample((2, 4), steps=8)
+    assert (x < 3).all()
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
