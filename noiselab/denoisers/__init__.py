@@ -7,6 +7,7 @@ from .blockwise import BlockDenoiser
 from .call_counter import CallCounter
 from .constrained import Constrained
 from .conversions import LeaveOneOut, Posterior, Score, as_leave_one_out, as_posterior
+from .credit import Credit
 from .earliest_time import EarliestTime
 from .guidance import ClassifierFreeGuidance, ClassifierGuidance, by_enumeration, first_order
 from .neighbour_penalty import NeighbourPenalty
@@ -24,6 +25,7 @@ __all__ = [
     "ClassifierFreeGuidance",
     "ClassifierGuidance",
     "Constrained",
+    "Credit",
     "Denoiser",
     "EarliestTime",
     "LeaveOneOut",

@@ -23,6 +23,7 @@ ARGUMENTS = {
     "ClassifierGuidance": (lambda z, t, rows: torch.zeros(()),),
     "CopyObserved": (PROCESS,),
     "MinP": (0.1,),
+    "Credit": (),
     "NeighbourPenalty": (0.5,),
     "OneByOne": (V - 1, 2),
     "Perturbed": (0.5,),

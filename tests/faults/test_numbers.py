@@ -53,6 +53,7 @@ ARGUMENTS = {
     "EndToken": {**WRAPPED, "token": 1},
     "EntropyBoundedSampler": NOISY,
     "JointThresholdSampler": {"process": HYBRID, "denoiser": ORACLE, "edit": 0.5},
+    "Credit": {"inner": ORACLE},
     "NeighbourPenalty": {"inner": ORACLE, "penalty": 0.5, "block_size": 2},
     "PathPlanningSampler": NOISY,
     "RemaskingSampler": NOISY,

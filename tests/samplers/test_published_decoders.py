@@ -7,7 +7,7 @@ import torch
 from published_decoders import RUNS, PublishedNetwork, canvases, settings, without_idle
 
 import noiselab as nl
-from noiselab.denoisers import TopK
+from noiselab.denoisers import Credit, TopK
 from noiselab.samplers import (
     BlockSampler,
     ConfidenceThreshold,
@@ -80,6 +80,18 @@ AFTER_PROMPT = {
 def test_blocks_after_the_prompt(case):
     c = settings(case)
     assert torch.equal(ours(c, AFTER_PROMPT[case](c)), published(c))
+
+
+def test_credit_for_tokens_predicted_before():
+    c = settings("dinfer.credit")
+    options = {"decay": c["decay_beta"], "power": c["boost_gamma"]}
+    credited = ours(c, ConfidenceThreshold(c["threshold"]), around=lambda d: Credit(d, c["credit_alpha"], **options))
+    assert torch.equal(credited, published(c))
+    plain, other = (
+        ours(c, ConfidenceThreshold(c["threshold"]), around=around)
+        for around in (lambda d: d, lambda d: Credit(d, c["credit_alpha"], decay=0, power=c["boost_gamma"]))
+    )
+    assert len(plain) > len(credited) and not torch.equal(other[: len(credited)], credited[: len(other)])
 
 
 FROM_ZERO = {
