@@ -54,7 +54,7 @@ STEPS = (32, 16, 8, 4)  # of the ancestral sampler, for comparison
 
 
 def factories() -> dict[str, Factory]:
-    """Every decoder at every setting, with as many steps as it needs."""
+    """Every decoder at every setting, with the steps that it needs."""
 
     def make(rule: Callable[[], Any]) -> Factory:
         return lambda p, d: OnGrid(ThresholdSampler(p, d, rule(), draw=True), lambda p, steps: even_grid(p, LENGTH))
