@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 from small import LENGTH, network, pipeline, random
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import noiselab as nl
 from noiselab.denoisers import BlockDenoiser, Support
 from noiselab.evaluation import validation_bound
-from noiselab.networks.block_cache import BlockCausal
+from noiselab.networks.block_cache import BlockCausal, CachedBlockCausal
 from noiselab.networks.huggingface import TransformersDenoiser
+from noiselab.networks.masked_lm import MaskedLanguageModel
 from noiselab.pipeline import DiffusionPipeline, ModelSettings, Pipeline
 
 QUIET, SIZE = {"show_progress": False}, 4
@@ -39,6 +41,39 @@ def test_generation_goes_block_by_block(pipe):
         pipe.generate(block_length=3, **QUIET)
     with pytest.raises(ValueError, match="as_released generates whole texts"):
         pipe.generate(as_released=True, **QUIET)
+
+
+def evaluated(pipe):
+    """The tokens that the network reads while texts of two prompts are written, and the texts."""
+    network, seen = pipe.network.base_model if hasattr(pipe.network, "lm_head") else pipe.network.vocab_embed, []
+    count = lambda module, args, options: seen.append((options.get("input_ids") if options else args[0]).numel())  # noqa: E731
+    handle = network.register_forward_pre_hook(count, with_kwargs=True)
+    texts = pipe.generate(2, 3, prompts=["the cat", "a"], stop=True, seed=0, **QUIET)
+    handle.remove()
+    return sum(seen), texts
+
+
+def llama_of(pipe):
+    """The pipeline of a model of transformers in blocks."""
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=pipe.process.vocab_size, max_position_embeddings=LENGTH, **sizes)
+    settings = replace(pipe.settings, predicts="leave_one_out")
+    return DiffusionPipeline(MaskedLanguageModel(LlamaForCausalLM(config)), pipe.tokenizer, settings).eval()
+
+
+@pytest.mark.parametrize("kind", ["DiT", "Llama"])
+def test_texts_are_those_without_cached_keys_from_fewer_tokens(pipe, kind):
+    made = pipe if kind == "DiT" else llama_of(pipe)
+    assert isinstance(made.denoiser.inner, CachedBlockCausal)
+    few, cached = evaluated(made)
+    made.keeps_keys = False
+    try:
+        assert isinstance(made.denoiser.inner, BlockDenoiser)
+        many, whole = evaluated(made)
+    finally:
+        made.keeps_keys = True
+    assert cached == whole and few < 0.7 * many
 
 
 def test_prompts_gaps_and_corrections(pipe):
