@@ -29,6 +29,9 @@ class Options:
     """the time passed to the network; those of block-diffusion models take none"""
     tokens_per_step: int = 1
     """maximum tokens of a text that change per step"""
+    method: str = "gidd"
+    """gidd, as published, or balanced, which redraws improbable tokens and stops by itself; the settings of gidd must then be
+    left at their defaults"""
     early_stopping: bool = True
     """stop a text once no token changes or self-accuracy no longer improves"""
     patience: int = 32
@@ -64,6 +67,8 @@ def main(options: Options) -> list[dict[str, Any]]:
             raise ValueError(f"model must be a diffusion model; {options.model!r} is autoregressive")
         if options.as_released and isinstance(pipe, CanvasPipeline):
             raise ValueError("as-released is not for block-diffusion models, which have canvases")
+        if options.method != "gidd" and isinstance(pipe, CanvasPipeline):
+            raise ValueError(f"method must be gidd for block-diffusion models; got {options.method}")
         texts, kept = texts_for(pipe, samples)
         if samples[0].messages is not None:
             before = encode_answers(pipe, texts)
@@ -89,7 +94,11 @@ def _corrected(
     from ..pipeline.calls import slices
     from .common import answered, dtype_of, generated_texts, text_generators
 
-    own = {} if isinstance(pipe, CanvasPipeline) else {"t0": options.t0, "as_released": options.as_released}
+    own = (
+        {}
+        if isinstance(pipe, CanvasPipeline)
+        else {"t0": options.t0, "as_released": options.as_released, "method": options.method}
+    )
     generators, some = text_generators(options.seed, len(texts)), slices(len(texts), options.batch_size)
 
     def corrected(number: int) -> list[str]:

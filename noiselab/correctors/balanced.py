@@ -77,7 +77,7 @@ class BalancedCorrector(Corrector):
 
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
         """The tokens after the whole duration at their times."""
-        for state in self._path(z, t, rows, generator):
+        for state in self._path(z, t, rows, generator, noisy=True):
             z = state
         return z
 
@@ -89,7 +89,9 @@ class BalancedCorrector(Corrector):
         rows: Selection | None = None,
         generator: Randomness = None,
     ) -> Iterator[Tokens]:
-        """The states of finished sequences, at the lower end of time, after each jump; ends when all have stopped.
+        """The states of finished sequences after each jump; ends when all have stopped.
+
+        They have no noise: their law is the prediction itself, at the lower end of time.
 
         A sequence that has stopped is no longer evaluated, but still consumes its random numbers, three for each step: with
         a generator for each sequence, it is corrected in the same way alone and in a batch.
@@ -103,7 +105,7 @@ class BalancedCorrector(Corrector):
         t = torch.full(z.shape[:1], self.process.domain[0], dtype=torch.float64, device=z.device)
         self.enter(z, t)
         rows = None if rows is None else as_selection(rows, z)
-        for _, state in zip(range(steps), self._path(z, t, rows, generator), strict=False):
+        for _, state in zip(range(steps), self._path(z, t, rows, generator, noisy=False), strict=False):
             yield state
 
     def correct(
@@ -114,15 +116,17 @@ class BalancedCorrector(Corrector):
             z = state
         return z
 
-    def _path(self, z: Tensor, t: Tensor, rows: Tensor | None, generator: Randomness) -> Iterator[Tensor]:
-        """The tokens after each jump, until the time of each sequence is over."""
+    def _path(
+        self, z: Tensor, t: Tensor, rows: Tensor | None, generator: Randomness, *, noisy: bool
+    ) -> Iterator[Tensor]:
+        """The tokens after each jump, until the time of each sequence is over; noisy ones, or finished ones."""
         left = torch.full(z.shape[:1], self.duration, dtype=torch.float64, device=z.device)
         live = torch.ones_like(left, dtype=torch.bool) if rows is None else rows.any(-1)
         checks = LogitChecks()
         while live.any():
             u = uniforms(len(z), 3, generator=generator, device=z.device)[live]
             with torch.no_grad(), checks, selected_sequences(self.denoiser, live):
-                jumped, wait = self._jump(z[live], t[live], None if rows is None else rows[live], u)
+                jumped, wait = self._jump(z[live], t[live], None if rows is None else rows[live], u, noisy)
             goes = wait < left[live]
             new = torch.where(goes[:, None], jumped, z[live])
             left = left.index_put((live,), left[live] - wait)
@@ -131,24 +135,24 @@ class BalancedCorrector(Corrector):
                 checks.read()  # before the result is handed out
             yield z
 
-    def _jump(self, z: Tensor, t: Tensor, rows: Tensor | None, u: Tensor) -> tuple[Tensor, Tensor]:
+    def _jump(self, z: Tensor, t: Tensor, rows: Tensor | None, u: Tensor, noisy: bool) -> tuple[Tensor, Tensor]:
         """The next state of each sequence, and the time until it is entered: infinite if no token can change."""
         logits = self.process.on_support(self.denoiser(z, t) if rows is None else self.denoiser(z, t, rows))
         rows = as_selection(rows, z)
         logits, tokens, time = logits.flatten(0, -2), z[rows], as_token_times(t, z).expand(z.shape)[rows]
         size = max(1, LOGITS_AT_ONCE // logits.shape[-1])
         parts = zip(logits.split(size), tokens.split(size), time.split(size), strict=True)
-        rates = torch.cat([self._rates(*part).sum(-1) for part in parts])
+        rates = torch.cat([self._rates(*part, noisy).sum(-1) for part in parts])
         rate = torch.zeros(z.shape, dtype=torch.float64, device=z.device).masked_scatter(rows, rates)
         position, total = choose(rate, u[:, 1]), rate.sum(-1)
         # The place of the chosen tokens among the selected ones; sequences that cannot jump take any.
         place = (rows.flatten().cumsum(0) - 1).view(z.shape).gather(-1, position[:, None])[:, 0].clamp(min=0)
-        drawn = choose(self._rates(logits[place], tokens[place], time[place]), u[:, 2])
+        drawn = choose(self._rates(logits[place], tokens[place], time[place], noisy), u[:, 2])
         return z.long().scatter(-1, position[:, None], drawn[:, None]), -torch.log1p(-u[:, 0]) / total
 
-    def _rates(self, logits: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    def _rates(self, logits: Tensor, z: Tensor, t: Tensor, noisy: bool) -> Tensor:
         """The rate of each token into every other one, float64, [rows, state]."""
-        p = self.process.log_marginal(logits, t).double().softmax(-1)
+        p = (self.process.log_marginal(logits, t) if noisy else logits).double().softmax(-1)
         up = p.sort(-1).values
         # The p-value of a token is below the level if its probability is below that at which the sum from below reaches it.
         reached = (up.cumsum(-1) < self.level).sum(-1, keepdim=True).clamp(max=p.shape[-1] - 1)

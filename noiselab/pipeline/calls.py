@@ -8,7 +8,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..categorical import Randomness
-from ..correctors import SelfCorrection
 from ..data.texts import text_list
 from ..denoisers import ActiveOnly, Denoiser
 from ..distributed import Processes
@@ -19,6 +18,7 @@ from ..samplers import BlockSampler, Sampler
 from ..typing import Grid, Selection, Tokens, TokenSet
 from .chats import Passage, Prompts, are_chats, chat_of, encode_answered, encode_chats
 from .constraining import Constraint, constrained
+from .corrections import CorrectionMethod, chosen_rule
 from .drawing import CorrectedBatch, SampledBatch, SamplerLike, Truncation, chosen_sampler
 from .seeds import text_randomness
 from .streaming import Callback, Canvas, TextStream
@@ -158,6 +158,7 @@ def correction(
     early_stopping: bool,
     early_stopping_patience: int,
     tokens_per_step: int,
+    method: CorrectionMethod,
     as_released: bool,
     callback: Callback | None,
     batch_size: int,
@@ -174,22 +175,24 @@ def correction(
     require_count("batch_size", batch_size)
     tokens, sizes, own = padded_passages(found, padding_of(pipe))
     random = text_randomness(generator, seed, seeds, len(tokens), pipe._whole(processes))
-    corrector = SelfCorrection(
-        pipe.denoiser,
-        time=t0,
+    rule = chosen_rule(
+        pipe,
+        method,
+        t0=t0,
         temperature=temperature,
         tokens_per_step=tokens_per_step,
-        patience=early_stopping_patience,
-        process=pipe.process,
-        support=pipe.support,
+        early_stopping=early_stopping,
+        early_stopping_patience=early_stopping_patience,
+        as_released=as_released,
     )
     batches = [
         CorrectedBatch(
             some,
             tokens[some],
             sizes[some],
-            corrector,
+            rule,
             steps=num_inference_steps,
+            time=float(t0),
             stop=early_stopping,
             rows=own[some] if are_chats(texts) else None,
             generator=random[some] if isinstance(random, Sequence) else random,

@@ -28,6 +28,7 @@ from .arguments import arguments_of
 from .base import Pipeline
 from .chats import Prompts, warn_of_empty, warn_of_erased
 from .constraining import Constraint
+from .corrections import CorrectionMethod
 from .drawing import SamplerLike
 from .original import is_original, original_noise
 from .own import FirstLogits, check_denoiser, logits_count
@@ -298,6 +299,7 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
         early_stopping_patience: int = 32,
         *,
         tokens_per_step: int = 1,
+        method: CorrectionMethod = "gidd",
         as_released: bool = False,
         callback: Callback | None = None,
         batch_size: int = 16,
@@ -320,6 +322,11 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
         - `temperature`, `t0`, `tokens_per_step`: see `noiselab.SelfCorrection`.
         - `early_stopping`, `early_stopping_patience`: whether to stop correcting a text once its self-accuracy has not
           improved for this number of steps. Otherwise all steps are taken.
+        - `method`: "gidd", as published; "balanced", which redraws tokens of small p-value, stops by itself and does not
+          prefer probable text (`noiselab.correctors.BalancedCorrector`, level 0.01, prediction at temperature 0.7); or any
+          object with `correct(z, steps=..., rows=..., generator=...)`, such as a `BalancedCorrector` with other settings.
+          `temperature`, `tokens_per_step`, early stopping and `as_released` belong to "gidd", and `t0` to the named ones.
+          In `stream`, whose own `method` comes first, it is `correction_method`.
         - `as_released`: pad texts to the context as dvruette/gidd does, without masking the padding, which may
           therefore change. Otherwise padding is masked and never changed.
         - `callback`: as for `generate`; texts of batches that have not begun are returned as they are.
@@ -330,7 +337,7 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
         **Raises:** `ValueError` if there are no texts, a text is longer than the context (texts are not truncated), a
         setting is out of range, or texts in one batch differ in length and the network accepts no attention mask.
 
-        **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 5.3; defaults as released.
+        **Source:** von Ruette et al. (2025), arXiv 2503.04482, section 5.3; defaults as released. "balanced" is new here.
         """
         found = calls.correction(self, **arguments_of(locals())).run()
         if processes is None or processes.first:

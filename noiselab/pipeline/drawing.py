@@ -1,5 +1,6 @@
 """Token-level operations of a diffusion pipeline: choosing a sampler, sampling and correcting batches of texts."""
 
+import contextlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeAlias
@@ -9,11 +10,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..categorical import Randomness
-from ..correctors import SelfCorrection
 from ..denoisers import Denoiser, MinP, Temperature, TopK, TopP, attending_to, takes_mask
 from ..process import NoiseProcess
 from ..samplers import AncestralSampler, EndToken, Infilling, Sampler
 from ..typing import Grid, Selection, Times, Tokens
+from .corrections import Correcting, network_of, states_of
 from .settings import GenerationSettings
 
 SamplerLike: TypeAlias = Sampler | Callable[[NoiseProcess, Denoiser], Sampler]
@@ -136,7 +137,9 @@ class CorrectedBatch:
     - `texts`: the indices of the texts.
     - `tokens`: the sequences, padded at the end. Padding is not attended to and does not change.
     - `lengths`: the number of real tokens of each sequence.
+    - `correction`: the rule.
     - `steps`: the maximum number of steps, or without `stop` the exact number.
+    - `time`: the time at which the network is evaluated.
     - `rows`: the tokens that may change; by default all real ones.
 
     **Raises:** `ValueError` if the sequences differ in length and the denoiser takes no attention mask.
@@ -147,32 +150,35 @@ class CorrectedBatch:
         texts: slice,
         tokens: Tokens,
         lengths: Int[Tensor, " batch"],
-        correction: SelfCorrection,
+        correction: Correcting,
         *,
         steps: int,
+        time: float,
         stop: bool = True,
         rows: Selection | None = None,
         generator: Randomness = None,
         device: torch.device | str | None = None,
     ):
         width, shortest = int(lengths.max()), int(lengths.min())
-        if shortest < width and not takes_mask(correction.denoiser):
+        denoiser = network_of(correction)
+        if shortest < width and (denoiser is None or not takes_mask(denoiser)):
             raise ValueError(
                 "texts of different lengths are padded, which needs a network that accepts attention_mask; correct them "
                 f"one by one (batch_size=1); got {shortest} to {width} tokens"
             )
         self.texts, self.correction, self.steps, self.stop, self.generator = texts, correction, steps, stop, generator
+        self.denoiser, self.time = denoiser, time
         self.tokens = tokens[:, :width].to(device)
         self.real = None if shortest == width else (torch.arange(width) < lengths[:, None]).to(device)
         self.rows = self.real if rows is None else rows[:, :width].to(device)
 
     def walk(self) -> Generator[tuple[Tokens, Times], None, None]:
         """The tokens after each step, and the time of the correction."""
-        z, time = self.tokens, torch.full((len(self.tokens),), self.correction.time, dtype=torch.float64)
-        walk = self.correction.walk(z, steps=self.steps, rows=self.rows, generator=self.generator, stop=self.stop)
+        z, time = self.tokens, torch.full((len(self.tokens),), self.time, dtype=torch.float64)
+        walk = states_of(self.correction, z, steps=self.steps, stop=self.stop, rows=self.rows, generator=self.generator)
         while True:
             # Entered at each step, so that nothing is left if the caller goes no further.
-            with attending_to(self.correction.denoiser, self.real):
+            with contextlib.nullcontext() if self.denoiser is None else attending_to(self.denoiser, self.real):
                 found = next(walk, None)
             if found is None:
                 return

@@ -305,7 +305,8 @@ class Streaming:
         **Arguments:**
 
         - `method`: "generate"; of diffusion models also "infill" and "self_correction".
-        - `arguments`, `settings`: those of the method. No progress bar is shown unless `show_progress=True`.
+        - `arguments`, `settings`: those of the method; the rule of "self_correction", there `method`, is
+          `correction_method` here. No progress bar is shown unless `show_progress=True`.
 
         **Returns:** an iterator over `noiselab.pipeline.GenerationState`: one for each step, and one more if a batch ends
         early.
@@ -315,6 +316,8 @@ class Streaming:
         if not isinstance(method, str) or method not in self.streams:
             raise ValueError(f"method must be one of {', '.join(self.streams)}; got {method!r}")
         signature = inspect.signature(getattr(self, method))
+        if "correction_method" in settings and "method" in signature.parameters:
+            settings["method"] = settings.pop("correction_method")
         quiet = {"show_progress": False} if "show_progress" in signature.parameters else {}
         bound = signature.bind(*arguments, **{**quiet, **settings})
         bound.apply_defaults()

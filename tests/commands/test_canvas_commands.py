@@ -87,6 +87,8 @@ def test_correct_starts_from_the_tokens_that_were_drawn(folder, pipe, tmp_path):
     assert len(run("correct", [folder, str(plain), "--steps", "1", "--device", "cpu"])) == 2
     with pytest.raises(ValueError, match="not for block-diffusion models"):
         run("correct", [folder, str(plain), "--as-released", "--device", "cpu"])
+    with pytest.raises(ValueError, match="method must be gidd for block-diffusion models; got balanced"):
+        run("correct", [folder, str(plain), "--method", "balanced", "--device", "cpu"])
 
 
 def random(seed):

@@ -102,6 +102,19 @@ def test_the_batch_size_changes_no_correction(models, tmp_path):
     assert found[0] == found[1] == found[2] == found[3]
 
 
+def test_correct_takes_a_method(models, tmp_path):
+    plain = tmp_path / "some.txt"
+    plain.write_text("the cat sat on the mat\n\nthe log\n")
+    arguments = [models[0], str(plain), "--steps", "5", "--device", "cpu"]
+    found = run("correct", [*arguments, "--method", "balanced"])
+    pipe = Pipeline.from_pretrained(models[0])
+    texts = ["the cat sat on the mat", "the log"]
+    wanted = pipe.self_correction(texts, 5, method="balanced", generator=text_generators(0, 2), show_progress=False)
+    assert [tuple(record["tokens"]) for record in found] == [text.tokens for text in wanted]
+    with pytest.raises(ValueError, match="method must be one of 'gidd', 'balanced'"):
+        run("correct", [*arguments, "--method", "best"])
+
+
 def test_the_bound_is_that_of_the_evaluation(models, tmp_path):
     file = tmp_path / "some.txt"
     file.write_text(" ".join(TEXTS))

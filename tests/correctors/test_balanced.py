@@ -127,6 +127,26 @@ def test_a_token_that_cannot_be_is_replaced():
     assert corrector.correct(torch.tensor([[0, 1, 0], [0, 0, 0]])).tolist() == [[0] * 3] * 2
 
 
+def test_finished_sequences_get_no_noise():
+    """A process that has noise at its lower end, too: a step keeps the law of noisy tokens, a walk writes clean ones."""
+
+    class Always(nl.InterpolatingProcess):
+        domain = (0.3, 1.0)
+
+        def alpha(self, t):
+            return 1 - t
+
+        def mixing(self, t):
+            return torch.tensor([0.25, 0.25, 0.5]).to(t).expand(*t.shape, 3)
+
+    process = Always(torch.tensor([True, True, False]))
+    row = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    corrector = BalancedCorrector(process, nl.MarkovOracle(row, row.expand(2, -1), process), level=0.9)
+    z, random = torch.zeros(500, 4, dtype=torch.long), torch.Generator().manual_seed(0)
+    assert (corrector.correct(z, generator=random) < 2).all()
+    assert (corrector.step(z, torch.full((500,), 0.3), generator=random) == 2).any()
+
+
 def test_what_does_not_fit_is_refused(unchecked):
     process = nl.uniform(vocab_size=2)
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.5, 0.5], [0.5, 0.5]]), process)
