@@ -1,6 +1,7 @@
 """Files and folders that are written as a whole or not at all, without loss of what other programs wrote there."""
 
 import contextlib
+import csv
 import errno
 import hashlib
 import json
@@ -8,7 +9,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -103,6 +104,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file in the same way; see `as_json`."""
     write_text(path, as_json(content) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV in the same way, under the names of the columns of the first; NaN and infinities are empty.
+
+    **Raises:** `ValueError` if rows have other columns than the first.
+    """
+    columns = list(rows[0]) if rows else []
+    with new_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for number, row in enumerate(rows):
+            if list(row) != columns:
+                raise ValueError(f"all rows must have the columns {columns}; row {number} has {list(row)}")
+            writer.writerow(_finite(list(row.values())))
 
 
 def as_json(content: Any) -> str:

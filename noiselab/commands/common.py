@@ -15,7 +15,7 @@ from ..data.records import RecordWriter, as_line
 from ..data.samples import Sample
 from ..devices import select_device
 from ..distributed import ProcessError, Processes, join_processes
-from ..files import as_json, write_json
+from ..files import as_json, write_csv, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -187,24 +187,47 @@ def generated_texts(
 
 
 def report_results(
-    command: str, options: Any, found: Mapping[str, Any], text: str, processes: Processes | None = None
+    command: str,
+    options: Any,
+    found: Mapping[str, Any],
+    text: str,
+    processes: Processes | None = None,
+    rows: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Write results to a file if given (`options.out`), and print them as JSON (`options.json`) or as text; of several
-    processes, the first does.
+    """Write results to files if given (`options.out`, `options.csv`), and print them as JSON (`options.json`) or as text; of
+    several processes, the first does.
+
+    **Arguments:**
+
+    - `rows`: the results row by row, such as those of each text, with units in the names of columns. In CSV each also has the
+      command, the version and the options. `found["rows"]`, if it is there, has its place in JSON.
 
     **Returns:** the content of the JSON: the command, the version of noiselab and all options, with which the results can
-    be computed again, and the results.
+    be computed again, the results, and the rows.
     """
     from .. import __version__
 
-    settings = {name: _plain(value) for name, value in vars(options).items() if name not in ("json", "out")}
-    record = {"command": command, "version": __version__, "options": settings, **found}
+    settings = {name: _plain(value) for name, value in vars(options).items() if name not in ("json", "out", "csv")}
+    head = {"command": command, "version": __version__}
+    record = {**head, "options": settings, **found}
+    if rows is not None:
+        record.setdefault("rows", list(rows))
     if processes is not None and not processes.first:
         return record
     if options.out is not None:
         write_json(options.out, record)
+    if rows is not None and options.csv is not None:
+        same = {**head, "options": " ".join(as_json(settings).split())}
+        write_csv(options.csv, [{**row, **same} for row in rows])
     print_text(as_json(record) if options.json else text)
     return record
+
+
+def check_outputs(options: Any) -> None:
+    """Raise `ValueError` unless the files of the options out, csv and plot, where there are such, can be written."""
+    check_output(options.out)
+    check_output(getattr(options, "csv", None), (".csv",))
+    check_output(getattr(options, "plot", None), PLOTS)
 
 
 def _plain(value: Any) -> Any:
@@ -217,10 +240,14 @@ NORMAL_95 = 1.959963984540054
 """Standard errors of half a 95 % confidence interval."""
 
 
-def with_interval(value: float, error: float, digits: int = 4) -> str:
-    """A value with the half-width of its 95 % confidence interval, from its standard error; without it if it is not
-    known.
+def with_interval(value: float, error: float, unit: str, over: str, digits: int = 4) -> str:
+    """A value with its unit and the half-width of its 95 % confidence interval, from its standard error; without the interval
+    if it is not known.
+
+    **Arguments:**
+
+    - `over`: what the interval is over, such as "texts".
     """
     if not math.isfinite(error):
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} ± {NORMAL_95 * error:.{digits}f} (95 % interval)"
+        return f"{value:.{digits}f} {unit}"
+    return f"{value:.{digits}f} ± {NORMAL_95 * error:.{digits}f} {unit} (95 % interval over {over})"

@@ -21,7 +21,9 @@ class Options:
     length: OptionalInt = None
     """tokens per window; by default the whole context, or 1024 if it has no limit"""
     max_sequences: OptionalInt = None
-    """maximum number of windows"""
+    """maximum number of windows, or of texts"""
+    per_text: bool = False
+    """each text in windows of its own, for `noiselab compare`; by default texts are joined, each with an end of text"""
     repeats: int = 4
     """number of random times at which each window is noised"""
     nodes: OptionalInt = None
@@ -36,6 +38,8 @@ class Options:
     """print JSON instead of text"""
     out: OptionalPath = None
     """output file for JSON"""
+    csv: OptionalPath = None
+    """output file for CSV, one row for each window or text: `bound_nats` or `nats` (exact), `tokens`, `bytes`"""
     device: OptionalText = None
     """cpu, cuda, ...; by default a GPU if available"""
 
@@ -44,83 +48,30 @@ def main(options: Options) -> dict[str, Any]:
     """Evaluate, print and return the results."""
     import math
 
-    import torch
-
-    from ..evaluation import generative_perplexity
-    from ..pipeline import AutoregressivePipeline
-    from .common import check_output, load, report_results, together, with_interval
+    from ..data.tokenizers import tokenizer_key
+    from .common import check_outputs, load, report_results, together, with_interval
+    from .text_scores import make_windows, measure, score_rows
 
     with together(options.device) as processes:
-        check_output(options.out)
-        if not options.files:
-            raise ValueError("files must name at least one file; got none")
+        check_outputs(options)
         pipe = load(options.model, processes.device)
-        blocks = _windows(pipe, options)
-        x = blocks.tokens.long()
-        real = torch.arange(blocks.length) < blocks.real.long()[:, None]
-        found: dict[str, Any] = {"windows": len(x), "length": blocks.length}
-        if not isinstance(pipe, AutoregressivePipeline):
-            bound = _bound(pipe, blocks, options, processes)
-            found |= {"bound": True, "nats": bound.nelbo, "error": bound.error, "diffusion": bound.diffusion}
-            found |= {"reconstruction": bound.reconstruction, "prior": bound.prior, "tokens": bound.tokens}
-            scored = [row[kept].tolist() for row, kept in zip(x, real, strict=True)]
-        else:
-            judged = generative_perplexity(
-                pipe.network, x, attention_mask=real, batch_size=options.batch_size, processes=processes
-            )
-            found |= {"bound": False, "nats": judged.nats, "error": judged.error, "tokens": judged.tokens}
-            scored = [row[kept].tolist()[1:] for row, kept in zip(x, real, strict=True)]
-        words = "".join(
-            pipe.tokenizer.batch_decode(scored, clean_up_tokenization_spaces=False, skip_special_tokens=True)
-        )
+        windows = make_windows(pipe, options.files, options, options.per_text)
+        measured = measure(pipe, windows, options, processes)
+        rows, found = score_rows(windows, measured), measured.found
+        blocks, letters = windows.blocks, sum(map(len, measured.words))
+        size = sum(row["bytes"] for row in rows) if options.per_text else len("".join(measured.words).encode())
         total = found["nats"] * found["tokens"] / math.log(2)
-        found |= {"perplexity": math.exp(min(found["nats"], 700)), "bits_per_character": total / max(1, len(words))}
-        found |= {"bits_per_byte": total / max(1, len(words.encode()))}
+        found = {"windows": len(blocks), "length": blocks.length, **found, "tokenizer": tokenizer_key(pipe.tokenizer)}
+        found |= {"perplexity": math.exp(min(found["nats"], 700)), "bits_per_character": total / max(1, letters)}
+        found |= {"bits_per_byte": total / max(1, size), "error_is": "standard error over windows, nats per token"}
         sign = "at most " if found["bound"] else ""
+        value = with_interval(found["nats"], found["error"], "nats per token", "windows")
         lines = [
-            f"{len(x)} windows of {blocks.length} tokens, {found['tokens']:,} tokens scored, {len(words):,} characters",
-            f"{sign}{with_interval(found['nats'], found['error'])} nats per token; {sign}perplexity {found['perplexity']:.2f}",
+            f"{len(blocks)} windows of {blocks.length} tokens, {found['tokens']:,} tokens scored, {letters:,} characters",
+            f"{sign}{value}; {sign}perplexity {found['perplexity']:.2f}",
             f"{sign}{found['bits_per_character']:.4f} bits per character, {sign}{found['bits_per_byte']:.4f} bits per byte",
         ]
         if found["bound"]:
             terms = ", ".join(f"{name} {found[name]:.4f}" for name in ("diffusion", "reconstruction", "prior"))
             lines.append(f"of which {terms}")
-        return report_results("evaluate bound", options, found, "\n".join(lines), processes)
-
-
-def _bound(pipe: Any, blocks: Any, options: Options, processes: Any) -> Any:
-    """The bound of a diffusion model on the windows; a block-diffusion model reads them after its beginning of text."""
-    import torch
-
-    from ..evaluation import canvas_validation_bound, validation_bound
-    from ..pipeline import CanvasPipeline
-
-    names = ("low", "nodes", "repeats", "batch_size")
-    settings: dict[str, Any] = {name: getattr(options, name) for name in names}
-    settings["processes"] = processes
-    settings["generator"] = torch.Generator(pipe.device).manual_seed(options.seed)
-    if not isinstance(pipe, CanvasPipeline):
-        return validation_bound(pipe.process, pipe.denoiser, blocks, **settings)
-    opening = pipe.opening
-    rows = [opening + row[:size].tolist() for row, size in zip(blocks.tokens.long(), blocks.real.tolist(), strict=True)]
-    return canvas_validation_bound(pipe.process, pipe.network, rows, given=[len(opening)] * len(rows), **settings)
-
-
-def _windows(pipe: Any, options: Options) -> Any:
-    """The windows of the texts, as `TokenBlocks`."""
-    from ..data import FileCorpus, TokenBlocks, pack
-    from ..networks.lengths import USUAL, generated_length
-    from ..numerics import require_count
-
-    limit = None if pipe.length is None else pipe.length - len(getattr(pipe, "opening", ()))
-    whole = USUAL if limit is None else min(limit, 1 << 16)
-    length = generated_length(whole if options.length is None else options.length, limit)
-    blocks = pack(
-        [text for pattern in options.files for text in FileCorpus(pattern)],
-        pipe.tokenizer,
-        require_count("length", length, 2),
-    )
-    if options.max_sequences is None:
-        return blocks
-    most = require_count("max-sequences", options.max_sequences)
-    return TokenBlocks(blocks.tokens[:most], blocks.real[:most], blocks.vocab_size, blocks.about)
+        return report_results("evaluate bound", options, found, "\n".join(lines), processes, rows)

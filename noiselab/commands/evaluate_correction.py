@@ -39,6 +39,8 @@ class Options:
     """print JSON instead of text"""
     out: OptionalPath = None
     """output file for JSON"""
+    csv: OptionalPath = None
+    """output file for CSV, one row for each treatment; `_half` is half of a 95 % interval over sets of samples"""
     device: OptionalText = None
     """cpu, cuda, ...; by default a GPU if available"""
 
@@ -52,11 +54,10 @@ def main(options: Options) -> dict[str, Any]:
     from ..numerics import require_count
     from ..pipeline import AutoregressivePipeline, DiffusionPipeline
     from ..pipeline.diffusion import interpolating
-    from .common import PLOTS, check_output, load, report_results, together
+    from .common import check_outputs, load, report_results, together
 
     with together(options.device) as processes:
-        check_output(options.out)
-        check_output(options.plot, PLOTS)
+        check_outputs(options)
         pipe, judge = (load(name, processes.device) for name in (options.model, options.judge))
         if not isinstance(pipe, DiffusionPipeline) or not isinstance(judge, AutoregressivePipeline):
             raise ValueError(
@@ -91,9 +92,27 @@ def main(options: Options) -> dict[str, Any]:
         if options.plot is not None and processes.first:
             _plot(found, options.plot)
         tables.append(f"± is half of a 95 % confidence interval over {options.seeds} sets of samples.")
-        return report_results(
-            "evaluate correction", options, {"length": length, "rows": found}, "\n\n".join(tables), processes
-        )
+        record = {"length": length, "rows": found}
+        flat = [_flat(row) for row in found]
+        return report_results("evaluate correction", options, record, "\n\n".join(tables), processes, flat)
+
+
+UNITS = {
+    "nats": "judge_nats_per_token",
+    "gain": "gain_nats_per_token",
+    "beyond": "beyond_equal_entropy_nats_per_token",
+    "entropy": "entropy_nats",
+    "distinct": "share_of_distinct_pairs",
+    "changed": "share_of_tokens_changed",
+}
+"""Columns in CSV, with their units."""
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with two columns for each interval."""
+    settings = {name: row[name] for name in ("tokens_per_step", "treatment", "temperature", "steps")}
+    parts = {f"{unit}_{part}": row[name][part] for name, unit in UNITS.items() for part in ("mean", "half")}
+    return {**settings, **parts}
 
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:

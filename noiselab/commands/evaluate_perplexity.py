@@ -35,6 +35,8 @@ class Options:
     """print JSON instead of text"""
     out: OptionalPath = None
     """output file for JSON"""
+    csv: OptionalPath = None
+    """output file for CSV, one row for each text: `judge_nats`, `judge_tokens`"""
     device: OptionalText = None
     """cpu, cuda, ...; by default a GPU if available"""
 
@@ -46,10 +48,10 @@ def main(options: Options) -> dict[str, Any]:
     from ..data.samples import read_samples
     from ..evaluation import generative_perplexity, text_perplexity
     from ..pipeline import AutoregressivePipeline
-    from .common import check_output, load, report_results, texts_for, together, with_interval
+    from .common import check_outputs, load, report_results, texts_for, together, with_interval
 
     with together(options.device) as processes:
-        check_output(options.out)
+        check_outputs(options)
         samples = read_samples(options.samples)
         reference = None if options.reference is None else [sample.text for sample in read_samples(options.reference)]
         pipe = load(options.judge, processes.device)
@@ -83,20 +85,24 @@ def main(options: Options) -> dict[str, Any]:
             "perplexity": judged.perplexity,
             "nats": judged.nats,
             "error": judged.error,
+            "error_is": "standard error over texts, nats per token",
             "entropy": judged.entropy,
             "distinct": list(judged.distinct),
         }
         if reference is not None:
             found["mauve"] = _mauve([str(t) for t in texts], reference, processes)
+        value = with_interval(judged.nats, judged.error, "nats per token", "texts")
+        totals = zip(judged.total.tolist(), judged.lengths.tolist(), strict=True)
+        rows = [{"text": i, "judge_nats": nats, "judge_tokens": count} for i, (nats, count) in enumerate(totals)]
         grams = ", ".join(f"{value:.3f}" for value in judged.distinct)
         lines = [
             f"{judged.samples} samples, {judged.tokens:,} tokens scored ({how})",
-            f"perplexity {judged.perplexity:.2f}; {with_interval(judged.nats, judged.error)} nats per token",
+            f"perplexity {judged.perplexity:.2f}; {value}",
             f"entropy of tokens within a text {judged.entropy:.3f} nats; distinct 1-, 2-, 3-grams {grams}",
         ]
         if "mauve" in found:
             lines.append(f"MAUVE {found['mauve']:.4f}")
-        return report_results("evaluate perplexity", options, found, "\n".join(lines), processes)
+        return report_results("evaluate perplexity", options, found, "\n".join(lines), processes, rows)
 
 
 def _mauve(texts: list[str], reference: list[str], processes: Any) -> float:

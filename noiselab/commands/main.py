@@ -19,10 +19,12 @@ COMMANDS = {
     "evaluate bound": "negative log-likelihood of text files (bound or exact)",
     "evaluate perplexity": "perplexity of samples under a causal model, with entropy and n-gram diversity",
     "evaluate correction": "effect of self-correction over temperatures and steps, as a table and a plot",
+    "evaluate harness": "tasks of lm-evaluation-harness: accuracy and others with their standard errors",
+    "compare": "paired difference of two models on the same texts, with its confidence interval",
     "inspect": "describe a model; plot its noise and one denoising trajectory",
 }
 
-ALONE = ("tokenize", "inspect")
+ALONE = ("tokenize", "inspect", "evaluate harness")
 """Commands that run in one process."""
 
 

@@ -2,6 +2,7 @@
 
 from .bound import Bound, validation_bound
 from .canvas_bound import canvas_validation_bound
+from .comparison import Comparison, TextScores, compare_texts
 from .correction import Correction, self_accuracy, self_correction
 from .correction_grid import GridRow, correction_grid, correction_grid_table
 from .detection import Detection, measure_detection, select_units, threshold_at
@@ -11,12 +12,15 @@ from .text import token_bytes
 
 __all__ = [
     "Bound",
+    "Comparison",
     "Correction",
     "Detection",
     "GridRow",
     "Interval",
     "Judgement",
+    "TextScores",
     "canvas_validation_bound",
+    "compare_texts",
     "correction_grid",
     "correction_grid_table",
     "distinct",

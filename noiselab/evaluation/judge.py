@@ -38,6 +38,7 @@ class Judgement:
     - `entropy`: the entropy of the token frequencies within a sample, in nats, averaged over samples.
     - `distinct`: for n = 1, 2, 3, ...: the fraction of distinct n-grams among all n-grams of all samples.
     - `total`: -log p of each sample, float64 [samples].
+    - `lengths`: the number of scored tokens of each sample, [samples].
     """
 
     perplexity: float
@@ -48,6 +49,7 @@ class Judgement:
     entropy: float
     distinct: tuple[float, ...]
     total: Tensor = field(repr=False, compare=False)
+    lengths: Tensor = field(repr=False, compare=False)
 
     def bits_per_byte(self, count: int) -> float:
         """Bits per byte of the scored text.
@@ -179,6 +181,7 @@ def _judge(
         token_entropy(texts),
         tuple(distinct(texts, n) for n in range(1, ngrams + 1)),
         total,
+        scored,
     )
 
 

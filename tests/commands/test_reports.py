@@ -79,7 +79,9 @@ def test_intervals_are_labelled_and_are_95_percent(models, samples, texts, capsy
     blocks = pack([Path(texts[1]).read_text(encoding="utf-8")], pipe.tokenizer, 16)
     random = torch.Generator().manual_seed(3)
     bound = validation_bound(pipe.process, pipe.denoiser, blocks, repeats=4, generator=random)
-    found = re.search(r"at most ([\d.]+) ± ([\d.]+) \(95 % interval\) nats per token; at most perplexity", said)
+    found = re.search(
+        r"at most ([\d.]+) ± ([\d.]+) nats per token \(95 % interval over windows\); at most perplexity", said
+    )
     assert float(found[1]) == pytest.approx(bound.nelbo, abs=1e-3)
     assert float(found[2]) == pytest.approx(1.96 * bound.error, abs=1e-3)
     run("evaluate perplexity", [str(samples), "--judge", models[1], "--device", "cpu"])
@@ -87,7 +89,7 @@ def test_intervals_are_labelled_and_are_95_percent(models, samples, texts, capsy
     judge = Pipeline.from_pretrained(models[1])
     x = torch.tensor([json.loads(line)["tokens"] for line in samples.read_text().splitlines()])
     judged = generative_perplexity(judge.network, x, start=judge.tokenizer.bos_token_id)
-    found = re.search(r"([\d.]+) ± ([\d.]+) \(95 % interval\) nats per token", said)
+    found = re.search(r"([\d.]+) ± ([\d.]+) nats per token \(95 % interval over texts\)", said)
     assert float(found[1]) == pytest.approx(judged.nats, abs=1e-3)
     assert float(found[2]) == pytest.approx(1.96 * judged.error, abs=1e-3)
     run("evaluate bound", [models[1], texts[1], "--device", "cpu"])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import noiselab as nl
+from noiselab.evaluation import TextScores
 
 PACKAGES = (
     "noiselab",
@@ -147,6 +148,12 @@ def pool(process: nl.NoiseProcess) -> dict[str, Any]:
     }
 
 
+TEXT_SCORES: dict[str, Any] = {
+    **{"name": "model", "texts": ["a", "b"], "nats": [1.0, 2.0]},
+    **{"tokens": [1, 2], "sizes": [3, 4], "tokenizer": "one"},
+}
+
+
 @functools.lru_cache
 def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
     """Values for functions that use a name in another sense; by the last part of their name."""
@@ -195,6 +202,8 @@ def overrides(process: nl.NoiseProcess) -> dict[str, dict[str, Any]]:
         "Prompted": {"inner": sampler, "prompt": torch.tensor([[0, 1]] * BATCH)},
         "paired_difference": {"new": [True, False], "old": [False, False]},
         "interval": {"values": [1.0, 2.0]},
+        "TextScores": TEXT_SCORES,
+        "compare_texts": {"first": TextScores(**TEXT_SCORES), "second": TextScores(**TEXT_SCORES)},
         "distinct": {"texts": [[0, 1, 2]], "n": 2},
         "token_entropy": {"texts": [[0, 1, 2]]},
         "select_units": {"score": torch.rand(2, 3), "wrong": torch.rand(2, 3) > 0.5, "unit": "token"},
