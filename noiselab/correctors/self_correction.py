@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..categorical import Randomness, choose, replace_tokens, uniforms, uniforms_at
@@ -21,8 +22,11 @@ from ..numerics import (
     require_tokens,
 )
 from ..process import NoiseProcess, as_token_times
+from ..samplers.shapes import ends_of
 from ..typing import PerSequence, PerToken, Selection, Times, Tokens, TokenSet, Variants
 from .base import Corrector, as_selection
+
+READ_EVERY = 8  # steps of a walk with static shapes after which the host reads whether all sequences have stopped
 
 
 class SelfCorrection(Corrector):
@@ -73,6 +77,7 @@ class SelfCorrection(Corrector):
     known_as = "GIDD self-correction"
     changes = "up to `tokens_per_step` tokens with which the model disagrees most confidently"
     law = "no: it searches for probable text"
+    has_static = True
 
     @classmethod
     def for_process(cls, process: NoiseProcess, denoiser: Denoiser, **settings: Any) -> "SelfCorrection":
@@ -120,6 +125,8 @@ class SelfCorrection(Corrector):
         if self.support is not None:
             rows = rows & self.support.to(z.device)[z]
         u = uniforms(*z.shape, generator=generator, device=z.device)
+        if self.is_static(z):
+            return self._moved(z, u, t, rows)[0]
         return self.revise(z, u, t=t, rows=rows)[0] if rows.any() else z
 
     def walk(
@@ -142,6 +149,9 @@ class SelfCorrection(Corrector):
         - `rows`: the mask of tokens that may change and that count for self-accuracy; by default all. Exclude prompts and
           padding.
         - `stop`: whether sequences stop; otherwise every sequence takes all steps.
+
+        With static shapes (`with_shapes`), stopped sequences are still evaluated, and the host reads only at every eighth step
+        whether all have stopped, so that up to seven more states may follow, which are equal.
         """
         require_count("steps", steps, 0)
         require_tokens("tokens", z, self.check.states)
@@ -151,13 +161,12 @@ class SelfCorrection(Corrector):
         stale = torch.zeros(len(z), dtype=torch.long, device=z.device)
         if not live.any():
             return
+        if self.is_static(z):
+            yield from self._static_walk(z, steps, rows, live, stop, generator)
+            return
         checks = LogitChecks()
         for step in range(1, steps + 1):
-            u = (
-                uniforms(*z.shape, generator=generator, device=z.device)
-                if rows is None
-                else uniforms_at(rows, generator=generator, device=z.device)
-            )
+            u = _numbers(z, rows, generator)
             with torch.no_grad(), checks, selected_sequences(self.denoiser, live):
                 revised, accuracy = self.revise(z[live], u[live], rows=None if rows is None else rows[live])
             stale[live] = torch.where(accuracy > best[live], 0, stale[live] + 1)
@@ -172,6 +181,55 @@ class SelfCorrection(Corrector):
             yield z
             if over:
                 return
+
+    def _static_walk(
+        self, z: Tensor, steps: int, rows: Tensor | None, live: Tensor, stop: bool, generator: Randomness
+    ) -> Iterator[Tensor]:
+        """The walk with static shapes: what has stopped is known on the device."""
+        best = torch.zeros(len(z), dtype=torch.float64, device=z.device)
+        stale = torch.zeros(len(z), dtype=torch.long, device=z.device)
+        t = torch.full(z.shape[:1], self.time, dtype=torch.float64, device=z.device)
+        checks, some = LogitChecks(), as_selection(rows, z)
+        for step in range(1, steps + 1):
+            with torch.no_grad(), checks:
+                revised, accuracy = self._moved(z, _numbers(z, rows, generator), t, some)
+            stale = torch.where(accuracy > best, 0, stale + 1)
+            best = torch.maximum(best, accuracy)
+            going = live & (stale <= self.patience) if stop else live
+            live = going & (revised != z).any(-1) if stop else live
+            z = torch.where(going[:, None], revised, z)
+            over = (step == steps or step % READ_EVERY == 0) and not live.any()
+            if over or step == steps:
+                checks.read()
+            yield z
+            if over:
+                return
+
+    def _moved(self, z: Tensor, u: Tensor, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        revised, accuracy, ends = self.move(z, u, t, rows)
+        if not torch.compiler.is_compiling():
+            self.check.keep(ends, t, self.denoiser)
+        return revised, accuracy
+
+    def move(  # type: ignore[override]
+        self, z: Tokens, u: PerToken, t: Times, rows: Selection
+    ) -> tuple[Tokens, PerSequence, Float[Tensor, "2"]]:
+        """One revision with static shapes: new tokens, self-accuracies, and the ends of the largest logits for the check.
+
+        **Arguments:** as for `revise`.
+        """
+        logits = self.denoiser(z, t)
+        self.check.require_form(logits, self.denoiser)
+        logits = self.check.cover(logits)
+        top, guess = logits.max(-1)
+        probs = (logits / self.temperature).softmax(-1)
+        drawn = choose(probs, u).to(z.dtype)
+        score = probs.gather(-1, drawn.long()[..., None])[..., 0]
+        score = torch.where(rows & (drawn != z), score, score.new_zeros(()))
+        value, position = score.topk(min(self.tokens_per_step, z.shape[1]), -1)
+        z = z.scatter(-1, position, torch.where(value > 0, drawn.gather(-1, position), z.gather(-1, position)))
+        accuracy = ((z == guess) & rows).sum(-1) / rows.sum(-1).clamp(min=1).double()
+        return z, accuracy, ends_of(top, rows)
 
     def revise(
         self, z: Tokens, u: PerToken, *, t: Times | None = None, rows: Selection | None = None
@@ -234,3 +292,10 @@ class SelfCorrection(Corrector):
             f"time={self.time:g}, temperature={self.temperature:g}, tokens_per_step={self.tokens_per_step}, "
             f"patience={self.patience}"
         )
+
+
+def _numbers(z: Tensor, rows: Tensor | None, generator: Randomness) -> Tensor:
+    """A uniform number for each token that may change."""
+    if rows is None:
+        return uniforms(*z.shape, generator=generator, device=z.device)
+    return uniforms_at(rows, generator=generator, device=z.device)

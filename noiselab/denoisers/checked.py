@@ -40,7 +40,7 @@ class LogitChecks:
     """
 
     def __init__(self) -> None:
-        self._found: list[tuple[Tensor, nn.Module]] = []
+        self._found: list[tuple[Tensor, Tensor | None, nn.Module]] = []
         self._before: list[LogitChecks | None] = []
 
     def __enter__(self) -> "LogitChecks":
@@ -53,16 +53,18 @@ class LogitChecks:
     ) -> None:
         _CURRENT.walk = self._before.pop()
 
-    def add(self, found: Float[Tensor, "4"], denoiser: nn.Module) -> None:
+    def add(self, ends: Float[Tensor, "2"], t: Times | None, denoiser: nn.Module) -> None:
         """Keep the result of one check, as `_refuse` takes it, without reading it."""
-        self._found.append((found, denoiser))
+        self._found.append((ends, t, denoiser))
 
     def read(self) -> None:
         """Raise `ValueError` if a check of the walk failed."""
         found, self._found = self._found, []
         if found:
-            for (_, denoiser), numbers in zip(found, torch.stack([f for f, _ in found]).tolist(), strict=True):
-                _refuse(numbers, denoiser)
+            # Of each by itself, because their dtypes may differ.
+            ends = torch.stack([ends.double() for ends, _, _ in found]).tolist()
+            for numbers, (_, t, denoiser) in zip(ends, found, strict=True):
+                _refuse(numbers, t, denoiser)
 
 
 def walking() -> bool:
@@ -70,11 +72,12 @@ def walking() -> bool:
     return _CURRENT.walk is not None
 
 
-def _refuse(numbers: Sequence[float], denoiser: nn.Module) -> None:
-    """Raise `ValueError` unless the smallest and the largest of the rows' largest logits are finite; then come two times."""
-    least, most, first, last = numbers
+def _refuse(ends: Sequence[float], t: Tensor | None, denoiser: nn.Module) -> None:
+    """Raise `ValueError` unless the smallest and the largest of the rows' largest logits are finite."""
+    least, most = ends
     if math.isfinite(least) and math.isfinite(most):
         return
+    first, last = (math.nan, math.nan) if t is None else (end.item() for end in torch.aminmax(t.detach()))
     came = "NaN" if math.isnan(most) else "inf" if most == math.inf else "-inf at all of these tokens"
     time = (
         "" if math.isnan(first) else f" at t = {first:g}" if first == last else f" at times from {first:g} to {last:g}"
@@ -139,15 +142,10 @@ class LogitCheck:
 
         **Raises:** `ValueError` unless they are finite; on an accelerator, within `LogitChecks`, by `LogitChecks.read`.
         """
-        here = ends.device.type == "cpu"
-        if here and all(map(math.isfinite, ends.tolist())):
-            return
-        times = ends.new_full((2,), torch.nan) if t is None else torch.stack(torch.aminmax(t.detach()))
-        found = torch.cat([ends.to(torch.float64), times.to(torch.float64)])
-        if here or _CURRENT.walk is None:
-            _refuse(found.tolist(), denoiser)
+        if ends.device.type == "cpu" or _CURRENT.walk is None:
+            _refuse(ends.tolist(), t, denoiser)
         else:
-            _CURRENT.walk.add(found, denoiser)
+            _CURRENT.walk.add(ends, t, denoiser)
 
     def cover(self, logits: Float[Tensor, "... state"]) -> Float[Tensor, "... width"]:
         """A copy of at least float32, with -inf off the support, as wide as `choose` takes it with the fewest operations."""

@@ -107,7 +107,7 @@ class NoiseMass(NamedTuple):
 
     def total(self) -> Tensor:
         """The mass of all tokens together."""
-        return self.weights.sum(-1)
+        return self.weights.sum(-1) if len(self.parts) > 1 else self.weights[..., 0]
 
     def dense(self) -> Tensor:
         """The mass of every token, [batch, 1 or length, state]."""

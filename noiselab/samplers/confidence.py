@@ -14,12 +14,14 @@ import abc
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..categorical import Randomness, replace_tokens, uniforms
 from ..denoisers import Denoiser
 from ..numerics import LOGITS_AT_ONCE, require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..process.three_way import join_times
 from ..schedules import ScheduleLike, as_schedule
 from ..typing import Times, Tokens, Variants
 from .base import Sampler
@@ -29,14 +31,17 @@ from .positions import (
     OrderScore,
     choose_tokens,
     compute_entropy,
-    count_noise,
+    count_share,
     draw_gumbel,
+    normalize_all,
     normalize_logits,
     scatter_rows,
     score_positions,
     select_best,
     select_within,
 )
+from .shapes import Moved, ends_of, finish
+from .tables import known_weights
 
 UNIFORMS_PER_MASK = 2  # uniform numbers per position and step: for the token and for the choice of the position
 
@@ -47,6 +52,7 @@ class _PlannedSampler(Sampler):
     process: InterpolatingProcess
     takes = InterpolatingProcess
     keeps_clean = True
+    has_static = True
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, score: OrderScore, draw: bool):
         super().__init__(process, denoiser)
@@ -54,22 +60,52 @@ class _PlannedSampler(Sampler):
         if isinstance(score, str) and score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)} or a function; got {score!r}")
         self.score, self.draw = score, draw
+        low = torch.full((1, 1), process.domain[0], dtype=torch.float64, device=process.device)
+        self.quiet_end = bool((self.process.noise(low).total() == 0).all())
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """Reveal some of the masks; the network is not evaluated if there are none or none is due."""
         u = uniforms(*z.shape, UNIFORMS_PER_MASK, generator=generator, device=z.device)
-        t, s = as_token_times(t, z), as_token_times(s, z)
-        known = self.process.is_clean(z, t)
-        rows = (s < t) & ~known
-        moving = (s < t) & (rows | self.process.data_tokens(z.device)[z])
-        due, left = count_noise(self.process, s, moving)
-        due = rows & due
+        if self.is_static(z):
+            return finish(self.move(z, t, s, u, known_weights(self.process, t, s)), t, self.denoiser)
+        rows, due, left = self._due(z, t, s)
         rows = rows & self.live(due, rows & ~due, left)[:, None]
         if not rows.any():
             return z
-        drawn, score, cost = self._judged(self.denoiser(z, t, rows), u[rows], s.expand(z.shape)[rows])
+        s = as_token_times(s, z).expand(z.shape)
+        drawn, score, cost = self._judged(self.denoiser(z, as_token_times(t, z), rows), u[rows], s[rows])
         shown = due | self.chosen(scatter_rows(score, rows), scatter_rows(cost, rows), rows & ~due, left)
         return torch.where(shown, replace_tokens(z, rows, drawn), z)
+
+    def move(
+        self,
+        z: Tokens,
+        t: Times,
+        s: Times,
+        u: Float[Tensor, "batch length draws"],
+        weights: Float[Tensor, "batch times parts"] | None = None,
+    ) -> Moved:
+        """One step with static shapes, from two uniform numbers per position."""
+        rows, due, left = self._due(z, t, s, weights)
+        log_probs, top = normalize_all(self.denoiser.everywhere(z, t).flatten(0, 1))
+        found = self._rated(log_probs, u.flatten(0, 1), as_token_times(s, z).expand(z.shape))
+        drawn, score, cost = (part.view(z.shape) for part in found)
+        shown = due | self.chosen(score, cost, rows ^ due, left)
+        return torch.where(shown, drawn.to(z.dtype), z), ends_of(top.view(z.shape), rows)
+
+    def _due(self, z: Tensor, t: Tensor, s: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The masks that may be revealed, those that must be, and the number of the others that are to remain."""
+        both, n = join_times(s, t, z)
+        _, noise = self.process.signal_and_noise(both, weights)
+        noisy = noise.between(n, 2 * n).at(z) > 0
+        falls = both[:, :n] < both[:, n:]
+        moving = falls & (noisy | self.process.data_tokens(z.device)[z])
+        share = noise.total()[:, :n]
+        if not self.quiet_end:
+            share = share.masked_fill(both[:, :n] <= self.process.domain[0], 0)
+        due, left = count_share(share, moving)
+        rows = moving & noisy
+        return rows, rows & due, left
 
     def _judged(self, logits: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Token, score and cost of each row, in chunks that fit into the cache, unless a user-defined score needs all
@@ -78,22 +114,28 @@ class _PlannedSampler(Sampler):
         size = len(logits) if callable(self.score) else max(1, LOGITS_AT_ONCE // logits.shape[-1])
         found = []
         for some, numbers, times in zip(logits.split(size), u.split(size), s.split(size), strict=True):
-            log_probs = normalize_logits(some, self.process)
-            drawn = choose_tokens(log_probs, numbers[:, 0], self.draw)
-            found.append((drawn, self.rate(log_probs, drawn, numbers[:, 1], times), self.cost(log_probs)))
+            found.append(self._rated(normalize_logits(some, self.process), numbers, times))
         drawn, score, cost = (torch.cat(parts) for parts in zip(*found, strict=True))
         return drawn, score, cost
 
-    def cost(self, log_probs: Tensor) -> Tensor:
-        """The cost of revealing a position together with others; 0 by default."""
-        return log_probs.new_zeros(len(log_probs))
+    def _rated(self, log_probs: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Token, score and cost of each row."""
+        drawn = choose_tokens(log_probs, u[:, 0], self.draw)
+        score = self.rate(log_probs, drawn, u[:, 1], s)
+        return drawn, score, self.cost(log_probs, score)
+
+    def cost(self, log_probs: Tensor, score: Tensor) -> Tensor:
+        """The cost of revealing a position together with others; by default the score, which `chosen` does not read as a
+        cost.
+        """
+        return score
 
     def live(self, due: Tensor, others: Tensor, left: Tensor) -> Tensor:
         """The sequences in which something is revealed: those with masks."""
         return (due | others).any(-1)
 
     def rate(self, log_probs: Tensor, drawn: Tensor, u: Tensor, s: Tensor) -> Tensor:
-        """The scores of the evaluated positions, float64."""
+        """The scores of the evaluated positions."""
         return draw_gumbel(u) if self.score == "random" else score_positions(self.score, log_probs, drawn)
 
     @abc.abstractmethod
@@ -179,6 +221,7 @@ class ConfidenceSampler(_PlannedSampler):
     ):
         super().__init__(process, denoiser, score, draw)
         self.choice_temperature = as_schedule(choice_temperature)
+        self.cool = str(self.choice_temperature) == "0"
         values = self.choice_temperature(torch.linspace(*process.domain, 9, dtype=torch.float64))
         if not ((values >= 0) & values.isfinite()).all():
             raise ValueError(f"choice_temperature must be non-negative; got {values.min().item():g}")
@@ -191,7 +234,11 @@ class ConfidenceSampler(_PlannedSampler):
     def rate(self, log_probs: Tensor, drawn: Tensor, u: Tensor, s: Tensor) -> Tensor:
         """The score plus Gumbel noise."""
         score = super().rate(log_probs, drawn, u, s)
-        return score if self.score == "random" else score + self.choice_temperature(s) * draw_gumbel(u)
+        return (
+            score
+            if self.score == "random" or self.cool
+            else score + self.choice_temperature(s.flatten()) * draw_gumbel(u)
+        )
 
     def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
         """The positions with the best scores, such that `left` masks remain."""
@@ -270,9 +317,9 @@ class EntropyBoundedSampler(_PlannedSampler):
         """The longest prefix of the order within the bound."""
         return select_within(score, cost, rows, self.bound)
 
-    def cost(self, log_probs: Tensor) -> Tensor:
+    def cost(self, log_probs: Tensor, score: Tensor) -> Tensor:
         """The entropy."""
-        return compute_entropy(log_probs)
+        return -score if self.score == "entropy" else compute_entropy(log_probs)
 
     def options(self) -> list[str]:
         """The settings, for `repr`."""

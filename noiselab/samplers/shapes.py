@@ -7,7 +7,7 @@ chosen by `torch.where`: nothing is read, and a step can be compiled as one grap
 
 import copy
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -26,7 +26,7 @@ Moved: TypeAlias = tuple[Int[Tensor, "batch length"], Float[Tensor, "2"]]
 class TwoForms:
     """What samplers and correctors share: the choice of the form of their steps."""
 
-    has_static: ClassVar[bool] = False
+    has_static: bool = False
     """Whether there is a form with static shapes."""
     shapes: Shapes | None = None
     """The form of the steps; `None` for "rows" on the CPU and "static" on an accelerator, if there is such a form."""
@@ -82,7 +82,7 @@ class TwoForms:
         if shapes == "static" and not self.has_static:
             raise ValueError(
                 f"{type(self).__name__} has no step with static shapes; leave shapes at 'rows', or use "
-                "AncestralSampler, ConfidenceSampler, EntropyBoundedSampler or SelfCorrection"
+                "AncestralSampler, ConfidenceSampler, EntropyBoundedSampler, ThresholdSampler or SelfCorrection"
             )
         self.shapes = shapes
 

@@ -4,18 +4,22 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..categorical import Randomness, replace_tokens, uniforms
 from ..denoisers import Denoiser
 from ..numerics import LOGITS_AT_ONCE
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
-from ..typing import Grid, PerRow, RowLogits, RowTokens, Selection, Times, Tokens, Variants
+from ..process.three_way import join_times
+from ..typing import Grid, PerRow, PerToken, RowLogits, RowTokens, Selection, Times, Tokens, Variants
 from .acceptance import Acceptance, ConfidenceThreshold, LocalMaxima, Proposals
 from .acceptance.base import Rule, check_accepted, describe_rule, require_rule
 from .base import Advance, Sampler, Stage
 from .confidence import refuse_noise_on_data
-from .positions import choose_tokens, compute_entropy, gather_log_probs, normalize_logits, scatter_rows
+from .positions import choose_tokens, compute_entropy, gather_log_probs, normalize_all, normalize_logits, scatter_rows
+from .shapes import Moved, ends_of, finish
+from .tables import known_weights
 from .walk_state import Kept, current_state, with_state
 
 
@@ -88,11 +92,15 @@ class ThresholdSampler(Sampler):
         accept = ConfidenceThreshold() if accept is None else accept
         accept = require_rule(accept)
         self.accept, self.draw = accept, draw
+        # A comparison with the step before selects the predictions that were kept.
+        self.has_static = "change" not in self._uses()
         self.converges = bool(draw and isinstance(accept, Acceptance) and accept.exact)
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """Reveal the masks that are accepted; the network is not evaluated if there are none."""
         u = uniforms(*z.shape, generator=generator, device=z.device) if self.draw else None
+        if self.is_static(z):
+            return self._static_step(z, t, s, u)
         t, s = as_token_times(t, z), as_token_times(s, z)
         moving = (s < t).expand(z.shape)
         noise = ~self.process.is_clean(z, t)
@@ -101,7 +109,7 @@ class ThresholdSampler(Sampler):
         if not rows.any():
             state.write(self, kept)
             return z
-        uses = self.accept.uses if isinstance(self.accept, Acceptance) else Acceptance.uses
+        uses = self._uses()
         live = rows.any(-1, keepdim=True)
         # Predictions that a later block is compared with are needed before its tokens move.
         seen = noise & live if "change" in uses else rows
@@ -113,6 +121,61 @@ class ThresholdSampler(Sampler):
         state.write(self, kept)
         due = (s <= self.process.domain[0]).expand(z.shape)
         return torch.where(rows & (due | self._accepted(found)), found.token, z)
+
+    def _static_step(self, z: Tensor, t: Tensor, s: Tensor, u: Tensor | None) -> Tensor:
+        moving = (as_token_times(s, z) < as_token_times(t, z)).expand(z.shape)
+        state = current_state()
+        kept = state.read(self, moving)
+        moved = self.move(z, t, s, u, known_weights(self.process, t, s), kept.steps, kept.tensors)
+        state.write(self, kept)
+        return finish(moved, t, self.denoiser)
+
+    def move(
+        self,
+        z: Tokens,
+        t: Times,
+        s: Times,
+        u: PerToken | None,
+        weights: Float[Tensor, "batch times parts"] | None,
+        steps: Int[Tensor, " batch"],
+        kept: dict[str, Tensor],
+    ) -> Moved:
+        """One step with static shapes.
+
+        **Arguments:**
+
+        - `u`: a uniform number per position, if tokens are drawn.
+        - `weights`: those of the process at s and t, if they are known.
+        - `steps`, `kept`: as in `Proposals`.
+        """
+        both, n = join_times(s, t, z)
+        _, noise = self.process.signal_and_noise(both, weights)
+        later = both[:, :n]
+        rows = (later < both[:, n:]) & (noise.between(n, 2 * n).at(z) > 0)
+        log_probs, top = normalize_all(self.denoiser.everywhere(z, t).flatten(0, 1))
+        token, values = self._values(log_probs, None if u is None else u.flatten(), self._uses())
+        token = token.view(z.shape).to(z.dtype)
+        measured = {name: value.view(z.shape).masked_fill(~rows, 0) for name, value in values.items()}
+        accepted = self._accepted(Proposals(rows, torch.where(rows, token, z), steps, kept, measured))
+        shown = rows & (accepted | (later <= self.process.domain[0]))
+        return torch.where(shown, token, z), ends_of(top.view(z.shape), rows)
+
+    def _uses(self) -> tuple[str, ...]:
+        return self.accept.uses if isinstance(self.accept, Acceptance) else Acceptance.uses
+
+    def _values(
+        self, log_probs: RowLogits, u: Tensor | None, uses: tuple[str, ...]
+    ) -> tuple[RowTokens, dict[str, Tensor]]:
+        """The proposed token of each row, and the numbers that need this prediction only."""
+        token = log_probs.argmax(-1)
+        largest = gather_log_probs(log_probs, token)
+        values = {"log_largest": largest, "log_confidence": largest}
+        if u is not None:
+            token = choose_tokens(log_probs, u, True)
+            values["log_confidence"] = gather_log_probs(log_probs, token)
+        if "entropy" in uses:
+            values["entropy"] = compute_entropy(log_probs)
+        return token, values
 
     def _measured(
         self, logits: RowLogits, seen: Selection, u: Tensor | None, uses: tuple[str, ...], kept: Kept
@@ -126,14 +189,7 @@ class ThresholdSampler(Sampler):
         for first in range(0, len(logits), size):
             some = slice(first, first + size)
             log_probs = normalize_logits(logits[some], self.process)
-            token = log_probs.argmax(-1)
-            largest = gather_log_probs(log_probs, token)
-            values = {"log_largest": largest, "log_confidence": largest}
-            if u is not None:
-                token = choose_tokens(log_probs, u[seen][some], True)
-                values["log_confidence"] = gather_log_probs(log_probs, token)
-            if "entropy" in uses:
-                values["entropy"] = compute_entropy(log_probs)
+            token, values = self._values(log_probs, None if u is None else u[seen][some], uses)
             if "change" in uses:
                 values["change"] = _change(log_probs, before[some], kept.logits, self.process)
             chosen.append(token)

@@ -193,7 +193,8 @@ def test_walks_within_a_walk_are_read_by_the_outer_one():
     inner.read()
     assert len(outer._found) == 1 and not inner._found
     outer._found = [
-        (torch.tensor(numbers).double(), Spoilt()) for numbers in ((0.0, 1.0, 0.5, 0.5), (-math.inf, 1.0, 0.2, 0.4))
+        (torch.tensor(ends).double(), torch.tensor(times), Spoilt())
+        for ends, times in (((0.0, 1.0), (0.5, 0.5)), ((-math.inf, 1.0), (0.2, 0.4)))
     ]
     with pytest.raises(ValueError, match=r"got -inf at all of these tokens from .* at times from 0.2 to 0.4"):
         outer.read()

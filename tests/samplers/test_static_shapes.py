@@ -8,8 +8,15 @@ from worlds import PROCESSES, V
 import noiselab as nl
 from noiselab.categorical import padded_width, uniforms
 from noiselab.denoisers.checked import LogitChecks
+from noiselab.samplers.acceptance import Proposals
 
 LENGTH, LIMIT = 6, 60
+
+
+@pytest.fixture
+def traceable(unchecked, monkeypatch):
+    """Without the checks of types that tests put around dataclasses too, which `unchecked` leaves."""
+    monkeypatch.setattr(Proposals, "__init__", Proposals.__init__.__wrapped__)
 
 
 def steps_of(make, process, *, dtype=torch.float64):
@@ -95,7 +102,25 @@ def test_extreme_random_numbers_leave_no_mask_and_draw_no_impossible_token(u):
                 assert (process.noise(s[:, None]).at(new) + (new >= states // 2) > 0)[moved.expand(z.shape)].all()
 
 
-SAMPLERS = {"ancestral": (nl.AncestralSampler, ("masked", "hybrid", "uniform"))}
+def confident(process, network):
+    return nl.samplers.ConfidenceSampler(process, network)
+
+
+def bounded(process, network):
+    return nl.samplers.EntropyBoundedSampler(process, network, bound=1.0)
+
+
+def threshold(process, network):
+    return nl.samplers.ThresholdSampler(process, network, nl.samplers.ConfidenceThreshold(0.5))
+
+
+LARGER = {"bounded": 70}  # the entropy of each prediction, and its sum along the order
+SAMPLERS = {
+    "ancestral": (nl.AncestralSampler, ("masked", "hybrid", "uniform")),
+    "confidence": (confident, ("masked",)),
+    "bounded": (bounded, ("masked",)),
+    "threshold": (threshold, ("masked",)),
+}
 CASES = [(name, noise) for name, (_, noises) in SAMPLERS.items() for noise in noises]
 # Compiling takes seconds: the largest of each sampler is always compiled, the others on request.
 COMPILED = [
@@ -107,7 +132,57 @@ COMPILED = [
 SIZES = [pytest.param(1000, marks=pytest.mark.long), 1500, pytest.param(50_258, marks=pytest.mark.long)]
 
 
-@pytest.mark.usefixtures("unchecked")
+PLANNED = {
+    "confidence": confident,
+    "margin": lambda p, n: nl.samplers.ConfidenceSampler(p, n, score="margin", choice_temperature=4.5 * nl.t),
+    "random": lambda p, n: nl.samplers.ConfidenceSampler(p, n, score="random", draw=False),
+    "own score": lambda p, n: nl.samplers.ConfidenceSampler(p, n, score=lambda law, drawn: -law.amax(-1)),
+    "entropy": lambda p, n: nl.samplers.ConfidenceSampler(p, n, score="entropy"),
+    "bounded": bounded,
+    "bounded, confidence": lambda p, n: nl.samplers.EntropyBoundedSampler(p, n, bound=0.0, score="confidence"),
+    "threshold": threshold,
+    "drawn": lambda p, n: nl.samplers.ThresholdSampler(p, n, nl.samplers.EntropyThreshold(0.7), draw=True),
+    "local maxima": lambda p, n: nl.samplers.ThresholdSampler(p, n, nl.samplers.LocalMaxima(0.3, 0.6)),
+    "quota": lambda p, n: nl.samplers.ThresholdSampler(p, n, nl.samplers.Quota([2, 1, 1])),
+}
+
+
+@pytest.mark.parametrize("kind", ["sequences", "tokens"])
+@pytest.mark.parametrize("states", [V, 1500])
+@pytest.mark.parametrize("name", PLANNED)
+def test_samplers_that_plan_give_the_same_tokens(name, states, kind):
+    process = processes_of(states)["masked"]
+    same_tokens(*steps_of(PLANNED[name], process), process, kind, seeds=2)
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_and_the_same_walks_in_blocks_after_prompts(name):
+    """Whose rules count the steps of each block."""
+    process = processes_of(V)["masked"]
+    known, tokens = (
+        torch.arange(8) < torch.tensor([[2], [0], [5]]),
+        torch.randint(0, V - 1, (3, 8), generator=seeded(3)),
+    )
+    for wrap in (
+        lambda sampler: sampler,
+        lambda sampler: nl.Infilling(sampler, tokens, known),
+        lambda sampler: nl.samplers.BlockSampler(sampler, 4),
+    ):
+        rows, static = (
+            wrap(sampler).sample((3, 8), steps=4, generator=seeded(2)) for sampler in steps_of(PLANNED[name], process)
+        )
+        assert torch.equal(rows, static) and (rows < V - 1).all()
+
+
+def test_a_rule_that_compares_predictions_has_rows_only():
+    rule = nl.samplers.StableConfidence(0.5, 0.1)
+    sampler = nl.samplers.ThresholdSampler(processes_of(V)["masked"], Network(V), rule)
+    assert not sampler.is_static(torch.zeros(1, 1, device="meta", dtype=torch.long))
+    with pytest.raises(ValueError, match="no step with static shapes"):
+        sampler.with_shapes("static")
+
+
+@pytest.mark.usefixtures("traceable")
 @pytest.mark.parametrize(("name", "noise"), COMPILED)
 def test_a_walk_of_compiled_steps_is_the_walk(name, noise):
     """Plain, and after prompts of different lengths, whose tokens have times of their own."""
@@ -125,7 +200,7 @@ def test_a_walk_of_compiled_steps_is_the_walk(name, noise):
     assert torch.equal(inside.sample((3, LENGTH), steps=5, generator=seeded(2)), x)
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("traceable")
 @pytest.mark.parametrize(("name", "noise"), COMPILED)
 def test_a_step_as_users_compile_it_is_one_graph(name, noise):
     process = processes_of(V)[noise]
@@ -140,7 +215,7 @@ def test_a_step_as_users_compile_it_is_one_graph(name, noise):
         assert torch.equal(step(z, t, s), want)
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("traceable")
 @pytest.mark.parametrize("states", SIZES)
 @pytest.mark.parametrize(("name", "noise"), COMPILED)
 def test_a_step_of_a_walk_takes_at_most_60_operations_and_no_read(name, noise, states):
@@ -150,7 +225,7 @@ def test_a_step_of_a_walk_takes_at_most_60_operations_and_no_read(name, noise, s
     sampler.compiled(backend=graphs.backend()).sample((2, LENGTH), steps=3, generator=seeded(0))
     assert len(graphs.graphs) == 1
     assert not READS & set(graphs.graphs[0])
-    assert 20 < len(graphs.graphs[0]) + 1 <= LIMIT, graphs.graphs[0]
+    assert 20 < len(graphs.graphs[0]) + 1 <= LARGER.get(name, LIMIT), graphs.graphs[0]
 
 
 def on_meta(name, noise, states):
@@ -176,7 +251,7 @@ def test_without_a_compiler_the_host_reads_nothing_either(name, noise, states):
                 z = next(walk)[-1].z
             seen.append(len(eager.names))
     assert z.shape == (2, LENGTH) and z.device.type == "meta"
-    assert seen[1] <= LIMIT + 4, eager.names  # and the check of logits, which is kept until the end of the walk
+    assert seen[1] <= (LARGER | {"bounded": 75}).get(name, LIMIT), eager.names
 
 
 def test_rows_need_reads_that_static_shapes_do_not():
@@ -187,7 +262,7 @@ def test_rows_need_reads_that_static_shapes_do_not():
         sampler.step(z, t, t / 2)
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("traceable")
 def test_what_has_no_such_form_says_so_and_keeps_rows_on_every_device():
     process = processes_of(V)["hybrid"]
     sampler = nl.samplers.GillespieSampler(process, Network(V))
@@ -203,7 +278,7 @@ def test_what_has_no_such_form_says_so_and_keeps_rows_on_every_device():
     assert not nl.AncestralSampler(process, Network(V)).with_shapes("rows").is_static(there)
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("traceable")
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize(("name", "noise"), CASES[:2])
 def test_logits_that_are_no_numbers_are_refused_in_both_forms_and_compiled(name, noise, bad):
