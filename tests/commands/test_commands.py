@@ -219,7 +219,7 @@ def test_errors_are_one_line(models, tmp_path, capsys):
     bad.write_text('{"text": "a"}\nnonsense\n')
     for arguments, words in (
         (["snow"], "a command must be one of: train, tokenize, generate, correct, evaluate bound, evaluate perplexity"),
-        (["evaluate", "snow"], "evaluate correction, inspect; got 'evaluate snow'"),
+        (["evaluate", "snow"], "evaluate harness, compare, inspect; got 'evaluate snow'"),
         (["generate", "./nowhere"], "there is no folder"),
         (["correct", models[0], "nowhere.txt"], "nothing found at nowhere.txt"),
         (["correct", models[0], str(empty)], "at least one"),
