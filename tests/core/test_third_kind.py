@@ -258,7 +258,8 @@ def test_grids_and_nodes_follow_what_its_tokens_share_less():
 
 TAKES = {
     "AncestralSampler", "BlockSampler", "GuidedStepSampler", "EarlyStopping", "EndToken", "Infilling", "Prompted",
-    "SlidingBlockSampler",
+    "ConstrainedSampler", "SlidingBlockSampler",
+    "BalancedCorrector", "DraftCorrector", "SuspectCorrector",
     "GibbsCorrector", "ForwardBackwardCorrector", "SelfCorrection", "PredictorCorrector",
 }  # fmt: skip
 REFUSES = {

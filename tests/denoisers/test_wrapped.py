@@ -23,7 +23,9 @@ ARGUMENTS = {
     "ClassifierGuidance": (lambda z, t, rows: torch.zeros(()),),
     "CopyObserved": (PROCESS,),
     "MinP": (0.1,),
+    "Constrained": (nl.constraints.TokenAutomaton(torch.zeros(1, V, dtype=torch.long), [0]), PROCESS),
     "Credit": (),
+    "EarliestTime": (0.01,),
     "NeighbourPenalty": (0.5,),
     "OneByOne": (V - 1, 2),
     "Perturbed": (0.5,),
@@ -34,6 +36,8 @@ ARGUMENTS = {
     "TopP": (0.5,),
     "WrappedDenoiser": (),
 }
+INNER = {"EarliestTime": ORACLE}
+"""Denoisers of the prediction that a wrapper asks for; others take any."""
 OPTIONS = {"Perturbed": {"vocab_size": V}}
 
 
@@ -59,10 +63,11 @@ def make(name, inner):
 
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_a_wrapper_predicts_what_it_wraps_and_prints_it(name):
-    wrapper = make(name, POSTERIOR)
-    assert wrapper.predicts == ("leave_one_out" if isinstance(wrapper, OneByOne) else "posterior")
+    inner = INNER.get(name, POSTERIOR)
+    wrapper = make(name, inner)
+    assert wrapper.predicts == ("leave_one_out" if isinstance(wrapper, OneByOne) else inner.predicts)
     # What samplers put around every denoiser prints as the denoiser.
-    start = f"{POSTERIOR}" if name == "Checked" else f"{name}({POSTERIOR}"
+    start = f"{inner}" if name == "Checked" else f"{name}({inner}"
     assert repr(wrapper).startswith(start) and "\n" not in repr(wrapper)
 
 
