@@ -19,7 +19,12 @@ from ..process.validation import require_kind
 from ..samplers.shapes import TwoForms
 from ..typing import Selection, Times, Tokens, Variants
 
-TAKE_ANY_PROCESS = ("GibbsCorrector", "ForwardBackwardCorrector", "SelfCorrection")  # for a message
+TAKE_ANY_PROCESS = (
+    "GibbsCorrector",
+    "BalancedCorrector",
+    "ForwardBackwardCorrector",
+    "SelfCorrection",
+)  # for a message
 
 
 class Corrector(TwoForms, abc.ABC):

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -182,8 +183,12 @@ def law_at(t, length=2):
 
 @pytest.mark.parametrize(
     ("make", "length"),
-    [(nl.GibbsCorrector, 2), (nl.correctors.ForwardBackwardCorrector, 1)],
-    ids=["gibbs", "both ways"],
+    [
+        (nl.GibbsCorrector, 2),
+        (partial(nl.correctors.BalancedCorrector, level=0.4), 2),
+        (nl.correctors.ForwardBackwardCorrector, 1),
+    ],
+    ids=["gibbs", "balanced", "both ways"],
 )
 def test_correctors_leave_the_law_of_noisy_sequences_as_it_is(make, length):
     n, generator, time = 5_000, torch.Generator().manual_seed(1), 0.5
@@ -295,7 +300,9 @@ def test_the_guide_says_what_takes_any_process():
     assert sentence
     named = set(re.findall(r"`(\w+)`", sentence[1]))
     assert (
-        named == {"AncestralSampler", "GibbsCorrector", "ForwardBackwardCorrector", "SelfCorrection"} and named <= TAKES
+        named
+        == {"AncestralSampler", "BalancedCorrector", "GibbsCorrector", "ForwardBackwardCorrector", "SelfCorrection"}
+        and named <= TAKES
     )
 
 
