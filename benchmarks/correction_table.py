@@ -34,7 +34,9 @@ from noiselab.correctors import (
     BestGuessReviser,
     CorrectorReviser,
     DenoiserDetector,
+    DFMCorrector,
     DraftCorrector,
+    ForwardBackwardCorrector,
     QualityDetector,
     RemaskingCorrector,
     ResamplingReviser,
@@ -46,7 +48,7 @@ from noiselab.denoisers.one_by_one import OneByOne
 from noiselab.evaluation import threshold_at
 from noiselab.files import write_text
 from noiselab.revisions import Detector, Reviser
-from noiselab.samplers import JointThresholdSampler, PathPlanningSampler, RemaskingSampler
+from noiselab.samplers import JointThresholdSampler, PathPlanningSampler, RemaskingSampler, ThresholdSampler
 
 FOLDER = Path(__file__).parents[1] / "docs" / "assets" / "corrections"
 FEW = 8  # steps of the samples that are corrected
@@ -79,6 +81,15 @@ METHODS: dict[str, Callable[["Case"], Reviser]] = {
     ),
     "joint thresholds (LLaDA2.1)": lambda case: ResamplingReviser(
         JointThresholdSampler(case.process, case.denoiser, most_edits=16), time=AGAIN, steps=8
+    ),
+    "threshold decoder, 0.9": lambda case: ResamplingReviser(
+        ThresholdSampler(case.process, case.denoiser), time=AGAIN, steps=8
+    ),
+    "forward-backward, 4 rounds": lambda case: StepsReviser(
+        ForwardBackwardCorrector(case.process, case.denoiser, span=0.1), steps=4
+    ),
+    "DFM corrector": lambda case: ResamplingReviser(
+        nl.PredictorCorrector(case.sampler(), DFMCorrector(case.process, case.denoiser)), time=AGAIN, steps=8
     ),
     "balanced": lambda case: StepsReviser(BalancedCorrector(case.process, case.careful)),
     "balanced, temperature 0.7": lambda case: StepsReviser(
