@@ -15,7 +15,6 @@ from ..denoisers.checked import LogitCheck, LogitChecks
 from ..numerics import (
     LOGITS_AT_ONCE,
     TEMPERATURES,
-    mask_off_support,
     require_count,
     require_number,
     require_token_set,
@@ -222,9 +221,9 @@ class SelfCorrection(Corrector):
         self.check.require_form(logits, self.denoiser)
         logits = self.check.cover(logits)
         top, guess = logits.max(-1)
-        probs = (logits / self.temperature).softmax(-1)
-        drawn = choose(probs, u).to(z.dtype)
-        score = probs.gather(-1, drawn.long()[..., None])[..., 0]
+        mass = ((logits - top[..., None]) / self.temperature).exp()
+        drawn = choose(mass, u).to(z.dtype)
+        score = mass.gather(-1, drawn.long()[..., None])[..., 0] / mass.sum(-1)
         score = torch.where(rows & (drawn != z), score, score.new_zeros(()))
         value, position = score.topk(min(self.tokens_per_step, z.shape[1]), -1)
         z = z.scatter(-1, position, torch.where(value > 0, drawn.gather(-1, position), z.gather(-1, position)))
@@ -264,14 +263,15 @@ class SelfCorrection(Corrector):
         """A drawn token for each row, its probability, and the most likely token; computed in chunks that fit into the
         cache.
         """
-        support = None if self.support is None else self.support.to(logits.device)
         found = []
         size = max(1, LOGITS_AT_ONCE // logits.shape[-1])
         for some, numbers in zip(logits.flatten(0, -2).split(size), u.flatten().split(size), strict=True):
-            some = mask_off_support(some.to(torch.promote_types(some.dtype, torch.float32)), support)
-            probs = (some / self.temperature).softmax(-1)
-            drawn = choose(probs, numbers)
-            found.append((drawn, probs.gather(-1, drawn[:, None])[:, 0], some.argmax(-1)))
+            some = self.check.narrow(some)
+            top, best = some.max(-1, keepdim=True)
+            # In place, because each operation is a pass over the chunk.
+            mass = some.sub(top).div_(self.temperature).exp_()
+            drawn = choose(mass, numbers)
+            found.append((drawn, mass.gather(-1, drawn[:, None])[:, 0] / mass.sum(-1), best[:, 0]))
         drawn, score, guess = (torch.cat(parts).view(u.shape) for parts in zip(*found, strict=True))
         return drawn, score, guess
 

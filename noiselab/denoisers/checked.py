@@ -156,6 +156,13 @@ class LogitCheck:
             return pad(logits[..., start:stop], (start, states + more - stop), value=-torch.inf)
         return pad(mask_off_support(logits, self.support), (0, more), value=-torch.inf)
 
+    def narrow(self, logits: Float[Tensor, "rows state"]) -> Float[Tensor, "rows width"]:
+        """Logits of at least float32 that are -inf off the support or end before it: a view where that is possible."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.spans is not None and len(self.spans) == 1 and self.spans[0][0] == 0:
+            return logits[..., : self.spans[0][1]]
+        return mask_off_support(logits, self.support)
+
     def _largest(self, logits: Tensor) -> Tensor:
         if self.support is None or self.spans is None:
             return logits.amax(-1)

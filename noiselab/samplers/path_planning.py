@@ -5,16 +5,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..categorical import Randomness, replace_tokens, uniforms
+from ..categorical import Randomness, choose, replace_tokens, uniforms
 from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
 from ..denoisers.checked import checked
-from ..numerics import require_number
-from ..parametrization import to_posterior
+from ..numerics import LOGITS_AT_ONCE, require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..process.evidence import evidence_of
 from ..typing import Times, Tokens, Variants
 from .base import Sampler
-from .positions import choose_tokens, count_noise, gather_log_probs, normalize_logits, scatter_rows, select_best
+from .positions import count_noise, gather_log_probs, normalize_logits, scatter_rows, select_best
 
 UNIFORMS_PER_TOKEN = 3  # uniform numbers per position and step: the candidate, and two for a token of the noise
 
@@ -110,15 +110,39 @@ class PathPlanningSampler(Sampler):
         rows = (moving & ~known) | judged if here else moving & ~known
         candidate, score = z, torch.zeros(z.shape, dtype=torch.float64, device=z.device)
         if rows.any():
-            log_probs = normalize_logits(self.denoiser(z, t, rows), self.process)
-            law = to_posterior(self.process, log_probs, z[rows], t.expand(z.shape)[rows], check=False)
-            candidate = replace_tokens(z, rows, choose_tokens(law.log_softmax(-1), u[..., 0][rows], self.draw))
-            score = scatter_rows(gather_log_probs(log_probs, candidate[rows]), rows)
+            evidence = evidence_of(self.process, z[rows], t.expand(z.shape)[rows])
+            drawn, log_prob = self._candidates(self.denoiser(z, t, rows), z[rows], known[rows], evidence, u[rows][:, 0])
+            candidate, score = replace_tokens(z, rows, drawn), scatter_rows(log_prob, rows)
         score = self.with_stability(score, candidate, judged & (candidate == z))
         free = moving & ~due
         clean = (moving & due) | select_best(score, free, free.sum(-1) - left)
         new = torch.where(clean, candidate, self.process.noise(s).choose(u[..., 1], u[..., 2]))
         return torch.where(moving, new, z)
+
+    def _candidates(
+        self, logits: Tensor, z: Tensor, known: Tensor, evidence: Tensor, u: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """For each row a token of the posterior, or z where it is known to be clean, and its log-probability under x_hat; in
+        chunks that fit into the cache.
+        """
+        size, found = max(1, LOGITS_AT_ONCE // logits.shape[-1]), []
+        for first in range(0, len(logits), size):
+            some = slice(first, first + size)
+            law = self.denoiser.check.narrow(logits[some])
+            top, best = law.max(-1, keepdim=True)
+            mass = law.sub(top).exp_()
+            others = mass.scatter_(-1, best, 0).sum(-1, keepdim=True)
+            mass.scatter_(-1, best, 1)
+            # Only the mass of z itself differs from that of x_hat; a larger factor would overflow, and z is certain then.
+            inside, at_z = z[some, None] < law.shape[-1], z[some, None].clamp(max=law.shape[-1] - 1)
+            factor = torch.where(inside, evidence[some, None].clamp(max=80).exp(), 1).to(mass)
+            mass.scatter_(-1, at_z, mass.gather(-1, at_z) * factor)
+            drawn = choose(mass, u[some]) if self.draw else mass.argmax(-1)
+            drawn = torch.where(known[some], z[some], drawn)
+            at = drawn[:, None].clamp(max=law.shape[-1] - 1)
+            found.append((drawn, ((law.gather(-1, at) - top) - others.log1p())[:, 0].double()))
+        drawn, log_prob = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return drawn, log_prob
 
     def with_stability(self, score: Tensor, candidate: Tensor, stays: Tensor) -> Tensor:
         """The scores; for tokens that stay, those of the planner times the stochasticity."""
