@@ -133,10 +133,10 @@ class PathPlanningSampler(Sampler):
             mass = law.sub(top).exp_()
             others = mass.scatter_(-1, best, 0).sum(-1, keepdim=True)
             mass.scatter_(-1, best, 1)
-            # Only the mass of z itself differs from that of x_hat; a larger factor would overflow, and z is certain then.
+            # Only the mass of z itself differs from that of x_hat; a larger one would overflow, and z is certain then.
             inside, at_z = z[some, None] < law.shape[-1], z[some, None].clamp(max=law.shape[-1] - 1)
-            factor = torch.where(inside, evidence[some, None].clamp(max=80).exp(), 1).to(mass)
-            mass.scatter_(-1, at_z, mass.gather(-1, at_z) * factor)
+            more = torch.where(inside, evidence[some, None], 0).to(law)
+            mass.scatter_(-1, at_z, (law.gather(-1, at_z) - top + more).clamp(max=80).exp_())
             drawn = choose(mass, u[some]) if self.draw else mass.argmax(-1)
             drawn = torch.where(known[some], z[some], drawn)
             at = drawn[:, None].clamp(max=law.shape[-1] - 1)
