@@ -29,6 +29,7 @@ from .positions import (
     BLIND,
     SCORES,
     OrderScore,
+    choose_scored,
     choose_tokens,
     compute_entropy,
     count_share,
@@ -114,9 +115,13 @@ class _PlannedSampler(Sampler):
         size = len(logits) if callable(self.score) else max(1, LOGITS_AT_ONCE // logits.shape[-1])
         found = []
         for some, numbers, times in zip(logits.split(size), u.split(size), s.split(size), strict=True):
-            found.append(self._rated(normalize_logits(some, self.process), numbers, times))
+            found.append(self._read(some, numbers, times))
         drawn, score, cost = (torch.cat(parts) for parts in zip(*found, strict=True))
         return drawn, score, cost
+
+    def _read(self, logits: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Token, score and cost of each row of logits."""
+        return self._rated(normalize_logits(logits, self.process), u, s)
 
     def _rated(self, log_probs: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Token, score and cost of each row."""
@@ -233,12 +238,20 @@ class ConfidenceSampler(_PlannedSampler):
 
     def rate(self, log_probs: Tensor, drawn: Tensor, u: Tensor, s: Tensor) -> Tensor:
         """The score plus Gumbel noise."""
-        score = super().rate(log_probs, drawn, u, s)
-        return (
-            score
-            if self.score == "random" or self.cool
-            else score + self.choice_temperature(s.flatten()) * draw_gumbel(u)
-        )
+        return self._stir(super().rate(log_probs, drawn, u, s), u, s)
+
+    def _stir(self, score: Tensor, u: Tensor, s: Tensor) -> Tensor:
+        if self.score == "random" or self.cool:
+            return score
+        return score + self.choice_temperature(s.flatten()) * draw_gumbel(u)
+
+    def _read(self, logits: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.score != "confidence":
+            return super()._read(logits, u, s)
+        # Of the drawn tokens only: other scores need the log-probabilities of all.
+        drawn, log_prob = choose_scored(self.denoiser.check.narrow(logits), u[:, 0], self.draw)
+        score = self._stir(log_prob, u[:, 1], s)
+        return drawn, score, score
 
     def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
         """The positions with the best scores, such that `left` masks remain."""
