@@ -18,10 +18,14 @@ from noiselab.networks.dit import DiT, DiTConfig
 from noiselab.networks.huggingface import TransformersDenoiser
 from noiselab.numerics import UNIFORMS_PER_MOVE
 from noiselab.process.three_way import reverse_move
+from operations import count_operations
 
 V, LENGTH = 50_258, 512
 MASK = V - 1
 STEPS = 64
+OPERATIONS = 60  # of a compiled step, besides the network
+MORE_OPERATIONS = {"entropy-bounded": 70}  # the entropy of each prediction, and its sum along the order
+THRESHOLD = nl.samplers.ConfidenceThreshold(0.5)
 
 
 def seed_generator(seed: int = 0) -> torch.Generator:
@@ -59,12 +63,8 @@ class Answers(nl.Denoiser):
         return self.logits[None] if rows is None else self.logits[rows[0]]
 
 
-class Everywhere(nl.Denoiser):
+class Everywhere(nl.WrappedDenoiser):
     """Projects all rows, and gives the selected ones."""
-
-    def __init__(self, inner: nl.Denoiser):
-        super().__init__()
-        self.inner = inner
 
     def forward(self, z, t):
         return self.inner(z, t)
@@ -105,6 +105,8 @@ def list_steps(process: nl.InterpolatingProcess, name: str, answers: nl.Denoiser
         predictors["deterministic"] = nl.samplers.DeterministicSampler(process, answers)
     if name == "masked":
         predictors["confidence"] = nl.samplers.ConfidenceSampler(process, answers)
+        predictors["entropy-bounded"] = nl.samplers.EntropyBoundedSampler(process, answers)
+        predictors["threshold"] = nl.samplers.ThresholdSampler(process, answers, THRESHOLD)
     pieces: dict[str, Callable[[], object]] = {
         kind: lambda sampler=sampler: sampler.step(z, t, s, generator=seed_generator(2))
         for kind, sampler in predictors.items()
@@ -133,13 +135,47 @@ def measure_overhead(rounds: int) -> int:
     forward = time["forward", ""]
     parameters = sum(p.numel() for p in small.parameters())
     print(f"  a forward pass of {parameters / 1e6:.0f}M parameters over {LENGTH} tokens: {1000 * forward:.0f} ms")
-    # Self-correction and path planning read the whole of every prediction, in every step.
     lines = [
-        (f"{kind}, {name}", seconds / forward, None if kind in ("path planning", "self-correction") else 0.08, False)
+        (f"{kind}, {name}", seconds / forward, 0.08, False)
         for (name, kind), seconds in time.items()
         if name != "forward"
     ]
     return report("one step / a forward pass", lines)
+
+
+def list_compiled() -> dict[tuple[str, str], Callable[[Callable], object]]:
+    """For each method that has static shapes and each process that it takes, a walk of compiled steps."""
+    known = Answers(torch.zeros(16, V))
+
+    def walk(sampler: nl.Sampler) -> Callable[[Callable], object]:
+        return lambda backend: sampler.compiled(backend=backend).sample((1, 16), steps=3, generator=seed_generator())
+
+    runs: dict[tuple[str, str], Callable[[Callable], object]] = {}
+    for name, process in build_processes().items():
+        samplers: dict[str, nl.Sampler] = {"ancestral": nl.AncestralSampler(process, known)}
+        if name == "masked":
+            samplers["confidence"] = nl.samplers.ConfidenceSampler(process, known)
+            samplers["entropy-bounded"] = nl.samplers.EntropyBoundedSampler(process, known)
+            samplers["threshold"] = nl.samplers.ThresholdSampler(process, known, THRESHOLD)
+        runs |= {(kind, name): walk(sampler) for kind, sampler in samplers.items()}
+    correction = nl.SelfCorrection(known, support=build_processes()["hybrid"].support)
+    z = torch.randint(0, MASK, (1, 16), generator=seed_generator())
+    runs["self-correction", "any noise"] = lambda backend: correction.compiled(backend=backend).correct(
+        z, steps=2, generator=seed_generator()
+    )
+    return runs
+
+
+@torch.no_grad()
+def measure_operations() -> int:
+    """The operations of one compiled step on ready logits: those of its graph, and the one that draws random numbers."""
+    return report(
+        "operations of a compiled step",
+        [
+            (f"{kind}, {name}", 1 + count_operations(run), MORE_OPERATIONS.get(kind, OPERATIONS), False)
+            for (kind, name), run in list_compiled().items()
+        ],
+    )
 
 
 @torch.no_grad()
@@ -242,6 +278,7 @@ def main() -> int:
     print(f"torch {torch.__version__}, {where}. Best of {options.rounds} rounds, in turns.\n")
     missed = (
         measure_overhead(options.rounds)
+        + measure_operations()
         + measure_rows_only(options.steps)
         + measure_batching(min(options.rounds, 3))
         + measure_gillespie(options.rounds)
