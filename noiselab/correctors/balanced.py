@@ -1,6 +1,6 @@
 """Balanced jumps: tokens that the model finds improbable are redrawn, and the distribution is left invariant."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -93,8 +93,8 @@ class BalancedCorrector(Corrector):
 
         They have no noise: their law is the prediction itself, at the lower end of time.
 
-        A sequence that has stopped is no longer evaluated, but still consumes its random numbers, three for each step: with
-        a generator for each sequence, it is corrected in the same way alone and in a batch.
+        Each step takes three random numbers for each sequence; of a generator for each sequence, only as long as it has not
+        stopped. So a sequence is corrected in the same way alone and in a batch.
 
         **Arguments:**
 
@@ -124,7 +124,7 @@ class BalancedCorrector(Corrector):
         live = torch.ones_like(left, dtype=torch.bool) if rows is None else rows.any(-1)
         checks = LogitChecks()
         while live.any():
-            u = uniforms(len(z), 3, generator=generator, device=z.device)[live]
+            u = _numbers(live, generator)
             with torch.no_grad(), checks, selected_sequences(self.denoiser, live):
                 jumped, wait = self._jump(z[live], t[live], None if rows is None else rows[live], u, noisy)
             goes = wait < left[live]
@@ -163,3 +163,13 @@ class BalancedCorrector(Corrector):
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
         return f"level={self.level:g}, duration={self.duration:g}"
+
+
+def _numbers(live: Tensor, generator: Randomness) -> Tensor:
+    """Three uniform numbers for each sequence that has not stopped."""
+    if not isinstance(generator, Sequence) or len(generator) != len(live):
+        return uniforms(len(live), 3, generator=generator, device=live.device)[live]
+    # What a sequence takes must not depend on how long others go on, because further steps of a sampler may follow. In a
+    # plain list, because numbers are for sequences and not for tokens (`TokenGenerators`).
+    each = [generator[i] for i in live.nonzero()[:, 0].tolist()]
+    return uniforms(len(each), 3, generator=each, device=live.device)

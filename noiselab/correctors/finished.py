@@ -9,9 +9,11 @@ from torch import nn
 from ..categorical import Randomness
 from ..denoisers import WrappedDenoiser
 from ..denoisers.modes import counting_sequences, device_of, evaluating
+from ..denoisers.self_conditioning import Predictions, carrying, self_conditioned
 from ..numerics import require_count, require_number
 from ..revisions import Revised, Reviser
 from ..samplers import Sampler
+from ..samplers.walk_state import with_state
 from ..typing import Selection, Times, Tokens
 from .balanced import BalancedCorrector
 from .base import Corrector
@@ -128,8 +130,11 @@ class ResamplingReviser(Reviser):
 
             t: Times = times[:1].expand(len(some))
             x = kept(process.corrupt(some, t, generator=generator)) if self.noise else some
+            advance, parts, predictions = with_state(sampler.stages), self_conditioned(denoiser), Predictions(len(x))
             for now, then in itertools.pairwise(times):
-                x = kept(sampler.step(x, now.expand(len(x)), then.expand(len(x)), generator=generator))
+                with carrying(parts, predictions):
+                    done = advance(x, now.expand(len(x)), then.expand(len(x)), generator=generator)
+                x = kept(done[-1].z)
             return kept(sampler.clean(x, times[-1:].expand(len(x)), generator=generator))
 
         denoiser = sampler.denoiser

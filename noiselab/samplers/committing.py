@@ -107,7 +107,9 @@ class CommittingSampler(Sampler):
         sure, best = scatter_rows(value, rows), replace_tokens(z, rows, token)
         owed = self._owed(s, moving) - committed.sum(-1)
         free = rows & ~committed
-        chosen = (free & (sure.exp() > self.threshold)) | select_best(sure, free, owed)
+        # Of tokens with unlike times the surest may take more than is owed at their own.
+        due = s <= self.process.domain[0]
+        chosen = (free & (due | (sure.exp() > self.threshold))) | select_best(sure, free, owed)
         new = torch.where(chosen, best, z)
         if self.edit is not None:
             new = torch.where(rows & committed & (sure.exp() > self.edit), best, new)

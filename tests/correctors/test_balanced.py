@@ -8,6 +8,7 @@ import torch
 from by_hand import WRITTEN, World, fit_of_step
 
 import noiselab as nl
+from noiselab.categorical import TokenGenerators
 from noiselab.correctors import BalancedCorrector
 
 LEVEL, DURATION = 0.25, 1.5
@@ -162,3 +163,27 @@ def test_what_does_not_fit_is_refused(unchecked):
     with pytest.raises(ValueError, match=r"rows must be Bool of shape \[1, 3\]"):
         list(corrector.walk(torch.zeros(1, 3, dtype=torch.long), rows=torch.ones(1, 2, dtype=torch.bool)))
     assert repr(corrector).endswith("level=0.01, duration=5)")
+
+
+def test_between_steps_a_sequence_is_corrected_alike_alone_and_in_a_batch():
+    process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    corrector = BalancedCorrector(process, oracle, level=0.3, duration=2.0)
+    sampler = nl.PredictorCorrector(nl.AncestralSampler(process, oracle), corrector)
+    seeded = lambda n: torch.Generator().manual_seed(n)  # noqa: E731
+    together = sampler.sample((6, 8), steps=6, generator=[seeded(n) for n in range(6)])
+    alone = torch.cat([sampler.sample((1, 8), steps=6, generator=[seeded(n)]) for n in range(6)])
+    assert torch.equal(together, alone)
+
+
+def test_short_texts_of_a_padded_batch_are_corrected_as_alone():
+    process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    corrector = BalancedCorrector(process, oracle, level=0.4, duration=20.0)
+    real = torch.tensor([[True, False], [True, True]])
+    for seed in range(40):
+        each = [torch.Generator().manual_seed(seed), torch.Generator().manual_seed(100)]
+        z = torch.zeros(2, 2, dtype=torch.long)
+        together = corrector.correct(z, rows=real, generator=TokenGenerators(each, real))
+        alone = corrector.correct(z[:1], rows=real[:1], generator=[torch.Generator().manual_seed(seed)])
+        assert together[0].tolist() == alone[0].tolist()

@@ -183,3 +183,21 @@ def test_what_does_not_fit_is_refused(unchecked):
         EarliestTime(oracle, -1)
     with pytest.raises(ValueError, match=r"inner must predict leave-one-out .*; got 'posterior'"):
         EarliestTime(nl.denoisers.Posterior(oracle, process), 0.1)
+
+
+@pytest.mark.parametrize("kind", ["committing", "drafts"])
+def test_what_a_sampler_keeps_from_step_to_step_is_kept(kind):
+    world = World("gidd" if kind == "committing" else "masked", 6)
+    process = world.process()
+    oracle = nl.MarkovOracle(torch.tensor(world.initial), torch.tensor(world.transition), process)
+    rule = nl.samplers.ConfidenceThreshold(0.95)
+    sampler = {
+        "committing": lambda: nl.samplers.CommittingSampler(process, oracle, 0.9),
+        "drafts": lambda: nl.samplers.DraftSampler(process, oracle, rule, every=2),
+    }[kind]()
+    x = torch.randint(len(world.initial), (64, 6), generator=SEEDED(1))
+    random, t = SEEDED(), torch.full((64,), 0.8, dtype=torch.float64)
+    z = process.corrupt(x, t, generator=random)
+    want = list(sampler.walk(z, torch.linspace(0.8, 0, 7, dtype=torch.float64), generator=random))[-1]
+    got = ResamplingReviser(sampler, time=0.8, steps=6)(x, generator=SEEDED()).tokens
+    assert torch.equal(got, want)

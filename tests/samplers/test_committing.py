@@ -105,3 +105,13 @@ def test_what_is_refused(name, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         CommittingSampler(process, oracle_of(process), **options)
     assert repr(CommittingSampler(process, oracle_of(process))).endswith("threshold=0.9)")
+
+
+def test_tokens_that_reach_the_lower_end_are_committed_whatever_others_are_owed():
+    # The two left tokens end at t = 0; those on the right are surer, and would take all that is owed.
+    process = nl.masked(vocab_size=3, mask_id=2)
+    network = Script([[0, 1, 0, 1]], [[0.5, 0.6, 0.8, 0.9]])
+    z, t = torch.full((1, 4), 2), torch.tensor([[0.5, 0.5, 1.0, 1.0]])
+    s = torch.tensor([[0.0, 0.0, 0.9, 0.9]])
+    moved = CommittingSampler(process, network, 1.0).step(z, t, s, generator=generator())
+    assert moved[0, :2].tolist() == [0, 1]

@@ -9,6 +9,8 @@ from ...categorical import Randomness
 from ...numerics import require_count, require_number
 from ...typing import Grid, Tokens
 from ..base import Advance, Sampler, Stage, WrappedSampler
+from ..confidence import noisy_data_tokens
+from ..joint_thresholds import JointThresholdSampler
 from ..walk_state import with_state
 from .blocks import BlockSampler
 from .stopping import EarlyStopping
@@ -37,7 +39,8 @@ class SlidingBlockSampler(BlockSampler):
       from the start.
     - `at_once`: the largest number of open blocks that are not finished; by default any.
 
-    **Raises:** `ValueError` for invalid settings, or around a sampler that stops by itself (`EarlyStopping`).
+    **Raises:** `ValueError` for invalid settings, or around a sampler that stops by itself (`EarlyStopping`,
+    `JointThresholdSampler` with noise on data tokens).
 
     **Source:** the idea of the multi-block decoder of d3LLM (hao-ai-lab/d3LLM), whose schedule has more states and is not
     reproduced.
@@ -166,7 +169,9 @@ class _Window:
 def _refuse_stopping(sampler: Sampler) -> None:
     """Raise `ValueError` for a sampler that stops a sequence when its open blocks are finished, later ones or not."""
     while True:
-        if isinstance(sampler, EarlyStopping) or getattr(sampler, "stability", None) is not None:
+        # Under absorbing noise a full block is finished, so that the next one is open before nothing changes.
+        fills = isinstance(sampler, JointThresholdSampler) and len(noisy_data_tokens(sampler.process)) > 0
+        if fills or isinstance(sampler, EarlyStopping) or getattr(sampler, "stability", None) is not None:
             raise ValueError(
                 "a sampler in sliding blocks must not stop sequences by itself, because later blocks have not begun; got "
                 f"{type(sampler).__name__}"

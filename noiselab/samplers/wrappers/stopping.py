@@ -56,7 +56,7 @@ class EarlyStopping(WrappedSampler):
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
     ) -> Iterator[list[Stage]]:
         """The path of the inner sampler, until all sequences have stopped."""
-        advance, first, low = advance or self.stages, times[0], self.process.domain[0]
+        advance, first, low, length = advance or self.stages, times[0], self.process.domain[0], z.shape[1]
         quiet = torch.zeros(len(z), dtype=torch.long, device=z.device)
         stopped = torch.zeros(len(z), dtype=torch.bool, device=z.device)
         data = self.process.data_tokens(z.device)
@@ -66,7 +66,8 @@ class EarlyStopping(WrappedSampler):
             done = hold_still(advance, stopped, low, z, t, s, generator)
             changed = torch.stack([stage.z != z for stage in done]).any(0).any(-1)
             # An inner BlockSampler marks later tokens only by their times; an outer one leaves them at the first time.
-            left_start = (as_token_times(s, z) < first).all(-1)
+            # One with `context="past"` leaves them out.
+            left_start = (as_token_times(s, z) < first).all(-1) & (z.shape[1] == length)
             ours = as_token_times(done[-1].time, z) < first
             quiet = torch.where(left_start & ~changed, quiet + 1, 0)
             stopped = stopped | ((quiet >= self.patience) & (data[done[-1].z] | ~ours).all(-1))

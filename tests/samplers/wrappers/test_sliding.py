@@ -12,6 +12,7 @@ from noiselab.samplers import (
     EarlyStopping,
     EndToken,
     EntropyBound,
+    JointThresholdSampler,
     Prompted,
     Quota,
     RenoisingSampler,
@@ -178,6 +179,11 @@ def test_it_is_sampled_to_the_end_and_says_how_far():
     assert sampler.sample((2, 0), steps=3).shape == (2, 0)
 
 
+def noise_on_data():
+    process = NOISES["gidd"]()
+    return process, oracle_of(process)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -191,6 +197,10 @@ def test_it_is_sampled_to_the_end_and_says_how_far():
         (
             lambda inner: SlidingBlockSampler(RenoisingSampler(inner.process, inner.denoiser, stability=1), 2),
             "must not stop sequences by itself.*; got RenoisingSampler",
+        ),
+        (
+            lambda inner: SlidingBlockSampler(JointThresholdSampler(*noise_on_data(), most_edits=1), 2),
+            "must not stop sequences by itself.*; got JointThresholdSampler",
         ),
     ],
 )

@@ -285,3 +285,11 @@ def test_a_sampler_around_it_may_change_what_is_revealed():
     plain = nl.PredictorCorrector(sampler, nl.GibbsCorrector(sampler.process, oracle))
     x = plain.sample((200, 6), steps=6, generator=generator())
     assert torch.equal(inside.sample((200, 6), steps=6, generator=generator()), filled(x))
+
+
+def test_around_blocks_that_do_not_see_later_ones_no_sequence_stops_before_its_last_block():
+    process = PROCESSES["masked"]()
+    fast = nl.samplers.ThresholdSampler(process, nl.MarkovOracle(INITIAL, TRANSITION, process))
+    blocks = BlockSampler(fast, 3, context="past")
+    plain = blocks.sample((2, 9), steps=8)
+    assert torch.equal(EarlyStopping(blocks, 2).sample((2, 9), steps=8), plain) and (plain < 4).all()
