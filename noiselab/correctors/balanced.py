@@ -121,7 +121,7 @@ class BalancedCorrector(Corrector):
     ) -> Iterator[Tensor]:
         """The tokens after each jump, until the time of each sequence is over; noisy ones, or finished ones."""
         left = torch.full(z.shape[:1], self.duration, dtype=torch.float64, device=z.device)
-        live = torch.ones_like(left, dtype=torch.bool) if rows is None else rows.any(-1)
+        live = torch.full_like(left, z.shape[1] > 0, dtype=torch.bool) if rows is None else rows.any(-1)
         checks = LogitChecks()
         while live.any():
             u = _numbers(live, generator)

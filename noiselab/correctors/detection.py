@@ -74,7 +74,8 @@ class DenoiserDetector(Detector):
         with evaluating(self.denoiser):
             if self.hide is None:
                 return self._surprise(z, z)[:, :count]
-            return torch.stack([self._hidden(row, count, self.hide) for row in z])
+            scores = [self._hidden(row, count, self.hide) for row in z]
+            return torch.stack(scores) if scores else torch.zeros(z.shape, dtype=torch.float64, device=z.device)
 
     def _hidden(self, row: Tensor, count: int, hide: int) -> Tensor:
         """The scores of one sequence, each token hidden in turn."""

@@ -10,7 +10,7 @@ from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
 from ..denoisers.modes import device_of, evaluating
 from ..denoisers.quality import QualityDenoiser
-from ..numerics import require_count, require_number, require_token, require_tokens
+from ..numerics import TEMPERATURES, require_count, require_number, require_token, require_tokens
 from ..process import NoiseProcess, as_token_times
 from ..process.validation import require_kind
 from ..revisions import Detector, require_detector
@@ -92,7 +92,7 @@ class SuspectCorrector(Corrector):
       improbability of each token while it is masked, by a pass for each (`DenoiserDetector(hide=...)`).
     - `tokens_per_step`: the number of tokens of each sequence that are predicted again, at least 1.
     - `threshold`: tokens whose score is not above it are kept.
-    - `temperature`: of the prediction; 0 takes the most likely token.
+    - `temperature`: of the prediction, in [1e-20, 1e20]; 0 takes the most likely token.
 
     **Raises:** `ValueError` if a setting is out of range, or the process has no mask.
 
@@ -135,7 +135,7 @@ class SuspectCorrector(Corrector):
         self.detector = require_detector(own, "token")
         self.tokens_per_step = require_count("tokens_per_step", tokens_per_step)
         self.threshold = require_number("threshold", threshold, infinite=True)
-        self.temperature = require_number("temperature", temperature, 0)
+        self.temperature = require_number("temperature", temperature, *(TEMPERATURES if temperature else (0,)))
 
     @torch.no_grad()
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:

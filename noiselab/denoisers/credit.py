@@ -20,7 +20,8 @@ class Credit(WrappedDenoiser, SelfConditioned):
     threshold accepts them earlier (`ThresholdSampler`). C belongs to the walk of a sampler, anew in each block of a
     `BlockSampler`, as other predictions that are carried from step to step (`SelfConditioned`); outside of a walk it begins
     with 0. It has the size of the logits of whole sequences: with 126,000 tokens and a length of 1,024 half a gigabyte in
-    float32 for each sequence.
+    float32 for each sequence. Predictions count only where a sampler asks for them, so that steps have no static shapes
+    (`Sampler.with_shapes`).
 
     The result is no longer the prediction of the network given the tokens: samplers that draw from it are biased, also with
     an exact denoiser.

@@ -75,7 +75,7 @@ class QualityDenoiser(ProjectedDenoiser):
                 f"got {type(inner).__name__}"
             )
         self.inner, self.predicts, self.takes_mask = inner, inner.predicts, inner.takes_mask
-        self.attention_block = inner.attention_block
+        self.attention_block, self.attention_given = inner.attention_block, inner.attention_given
         self.head = QualityHead(_width(inner) if width is None else require_count("width", width))
         for tensor in inner.parameters():
             self.head.to(tensor.device)

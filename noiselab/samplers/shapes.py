@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..denoisers.base import Denoiser
 from ..denoisers.checked import Checked
+from ..denoisers.credit import Credit
 from ..typing import Selection, Times, Tokens
 
 Shapes: TypeAlias = Literal["rows", "static"]
@@ -40,7 +41,7 @@ class TwoForms:
           them in each step. "static": it is evaluated at all positions, and nothing is read. `None`: by the device of the
           tokens.
 
-        **Raises:** `ValueError` for another value, or if there is no form with static shapes.
+        **Raises:** `ValueError` for another value, or if there is no form with static shapes, or with `Credit`.
         """
         if shapes is not None and shapes not in get_args(Shapes):
             raise ValueError(f"shapes must be 'rows', 'static' or None; got {shapes!r}")
@@ -72,7 +73,8 @@ class TwoForms:
         """Whether a step from these tokens has static shapes: by default not with a cache, which needs selected positions."""
         if not self.has_static or self.shapes is not None:
             return self.has_static and self.shapes == "static"
-        return z.device.type != "cpu" and not _keeps_keys(getattr(self, "denoiser", None))
+        denoiser = getattr(self, "denoiser", None)
+        return z.device.type != "cpu" and not _keeps_keys(denoiser) and not _credits(denoiser)
 
     def _parts(self) -> tuple[str, ...]:
         """The attributes that hold what makes the steps; none if this object does."""
@@ -83,6 +85,10 @@ class TwoForms:
             raise ValueError(
                 f"{type(self).__name__} has no step with static shapes; leave shapes at 'rows', or use "
                 "AncestralSampler, ConfidenceSampler, EntropyBoundedSampler, ThresholdSampler or SelfCorrection"
+            )
+        if shapes == "static" and _credits(getattr(self, "denoiser", None)):
+            raise ValueError(
+                "shapes must be 'rows' with Credit, which counts predictions only where they are asked for; got 'static'"
             )
         self.shapes = shapes
 
@@ -100,6 +106,13 @@ def _keeps_keys(part: Any) -> bool:
     if not isinstance(part, Denoiser):
         return False
     return part.keeps_keys or any(map(_keeps_keys, part.children()))
+
+
+def _credits(part: Any) -> bool:
+    """Whether a denoiser contains a `Credit`, whose sums depend on the positions that are evaluated."""
+    if not isinstance(part, Denoiser):
+        return False
+    return isinstance(part, Credit) or any(map(_credits, part.children()))
 
 
 def finish(moved: Moved, t: Times | None, denoiser: Checked) -> Tokens:

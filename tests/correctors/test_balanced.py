@@ -187,3 +187,13 @@ def test_short_texts_of_a_padded_batch_are_corrected_as_alone():
         together = corrector.correct(z, rows=real, generator=TokenGenerators(each, real))
         alone = corrector.correct(z[:1], rows=real[:1], generator=[torch.Generator().manual_seed(seed)])
         assert together[0].tolist() == alone[0].tolist()
+
+
+def test_empty_texts_stay_as_they_are():
+    process = nl.uniform(vocab_size=2)
+    half = torch.full((2, 2), 0.5)
+    corrector, z = (
+        BalancedCorrector(process, nl.MarkovOracle(half[0], half, process)),
+        torch.zeros(2, 0, dtype=torch.long),
+    )
+    assert corrector.correct(z).shape == corrector.step(z, torch.full((2,), 0.3)).shape == (2, 0)

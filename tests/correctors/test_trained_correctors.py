@@ -163,8 +163,22 @@ def test_the_head_is_saved_and_loaded_as_safetensors(tmp_path):
         (lambda: DraftCorrector(nl.uniform(vocab_size=3), ORACLE), "one mask"),
         (lambda: QualityDetector(headed([float("nan"), 0, 0, 0]))(torch.tensor([[0]])), "must be finite"),
         (lambda: SuspectCorrector(PROCESS, ORACLE, tokens_per_step=0), "tokens_per_step must"),
+        (lambda: SuspectCorrector(PROCESS, ORACLE, temperature=1e-320), "temperature must lie in"),
     ],
 )
 def test_what_is_refused(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+def test_no_texts_are_none():
+    assert SuspectCorrector(PROCESS, ORACLE).step(torch.zeros(0, 5, dtype=torch.long), torch.zeros(0)).shape == (0, 5)
+
+
+def test_blocks_are_counted_as_by_the_denoiser_inside():
+    inner = Table(torch.eye(4))
+    inner.attention_block, inner.attention_given = 4, torch.tensor([[3]])
+    denoiser = QualityDenoiser(inner)
+    sampler = nl.samplers.BlockSampler(nl.AncestralSampler(PROCESS, denoiser), 4)
+    first = list(sampler.run((64, 11), steps=2))[1][-1].z
+    assert denoiser.attention_given.item() == 3 and (first[:, :3] == MASK).all() and (first[:, 3:7] != MASK).any()

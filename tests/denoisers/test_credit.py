@@ -49,3 +49,14 @@ def test_outside_of_a_walk_it_begins_anew_and_selects_rows():
 def test_what_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Credit(ByFirst(), **options)
+
+
+def test_static_shapes_are_refused_because_other_positions_would_be_counted():
+    process = nl.masked(vocab_size=3, mask_id=2)
+    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), process)
+    sampler = nl.samplers.ThresholdSampler(process, nl.Temperature(Credit(oracle), 0.5))
+    for make in (lambda: sampler.with_shapes("static"), sampler.compiled):
+        with pytest.raises(ValueError, match="shapes must be 'rows' with Credit"):
+            make()
+    assert sampler.with_shapes("rows").shapes == "rows"
+    assert not sampler.is_static(torch.zeros(1, 2, dtype=torch.long, device="meta"))
