@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..constraints import TokenAutomaton
 from ..numerics import require_count
+from .schemas import require_whole
 from .token_texts import token_texts
 from .tokenizers import vocabulary_size
 
@@ -80,7 +81,8 @@ def json_automaton(
     """The automaton of all token sequences that write JSON of a schema, by the regular expression of outlines-core for it.
 
     Properties come in the order of the schema. Strings and arrays without a maximum length may be as long as the sequence;
-    what the library does not support in a schema is refused by its own message.
+    keywords that the library does not support, such as `minimum`, `uniqueItems` and `not`, are refused. `oneOf` means `anyOf`,
+    and `pattern` is what is between the quotes, as it is written there.
 
     **Arguments:**
 
@@ -111,8 +113,9 @@ def json_automaton(
         raise ValueError(f"schema must be a JSON schema, a mapping or its text; got {schema!r}")
     try:
         text = schema if isinstance(schema, str) else json.dumps(schema)
+        require_whole(json.loads(text))
         pattern = build_regex_from_schema(text, whitespace)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f"schema must be a JSON schema that outlines-core supports; got {schema!r}: {error}"
         ) from error
@@ -127,6 +130,8 @@ def _index(pattern: str, ids: dict[bytes, list[int]], size: int) -> tuple[int, l
     # With a last character that texts do not contain, the first match is the whole text.
     stop, end = size, size + 1  # ids of no token; the second is one that the library wants
     try:
+        # By itself, so that no parenthesis of the pattern closes the group around it.
+        Index(f"{pattern}|{LAST}", Vocabulary(end, {LAST.encode(): [stop]}))
         index = Index(f"(?:{pattern}){LAST}", Vocabulary(end, {**ids, LAST.encode(): [stop]}))
     except ValueError as error:
         raise ValueError(

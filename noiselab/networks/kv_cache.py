@@ -97,12 +97,16 @@ class Evaluation(ProjectedDenoiser):
         return not torch.is_grad_enabled() and not _drops(network_of(self.model))
 
     def _network(self) -> tuple:
-        """A key that changes with the network's weights or precision."""
+        """A key that changes with the network's weights or precision, or with the adapters of peft that are in use."""
         tensors = list(self.model.parameters())
         device = tensors[0].device.type
         auto = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
         versions = (0 if tensor.is_inference() else tensor._version for tensor in tensors)
-        return auto, *((t.data_ptr(), t.dtype, version) for t, version in zip(tensors, versions, strict=True))
+        return (
+            auto,
+            _adapters(self.model),
+            *((t.data_ptr(), t.dtype, version) for t, version in zip(tensors, versions, strict=True)),
+        )
 
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
@@ -169,6 +173,13 @@ def stored(
     unknown[text.these] = torch.arange(size, device=start.device) >= last[:, None]
     marks[0] = torch.where(unknown, -1, marks[0])
     return Known(network, marks, layers, reused, None if hidden is None else grown(known and known.hidden, hidden))
+
+
+def _adapters(model: nn.Module) -> tuple:
+    """The state of adapters that is no weight; peft also merges them into weights without autograd's knowledge."""
+    layers: list[Any] = [part for part in model.modules() if hasattr(type(part), "merged_adapters")]
+    names = ("disable_adapters", "active_adapters", "merged_adapters", "scaling")
+    return tuple(str([getattr(layer, name, None) for name in names]) for layer in layers)
 
 
 def _drops(network: nn.Module) -> bool:

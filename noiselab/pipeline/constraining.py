@@ -29,7 +29,7 @@ def constrained(
     A text satisfies it before its first end token, or as a whole. Without `ends`, that of the tokenizer ends it, if the model
     generates one.
 
-    **Raises:** `ValueError` for a constraint that is none, or with another sampler.
+    **Raises:** `ValueError` for a constraint that is none or accepts texts that contain an end, or with another sampler.
     """
     if sampler is not None:
         raise ValueError(
@@ -46,7 +46,12 @@ def constrained(
     ends = list(ends) or own
     automaton = automaton_of(pipe, constraint)
     if ends:
-        automaton = automaton.ending(ends, fill="any")
+        inner, automaton = automaton, automaton.ending(ends, fill="any")
+        if (inner.table[:, inner.classes[ends]] < inner.states).any():
+            raise ValueError(
+                "constraint must be on texts without an end, which are cut at the first one; it accepts texts with one of the "
+                f"end tokens {pipe.tokenizer.convert_ids_to_tokens(ends)}"
+            )
 
     def make(process: NoiseProcess, denoiser: Denoiser) -> Sampler:
         return ConstrainedSampler(process, denoiser, automaton, start="prompt")

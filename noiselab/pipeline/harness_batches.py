@@ -127,9 +127,9 @@ class Batches:
                 yield some, self.drawn([wanted[i] for i in some])
 
     def drawn(self, wanted: Sequence[Wanted]) -> list[list[int]]:
-        """The new tokens of one batch of texts; those of unlike lengths are padded."""
+        """The new tokens of one batch of texts; those of unlike lengths are padded, also if only some have a beginning."""
         random = [self.random("text", one.number) for one in wanted]
-        if len({one.length for one in wanted}) > 1:
+        if len({(one.length, not one.ids) for one in wanted}) > 1:
             rows = self.padded_texts(wanted, random)
         else:
             starts = [Text.of("", one.ids, self.pipe.tokenizer) for one in wanted]

@@ -194,10 +194,65 @@ def test_what_is_refused():
             {"type": "person"}, tokenizer
         ): "schema must be a JSON schema that outlines-core supports",
         lambda: json_automaton("{", tokenizer): "schema must be a JSON schema",
+        lambda: regex_automaton("yes)|(no", tokenizer): "must be a regular expression",
         lambda: json_automaton(["a"], tokenizer): "a mapping or its text",
     }.items():
         with pytest.raises(ValueError, match=words):
             call()
+
+
+BOOLEAN = {"type": "boolean"}
+LEFT_OUT = {
+    "minimum": {"type": "integer", "minimum": 5},
+    "exclusiveMaximum": {"type": ["null", "number"], "exclusiveMaximum": 1},
+    "multipleOf": {"type": "object", "properties": {"a": {"type": "integer", "multipleOf": 2}}},
+    "uniqueItems": {"type": "array", "items": BOOLEAN, "uniqueItems": True},
+    "contains": {"type": "array", "items": {"type": "array", "items": BOOLEAN, "contains": {"const": True}}},
+    "pattern": {"type": "string", "minLength": 5, "pattern": "a+"},
+    "format": {"type": "string", "maxLength": 3, "format": "date"},
+    "allOf": {"allOf": [{"type": "integer"}, {"enum": [1, 2]}]},
+    "maxLength": {"anyOf": [{"type": "string"}, {"type": "null"}], "maxLength": 2},
+    "type": {"type": "string", "const": 3},
+    "not": {"type": "integer", "not": {"const": 0}},
+    "if": {"type": "boolean", "if": {"const": True}, "then": False},
+    "minItems": {"type": "array", "prefixItems": [BOOLEAN], "minItems": 2},
+    "minProperties": {"type": "object", "properties": {"a": BOOLEAN}, "minProperties": 1},
+    "patternProperties": {"properties": {"a": BOOLEAN}, "patternProperties": {"a": {"type": "null"}}},
+    "required": {"type": "object", "required": ["a"]},
+    "among properties": {"type": "object", "properties": {"a": BOOLEAN}, "required": ["b"]},
+    "with quotes": {"type": "object", "properties": {'a"b': BOOLEAN}},
+    "enum must have": {"enum": []},
+    "exclusiveMinimum": {"$ref": "#/$defs/a", "$defs": {"a": {"type": "integer", "exclusiveMinimum": 0}}},
+    "type object alone": {"type": ["object", "null"], "properties": {"a": BOOLEAN}},
+}
+
+
+@pytest.mark.parametrize("word", LEFT_OUT)
+def test_a_schema_of_which_a_part_would_be_left_out_is_refused(word):
+    """outlines-core reads one keyword of some and passes over the others in silence: its texts violate these schemas."""
+    tokenizer = KINDS["bytes"]()
+    for schema in (LEFT_OUT[word], {"title": "x", "type": "array", "items": LEFT_OUT[word]}):
+        for given in (schema, json.dumps(schema)):
+            with pytest.raises(ValueError, match=f"schema must be a JSON schema that outlines-core supports.*{word}"):
+                json_automaton(given, tokenizer)
+
+
+def test_schemas_that_are_read_whole():
+    tokenizer = KINDS["bytes"]()
+    for schema, text in (
+        ({"title": "t", "description": "d", "type": "string", "enum": ["a", "b"], "default": "a"}, '"b"'),
+        ({"type": ["integer", "null"], "maxLength": 3}, "12"),
+        ({"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 2, "uniqueItems": False}, "[1,2]"),
+        ({"type": "array", "prefixItems": [BOOLEAN], "minItems": 1, "items": False}, "[true]"),
+        ({"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}], "$defs": {"a": {"const": 1.5}}}, "1.5"),
+        ({"allOf": [{"type": "string", "pattern": "a+"}]}, '"aa"'),
+        (
+            {"properties": {"minimum": BOOLEAN}, "required": ["minimum"], "additionalProperties": False},
+            '{"minimum":true}',
+        ),
+        ({"type": "object", "additionalProperties": BOOLEAN, "maxProperties": 1}, '{"a":true}'),
+    ):
+        assert json_automaton(schema, tokenizer).accepts(torch.tensor([tokenizer(text)["input_ids"]])).all(), schema
 
 
 def test_a_tokenizer_that_decodes_otherwise_is_refused():

@@ -240,6 +240,41 @@ def test_changed_weights_are_seen(how):
     assert after.shape != before.shape or not torch.equal(after, before)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft calls it
+@torch.no_grad()
+def test_adapters_that_are_disabled_scaled_or_merged_are_seen():
+    """Their state is no weight, and they are merged through `.data`: the same rows are asked for, with no earlier block."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj", "k_proj", "v_proj"])
+    model = peft.get_peft_model(make("LlamaForCausalLM"), settings).eval()
+    for name, weight in model.named_parameters():
+        if "lora" in name:
+            weight.normal_()
+    inner = MaskedLanguageModel(model)
+    cached, plain = CachedBlockCausal(inner, SIZE), BlockCausal(inner, SIZE)
+    z, t = torch.randint(V, (2, 3 * SIZE), generator=generator()), torch.zeros(2, 3 * SIZE)
+    rows = (torch.arange(3 * SIZE) >= 2 * SIZE).expand(2, -1)
+    found = []
+
+    def check():
+        found.append(plain(z, t, rows))
+        torch.testing.assert_close(cached(z, t, rows), found[-1])
+
+    check()
+    with model.disable_adapter():
+        check()
+    check()
+    for layer in model.modules():
+        if hasattr(type(layer), "merged_adapters"):
+            layer.scaling["default"] = 5.0
+    check()
+    model.merge_adapter()
+    check()
+    different = [not torch.allclose(found[0], other, atol=1e-3) for other in found[1:]]
+    assert different == [True, False, True, True]
+
+
 def test_nothing_is_kept_where_gradients_are_recorded_or_anything_is_dropped():
     inner = lm("GPT2LMHeadModel")
     cached, plain = CachedBlockCausal(inner, SIZE), BlockDenoiser(inner, SIZE)

@@ -77,6 +77,20 @@ def test_the_share_of_each_text_is_that_of_the_model_given_the_constraint():
         assert abs(sum(text == word for text in texts) / 4000 - share) < 4 * (share * (1 - share) / 4000) ** 0.5
 
 
+def test_an_automaton_with_an_end_within_is_refused():
+    """One token of any kind: a text that is the end token alone would be cut to none, which the automaton does not accept."""
+    pipe = letters("masked", length=4)
+    end, mask = pipe.tokenizer.eos_token_id, pipe.tokenizer.mask_token_id
+    table = torch.full((2, pipe.process.vocab_size), -1)
+    table[0] = 1
+    table[0, mask] = -1
+    with pytest.raises(ValueError, match="constraint must be on texts without an end"):
+        pipe.generate(4, 2, constraint=TokenAutomaton(table, [1]), generator=random(), **QUIET)
+    table[0, end] = -1
+    texts = pipe.generate(20, 2, constraint=TokenAutomaton(table, [1]), generator=random(), **QUIET)
+    assert all(len(text.tokens) == 2 and text.tokens[1] == end != text.tokens[0] for text in texts)
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_refused():
     pipe = pipeline()

@@ -82,6 +82,14 @@ def test_a_batch_changes_no_text_that_is_generated(pipe):
     assert 4 * fast <= slow and together[::-1] == alone and len(set(alone)) > 1
 
 
+def test_texts_of_one_length_with_and_without_a_beginning(pipe):
+    """Of the whole context: the beginning of one must not be lost to another that has none."""
+    pairs = [("", {"max_gen_toks": 16}), ("the cat", {"max_gen_toks": 16})]
+    for some in (pairs, pairs[::-1]):
+        alone = model(pipe, 1).generate_until(asked(some))
+        assert model(pipe, 2).generate_until(asked(some)) == alone and alone[0] != alone[1]
+
+
 def test_models_of_blocks_are_scored_in_batches_and_generate_in_blocks(in_blocks):
     alone = model(in_blocks, 1).loglikelihood(asked(PAIRS))
     together = model(in_blocks, 8).loglikelihood(asked(PAIRS))
