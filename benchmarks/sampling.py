@@ -169,13 +169,16 @@ def list_compiled() -> dict[tuple[str, str], Callable[[Callable], object]]:
 @torch.no_grad()
 def measure_operations() -> int:
     """The operations of one compiled step on ready logits: those of its graph, and the one that draws random numbers."""
-    return report(
-        "operations of a compiled step",
-        [
+    device = torch.get_default_device()
+    torch.set_default_device(None)  # under a default device, which is a mode, `unflatten` cannot be traced
+    try:
+        lines = [
             (f"{kind}, {name}", 1 + count_operations(run), MORE_OPERATIONS.get(kind, OPERATIONS), False)
             for (kind, name), run in list_compiled().items()
-        ],
-    )
+        ]
+    finally:
+        torch.set_default_device(device)
+    return report("operations of a compiled step", lines)
 
 
 @torch.no_grad()
