@@ -32,6 +32,7 @@ HYBRID = nl.gidd(vocab_size=V, mask_id=V - 1, p_uniform=0.2)
 TINY = TransformersDenoiser(
     DiT(DiTConfig(vocab_size=V, max_seq_len=8, hidden_size=4, num_attention_heads=2, num_hidden_layers=1))
 )
+ANY = nl.constraints.TokenAutomaton(torch.zeros(1, V, dtype=torch.long), [0])
 
 # What else is needed to call it with one number; all that have numbers must be here.
 ARGUMENTS = {
@@ -53,6 +54,7 @@ ARGUMENTS = {
     "EndToken": {**WRAPPED, "token": 1},
     "EntropyBoundedSampler": NOISY,
     "JointThresholdSampler": {"process": HYBRID, "denoiser": ORACLE, "edit": 0.5},
+    "Constrained": {"inner": ORACLE, "automaton": ANY, "process": PROCESS},
     "Credit": {"inner": ORACLE},
     "NeighbourPenalty": {"inner": ORACLE, "penalty": 0.5, "block_size": 2},
     "PathPlanningSampler": NOISY,
@@ -82,6 +84,11 @@ ARGUMENTS = {
     "InfillingReviser": {"sampler": SAMPLER, "given": 1, "steps": 2},
     "PredictorCorrector": {"predictor": SAMPLER, "corrector": nl.GibbsCorrector(PROCESS, ORACLE)},
     "RemaskingCorrector": NOISY,
+    "DraftCorrector": NOISY,
+    "QualityDenoiser": {"inner": TINY, "width": 4},
+    "QualityDetector": {"denoiser": nl.denoisers.QualityDenoiser(TINY, 4), "mask_id": V - 1},
+    "SuspectCorrector": NOISY,
+    "CorrectorReviser": {"corrector": CORRECTION},
     "ResamplingReviser": {"sampler": SAMPLER, "time": 0.5, "steps": 2},
     "SelfCorrection": {"denoiser": ORACLE},
     "SelfCorrectionReviser": {"correction": CORRECTION},
@@ -112,7 +119,12 @@ ARGUMENTS["nelbo_fused"] = {
 UNBOUNDED = {("EntropyBoundedSampler", "bound"), ("RenoisingSampler", "bound"), ("BestGuessReviser", "threshold")} | {
     (name, "max_weight") for name in ("Clipped", "Dynamic", "DynamicV11")
 }
-UNBOUNDED |= {("EntropyBound", "bound"), ("EntropyThreshold", "threshold"), ("StableConfidence", "change")}
+UNBOUNDED |= {
+    ("SuspectCorrector", "threshold"),
+    ("EntropyBound", "bound"),
+    ("EntropyThreshold", "threshold"),
+    ("StableConfidence", "change"),
+}
 
 
 def modules():
