@@ -110,6 +110,15 @@ def test_when_a_block_opens():
     assert revealed(0.5, rule=ConfidenceThreshold(0)) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
+def test_a_block_of_known_tokens_opens_nothing_before_those_before_it_are_reached():
+    """The second of three blocks is known; the third waits for the first."""
+    process, known = NOISES["masked"](), torch.tensor([[False] * 3 + [True] * 3 + [False] * 3])
+    inner = SlidingBlockSampler(ThresholdSampler(process, Left(), Quota(1)), 3, share=1)
+    sampler, last = nl.Infilling(inner, torch.zeros_like(known).long(), known), torch.arange(9) > 5
+    states = list(sampler.walk(torch.full((1, 9), 3), torch.linspace(1, 0, 10)))
+    assert [int((z == 3)[0, last].sum()) for z in states] == [3, 3, 3, 2, 1, 0]
+
+
 def test_each_block_has_its_own_clock():
     network = Left()
     sampler = SlidingBlockSampler(ThresholdSampler(NOISES["masked"](), network, Quota(1)), 3, share=0.3)
