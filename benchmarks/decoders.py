@@ -1,156 +1,161 @@
-"""Decoders of masked models where the truth is known: python benchmarks/decoders.py [--quick].
+"""Decoders where the truth is known: python benchmarks/decoders.py [--quick].
 
-Each rule of `ThresholdSampler` at several settings, on two Markov chains (few followers for each token, or many), with the
-exact denoiser and one that is wrong by a known amount: how far drawn sequences are from the data against tokens per forward.
-Prints a table; writes it and figures into docs/assets/decoders. About ten minutes on one core.
+Every decoder of `decoder_list.py` at several settings under three noises, on two Markov chains (few followers for each
+token, or many), with the exact denoiser and one that is wrong by a known amount: how far drawn sequences are from the data
+against tokens per forward. Writes a table and figures into docs/assets/decoders.
 """
 
 import argparse
-import io
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
-from matplotlib import pyplot as plt
+import torch
+from torch import Generator, Tensor
 
 import noiselab as nl
-from noiselab.bench.catalogue import OnGrid
-from noiselab.bench.figures import LINES, MARKERS, PALETTE
-from noiselab.bench.runner import Factory, Row, bench
+from decoder_figures import save_figures, summarize, tabulate
+from decoder_list import LENGTH, Decoder, decoders
+from noiselab.bench.corrections import measure_law
 from noiselab.bench.world import World
-from noiselab.samplers import (
-    AncestralSampler,
-    ConfidenceThreshold,
-    EntropyBound,
-    EntropyThreshold,
-    Factor,
-    LocalMaxima,
-    Quota,
-    StableConfidence,
-    ThresholdSampler,
-    even_grid,
-)
-from samplers import STYLE, perturb_oracle
+from noiselab.denoisers import ActiveOnly, CallCounter
+from samplers import perturb_oracle
 
 FOLDER = Path(__file__).parents[1] / "docs" / "assets" / "decoders"
-LENGTH = 32
-DECODERS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
-    "quota, most confident": {f"{n}": lambda n=n: Quota(n) for n in (1, 2, 4, 8)},
-    "confidence": {f"{p}": lambda p=p: ConfidenceThreshold(p) for p in (1, 0.9, 0.8, 0.7, 0.5)},
-    "confidence of the drawn token": {
-        f"{p}": lambda p=p: ConfidenceThreshold(p, confidence="proposed") for p in (1, 0.9, 0.8, 0.7, 0.5)
-    },
-    "entropy": {f"{h}": lambda h=h: EntropyThreshold(h) for h in (0, 0.4, 0.7, 1.0, 1.5)},
-    "entropy bound": {f"{h}": lambda h=h: EntropyBound(h) for h in (0, 0.5, 1, 2, 4)},
-    "factor": {f"{f}": lambda f=f: Factor(f) for f in (0, 0.5, 1, 2, 3)},
-    "local maxima": {f"{p}": lambda p=p: LocalMaxima(p, max(p, 0.9)) for p in (0.9, 0.7, 0.5, 0.3)},
-    "stable": {f"{p}": lambda p=p: StableConfidence(0.05, p) for p in (0.95, 0.8, 0.5)},
-}
-"""The decoders by name, each with its settings."""
-STEPS = (32, 16, 8, 4)  # of the ancestral sampler, for comparison
+MANY = (0.6, 0.16, 0.09, 0.06, 0.04, 0.03, 0.015, 0.005)  # probabilities of the eight followers of each token
+SEEDS, GROUPS = (0, 1), 10
+QUANTILE = 2.262  # of Student's distribution with GROUPS - 1 degrees of freedom, 97.5 %
 
 
-def factories() -> dict[str, Factory]:
-    """Every decoder at every setting, with the steps that it needs."""
+@dataclass(frozen=True)
+class DecoderRow:
+    """What a decoder costs, and how far its sequences are from the data.
 
-    def make(rule: Callable[[], Any]) -> Factory:
-        return lambda p, d: OnGrid(ThresholdSampler(p, d, rule(), draw=True), lambda p, steps: even_grid(p, LENGTH))
+    **Arguments:**
 
-    found = {f"{name}, {setting}": make(rule) for name, rules in DECODERS.items() for setting, rule in rules.items()}
-    for steps in STEPS:
-        found[f"ancestral, {steps}"] = lambda p, d, n=steps: OnGrid(
-            AncestralSampler(p, d), lambda p, steps: even_grid(p, n)
+    - `tokens_per_forward`: tokens of a sequence for each forward that it needed.
+    - `divergence`, `divergence_error`: KL from the data in nats per token, and half of its 95 % interval. Of sequences that
+      differ, that of a chain with their pairs, which is at most theirs; of a single sequence, its own.
+    - `pairs`, `pairs_error`: total variation between the frequencies of pairs and the chain's.
+    - `gap`: nats per token by which sequences are less probable than data.
+    """
+
+    world: str
+    noise: str
+    denoiser: str
+    decoder: str
+    setting: str
+    sequences: int
+    tokens_per_forward: float
+    divergence: float
+    divergence_error: float
+    pairs: float
+    pairs_error: float
+    gap: float
+
+
+def worlds(length: int = LENGTH) -> list[World]:
+    """The chain with few followers of each token, and the one with many."""
+    followed = World.random(states=8, length=length, followers=MANY, generator=Generator().manual_seed(0))
+    return [World.sharp(length=length), World(followed.transition, length, name="soft")]
+
+
+def measure(world: World, x: Tensor, *, single: bool = False) -> tuple[float, float, float]:
+    """Divergence, pairs and gap of sequences."""
+    law = measure_law(world, x)
+    return (law.gap + world.entropy if single else law.divergence), law.pairs, law.gap
+
+
+def jackknife(world: World, x: Tensor) -> tuple[float, float]:
+    """Half of the 95 % intervals of divergence and pairs, by leaving out each group of sequences in turn."""
+    groups = torch.arange(len(x)) % GROUPS
+    left = torch.tensor([measure(world, x[groups != g])[:2] for g in range(GROUPS)], dtype=torch.float64)
+    error = ((left - left.mean(0)).square().sum(0) * (GROUPS - 1) / GROUPS).sqrt() * QUANTILE
+    return error[0].item(), error[1].item()
+
+
+def run(
+    decoder: Decoder, world: World, process: nl.InterpolatingProcess, denoiser: nl.Denoiser, sequences: int
+) -> tuple[Tensor, float]:
+    """Sequences of both seeds, and forwards per sequence: those in which it had a token to be predicted."""
+    counter = CallCounter(ActiveOnly(denoiser))
+    draw = decoder.make(process, counter)
+    count = 2 if decoder.single else sequences
+    x = torch.cat([draw((count, world.length), Generator().manual_seed(seed)) for seed in SEEDS])
+    if decoder.single and (x != x[0]).any():
+        raise ValueError(f"{decoder.name} must be a single sequence")
+    return x, counter.active / len(x)
+
+
+def compare(
+    world: World,
+    noise: str,
+    label: str,
+    make: Callable[[nl.InterpolatingProcess], nl.Denoiser],
+    sequences: int,
+    known: Sequence[Decoder] | None = None,
+) -> list[DecoderRow]:
+    """A row for each decoder under a noise, with a denoiser."""
+    process = world.processes()[noise]
+    denoiser, rows = make(process), []
+    for decoder in decoders(noise) if known is None else known:
+        x, forwards = run(decoder, world, process, denoiser, sequences)
+        divergence, pairs, gap = measure(world, x, single=decoder.single)
+        errors = (0.0, 0.0) if decoder.single else jackknife(world, x)
+        rows.append(
+            DecoderRow(
+                world.name,
+                noise,
+                label,
+                decoder.name,
+                decoder.setting,
+                1 if decoder.single else len(x),
+                world.length / forwards,
+                divergence,
+                errors[0],
+                pairs,
+                errors[1],
+                gap,
+            )
         )
-    return found
+    return rows
 
 
-def family(row: Row) -> str:
-    """The name of the decoder without its setting."""
-    return row.method.rpartition(", ")[0]
-
-
-def divergence(row: Row) -> float:
-    """KL(samples || data) per token of a chain with the pairs of the samples: at most that of the samples, but for noise."""
-    return row.gap - row.entropy
-
-
-def tabulate(rows: Sequence[Row]) -> str:
-    """A table for each world and denoiser."""
-    lines: list[str] = []
-    for place in dict.fromkeys((row.world, row.denoiser) for row in rows):
-        here = [row for row in rows if (row.world, row.denoiser) == place]
-        lines += [
-            f"**{place[0]} chain, {place[1]}** ({here[0].sequences} sequences of {LENGTH} tokens; "
-            f"total variation of pairs of exact samples {here[0].pairs_floor:.3f})",
-            "",
-            "| decoder, setting | tokens per forward | KL from the data, nats per token | gap, nats per token | pairs |",
-            "| --- | ---: | ---: | ---: | ---: |",
-        ]
-        for row in here:
-            gap = f"{row.gap:+.3f} ± {row.error:.3f}"
-            cells = [row.method, f"{LENGTH / row.needed:.2f}", f"{divergence(row):.3f}", gap, f"{row.pairs:.3f}"]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def save_figure(rows: Sequence[Row], folder: Path) -> None:
-    """Divergence and pairs against tokens per forward, the same on every run from the same rows."""
-    places = list(dict.fromkeys((row.world, row.denoiser) for row in rows))
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            2, len(places), figsize=(3.2 * len(places), 6), sharex=True, sharey="row", squeeze=False
-        )
-        for place, column in zip(places, axes.T, strict=True):
-            here = [row for row in rows if (row.world, row.denoiser) == place]
-            for k, name in enumerate(dict.fromkeys(map(family, here))):
-                some = sorted((row for row in here if family(row) == name), key=lambda row: -row.needed)
-                x = [LENGTH / row.needed for row in some]
-                style: dict[str, Any] = {
-                    "color": PALETTE[k % len(PALETTE)], "marker": MARKERS[k % len(MARKERS)], "ms": 4, "lw": 1,
-                    "ls": LINES[k // len(PALETTE)], "label": name,
-                }  # fmt: skip
-                column[0].plot(x, [max(divergence(row), 1e-4) for row in some], **style)
-                column[1].plot(x, [row.pairs for row in some], **style)
-            column[0].set(title=f"{place[0]} chain, {place[1]}", xscale="log", yscale="log")
-            column[1].axhline(here[0].pairs_floor, color="#808080", lw=0.8, ls=":")
-            column[1].set(xlabel="tokens per forward", yscale="log")
-        axes[0, 0].set_ylabel("KL from the data, nats per token")
-        axes[1, 0].set_ylabel("total variation of pairs")
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
-        figure.tight_layout(rect=(0, 0.07, 1, 1))
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="none")
-        plt.close(figure)
-    (folder / "decoders.svg").write_text(buffer.getvalue(), encoding="utf-8")
+def floors(world: World, sequences: int) -> tuple[float, float]:
+    """Divergence and pairs of exact samples of this number."""
+    generator = Generator().manual_seed(0)
+    found = torch.tensor([measure(world, world.sample(sequences, generator=generator))[:2] for _ in range(8)])
+    return found[:, 0].mean().item(), found[:, 1].mean().item()
 
 
 def main() -> None:
     """Run all, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few sequences")
-    parser.add_argument("--sequences", type=int, default=2000)
+    parser.add_argument("--sequences", type=int, default=500, help="of each of the two seeds")
     parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--redraw", action="store_true", help="only write table and figures again, from rows.json")
     options = parser.parse_args()
-    sequences = 200 if options.quick else options.sequences
-    rows: list[Row] = []
-    for world in (World.sharp(length=LENGTH), World.soft(length=LENGTH)):
-        process = nl.masked(vocab_size=world.states + 1, mask_id=world.states)
-        for label, make in (("exact denoiser", world.oracle), ("wrong by 0.5", perturb_oracle(0.5, world))):
-            rows += bench(
-                factories(), world, process, make(process), evaluations=(LENGTH,), sequences=sequences, name="masked",
-                label=label,
-            )  # fmt: skip
-            print(f"{world.name} chain, {label}: {len(rows)} rows", flush=True)
-    text = tabulate(rows)
-    print(text)
+    torch.set_num_threads(1)  # small tensors: more threads would only wait for each other
+    sequences, start = 50 if options.quick else options.sequences, time.process_time()
     options.folder.mkdir(parents=True, exist_ok=True)
-    (options.folder / "table.md").write_text(text, encoding="utf-8")
-    (options.folder / "rows.json").write_text(json.dumps([asdict(row) for row in rows]), encoding="utf-8")
-    save_figure(rows, options.folder)
+    stored = options.folder / "rows.json"
+    rows: list[DecoderRow] = []
+    if options.redraw:
+        rows = [DecoderRow(**row) for row in json.loads(stored.read_text(encoding="utf-8"))]
+    for world in () if options.redraw else worlds():
+        for label, make in (("exact denoiser", world.oracle), ("wrong by 0.5", perturb_oracle(0.5, world))):
+            for noise in world.processes():
+                rows += compare(world, noise, label, make, sequences)
+                print(f"{world.name} chain, {label}, {noise}: {time.process_time() - start:.0f} s of CPU", flush=True)
+    stored.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+    most = max(row.sequences for row in rows)
+    chance = {world.name: floors(world, most) for world in worlds()}
+    (options.folder / "table.md").write_text(tabulate(rows, chance), encoding="utf-8")
+    (options.folder / "answer.md").write_text(summarize(rows), encoding="utf-8")
+    save_figures(rows, chance, options.folder)
 
 
 if __name__ == "__main__":
