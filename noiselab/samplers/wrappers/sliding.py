@@ -169,6 +169,10 @@ class _Window:
 def _refuse_stopping(sampler: Sampler) -> None:
     """Raise `ValueError` for a sampler that stops a sequence when its open blocks are finished, later ones or not."""
     while True:
+        if isinstance(sampler, BlockSampler):
+            raise ValueError(
+                f"a sampler in sliding blocks must not have blocks of its own; got {type(sampler).__name__}"
+            )
         # Under absorbing noise a full block is finished, so that the next one is open before nothing changes.
         fills = isinstance(sampler, JointThresholdSampler) and len(noisy_data_tokens(sampler.process)) > 0
         if fills or isinstance(sampler, EarlyStopping) or getattr(sampler, "stability", None) is not None:

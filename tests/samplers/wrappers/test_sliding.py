@@ -211,6 +211,10 @@ def noise_on_data():
             lambda inner: SlidingBlockSampler(JointThresholdSampler(*noise_on_data(), most_edits=1), 2),
             "must not stop sequences by itself.*; got JointThresholdSampler",
         ),
+        (
+            lambda inner: SlidingBlockSampler(SlidingBlockSampler(inner, 2), 4),
+            "must not have blocks of its own; got SlidingBlockSampler",
+        ),
     ],
 )
 def test_what_is_refused(make, message):
