@@ -116,13 +116,19 @@ def test_what_cannot_stop_is_refused(masked):
 
 
 KEEPING = [sampler for sampler in vars(nl.samplers).values() if getattr(sampler, "keeps_clean", False) is True]
+SETTINGS = {
+    "CommittingSampler": [{"threshold": 0.5}],
+    "ConstrainedSampler": [
+        {"automaton": nl.constraints.TokenAutomaton(torch.tensor([[0, 1, 0, -1], [1, -1, 1, -1]]), [1])}
+    ],
+}
 
 
 @pytest.mark.parametrize("sampler", KEEPING, ids=lambda sampler: sampler.__name__)
 def test_samplers_that_say_so_keep_clean_tokens(sampler):
     process = nl.masked(vocab_size=4, mask_id=3)
     oracle = nl.MarkovOracle(torch.full((3,), 1 / 3), torch.full((3, 3), 0.2).fill_diagonal_(0.6), process)
-    for settings in sampler.variants.values() or [{}]:
+    for settings in SETTINGS.get(sampler.__name__) or sampler.variants.values() or [{}]:
         made, random = sampler(process, oracle, **settings), torch.Generator().manual_seed(0)
         z = process.prior(50, 8, generator=random)
         for state in made.walk(z, torch.linspace(1, 0, 9), generator=random):
@@ -135,7 +141,7 @@ def test_those_that_change_them_do_not_say_so():
     names = {sampler.__name__ for sampler in KEEPING}
     assert names == {
         *("AncestralSampler", "ConfidenceSampler", "EntropyBoundedSampler", "FirstHittingSampler", "RenoisingSampler"),
-        "ThresholdSampler",
+        *("CommittingSampler", "ConstrainedSampler", "ThresholdSampler"),
     }
     masked = nl.masked(vocab_size=4, mask_id=3)
     oracle = nl.MarkovOracle(torch.full((3,), 1 / 3), torch.full((3, 3), 1 / 3), masked)
