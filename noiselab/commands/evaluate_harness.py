@@ -35,7 +35,7 @@ class Options:
     steps: OptionalInt = None
     """network evaluations per generated text; by default that of the model"""
     batch_size: int = 8
-    """requests per batch; log-likelihoods take draws times as many sequences"""
+    """requests per batch; log-likelihoods evaluate `draws` sequences for each"""
     seed: int = 0
     """seed of the noise"""
     json: bool = False

@@ -60,7 +60,7 @@ class Denoiser(nn.Module, abc.ABC):
     attention_given: Tensor | None = None
     """The number of leading tokens, [batch or 1, 1], that are one block, from whose end others are counted; `None` for 0."""
     keeps_keys = False
-    """Whether it caches keys and values, so that only positions that are asked for should be."""
+    """Whether it caches keys and values, so that only the positions that are needed should be evaluated."""
     attended = Attended()
     _takes_rows = False
     _predicts: Prediction | None = None

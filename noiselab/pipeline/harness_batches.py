@@ -37,7 +37,7 @@ class Passage(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """A text that is asked for.
+    """A requested text.
 
     **Arguments:**
 

@@ -88,7 +88,7 @@ class TwoForms:
             )
         if shapes == "static" and _credits(getattr(self, "denoiser", None)):
             raise ValueError(
-                "shapes must be 'rows' with Credit, which counts predictions only where they are asked for; got 'static'"
+                "shapes must be 'rows' with Credit, which counts predictions only at requested positions; got 'static'"
             )
         self.shapes = shapes
 

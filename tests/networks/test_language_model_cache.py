@@ -243,8 +243,8 @@ def test_changed_weights_are_seen(how):
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft calls it
 @torch.no_grad()
 def test_adapters_that_are_disabled_scaled_or_merged_are_seen():
-    """Their state is no weight, and they are merged through `.data`: the same rows are asked for, with no earlier block."""
-    peft = pytest.importorskip("peft")
+    """Their state is no weight, and they are merged through `.data`: the same rows are requested, with no earlier block."""
+    peft = pytest.importorskip("peft", reason="optional: pip install noiselab[finetune]; continuous integration has it")
     torch.manual_seed(0)
     settings = peft.LoraConfig(r=2, target_modules=["q_proj", "k_proj", "v_proj"])
     model = peft.get_peft_model(make("LlamaForCausalLM"), settings).eval()
@@ -484,7 +484,7 @@ def test_a_step_costs_one_block_and_the_step_into_a_block_two(shifted):
 
 
 def test_steps_on_an_accelerator_ask_for_rows_if_there_is_a_cache():
-    """There steps have static shapes by default, in which every position is asked for, and a cache would be of no use."""
+    """There steps have static shapes by default, in which every position is evaluated, and a cache would be of no use."""
     inner, z = lm("LlamaForCausalLM"), torch.zeros(2, 4, dtype=torch.long, device="meta")
     cached, plain = (
         AncestralSampler(MASKED, Temperature(kind(inner, SIZE), 0.8)) for kind in (CachedBlockCausal, BlockDenoiser)
