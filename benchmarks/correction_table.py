@@ -40,7 +40,6 @@ from noiselab.correctors import (
     QualityDetector,
     RemaskingCorrector,
     ResamplingReviser,
-    StepsReviser,
     SuspectCorrector,
 )
 from noiselab.denoisers import EarliestTime, Temperature
@@ -54,19 +53,26 @@ FOLDER = Path(__file__).parents[1] / "docs" / "assets" / "corrections"
 FEW = 8  # steps of the samples that are corrected
 EARLIEST = 1e-3  # the earliest time at which the networks were trained
 AGAIN = 0.3  # the time to which sequences are noised to be generated again
+
+
+def _revised(corrector: nl.Corrector, *, steps: int = 128) -> Reviser:
+    """The steps of a corrector, at the lower end of time."""
+    return CorrectorReviser(corrector, steps=steps, batch_size=512)
+
+
 METHODS: dict[str, Callable[["Case"], Reviser]] = {
     "last jump": lambda case: ResamplingReviser(case.sampler(), time=0.01, steps=0, noise=False),
     "best guess, 5 % alarms": lambda case: BestGuessReviser(
         case.denoiser, threshold=case.threshold, time=case.time, support=case.process.support
     ),
-    "GIDD, as published": lambda case: StepsReviser(case.gidd()),
-    "GIDD, one token": lambda case: StepsReviser(case.gidd(), steps=1),
-    "GIDD, two tokens": lambda case: StepsReviser(case.gidd(), steps=2),
-    "random Gibbs, 16 moves": lambda case: StepsReviser(nl.GibbsCorrector(case.process, case.careful), steps=16),
-    "informed Gibbs, 2 moves": lambda case: StepsReviser(case.gibbs("unlikely"), steps=2),
-    "informed Gibbs, 8 moves": lambda case: StepsReviser(case.gibbs("unlikely"), steps=8),
-    "Gibbs by margin, 2 moves": lambda case: StepsReviser(case.gibbs("margin"), steps=2),
-    "Gibbs at unsure places, 2 moves": lambda case: StepsReviser(case.gibbs("unsure"), steps=2),
+    "GIDD, as published": lambda case: _revised(case.gidd()),
+    "GIDD, one token": lambda case: _revised(case.gidd(), steps=1),
+    "GIDD, two tokens": lambda case: _revised(case.gidd(), steps=2),
+    "random Gibbs, 16 moves": lambda case: _revised(nl.GibbsCorrector(case.process, case.careful), steps=16),
+    "informed Gibbs, 2 moves": lambda case: _revised(case.gibbs("unlikely"), steps=2),
+    "informed Gibbs, 8 moves": lambda case: _revised(case.gibbs("unlikely"), steps=8),
+    "Gibbs by margin, 2 moves": lambda case: _revised(case.gibbs("margin"), steps=2),
+    "Gibbs at unsure places, 2 moves": lambda case: _revised(case.gibbs("unsure"), steps=2),
     "noised and generated again": lambda case: ResamplingReviser(case.sampler(), time=AGAIN, steps=8),
     "ReMDM sampler": lambda case: ResamplingReviser(
         RemaskingSampler(case.process, case.denoiser, amount=0.05), time=AGAIN, steps=8
@@ -85,19 +91,15 @@ METHODS: dict[str, Callable[["Case"], Reviser]] = {
     "threshold decoder, 0.9": lambda case: ResamplingReviser(
         ThresholdSampler(case.process, case.denoiser), time=AGAIN, steps=8
     ),
-    "forward-backward, 4 rounds": lambda case: StepsReviser(
+    "forward-backward, 4 rounds": lambda case: _revised(
         ForwardBackwardCorrector(case.process, case.denoiser, span=0.1), steps=4
     ),
     "DFM corrector": lambda case: ResamplingReviser(
         nl.PredictorCorrector(case.sampler(), DFMCorrector(case.process, case.denoiser)), time=AGAIN, steps=8
     ),
-    "balanced": lambda case: StepsReviser(BalancedCorrector(case.process, case.careful)),
-    "balanced, temperature 0.7": lambda case: StepsReviser(
-        BalancedCorrector(case.process, Temperature(case.careful, 0.7))
-    ),
-    "balanced, temperature 0.5": lambda case: StepsReviser(
-        BalancedCorrector(case.process, Temperature(case.careful, 0.5))
-    ),
+    "balanced": lambda case: _revised(BalancedCorrector(case.process, case.careful)),
+    "balanced, temperature 0.7": lambda case: _revised(BalancedCorrector(case.process, Temperature(case.careful, 0.7))),
+    "balanced, temperature 0.5": lambda case: _revised(BalancedCorrector(case.process, Temperature(case.careful, 0.5))),
 }
 BALANCED = ("balanced", "balanced, temperature 0.7", "balanced, temperature 0.5")
 ONE_BY_ONE = (
@@ -204,7 +206,7 @@ def revisers_of(
 
 def _four(corrector: nl.Corrector) -> Reviser:
     """At most four steps at the earliest time."""
-    return CorrectorReviser(corrector, time=EARLIEST, steps=4)
+    return CorrectorReviser(corrector, time=EARLIEST, steps=4, batch_size=512)
 
 
 def measure_all(

@@ -60,6 +60,11 @@ def errors(oracle: nl.MarkovOracle, denoiser: Denoiser, kind: str, count: int) -
     return z, z != x
 
 
+def _redrafted(denoiser: nl.Denoiser, steps: int) -> CorrectorReviser:
+    """Texts after some passes of the corrector of drafts."""
+    return CorrectorReviser(DraftCorrector(PROCESS, denoiser), time=0.01, steps=steps, settles=True)
+
+
 def main() -> None:
     """Train, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -109,11 +114,11 @@ def correct(oracle: nl.MarkovOracle, headed: QualityDenoiser, drafting: Denoiser
     by_head = SuspectCorrector(PROCESS, headed, QualityDetector(headed), temperature=0.5)
     hidden = SuspectCorrector(PROCESS, headed, temperature=0.5)
     revisers = {
-        "suspects of the quality head, 4 steps": CorrectorReviser(by_head, steps=4, settles=False),
-        "suspects by hiding each token, 4 steps": CorrectorReviser(hidden, steps=4, settles=False),
-        "corrected drafts, 1 pass": CorrectorReviser(DraftCorrector(PROCESS, drafting), steps=1),
-        "corrected drafts, 4 passes": CorrectorReviser(DraftCorrector(PROCESS, drafting), steps=4),
-        "drafts of a network without it, 1 pass": CorrectorReviser(DraftCorrector(PROCESS, headed), steps=1),
+        "suspects of the quality head, 4 steps": CorrectorReviser(by_head, time=0.01, steps=4),
+        "suspects by hiding each token, 4 steps": CorrectorReviser(hidden, time=0.01, steps=4),
+        "corrected drafts, 1 pass": _redrafted(drafting, 1),
+        "corrected drafts, 4 passes": _redrafted(drafting, 4),
+        "drafts of a network without it, 1 pass": _redrafted(headed, 1),
     }
     print(f"\n{'nats per token, texts of four steps':40}{'log p':>8}{'evaluations per text':>24}")
     print(f"{'as drawn':40}{oracle.log_prob(z).mean() / LENGTH:8.3f}{4:24d}")

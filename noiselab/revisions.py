@@ -2,7 +2,7 @@
 
 - `Detector`: a sequence -> a score for each of its units, higher where an error is more likely, such as
   `DenoiserDetector` and `StepDetector`.
-- `Reviser`: finished sequences -> finished sequences, such as `SelfCorrectionReviser` and `CheckReviser`.
+- `Reviser`: finished sequences -> finished sequences, such as `CorrectorReviser` and `CheckReviser`.
 - `Revision`: one change: where, when, old, new, kind (`list_revisions`).
 - `Outcome`: how many tokens the changes corrected and how many they damaged (`count_outcome`).
 

@@ -129,14 +129,14 @@ def measure_correction(
     import torch
     import noiselab as nl
     from noiselab.bench import World, force_errors, measure_correction
-    from noiselab.correctors import BalancedCorrector, StepsReviser, DenoiserDetector
+    from noiselab.correctors import BalancedCorrector, CorrectorReviser, DenoiserDetector
 
     world, random = World.sharp(), torch.Generator().manual_seed(0)
     process = world.processes()["gidd"]
     oracle = world.oracle(process)
     samples = nl.AncestralSampler(process, oracle).sample((500, world.length), steps=8, generator=random)
     forced = force_errors(world.sample(200, generator=random), torch.arange(world.states), 0.1, generator=random)
-    reviser = StepsReviser(BalancedCorrector(process, oracle))
+    reviser = CorrectorReviser(BalancedCorrector(process, oracle))
     found = measure_correction(
         world, reviser, forced, samples, detector=DenoiserDetector(oracle), generator=random
     )

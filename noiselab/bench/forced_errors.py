@@ -158,7 +158,7 @@ def measure_forced_errors(
     import torch
     import noiselab as nl
     from noiselab.bench import force_errors, measure_forced_errors, tabulate_forced_errors
-    from noiselab.correctors import BestGuessReviser, DenoiserDetector, SelfCorrectionReviser
+    from noiselab.correctors import BestGuessReviser, DenoiserDetector, CorrectorReviser
     from noiselab.evaluation import threshold_at
 
     process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
@@ -171,7 +171,7 @@ def measure_forced_errors(
     threshold = threshold_at(detector(others.tokens), others.wrong)
     revisers = {
         "best guess": BestGuessReviser(oracle, threshold=threshold),
-        "self-correction": SelfCorrectionReviser(nl.SelfCorrection(oracle, process=process)),
+        "self-correction": CorrectorReviser(nl.SelfCorrection(oracle, process=process)),
     }
     rows = [measure_forced_errors(name, sets, detector, r, generator=random) for name, r in revisers.items()]
     print(tabulate_forced_errors(rows))

@@ -4,14 +4,14 @@ from .balanced import BalancedCorrector
 from .base import Corrector
 from .detection import DenoiserDetector
 from .drafts import DraftCorrector
-from .finished import ResamplingReviser, StepsReviser
+from .finished import CorrectorReviser, ResamplingReviser
 from .flow_matching import DFMCorrector
 from .forward_backward import ForwardBackwardCorrector
 from .gibbs import GibbsCorrector
 from .predictor_corrector import PredictorCorrector
 from .quality import QualityDetector, SuspectCorrector
 from .remasking import RemaskingCorrector
-from .revisers import BestGuessReviser, CorrectorReviser, InfillingReviser, SelfCorrectionReviser
+from .revisers import BestGuessReviser, InfillingReviser
 from .self_correction import SelfCorrection
 
 __all__ = [
@@ -30,7 +30,5 @@ __all__ = [
     "RemaskingCorrector",
     "ResamplingReviser",
     "SelfCorrection",
-    "SelfCorrectionReviser",
-    "StepsReviser",
     "SuspectCorrector",
 ]

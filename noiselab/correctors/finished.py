@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from ..categorical import Randomness
 from ..denoisers import WrappedDenoiser
 from ..denoisers.modes import counting_sequences, device_of, evaluating
+from ..denoisers.quality import QualityDenoiser
 from ..denoisers.self_conditioning import Predictions, carrying, self_conditioned
 from ..numerics import require_count, require_number
 from ..revisions import Revised, Reviser
@@ -19,61 +21,97 @@ from .balanced import BalancedCorrector
 from .base import Corrector
 from .self_correction import SelfCorrection
 
+STOP = (SelfCorrection, BalancedCorrector)
+"""Correctors of finished sequences that stop by themselves, with a method `correct`."""
 
-class StepsReviser(Reviser):
+
+class CorrectorReviser(Reviser):
     """Corrects finished sequences by some steps of a corrector.
 
-    Correctors that stop by themselves (`SelfCorrection`, `BalancedCorrector`) are stopped after at most `steps`; all others
-    take this number of steps at the lower end of time, where tokens are clean.
+    Correctors that stop by themselves (`SelfCorrection`, `BalancedCorrector`) are stopped after at most `steps`, at a time
+    of their own; all others take this number of steps at one time.
 
     **Arguments:**
 
-    - `corrector`: any `Corrector`. For a network, give it `noiselab.denoisers.EarliestTime(denoiser, 0.01)`, which is
-      evaluated at no time at which it was not trained.
+    - `corrector`: any `Corrector`.
+    - `time`: the time of the steps; by default the lower end of time, where tokens are clean. For a network, give one at
+      which it was trained, such as 0.01, or give the corrector `noiselab.denoisers.EarliestTime(denoiser, 0.01)`.
     - `steps`: the number of steps of each sequence.
+    - `settles`: whether the revision ends at a step that changes nothing in the batch; for correctors that draw nothing,
+      whose further steps change nothing either.
     - `batch_size`: sequences at once.
 
-    **Raises:** `ValueError` unless `corrector` is one, and `steps` and `batch_size` are positive.
+    **Raises:** `ValueError` unless `corrector` is one, `time` lies in its domain, and `steps` and `batch_size` are positive;
+    for a `time` or `settles` with a corrector that stops by itself.
 
     **Example:**
 
     ```python
     import torch
     import noiselab as nl
+    from noiselab.correctors import CorrectorReviser, DraftCorrector
 
     process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
     oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.99, 0.01], [0.01, 0.99]]), process)
-    reviser = nl.correctors.StepsReviser(nl.GibbsCorrector(process, oracle, positions="unlikely"), steps=2)
-    revised = reviser(torch.tensor([[0, 0, 1, 0, 0]]), generator=torch.Generator().manual_seed(0))
-    assert revised.tokens.tolist() == [[0, 0, 0, 0, 0]] and revised.evaluations == 2
+    z = torch.tensor([[0, 0, 1, 0, 0]])
+    gibbs = nl.GibbsCorrector(process, oracle, positions="unlikely")
+    for reviser in (
+        CorrectorReviser(nl.SelfCorrection(oracle, process=process)),
+        CorrectorReviser(gibbs, steps=2),
+        CorrectorReviser(DraftCorrector(process, oracle), time=0.01, settles=True),
+    ):
+        revised = reviser(z, generator=torch.Generator().manual_seed(0))
+        assert revised.tokens.tolist() == [[0, 0, 0, 0, 0]] and revised.evaluations == 2
     ```
     """
 
-    def __init__(self, corrector: Corrector, *, steps: int = 128, batch_size: int = 512) -> None:
+    def __init__(
+        self,
+        corrector: Corrector,
+        *,
+        time: float | int | None = None,
+        steps: int = 128,
+        settles: bool = False,
+        batch_size: int = 32,
+    ) -> None:
         if not isinstance(corrector, Corrector):
             raise ValueError(f"corrector must be a noiselab.Corrector; got {type(corrector).__name__}")
-        require_count("steps", steps)
-        require_count("batch_size", batch_size)
-        self.corrector, self.steps, self.batch_size, self.kind = corrector, steps, batch_size, corrector.kind
+        self.corrector, self.kind, self.settles = corrector, corrector.kind, settles
+        self.steps, self.batch_size = require_count("steps", steps), require_count("batch_size", batch_size)
+        if isinstance(corrector, STOP):
+            if time is not None or settles:
+                raise ValueError(
+                    f"time and settles must be left out for {type(corrector).__name__}, which has its own time and stops by "
+                    f"itself; got time={time}, settles={settles}"
+                )
+        else:
+            process = vars(corrector).get("process")
+            low, high = (0, 1) if process is None else process.domain
+            time = low if time is None else require_number("time", time, low, high)
+        self.time: Any = time  # none for those that stop by themselves
 
     def revise(self, z: Tokens, *, rows: Selection | None = None, generator: Randomness = None) -> Revised:
         """The sequences after the steps."""
-        denoiser = self.corrector.denoiser
+        corrector = self.corrector
 
         def revised(some: Tokens, rows: Selection | None, generator: Randomness) -> Tokens:
-            if isinstance(self.corrector, SelfCorrection | BalancedCorrector):
-                return self.corrector.correct(some, steps=self.steps, rows=rows, generator=generator)
-            t = torch.full((len(some),), self.corrector.process.domain[0], dtype=torch.float64, device=some.device)
+            if isinstance(corrector, STOP):
+                return corrector.correct(some, steps=self.steps, rows=rows, generator=generator)
+            t = torch.full((len(some),), self.time, dtype=torch.float64, device=some.device)
             for _ in range(self.steps):
-                some = self.corrector.step(some, t, rows=rows, generator=generator)
+                before, some = some, corrector.step(some, t, rows=rows, generator=generator)
+                if self.settles and torch.equal(before, some):
+                    break
             return some
 
-        with torch.no_grad(), evaluating(denoiser), counting_sequences(_network(denoiser)) as count:
+        denoiser = corrector.denoiser
+        with torch.no_grad(), evaluating(denoiser), counting_sequences(*_networks(corrector)) as count:
             tokens = _in_batches(revised, z, rows, generator, self.batch_size, device_of(denoiser))
         return Revised(tokens, count.sequences)
 
     def __repr__(self) -> str:
-        return f"StepsReviser({self.corrector}, steps={self.steps})"
+        at = "" if self.time is None else f"time={self.time:g}, "
+        return f"CorrectorReviser({self.corrector}, {at}steps={self.steps}{', settles=True' * self.settles})"
 
 
 class ResamplingReviser(Reviser):
@@ -144,6 +182,13 @@ class ResamplingReviser(Reviser):
 
     def __repr__(self) -> str:
         return f"ResamplingReviser({self.sampler}, time={self.time:g}, steps={self.steps}, noise={self.noise})"
+
+
+def _networks(corrector: Corrector) -> list[nn.Module]:
+    """The modules whose calls are evaluations: the network, and what a detector of the corrector calls."""
+    own = getattr(getattr(corrector, "detector", None), "denoiser", None)
+    heads = [own.head] if isinstance(own, QualityDenoiser) else [_network(own)] if isinstance(own, nn.Module) else []
+    return [_network(corrector.denoiser), *heads]
 
 
 def _network(denoiser: nn.Module) -> nn.Module:

@@ -1,75 +1,17 @@
-"""Revisers of finished sequences by a diffusion model."""
-
-from collections.abc import Sequence
+"""Revisers of finished sequences by the predictions of a diffusion model: its best guesses, and a new end."""
 
 import torch
-from torch import nn
 
 from ..categorical import Randomness
 from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
-from ..denoisers.modes import counting_sequences, device_of, evaluating
-from ..denoisers.quality import QualityDenoiser
+from ..denoisers.modes import counting_sequences, evaluating
 from ..numerics import require_count, require_number, require_token_set, require_tokens
 from ..revisions import Revised, Reviser, require_free_end
 from ..samplers import Infilling, Sampler
 from ..typing import Selection, Tokens, TokenSet
-from .base import Corrector
 from .detection import log_predict
 from .self_correction import SelfCorrection
-
-
-class SelfCorrectionReviser(Reviser):
-    """Corrects finished sequences by GIDD's self-correction.
-
-    **Arguments:**
-
-    - `correction`: the `SelfCorrection` to apply, with its denoiser and settings. For a `DiffusionPipeline` named
-      `pipe` it is `SelfCorrection(pipe.denoiser, process=pipe.process, support=pipe.support)`.
-    - `steps`: the largest number of steps; each is one evaluation of every sequence that has not stopped.
-    - `batch_size`: sequences at once.
-
-    **Raises:** `ValueError` unless `steps` and `batch_size` are positive.
-
-    **Example:**
-
-    ```python
-    import torch
-    import noiselab as nl
-
-    process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
-    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.99, 0.01], [0.01, 0.99]]), process)
-    reviser = nl.correctors.SelfCorrectionReviser(nl.SelfCorrection(oracle, process=process))
-    revised = reviser(torch.tensor([[0, 0, 1, 0, 0]]), generator=torch.Generator().manual_seed(0))
-    assert revised.tokens.tolist() == [[0, 0, 0, 0, 0]] and revised.evaluations == 2
-    ```
-    """
-
-    kind = "self-correct"
-
-    def __init__(self, correction: SelfCorrection, *, steps: int = 128, batch_size: int = 32) -> None:
-        require_count("steps", steps)
-        require_count("batch_size", batch_size)
-        self.correction, self.steps, self.batch_size = correction, steps, batch_size
-
-    def revise(self, z: Tokens, *, rows: Selection | None = None, generator: Randomness = None) -> Revised:
-        """The sequences after at most `steps` steps."""
-        denoiser, parts = self.correction.denoiser, []
-        device = device_of(denoiser)
-        with evaluating(denoiser), counting_sequences(denoiser) as count:
-            for first in range(0, len(z), self.batch_size):
-                some = slice(first, first + self.batch_size)
-                part = self.correction.correct(
-                    z[some].to(device),
-                    steps=self.steps,
-                    rows=None if rows is None else rows[some].to(device),
-                    generator=generator[some] if isinstance(generator, Sequence) else generator,
-                )
-                parts.append(part.to(z.device))
-        return Revised(torch.cat(parts) if parts else z, count.sequences)
-
-    def __repr__(self) -> str:
-        return f"SelfCorrectionReviser({self.correction}, steps={self.steps})"
 
 
 class BestGuessReviser(Reviser):
@@ -120,64 +62,6 @@ class BestGuessReviser(Reviser):
 
     def __repr__(self) -> str:
         return f"BestGuessReviser({in_a_line(self.denoiser)}, threshold={self.threshold:g}, time={self.time:g})"
-
-
-class CorrectorReviser(Reviser):
-    """Corrects finished sequences by a corrector at one small time, several times.
-
-    **Arguments:**
-
-    - `corrector`: for example a `SuspectCorrector` or a `DraftCorrector`.
-    - `time`: the time that it is given, in [0, 1].
-    - `steps`: the number of its steps, at least 1; it ends early when nothing changes in any sequence, if `settles`.
-    - `settles`: whether a step that changes nothing ends the revision; false for correctors that draw.
-
-    **Raises:** `ValueError` for another thing than a corrector, or a setting out of range.
-
-    **Example:**
-
-    ```python
-    import torch
-    import noiselab as nl
-    from noiselab.correctors import CorrectorReviser, DraftCorrector
-
-    process = nl.gidd(vocab_size=3, mask_id=2, p_uniform=0.2)
-    oracle = nl.MarkovOracle(torch.tensor([0.5, 0.5]), torch.tensor([[0.99, 0.01], [0.01, 0.99]]), process)
-    revised = CorrectorReviser(DraftCorrector(process, oracle))(torch.tensor([[0, 0, 1, 0, 0]]))
-    assert revised.tokens.tolist() == [[0, 0, 0, 0, 0]] and revised.evaluations == 2
-    ```
-    """
-
-    def __init__(self, corrector: Corrector, *, time: float | int = 0.01, steps: int = 8, settles: bool = True) -> None:
-        if not isinstance(corrector, Corrector):
-            raise ValueError(f"corrector must be a noiselab.Corrector; got {type(corrector).__name__}")
-        self.corrector, self.kind = corrector, corrector.kind
-        self.time, self.steps = require_number("time", time, 0, 1), require_count("steps", steps)
-        self.settles = settles
-
-    def revise(self, z: Tokens, *, rows: Selection | None = None, generator: Randomness = None) -> Revised:
-        """The sequences after at most `steps` steps."""
-        denoiser = self.corrector.denoiser
-        device = device_of(denoiser)
-        before, t = z.to(device), torch.full((len(z),), self.time, dtype=torch.float64, device=device)
-        rows = None if rows is None else rows.to(device)
-        with evaluating(denoiser), counting_sequences(*networks_of(self.corrector)) as count:
-            for _ in range(self.steps):
-                after = self.corrector.step(before, t, rows=rows, generator=generator)
-                settled, before = torch.equal(before, after), after
-                if settled and self.settles:
-                    break
-        return Revised(before.to(z.device), count.sequences)
-
-    def __repr__(self) -> str:
-        return f"CorrectorReviser({self.corrector}, time={self.time:g}, steps={self.steps})"
-
-
-def networks_of(corrector: Corrector) -> list[nn.Module]:
-    """The modules whose calls are evaluations: the denoiser, and what a detector of the corrector calls."""
-    own = getattr(getattr(corrector, "detector", None), "denoiser", None)
-    heads = [own.head] if isinstance(own, QualityDenoiser) else [own] if isinstance(own, nn.Module) else []
-    return [corrector.denoiser, *heads]
 
 
 class InfillingReviser(Reviser):

@@ -23,7 +23,7 @@ from noiselab.autoregressive import (
     edit_bound,
 )
 from noiselab.bench import ForcedErrorRow, ForcedErrors, force_errors, measure_forced_errors, tabulate_forced_errors
-from noiselab.correctors import BestGuessReviser, DenoiserDetector, InfillingReviser, SelfCorrectionReviser
+from noiselab.correctors import BestGuessReviser, CorrectorReviser, DenoiserDetector, InfillingReviser
 from noiselab.evaluation import Interval, generative_perplexity, interval, threshold_at, validation_bound
 from noiselab.files import new_file
 from noiselab.pipeline import DiffusionPipeline
@@ -184,7 +184,7 @@ class Measures:
         random_numbers = torch.Generator().manual_seed(0)
         revisers: dict[str, nl.Reviser] = {
             "best guess": BestGuessReviser(pipe.denoiser, threshold=threshold, support=pipe.support),
-            "self-correction": SelfCorrectionReviser(correction),
+            "self-correction": CorrectorReviser(correction),
         }
         steps = self.length // 2
         plain, corrected = (

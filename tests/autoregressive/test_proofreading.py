@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import noiselab as nl
 from noiselab.autoregressive import BackspaceDetector, Proofreader, SurpriseDetector, SurpriseProofreader
 from noiselab.bench import ForcedErrors, force_errors
-from noiselab.correctors import BestGuessReviser, DenoiserDetector, SelfCorrectionReviser
+from noiselab.correctors import BestGuessReviser, CorrectorReviser, DenoiserDetector
 from noiselab.evaluation import threshold_at
 from noiselab.revisions import count_outcome
 
@@ -261,7 +261,7 @@ def test_the_exact_denoiser_mends_more_than_it_harms_and_more_than_the_plain_mod
         for random in (torch.Generator().manual_seed(0), torch.Generator().manual_seed(1))
     )
     correction = nl.SelfCorrection(oracle, process=process)
-    sampled = outcome_of(forced, SelfCorrectionReviser(correction), torch.Generator().manual_seed(0))
+    sampled = outcome_of(forced, CorrectorReviser(correction), torch.Generator().manual_seed(0))
     assert correction.denoiser is oracle and not oracle.training
     threshold = threshold_at(DenoiserDetector(oracle)(others.tokens), others.wrong)
     guessed = outcome_of(forced, BestGuessReviser(oracle, threshold=threshold))
@@ -283,17 +283,17 @@ def test_evaluations_of_self_correction_are_those_of_sequences_that_have_not_sto
     z[1, 5], z[2, 3], z[2, 8] = 1, 2, 3
     for size in (1, 3):
         random = [torch.Generator().manual_seed(seed) for seed in range(3)]
-        reviser = SelfCorrectionReviser(nl.SelfCorrection(oracle, process=process), batch_size=size)
+        reviser = CorrectorReviser(nl.SelfCorrection(oracle, process=process), batch_size=size)
         found = reviser(z, generator=random)
         assert (found.tokens == 0).all() and found.evaluations == 1 + 2 + 3
     hot = [
-        SelfCorrectionReviser(nl.SelfCorrection(oracle, process=process, temperature=20), steps=6, batch_size=size)(
+        CorrectorReviser(nl.SelfCorrection(oracle, process=process, temperature=20), steps=6, batch_size=size)(
             z, generator=[torch.Generator().manual_seed(seed) for seed in range(3)]
         ).tokens
         for size in (1, 2, 3)
     ]
     assert torch.equal(hot[0], hot[2]) and torch.equal(hot[1], hot[2]) and (hot[0] != z).any(-1).all()
-    assert SelfCorrectionReviser(nl.SelfCorrection(oracle), steps=1)(z).evaluations == 3
+    assert CorrectorReviser(nl.SelfCorrection(oracle), steps=1)(z).evaluations == 3
 
 
 def test_settings_out_of_range_are_refused(unchecked):
@@ -312,4 +312,4 @@ def test_settings_out_of_range_are_refused(unchecked):
     with pytest.raises(ValueError, match="one shape"):
         count_outcome(z, z[:1], z)
     with pytest.raises(ValueError, match="steps"):
-        SelfCorrectionReviser(nl.SelfCorrection(Mixture()), steps=0)
+        CorrectorReviser(nl.SelfCorrection(Mixture()), steps=0)

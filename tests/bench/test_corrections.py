@@ -16,7 +16,7 @@ from noiselab.bench import (
     summarize_corrections,
     tabulate_corrections,
 )
-from noiselab.correctors import BalancedCorrector, DenoiserDetector, StepsReviser
+from noiselab.correctors import BalancedCorrector, CorrectorReviser, DenoiserDetector
 from noiselab.evaluation import measure_detection
 from noiselab.revisions import Revised, count_outcome
 
@@ -102,8 +102,8 @@ def test_balanced_jumps_bring_samples_of_few_steps_to_the_data_and_gidds_rule_be
     oracle = world.oracle(process)
     x = nl.AncestralSampler(process, oracle).sample((1500, world.length), steps=8, generator=random)
     before = measure_law(world, x)
-    balanced = StepsReviser(BalancedCorrector(process, oracle))(x, generator=random)
-    published = StepsReviser(nl.SelfCorrection(oracle, process=process), steps=8)(x, generator=random)
+    balanced = CorrectorReviser(BalancedCorrector(process, oracle))(x, generator=random)
+    published = CorrectorReviser(nl.SelfCorrection(oracle, process=process), steps=8)(x, generator=random)
     after, other = measure_law(world, balanced.tokens), measure_law(world, published.tokens)
     assert before.gap > 0.2 and abs(after.gap) < 0.05 and other.gap < -0.2
     assert after.pairs < before.pairs < 0.5 * other.pairs

@@ -26,7 +26,7 @@ from noiselab.bench import (
     plot_forced_errors,
     tabulate_forced_errors,
 )
-from noiselab.correctors import CorrectorReviser, DenoiserDetector, SelfCorrectionReviser, SuspectCorrector
+from noiselab.correctors import CorrectorReviser, DenoiserDetector, SuspectCorrector
 from noiselab.dialogue import CheckAsContext, CheckDetector, CheckReviser
 from noiselab.evaluation import generative_perplexity, measure_detection, select_units
 from noiselab.revisions import Revised, count_outcome, list_revisions
@@ -80,7 +80,7 @@ def pairs():
     steps = PooledDetector(SurpriseDetector(plain, start=START), boundary=[1])
     regret = RetryUponRegret(plain, steps, vocab_size=4, boundary=[1], start=START, threshold=2.0, cache=False)
     return {
-        "diffusion": (DenoiserDetector(oracle), SelfCorrectionReviser(nl.SelfCorrection(oracle, process=process))),
+        "diffusion": (DenoiserDetector(oracle), CorrectorReviser(nl.SelfCorrection(oracle, process=process))),
         "suspects": suspects(),
         "proofreading": (back, Proofreader(taught, BACK, start=START, threshold=0.5, semantics="erasing", cache=False)),
         "backtracking": (back, BacktrackingReviser(backspaces, back, threshold=0.5)),
@@ -245,7 +245,7 @@ def test_what_does_not_fit_is_refused(unchecked):
     with pytest.raises(
         ValueError, match=r"reviser must be a Reviser, a class with a method revise\(z\); got a SelfCorrection"
     ):
-        measure_forced_errors("m", sets, detector, pairs()["diffusion"][1].correction)
+        measure_forced_errors("m", sets, detector, pairs()["diffusion"][1].corrector)
     for scores, why in (
         (torch.zeros(16), r"scores of shape \[16, 16\]; got torch.float32 \[16\]"),
         (torch.zeros(shape, dtype=torch.long), "floating-point scores .* got torch.int64"),

@@ -7,7 +7,7 @@ import torch
 from by_hand import World, fit
 
 import noiselab as nl
-from noiselab.correctors import BalancedCorrector, ResamplingReviser, StepsReviser
+from noiselab.correctors import BalancedCorrector, CorrectorReviser, ResamplingReviser
 from noiselab.denoisers import EarliestTime, Temperature
 
 SEEDED = lambda seed=0: torch.Generator().manual_seed(seed)  # noqa: E731
@@ -24,6 +24,7 @@ def clean_conditionals(world, x):
 def counts_of(world, reviser, n):
     """How often each clean sequence becomes each other one."""
     z = torch.tensor(world.clean).repeat(n, 1)
+    reviser.batch_size = len(z)
     after = reviser(z, generator=SEEDED()).tokens
     states = len(world.initial)
     code = lambda x: (x * states ** torch.arange(world.length - 1, -1, -1)).sum(-1)  # noqa: E731
@@ -56,7 +57,7 @@ def least(law, x):
 def test_a_gibbs_move_of_finished_sequences_is_the_enumerated_one(name, positions, rule):
     world = World(name, 3)
     want, law = moves(world, rule), world.data
-    reviser = StepsReviser(nl.GibbsCorrector(world.process(), world.oracle(), positions=positions), steps=1)
+    reviser = CorrectorReviser(nl.GibbsCorrector(world.process(), world.oracle(), positions=positions), steps=1)
     assert fit(counts_of(world, reviser, 30_000 // len(world.clean)), want) > 1e-4
     # Moves at random positions keep the law of the data; those at the least probable ones make sequences too probable.
     assert ((law @ want - law).abs().sum() < 1e-12) == (positions == "random")
@@ -79,7 +80,7 @@ def test_one_step_of_gidds_rule_is_the_enumerated_one():
             want[n, world.clean.index(taken)] += chance
     process = world.process()
     rule = nl.SelfCorrection(world.oracle(process), temperature=heat, support=process.support)
-    assert fit(counts_of(world, StepsReviser(rule, steps=1), 10_000), want) > 1e-4
+    assert fit(counts_of(world, CorrectorReviser(rule, steps=1), 10_000), want) > 1e-4
     assert (world.data @ want - world.data).abs().sum() > 0.02  # it does not sample
 
 
@@ -117,11 +118,11 @@ def test_evaluations_are_counted_and_rows_are_kept():
     rows = torch.tensor([True, False, True]).expand(z.shape)
     sampler = nl.AncestralSampler(process, oracle)
     for reviser, cost in (
-        (StepsReviser(nl.GibbsCorrector(process, oracle), steps=5), 5 * len(z)),
+        (CorrectorReviser(nl.GibbsCorrector(process, oracle), steps=5), 5 * len(z)),
         (ResamplingReviser(sampler, time=0.5, steps=0, noise=False), len(z)),
-        (StepsReviser(BalancedCorrector(process, oracle, level=0.3)), None),
+        (CorrectorReviser(BalancedCorrector(process, oracle, level=0.3)), None),
         (ResamplingReviser(sampler, time=0.5, steps=3), None),
-        (StepsReviser(nl.SelfCorrection(oracle, process=process), steps=3), None),
+        (CorrectorReviser(nl.SelfCorrection(oracle, process=process), steps=3), None),
     ):
         found = reviser(z, rows=rows, generator=SEEDED())
         assert torch.equal(found.tokens[:, 1], z[:, 1]) and (found.tokens < 2).all()
@@ -131,16 +132,37 @@ def test_evaluations_are_counted_and_rows_are_kept():
         assert type(reviser).__name__ in repr(reviser)
 
 
-@pytest.mark.parametrize("make", [StepsReviser, lambda rule, **settings: rule], ids=["corrector", "sampler"])
+class Ages(nl.Corrector):
+    """Adds to each token the number of the step, up to 2, and keeps the times that it is given."""
+
+    def step(self, z, t, *, rows=None, generator=None):
+        self.times = [*getattr(self, "times", []), *t.tolist()]
+        return (z + 1).clamp(max=2)
+
+
+def test_steps_are_made_at_one_time_until_nothing_changes():
+    world = World("uniform", 3)
+    z = torch.zeros(3, 3, dtype=torch.long)
+    for settings, steps, time in (
+        ({"steps": 5}, 5, 0.0),
+        ({"steps": 5, "settles": True}, 3, 0.0),
+        ({"steps": 1, "time": 0.3, "settles": True}, 1, 0.3),
+    ):
+        ages = Ages(nl.uniform(vocab_size=3), nl.MarkovOracle(torch.ones(3) / 3, torch.ones(3, 3) / 3, world.process()))
+        revised = CorrectorReviser(ages, **settings)(z)
+        assert ages.times == [time] * 3 * steps and (revised.tokens == min(2, steps)).all()
+
+
+@pytest.mark.parametrize("make", [CorrectorReviser, lambda rule, **settings: rule], ids=["corrector", "sampler"])
 def test_a_sequence_is_revised_alone_as_in_a_batch(make):
     world = World("gidd", 3)
     process = world.process()
     oracle = world.oracle(process)
     revisers = [
-        lambda size: StepsReviser(BalancedCorrector(process, oracle, level=0.3), batch_size=size),
+        lambda size: CorrectorReviser(BalancedCorrector(process, oracle, level=0.3), batch_size=size),
         lambda size: ResamplingReviser(nl.AncestralSampler(process, oracle), time=0.5, steps=2, batch_size=size),
     ]
-    reviser = revisers[make is not StepsReviser]
+    reviser = revisers[make is not CorrectorReviser]
     z = torch.tensor(world.clean)
     seeds = lambda: [SEEDED(i) for i in range(len(z))]  # noqa: E731
     together = reviser(100)(z, generator=seeds())
@@ -170,9 +192,14 @@ def test_what_does_not_fit_is_refused(unchecked):
     oracle = world.oracle(process)
     sampler = nl.AncestralSampler(process, oracle)
     with pytest.raises(ValueError, match=r"corrector must be a noiselab\.Corrector; got AncestralSampler"):
-        StepsReviser(sampler)
+        CorrectorReviser(sampler)
     with pytest.raises(ValueError, match="steps must be at least 1; got 0"):
-        StepsReviser(nl.GibbsCorrector(process, oracle), steps=0)
+        CorrectorReviser(nl.GibbsCorrector(process, oracle), steps=0)
+    with pytest.raises(ValueError, match=r"time must lie in \[0, 1\]; got 1.5"):
+        CorrectorReviser(nl.GibbsCorrector(process, oracle), time=1.5)
+    for settings in ({"time": 0.1}, {"settles": True}):
+        with pytest.raises(ValueError, match="must be left out for BalancedCorrector, which has its own time"):
+            CorrectorReviser(BalancedCorrector(process, oracle), **settings)
     with pytest.raises(ValueError, match=r"sampler must be a noiselab.Sampler; got MarkovOracle"):
         ResamplingReviser(oracle, time=0.5, steps=1)
     with pytest.raises(ValueError, match=r"time must lie in \[0, 1\]; got 1.5"):

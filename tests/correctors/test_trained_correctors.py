@@ -126,10 +126,10 @@ def test_the_network_reads_masks_filled_in():
 def test_a_corrector_of_a_finished_text_counts_its_evaluations_and_settles():
     denoiser = headed([4.0, 0.0, -2.0, 0.0])
     corrector = SuspectCorrector(PROCESS, ORACLE, QualityDetector(denoiser, mask_id=MASK), temperature=0)
-    revised = CorrectorReviser(corrector, steps=3, settles=False)(torch.tensor([[0, 0, 2, 0, 0]] * 2))
+    revised = CorrectorReviser(corrector, steps=3)(torch.tensor([[0, 0, 2, 0, 0]] * 2))
     assert revised.tokens.tolist() == [[0, 0, 0, 0, 0]] * 2
     assert revised.evaluations == 3 * (2 + 2)  # the oracle and the head, for two texts
-    assert CorrectorReviser(corrector, steps=9)(torch.zeros(1, 4, dtype=torch.long)).evaluations == 2
+    assert CorrectorReviser(corrector, steps=9, settles=True)(torch.zeros(1, 4, dtype=torch.long)).evaluations == 2
 
 
 def test_better_texts_by_exact_likelihood():
@@ -140,7 +140,7 @@ def test_better_texts_by_exact_likelihood():
     z = torch.where(wrong, (x + 1) % 3, x)
     before = ORACLE.log_prob(z).mean()
     corrector = SuspectCorrector(PROCESS, ORACLE, temperature=0)
-    after = ORACLE.log_prob(CorrectorReviser(corrector, steps=2)(z).tokens).mean()
+    after = ORACLE.log_prob(CorrectorReviser(corrector, steps=2, batch_size=64)(z).tokens).mean()
     assert after > before + 1
 
 

@@ -21,10 +21,9 @@ from noiselab.bench import force_errors, measure_forced_errors
 from noiselab.commands.main import COMMANDS, run
 from noiselab.correctors import (
     BalancedCorrector,
+    CorrectorReviser,
     DenoiserDetector,
     ResamplingReviser,
-    SelfCorrectionReviser,
-    StepsReviser,
 )
 from noiselab.data import vocabulary_size
 from noiselab.evaluation import (
@@ -82,11 +81,15 @@ def read_again(cls, **options):
 
 def corrected(size):
     hot = nl.SelfCorrection(ORACLE, process=GIDD, temperature=5.0)
-    return SelfCorrectionReviser(hot, steps=3, batch_size=size)(X, generator=each()).tokens
+    return CorrectorReviser(hot, steps=3, batch_size=size)(X, generator=each()).tokens
 
 
-def stepped(size):
-    return StepsReviser(BalancedCorrector(GIDD, ORACLE, level=0.4), batch_size=size)(X, generator=each()).tokens
+def jumped(size):
+    return CorrectorReviser(BalancedCorrector(GIDD, ORACLE, level=0.4), batch_size=size)(X, generator=each()).tokens
+
+
+def moved(size):
+    return CorrectorReviser(nl.GibbsCorrector(GIDD, ORACLE), steps=3, batch_size=size)(X, generator=each()).tokens
 
 
 def resampled(size):
@@ -96,7 +99,7 @@ def resampled(size):
 
 def forced(size):
     sets = [force_errors(X, torch.arange(3), 0.3, generator=random(seed)) for seed in range(2)]
-    reviser = SelfCorrectionReviser(nl.SelfCorrection(ORACLE, process=GIDD))
+    reviser = CorrectorReviser(nl.SelfCorrection(ORACLE, process=GIDD))
     row = measure_forced_errors(
         "m", sets, DenoiserDetector(ORACLE), reviser, judge=judge(), start=3, batch_size=size, generator=each()
     )
@@ -111,9 +114,8 @@ CALLS = {
     ),
     "noiselab.evaluation.token_nats": (lambda n: token_nats(judge(), X, start=3, batch_size=n),),
     "noiselab.bench.measure_forced_errors": (forced,),
+    "noiselab.correctors.CorrectorReviser": (corrected, jumped, moved),
     "noiselab.correctors.ResamplingReviser": (resampled,),
-    "noiselab.correctors.SelfCorrectionReviser": (corrected,),
-    "noiselab.correctors.StepsReviser": (stepped,),
     "noiselab.autoregressive.Proofreader": (read_again(Proofreader, backspace=3, semantics="erasing"),),
     "noiselab.autoregressive.SurpriseProofreader": (read_again(SurpriseProofreader),),
     "noiselab.pipeline.DiffusionPipeline.generate": (

@@ -33,7 +33,7 @@ NOT_CALLED = {
         "token_nats",
         "correction_grid",
     ),
-    *("BestGuessReviser", "InfillingReviser", "SelfCorrectionReviser", "ClassifierGuidance", "Function"),
+    *("BestGuessReviser", "InfillingReviser", "ClassifierGuidance", "Function"),
     *("plot_trace", "trace", "linear_projection", "canvas_validation_bound", "BlockDenoiser"),
 }
 """Functions that need a network with a tokenizer, a trace or a function of the user; their own tests try them."""

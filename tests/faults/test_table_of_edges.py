@@ -146,18 +146,6 @@ READERS = {
         lambda: correctors.ResamplingReviser(nl.AncestralSampler(PROCESSES["gidd"](), FINE), time=1.5, steps=2),
         lambda: correctors.ResamplingReviser(nl.AncestralSampler(PROCESSES["gidd"](), FINE), time=0.5, steps=2)(AWAY),
     ),
-    "StepsReviser": (
-        lambda: correctors.StepsReviser(correctors.BalancedCorrector(PROCESSES["gidd"](), BAD))(X),
-        "none",
-        lambda: correctors.StepsReviser(correctors.BalancedCorrector(PROCESSES["gidd"](), FINE, duration=math.inf)),
-        lambda: correctors.StepsReviser(correctors.BalancedCorrector(PROCESSES["gidd"](), FINE))(AWAY),
-    ),
-    "SelfCorrectionReviser": (
-        lambda: correctors.SelfCorrectionReviser(nl.SelfCorrection(BAD))(X),
-        lambda: nl.SelfCorrection(FINE, temperature=math.inf),
-        lambda: nl.SelfCorrection(FINE, time=1.5),
-        lambda: correctors.SelfCorrectionReviser(nl.SelfCorrection(FINE))(AWAY),
-    ),
 }
 
 
