@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..categorical import Randomness, replace_tokens, uniforms
+from ..categorical import Randomness, choose, replace_tokens, uniforms
 from ..denoisers import Denoiser
 from ..numerics import LOGITS_AT_ONCE, require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
@@ -32,14 +32,15 @@ from .positions import (
     choose_scored,
     choose_tokens,
     compute_entropy,
-    count_share,
     draw_gumbel,
     normalize_all,
     normalize_logits,
+    round_share,
     scatter_rows,
     score_positions,
     select_best,
     select_within,
+    sum_of_logs,
 )
 from .shapes import Moved, ends_of, finish
 from .tables import known_weights
@@ -100,13 +101,15 @@ class _PlannedSampler(Sampler):
         _, noise = self.process.signal_and_noise(both, weights)
         noisy = noise.between(n, 2 * n).at(z) > 0
         falls = both[:, :n] < both[:, n:]
-        moving = falls & (noisy | self.process.data_tokens(z.device)[z])
         share = noise.total()[:, :n]
         if not self.quiet_end:
             share = share.masked_fill(both[:, :n] <= self.process.domain[0], 0)
-        due, left = count_share(share, moving)
-        rows = moving & noisy
-        return rows, rows & due, left
+        rows = falls & noisy
+        return rows, rows & (share == 0), self._left(share, rows, falls, z)
+
+    def _left(self, share: Tensor, rows: Tensor, falls: Tensor, z: Tensor) -> Tensor:
+        """The number of masks of each sequence that are to remain, by its tokens whose time falls."""
+        return round_share(share, rows | (falls & self.process.data_tokens(z.device)[z]))
 
     def _judged(self, logits: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Token, score and cost of each row, in chunks that fit into the cache, unless a user-defined score needs all
@@ -326,13 +329,25 @@ class EntropyBoundedSampler(_PlannedSampler):
         self.bound = require_number("bound", bound, 0, infinite=True)
         self.converges = draw and bound == 0 and score in BLIND
 
+    def _left(self, share: Tensor, rows: Tensor, falls: Tensor, z: Tensor) -> Tensor:
+        """Read by none, because the bound decides: any numbers, at no cost."""
+        return share[:, 0]
+
+    def _rated(self, log_probs: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.score != "entropy":
+            return super()._rated(log_probs, u, s)
+        probs = log_probs.exp()  # for both
+        drawn = choose(probs, u[:, 0]) if self.draw else log_probs.argmax(-1)
+        score = sum_of_logs(log_probs, probs)
+        return drawn, score, -score
+
     def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
         """The longest prefix of the order within the bound."""
         return select_within(score, cost, rows, self.bound)
 
     def cost(self, log_probs: Tensor, score: Tensor) -> Tensor:
         """The entropy."""
-        return -score if self.score == "entropy" else compute_entropy(log_probs)
+        return compute_entropy(log_probs)
 
     def options(self) -> list[str]:
         """The settings, for `repr`."""

@@ -20,13 +20,14 @@ SCORES = ("confidence", *BLIND)
 
 def count_noise(process: InterpolatingProcess, s: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
     """The mask of tokens without noise at s, and the number of the other `moving` tokens that are noise then."""
-    return count_share(process.noise(s).total().masked_fill(s <= process.domain[0], 0), moving)
+    share = process.noise(s).total().masked_fill(s <= process.domain[0], 0)
+    return (share == 0).expand(moving.shape), round_share(share, moving)
 
 
-def count_share(share: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
-    """As `count_noise`, for the probabilities of noise at s, 0 at the lower end of the domain."""
+def round_share(share: Tensor, moving: Tensor) -> Tensor:
+    """The number of `moving` tokens that are noise, from their probabilities of noise."""
     # Halves are rounded up, regardless of rounding errors in the sum.
-    return (share == 0).expand(moving.shape), ((share * moving).sum(-1) + (0.5 + 1e-9)).long()
+    return ((share * moving).sum(-1) + (0.5 + 1e-9)).long()
 
 
 def normalize_logits(logits: RowLogits, process: InterpolatingProcess) -> RowLogits:
@@ -84,10 +85,13 @@ def scatter_rows(values: PerRow, rows: Selection) -> PerToken:
 
 def rank_positions(score: PerToken, rows: Selection) -> Tokens:
     """Positions from the best score to the worst; those outside `rows` are last, and NaN is worst."""
+    return _order_of(score, ~rows)
+
+
+def _order_of(score: Tensor, outside: Tensor) -> Tensor:
     low = torch.finfo(score.dtype).min
-    return (
-        score.nan_to_num(low, neginf=low).masked_fill(~rows, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    )
+    score = score.nan_to_num(low, neginf=low)
+    return score.masked_fill(outside, -torch.inf).argsort(dim=-1, descending=True, stable=True)
 
 
 def select_best(score: PerToken, rows: Selection, count: Int[Tensor, " batch"]) -> Selection:
@@ -106,18 +110,22 @@ def select_within(score: PerToken, entropy: PerToken, rows: Selection, bound: fl
     - `rows`: the positions that may be chosen.
     - `bound`: in nats.
     """
-    order = rank_positions(score, rows)
-    entropies = entropy.gather(-1, order)
+    outside = ~rows
+    order = _order_of(score, outside)
+    entropies = entropy.masked_fill(outside, torch.inf).gather(-1, order)
+    # Of the first 0, and NaN outside of `rows`, which come last: within no bound.
     cost = entropies.cumsum(-1) - entropies.cummax(-1).values
-    # That of the first is 0.
-    count = ((cost <= bound) & rows.gather(-1, order)).sum(-1, keepdim=True).clamp(min=1)
-    return rows & (order.argsort(-1) < count)
+    return order.argsort(-1) < (cost <= bound).sum(-1, keepdim=True)
 
 
 def compute_entropy(log_probs: RowLogits) -> PerRow:
     """The entropy of each row in nats, float64."""
-    finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)
-    return -(log_probs.exp() * finite).sum(-1, dtype=torch.float64)
+    return -sum_of_logs(log_probs, log_probs.exp())
+
+
+def sum_of_logs(log_probs: RowLogits, probs: RowLogits) -> PerRow:
+    r"""$\sum_v p_v \log p_v$ of each row in nats, float64: the negative entropy."""
+    return (probs * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1, dtype=torch.float64)
 
 
 def score_positions(score: OrderScore, log_probs: Tensor, drawn: Tensor) -> PerRow:
@@ -131,7 +139,7 @@ def score_positions(score: OrderScore, log_probs: Tensor, drawn: Tensor) -> PerR
     if score == "confidence":
         return log_probs.gather(-1, drawn[:, None])[:, 0]
     if score == "entropy":
-        return -compute_entropy(log_probs)
+        return sum_of_logs(log_probs, log_probs.exp())
     first, second = log_probs.topk(2, -1).values.double().unbind(-1)
     return first + torch.log1p(-(second - first).exp())
 
