@@ -3,14 +3,14 @@
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from ..categorical import Randomness
+from ..categorical import Randomness, replace_tokens
 from ..denoisers import Denoiser
 from ..denoisers.base import describe, require_denoiser
-from ..denoisers.checked import LogitCheck
+from ..denoisers.checked import checked
 from ..numerics import require_count
 from ..process import NoiseProcess
+from ..samplers.draft_passes import correct_draft, most_likely
 from ..typing import Selection, Times, Tokens, Variants
 from .base import Corrector, as_selection
 from .quality import mask_of
@@ -58,25 +58,17 @@ class DraftCorrector(Corrector):
         # Without `super().__init__`, because the prediction is not converted.
         self.passes, self.mask_id = require_count("passes", passes), mask_of(process)
         process.validate(16)
-        self.process, self.denoiser = process, require_denoiser(denoiser, type(self).__name__, scores=False)
-        self.check = LogitCheck(process.vocab_size, process.support)
+        self.process = process
+        self.denoiser = checked(require_denoiser(denoiser, type(self).__name__, scores=False), process)
 
     @torch.no_grad()
     def step(self, z: Tokens, t: Times, *, rows: Selection | None = None, generator: Randomness = None) -> Tokens:
         """The corrected tokens; `generator` is not used."""
-        rows = as_selection(rows, z)
-        masked = z == self.mask_id
-        draft = torch.where(masked, self._most_likely(z, t), z) if masked.any() else z
-        for _ in range(self.passes):
-            before, draft = draft, torch.where(rows | masked, self._most_likely(draft, t), draft)
-            if torch.equal(before, draft):
-                break
+        rows, masked, draft = as_selection(rows, z), z == self.mask_id, z
+        if masked.any():
+            draft = replace_tokens(z, masked, most_likely(self.process, self.denoiser(z, t, masked)))
+        draft, _ = correct_draft(self.process, self.denoiser, draft, t, rows | masked, self.passes)
         return torch.where(masked, z, draft)
-
-    def _most_likely(self, z: Tensor, t: Tensor) -> Tensor:
-        logits = self.denoiser(z, t)
-        self.check(logits, t, self.denoiser)
-        return self.process.on_support(logits).argmax(-1).to(z.dtype)
 
     def __repr__(self) -> str:
         return describe(self, self.process, self.denoiser, self.extra_repr())

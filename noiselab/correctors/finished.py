@@ -159,13 +159,16 @@ class ResamplingReviser(Reviser):
 
     def revise(self, z: Tokens, *, rows: Selection | None = None, generator: Randomness = None) -> Revised:
         """The sequences generated again; tokens outside `rows` get no noise and are restored after each step."""
-        sampler, process = self.sampler, self.sampler.process
-        times = torch.linspace(self.time, process.domain[0], self.steps + 1, dtype=torch.float64, device=sampler.device)
+        process = self.sampler.process
+        times = torch.linspace(
+            self.time, process.domain[0], self.steps + 1, dtype=torch.float64, device=self.sampler.device
+        )
 
         def revised(some: Tokens, rows: Selection | None, generator: Randomness) -> Tokens:
             def kept(new: Tokens) -> Tokens:
                 return new if rows is None else torch.where(rows, new, some)
 
+            sampler = self.sampler if rows is None else self.sampler.knowing(~rows)
             t: Times = times[:1].expand(len(some))
             x = kept(process.corrupt(some, t, generator=generator)) if self.noise else some
             advance, parts, predictions = with_state(sampler.stages), self_conditioned(denoiser), Predictions(len(x))
@@ -175,9 +178,9 @@ class ResamplingReviser(Reviser):
                 x = kept(done[-1].z)
             return kept(sampler.clean(x, times[-1:].expand(len(x)), generator=generator))
 
-        denoiser = sampler.denoiser
+        denoiser = self.sampler.denoiser
         with torch.no_grad(), evaluating(denoiser), counting_sequences(_network(denoiser)) as count:
-            tokens = _in_batches(revised, z, rows, generator, self.batch_size, sampler.device)
+            tokens = _in_batches(revised, z, rows, generator, self.batch_size, self.sampler.device)
         return Revised(tokens, count.sequences)
 
     def __repr__(self) -> str:

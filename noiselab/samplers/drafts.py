@@ -1,5 +1,6 @@
 """Decoding with drafts: the network fills in all masks, corrects its own text, and reveals from what it then predicts."""
 
+import copy
 from typing import ClassVar
 
 import torch
@@ -11,11 +12,12 @@ from ..denoisers.base import require_denoiser
 from ..denoisers.checked import checked
 from ..numerics import require_count
 from ..process import NoiseProcess, as_token_times
-from ..typing import Times, Tokens, Variants
+from ..typing import Selection, Times, Tokens, Variants
 from .acceptance import Acceptance, ConfidenceThreshold, Proposals
 from .acceptance.base import Rule, require_rule
+from .draft_passes import correct_draft, most_likely
 from .threshold import ThresholdSampler
-from .walk_state import Kept, current_state
+from .walk_state import Kept, current_state, fit
 
 
 class DraftSampler(ThresholdSampler):
@@ -89,11 +91,18 @@ class DraftSampler(ThresholdSampler):
         self.network = checked(require_denoiser(denoiser, type(self).__name__, scores=False), process)
         self.every, self.passes = require_count("every", every), require_count("passes", passes)
         self.block_size = block_size if block_size is None else self.check_block(block_size)
+        self._known: Selection | None = None
+
+    def knowing(self, known: Selection) -> "DraftSampler":
+        """This sampler, which keeps known tokens as they are in drafts, and counts blocks from the first other one."""
+        made = copy.copy(self)
+        made._known = known
+        return made
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """Correct a draft if it is time, and reveal what is accepted; the network is not evaluated if nothing is masked."""
         t, s = as_token_times(t, z).expand(z.shape), as_token_times(s, z).expand(z.shape)
-        moving, noise = s < t, ~self.process.data_tokens(z.device)[z]
+        moving, noise = self._free(z, s < t), ~self.process.data_tokens(z.device)[z]
         reached, block = self._blocks(moving, moving & noise)
         state, rows = current_state(), block & noise
         kept = state.read(self, block)
@@ -108,6 +117,10 @@ class DraftSampler(ThresholdSampler):
         due = s <= self.process.domain[0]
         token, accepted = self._proposed(logits, seen, rows, kept)
         return torch.where(rows & (due | accepted), token, z)
+
+    def _free(self, z: Tensor, moving: Tensor) -> Tensor:
+        """The tokens that move and are not known; an `Infilling` with one time for each sequence moves known ones, too."""
+        return moving if self._known is None else moving & ~fit(self._known.to(z.device), z.shape[1])
 
     def _blocks(self, moving: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens up to the end of the first block of each sequence with a mask, and those of this block."""
@@ -129,18 +142,13 @@ class DraftSampler(ThresholdSampler):
         - `reached`: the tokens to be corrected, of sequences with a draft.
         """
         noise = ~self.process.data_tokens(z.device)[z]
-        drafted = reached.any(-1, keepdim=True)
-        y = torch.where(noise & drafted, replace_tokens(z, seen, self._most_probable(logits)), z)
+        drafted = noise & reached.any(-1, keepdim=True)
+        y = torch.where(drafted, replace_tokens(z, seen, most_likely(self.process, logits)), z)
+        y, found = correct_draft(self.process, self.network, y, t, reached, self.passes)
         last = logits.new_zeros(*z.shape, logits.shape[-1])
         last[seen] = logits
-        live = reached
-        for _ in range(self.passes):
-            found = self.network(y, t, live)
-            last[live] = found.to(last)
-            new = replace_tokens(y, live, self._most_probable(found))
-            live, y = live & (new != y).any(-1, keepdim=True), new
-            if not live.any():
-                break
+        if found is not None:
+            last[reached] = found.to(last)
         seen = seen | reached
         return last[seen], torch.where(reached & ~noise, y, z), seen
 
@@ -150,9 +158,6 @@ class DraftSampler(ThresholdSampler):
         token, measured = self._measured(logits[rows[seen]], rows, None, uses, kept)
         proposed = replace_tokens(torch.zeros_like(rows, dtype=torch.long), rows, token)
         return proposed, self._accepted(Proposals(rows, proposed, kept.steps, kept.tensors, measured))
-
-    def _most_probable(self, logits: Tensor) -> Tensor:
-        return self.process.on_support(logits).argmax(-1)
 
     def extra_repr(self) -> str:
         """The settings, for `repr`."""

@@ -106,6 +106,36 @@ def test_the_rule_by_hand_and_in_a_batch(every, passes, size):
         assert counting.calls == calls
 
 
+@pytest.mark.parametrize(("every", "passes", "size"), [(1, 3, 3), (2, 2, 9)])
+def test_known_tokens_stay_in_drafts_under_one_time_for_each_sequence(every, passes, size):
+    """The network reads them as they are in each pass; the result is that of times for each token, and by hand."""
+
+    class Sees(Disagrees):
+        def forward(self, z, t):
+            seen.append(z.clone())
+            return super().forward(z, t)
+
+    process, seen = NOISES["masked"](), []
+    tokens = torch.randint(3, (1, 9), generator=generator(2))
+    known = torch.tensor([[True, True, False, False, True, False, False, True, False]])
+    sampler = DraftSampler(process, Sees(), ConfidenceThreshold(0.8), every=every, passes=passes, block_size=size)
+    x = nl.Infilling(sampler, tokens, known, times="sequence").sample((1, 9), steps=9)
+    assert all((z[known] == tokens[known]).all() for z in seen)
+    assert torch.equal(x, nl.Infilling(sampler, tokens, known).sample((1, 9), steps=9))
+
+    def law(z):
+        return Disagrees()(torch.tensor([z]), torch.ones(1))[0, :, :3].softmax(-1)
+
+    want, _ = by_hand(
+        law, torch.where(known, tokens, 3)[0].tolist(), known[0].tolist(), 0.8, every=every, passes=passes, size=size
+    )
+    assert x[0].tolist() == want
+    seen.clear()
+    z = torch.where(known, tokens, 1)
+    nl.correctors.ResamplingReviser(sampler, time=0.8, steps=9)(z, rows=~known, generator=generator())
+    assert seen and all((z[known] == tokens[known]).all() for z in seen)
+
+
 def test_the_corrector_of_the_other_sampler():
     """ProSeCo's own sampler: the law of the corrector, the most likely tokens, and the best changes alone."""
     c = settings("proseco_corrector", LAWS)
