@@ -4,18 +4,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
-from ..data.rows import Batch
-from ..denoisers import Denoiser
 from ..elbo.tokens import check_shapes
-from ..networks.wrapped import innermost
 from ..numerics import require_number
 from ..process import InterpolatingProcess
-from ..typing import Logits, PerToken, Scalar, Selection, Tokens
-from .masked_texts import Filling, MaskedTexts, bound_of, mask_weight, own_copy
-from .noise import Place
+from ..typing import Logits, PerToken, Selection, Tokens
+from .masked_texts import Calling, Filling, MaskedTextLoss, MaskedTexts, bound_of, mask_weight
 
 Counted = Literal["all", "errors", "errors, as released"]
 
@@ -108,7 +104,7 @@ def draft_loss(
 
 
 @dataclass(frozen=True)
-class CorrectionLoss:
+class CorrectionLoss(MaskedTextLoss):
     r"""The bound, plus the loss of correcting the model's own draft; a `Loss` for the `Trainer`.
 
     $$\text{bound}(x, z_t) + \lambda\, w_t \sum_i -\log p_i(x_i \mid y), \qquad w_t = \frac{-\alpha_t'}{1 - \alpha_t}, $$
@@ -157,37 +153,20 @@ class CorrectionLoss:
 
     def __post_init__(self) -> None:
         require_number("weight", self.weight, 0)
-        object.__setattr__(self, "process", own_copy(self.process))
+        super().__post_init__()
 
-    def __call__(
-        self,
-        model: nn.Module,
-        batch: Batch,
-        *,
-        place: Place,
-        tokens: Tensor | None = None,
-        autocast: torch.dtype | None = None,
-    ) -> Scalar:
-        """The loss of a batch; arguments as for `noised_loss`."""
-        denoiser: Any = innermost(model)
-        if not isinstance(denoiser, Denoiser):
-            raise ValueError(
-                f"CorrectionLoss trains a noiselab.Denoiser (TransformersDenoiser makes one of a network); got "
-                f"{type(denoiser).__name__}"
-            )
-        drawn = MaskedTexts.draw(self.process, batch, place, self.time_range)
-        with drawn.calling(denoiser, autocast) as call:
-            logits = call(denoiser, drawn.seen)
-            allowed = self.process.on_support(logits.detach())
-            rows = drawn.noised if self.whole else drawn.masked
-            draft = fill_draft(allowed, drawn.seen, rows, filling=self.filling, generator=drawn.random)
-            corrected = call(denoiser, draft)
-        return drawn.normalised(self.of_tokens(denoiser, logits, corrected, drawn, draft), tokens)
+    def of_texts(self, denoiser: Any, drawn: MaskedTexts, call: Calling) -> PerToken:
+        """The loss of each token: of prediction and correction."""
+        logits = call(denoiser, drawn.seen)
+        allowed = self.process.on_support(logits.detach())
+        rows = drawn.noised if self.whole else drawn.masked
+        draft = fill_draft(allowed, drawn.seen, rows, filling=self.filling, generator=drawn.random)
+        return self.of_tokens(denoiser, logits, call(denoiser, draft), drawn, draft)
 
     def of_tokens(
         self, denoiser: Any, logits: Tensor, corrected: Tensor, drawn: MaskedTexts, draft: Tensor
     ) -> PerToken:
-        """The loss of each token: of prediction and correction."""
+        """The loss of each token from the logits of both passes: for the text, and for its draft."""
         own = draft_loss(self.process, corrected, drawn.x, draft, counted=self.counted)
         factor = 1 if self.flat else mask_weight(self.process, drawn.x, drawn.t)
         return bound_of(self.process, denoiser, logits, drawn) + self.weight * factor * own

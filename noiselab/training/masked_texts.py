@@ -1,15 +1,17 @@
 """Texts with masks, and the network called on them and on texts filled in: what the losses of trained correction share."""
 
+import abc
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..data.rows import Batch, noised_tokens
-from ..denoisers import attending_to
+from ..denoisers import Denoiser, attending_to
+from ..networks.wrapped import innermost
 from ..objectives import elbo, weighted_loss
 from ..process import InterpolatingProcess, as_token_times
 from ..typing import Logits, PerToken, Scalar, Selection, Tokens
@@ -32,6 +34,53 @@ def own_copy(process: Any) -> InterpolatingProcess:
     if outside is None or len(outside) != 1 or mixing[outside[0]] < 1 - 1e-9:
         raise ValueError(f"noise must be masks only (`noiselab.masked`); got {process}")
     return copy.deepcopy(process)
+
+
+class MaskedTextLoss(abc.ABC):
+    """A loss of texts with masks, in which a network is called on the texts and on those that it has filled in.
+
+    A subclass is a dataclass with a `process` of masks and a `time_range`; it writes `of_texts`.
+    """
+
+    process: InterpolatingProcess
+    time_range: tuple[float, float]
+    trains: ClassVar[Any] = Denoiser
+    """The kind of network."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "process", own_copy(self.process))
+
+    def __call__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        *,
+        place: Place,
+        tokens: Tensor | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> Scalar:
+        """The loss of a batch; arguments as for `noised_loss`."""
+        denoiser = innermost(model)
+        if not isinstance(denoiser, self.trains):
+            kind = self.trains.__name__
+            if self.trains is Denoiser:
+                kind = "noiselab.Denoiser (TransformersDenoiser makes one of a network)"
+            raise ValueError(f"{type(self).__name__} trains a {kind}; got {type(denoiser).__name__}")
+        drawn = MaskedTexts.draw(self.process, batch, place, self.time_range)
+        with Calling(drawn, denoiser, autocast) as call:
+            losses = self.of_texts(denoiser, drawn, call)
+        return drawn.normalised(losses, tokens)
+
+    @abc.abstractmethod
+    def of_texts(self, denoiser: Any, drawn: "MaskedTexts", call: "Calling") -> PerToken:
+        """The loss of each token.
+
+        **Arguments:**
+
+        - `denoiser`: the network, of the kind `trains`.
+        - `drawn`: the texts.
+        - `call`: calls a function of the network on tokens.
+        """
 
 
 @dataclass(frozen=True)
@@ -79,10 +128,6 @@ class MaskedTexts:
         masked = noised & ~process.data_tokens(device)[torch.where(noised, z, x)]
         mask = batch.get("attention_mask")
         return cls(x, z, t, noised, masked, None if mask is None else mask.bool(), random, place)
-
-    def calling(self, denoiser: nn.Module, autocast: torch.dtype | None) -> "Calling":
-        """Context manager: how the network is called on these texts."""
-        return Calling(self, denoiser, autocast)
 
     def normalised(self, losses: Tensor, tokens: Tensor | None) -> Scalar:
         """The sum over learned tokens, over the number of those of the whole step."""

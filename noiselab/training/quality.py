@@ -1,22 +1,19 @@
 """Training of a quality head: tokens of the model's own are revealed, and the head learns which of them are right."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..categorical import Randomness, choose, uniforms
-from ..data.rows import Batch
 from ..denoisers.quality import QualityDenoiser
 from ..elbo.tokens import check_shapes
-from ..networks.wrapped import innermost
 from ..numerics import require_count, require_number
 from ..process import InterpolatingProcess
-from ..typing import Logits, PerToken, Scalar, Selection, Tokens
-from .masked_texts import Filling, MaskedTexts, bound_of, own_copy
-from .noise import Place
+from ..typing import Logits, PerToken, Selection, Tokens
+from .masked_texts import Calling, Filling, MaskedTextLoss, MaskedTexts, bound_of
 
 Choice = Literal["random", "confident"]
 
@@ -123,7 +120,7 @@ def reveal(
 
 
 @dataclass(frozen=True)
-class QualityLoss:
+class QualityLoss(MaskedTextLoss):
     r"""The loss of a quality head, and with `bound` that of the denoiser too; a `Loss` for the `Trainer`.
 
     Each text is masked as for `noised_loss`; the denoiser fills in `revealed` of the masks, and the head learns in a second
@@ -176,48 +173,36 @@ class QualityLoss:
     weighted: bool = False
     copies: int = 1
     time_range: tuple[float, float] = (1e-4, 1 - 1e-4)
+    trains: ClassVar[Any] = QualityDenoiser
 
     def __post_init__(self) -> None:
         require_count("revealed", self.revealed)
         require_count("copies", self.copies)
         require_number("bound", self.bound, 0)
-        object.__setattr__(self, "process", own_copy(self.process))
+        super().__post_init__()
 
-    def __call__(
-        self,
-        model: nn.Module,
-        batch: Batch,
-        *,
-        place: Place,
-        tokens: Tensor | None = None,
-        autocast: torch.dtype | None = None,
-    ) -> Scalar:
-        """The loss of a batch; arguments as for `noised_loss`."""
-        denoiser: Any = innermost(model)
-        if not isinstance(denoiser, QualityDenoiser):
-            raise ValueError(f"QualityLoss trains a QualityDenoiser; got {type(denoiser).__name__}")
-        drawn = MaskedTexts.draw(self.process, batch, place, self.time_range)
-        with drawn.calling(denoiser, autocast) as call:
-            logits = call(denoiser, drawn.seen, gradient=self.bound > 0)
-            total = drawn.t.new_zeros(drawn.x.shape, dtype=torch.float32)
-            if self.bound:
-                total = self.bound * bound_of(self.process, denoiser, logits, drawn)
-            allowed = self.process.on_support(logits)
-            for _ in range(self.copies):
-                shown, revealed = reveal(
-                    allowed,
-                    drawn.seen,
-                    drawn.masked,
-                    self.revealed,
-                    choice=self.choice,
-                    filling=self.filling,
-                    generator=drawn.random,
-                )
-                quality = call(denoiser.quality, shown)
-                total = total + self._of_tokens(quality, drawn, shown, revealed) / self.copies
-        return drawn.normalised(total, tokens)
+    def of_texts(self, denoiser: Any, drawn: MaskedTexts, call: Calling) -> PerToken:
+        """The loss of each token: of the denoiser, if there is one, and of the head."""
+        logits = call(denoiser, drawn.seen, gradient=self.bound > 0)
+        total = drawn.t.new_zeros(drawn.x.shape, dtype=torch.float32)
+        if self.bound:
+            total = self.bound * bound_of(self.process, denoiser, logits, drawn)
+        allowed = self.process.on_support(logits)
+        for _ in range(self.copies):
+            shown, revealed = reveal(
+                allowed,
+                drawn.seen,
+                drawn.masked,
+                self.revealed,
+                choice=self.choice,
+                filling=self.filling,
+                generator=drawn.random,
+            )
+            quality = call(denoiser.quality, shown)
+            total = total + self._of_tokens(quality, drawn, shown, revealed) / self.copies
+        return total
 
-    def _of_tokens(self, quality: Tensor, drawn: "MaskedTexts", shown: Tensor, revealed: Tensor) -> Tensor:
+    def _of_tokens(self, quality: Tensor, drawn: MaskedTexts, shown: Tensor, revealed: Tensor) -> Tensor:
         losses = quality_loss(quality, drawn.x, shown, revealed)
         if self.weighted:
             return losses / (1 - drawn.t)[:, None]
