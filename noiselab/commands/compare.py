@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from .arguments import OptionalFloat, OptionalInt, OptionalPath, OptionalText
+from .arguments import Device, JsonFile, Low, Nodes, OptionalInt, OptionalPath, PrintJson, Repeats, WindowsAtOnce
 
 if TYPE_CHECKING:
     from ..evaluation import Comparison, TextScores
@@ -34,26 +34,19 @@ class Options:
     """tokens per window of a text; by default the whole context of each model, or 1024 if it has no limit"""
     max_sequences: OptionalInt = None
     """maximum number of texts"""
-    repeats: int = 4
-    """number of random times at which each window is noised"""
-    nodes: OptionalInt = None
-    """number of fixed times, the same for all windows, instead of random times"""
-    low: OptionalFloat = None
-    """the smallest time; by default 1e-4"""
-    batch_size: int = 32
-    """windows per batch, of which each process takes one at a time"""
+    repeats: Repeats = 4
+    nodes: Nodes = None
+    low: Low = None
+    batch_size: WindowsAtOnce = 32
     seed: int = 0
     """seed of the noise, the same for both models"""
     plot: OptionalPath = None
     """output file for a plot of the differences, .svg, .png or .pdf"""
-    json: bool = False
-    """print JSON instead of text"""
-    out: OptionalPath = None
-    """output file for JSON"""
+    json: PrintJson = False
+    out: JsonFile = None
     csv: OptionalPath = None
     """output file for CSV, one row for each text"""
-    device: OptionalText = None
-    """cpu, cuda, ...; by default a GPU if available"""
+    device: Device = None
 
 
 def main(options: Options) -> dict[str, Any]:

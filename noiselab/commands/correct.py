@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from .arguments import Model, OptionalPath, OptionalText
+from .arguments import Device, Dtype, Model, TextSeed, TextsFile
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,7 @@ class Options:
     samples: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SAMPLES")]
     """JSON Lines from `noiselab generate`, or of conversations (`messages`) whose last answer is corrected; or a text file with
     samples separated by empty lines; also .gz or .zst"""
-    out: OptionalPath = None
-    """output file for JSON Lines, written text by text; by default they are printed"""
+    out: TextsFile = None
     steps: int = 128
     """maximum network evaluations per text, or per canvas of block-diffusion models"""
     temperature: float = 0.1
@@ -38,14 +37,11 @@ class Options:
     """steps without improvement before stopping"""
     as_released: bool = False
     """encode texts again and pad them with tokens that may change, as the published code does"""
-    seed: int = 0
-    """random seed; each text has random numbers of its own"""
+    seed: TextSeed = 0
     batch_size: int = 16
     """texts per batch, of which each process takes one at a time; does not change the result"""
-    dtype: OptionalText = None
-    """dtype of the network's arithmetic, such as bfloat16"""
-    device: OptionalText = None
-    """cpu, cuda, ...; by default a GPU if available"""
+    dtype: Dtype = None
+    device: Device = None
 
 
 def main(options: Options) -> list[dict[str, Any]]:

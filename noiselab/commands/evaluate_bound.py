@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from .arguments import Model, OptionalFloat, OptionalInt, OptionalPath, OptionalText
+from .arguments import Device, JsonFile, Low, Model, Nodes, OptionalInt, OptionalPath, PrintJson, Repeats, WindowsAtOnce
 
 
 @dataclass(frozen=True)
@@ -24,24 +24,17 @@ class Options:
     """maximum number of windows, or of texts"""
     per_text: bool = False
     """each text in windows of its own, for `noiselab compare`; by default texts are joined, each with an end of text"""
-    repeats: int = 4
-    """number of random times at which each window is noised"""
-    nodes: OptionalInt = None
-    """number of fixed times, the same for all windows, instead of random times"""
-    low: OptionalFloat = None
-    """the smallest time; by default 1e-4"""
-    batch_size: int = 32
-    """windows per batch, of which each process takes one at a time"""
+    repeats: Repeats = 4
+    nodes: Nodes = None
+    low: Low = None
+    batch_size: WindowsAtOnce = 32
     seed: int = 0
     """seed of the noise"""
-    json: bool = False
-    """print JSON instead of text"""
-    out: OptionalPath = None
-    """output file for JSON"""
+    json: PrintJson = False
+    out: JsonFile = None
     csv: OptionalPath = None
     """output file for CSV, one row for each window or text: `bound_nats` or `nats` (exact), `tokens`, `bytes`"""
-    device: OptionalText = None
-    """cpu, cuda, ...; by default a GPU if available"""
+    device: Device = None
 
 
 def main(options: Options) -> dict[str, Any]:

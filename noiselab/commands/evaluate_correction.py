@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .arguments import Model, OptionalInt, OptionalPath, OptionalText
+from .arguments import Device, JsonFile, Model, OptionalInt, OptionalPath, PrintJson
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,11 @@ class Options:
     """the final time of the sampler; 1e-4 as published"""
     plot: OptionalPath = None
     """output file for a plot, .svg or .png"""
-    json: bool = False
-    """print JSON instead of text"""
-    out: OptionalPath = None
-    """output file for JSON"""
+    json: PrintJson = False
+    out: JsonFile = None
     csv: OptionalPath = None
     """output file for CSV, one row for each treatment; `_half` is half of a 95 % interval over sets of samples"""
-    device: OptionalText = None
-    """cpu, cuda, ...; by default a GPU if available"""
+    device: Device = None
 
 
 def main(options: Options) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .arguments import Model, OptionalFloat, OptionalInt, OptionalPath, OptionalText
+from .arguments import Device, JsonFile, Model, OptionalFloat, OptionalInt, OptionalPath, OptionalText, PrintJson
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,11 @@ class Options:
     """requests per batch; log-likelihoods evaluate `draws` sequences for each"""
     seed: int = 0
     """seed of the noise"""
-    json: bool = False
-    """print JSON instead of text"""
-    out: OptionalPath = None
-    """output file for JSON"""
+    json: PrintJson = False
+    out: JsonFile = None
     csv: OptionalPath = None
     """output file for CSV, one row for each task and metric"""
-    device: OptionalText = None
-    """cpu, cuda, ...; by default a GPU if available"""
+    device: Device = None
 
 
 def main(options: Options) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from .arguments import OptionalInt, OptionalPath, OptionalText
+from .arguments import Device, JsonFile, OptionalInt, OptionalPath, PrintJson
 
 if TYPE_CHECKING:
     pass
@@ -31,14 +31,11 @@ class Options:
     """prepend the judge's begin-of-text token, if it has one, so that the first token is scored"""
     batch_size: int = 16
     """texts per batch, of which each process takes one at a time"""
-    json: bool = False
-    """print JSON instead of text"""
-    out: OptionalPath = None
-    """output file for JSON"""
+    json: PrintJson = False
+    out: JsonFile = None
     csv: OptionalPath = None
     """output file for CSV, one row for each text: `judge_nats`, `judge_tokens`"""
-    device: OptionalText = None
-    """cpu, cuda, ...; by default a GPU if available"""
+    device: Device = None
 
 
 def main(options: Options) -> dict[str, Any]:

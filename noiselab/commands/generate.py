@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .arguments import Model, OptionalFloat, OptionalInt, OptionalPath, OptionalText
+from .arguments import Device, Dtype, Model, OptionalFloat, OptionalInt, OptionalPath, TextSeed, TextsFile
 
 SAMPLERS = {
     "ancestral": "AncestralSampler",
@@ -43,8 +43,7 @@ class Options:
 
     model: Model
     """folder of a model, or its name on the Hugging Face hub"""
-    out: OptionalPath = None
-    """output file for JSON Lines, written text by text; by default they are printed"""
+    out: TextsFile = None
     num_samples: int = 4
     """number of texts, for each prompt if prompts are given"""
     steps: OptionalInt = None
@@ -74,14 +73,11 @@ class Options:
     """sample from tokens with at least this fraction of the highest probability"""
     as_released: bool = False
     """use the time grid of the published GIDD code, which leaves a little noise"""
-    seed: int = 0
-    """random seed; each text has random numbers of its own"""
+    seed: TextSeed = 0
     batch_size: int = 16
     """texts per batch, of which each process takes one at a time; does not change the texts"""
-    dtype: OptionalText = None
-    """dtype of the network's arithmetic, such as bfloat16"""
-    device: OptionalText = None
-    """cpu, cuda, ...; by default a GPU if available"""
+    dtype: Dtype = None
+    device: Device = None
 
 
 def main(options: Options) -> list[dict[str, Any]]:

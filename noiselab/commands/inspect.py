@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from .arguments import Model, OptionalPath, OptionalText
+from .arguments import Device, JsonFile, Model, OptionalPath, PrintJson
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,9 @@ class Options:
     """of that denoising"""
     seed: int = 0
     """of that denoising"""
-    json: bool = False
-    """print JSON instead of text"""
-    out: OptionalPath = None
-    """output file for JSON"""
-    device: OptionalText = None
-    """cpu, cuda, ...; by default a GPU if available"""
+    json: PrintJson = False
+    out: JsonFile = None
+    device: Device = None
 
 
 def main(options: Options) -> dict[str, Any]:

@@ -236,6 +236,8 @@ def test_micro_batches_sum_to_the_loss_of_the_step(loss):
     whole = loss(denoiser, {"input_ids": ids}, place=Place(1))
     parts = [loss(denoiser, {"input_ids": ids[2 * m : 2 * m + 2]}, place=Place(1, m, 2)) for m in range(2)]
     torch.testing.assert_close(sum(parts), whole)
+    of_more = loss(denoiser, {"input_ids": ids}, place=Place(1), tokens=torch.tensor(3 * ids.numel()))
+    torch.testing.assert_close(of_more, whole / 3)  # a third of the tokens of its step
 
 
 def test_no_gradient_reaches_the_denoiser_through_what_it_filled_in():
