@@ -9,7 +9,8 @@ from torch.autograd.function import once_differentiable
 from ..numerics import require_count
 from ..typing import Logits, PerToken, Times, Tokens
 from .definition import nelbo_dense
-from .streaming import CHUNK_BYTES, chunk_bytes_of, stream
+from .native.rows import NativeRows, serves
+from .streaming import CHUNK_BYTES, SMALLEST_SIGNAL, chunk_bytes_of, stream, write_gradient
 from .tokens import NoiseOnData, TokenTerms, check_inputs, check_width, noise_on_data, scalars
 from .traced import traced
 
@@ -92,7 +93,32 @@ def nelbo_streamed(
     tokens = scalars(process, x, z, t, weight)
     if torch.compiler.is_compiling():
         return traced(process, logits, tokens, z, t)
-    return _Nelbo.apply(logits, tokens, noise_on_data(process, z, t), process.off_support(), chunk_bytes)
+    noise, off = noise_on_data(process, z, t), process.off_support()
+    if serves(logits, noise):
+        return _NativeNelbo.apply(logits, tokens, noise, off)
+    return _Nelbo.apply(logits, tokens, noise, off, chunk_bytes)
+
+
+class _NativeNelbo(torch.autograd.Function):
+    """The compiled sums; the exponentials are computed again for the gradient, which is faster than storing them."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, tokens: TokenTerms, noise: NoiseOnData | None, off: Tensor | None) -> Tensor:
+        flat = logits.flatten(0, -2)
+        noise = None if noise is None else noise.prepared(flat.dtype)
+        ctx.rows = NativeRows(flat, tokens.a.clamp(min=SMALLEST_SIGNAL), noise, off)
+        ctx.tokens, ctx.ends = tokens, tokens.ends(flat)
+        ctx.save_for_backward(logits)
+        return tokens.value(ctx.ends, ctx.rows.lse, ctx.rows.kl).view(logits.shape[:-1]).to(logits.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream: Tensor):
+        (logits,) = ctx.saved_tensors
+        grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        factor = ctx.tokens.w * upstream.reshape(-1)
+        write_gradient(ctx.rows, logits.flatten(0, -2), ctx.tokens, ctx.ends, factor, grad.flatten(0, -2))
+        return grad, None, None, None
 
 
 class _Nelbo(torch.autograd.Function):

@@ -10,8 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .native.rows import NativeRows, serves
 from .tokens import NoiseOnData, TokenTerms
 
+SMALLEST_SIGNAL = 1e-30
+"""Lower limit of the signal, by which the noise is divided even where it is 0."""
 CHUNK_BYTES = 1 << 22
 """Size of a work buffer on a CPU; with smaller ones, the overhead of operations exceeds the benefit of the cache."""
 DEVICE_CHUNK_BYTES = 1 << 28
@@ -59,6 +62,8 @@ def sums_of(
     """
     n, states = logits.shape
     dtype = torch.promote_types(logits.dtype, torch.float32)
+    if serves(logits, noise):
+        return _native(logits, tokens, noise, off, grad)
     step = max(1, min(n, chunk_bytes // (states * dtype.itemsize)))
     in_place = grad is not None and grad.dtype == dtype
 
@@ -78,6 +83,27 @@ def sums_of(
         if grad is not None and not in_place:
             grad[i:j] = e
     return ends, lse, kl_sum
+
+
+def _native(
+    logits: Tensor, tokens: TokenTerms, noise: NoiseOnData | None, off: Tensor | None, grad: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `sums_of` gives, from the compiled sums."""
+    ends = tokens.ends(logits)
+    rows = NativeRows(logits, tokens.a.clamp(min=SMALLEST_SIGNAL), noise, off)
+    if grad is not None:
+        write_gradient(rows, logits, tokens, ends, tokens.w, grad)
+    return ends, rows.lse, rows.kl
+
+
+def write_gradient(
+    rows: NativeRows, logits: Tensor, tokens: TokenTerms, ends: Tensor, factor: Tensor, grad: Tensor
+) -> None:
+    """The gradient with respect to the logits, of each row times a factor, from the compiled sums; `grad` may be the logits."""
+    at_x, at_z = tokens.corners(ends, rows.lse)
+    rows.write_gradient(logits, factor * (rows.spread + at_x + at_z), factor, grad)
+    corners = (-factor * torch.stack([at_x, at_z])).T.to(grad.dtype)
+    grad.scatter_add_(-1, torch.stack([tokens.x, tokens.z], -1), corners)
 
 
 def spans(n: int, step: int) -> Iterator[tuple[int, int]]:
@@ -101,8 +127,7 @@ def _chunk(
     `v` and `r` are scratch buffers: allocating memory for each operation would cost more than the arithmetic.
     """
     lse = _probabilities(logits, off, e, v)
-    # Clamped, because the noise is divided by the signal even where it is 0.
-    a = tokens.a.clamp(min=1e-30)
+    a = tokens.a.clamp(min=SMALLEST_SIGNAL)
     if noise is None:
         sums = _Sums(torch.zeros_like(lse), torch.zeros_like(lse), a, None)
     elif noise.level is not None and noise.constant:
