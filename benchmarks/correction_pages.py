@@ -1,6 +1,7 @@
 """The pages of benchmarks/correction_table.py, from its rows: the table, and the sentences that name its numbers."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,16 @@ SHOWN = (
 
 
 def as_text(content: Mapping) -> str:
-    """The content as JSON, a row in each line, with five digits."""
+    """The content as JSON, a row in each line, with five digits; NaN is null."""
 
     def short(part: Any) -> Any:
         if isinstance(part, Mapping):
             return {name: short(value) for name, value in part.items()}
-        return (
-            [short(value) for value in part]
-            if isinstance(part, list)
-            else round(part, 5)
-            if isinstance(part, float)
-            else part
-        )
+        if isinstance(part, list):
+            return [short(value) for value in part]
+        if isinstance(part, float):
+            return None if math.isnan(part) else round(part, 5)
+        return part
 
     return json.dumps(short(content), separators=(",", ":")).replace('},{"noise', '},\n{"noise') + "\n"
 
@@ -43,9 +42,13 @@ def read_rows(path: Path) -> tuple[list[CorrectionSummary], dict]:
     written = json.loads(path.read_text(encoding="utf-8"))
     rows = []
     for row in written["rows"]:
-        measures = {name: Interval(**value) for name, value in row.pop("measures").items()}
+        measures = {name: _interval(**value) for name, value in row.pop("measures").items()}
         rows.append(CorrectionSummary(**row, measures=measures))
     return rows, written["settings"]
+
+
+def _interval(mean: float | None, half: float | None) -> Interval:
+    return Interval(*(math.nan if value is None else value for value in (mean, half)))
 
 
 def write_pages(rows: list[CorrectionSummary], settings: Mapping, folder: Path) -> None:

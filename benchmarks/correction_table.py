@@ -2,8 +2,8 @@
 
 A Markov chain whose law is known; masks, hybrid and uniform noise; the exact denoiser, and small networks trained on the
 chain, three training seeds each. Every corrector gets the same true sequences with forced errors, and the same samples of 8
-steps of its network. Writes rows.json, table.md and answer.md into docs/assets/corrections. About eight minutes on one core, of
-which the nine networks take half.
+steps of its network; autoregressive models with backspaces get the same true sequences, and samples of their own. Writes
+rows.json, table.md and answer.md into docs/assets/corrections. About nine minutes on one core.
 
 `--render` writes the tables and the sentences again from rows.json.
 """
@@ -12,13 +12,15 @@ import argparse
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 
 import noiselab as nl
+from correction_backspaces import ANEW, FROM_THERE, backspace_revisers, train_backspaces
+from correction_edits import EditReviser
 from correction_networks import plain_network, taught_by_drafts, with_quality_head
 from correction_pages import as_text, read_rows, write_pages
 from noiselab.bench import World, force_errors
@@ -47,9 +49,16 @@ from noiselab.denoisers.one_by_one import OneByOne
 from noiselab.evaluation import threshold_at
 from noiselab.files import write_text
 from noiselab.revisions import Detector, Reviser
-from noiselab.samplers import JointThresholdSampler, PathPlanningSampler, RemaskingSampler, ThresholdSampler
+from noiselab.samplers import (
+    DraftSampler,
+    JointThresholdSampler,
+    PathPlanningSampler,
+    RemaskingSampler,
+    ThresholdSampler,
+)
 
 FOLDER = Path(__file__).parents[1] / "docs" / "assets" / "corrections"
+EDITS = "edit"  # the noise of autoregressive models: wrong tokens, each followed by a backspace
 FEW = 8  # steps of the samples that are corrected
 EARLIEST = 1e-3  # the earliest time at which the networks were trained
 AGAIN = 0.3  # the time to which sequences are noised to be generated again
@@ -88,6 +97,11 @@ METHODS: dict[str, Callable[["Case"], Reviser]] = {
     "joint thresholds (LLaDA2.1)": lambda case: ResamplingReviser(
         JointThresholdSampler(case.process, case.denoiser, most_edits=16), time=AGAIN, steps=8
     ),
+    "edits by threshold, 0.5": lambda case: EditReviser(case.process, case.careful, 0.5),
+    "edits by threshold, 0.9": lambda case: EditReviser(case.process, case.careful, 0.9),
+    "draft sampler (ProSeCo)": lambda case: ResamplingReviser(
+        DraftSampler(case.process, case.denoiser), time=AGAIN, steps=8
+    ),
     "threshold decoder, 0.9": lambda case: ResamplingReviser(
         ThresholdSampler(case.process, case.denoiser), time=AGAIN, steps=8
     ),
@@ -102,12 +116,7 @@ METHODS: dict[str, Callable[["Case"], Reviser]] = {
     "balanced, temperature 0.5": lambda case: _revised(BalancedCorrector(case.process, Temperature(case.careful, 0.5))),
 }
 BALANCED = ("balanced", "balanced, temperature 0.7", "balanced, temperature 0.5")
-ONE_BY_ONE = (
-    "best guess, 5 % alarms",
-    "GIDD, two tokens",
-    "informed Gibbs, 2 moves",
-    *BALANCED,
-)
+ONE_BY_ONE = ("best guess, 5 % alarms", "GIDD, two tokens", "informed Gibbs, 2 moves", *BALANCED)
 """Methods that are also run with each token masked while it is scored, which costs an evaluation for each token."""
 
 
@@ -197,16 +206,20 @@ def revisers_of(
         "trained to correct",
         "draft corrector (ProSeCo)",
         network,
-        _four(DraftCorrector(process, drafts)),
+        _four(DraftCorrector(process, drafts), settles=True),
         case.detector,
     )
-    for method in ("GIDD, two tokens", "balanced", "balanced, temperature 0.7"):
-        yield "trained to correct", f"{method}, on ProSeCo's network", case, METHODS[method](case), case.detector
+    editing = case._replace(process=world.processes()["gidd"])  # noise that makes visible tokens wrong, as drafts are
+    methods = ["draft sampler (ProSeCo)", "GIDD, two tokens", "balanced", "balanced, temperature 0.7"]
+    methods += ["edits by threshold, 0.5", "edits by threshold, 0.9"]
+    for method in methods:
+        reviser = METHODS[method](editing if method.startswith("edits") else case)
+        yield "trained to correct", f"{method}, on ProSeCo's network", case, reviser, case.detector
 
 
-def _four(corrector: nl.Corrector) -> Reviser:
+def _four(corrector: nl.Corrector, *, settles: bool = False) -> Reviser:
     """At most four steps at the earliest time."""
-    return CorrectorReviser(corrector, time=EARLIEST, steps=4, batch_size=512)
+    return CorrectorReviser(corrector, time=EARLIEST, steps=4, settles=settles, batch_size=512)
 
 
 def measure_all(
@@ -215,6 +228,9 @@ def measure_all(
     """The rows of all methods, with the exact denoiser and with trained networks."""
     found: dict[tuple[str, str, str], list[CorrectionMeasures]] = {}
     for noise in noises:
+        if noise == EDITS:
+            measure_backspaces(world, training_steps, size, seeds, found)
+            continue
         process = world.processes()[noise]
         for seed in range(seeds):
             begun = time.process_time()
@@ -231,11 +247,30 @@ def measure_all(
     return [summarize_corrections(*place, sets) for place, sets in ordered]
 
 
+def measure_backspaces(
+    world: World, steps: int, size: int, seeds: int, found: dict[tuple[str, str, str], list[CorrectionMeasures]]
+) -> None:
+    """The rows of models with backspaces, entered into `found`."""
+    for seed in range(seeds):
+        begun = time.process_time()
+        trained = train_backspaces(world, steps, seed)
+        taken = time.process_time() - begun
+        for label, method, case, reviser, detector in backspace_revisers(world, trained, size, seed):
+            random = torch.Generator().manual_seed(seed)
+            row = measure_correction(world, reviser, case.forced, case.samples, detector=detector, generator=random)
+            if method == ANEW:
+                row = replace(row, mended=torch.nan, miscorrected=torch.nan, harmed=torch.nan)
+            if method == FROM_THERE:
+                row = replace(row, evaluations=row.evaluations + world.length + 1)
+            found.setdefault((EDITS, label, method), []).append(row)
+        print(f"{EDITS}, seed {seed}: {taken:.0f} s + {time.process_time() - begun - taken:.0f} s", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two seeds, short training, few sequences: a minute")
     parser.add_argument("--render", action="store_true", help="only write tables and sentences again from rows.json")
-    parser.add_argument("--noises", nargs="+", default=["gidd", "uniform", "masked"], help="only these")
+    parser.add_argument("--noises", nargs="+", default=["gidd", "uniform", "masked", EDITS], help="only these")
     parser.add_argument("--networks", type=Path, help="where the plain networks are kept, and read again")
     parser.add_argument("--out", type=Path, default=FOLDER, help="where the results go")
     options = parser.parse_args()

@@ -222,7 +222,10 @@ SHARES = ("mended", "harmed")
 
 
 def tabulate_corrections(rows: Iterable[CorrectionSummary]) -> str:
-    """The rows as Markdown tables, one for each noise and denoiser; the samples before the correction are in its title."""
+    """The rows as Markdown tables, one for each noise and denoiser; the samples before the correction are in its title.
+
+    A measure that has no meaning for a method (NaN) is a dash.
+    """
     lines: list[str] = []
     place = None
     for row in rows:
@@ -240,7 +243,7 @@ def tabulate_corrections(rows: Iterable[CorrectionSummary]) -> str:
 
 def _cell(name: str, value: Interval) -> str:
     if value.mean != value.mean:
-        return ""
+        return "–"
     if name in SHARES:
         return f"{value.mean:.1%} ± {value.half:.1%}"
     if name == "evaluations":

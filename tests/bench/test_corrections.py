@@ -81,7 +81,7 @@ def test_a_row_is_what_its_parts_say():
     ]
     assert f"| {found.gap:+.3f} ± 0.000 |" in lines[-1] and f"| {outcome.mended:.1%} ± 0.0% |" in lines[-1]
     without = summarize_corrections("u", "e", "a", [measure_correction(WORLD, Replace(), forced, samples)] * 2)
-    assert "| a |  | " in tabulate_corrections([without])
+    assert "| a | – | " in tabulate_corrections([without])
 
 
 def test_means_are_over_sets():
