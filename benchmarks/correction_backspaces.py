@@ -63,7 +63,7 @@ class ExactBackspaces(nn.Module):
 
 
 def train_backspaces(world: World, steps: int, seed: int) -> LlamaForCausalLM:
-    """A Llama as small as the other networks of the table; as many steps of as many new sequences."""
+    """A Llama of the width and depth of the other networks of the table, trained for the same number of new sequences."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sizes = {"hidden_size": 64, "intermediate_size": 168, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -64,7 +64,7 @@ def test_a_run_starts_every_rule_from_the_same_samples(tmp_path):
     by_name = {one["name"]: one for one in content["rows"]}
     assert len(by_name) == 1 + 2 + 3 + 2 + 1
     assert by_name["random Gibbs, 2 moves"]["evaluations"] == 2 == by_name["before"]["evaluations"]
-    # At most as many tokens as moves, of 16.
+    # At most one token for each move, of 16.
     assert 0 < by_name["random Gibbs, 2 moves"]["changed"] <= 2 / 16 >= by_name["GIDD, 2 tokens"]["changed"] > 0
     assert by_name["sampled at temperature 0.5"]["changed"] is None
     stored = json.loads(options.out.read_text())
