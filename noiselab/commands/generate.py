@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .arguments import Device, Dtype, Model, OptionalFloat, OptionalInt, OptionalPath, TextSeed, TextsFile
+from .arguments import Device, Dtype, Model, OptionalFloat, OptionalInt, OptionalPath, OptionalText, TextSeed, TextsFile
 
 SAMPLERS = {
     "ancestral": "AncestralSampler",
@@ -39,7 +39,11 @@ Name = Literal[
 
 @dataclass(frozen=True)
 class Options:
-    """Generate texts from noise or from prompts, or answers, as JSON Lines with text, tokens, prompt or messages, and model."""
+    """Generate texts from noise or from prompts, or answers, as JSON Lines with text, tokens, prompt or messages, and model.
+
+    Examples: noiselab generate MODEL --prompt "Born on " --regex "[0-9]{4}-[0-9]{2}-[0-9]{2}";
+    noiselab generate MODEL --json-schema schema.json --length 64 --out records.jsonl
+    """
 
     model: Model
     """folder of a model, or its name on the Hugging Face hub"""
@@ -61,6 +65,10 @@ class Options:
     """cut each text after its first end of text; block-diffusion models always do"""
     block_length: OptionalInt = None
     """sample blocks of this number of tokens one after another, each in all steps; with --stop until all texts have ended"""
+    regex: Annotated[OptionalText, tyro.conf.arg(metavar="PATTERN")] = None
+    """regular expression that each text matches after its prompt, up to its first end of text, where it is cut"""
+    json_schema: OptionalPath = None
+    """file with a JSON schema of which each text is, likewise; both need pip install noiselab[constraints]"""
     sampler: Name = "auto"
     """sampling algorithm; auto is ancestral, for block-diffusion models the published one"""
     temperature: OptionalFloat = None
@@ -86,14 +94,14 @@ def main(options: Options) -> list[dict[str, Any]]:
     from .common import answered, load, output, print_text, together
 
     records: list[dict[str, Any]] = []
-    inputs = [] if options.chats is None else [options.chats]
+    inputs = [file for file in (options.chats, options.json_schema) if file is not None]
     with together(options.device) as processes, output(options.out, *inputs, processes=processes) as write:
         require_count("num-samples", options.num_samples)
         require_count("batch-size", options.batch_size)
-        starts = beginnings(options)
+        starts, constraint = beginnings(options), constraint_of(options)
         pipe = load(options.model, processes.device)
         prompts = [prompt for prompt in starts for _ in range(options.num_samples)]
-        for prompt, text in zip(prompts, _generated(pipe, prompts, options, processes), strict=True):
+        for prompt, text in zip(prompts, _generated(pipe, prompts, constraint, options, processes), strict=True):
             record: dict[str, Any] = {"text": str(text), "tokens": getattr(text, "tokens", None)}
             if isinstance(prompt, list):
                 record["messages"] = answered(prompt, str(text))
@@ -121,7 +129,43 @@ def beginnings(options: Options) -> list[Any]:
     return [[{"role": "user", "content": text}] for text in options.chat] or [*options.prompt] or [None]
 
 
-def _generated(pipe: Any, prompts: Sequence[Any], options: Options, processes: Any) -> Iterator[str]:
+def constraint_of(options: Options) -> "str | dict[str, Any] | None":
+    """The regular expression or the JSON schema; `None` for texts without a constraint.
+
+    **Raises:** `ValueError` if both are given, or the file of the schema cannot be read or is none.
+    """
+    import json
+
+    file = options.json_schema
+    if file is None:
+        return options.regex
+    if options.regex is not None:
+        raise ValueError("only one of regex and json-schema must be given; got both")
+    try:
+        schema = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"json-schema must be a JSON file; got {str(file)!r}: {error}") from error
+    if not isinstance(schema, dict):
+        raise ValueError(f"json-schema must be a file with a JSON schema, an object; {str(file)!r} has {schema!r}")
+    return schema
+
+
+def _automaton(pipe: Any, constraint: Any) -> Any:
+    """The automaton of a constraint, made once for all batches."""
+    from ..pipeline import DiffusionPipeline
+    from ..pipeline.constraining import automaton_of
+
+    if not isinstance(pipe, DiffusionPipeline):
+        raise ValueError(
+            "regex and json-schema require a diffusion model of whole texts; this one is block-diffusion or autoregressive"
+        )
+    try:
+        return automaton_of(pipe, constraint)
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+
+
+def _generated(pipe: Any, prompts: Sequence[Any], constraint: Any, options: Options, processes: Any) -> Iterator[str]:
     """The texts, batch by batch."""
     import noiselab as nl
 
@@ -135,6 +179,7 @@ def _generated(pipe: Any, prompts: Sequence[Any], options: Options, processes: A
     shared["dtype"] = dtype_of(options.dtype)
     generators, size = text_generators(options.seed, len(prompts)), options.batch_size
     about = [prompts, options]
+    automaton = None if constraint is None else _automaton(pipe, constraint)
     if options.prompt:
         pipe.encode(options.prompt)  # so that one that is too long is noticed before the work
     if isinstance(pipe, AutoregressivePipeline):
@@ -159,6 +204,7 @@ def _generated(pipe: Any, prompts: Sequence[Any], options: Options, processes: A
         shared["stop"] = options.stop or bool(pipe.ends)
     else:
         shared |= {"as_released": options.as_released, "block_length": options.block_length}
+        shared["constraint"] = automaton
     some = slices(len(prompts), size)
 
     def denoised(number: int) -> list[str]:

@@ -1,6 +1,7 @@
 """Which JSON schemas outlines-core writes as a regular expression without leaving a part of them out."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,6 +51,9 @@ def require_whole(schema: Any) -> None:
     if left:
         beside = f" beside {kind}" if kind not in (None, "type") else ""
         raise ValueError(f"{', '.join(sorted(left))} would be left out: not supported{beside}")
+    for name in ("Length", "Items", "Properties"):
+        if schema.get(f"min{name}", 0) > schema.get(f"max{name}", math.inf):
+            raise ValueError(f"min{name} must not be above max{name}")
     for part in _parts(schema):
         require_whole(part)
 
@@ -87,6 +91,8 @@ def _typed(schema: Mapping[str, Any], limits: set[str]) -> set[str]:
             left |= set().union(*ways[1:])
         if name == "object" and not schema.get("required"):
             left -= {"required"}
+        if name == "object":  # outlines-core 0.2.14 tells apart no properties and some, and does not count them
+            left |= {word for word, most in (("minProperties", 1), ("maxProperties", 0)) if schema.get(word, 0) > most}
         if name == "array" and "items" in schema:
             left -= {"additionalItems"}
     return left

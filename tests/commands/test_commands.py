@@ -1,6 +1,7 @@
 """The commands are the library's calls, and tell what is wrong in one line."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -51,6 +52,52 @@ def test_generate_is_the_pipeline_with_that_seed(models, samples, tmp_path, caps
     )
     assert len(by) == 1
     assert len(run("generate", [models[1], "--num-samples", "2", "--length", "5", "--device", "cpu"])[0]["tokens"]) == 5
+
+
+def test_generated_texts_satisfy_a_regular_expression_or_a_schema(models, tmp_path):
+    """Each of them, by Python's `re` and `json`; the same texts as from the pipeline, whatever the batches."""
+    few = [models[0], "--num-samples", "3", "--steps", "2", "--seed", "5", "--device", "cpu"]
+    pattern = "(cat|dog)s?( and (cat|dog)s?)*"
+    found = run("generate", [*few, "--regex", pattern, "--prompt", "the ", "--batch-size", "2"])
+    assert all(re.fullmatch("the " + pattern, record["text"]) for record in found)
+    pipe = Pipeline.from_pretrained(models[0])
+    settings = {"prompts": ["the "] * 3, "constraint": pattern, "show_progress": False}
+    assert pipe.generate(1, 2, generator=text_generators(5, 3), **settings) == [record["text"] for record in found]
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(schema))
+    for record in run("generate", [*few, "--json-schema", str(file)]):
+        assert isinstance(json.loads(record["text"])["a"], int)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--regex", "a", "--json-schema", "SCHEMA"], "only one of regex and json-schema must be given"),
+        (["--regex", "("], "pattern must be a regular expression"),
+        (["--regex", "a{40}"], "the constraint must accept a sequence"),
+        (["--regex", "a", "--sampler", "threshold"], "sampler must be None with a constraint"),
+        (["--regex", "a", "--block-length", "4"], "block_length must be None with a constraint"),
+        (["--json-schema", "NONE"], "json-schema must be a JSON file; got .*No such file"),
+        (["--json-schema", "TEXT"], "json-schema must be a JSON file; got .*Expecting"),
+        (["--json-schema", "LIST"], "json-schema must be a file with a JSON schema, an object"),
+        (["--json-schema", "SCHEMA"], "minimum would be left out"),
+        (["--json-schema", "SCHEMA", "--out", "SCHEMA"], "out must be another file"),
+    ],
+)
+def test_constraints_that_do_not_fit_are_refused(models, tmp_path, capsys, words, why):
+    files = {"SCHEMA": '{"type": "integer", "minimum": 3}', "TEXT": "a", "LIST": "[1]"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    words = [str(tmp_path / word) if word in (*files, "NONE") else word for word in words]
+    status, said = ended(["generate", models[0], "--steps", "2", "--device", "cpu", *words], capsys)
+    assert status == 2 and re.search(why, said), said
+    assert (tmp_path / "SCHEMA").read_text() == files["SCHEMA"]
+
+
+def test_a_constraint_is_for_models_of_whole_texts(models, capsys):
+    status, said = ended(["generate", models[1], "--regex", "a", "--device", "cpu"], capsys)
+    assert status == 2 and "regex and json-schema require a diffusion model of whole texts" in said
 
 
 def test_correct_starts_from_the_tokens_that_were_drawn(models, samples, tmp_path):

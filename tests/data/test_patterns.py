@@ -217,6 +217,7 @@ LEFT_OUT = {
     "if": {"type": "boolean", "if": {"const": True}, "then": False},
     "minItems": {"type": "array", "prefixItems": [BOOLEAN], "minItems": 2},
     "minProperties": {"type": "object", "properties": {"a": BOOLEAN}, "minProperties": 1},
+    "maxProperties": {"type": "object", "additionalProperties": BOOLEAN, "maxProperties": 1},
     "patternProperties": {"properties": {"a": BOOLEAN}, "patternProperties": {"a": {"type": "null"}}},
     "required": {"type": "object", "required": ["a"]},
     "among properties": {"type": "object", "properties": {"a": BOOLEAN}, "required": ["b"]},
@@ -250,9 +251,40 @@ def test_schemas_that_are_read_whole():
             {"properties": {"minimum": BOOLEAN}, "required": ["minimum"], "additionalProperties": False},
             '{"minimum":true}',
         ),
-        ({"type": "object", "additionalProperties": BOOLEAN, "maxProperties": 1}, '{"a":true}'),
+        ({"type": "object", "additionalProperties": BOOLEAN, "minProperties": 1}, '{"a":true}'),
+        ({"type": "object", "maxProperties": 0}, "{}"),
     ):
         assert json_automaton(schema, tokenizer).accepts(torch.tensor([tokenizer(text)["input_ids"]])).all(), schema
+
+
+COUNTED = {
+    "Items": ({"type": "array", "items": {"const": 1}}, lambda n: f"[{','.join('1' * n)}]"),
+    "Length": ({"type": "string"}, lambda n: f'"{"a" * n}"'),
+    "Properties": ({"type": "object"}, lambda n: json.dumps({"abcd"[i]: 1 for i in range(n)})),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_numbers_of_parts_are_within_their_limits_or_the_limits_are_refused(name):
+    """A library that counts otherwise is noticed: every text of up to four parts, under every pair of limits."""
+    tokenizer, (schema, write) = KINDS["bytes"](), COUNTED[name]
+    refused = 0
+    for low, high in itertools.product((0, 1, 2), (0, 1, 3)):
+        try:
+            automaton = json_automaton({**schema, f"min{name}": low, f"max{name}": high}, tokenizer)
+        except ValueError:
+            refused += 1
+            continue
+        for n in range(5):
+            accepted = automaton.accepts(torch.tensor([tokenizer(write(n))["input_ids"]])).item()
+            assert accepted == (low <= n <= high), (low, high, n)
+    assert refused == (8 if name == "Properties" else 3)  # three have a minimum above the maximum
+
+
+@pytest.mark.parametrize("name", ["ipv4", "hostname", "duration"])
+def test_formats_that_are_not_supported_are_refused(name):
+    with pytest.raises(ValueError, match="is not supported"):
+        json_automaton({"type": "string", "format": name}, KINDS["bytes"]())
 
 
 def test_a_tokenizer_that_decodes_otherwise_is_refused():
