@@ -151,7 +151,12 @@ def list_compiled() -> dict[tuple[str, str], Callable[[Callable], object]]:
 
     runs: dict[tuple[str, str], Callable[[Callable], object]] = {}
     for name, process in build_processes().items():
-        samplers: dict[str, nl.Sampler] = {"ancestral": nl.AncestralSampler(process, known)}
+        samplers: dict[str, nl.Sampler] = {
+            "ancestral": nl.AncestralSampler(process, known),
+            "path planning": nl.samplers.PathPlanningSampler(process, known),
+        }
+        if name == "hybrid":
+            samplers["joint thresholds"] = nl.samplers.JointThresholdSampler(process, known)
         if name == "masked":
             samplers["confidence"] = nl.samplers.ConfidenceSampler(process, known)
             samplers["entropy-bounded"] = nl.samplers.EntropyBoundedSampler(process, known)

@@ -7,6 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import noiselab as nl
 
+LENGTH = 6
+
 VIEWS = {
     "view",
     "_unsafe_view",
@@ -114,3 +116,36 @@ class Eager(TorchDispatchMode):
         if name not in VIEWS and name != "promote_types":
             self.names.append(name)
         return func(*args, **(kwargs or {}))
+
+
+def steps_of(make, process, *, dtype=torch.float64):
+    sampler = make(process, Network(process.vocab_size, dtype))
+    return sampler.with_shapes("rows"), sampler.with_shapes("static")
+
+
+def times_of(kind, batch):
+    """Falling times: of sequences; of tokens, where some do not move, as prompts; and to the end."""
+    if kind == "sequences":
+        return torch.tensor([0.9, 0.6, 0.3] * (batch // 3)).double(), torch.tensor(
+            [0.7, 0.5, 0.0] * (batch // 3)
+        ).double()
+    t = torch.rand(batch, LENGTH, generator=seeded(5), dtype=torch.float64)
+    s = t * torch.rand(batch, LENGTH, generator=seeded(6), dtype=torch.float64)
+    t[:, 0] = s[:, 0] = 0  # known
+    s[:, 1] = t[:, 1]
+    t[:, -1], s[:, -1] = 1, 0  # the whole way
+    t[0], s[0] = 0.4, 0.4  # a sequence that is finished
+    return t, s
+
+
+def same_tokens(one, other, process, kind, seeds=4, batch=48):
+    t, s = times_of(kind, batch)
+    moved = 0
+    for seed in range(seeds):
+        x = torch.randint(0, process.vocab_size - 1, (batch, LENGTH), generator=seeded(seed))
+        z = process.corrupt(x, t, generator=seeded(seed + 100))
+        with torch.no_grad():
+            a, b = (sampler.step(z, t, s, generator=seeded(seed)) for sampler in (one, other))
+        assert torch.equal(a, b)
+        moved += int((a != z).sum())
+    assert moved > 0

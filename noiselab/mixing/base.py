@@ -47,6 +47,8 @@ class Mixing(Exact, abc.ABC):
     support: Tensor | None
     fixed = False
     """Whether `at` does not depend on time, so that it is evaluated once for two times."""
+    only: int | None = None
+    """The token that has all mass, if there is one."""
 
     def __init__(self, support: TokenSet | None = None):
         super().__init__()
@@ -115,8 +117,14 @@ class NoiseMass(NamedTuple):
         first, *others = (w[..., None] * part.probs(self.t) for w, part in weighted)
         return sum(others, start=first)
 
-    def choose(self, u: Tensor, which: Tensor) -> Tensor:
-        """Tokens of the normalised measure; `which` selects the part, `u` the token, both uniform [batch, length]."""
+    def choose(self, u: Tensor, which: Tensor, total: Tensor | None = None) -> Tensor:
+        """Tokens of the normalised measure; `which` selects the part, `u` the token, both uniform [batch, length].
+
+        `total` is that of the measure, if it is known.
+        """
+        if len(self.parts) == 2 and self.parts[0].only is not None:  # the same with fewer operations
+            target = which * ((self.total() if total is None else total) * BELOW_ONE)
+            return self.parts[1].choose(u, self.t).masked_fill(target < self.weights[..., 0], self.parts[0].only)
         z = self.parts[0].choose(u, self.t)
         if len(self.parts) > 1:
             # As `choose`, for a few parts.

@@ -59,6 +59,7 @@ class Absorbing(Mixing):
         super().__init__()
         self.vocab_size = require_count("vocab_size", vocab_size)
         self.token = require_token("the absorbing token", token, vocab_size)
+        self.only = self.token
 
     def probs(self, t: Elementwise) -> ElementwiseProbs:
         """One-hot at every time."""
@@ -93,6 +94,7 @@ class Uniform(Mixing):
 
     on: Tensor
     members: Tensor
+    share: Tensor
     fixed = True
 
     def __init__(self, tokens: int | TokenSet):
@@ -109,6 +111,9 @@ class Uniform(Mixing):
             raise ValueError(f"uniform noise needs at least one token; got none of {self.vocab_size}")
         self.register_buffer("on", on)
         self.register_buffer("members", on.nonzero()[:, 0])
+        self.register_buffer("share", on.double() / self.count, persistent=False)
+        first = int(self.members[0])
+        self.first = first if int(self.members[-1]) - first + 1 == self.count else None  # of members side by side
         self._host = HostCopy()
 
     @classmethod
@@ -122,11 +127,14 @@ class Uniform(Mixing):
 
     def at(self, z: Tokens, t: TokenTimes) -> Float[Tensor, "batch ..."]:
         """1 / count on the set, 0 elsewhere."""
-        return self.on[z].to(t) / self.count
+        return self.share[z].to(t)
 
     def choose(self, u: PerToken, t: TokenTimes) -> Tokens:
         """The member that `u` selects."""
-        return self.members[(u * self.count).long()]
+        index = (u * self.count).long()
+        if self.first is None:
+            return self.members[index]
+        return index + self.first if self.first else index
 
     def profile(self, support: TokenSet) -> float | TokenProbs | None:
         """A number if all data tokens or none belong to the set; else a row."""

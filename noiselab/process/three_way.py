@@ -182,3 +182,12 @@ def masses_at(noise: NoiseMass, z: Tokens) -> tuple[PerToken, PerToken]:
     )
     earlier, later = (noise.weights.unflatten(1, (2, n)) * at).sum(-1).unbind(1)
     return earlier, later
+
+
+def mass_at(noise: NoiseMass, z: Tokens) -> PerToken:
+    """The mass of the tokens z, as `noise.at`, with fewer operations."""
+    first, *others = zip(noise.weights.unbind(-1), noise.parts, strict=True)
+    mass = first[0] * first[1].at(z, noise.t)
+    for weight, part in others:
+        mass = torch.addcmul(mass, weight, part.at(z, noise.t))
+    return mass

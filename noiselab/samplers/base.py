@@ -19,7 +19,7 @@ from ..parametrization import to_posterior
 from ..process import NoiseProcess, as_token_times
 from ..process.validation import require_kind
 from ..typing import Grid, Selection, Times, Tokens, Variants
-from .shapes import TwoForms
+from .shapes import TwoForms, resting
 from .tables import TimeTable
 
 
@@ -413,7 +413,15 @@ class WrappedSampler(Sampler):
 
 
 def hold_still(
-    advance: Advance, still: Tensor, low: float, z: Tensor, t: Tensor, s: Tensor, generator: Randomness
+    advance: Advance,
+    still: Tensor,
+    low: float,
+    z: Tensor,
+    t: Tensor,
+    s: Tensor,
+    generator: Randomness,
+    *,
+    over: bool = False,
 ) -> list[Stage]:
     """The stages of one step in which some sequences stay unchanged at the lower end of time.
 
@@ -423,7 +431,9 @@ def hold_still(
     - `still`: these sequences, Bool [batch].
     - `low`: the lower end of time.
     - `z`, `t`, `s`, `generator`: as for `Sampler.step`.
+    - `over`: whether all sequences are known to stay unchanged, so that no network is evaluated.
     """
     t, s = (torch.where(still if time.dim() == 1 else still[:, None], low, time) for time in (t, s))
-    done = advance(z, t, s, generator=generator)
+    with resting(over):
+        done = advance(z, t, s, generator=generator)
     return [stage._replace(z=torch.where(still[:, None], z, stage.z)) for stage in done]

@@ -62,8 +62,7 @@ class _PlannedSampler(Sampler):
         if isinstance(score, str) and score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)} or a function; got {score!r}")
         self.score, self.draw = score, draw
-        low = torch.full((1, 1), process.domain[0], dtype=torch.float64, device=process.device)
-        self.quiet_end = bool((self.process.noise(low).total() == 0).all())
+        self.quiet_end = is_quiet(self.process)
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """Reveal some of the masks; the network is not evaluated if there are none or none is due."""
@@ -352,6 +351,12 @@ class EntropyBoundedSampler(_PlannedSampler):
     def options(self) -> list[str]:
         """The settings, for `repr`."""
         return [f"bound={self.bound:g}", *super().options()]
+
+
+def is_quiet(process: InterpolatingProcess) -> bool:
+    """Whether no noise is left at the lower end of time."""
+    low = torch.full((1, 1), process.domain[0], dtype=torch.float64, device=process.device)
+    return bool((process.noise(low).total() == 0).all())
 
 
 def noisy_data_tokens(process: InterpolatingProcess) -> Tensor:

@@ -87,6 +87,7 @@ class DraftSampler(ThresholdSampler):
         block_size: int | None = None,
     ):
         super().__init__(process, denoiser, accept)
+        self.has_static = False  # drafts are corrected where there are any
         require_rule(self.accept, changes=False)
         self.network = checked(require_denoiser(denoiser, type(self).__name__, scores=False), process)
         self.every, self.passes = require_count("every", every), require_count("passes", passes)

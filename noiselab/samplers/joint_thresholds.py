@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..categorical import Randomness, replace_tokens
@@ -16,7 +17,8 @@ from ..typing import Grid, Times, Tokens, Variants
 from .acceptance.base import Counts, count_in_step, require_counts
 from .base import Advance, Sampler, Stage, hold_still
 from .confidence import noisy_data_tokens
-from .positions import normalize_logits, scatter_rows, select_best
+from .positions import normalize_all, normalize_logits, scatter_rows, select_best
+from .shapes import ends_of, finish
 from .walk_state import current_state, with_state
 
 
@@ -82,6 +84,7 @@ class JointThresholdSampler(Sampler):
 
     process: InterpolatingProcess
     takes = InterpolatingProcess
+    has_static = True
     variants: ClassVar[Variants] = {"joint thresholds": {"most_edits": 16}}
     known_as = "the decoder of LLaDA2.1"
     law = "one sequence for each prompt"
@@ -127,11 +130,15 @@ class JointThresholdSampler(Sampler):
         return [self._stage(z, t, s)]
 
     def _stage(self, z: Tensor, t: Tensor, s: Tensor) -> Stage:
-        end, t, s = s, as_token_times(t, z), as_token_times(s, z)
+        given, end, t, s = t, s, as_token_times(t, z), as_token_times(s, z)
         moving, data = (s < t).expand(z.shape), self.process.data_tokens(z.device)
-        state, masks = current_state(), moving & ~data[z]
+        state = current_state()
         kept = state.read(self, moving)
         state.write(self, kept)
+        if self.is_static(z):
+            z, ends, left = self.move(z, given, end, kept.steps)
+            return Stage(self.kind, end, finish((z, ends), given, self.network), left=left)
+        masks = moving & ~data[z]
         editable = moving & data[z] & (self.edit is not None)
         rows = masks | editable
         if rows.any():
@@ -146,17 +153,44 @@ class JointThresholdSampler(Sampler):
             z = torch.where(changed, best, z)
         return Stage(self.kind, end, z, left=(moving & ~data[z]).sum(-1))
 
+    def move(  # type: ignore[override]
+        self, z: Tokens, t: Times, s: Times, steps: Int[Tensor, " batch"]
+    ) -> tuple[Tokens, Float[Tensor, "2"], Int[Tensor, " batch"]]:
+        """One step with static shapes: new tokens, the ends of the largest logits for the check, and the masks that are left.
+
+        **Arguments:**
+
+        - `steps`: the number of the step in the current block of each sequence.
+        """
+        later = as_token_times(s, z)
+        moving, visible = later < as_token_times(t, z), self.process.data_tokens(z.device)[z]
+        masks = moving & ~visible
+        log_probs, top = normalize_all(self.network.everywhere(z, t).flatten(0, 1))
+        value, token = (part.view(z.shape) for part in log_probs.max(-1))
+        value = value.double()
+        confidence = value.exp()
+        sure = (confidence > self.threshold) | (later <= self.process.domain[0])
+        filled = masks & (sure | select_best(value, masks, count_in_step(self.minimum, steps)))
+        if self.edit is None:
+            changed, rows = filled, masks
+        else:
+            changed, rows = filled | ((moving ^ masks) & (confidence > self.edit)), moving.expand(z.shape)
+        return torch.where(changed, token.to(z.dtype), z), ends_of(top.view(z.shape), rows), (masks ^ filled).sum(-1)
+
+    def _networks(self) -> tuple[Denoiser, ...]:
+        return (self.network,)
+
     def path(
         self, z: Tokens, times: Grid, *, generator: Randomness = None, advance: Advance | None = None
     ) -> Iterator[list[Stage]]:
         """The stages of each step, until all sequences have stopped."""
         advance, low, data = advance or self.stages, self.process.domain[0], self.process.data_tokens(z.device)
         stopped = torch.zeros(len(z), dtype=torch.bool, device=z.device)
-        edits = torch.zeros_like(stopped, dtype=torch.long)
+        edits, over = torch.zeros_like(stopped, dtype=torch.long), False
 
         def onward(z: Tensor, t: Tensor, s: Tensor, *, generator: Randomness = None) -> list[Stage]:
             nonlocal stopped, edits
-            done = hold_still(advance, stopped, low, z, t, s, generator)
+            done = hold_still(advance, stopped, low, z, t, s, generator, over=over)
             for stage in done:
                 if stage.left is None:
                     continue
@@ -168,7 +202,6 @@ class JointThresholdSampler(Sampler):
                 stopped = stopped | enough | (full & ~changed.any(-1))
             return done
 
-        over = False
         for stages in super().path(z, times, generator=generator, advance=with_state(onward)):
             if not over:
                 yield stages

@@ -1,8 +1,10 @@
 r"""Path planning: every step selects which positions are clean, so that revealed tokens may be remasked."""
 
+import math
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..categorical import Randomness, choose, replace_tokens, uniforms
@@ -12,9 +14,20 @@ from ..denoisers.checked import checked
 from ..numerics import LOGITS_AT_ONCE, require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..process.evidence import evidence_of
+from ..process.three_way import join_times, mass_at
 from ..typing import Times, Tokens, Variants
 from .base import Sampler
-from .positions import count_noise, gather_log_probs, normalize_logits, scatter_rows, select_best
+from .confidence import is_quiet
+from .positions import (
+    count_noise,
+    gather_log_probs,
+    normalize_all,
+    normalize_logits,
+    scatter_rows,
+    select_best,
+)
+from .shapes import ends_of, ends_outside, finish
+from .tables import known_weights
 
 UNIFORMS_PER_TOKEN = 3  # uniform numbers per position and step: the candidate, and two for a token of the noise
 
@@ -78,6 +91,7 @@ class PathPlanningSampler(Sampler):
 
     process: InterpolatingProcess
     takes = InterpolatingProcess
+    has_static = True
     variants: ClassVar[Variants] = {"path planning": {}}
     known_as = "P2"
     evaluated = "at all positions"
@@ -97,10 +111,13 @@ class PathPlanningSampler(Sampler):
             raise ValueError(f"planner must be a noiselab.Denoiser that predicts logits of tokens; got {came}")
         self.planner = None if planner is None else checked(planner, process)
         self.stochasticity, self.draw = require_number("stochasticity", stochasticity, 0), draw
+        self.quiet_end = is_quiet(self.process)
 
     def step(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> Tokens:
         """One step of planning and replacing; the network is not evaluated if all tokens are known and none is to be masked."""
         u = uniforms(*z.shape, UNIFORMS_PER_TOKEN, generator=generator, device=z.device)
+        if self.is_static(z):
+            return self._static_step(z, t, s, u)
         t, s = as_token_times(t, z), as_token_times(s, z)
         known = self.process.is_clean(z, t)
         moving = (s < t) & (~known | self.process.data_tokens(z.device)[z])
@@ -153,6 +170,78 @@ class PathPlanningSampler(Sampler):
             log_probs = normalize_logits(self.planner(candidate, low, stays), self.process)
             score = score.masked_scatter(stays, gather_log_probs(log_probs, candidate[stays]))
         return torch.where(stays, self.stochasticity * score, score)
+
+    def _static_step(self, z: Tensor, t: Tensor, s: Tensor, u: Tensor) -> Tensor:
+        new, ends, planned = self.move(z, t, s, u, known_weights(self.process, t, s))
+        if planned is not None and self.planner is not None:
+            new = finish((new, planned), None, self.planner)
+        return finish((new, ends), t, self.denoiser)
+
+    def move(  # type: ignore[override]
+        self,
+        z: Tokens,
+        t: Times,
+        s: Times,
+        u: Float[Tensor, "batch length draws"],
+        weights: Float[Tensor, "batch times parts"] | None = None,
+    ) -> tuple[Tokens, Float[Tensor, "2"], Float[Tensor, "2"] | None]:
+        """One step with static shapes, from three uniform numbers per position: new tokens, and for the checks the ends of the
+        largest logits of the denoiser, and of the planner if there is one.
+        """
+        both, n = join_times(s, t, z)
+        signal, noise = self.process.signal_and_noise(both, weights)
+        earlier, mass = noise.between(0, n), mass_at(noise.between(n, 2 * n), z)
+        # Noise of the time of z can have made each of its tokens that is not data, or z is impossible.
+        still = as_token_times(s, z) >= as_token_times(t, z)
+        rows = (mass > 0) > still
+        share = total = earlier.total()
+        if not self.quiet_end:
+            share = share.masked_fill(both[:, :n] <= self.process.domain[0], 0)
+        share = share.masked_fill(still, 0)
+        odds = 1 + signal[:, n:] / mass
+        candidate, score, top = self._everywhere(self.denoiser.everywhere(z, t), z, rows, odds, u[..., 0])
+        score, planned = self._planned(score, candidate, candidate == z)
+        # Tokens that do not move, or to a time without noise, come first of all.
+        score = score.masked_fill(share <= 0, torch.inf)
+        rank = score.argsort(dim=-1, descending=True, stable=True).argsort(-1)
+        # The number of noise tokens is that of `round_share`: a whole number is below x if it is below the next whole one.
+        clean = rank < z.shape[1] - (0.5 + 1e-9) - share.expand(z.shape).sum(-1, keepdim=True)
+        new = torch.where(clean, candidate, earlier.choose(u[..., 1], u[..., 2], total).to(z.dtype))
+        judged = self.planner is None and self.stochasticity > 0
+        return new, ends_outside(top, still if judged else ~rows), planned
+
+    def _everywhere(
+        self, logits: Tensor, z: Tensor, rows: Tensor, odds: Tensor, u: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """For each position a token of the posterior, or z outside of `rows`, its log-probability under x_hat, and the largest
+        logit; `odds` are those of the posterior at z to x_hat.
+        """
+        top, best = logits.max(-1, keepdim=True)
+        law = logits - top
+        mass = law.exp()
+        others = mass.scatter(-1, best, 0).sum(-1, keepdim=True)
+        # A larger one would overflow.
+        odds = odds.clamp(max=math.exp(80))[..., None].to(law)
+        mass = mass.scatter_reduce(-1, z.long()[..., None], odds, "prod")
+        drawn = torch.where(rows, choose(mass, u) if self.draw else mass.argmax(-1), z)
+        return drawn.to(z.dtype), (law.gather(-1, drawn[..., None]) - others.log1p())[..., 0], top[..., 0]
+
+    def _planned(self, score: Tensor, candidate: Tensor, stays: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `with_stability`, for all positions, but finite; and the ends of the planner's largest logits."""
+        if self.stochasticity == 0:
+            return torch.where(stays, torch.finfo(score.dtype).max, score), None
+        ends = None
+        if self.planner is not None:
+            low = torch.full(candidate.shape[:1], self.process.domain[0], dtype=torch.float64, device=score.device)
+            log_probs, top = normalize_all(self.planner.everywhere(candidate, low).flatten(0, 1))
+            score = torch.where(stays, gather_log_probs(log_probs, candidate.flatten().long()).view(stays.shape), score)
+            ends = ends_of(top.view(stays.shape), stays)
+        if self.stochasticity != 1:
+            score = torch.where(stays, self.stochasticity * score.double(), score)
+        return score, ends
+
+    def _networks(self) -> tuple[Denoiser, ...]:
+        return (self.denoiser,) if self.planner is None else (self.denoiser, self.planner)
 
     def extra_repr(self) -> str:
         """The settings, for `repr`."""

@@ -6,11 +6,13 @@ chosen by `torch.where`: nothing is read, and a step can be compiled as one grap
 """
 
 import copy
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..denoisers.base import Denoiser
@@ -22,6 +24,33 @@ Shapes: TypeAlias = Literal["rows", "static"]
 """The form of a step: "rows" evaluates selected positions, "static" all of them."""
 Moved: TypeAlias = tuple[Int[Tensor, "batch length"], Float[Tensor, "2"]]
 """Tokens after a step, and the smallest and the largest of the rows' largest logits, for `LogitCheck.keep`."""
+
+
+HAVE_STATIC = (
+    "AncestralSampler, ConfidenceSampler, EntropyBoundedSampler, ThresholdSampler, JointThresholdSampler, "
+    "PathPlanningSampler or SelfCorrection"
+)  # for a message
+
+
+class _Rest(threading.local):
+    """Whether no sequence of the walk in this thread moves any more."""
+
+    over: bool = False
+
+
+_REST = _Rest()
+
+
+@contextmanager
+def resting(over: bool) -> Iterator[None]:
+    """Context manager for a step in which, if `over`, no sequence moves: it selects rows, of which there are none, and so
+    evaluates no network.
+    """
+    before, _REST.over = _REST.over, _REST.over or over
+    try:
+        yield
+    finally:
+        _REST.over = before
 
 
 class TwoForms:
@@ -71,10 +100,13 @@ class TwoForms:
 
     def is_static(self, z: Tokens) -> bool:
         """Whether a step from these tokens has static shapes: by default not with a cache, which needs selected positions."""
-        if not self.has_static or self.shapes is not None:
-            return self.has_static and self.shapes == "static"
-        denoiser = getattr(self, "denoiser", None)
-        return z.device.type != "cpu" and not _keeps_keys(denoiser) and not _credits(denoiser)
+        if not self.has_static or self.shapes is not None or _REST.over:
+            return self.has_static and self.shapes == "static" and not _REST.over
+        return z.device.type != "cpu" and not any(_keeps_keys(part) or _credits(part) for part in self._networks())
+
+    def _networks(self) -> tuple[Any, ...]:
+        """The denoisers that a step evaluates."""
+        return (getattr(self, "denoiser", None),)
 
     def _parts(self) -> tuple[str, ...]:
         """The attributes that hold what makes the steps; none if this object does."""
@@ -83,10 +115,9 @@ class TwoForms:
     def _set_shapes(self, shapes: Shapes | None) -> None:
         if shapes == "static" and not self.has_static:
             raise ValueError(
-                f"{type(self).__name__} has no step with static shapes; leave shapes at 'rows', or use "
-                "AncestralSampler, ConfidenceSampler, EntropyBoundedSampler, ThresholdSampler or SelfCorrection"
+                f"{type(self).__name__} has no step with static shapes; leave shapes at 'rows', or use {HAVE_STATIC}"
             )
-        if shapes == "static" and _credits(getattr(self, "denoiser", None)):
+        if shapes == "static" and any(map(_credits, self._networks())):
             raise ValueError(
                 "shapes must be 'rows' with Credit, which counts predictions only at requested positions; got 'static'"
             )
@@ -125,4 +156,9 @@ def finish(moved: Moved, t: Times | None, denoiser: Checked) -> Tokens:
 
 def ends_of(top: Float[Tensor, "batch length"], rows: Selection | None = None) -> Float[Tensor, "2"]:
     """The smallest and the largest of the rows' largest logits; 0 at positions that need none."""
-    return torch.stack(torch.aminmax(top if rows is None else top.masked_fill(~rows, 0)))
+    return torch.stack(torch.aminmax(top)) if rows is None else ends_outside(top, ~rows)
+
+
+def ends_outside(top: Float[Tensor, "batch length"], idle: Bool[Tensor, "batch ..."]) -> Float[Tensor, "2"]:
+    """As `ends_of`, by the positions that need none."""
+    return torch.stack(torch.aminmax(top.masked_fill(idle, 0)))

@@ -2,7 +2,19 @@
 
 import pytest
 import torch
-from static_steps import READS, Eager, Graphs, Known, Network, processes_of, seeded
+from static_steps import (
+    LENGTH,
+    READS,
+    Eager,
+    Graphs,
+    Known,
+    Network,
+    processes_of,
+    same_tokens,
+    seeded,
+    steps_of,
+    times_of,
+)
 from worlds import PROCESSES, V
 
 import noiselab as nl
@@ -10,46 +22,13 @@ from noiselab.categorical import padded_width, uniforms
 from noiselab.denoisers.checked import LogitChecks
 from noiselab.samplers.acceptance import Proposals
 
-LENGTH, LIMIT = 6, 60
+LIMIT = 60
 
 
 @pytest.fixture
 def traceable(unchecked, monkeypatch):
     """Without the checks of types that tests put around dataclasses too, which `unchecked` leaves."""
     monkeypatch.setattr(Proposals, "__init__", Proposals.__init__.__wrapped__)
-
-
-def steps_of(make, process, *, dtype=torch.float64):
-    sampler = make(process, Network(process.vocab_size, dtype))
-    return sampler.with_shapes("rows"), sampler.with_shapes("static")
-
-
-def times_of(kind, batch):
-    """Falling times: of sequences; of tokens, where some do not move, as prompts; and to the end."""
-    if kind == "sequences":
-        return torch.tensor([0.9, 0.6, 0.3] * (batch // 3)).double(), torch.tensor(
-            [0.7, 0.5, 0.0] * (batch // 3)
-        ).double()
-    t = torch.rand(batch, LENGTH, generator=seeded(5), dtype=torch.float64)
-    s = t * torch.rand(batch, LENGTH, generator=seeded(6), dtype=torch.float64)
-    t[:, 0] = s[:, 0] = 0  # known
-    s[:, 1] = t[:, 1]
-    t[:, -1], s[:, -1] = 1, 0  # the whole way
-    t[0], s[0] = 0.4, 0.4  # a sequence that is finished
-    return t, s
-
-
-def same_tokens(one, other, process, kind, seeds=4, batch=48):
-    t, s = times_of(kind, batch)
-    moved = 0
-    for seed in range(seeds):
-        x = torch.randint(0, process.vocab_size - 1, (batch, LENGTH), generator=seeded(seed))
-        z = process.corrupt(x, t, generator=seeded(seed + 100))
-        with torch.no_grad():
-            a, b = (sampler.step(z, t, s, generator=seeded(seed)) for sampler in (one, other))
-        assert torch.equal(a, b)
-        moved += int((a != z).sum())
-    assert moved > 0
 
 
 @pytest.mark.parametrize("kind", ["sequences", "tokens"])
@@ -114,11 +93,18 @@ def threshold(process, network):
     return nl.samplers.ThresholdSampler(process, network, nl.samplers.ConfidenceThreshold(0.5))
 
 
+def joint(process, network):
+    return nl.samplers.JointThresholdSampler(process, network, 0.7, 0.5)
+
+
+STOP = ("joint",)  # in a step that the walk reads
 SAMPLERS = {
     "ancestral": (nl.AncestralSampler, ("masked", "hybrid", "uniform")),
     "confidence": (confident, ("masked",)),
     "bounded": (bounded, ("masked",)),
     "threshold": (threshold, ("masked",)),
+    "planning": (nl.samplers.PathPlanningSampler, ("masked", "hybrid", "uniform")),
+    "joint": (joint, ("hybrid",)),
 }
 CASES = [(name, noise) for name, (_, noises) in SAMPLERS.items() for noise in noises]
 # Compiling takes seconds: the largest of each sampler is always compiled, the others on request.
@@ -177,8 +163,9 @@ def test_a_rule_that_compares_predictions_has_rows_only():
     rule = nl.samplers.StableConfidence(0.5, 0.1)
     sampler = nl.samplers.ThresholdSampler(processes_of(V)["masked"], Network(V), rule)
     assert not sampler.is_static(torch.zeros(1, 1, device="meta", dtype=torch.long))
-    with pytest.raises(ValueError, match="no step with static shapes"):
-        sampler.with_shapes("static")
+    for one in (sampler, nl.samplers.DraftSampler(sampler.process, Network(V))):
+        with pytest.raises(ValueError, match="no step with static shapes"):
+            one.with_shapes("static")
 
 
 @pytest.mark.usefixtures("traceable")
@@ -229,7 +216,9 @@ def test_a_step_of_a_walk_takes_at_most_60_operations_and_no_read(name, noise, s
 
 def on_meta(name, noise, states):
     sampler = SAMPLERS[name][0](processes_of(states)[noise], Known(torch.zeros(1, LENGTH, states)))
-    sampler.process, sampler.denoiser = processes_of(states)[noise].to("meta"), sampler.denoiser.to("meta")
+    sampler.process = processes_of(states)[noise].to("meta")
+    for network in sampler._networks():
+        network.to("meta")
     return sampler
 
 
@@ -245,12 +234,12 @@ def test_without_a_compiler_the_host_reads_nothing_either(name, noise, states):
     checks.read = lambda: None
     with checks:
         walk = sampler.path(z, times)
-        for _ in range(2):
+        for k in range(2):
             with Eager() as eager:
-                z = next(walk)[-1].z
+                z = (sampler.stages(z, *times[[k, k + 1], None].expand(2, 2)) if name in STOP else next(walk))[-1].z
             seen.append(len(eager.names))
     assert z.shape == (2, LENGTH) and z.device.type == "meta"
-    assert seen[1] <= LIMIT, eager.names
+    assert seen[1] <= LIMIT + 2, eager.names  # what is not used, as both times side by side, a graph leaves out
 
 
 def test_rows_need_reads_that_static_shapes_do_not():

@@ -59,11 +59,11 @@ class EarlyStopping(WrappedSampler):
         advance, first, low, length = advance or self.stages, times[0], self.process.domain[0], z.shape[1]
         quiet = torch.zeros(len(z), dtype=torch.long, device=z.device)
         stopped = torch.zeros(len(z), dtype=torch.bool, device=z.device)
-        data = self.process.data_tokens(z.device)
+        data, over = self.process.data_tokens(z.device), False
 
         def onward(z: Tensor, t: Tensor, s: Tensor, *, generator: Randomness = None) -> list[Stage]:
             nonlocal quiet, stopped
-            done = hold_still(advance, stopped, low, z, t, s, generator)
+            done = hold_still(advance, stopped, low, z, t, s, generator, over=over)
             changed = torch.stack([stage.z != z for stage in done]).any(0).any(-1)
             # An inner BlockSampler marks later tokens only by their times; an outer one leaves them at the first time.
             # One with `context="past"` leaves them out.
@@ -73,7 +73,6 @@ class EarlyStopping(WrappedSampler):
             stopped = stopped | ((quiet >= self.patience) & (data[done[-1].z] | ~ours).all(-1))
             return done
 
-        over = False
         for stages in self.inner.path(z, times, generator=generator, advance=onward):
             if not over:
                 yield stages
@@ -147,12 +146,12 @@ class EndToken(WrappedSampler):
         certain = advance is None and self.inner.keeps_clean
         advance, length = advance or self.stages, z.shape[1]
         end = torch.full((len(z),), length, device=z.device)  # where a sequence has ended; `length` if it has not
+        over = False
 
         def onward(z: Tensor, t: Tensor, s: Tensor, *, generator: Randomness = None) -> list[Stage]:
             z, low = self._filled(z, end), self.process.domain[0]
-            return hold_still(advance, end < length, low, z, t, s, generator)
+            return hold_still(advance, end < length, low, z, t, s, generator, over=over)
 
-        over = False
         for stages in self.inner.path(z, times, generator=generator, advance=onward):
             end = torch.minimum(end, self._end(stages[-1], certain))
             if not over:
