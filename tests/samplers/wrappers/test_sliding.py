@@ -90,10 +90,13 @@ def revealed(share, at_once=None, rule=None, prompt=None):
     process = NOISES["masked"]()
     sampler = ThresholdSampler(process, Left(), Quota(1) if rule is None else rule)
     sampler = SlidingBlockSampler(sampler, 3, share=share, at_once=at_once)
+    if prompt is not None:
+        sampler = Prompted(sampler, torch.zeros(1, prompt, dtype=torch.long))
     found = torch.full((9,), -1)
-    for k, z in enumerate(sampler.walk(torch.full((1, 9), 3), torch.linspace(1, 0, 10))):
+    states = list(sampler.walk(torch.full((1, 9), 3), torch.linspace(1, 0, 10)))
+    for k, z in enumerate(states):
         found[(z[0] == 0) & (found < 0)] = k
-    return found.tolist()
+    return found[prompt or 0 :].tolist()
 
 
 def test_when_a_block_opens():
@@ -108,6 +111,31 @@ def test_when_a_block_opens():
     assert revealed(0.3, at_once=1) == revealed(1)
     # All open blocks move in one step, and the first takes the rest of its tokens with the rule's.
     assert revealed(0.5, rule=ConfidenceThreshold(0)) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_blocks_are_counted_from_the_prompt_and_the_last_one_may_be_short():
+    """Five tokens after a prompt of four are a block of three and one of two; all are drawn."""
+    assert revealed(1, prompt=4) == [2, 1, 0, 4, 3]
+    assert revealed(0.5, prompt=4) == [4, 1, 0, 3, 2]
+    assert revealed(1, prompt=7) == [1, 0] and revealed(1, prompt=9) == []
+
+
+@pytest.mark.parametrize("name", ["masked", "gidd"])
+@pytest.mark.parametrize("end", [0, 0.5])
+def test_all_tokens_are_drawn_and_a_sequence_alone_is_as_in_a_batch(name, end):
+    """Ten tokens in blocks of three after prompts of unlike lengths, of which one is the whole; the grid may end in noise."""
+    process, known = NOISES[name](), torch.arange(10) < torch.tensor([0, 1, 5, 7, 10])[:, None]
+    inner = SlidingBlockSampler(nl.AncestralSampler(process, oracle_of(process)), 3)
+    times, tokens = torch.linspace(1, end, 5, dtype=torch.float64), torch.zeros_like(known).long()
+    for seed in range(2):
+        random = lambda row: torch.Generator().manual_seed(5 * seed + row)  # noqa: B023, E731
+        together = nl.Infilling(inner, tokens, known).sample(
+            (5, 10), times=times, generator=[random(row) for row in range(5)]
+        )
+        assert process.support[together].all() and (together[known] == 0).all()
+        for row in range(5):
+            alone = nl.Infilling(inner, tokens[row, None], known[row, None])
+            assert torch.equal(alone.sample((1, 10), times=times, generator=[random(row)])[0], together[row])
 
 
 def test_a_block_of_known_tokens_opens_nothing_before_those_before_it_are_reached():
