@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..numerics import require_count
 from ..typing import PerToken, Times, Tokens
-from .base import Denoiser, ProjectedDenoiser, describe
+from .base import Denoiser, ProjectedDenoiser, WrappedDenoiser, describe
 from .projection import LinearProjection, splits_projection
 
 
@@ -72,9 +72,10 @@ class QualityDenoiser(ProjectedDenoiser):
         if not isinstance(inner, ProjectedDenoiser):
             raise ValueError(
                 "QualityDenoiser needs a denoiser with hidden states, such as TransformersDenoiser or MaskedLanguageModel; "
-                f"got {type(inner).__name__}"
+                f"got {type(inner).__name__}" + " (pass its `inner`)" * isinstance(inner, WrappedDenoiser)
             )
-        self.inner, self.predicts, self.takes_mask = inner, inner.predicts, inner.takes_mask
+        # Without `takes_mask` of its own: `attending_to` then reaches the inner denoiser.
+        self.inner, self.predicts = inner, inner.predicts
         self.attention_block, self.attention_given = inner.attention_block, inner.attention_given
         self.head = QualityHead(_width(inner) if width is None else require_count("width", width))
         for tensor in inner.parameters():
@@ -84,10 +85,6 @@ class QualityDenoiser(ProjectedDenoiser):
     def quality(self, z: Tokens, t: Times) -> PerToken:
         """The logit of the probability that each token is right; it has no meaning at masks."""
         return self.head(self.hidden(z, t))
-
-    def require_attention(self) -> None:
-        """As the inner denoiser, which gets masks and positions."""
-        self.inner.require_attention()
 
     def hidden(self, z: Tokens, t: Times) -> Float[Tensor, "batch length width"]:
         """The hidden states of the inner denoiser."""
