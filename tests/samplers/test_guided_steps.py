@@ -139,14 +139,15 @@ def test_a_single_token_depends_on_the_number_of_steps_only_with_noise_on_data_a
     assert (after(prediction, 16) - after(prediction, 2)).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("name", NOISES)
+@pytest.mark.parametrize("name", [*NOISES, *(pytest.param(f"{name}, more", marks=pytest.mark.long) for name in NOISES)])
 def test_without_a_guide_it_is_the_ancestral_sampler(name):
-    process = NOISES[name]()
+    name, many = name.removesuffix(", more"), name.endswith("more")
+    process, settings = NOISES[name](), {"times": torch.linspace(1, 0, 129 if many else 33) ** 2, "length": 3}
+    settings["n"] = 10_000 if many else 2000
     sampler = GuidedStepSampler(process, oracle_of(process))
-    assert sampler.converges and p_value(sampler, times=torch.linspace(1, 0, 129) ** 2, length=3) > 1e-3
-    other = oracle_of(process)
-    guided = GuidedStepSampler(process, oracle_of(process), nl.Temperature(other, 2.0), weight=1.0)
-    assert not guided.converges and p_value(guided, times=torch.linspace(1, 0, 129) ** 2, length=3) < 1e-10
+    assert sampler.converges and p_value(sampler, **settings) > 1e-3
+    guided = GuidedStepSampler(process, oracle_of(process), nl.Temperature(oracle_of(process), 2.0), weight=1.0)
+    assert not guided.converges and p_value(guided, **settings) < 1e-10
 
 
 def test_a_classifier_of_noisy_tokens_with_masks():
