@@ -181,7 +181,7 @@ def _generated(pipe: Any, prompts: Sequence[Any], constraint: Any, options: Opti
     about = [prompts, options]
     automaton = None if constraint is None else _automaton(pipe, constraint)
     if options.prompt:
-        pipe.encode(options.prompt)  # so that one that is too long is noticed before the work
+        pipe.encode(options.prompt, "prompt")  # so that one that is too long is noticed before the work
     if isinstance(pipe, AutoregressivePipeline):
         if options.steps is not None or options.as_released or options.block_length or options.sampler != "auto":
             raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..constraints import TokenAutomaton
 from ..numerics import require_count
+from .pattern_starts import FIRST, begun
 from .schemas import require_whole
 from .token_texts import token_texts
 from .tokenizers import vocabulary_size
@@ -129,21 +130,28 @@ def _index(pattern: str, ids: dict[bytes, list[int]], size: int) -> tuple[int, l
     # outlines-core 0.2.14 stops at the first match: it has no transition of `b` for `a(bc)?`, and of `a|abc` has `a` alone.
     # With a last character that texts do not contain, the first match is the whole text.
     stop, end = size, size + 1  # ids of no token; the second is one that the library wants
+    begin = size + 2  # and one with which a pattern begins
+    words = {**ids, LAST.encode(): [stop]}
     try:
-        # By itself, so that no parenthesis of the pattern closes the group around it.
-        Index(f"{pattern}|{LAST}", Vocabulary(end, {LAST.encode(): [stop]}))
-        index = Index(f"(?:{pattern}){LAST}", Vocabulary(end, {**ids, LAST.encode(): [stop]}))
+        if whole := begun(pattern):
+            index = Index(f"{whole}{LAST}", Vocabulary(end, {**words, FIRST.encode(): [begin]}))
+        else:
+            # By itself, so that no parenthesis of the pattern closes the group around it.
+            Index(f"{pattern}|{LAST}", Vocabulary(end, {LAST.encode(): [stop]}))
+            index = Index(f"(?:{pattern}){LAST}", Vocabulary(end, words))
     except ValueError as error:
         raise ValueError(
             "pattern must be a regular expression without anchors and look-around that the tokens can write; got "
             f"{pattern!r}: {error}"
         ) from error
     found, final = index.get_transitions(), index.get_final_states()
-    number = {state: i for i, state in enumerate({*found, *final, index.get_initial_state()})}
+    start = index.get_initial_state()
+    start = found[start][begin] if whole else start
+    number = {state: i for i, state in enumerate({*found, *final, start})}
     edges = [np.zeros((0, 3), dtype=np.int64)]
     for state, moves in found.items():
         tokens = np.fromiter(moves, np.int64, len(moves))
         after = np.fromiter((number[state] for state in moves.values()), np.int64, len(moves))
         edges.append(np.stack((np.full(len(moves), number[state]), tokens, after), 1)[tokens < size])
     accepting = [number[state] for state, moves in found.items() if moves.get(stop) in final]
-    return len(number), accepting, number[index.get_initial_state()], torch.from_numpy(np.concatenate(edges))
+    return len(number), accepting, number[start], torch.from_numpy(np.concatenate(edges))

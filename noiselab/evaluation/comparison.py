@@ -108,7 +108,10 @@ def compare_texts(first: TextScores, second: TextScores) -> Comparison:
             "tokenizer only: evaluate with --per-text)"
         )
     if len(first.texts) < 2:
-        raise ValueError(f"there must be at least two texts, for an interval; got {len(first.texts)}")
+        raise ValueError(
+            f"there must be at least two texts, for an interval; got {len(first.texts)} (a plain text file is one text; "
+            "JSON Lines have one in each line)"
+        )
     alike = first.tokenizer == second.tokenizer
     if alike and list(first.tokens) != list(second.tokens):
         raise ValueError(

@@ -228,7 +228,7 @@ def beginnings(pipe: "DiffusionPipeline", prompts: Prompts | None, stop: bool) -
         chat = chat_of(pipe)
         starts, ends = encode_chats(pipe, chat, prompts), sorted(chat.ends)
     else:
-        starts = [[]] if prompts is None else pipe.encode(prompts)  # type: ignore[arg-type]
+        starts = [[]] if prompts is None else pipe.encode(prompts, "prompt")  # type: ignore[arg-type]
         ends = [] if not stop or pipe.tokenizer.eos_token_id is None else [pipe.tokenizer.eos_token_id]
         if not stop:
             return starts, []

@@ -90,7 +90,7 @@ def beginnings(pipe: "CanvasPipeline", prompts: Prompts | None, stop: bool) -> t
     elif prompts is None:
         starts = [list(pipe.opening)]
     else:
-        starts = [pipe.opened(ids, f"prompt {i}") for i, ids in enumerate(pipe.encode(prompts))]  # type: ignore[arg-type]
+        starts = [pipe.opened(ids, f"prompt {i}") for i, ids in enumerate(pipe.encode(prompts, "prompt"))]  # type: ignore[arg-type]
     if not stop:
         return starts, []
     possible = sorted(end for end in ends if end < len(pipe.support) and pipe.support[end])
@@ -120,7 +120,7 @@ def scored(
         rows = [[*one.before, *one.own, *(end for end in one.after[:1] if end in ends)] for one in found]
         return rows, [len(one.before) for one in found]
     own = pipe.encode(texts)  # type: ignore[arg-type]
-    before = [[] for _ in own] if prompts is None else pipe.encode(prompts)
+    before = [[] for _ in own] if prompts is None else pipe.encode(prompts, "prompt")
     if len(before) != len(own):
         raise ValueError(f"prompts must be one for each of {len(own)} texts; got {len(before)}")
     starts = [pipe.opened(ids, f"prompt {i}") for i, ids in enumerate(before)]

@@ -91,7 +91,7 @@ def _beginnings(
         chat = chat_of(pipe)
         starts, ends, stop = encode_chats(pipe, chat, prompts), sorted(chat.ends), True
     else:
-        starts = pipe.encode(prompts)  # type: ignore[arg-type]
+        starts = pipe.encode(prompts, "prompt")  # type: ignore[arg-type]
     if stop and not ends:
         raise ValueError("answers, stop and length='auto' need an end-of-text token; the tokenizer has none")
     return starts, ends

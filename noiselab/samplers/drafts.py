@@ -105,7 +105,8 @@ class DraftSampler(ThresholdSampler):
         t, s = as_token_times(t, z).expand(z.shape), as_token_times(s, z).expand(z.shape)
         moving, noise = self._free(z, s < t), ~self.process.data_tokens(z.device)[z]
         reached, block = self._blocks(moving, moving & noise)
-        state, rows = current_state(), block & noise
+        due = s <= self.process.domain[0]
+        state, rows = current_state(), (block | due & moving) & noise  # the last step leaves no mask in any block
         kept = state.read(self, block)
         state.write(self, kept)
         if not rows.any():
@@ -115,7 +116,6 @@ class DraftSampler(ThresholdSampler):
         logits = self.network(z, t, seen)
         if drafting.any():
             logits, z, seen = self._corrected(z, t, seen, reached & drafting[:, None], logits)
-        due = s <= self.process.domain[0]
         token, accepted = self._proposed(logits, seen, rows, kept)
         return torch.where(rows & (due | accepted), token, z)
 

@@ -330,3 +330,56 @@ def test_random_expressions_accept_what_python_matches():
             )
             want = [re.fullmatch(pattern, "".join(word)) is not None for word in some]
             assert found.tolist() == want, pattern
+
+
+def test_long_repetitions_take_no_exponential_time():
+    """Of which each text may begin inside another one: outlines-core alone takes a second for 13, and twice as long for each more."""
+    tokenizer = KINDS["bytes"]()
+
+    def accepts(automaton, text):
+        return automaton.accepts(torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])).item()
+
+    name = regex_automaton("[A-Z][a-zA-Z]{2,60}", tokenizer)
+    assert [accepts(name, "N" + n * "a") for n in (1, 2, 60, 61)] == [False, True, True, False]
+    text = json_automaton({"type": "string", "minLength": 30, "maxLength": 60}, tokenizer)
+    for letter in ("a", "é", '\\"'):
+        assert [accepts(text, f'"{n * letter}"') for n in (29, 30, 60, 61)] == [False, True, True, False]
+    two = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 40}, "b": {"type": "string"}}}
+    assert accepts(json_automaton(two, tokenizer), '{"a": "x\\"y", "b": "z"}')
+
+
+def test_classes_and_escapes_of_patterns():
+    """Which ways of writing a class still match what they do in Python."""
+    tokenizer = character_tokenizer(["abc.]-[^\\ (){}é\n"])
+    for pattern, same in {
+        r"[.]": r"[.]",
+        r"[]a]": r"[\]a]",
+        r"[^]a]": r"[^\]a]",
+        r"[^-a]": r"[^\-a]",
+        r"[\]\\]": r"[\]\\]",
+        r"[a&&[^b]]|[[ab]--b]": r"a",
+        r"[[:alpha:]&&[^b[c]]]": r"a",
+        r"[^\S]": r"\s",
+        r"\S": r"\S",
+        r"\W": r"\W",
+        r"\D": r"\D",
+        r"\p{L}": r"[abcé]",
+        r"\PL": r"[^abcé]",
+        r"\(\)|\.": r"\.",
+        r".": r".",
+        r"(?s:.)": r"(?s:.)",
+        r"(?P<a>[(])|(?<b>\))": r"[()]",
+        r"\x{61}|\x{e9}": r"[aé]",
+        r"(?i:A)[)]?": r"a",
+    }.items():
+        automaton = regex_automaton(pattern, tokenizer)
+        for letter in "abc.]-[^\\ (){}é\n":
+            found = automaton.accepts(torch.tensor([[tokenizer.convert_tokens_to_ids(letter)]])).item()
+            assert found == (re.fullmatch(same, letter) is not None), (pattern, letter)
+
+
+def test_parentheses_inside_of_classes_close_nothing():
+    tokenizer = character_tokenizer(["ab()"])
+    for pattern in ("a)|(b", "[)]a)", r"\(a)", "(a))(b", "(?x)a)|(b"):
+        with pytest.raises(ValueError, match="must be a regular expression .*(unopened group|building NFA)"):
+            regex_automaton(pattern, tokenizer)

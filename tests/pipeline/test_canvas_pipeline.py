@@ -298,7 +298,7 @@ def test_a_saved_pipeline_comes_back_bit_for_bit(pipe, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"prompts": ["a" * 129]}, "text 0 must fit the context of 128 tokens; got 129"),
+        ({"prompts": ["a" * 129]}, "prompt 0 must fit the context of 128 tokens; got 129"),
         ({"prompts": ["b", "a" * 121]}, "prompt 1 has 121 tokens"),
         (
             {"prompts": ["b", "a" * 100], "length": 25},

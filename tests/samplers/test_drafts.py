@@ -190,3 +190,13 @@ def test_what_is_refused(name, options, message):
     process = NOISES[name]()
     with pytest.raises(ValueError, match=re.escape(message)):
         DraftSampler(process, oracle_of(process), **options)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+def test_fewer_steps_than_tokens_leave_no_masks(steps):
+    """Later blocks were never begun: their masks are revealed in the last step."""
+    process = nl.masked(vocab_size=4, mask_id=3)
+    for every in (1, 2):
+        sampler = DraftSampler(process, Disagrees(), ConfidenceThreshold(1.0), every=every, block_size=4)
+        for outer in (sampler, Prompted(sampler, torch.tensor([[1, 0]]))):
+            assert (outer.sample((2, 14), steps=steps) < 3).all()
