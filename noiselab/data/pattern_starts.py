@@ -6,7 +6,9 @@ from collections.abc import Iterator
 FIRST = "\U0010fffe"
 """A code point that is no character, with which a pattern begins; texts do not contain it."""
 
-_FLAGS = re.compile(r"\(\?[a-zA-Z-]*[sxuR]")  # flags that change what `.`, spaces or classes mean
+_FLAGS = re.compile(r"\(\?[a-zA-Z-]*[suR]")  # flags that change what `.` or classes mean
+_SPACED = re.compile(r"\(\?[a-zA-Z-]*x")  # a flag with which a comment may contain anything
+_ANCHOR = re.compile(r"[$^]|\\[bBAz<>]")
 _PART = re.compile(r"\\[pP]\{[^}]*\}|\\[pP].|\\.|\(\?P?<[^>]*>|.", re.DOTALL)
 _WIDE = re.compile(r"\\[pPSWD]")  # classes that may contain any code point
 
@@ -18,12 +20,15 @@ def begun(pattern: str) -> str | None:
     which of all beginnings are still possible: for `[A-Z][a-zA-Z]{0,30}`, or strings of JSON of at most 30 characters,
     $2^{30}$ sets of them. After a code point that occurs once, at the beginning, there is a single one.
 
-    **Raises:** `ValueError` for a parenthesis that closes none, which would close the group around the pattern.
+    **Raises:** `ValueError` for a parenthesis that closes none, which would close the group around the pattern; for an
+    anchor, which matches nothing between the code points around the pattern.
     """
-    if _FLAGS.search(pattern):
+    if _SPACED.search(pattern):
         return None
     depth, parts = 0, []
     for part in _parts(pattern):
+        if _ANCHOR.fullmatch(part):
+            raise ValueError(f"got the anchor {part} (the whole text is matched without any)")
         depth += part.startswith("(") - (part == ")")
         if depth < 0:
             raise ValueError("unopened group: a closing parenthesis without an opening one")
@@ -32,7 +37,7 @@ def begun(pattern: str) -> str | None:
         elif part.startswith("[") or _WIDE.match(part):
             part = f"[{part}&&[^{FIRST}]]"
         parts.append(part)
-    return f"{FIRST}(?:{''.join(parts)})"
+    return None if _FLAGS.search(pattern) else f"{FIRST}(?:{''.join(parts)})"
 
 
 def _parts(pattern: str) -> Iterator[str]:

@@ -140,9 +140,10 @@ def _index(pattern: str, ids: dict[bytes, list[int]], size: int) -> tuple[int, l
             Index(f"{pattern}|{LAST}", Vocabulary(end, {LAST.encode(): [stop]}))
             index = Index(f"(?:{pattern}){LAST}", Vocabulary(end, words))
     except ValueError as error:
+        why = "they write no text that matches" if "incompatible with the regex" in str(error) else error
         raise ValueError(
             "pattern must be a regular expression without anchors and look-around that the tokens can write; got "
-            f"{pattern!r}: {error}"
+            f"{pattern!r}: {why}"
         ) from error
     found, final = index.get_transitions(), index.get_final_states()
     start = index.get_initial_state()

@@ -333,7 +333,7 @@ def test_random_expressions_accept_what_python_matches():
 
 
 def test_long_repetitions_take_no_exponential_time():
-    """Of which each text may begin inside another one: outlines-core alone takes a second for 13, and twice as long for each more."""
+    """Texts may begin inside of others: outlines-core alone takes a second for 13 characters, and doubles with each more."""
     tokenizer = KINDS["bytes"]()
 
     def accepts(automaton, text):
@@ -381,5 +381,21 @@ def test_classes_and_escapes_of_patterns():
 def test_parentheses_inside_of_classes_close_nothing():
     tokenizer = character_tokenizer(["ab()"])
     for pattern in ("a)|(b", "[)]a)", r"\(a)", "(a))(b", "(?x)a)|(b"):
-        with pytest.raises(ValueError, match="must be a regular expression .*(unopened group|building NFA)"):
+        with pytest.raises(ValueError, match=r"must be a regular expression .*(unopened group|building NFA)"):
             regex_automaton(pattern, tokenizer)
+
+
+def test_anchors_are_refused_also_where_another_part_matches():
+    """Without an error `a|b$` would be `a`, because texts are followed by another character inside."""
+    tokenizer = character_tokenizer(["ab$^"])
+    for pattern in ("^a", "a$", "a|b$", "a|^b", r"a|\bb", r"a|\zb", "(?s:.)|b$"):
+        with pytest.raises(ValueError, match=r"without anchors .* got the anchor"):
+            regex_automaton(pattern, tokenizer)
+    for pattern in (r"\^|[$]|\$", "[^a]"):
+        ids = [[tokenizer.convert_tokens_to_ids(letter)] for letter in "^$a"]
+        assert regex_automaton(pattern, tokenizer).accepts(torch.tensor(ids)).tolist() == [True, True, False]
+
+
+def test_what_cannot_match_is_refused_in_words():
+    with pytest.raises(ValueError, match=r"got '\[\^\\\\s\\\\S\]': they write no text that matches$"):
+        regex_automaton(r"[^\s\S]", KINDS["bytes"]())

@@ -104,7 +104,7 @@ def test_as_released_starts_a_step_late_and_leaves_noise():
         ({"num_inference_steps": 0}, "num_inference_steps must be at least 1; got 0"),
         ({"length": LENGTH + 1}, r"length must lie in \[1, 16\]; got 17"),
         ({"prompts": []}, "at least one text"),
-        ({"prompts": "the cat"}, "texts must be a list"),
+        ({"prompts": "the cat"}, "prompts must be a list"),
         ({"prompts": [""]}, "prompts must not be empty; prompt 0 is"),
         ({"prompts": ["the cat sat on the mat " * 9]}, r"prompt 0 must fit the context of 16 tokens; got \d+"),
         ({"prompts": ["the cat sat"], "length": 2}, "prompts must fit 2 tokens; got one of"),
