@@ -52,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 def tabulate_arms(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table: means over seeds, with 95 % intervals over seeds, or over problems for one seed."""
+    """The rows as a Markdown table: means over seeds, with 95 % intervals over seeds, or over problems for one seed.
+
+    Retries and unnecessary steps are those of right solutions, and empty if there are none.
+    """
     cells = list(rows[0]["cells"])
     hardest = cells[-1]
     lines = [
@@ -64,16 +67,25 @@ def tabulate_arms(rows: list[dict[str, Any]]) -> str:
         shares = [format_share([cell[c]["right"] for cell in own], own[0][c]) for c in cells]
         gains = [cell[hardest]["gain"] for cell in own]
         gain = interval([g["mean"] for g in gains]) if len(gains) > 1 else Interval(**gains[0])
-        retries = [sum(cell[c]["retries"] for cell in own) / len(own) for c in (cells[0], hardest)]
-        spare = sum(cell[hardest]["unnecessary"] for cell in own) / len(own)
+        counts = [mean_of_solved(own, *what) for what in ((cells[0], "retries"), (hardest, "retries"))]
+        counts.append(mean_of_solved(own, hardest, "unnecessary"))
         said = [
             *shares,
             f"{100 * gain.mean:+.1f} ± {100 * gain.half:.1f}",
-            *(f"{r:.2f}" for r in retries),
-            f"{spare:.2f}",
+            *("" if count is None else f"{count:.2f}" for count in counts),
         ]
         lines.append(f"| {name} | {' | '.join(said)} |")
+    lines += [
+        "",
+        "± is over seeds; of an arm with one seed it is over problems, and does not cover another training run.",
+    ]
     return "\n".join(lines)
+
+
+def mean_of_solved(runs: list[dict[str, Any]], cell: str, measure: str) -> float | None:
+    """The mean over runs of a count in right solutions; runs that solve nothing are left out."""
+    found = [run[cell][measure] for run in runs if run[cell]["right"] > 0]
+    return sum(found) / len(found) if found else None
 
 
 def format_share(shares: list[float], only: dict[str, Any]) -> str:

@@ -121,7 +121,7 @@ def committed_law(log_proposal: ElementwiseProbs, log_erased: ElementwiseProbs) 
     This is rejection sampling. A model trained on mistakes with rate p and distribution nu, including their loss, has
     $\pi = (1 - p) P + p \nu$ and $b = p \nu / \pi$, and its final distribution is exactly P. Trained without this loss,
     $\pi = P$, and the final distribution is proportional to $P^2 / ((1 - p) P + p \nu)$: texts are more likely and less
-    diverse.
+    diverse. Wrong tokens differ from the right one, so $\nu(v) = \sum_x P(x)\, \nu(v \mid x)$ with $\nu(x \mid x) = 0$.
 
     **Arguments:**
 

@@ -33,8 +33,9 @@ def process_quadrature(
     **Arguments:**
 
     - `nodes`: the number of nodes. Measured on three tokens: 16 nodes give an error of at most 1e-4 nats for all
-      processes of this library except chains, whose error is up to 3e-3; with 3 T nodes it is 3e-5 for a chain of ten
-      steps, and 1e-6 for more steps. For the steepest signal (`from_log_snr(100 - 200 * t)`) 16 nodes give 3e-3, 64
+      processes of this library except chains, whose error is up to 3e-3 (with 3 T nodes 3e-5 for a chain of ten steps, and
+      1e-6 for more), and `TokenRates` with powers below 0.2 (2e-2 for 0.1). Of single texts it is larger: up to 2e-3
+      for powers from 0.2 to 5. For the steepest signal (`from_log_snr(100 - 200 * t)`) 16 nodes give 3e-3, 64
       nodes 1e-4. Corners of user-defined schedules are not detected: there 64 nodes give 1e-2.
     - `low`, `high`: the time range, by default the domain of the process; rates are evaluated 1e-12 away from its ends.
 

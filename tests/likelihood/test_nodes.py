@@ -52,6 +52,18 @@ def test_few_nodes_are_enough(name):
     assert abs(more - many) < 1e-4
 
 
+@pytest.mark.parametrize("powers, error", [([0.3, 3.0, 1.0], 1e-4), ([0.2, 5.0, 1.0], 1e-4), ([0.1, 1.0, 1.0], 3e-2)])
+def test_nodes_of_unequal_token_rates(powers, error):
+    """The table of the guide: the mean, and the worst single text."""
+    process = nl.processes.TokenRates(torch.tensor(powers), mask_id=MASK).requires_grad_(False)
+    oracle, x, p, _ = known(process, 3)
+    few, more, many = (nl.likelihood.expected_bound(process, oracle, x, nodes=n).total for n in (16, 64, 200))
+    assert abs((p * (few - many)).sum()) < error and abs(few - many).max() < (2e-3 if error < 1e-3 else 0.1)
+    assert abs(more - many).max() < (1e-8 if error < 1e-3 else 2e-5)
+    if error > 1e-3:
+        assert abs((p * (few - many)).sum()) > 1e-2
+
+
 @pytest.mark.parametrize("name", ["log-SNR hybrid, uniform", "geometric", "log-SNR from 100 to -100", "cosine chain"])
 def test_planted_mistake_a_clock_that_is_not_the_process(name):
     process = STEEP[name]()

@@ -128,3 +128,18 @@ def test_how_well_detectors_know_the_models_own_steps():
     assert found(Opposite([words.full_stop]))["area"] == 0.0
     assert recipe.choose_threshold("entropy", 0.5) == 0.5
     assert recipe.choose_threshold("improbability", 0.75) == pytest.approx(math.log(4))
+
+
+def test_counts_of_the_table_are_those_of_right_solutions():
+    """A run that solves nothing has no retries to count: three in one run and none solved in another are three, not 1.5."""
+    recipe = load("learn_from_mistakes")
+    gain = {"mean": 0.0, "half": 0.1}
+
+    def run(arm, right, retries):
+        cell = {"right": right, "low": 0.0, "high": 1.0, "gain": gain, "retries": retries, "unnecessary": 0.0}
+        return {"arm": arm, "cells": {"as in training": cell, "11 operations": cell}}
+
+    rows = [run("solves", 0.5, 3.0), run("solves", 0.0, 0.0), run("never", 0.0, 0.0)]
+    solves, never = recipe.tabulate_arms(rows).splitlines()[2:4]
+    assert solves.endswith("| 3.00 | 3.00 | 0.00 |") and never.endswith("|  |  |  |")
+    assert recipe.tabulate_arms(rows).endswith("does not cover another training run.")
