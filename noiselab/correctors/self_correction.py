@@ -13,7 +13,6 @@ from ..denoisers import Denoiser, selected_sequences
 from ..denoisers.base import describe, require_denoiser
 from ..denoisers.checked import LogitCheck, LogitChecks
 from ..numerics import (
-    LOGITS_AT_ONCE,
     TEMPERATURES,
     require_count,
     require_number,
@@ -21,6 +20,7 @@ from ..numerics import (
     require_tokens,
 )
 from ..process import NoiseProcess, as_token_times
+from ..samplers.reading import chunks
 from ..samplers.shapes import ends_of
 from ..typing import PerSequence, PerToken, Selection, Times, Tokens, TokenSet, Variants
 from .base import Corrector, as_selection
@@ -260,18 +260,12 @@ class SelfCorrection(Corrector):
         return z, (agreed * rows).sum(-1) / rows.sum(-1).clamp(min=1)
 
     def _guesses(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A drawn token for each row, its probability, and the most likely token; computed in chunks that fit into the
-        cache.
-        """
-        found = []
-        size = max(1, LOGITS_AT_ONCE // logits.shape[-1])
-        for some, numbers in zip(logits.flatten(0, -2).split(size), u.flatten().split(size), strict=True):
-            some = self.check.narrow(some)
-            top, best = some.max(-1, keepdim=True)
-            # In place, because each operation is a pass over the chunk.
-            mass = some.sub(top).div_(self.temperature).exp_()
-            drawn = choose(mass, numbers)
-            found.append((drawn, mass.gather(-1, drawn[:, None])[:, 0] / mass.sum(-1), best[:, 0]))
+        """A drawn token for each row, its probability, and the most likely token."""
+        found, numbers = [], u.flatten()
+        for chunk in chunks(logits.flatten(0, -2), self.check, temperature=self.temperature):
+            drawn = choose(chunk.mass, numbers[chunk.some])[:, None]
+            score = chunk.mass.gather(-1, drawn) / (1 + chunk.others)
+            found.append((drawn[:, 0], score[:, 0], chunk.best[:, 0]))
         drawn, score, guess = (torch.cat(parts).view(u.shape) for parts in zip(*found, strict=True))
         return drawn, score, guess
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..categorical import Randomness, choose, replace_tokens, uniforms
 from ..denoisers import Denoiser
-from ..numerics import LOGITS_AT_ONCE, require_number
+from ..numerics import require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..process.three_way import join_times
 from ..schedules import ScheduleLike, as_schedule
@@ -29,7 +29,6 @@ from .positions import (
     BLIND,
     SCORES,
     OrderScore,
-    choose_scored,
     choose_tokens,
     compute_entropy,
     draw_gumbel,
@@ -42,6 +41,7 @@ from .positions import (
     select_within,
     sum_of_logs,
 )
+from .reading import read_rows
 from .shapes import Moved, ends_of, finish
 from .tables import known_weights
 
@@ -55,6 +55,7 @@ class _PlannedSampler(Sampler):
     takes = InterpolatingProcess
     keeps_clean = True
     has_static = True
+    uses: ClassVar[tuple[str, ...]] = ()  # numbers that the cost is, beside the score
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, score: OrderScore, draw: bool):
         super().__init__(process, denoiser)
@@ -111,19 +112,18 @@ class _PlannedSampler(Sampler):
         return round_share(share, rows | (falls & self.process.data_tokens(z.device)[z]))
 
     def _judged(self, logits: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Token, score and cost of each row, in chunks that fit into the cache, unless a user-defined score needs all
-        rows.
-        """
-        size = len(logits) if callable(self.score) else max(1, LOGITS_AT_ONCE // logits.shape[-1])
-        found = []
-        for some, numbers, times in zip(logits.split(size), u.split(size), s.split(size), strict=True):
-            found.append(self._read(some, numbers, times))
-        drawn, score, cost = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return drawn, score, cost
-
-    def _read(self, logits: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Token, score and cost of each row of logits."""
-        return self._rated(normalize_logits(logits, self.process), u, s)
+        """Token, score and cost of each row, as `_rated`; a user-defined score needs the log-probabilities of all tokens."""
+        if callable(self.score):
+            return self._rated(normalize_logits(logits, self.process), u, s)
+        wanted = (self.score, *self.uses)
+        drawn, numbers = read_rows(logits, self.denoiser.check, u[:, 0] if self.draw else None, wanted)
+        if self.score == "random":
+            score = draw_gumbel(u[:, 1])
+        elif self.score == "entropy":
+            score = -numbers["entropy"]
+        else:
+            score = numbers["log_confidence" if self.score == "confidence" else "margin"]
+        return drawn, self.stirred(score, u[:, 1], s), numbers["entropy"] if "entropy" in self.uses else score
 
     def _rated(self, log_probs: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Token, score and cost of each row."""
@@ -143,7 +143,12 @@ class _PlannedSampler(Sampler):
 
     def rate(self, log_probs: Tensor, drawn: Tensor, u: Tensor, s: Tensor) -> Tensor:
         """The scores of the evaluated positions."""
-        return draw_gumbel(u) if self.score == "random" else score_positions(self.score, log_probs, drawn)
+        score = draw_gumbel(u) if self.score == "random" else score_positions(self.score, log_probs, drawn)
+        return self.stirred(score, u, s)
+
+    def stirred(self, score: Tensor, u: Tensor, s: Tensor) -> Tensor:
+        """The scores with what is added to them."""
+        return score
 
     @abc.abstractmethod
     def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
@@ -238,22 +243,11 @@ class ConfidenceSampler(_PlannedSampler):
         """The sequences with more masks than are to remain."""
         return due.any(-1) | (others.sum(-1) > left)
 
-    def rate(self, log_probs: Tensor, drawn: Tensor, u: Tensor, s: Tensor) -> Tensor:
+    def stirred(self, score: Tensor, u: Tensor, s: Tensor) -> Tensor:
         """The score plus Gumbel noise."""
-        return self._stir(super().rate(log_probs, drawn, u, s), u, s)
-
-    def _stir(self, score: Tensor, u: Tensor, s: Tensor) -> Tensor:
         if self.score == "random" or self.cool:
             return score
         return score + self.choice_temperature(s.flatten()) * draw_gumbel(u)
-
-    def _read(self, logits: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self.score != "confidence":
-            return super()._read(logits, u, s)
-        # Of the drawn tokens only: other scores need the log-probabilities of all.
-        drawn, log_prob = choose_scored(self.denoiser.check.narrow(logits), u[:, 0], self.draw)
-        score = self._stir(log_prob, u[:, 1], s)
-        return drawn, score, score
 
     def chosen(self, score: Tensor, cost: Tensor, rows: Tensor, left: Tensor) -> Tensor:
         """The positions with the best scores, such that `left` masks remain."""
@@ -314,6 +308,7 @@ class EntropyBoundedSampler(_PlannedSampler):
     variants: ClassVar[Variants] = {f"entropy-bounded, {bound:g}": {"bound": bound} for bound in (0.1, 1.0)}
     known_as = "EB-Sampler"
     law, evaluated = "none with `bound=0`", "at all masks, until none is left"
+    uses = ("entropy",)
 
     def __init__(
         self,

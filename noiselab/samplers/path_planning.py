@@ -11,7 +11,7 @@ from ..categorical import Randomness, choose, replace_tokens, uniforms
 from ..denoisers import Denoiser
 from ..denoisers.base import in_a_line
 from ..denoisers.checked import checked
-from ..numerics import LOGITS_AT_ONCE, require_number
+from ..numerics import require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..process.evidence import evidence_of
 from ..process.three_way import join_times, mass_at
@@ -26,6 +26,7 @@ from .positions import (
     scatter_rows,
     select_best,
 )
+from .reading import chunks, find_largest
 from .shapes import ends_of, ends_outside, finish
 from .tables import known_weights
 
@@ -139,25 +140,17 @@ class PathPlanningSampler(Sampler):
     def _candidates(
         self, logits: Tensor, z: Tensor, known: Tensor, evidence: Tensor, u: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """For each row a token of the posterior, or z where it is known to be clean, and its log-probability under x_hat; in
-        chunks that fit into the cache.
-        """
-        size, found = max(1, LOGITS_AT_ONCE // logits.shape[-1]), []
-        for first in range(0, len(logits), size):
-            some = slice(first, first + size)
-            law = self.denoiser.check.narrow(logits[some])
-            top, best = law.max(-1, keepdim=True)
-            mass = law.sub(top).exp_()
-            others = mass.scatter_(-1, best, 0).sum(-1, keepdim=True)
-            mass.scatter_(-1, best, 1)
+        """For each row a token of the posterior, or z where it is known to be clean, and its log-probability under x_hat."""
+        found = []
+        for chunk in chunks(logits, self.denoiser.check):
+            law, mass, here = chunk.logits, chunk.mass, z[chunk.some]
             # Only the mass of z itself differs from that of x_hat; a larger one would overflow, and z is certain then.
-            inside, at_z = z[some, None] < law.shape[-1], z[some, None].clamp(max=law.shape[-1] - 1)
-            more = torch.where(inside, evidence[some, None], 0).to(law)
-            mass.scatter_(-1, at_z, (law.gather(-1, at_z) - top + more).clamp(max=80).exp_())
-            drawn = choose(mass, u[some]) if self.draw else mass.argmax(-1)
-            drawn = torch.where(known[some], z[some], drawn)
-            at = drawn[:, None].clamp(max=law.shape[-1] - 1)
-            found.append((drawn, ((law.gather(-1, at) - top) - others.log1p())[:, 0].double()))
+            inside, at_z = here[:, None] < law.shape[-1], here[:, None].clamp(max=law.shape[-1] - 1)
+            more = torch.where(inside, evidence[chunk.some, None], 0).to(law)
+            mass.scatter_(-1, at_z, (law.gather(-1, at_z) - chunk.top + more).clamp(max=80).exp_())
+            drawn = choose(mass, u[chunk.some]) if self.draw else find_largest(mass)[1][:, 0]
+            drawn = torch.where(known[chunk.some], here, drawn)
+            found.append((drawn, chunk.log_probs_at(drawn[:, None].clamp(max=law.shape[-1] - 1))[:, 0].double()))
         drawn, log_prob = (torch.cat(parts) for parts in zip(*found, strict=True))
         return drawn, log_prob
 

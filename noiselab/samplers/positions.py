@@ -66,18 +66,6 @@ def choose_tokens(log_probs: RowLogits, u: PerRow, draw: bool) -> RowTokens:
     return choose(log_probs.exp(), u) if draw else log_probs.argmax(-1)
 
 
-def choose_scored(logits: RowLogits, u: PerRow, draw: bool) -> tuple[RowTokens, PerRow]:
-    """A token of each row, as `choose_tokens`, and its log-probability, from logits that are -inf off the support; with fewer
-    passes than by the log-probabilities of all tokens, and the same digits where a token is nearly certain.
-    """
-    top, best = logits.max(-1, keepdim=True)
-    # In place, because each operation is a pass over [rows, state].
-    mass = logits.sub(top).exp_()
-    others = mass.scatter_(-1, best, 0).sum(-1, keepdim=True)
-    drawn = choose(mass.scatter_(-1, best, 1), u)[:, None] if draw else best
-    return drawn[:, 0], (logits.gather(-1, drawn) - top - others.log1p())[:, 0]
-
-
 def scatter_rows(values: PerRow, rows: Selection) -> PerToken:
     """Scatter the values of rows to their positions, with 0 elsewhere."""
     return torch.zeros(rows.shape, dtype=torch.float64, device=rows.device).masked_scatter(rows, values.double())

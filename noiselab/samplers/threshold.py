@@ -18,6 +18,7 @@ from .acceptance.base import Rule, check_accepted, describe_rule, require_rule
 from .base import Advance, Sampler, Stage
 from .confidence import refuse_noise_on_data
 from .positions import choose_tokens, compute_entropy, gather_log_probs, normalize_all, normalize_logits, scatter_rows
+from .reading import read_rows
 from .shapes import Moved, ends_of, finish
 from .tables import known_weights
 from .walk_state import Kept, current_state, with_state
@@ -180,22 +181,11 @@ class ThresholdSampler(Sampler):
     def _measured(
         self, logits: RowLogits, seen: Selection, u: Tensor | None, uses: tuple[str, ...], kept: Kept
     ) -> tuple[RowTokens, dict[str, Tensor]]:
-        """The proposed token of each row, and what the rule decides by, position by position; in chunks that fit into the
-        cache.
-        """
-        size = max(1, LOGITS_AT_ONCE // logits.shape[-1])
-        before = _before(seen, kept)
-        chosen, found = [], []
-        for first in range(0, len(logits), size):
-            some = slice(first, first + size)
-            log_probs = normalize_logits(logits[some], self.process)
-            token, values = self._values(log_probs, None if u is None else u[seen][some], uses)
-            if "change" in uses:
-                values["change"] = _change(log_probs, before[some], kept.logits, self.process)
-            chosen.append(token)
-            found.append(values)
-        measured = {name: scatter_rows(torch.cat([part[name] for part in found]), seen) for name in found[0]}
-        return torch.cat(chosen), measured
+        """The proposed token of each row, and what the rule decides by, position by position."""
+        token, values = read_rows(logits, self.denoiser.check, None if u is None else u[seen], uses)
+        if "change" in uses:
+            values["change"] = _change(logits, _before(seen, kept), kept.logits, self.process)
+        return token, {name: scatter_rows(value, seen) for name, value in values.items()}
 
     def _accepted(self, found: Proposals) -> Selection:
         """The positions that the rule accepts, checked."""
@@ -227,17 +217,18 @@ def _before(seen: Selection, kept: Kept) -> Tensor:
     return torch.where(rows.flatten(), place, -1)[seen.flatten()]
 
 
-def _change(log_probs: RowLogits, before: Tensor, logits: Tensor | None, process: InterpolatingProcess) -> PerRow:
-    """The divergence of predictions from those before; infinite where there are none."""
+def _change(logits: RowLogits, before: Tensor, old: Tensor | None, process: InterpolatingProcess) -> PerRow:
+    """The divergence of predictions from those before, in chunks that fit into the cache; infinite where there are none."""
     change = torch.full(before.shape, torch.inf, dtype=torch.float64, device=before.device)
     known = before >= 0
-    if logits is None or not known.any():
+    if old is None or not known.any():
         return change
-    now = log_probs if known.all() else log_probs[known]
-    terms = now.exp() * (now - normalize_logits(logits[before[known]], process))
-    return change.masked_scatter(
-        known, terms.nan_to_num(0, posinf=torch.inf, neginf=-torch.inf).sum(-1, dtype=torch.float64)
-    )
+    found, size = [], max(1, LOGITS_AT_ONCE // logits.shape[-1])
+    for here, there in zip(*(place.split(size) for place in (known.nonzero()[:, 0], before[known])), strict=True):
+        now = normalize_logits(logits[here], process)
+        terms = now.exp() * (now - normalize_logits(old[there], process))
+        found.append(terms.nan_to_num(0, posinf=torch.inf, neginf=-torch.inf).sum(-1, dtype=torch.float64))
+    return change.masked_scatter(known, torch.cat(found))
 
 
 def _with_predictions(kept: Kept, logits: RowLogits, seen: Selection, live: Tensor) -> Kept:
