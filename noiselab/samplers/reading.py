@@ -15,6 +15,9 @@ from ..denoisers.checked import LogitCheck
 from ..numerics import LOGITS_AT_ONCE
 from ..typing import PerRow, RowLogits, RowTokens
 
+CACHED_ENTRIES = 1 << 19
+"""Entries of a work buffer on a CPU: with fewer, the overhead of operations exceeds the benefit of the cache."""
+
 
 class Chunk(NamedTuple):
     r"""Some rows of logits l, with their masses $m_v = \exp((l_v - \max_w l_w) / T)$; valid until the next chunk is read.
@@ -68,7 +71,8 @@ def chunks(
     """
     logits = logits.detach()  # into buffers no gradient can flow
     n, states = logits.shape
-    size = max(1, min(n, LOGITS_AT_ONCE // states))
+    entries = CACHED_ENTRIES if logits.device.type == "cpu" else LOGITS_AT_ONCE
+    size = max(1, min(n, entries // states))
     buffers: tuple[Tensor, ...] = ()
     for first in range(0, max(n, 1), size):  # without rows, an empty chunk
         some = slice(first, min(first + size, n))

@@ -35,7 +35,7 @@ def logits(states):
 @pytest.fixture(params=[1, 1 << 21])
 def at_once(request, monkeypatch):
     """One row at once, or all."""
-    monkeypatch.setattr(reading, "LOGITS_AT_ONCE", request.param)
+    monkeypatch.setattr(reading, "CACHED_ENTRIES", request.param)
 
 
 def law_of(logits, support):
