@@ -107,9 +107,9 @@ class BackspaceCase(NamedTuple):
         return {"start": start_of(self.world), "cache": isinstance(self.network, LlamaForCausalLM)}
 
     def writer(self, bias: float = 0.0) -> BackspaceSampler:
-        """The model that writes."""
-        edits = edits_of(self.world)
-        return BackspaceSampler(self.network, edits, semantics="erasing", deep=False, bias=bias, **self.settings)
+        """The model that writes; after a forced error that is kept, it could delete whatever it writes for ever."""
+        how = {"semantics": "erasing", "deep": False, "bias": bias, "budget": 4 * self.world.length}
+        return BackspaceSampler(self.network, edits_of(self.world), **how, **self.settings)
 
     def threshold(self, detector: Detector) -> float:
         """That of 5 % false alarms."""

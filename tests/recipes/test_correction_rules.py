@@ -69,3 +69,9 @@ def test_a_run_starts_every_rule_from_the_same_samples(tmp_path):
     assert by_name["sampled at temperature 0.5"]["changed"] is None
     stored = json.loads(options.out.read_text())
     assert options.out.with_suffix(".md").read_text() == correction_rules.render(stored)
+
+
+def test_the_table_of_the_study_is_that_of_the_stored_rows():
+    folder = ROOT / "docs" / "assets" / "corrections"
+    stored = json.loads((folder / "text.json").read_text(encoding="utf-8"))
+    assert (folder / "text.md").read_text(encoding="utf-8") == correction_rules.render(stored)
