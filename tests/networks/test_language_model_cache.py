@@ -329,3 +329,15 @@ def test_planted_mistakes_are_seen(mistake, monkeypatch):
     plant(mistake, monkeypatch)
     with attending_to(cached, real), attending_to(wanted, real):
         assert walk_apart(cached, wanted, seed=1) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["DistilBertForMaskedLM", "AlbertForMaskedLM", "LlamaForCausalLM", "GPT2LMHeadModel"])
+def test_in_low_precision_a_network_that_ignores_its_past_is_refused_too(name, dtype):
+    """The logits of a block without its past may be those of a whole pass but for what is rounding in bfloat16."""
+    model = MaskedLanguageModel(make(name).to(dtype))
+    if name in REFUSED:
+        with pytest.raises(ValueError, match=REFUSED[name]):
+            CachedBlockCausal(model, SIZE)
+    else:
+        CachedBlockCausal(model, SIZE)
