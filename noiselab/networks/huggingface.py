@@ -14,7 +14,8 @@ from ..distributed.sharded import is_shard
 from ..parametrization import Prediction
 from ..typing import PerSequence, PerToken, Selection, Tokens
 from .attention_checks import check_attention
-from .dit import ROTARY_BASE, DiT, DiTConfig
+from .dit import DiT, DiTConfig
+from .dit_layers import ROTARY_BASE
 from .model_folders import load_weights_of, model_folder, read_config
 from .outputs import accepts, logits_of
 from .wrapped import innermost

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..networks.dit import ZeroLinear
+from ..networks.dit_layers import ZeroLinear
 
 MAX_STACKED = 2**24
 """The largest number of elements orthogonalized in one call: stacking saves time for small matrices, not for large ones."""
