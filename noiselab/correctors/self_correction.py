@@ -21,7 +21,7 @@ from ..numerics import (
 )
 from ..process import NoiseProcess, as_token_times
 from ..samplers.reading import chunks
-from ..samplers.shapes import ends_of
+from ..samplers.shapes import tops_of
 from ..typing import PerSequence, PerToken, Selection, Times, Tokens, TokenSet, Variants
 from .base import Corrector, as_selection
 
@@ -205,15 +205,15 @@ class SelfCorrection(Corrector):
                 return
 
     def _moved(self, z: Tensor, u: Tensor, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        revised, accuracy, ends = self.move(z, u, t, rows)
+        revised, accuracy, tops = self.move(z, u, t, rows)
         if not torch.compiler.is_compiling():
-            self.check.keep(ends, t, self.denoiser)
+            self.check.keep(tops, t, self.denoiser)
         return revised, accuracy
 
     def move(  # type: ignore[override]
         self, z: Tokens, u: PerToken, t: Times, rows: Selection
-    ) -> tuple[Tokens, PerSequence, Float[Tensor, "2"]]:
-        """One revision with static shapes: new tokens, self-accuracies, and the ends of the largest logits for the check.
+    ) -> tuple[Tokens, PerSequence, Float[Tensor, "..."]]:
+        """One revision with static shapes: new tokens, self-accuracies, and the largest logits for the check.
 
         **Arguments:** as for `revise`.
         """
@@ -228,7 +228,7 @@ class SelfCorrection(Corrector):
         value, position = score.topk(min(self.tokens_per_step, z.shape[1]), -1)
         z = z.scatter(-1, position, torch.where(value > 0, drawn.gather(-1, position), z.gather(-1, position)))
         accuracy = ((z == guess) & rows).sum(-1) / rows.sum(-1).clamp(min=1).double()
-        return z, accuracy, ends_of(top, rows)
+        return z, accuracy, tops_of(top, rows)
 
     def revise(
         self, z: Tokens, u: PerToken, *, t: Times | None = None, rows: Selection | None = None

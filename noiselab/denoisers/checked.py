@@ -53,17 +53,19 @@ class LogitChecks:
     ) -> None:
         _CURRENT.walk = self._before.pop()
 
-    def add(self, ends: Float[Tensor, "2"], t: Times | None, denoiser: nn.Module) -> None:
-        """Keep the result of one check, as `_refuse` takes it, without reading it."""
-        self._found.append((ends, t, denoiser))
+    def add(self, tops: Float[Tensor, "..."], t: Times | None, denoiser: nn.Module) -> None:
+        """Keep the largest logits of one check, without reading them."""
+        self._found.append((tops, t, denoiser))
 
     def read(self) -> None:
         """Raise `ValueError` if a check of the walk failed."""
         found, self._found = self._found, []
-        if found:
-            # Of each by itself, because their dtypes may differ.
-            ends = torch.stack([ends.double() for ends, _, _ in found]).tolist()
-            for numbers, (_, t, denoiser) in zip(ends, found, strict=True):
+        alike: dict[object, list[tuple[Tensor, Tensor | None, nn.Module]]] = {}
+        for one in found:
+            alike.setdefault((one[0].shape, one[0].dtype, one[0].device), []).append(one)
+        for some in alike.values():
+            ends = torch.stack(torch.aminmax(torch.stack([tops for tops, _, _ in some]).flatten(1), dim=1), -1)
+            for numbers, (_, t, denoiser) in zip(ends.tolist(), some, strict=True):
                 _refuse(numbers, t, denoiser)
 
 
@@ -137,15 +139,17 @@ class LogitCheck:
         if not logits.is_floating_point():
             raise ValueError(f"logits must be floating-point numbers; got {logits.dtype} from {in_a_line(denoiser)}")
 
-    def keep(self, ends: Float[Tensor, "2"], t: Times | None, denoiser: nn.Module) -> None:
-        """Check the smallest and the largest of the rows' largest logits.
+    def keep(self, tops: Float[Tensor, "..."], t: Times | None, denoiser: nn.Module) -> None:
+        """Check the largest logits of rows.
 
         **Raises:** `ValueError` unless they are finite; on an accelerator, within `LogitChecks`, by `LogitChecks.read`.
         """
-        if ends.device.type == "cpu" or _CURRENT.walk is None:
-            _refuse(ends.tolist(), t, denoiser)
+        if not tops.numel():
+            return
+        if tops.device.type == "cpu" or _CURRENT.walk is None:
+            _refuse(torch.stack(torch.aminmax(tops)).tolist(), t, denoiser)
         else:
-            _CURRENT.walk.add(ends, t, denoiser)
+            _CURRENT.walk.add(tops, t, denoiser)
 
     def cover(self, logits: Float[Tensor, "... state"]) -> Float[Tensor, "... width"]:
         """A copy of at least float32, with -inf off the support, as wide as `choose` takes it with the fewest operations."""

@@ -49,6 +49,8 @@ class Mixing(Exact, abc.ABC):
     """Whether `at` does not depend on time, so that it is evaluated once for two times."""
     only: int | None = None
     """The token that has all mass, if there is one."""
+    missing: int | None = None
+    """The only token without mass, if there is one and the others have equal mass."""
 
     def __init__(self, support: TokenSet | None = None):
         super().__init__()
@@ -122,9 +124,10 @@ class NoiseMass(NamedTuple):
 
         `total` is that of the measure, if it is known.
         """
-        if len(self.parts) == 2 and self.parts[0].only is not None:  # the same with fewer operations
+        only = getattr(self.parts[0], "only", None)
+        if len(self.parts) == 2 and only is not None:  # the same with fewer operations
             target = which * ((self.total() if total is None else total) * BELOW_ONE)
-            return self.parts[1].choose(u, self.t).masked_fill(target < self.weights[..., 0], self.parts[0].only)
+            return self.parts[1].choose(u, self.t).masked_fill(target < self.weights[..., 0], only)
         z = self.parts[0].choose(u, self.t)
         if len(self.parts) > 1:
             # As `choose`, for a few parts.

@@ -112,6 +112,8 @@ class Uniform(Mixing):
         self.register_buffer("on", on)
         self.register_buffer("members", on.nonzero()[:, 0])
         self.register_buffer("share", on.double() / self.count, persistent=False)
+        self.each, rest = 1 / self.count, (~on).nonzero()[:, 0].tolist()
+        self.missing = rest[0] if len(rest) == 1 else None
         first = int(self.members[0])
         self.first = first if int(self.members[-1]) - first + 1 == self.count else None  # of members side by side
         self._host = HostCopy()

@@ -186,8 +186,12 @@ def masses_at(noise: NoiseMass, z: Tokens) -> tuple[PerToken, PerToken]:
 
 def mass_at(noise: NoiseMass, z: Tokens) -> PerToken:
     """The mass of the tokens z, as `noise.at`, with fewer operations."""
-    first, *others = zip(noise.weights.unbind(-1), noise.parts, strict=True)
-    mass = first[0] * first[1].at(z, noise.t)
+    (weight, part), *others = zip(noise.weights.unbind(-1), noise.parts, strict=True)
+    only = getattr(part, "only", None)
+    if only is not None and len(others) == 1 and getattr(others[0][1], "missing", None) == only:
+        each: float = getattr(others[0][1], "each")  # noqa: B009
+        return torch.where(z == only, weight, others[0][0] * each)
+    mass = weight * (part.at(z, noise.t) if only is None else z == only)
     for weight, part in others:
         mass = torch.addcmul(mass, weight, part.at(z, noise.t))
     return mass

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..categorical import Randomness, uniforms
 from ..typing import Times, Tokens, Variants
 from .base import Sampler
-from .shapes import Moved, ends_of, finish
+from .shapes import Moved, finish, tops_of
 from .tables import known_weights
 
 
@@ -59,4 +59,4 @@ class AncestralSampler(Sampler):
         """One reverse transition with static shapes, from `process.reverse_draws` uniform numbers per position."""
         logits = self.denoiser.everywhere(z, t)
         top = logits.amax(-1, keepdim=True)
-        return self.process.draw_reverse(logits - top, z, s, t, u, weights), ends_of(top[..., 0])
+        return self.process.draw_reverse(logits - top, z, s, t, u, weights), tops_of(top[..., 0])

@@ -42,7 +42,7 @@ from .positions import (
     sum_of_logs,
 )
 from .reading import read_rows
-from .shapes import Moved, ends_of, finish
+from .shapes import Moved, finish, tops_of
 from .tables import known_weights
 
 UNIFORMS_PER_MASK = 2  # uniform numbers per position and step: for the token and for the choice of the position
@@ -93,7 +93,7 @@ class _PlannedSampler(Sampler):
         found = self._rated(log_probs, u.flatten(0, 1), as_token_times(s, z).expand(z.shape))
         drawn, score, cost = (part.view(z.shape) for part in found)
         shown = due | self.chosen(score, cost, rows ^ due, left)
-        return torch.where(shown, drawn.to(z.dtype), z), ends_of(top.view(z.shape), rows)
+        return torch.where(shown, drawn.to(z.dtype), z), tops_of(top.view(z.shape), rows)
 
     def _due(self, z: Tensor, t: Tensor, s: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The masks that may be revealed, those that must be, and the number of the others that are to remain."""

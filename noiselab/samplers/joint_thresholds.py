@@ -18,7 +18,7 @@ from .acceptance.base import Counts, count_in_step, require_counts
 from .base import Advance, Sampler, Stage, hold_still
 from .confidence import noisy_data_tokens
 from .positions import normalize_all, normalize_logits, scatter_rows, select_best
-from .shapes import ends_of, finish
+from .shapes import finish, tops_of
 from .walk_state import current_state, with_state
 
 
@@ -136,8 +136,8 @@ class JointThresholdSampler(Sampler):
         kept = state.read(self, moving)
         state.write(self, kept)
         if self.is_static(z):
-            z, ends, left = self.move(z, given, end, kept.steps)
-            return Stage(self.kind, end, finish((z, ends), given, self.network), left=left)
+            z, tops, left = self.move(z, given, end, kept.steps)
+            return Stage(self.kind, end, finish((z, tops), given, self.network), left=left)
         masks = moving & ~data[z]
         editable = moving & data[z] & (self.edit is not None)
         rows = masks | editable
@@ -155,8 +155,8 @@ class JointThresholdSampler(Sampler):
 
     def move(  # type: ignore[override]
         self, z: Tokens, t: Times, s: Times, steps: Int[Tensor, " batch"]
-    ) -> tuple[Tokens, Float[Tensor, "2"], Int[Tensor, " batch"]]:
-        """One step with static shapes: new tokens, the ends of the largest logits for the check, and the masks that are left.
+    ) -> tuple[Tokens, Float[Tensor, "..."], Int[Tensor, " batch"]]:
+        """One step with static shapes: new tokens, the largest logits for the check, and the masks that are left.
 
         **Arguments:**
 
@@ -175,7 +175,7 @@ class JointThresholdSampler(Sampler):
             changed, rows = filled, masks
         else:
             changed, rows = filled | ((moving ^ masks) & (confidence > self.edit)), moving.expand(z.shape)
-        return torch.where(changed, token.to(z.dtype), z), ends_of(top.view(z.shape), rows), (masks ^ filled).sum(-1)
+        return torch.where(changed, token.to(z.dtype), z), tops_of(top.view(z.shape), rows), (masks ^ filled).sum(-1)
 
     def _networks(self) -> tuple[Denoiser, ...]:
         return (self.network,)

@@ -27,7 +27,7 @@ from .positions import (
     select_best,
 )
 from .reading import chunks, find_largest
-from .shapes import ends_of, ends_outside, finish
+from .shapes import finish, tops_of, tops_outside
 from .tables import known_weights
 
 UNIFORMS_PER_TOKEN = 3  # uniform numbers per position and step: the candidate, and two for a token of the noise
@@ -165,10 +165,10 @@ class PathPlanningSampler(Sampler):
         return torch.where(stays, self.stochasticity * score, score)
 
     def _static_step(self, z: Tensor, t: Tensor, s: Tensor, u: Tensor) -> Tensor:
-        new, ends, planned = self.move(z, t, s, u, known_weights(self.process, t, s))
+        new, tops, planned = self.move(z, t, s, u, known_weights(self.process, t, s))
         if planned is not None and self.planner is not None:
             new = finish((new, planned), None, self.planner)
-        return finish((new, ends), t, self.denoiser)
+        return finish((new, tops), t, self.denoiser)
 
     def move(  # type: ignore[override]
         self,
@@ -177,8 +177,8 @@ class PathPlanningSampler(Sampler):
         s: Times,
         u: Float[Tensor, "batch length draws"],
         weights: Float[Tensor, "batch times parts"] | None = None,
-    ) -> tuple[Tokens, Float[Tensor, "2"], Float[Tensor, "2"] | None]:
-        """One step with static shapes, from three uniform numbers per position: new tokens, and for the checks the ends of the
+    ) -> tuple[Tokens, Float[Tensor, "..."], Float[Tensor, "..."] | None]:
+        """One step with static shapes, from three uniform numbers per position: new tokens, and for the checks the
         largest logits of the denoiser, and of the planner if there is one.
         """
         both, n = join_times(s, t, z)
@@ -201,7 +201,7 @@ class PathPlanningSampler(Sampler):
         clean = rank < z.shape[1] - (0.5 + 1e-9) - share.expand(z.shape).sum(-1, keepdim=True)
         new = torch.where(clean, candidate, earlier.choose(u[..., 1], u[..., 2], total).to(z.dtype))
         judged = self.planner is None and self.stochasticity > 0
-        return new, ends_outside(top, still if judged else ~rows), planned
+        return new, tops_outside(top, still if judged else ~rows), planned
 
     def _everywhere(
         self, logits: Tensor, z: Tensor, rows: Tensor, odds: Tensor, u: Tensor
@@ -220,18 +220,18 @@ class PathPlanningSampler(Sampler):
         return drawn.to(z.dtype), (law.gather(-1, drawn[..., None]) - others.log1p())[..., 0], top[..., 0]
 
     def _planned(self, score: Tensor, candidate: Tensor, stays: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As `with_stability`, for all positions, but finite; and the ends of the planner's largest logits."""
+        """As `with_stability`, for all positions, but finite; and the largest logits of the planner."""
         if self.stochasticity == 0:
             return torch.where(stays, torch.finfo(score.dtype).max, score), None
-        ends = None
+        tops = None
         if self.planner is not None:
             low = torch.full(candidate.shape[:1], self.process.domain[0], dtype=torch.float64, device=score.device)
             log_probs, top = normalize_all(self.planner.everywhere(candidate, low).flatten(0, 1))
             score = torch.where(stays, gather_log_probs(log_probs, candidate.flatten().long()).view(stays.shape), score)
-            ends = ends_of(top.view(stays.shape), stays)
+            tops = tops_of(top.view(stays.shape), stays)
         if self.stochasticity != 1:
             score = torch.where(stays, self.stochasticity * score.double(), score)
-        return score, ends
+        return score, tops
 
     def _networks(self) -> tuple[Denoiser, ...]:
         return (self.denoiser,) if self.planner is None else (self.denoiser, self.planner)

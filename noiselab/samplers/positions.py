@@ -106,6 +106,20 @@ def select_within(score: PerToken, entropy: PerToken, rows: Selection, bound: fl
     return order.argsort(-1) < (cost <= bound).sum(-1, keepdim=True)
 
 
+def select_certain(entropy: PerToken, bound: float) -> Selection:
+    """As `select_within` in the order of the entropies, of all positions, with fewer operations.
+
+    **Arguments:**
+
+    - `entropy`: in nats, 0 at positions that come first and cost nothing.
+    - `bound`: in nats.
+    """
+    values, order = entropy.sort(dim=-1, stable=True)
+    # Of rising entropies the last is the largest.
+    cost = values.cumsum(-1) - values
+    return order.argsort(-1) < (cost <= bound).sum(-1, keepdim=True)
+
+
 def compute_entropy(log_probs: RowLogits) -> PerRow:
     """The entropy of each row in nats, float64."""
     return -sum_of_logs(log_probs, log_probs.exp())

@@ -4,21 +4,32 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..categorical import Randomness, replace_tokens, uniforms
+from ..categorical import Randomness, choose, replace_tokens, uniforms
 from ..denoisers import Denoiser, as_posterior
-from ..denoisers.checked import checked, walking
+from ..denoisers.checked import Checked, checked, walking
 from ..denoisers.self_conditioning import feed_back, self_conditioned
 from ..numerics import TEMPERATURES, require_count, require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
+from ..process.three_way import join_times, mass_at
 from ..schedules import ScheduleLike, as_schedule
-from ..typing import Grid, Times, Tokens, Variants
+from ..typing import Grid, PerSequence, Times, Tokens, Variants
 from .acceptance import Acceptance, EntropyBound, Proposals
 from .acceptance.base import Rule, check_accepted, describe_rule, require_rule
 from .base import Advance, Sampler, Stage, hold_still
 from .confidence import noisy_data_tokens
-from .positions import choose_tokens, compute_entropy, gather_log_probs, normalize_logits, scatter_rows
+from .positions import (
+    choose_tokens,
+    compute_entropy,
+    gather_log_probs,
+    normalize_logits,
+    scatter_rows,
+    select_certain,
+)
+from .shapes import finish, tops_outside
+from .tables import known_weights
 from .walk_state import current_state, with_state
 
 UNIFORMS_PER_TOKEN = 3  # uniform numbers per position and step: the token, and two for a token of the noise
@@ -112,8 +123,10 @@ class RenoisingSampler(Sampler):
     ):
         super().__init__(process, denoiser)
         # A posterior is used as it is: converted and back, it would be rounded.
-        direct = denoiser.predicts == "posterior"
-        self.posterior = checked(denoiser, process) if direct else as_posterior(self.denoiser, process)
+        self.direct = denoiser.predicts == "posterior"
+        self.posterior = checked(denoiser, process) if self.direct else as_posterior(self.denoiser, process)
+        # Predictions are carried from step to step with the rows that they are of.
+        self.has_static = not self_conditioned(denoiser)
         self.bound = require_number("bound", bound, 0, infinite=True)
         self.accept = EntropyBound(bound) if accept is None else require_rule(accept, changes=False)
         self.temperature = as_schedule(temperature)
@@ -138,10 +151,14 @@ class RenoisingSampler(Sampler):
 
     def _stage(self, z: Tensor, t: Tensor, s: Tensor, generator: Randomness) -> Stage:
         u = uniforms(*z.shape, UNIFORMS_PER_TOKEN, generator=generator, device=z.device)
+        if self.is_static(z):
+            return self._static_stage(z, t, s, u)
         end, t, s = s, as_token_times(t, z), as_token_times(s, z)
         moving = (s < t).expand(z.shape)
         rows = moving & ~self.process.is_clean(z, t)
         if not rows.any():
+            state = current_state()
+            state.write(self, state.read(self, moving))  # a step of the block, for rules that count them
             return Stage(self.kind, end, z, z, torch.zeros(len(z), dtype=torch.float64, device=z.device))
         logits = self.posterior(z, t.expand(z.shape), rows)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -170,6 +187,84 @@ class RenoisingSampler(Sampler):
         state.write(self, kept)
         return accepted
 
+    def _static_stage(self, z: Tensor, t: Tensor, s: Tensor, u: Tensor) -> Stage:
+        moving = (as_token_times(s, z) < as_token_times(t, z)).expand(z.shape)
+        state = current_state()
+        kept = state.read(self, moving)
+        new, tops, *found = self.move(z, t, s, u, known_weights(self.process, t, s), kept.steps, kept.tensors)
+        state.write(self, kept)
+        return Stage(self.kind, s, finish((new, tops), t, self._source()), *found)
+
+    def move(  # type: ignore[override]
+        self,
+        z: Tokens,
+        t: Times,
+        s: Times,
+        u: Float[Tensor, "batch length draws"],
+        weights: Float[Tensor, "batch times parts"] | None,
+        steps: Int[Tensor, " batch"],
+        kept: dict[str, Tensor],
+    ) -> tuple[Tokens, Float[Tensor, "..."], Tokens, PerSequence | None]:
+        """One step with static shapes: new tokens, the largest logits for the check, and what sequences stop by.
+
+        **Arguments:**
+
+        - `u`: three uniform numbers per position.
+        - `weights`: those of the process at s and t, if they are known.
+        - `steps`, `kept`: as in `Proposals`.
+        """
+        both, n = join_times(s, t, z)
+        signal, noise = self.process.signal_and_noise(both, weights)
+        mass, later = mass_at(noise.between(n, 2 * n), z), as_token_times(s, z)
+        still = later >= as_token_times(t, z)
+        idle = (mass <= 0) | still
+        logits = self._source().everywhere(z, t)
+        if not self.direct:
+            odds = (signal[:, n:] / mass).log1p()
+            logits = logits.scatter_add(-1, z.long()[..., None], odds[..., None].to(logits))
+        if str(self.temperature) != "1":
+            logits = logits / self.temperature(as_token_times(t, z))[..., None].to(logits.dtype)
+        top, best = logits.max(-1, keepdim=True)
+        mass = (logits - top).exp()
+        drawn, (top, best) = choose(mass, u[..., 0]), (top[..., 0], best[..., 0])
+        others = mass.scatter(-1, best[..., None], 0).sum(-1)
+        # The entropy: log Z less the mean of the logarithms, which are those of `mass` less log Z.
+        logs = torch.xlogy(mass, mass).sum(-1, dtype=torch.float64)
+        entropy = (others.log1p() - logs / (1 + others)).masked_fill(idle, 0)
+        drawn, best = (torch.where(idle, z, token.to(z.dtype)) for token in (drawn, best))
+        taken = self._taken((mass, others), drawn, entropy, idle, steps, kept)
+        fresh = noise.between(0, n).choose(u[..., 1], u[..., 2]).to(z.dtype)
+        last = later <= self.process.domain[0]
+        new = torch.where(last, drawn if self.draw else best, torch.where(taken, drawn, fresh))
+        doubt = None
+        if self.stability is not None:
+            doubt = entropy.sum(-1) / (~still).expand(z.shape).sum(-1).clamp(min=1)
+        return new, tops_outside(top, idle), best, doubt
+
+    def _taken(
+        self,
+        law: tuple[Tensor, Tensor],
+        drawn: Tensor,
+        entropy: Tensor,
+        idle: Tensor,
+        steps: Tensor,
+        kept: dict[str, Tensor],
+    ) -> Tensor:
+        """The positions whose drawn token is accepted, and those that stay; `law` is the mass of each token in units of
+        the largest, and that of all others.
+        """
+        if type(self.accept) is EntropyBound:
+            return select_certain(entropy, self.accept.bound)
+        mass, largest = law[0], -law[1].double().log1p()
+        confidence = mass.gather(-1, drawn.long()[..., None])[..., 0].double().log() + largest
+        measured = {"log_largest": largest, "log_confidence": confidence, "entropy": entropy}
+        measured = {name: value.masked_fill(idle, 0) for name, value in measured.items()}
+        return idle | check_accepted(self.accept, Proposals(~idle, drawn, steps, kept, measured))
+
+    def _source(self) -> Checked:
+        """The denoiser whose logits are checked."""
+        return self.posterior if isinstance(self.posterior, Checked) else self.denoiser
+
     def candidates(self, log_probs: Tensor, u: Tensor, rows: Tensor) -> Tensor:
         """The tokens drawn for `rows`, with one uniform number for each position of the batch."""
         return choose_tokens(log_probs, u[rows], True)
@@ -186,13 +281,13 @@ class RenoisingSampler(Sampler):
         if self.stability is None:
             yield from super().path(z, times, generator=generator, advance=advance)
             return
-        low, enough = self.process.domain[0], self.stability
+        low, enough, over = self.process.domain[0], self.stability, False
         stopped = torch.zeros(len(z), dtype=torch.bool, device=z.device)
         same, before = torch.zeros_like(stopped, dtype=torch.long), torch.full_like(z, -1)
 
         def onward(z: Tensor, t: Tensor, s: Tensor, *, generator: Randomness = None) -> list[Stage]:
             nonlocal stopped, same, before
-            done = hold_still(advance, stopped, low, z, t, s, generator)
+            done = hold_still(advance, stopped, low, z, t, s, generator, over=over)
             for stage in done:
                 if stage.best is None or stage.entropy is None:
                     continue
@@ -202,7 +297,6 @@ class RenoisingSampler(Sampler):
                 done[-1] = done[-1]._replace(z=torch.where(new[:, None], stage.best, done[-1].z))
             return done
 
-        over = False
         for stages in super().path(z, times, generator=generator, advance=onward):
             if not over:
                 yield stages

@@ -22,13 +22,13 @@ from ..typing import Selection, Times, Tokens
 
 Shapes: TypeAlias = Literal["rows", "static"]
 """The form of a step: "rows" evaluates selected positions, "static" all of them."""
-Moved: TypeAlias = tuple[Int[Tensor, "batch length"], Float[Tensor, "2"]]
-"""Tokens after a step, and the smallest and the largest of the rows' largest logits, for `LogitCheck.keep`."""
+Moved: TypeAlias = tuple[Int[Tensor, "batch length"], Float[Tensor, "..."]]
+"""Tokens after a step, and the largest logit of each row, for `LogitCheck.keep`."""
 
 
 HAVE_STATIC = (
     "AncestralSampler, ConfidenceSampler, EntropyBoundedSampler, ThresholdSampler, JointThresholdSampler, "
-    "PathPlanningSampler or SelfCorrection"
+    "PathPlanningSampler, RenoisingSampler or SelfCorrection"
 )  # for a message
 
 
@@ -148,17 +148,17 @@ def _credits(part: Any) -> bool:
 
 def finish(moved: Moved, t: Times | None, denoiser: Checked) -> Tokens:
     """The tokens of a step with static shapes, after the check of its logits; inside of a graph they are not checked."""
-    z, ends = moved
+    z, tops = moved
     if not torch.compiler.is_compiling():
-        denoiser.check.keep(ends, t, denoiser.inner)
+        denoiser.check.keep(tops, t, denoiser.inner)
     return z
 
 
-def ends_of(top: Float[Tensor, "batch length"], rows: Selection | None = None) -> Float[Tensor, "2"]:
-    """The smallest and the largest of the rows' largest logits; 0 at positions that need none."""
-    return torch.stack(torch.aminmax(top)) if rows is None else ends_outside(top, ~rows)
+def tops_of(top: Float[Tensor, "batch length"], rows: Selection | None = None) -> Float[Tensor, "..."]:
+    """The largest logit of each of the rows; 0 at positions that need none."""
+    return top if rows is None else tops_outside(top, ~rows)
 
 
-def ends_outside(top: Float[Tensor, "batch length"], idle: Bool[Tensor, "batch ..."]) -> Float[Tensor, "2"]:
-    """As `ends_of`, by the positions that need none."""
-    return torch.stack(torch.aminmax(top.masked_fill(idle, 0)))
+def tops_outside(top: Float[Tensor, "batch length"], idle: Bool[Tensor, "batch ..."]) -> Float[Tensor, "..."]:
+    """As `tops_of`, by the positions that need none."""
+    return top.masked_fill(idle, 0)

@@ -19,7 +19,7 @@ from .base import Advance, Sampler, Stage
 from .confidence import refuse_noise_on_data
 from .positions import choose_tokens, compute_entropy, gather_log_probs, normalize_all, normalize_logits, scatter_rows
 from .reading import read_rows
-from .shapes import Moved, ends_of, finish
+from .shapes import Moved, finish, tops_of
 from .tables import known_weights
 from .walk_state import Kept, current_state, with_state
 
@@ -159,7 +159,7 @@ class ThresholdSampler(Sampler):
         measured = {name: value.view(z.shape).masked_fill(~rows, 0) for name, value in values.items()}
         accepted = self._accepted(Proposals(rows, torch.where(rows, token, z), steps, kept, measured))
         shown = rows & (accepted | (later <= self.process.domain[0]))
-        return torch.where(shown, token, z), ends_of(top.view(z.shape), rows)
+        return torch.where(shown, token, z), tops_of(top.view(z.shape), rows)
 
     def _uses(self) -> tuple[str, ...]:
         return self.accept.uses if isinstance(self.accept, Acceptance) else Acceptance.uses

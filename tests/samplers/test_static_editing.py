@@ -18,6 +18,12 @@ class Planner(Network):
         self.out.weight.data = self.out.weight.data.flip(0)
 
 
+class Posterior(Network):
+    """A network that predicts posteriors."""
+
+    predicts = "posterior"
+
+
 EDITING = {
     "planning": S.PathPlanningSampler,
     "planning, sharp": lambda p, n: S.PathPlanningSampler(p, n, stochasticity=0.3),
@@ -25,6 +31,12 @@ EDITING = {
     "planner": lambda p, n: S.PathPlanningSampler(p, n, Planner(p.vocab_size), stochasticity=2),
     "joint": lambda p, n: S.JointThresholdSampler(p, n, 0.4, 0.3),
     "joint, two": lambda p, n: S.JointThresholdSampler(p, n, 0.9, 0.5, minimum=[2, 1, 1], most_edits=1),
+    "renoising": lambda p, n: S.RenoisingSampler(p, n, 1.0),
+    "renoising, drawn": lambda p, n: S.RenoisingSampler(p, n, 0.5, temperature=0.4 + 0.4 * nl.t, draw=True),
+    "renoising, quota": lambda p, n: S.RenoisingSampler(p, n, accept=S.Quota([1, 2, 3]), stability=1, confidence=0.5),
+    "renoising, posterior": lambda p, n: S.RenoisingSampler(
+        p, Posterior(p.vocab_size), 2.0, stability=0, confidence=0.7
+    ),
 }
 NEED_MASKS = ("joint", "joint, two")
 CASES = [
@@ -66,10 +78,11 @@ def test_walks_do_in_blocks_after_prompts_and_until_they_stop(name, noise):
 
 
 @pytest.mark.parametrize("name", sorted({*PROCESSES} - {"masked", "hybrid", "uniform"}))
-def test_planning_does_for_every_process(name):
+@pytest.mark.parametrize("make", [S.PathPlanningSampler, S.RenoisingSampler])
+def test_steps_do_for_every_process(name, make):
     process = PROCESSES[name]()
     if isinstance(process, nl.InterpolatingProcess):
-        same_tokens(*steps_of(S.PathPlanningSampler, process), process, "tokens", seeds=2)
+        same_tokens(*steps_of(make, process), process, "tokens", seeds=2)
 
 
 @pytest.mark.parametrize(
