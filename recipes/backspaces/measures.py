@@ -140,7 +140,7 @@ class Measures:
         )
         nats = bound / self.length
         text = self._texts(model, nats.mean().item(), (nats.std() / len(nats) ** 0.5).item(), write)
-        text["exact"] = model.edits is None
+        text |= {"exact": model.edits is None, "per_text": nats.tolist()}
         detector: nl.Detector
         reviser: nl.Reviser
         if model.edits is None:
@@ -247,22 +247,31 @@ COLUMNS = {
 
 
 def tabulate_rows(found: Rows) -> str:
-    """The rows as Markdown tables."""
+    """The rows as Markdown tables. Likelihoods are of the same texts: the third column is paired by text."""
     lines = [
-        f"| model | nats per token | bits per byte | {' | '.join(COLUMNS.values())} |",
-        f"| --- |{' ---: |' * (2 + len(COLUMNS))}",
+        f"| model | nats per token | above the first model, paired | bits per byte | {' | '.join(COLUMNS.values())} |",
+        f"| --- |{' ---: |' * (3 + len(COLUMNS))}",
     ]
     for row in found.texts:
         sign = "" if row["exact"] else "≤ "
         cells = [
             row["model"],
             f"{sign}{row['nats']:.3f} ± {1.96 * row['error']:.3f}",
+            format_difference(row.get("per_text"), found.texts[0].get("per_text")),
             f"{sign}{row['bits_per_byte']:.3f}",
         ]
         lines.append(f"| {' | '.join([*cells, *(format_interval(row.get(key)) for key in COLUMNS)])} |")
     return "\n\n".join(
         ["\n".join(lines), tabulate_forced_errors(found.forced_errors), tabulate_recovery(found.recovery)]
     )
+
+
+def format_difference(nats: list[float] | None, of_first: list[float] | None) -> str:
+    """The mean difference of values of the same texts with its 95 % interval; empty without values, and for equal ones."""
+    if nats is None or of_first is None or nats == of_first:
+        return ""
+    found = interval([own - first for own, first in zip(nats, of_first, strict=True)])
+    return f"{found.mean:+.3f} ± {found.half:.3f}"
 
 
 def format_interval(value: dict[str, float] | None) -> str:
