@@ -35,13 +35,16 @@ def plain_network(
 
 
 def with_quality_head(
-    world: World, process: nl.InterpolatingProcess, denoiser: nl.Denoiser, steps: int, seed: int
+    world: World, process: nl.InterpolatingProcess, denoiser: nl.Denoiser, steps: int, seed: int, *, revealed: int = 1
 ) -> QualityDenoiser:
-    """PRISM: a head that learns which tokens of the network's own are right; the network itself learns on, too."""
+    """PRISM: a head that learns which tokens of the network's own are right; the network itself learns on, too.
+
+    `revealed` is the number of masks of a text that are filled in at once, for the head to judge.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         taught = QualityDenoiser(denoiser)
-    go_on(world, taught, QualityLoss(process, bound=1.0, time_range=RANGE), steps, seed)
+    go_on(world, taught, QualityLoss(process, revealed=revealed, bound=1.0, time_range=RANGE), steps, seed)
     return taught
 
 

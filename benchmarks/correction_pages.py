@@ -21,6 +21,25 @@ SHOWN = (
     "balanced, temperature 0.5",
 )
 
+KINDS = {  # methods of each kind, on trained networks: the noise, the denoiser, the method
+    "balanced jumps (the recommended rule)": ("gidd", "trained", "balanced, temperature 0.7"),
+    "GIDD's rule, two tokens": ("gidd", "trained", "GIDD, two tokens"),
+    "edits by threshold, 0.5": ("gidd", "trained", "edits by threshold, 0.5"),
+    "edits by threshold, 0.9": ("gidd", "trained", "edits by threshold, 0.9"),
+    "generated again, joint thresholds": ("gidd", "trained", "joint thresholds (LLaDA2.1)"),
+    "quality head": ("masked", "trained to correct", "quality head (PRISM), 5 % alarms"),
+    "draft corrector": ("masked", "trained to correct", "draft corrector (ProSeCo)"),
+    "generated again, ProSeCo's sampler": (
+        "masked",
+        "trained to correct",
+        "draft sampler (ProSeCo), on ProSeCo's network",
+    ),
+    "balanced jumps, one by one": ("masked", "trained, each token masked in turn", "balanced, temperature 0.7"),
+    "backspaces, one reading": ("edit", "trained", "backspaces, one reading, 5 % alarms"),
+    "backspace, then written on": ("edit", "trained", "backspace, then written on from there"),
+    "written anew, with backspaces": ("edit", "trained", "written anew, with backspaces"),
+}
+
 
 def as_text(content: Mapping) -> str:
     """The content as JSON, a row in each line, with five digits; NaN is null."""
@@ -82,7 +101,32 @@ def answer(rows: list[CorrectionSummary], settings: Mapping) -> str:
             f"{noise}: {best} ({own[best]['divergence'].mean:.3f} nats, {own[best]['evaluations'].mean:.1f})"
         )
     lines += ["", f"Smallest divergence of all methods, and its evaluations: {'; '.join(nearest)}."]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *kinds(found)]) + "\n"
+
+
+def kinds(found: Mapping[tuple[str, str, str], Mapping[str, Interval]]) -> list[str]:
+    """A table with one method of each kind of correction; nothing if a run has left some out."""
+    if not all(place in found for place in KINDS.values()):
+        return []
+    lines = [
+        "",
+        "One method of each kind, on trained networks (KL and pairs before and after; each noise has samples of its own):",
+        "",
+        "| noise | correction | area under ROC | wrong → right | right → wrong | KL, nats per token | pairs, TV "
+        "| evaluations |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, place in KINDS.items():
+        one = found[place]
+        cells = [place[0], name, f"{one['area'].mean:.3f} ± {one['area'].half:.3f}"]
+        for share in ("mended", "harmed"):
+            value = one[share]
+            cells.append("–" if math.isnan(value.mean) else f"{value.mean:.1%} ± {value.half:.1%}")
+        for law in ("divergence", "pairs"):
+            cells.append(f"{one[f'before_{law}'].mean:.3f} → {one[law].mean:.3f} ± {one[law].half:.3f}")
+        cells.append(f"{one['evaluations'].mean:.1f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def _line(noise: str, method: str, gap: Interval, kl: Interval, pairs: Interval, evaluations: Interval | None) -> str:

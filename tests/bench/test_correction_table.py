@@ -15,6 +15,8 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 import correction_backspaces as backspaces  # noqa: E402
 import correction_pages  # noqa: E402
+import correction_roc  # noqa: E402
+import correction_roc_pages  # noqa: E402
 from correction_edits import EditReviser  # noqa: E402
 from noiselab.bench import World  # noqa: E402
 from noiselab.bench.corrections import CorrectionMeasures, summarize_corrections, tabulate_corrections  # noqa: E402
@@ -75,6 +77,19 @@ def test_every_method_of_backspaces_reads_texts_of_a_trained_model():
             )  # the start and each token, and one more for a replacement before the end
 
 
+class Never(torch.nn.Module):
+    """Deletes every token that it reads, but with a chance of 1e-9."""
+
+    def forward(self, input_ids, **unused):
+        return torch.tensor([0.0, 0.0, 0.0, 20.0], dtype=torch.float64).expand(*input_ids.shape, 4)
+
+
+def test_a_model_that_deletes_all_it_writes_ends_within_its_budget():
+    case = backspaces.make_backspace_case(WORLD, Never(), 5, 0)
+    reviser, _ = backspaces.METHODS[backspaces.ANEW](case)
+    assert reviser(case.samples, generator=torch.Generator().manual_seed(0)).tokens.shape == (5, 3)
+
+
 class Says(nl.Denoiser):
     """Is sure of the token after the one to the left; the first place it leaves open."""
 
@@ -114,3 +129,43 @@ def test_a_measure_without_meaning_is_a_dash_and_survives_the_file(tmp_path):
 
 def _plain(row):
     return {name: {"mean": one.mean, "half": one.half} for name, one in row.measures.items()}
+
+
+def test_areas_are_compared_network_by_network():
+    """Two networks: the head is 0.1 and 0.2 below, so -0.15 on average; ± is 12.706 * 0.05 by hand."""
+    areas = [
+        {"quality head": [1, 0.8, 0.5], "other": [16, 0.9, 0.5]},
+        {"quality head": [1, 0.4, 0.5], "other": [16, 0.6, 0.5]},
+    ]
+    runs = [{"detection": {"1": one}} for one in areas]
+    random, own = correction_roc_pages.compared(runs, "1", "other")
+    assert random.mean == pytest.approx(-0.15) and random.half == pytest.approx(12.7062 * 0.05, rel=1e-4)
+    assert (own.mean, own.half) == (0, 0)
+    assert (
+        "| 1 | other | 16 | 0.750 ± 1.906 | 0.500 ± 0.000 | -0.150 ± 0.635 | +0.000 ± 0.000 |"
+        in correction_roc_pages.detection(runs)
+    )
+
+
+def test_own_errors_are_draws_of_the_network_and_the_rest_stays():
+    """A network that always writes 0 leaves zeros right: only tokens that were not 0 become wrong, one in ten."""
+    world, sure = World.sharp(), Sure()
+    z, wrong = correction_roc.errors(world, sure, "own", 500, 0)
+    x, _ = correction_roc.errors(world, sure, "random", 500, 0)
+    assert (z[wrong] == 0).all() and 0.05 < wrong.double().mean() < 0.12
+    again = world.sample(500, generator=torch.Generator().manual_seed(2000))
+    assert torch.equal(z != again, wrong) and 0.07 < (x != again).double().mean() < 0.13
+
+
+class Sure(nl.Denoiser):
+    """Writes 0."""
+
+    def forward(self, z, t, rows=None):
+        logits = torch.full((*z.shape, 9), -50.0)
+        logits[..., 0] = 0
+        return logits if rows is None else logits[rows]
+
+
+def test_the_page_of_areas_is_that_of_the_stored_measures():
+    folder = ROOT / "docs" / "assets" / "corrections"
+    assert (folder / "roc.md").read_text(encoding="utf-8") == correction_roc_pages.render(folder / "roc.json")
