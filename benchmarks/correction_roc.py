@@ -1,6 +1,6 @@
 """A quality head in one pass against one-by-one masking: python benchmarks/correction_roc.py [--quick].
 
-The area under the ROC curve of PRISM's head, which scores all tokens of a text in one pass, beside its own network asked with
+The area under the ROC curve of PRISM's head, which scores all tokens of a text in one pass, beside its own network with
 tokens hidden: one at a time, in a pass for each of the 16, and two, four and eight at a time in 8, 4 and 2 passes; the network
 that sees all tokens; and the exact oracle. Wrong tokens are random ones, or draws of the network itself, some of which are
 right. World and networks are those of benchmarks/correction_table.py, three training seeds; each is trained on with a head,
@@ -31,8 +31,8 @@ from noiselab.training import reveal
 FOLDER = Path(__file__).parents[1] / "docs" / "assets" / "corrections"
 EARLIEST = 1e-3  # the earliest time at which the networks were trained
 REVEALED = (1, 4)  # masks that are filled in at once to train a head
-PASSES = (16, 8, 4, 2)  # of the network that is asked with tokens hidden
-SHARE = 0.1  # of tokens that are replaced
+PASSES = (16, 8, 4, 2)  # of the network, with tokens hidden
+WRONG = 0.1  # the share of tokens that are replaced
 
 
 def errors(world: World, denoiser: Denoiser, kind: str, texts: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,13 +40,13 @@ def errors(world: World, denoiser: Denoiser, kind: str, texts: int, seed: int) -
     random = torch.Generator().manual_seed(2000 + seed)
     x = world.sample(texts, generator=random)
     if kind == "random":
-        forced = force_errors(x, torch.arange(world.states), SHARE, generator=random)
+        forced = force_errors(x, torch.arange(world.states), WRONG, generator=random)
         return forced.tokens, forced.wrong
     process = world.processes()["masked"]
-    chosen = torch.rand(x.shape, generator=random) < SHARE
+    chosen = torch.rand(x.shape, generator=random) < WRONG
     shown = torch.where(chosen, world.states, x)
     with torch.no_grad():
-        logits = process.on_support(denoiser(shown, torch.full((texts,), SHARE, dtype=torch.float64)))
+        logits = process.on_support(denoiser(shown, torch.full((texts,), WRONG, dtype=torch.float64)))
     z = reveal(logits, shown, chosen, world.length, generator=random)[0]
     return z, z != x
 
