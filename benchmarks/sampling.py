@@ -25,7 +25,6 @@ V, LENGTH = 50_258, 512
 MASK = V - 1
 STEPS = 64
 OPERATIONS = 60  # of a compiled step, besides the network
-ONE_MORE = ("renoising", "hybrid")  # evidence of two noises, an entropy, an order and a token of the noise
 THRESHOLD = nl.samplers.ConfidenceThreshold(0.5)
 
 
@@ -187,7 +186,7 @@ def measure_operations() -> int:
     torch.set_default_device(None)  # under a default device, which is a mode, `unflatten` cannot be traced
     try:
         lines = [
-            (f"{kind}, {name}", 1 + count_operations(run), OPERATIONS + ((kind, name) == ONE_MORE), False)
+            (f"{kind}, {name}", 1 + count_operations(run), OPERATIONS, False)
             for (kind, name), run in list_compiled().items()
         ]
     finally:

@@ -115,9 +115,9 @@ def select_certain(entropy: PerToken, bound: float) -> Selection:
     - `bound`: in nats.
     """
     values, order = entropy.sort(dim=-1, stable=True)
-    # Of rising entropies the last is the largest.
-    cost = values.cumsum(-1) - values
-    return order.argsort(-1) < (cost <= bound).sum(-1, keepdim=True)
+    # Of rising entropies the last is the largest, so that the cost rises, too.
+    within = values.cumsum(-1) - values <= bound
+    return within.scatter(-1, order, within)
 
 
 def compute_entropy(log_probs: RowLogits) -> PerRow:
