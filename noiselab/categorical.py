@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from .typing import Elementwise, ElementwiseProbs, PerToken, RowTokens, Selection, Tokens
@@ -123,6 +123,26 @@ def select_generators(generator: Randomness, index: Int[Tensor, " selected"]) ->
     if isinstance(generator, TokenGenerators):
         return generator.selected(index)
     return [generator[i] for i in index.tolist()] if isinstance(generator, Sequence) else generator
+
+
+def rest_generators(generator: Randomness, resting: Bool[Tensor, " batch"]) -> Randomness:
+    """The generators of a batch for draws of which resting sequences use none: they keep their generators as they are.
+
+    A sequence then gets the same numbers whether it is alone or rests while others go on. One generator for all stays that.
+
+    **Arguments:**
+
+    - `resting`: the sequences whose numbers are not used; they get any.
+    """
+    if not isinstance(generator, Sequence) or len(generator) != len(resting):
+        return generator
+    still = resting.tolist()
+    if not any(still):
+        return generator
+    if isinstance(generator, TokenGenerators):
+        return TokenGenerators(generator, generator.rows & ~resting[:, None].to(generator.rows.device))
+    spare = Generator(generator[0].device)
+    return [spare if rests else own for rests, own in zip(still, generator, strict=True)]
 
 
 def split_generator(generator: Generator | None, count: int) -> list[Generator]:

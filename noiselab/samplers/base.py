@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ..categorical import Randomness, choose, replace_tokens, uniforms
+from ..categorical import Randomness, choose, replace_tokens, rest_generators, uniforms
 from ..denoisers import Denoiser, as_leave_one_out
 from ..denoisers.base import describe
 from ..denoisers.checked import LogitChecks, checked, walking
@@ -20,7 +20,7 @@ from ..process import NoiseProcess, as_token_times
 from ..process.validation import require_kind
 from ..typing import Grid, Selection, Times, Tokens, Variants
 from .shapes import TwoForms, resting
-from .tables import TimeTable
+from .tables import TimeTable, on_grid
 
 
 class Stage(NamedTuple):
@@ -92,8 +92,8 @@ class Sampler(TwoForms, abc.ABC):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        if "step" in vars(cls):
-            cls.step = _entered(cls.step)  # type: ignore[method-assign]
+        for name in {"step", "stages"} & set(vars(cls)):
+            setattr(cls, name, _entered(getattr(cls, name)))
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser):
         require_kind(process, self.takes, type(self).__name__, TAKE_ANY_PROCESS)
@@ -111,6 +111,7 @@ class Sampler(TwoForms, abc.ABC):
 
         - `z`: tokens at t.
         - `t`, `s`: [batch] or [batch, length], s < t; a token with s = t does not change.
+        - `generator`: one for all, or one for each sequence; a sequence whose tokens all have s = t does not use its own.
 
         **Raises:** `ValueError` for times outside the domain or NaN, s > t, tokens outside the vocabulary, or shapes that do
         not match, for every sampler; values are checked on the CPU. A subclass need not check them.
@@ -314,6 +315,7 @@ class Sampler(TwoForms, abc.ABC):
             logits = self.process.on_support(self.denoiser(z, time, rows))
         checks.read()
         logits = to_posterior(self.process, logits, z[rows], time[rows], check=False)
+        generator = rest_generators(generator, ~rows.any(-1))
         u = uniforms(*z.shape, generator=generator, device=z.device)
         return replace_tokens(z, rows, choose(logits.double().softmax(-1), u[rows]))
 
@@ -334,14 +336,21 @@ class Sampler(TwoForms, abc.ABC):
         return ""
 
 
-def _entered(step: Callable[..., Tokens]) -> Callable[..., Tokens]:
-    """The step of a sampler, after a check of its tokens and times."""
+def _entered(step: Callable[..., Any]) -> Callable[..., Any]:
+    """The step of a sampler, or its stages, after a check of tokens and times.
+
+    A sequence that does not move does not use its own generator: it may move in fewer steps than others of its batch, after
+    which there are draws.
+    """
 
     @functools.wraps(step)
-    def checked_step(self: Sampler, z: Tokens, t: Times, s: Times, **options: Any) -> Tokens:
+    def checked_step(self: Sampler, z: Tokens, t: Times, s: Times, *, generator: Randomness = None, **more: Any) -> Any:
         if torch.compiler.is_compiling() or not walking():
             self.process.step_times(s, t, z)
-        return step(self, z, t, s, **options)
+        if isinstance(generator, Sequence) and not on_grid(t, s):
+            resting = (as_token_times(t, z) == as_token_times(s, z)).all(-1)
+            generator = rest_generators(generator, resting)
+        return step(self, z, t, s, generator=generator, **more)
 
     return checked_step
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..categorical import Randomness, replace_tokens
 from ..denoisers import Denoiser
 from ..denoisers.base import require_denoiser
-from ..denoisers.checked import checked, walking
+from ..denoisers.checked import checked
 from ..numerics import require_count, require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
 from ..typing import Grid, Times, Tokens, Variants
@@ -125,8 +125,6 @@ class JointThresholdSampler(Sampler):
 
     def stages(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> list[Stage]:
         """The step, with the number of masks that are left."""
-        if not walking():
-            self.process.step_times(s, t, z)
         return [self._stage(z, t, s)]
 
     def _stage(self, z: Tensor, t: Tensor, s: Tensor) -> Stage:

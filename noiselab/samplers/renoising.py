@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..categorical import Randomness, choose, replace_tokens, uniforms
 from ..denoisers import Denoiser, as_posterior
-from ..denoisers.checked import Checked, checked, walking
+from ..denoisers.checked import Checked, checked
 from ..denoisers.self_conditioning import feed_back, self_conditioned
 from ..numerics import TEMPERATURES, require_count, require_number
 from ..process import InterpolatingProcess, NoiseProcess, as_token_times
@@ -145,8 +145,6 @@ class RenoisingSampler(Sampler):
 
     def stages(self, z: Tokens, t: Times, s: Times, *, generator: Randomness = None) -> list[Stage]:
         """The step, with what sequences stop by."""
-        if not walking():
-            self.process.step_times(s, t, z)
         return [self._stage(z, t, s, generator)]
 
     def _stage(self, z: Tensor, t: Tensor, s: Tensor, generator: Randomness) -> Stage:

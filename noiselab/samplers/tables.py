@@ -14,12 +14,12 @@ from ..typing import Grid, Times
 
 
 class _Row(NamedTuple):
-    """The times of one step, and the weights of the process at both."""
+    """The times of one step, and the weights of the process at both, if they are read."""
 
-    process: NoiseProcess
+    process: NoiseProcess | None
     t: Tensor
     s: Tensor
-    weights: Tensor
+    weights: Tensor | None
 
 
 class _Current(threading.local):
@@ -60,14 +60,17 @@ class TimeTable:
         """
         t, s = self.times[k], self.times[k + 1]
         before = _CURRENT.row
-        if self.process is not None and self.pairs is not None:
-            _CURRENT.row = _Row(self.process, t, s, self.pairs[k])
-        else:
-            _CURRENT.row = None
+        _CURRENT.row = _Row(self.process, t, s, None if self.pairs is None else self.pairs[k])
         try:
             yield t, s
         finally:
             _CURRENT.row = before
+
+
+def on_grid(t: Times, s: Times) -> bool:
+    """Whether these are the times of the walk's step as it takes them from its grid, so that every sequence moves."""
+    row = _CURRENT.row
+    return row is not None and row.t is t and row.s is s
 
 
 def known_weights(process: NoiseProcess, t: Times, s: Times) -> Float[Tensor, "batch times parts"] | None:
