@@ -99,7 +99,12 @@ def _rows(found: "Comparison", first: "TextScores") -> list[dict[str, Any]]:
 def _text(record: dict[str, Any]) -> str:
     unit, mean, half, a, b = (record[name] for name in ("unit", "difference", "half", "a", "b"))
     noise = "the same noise" if record["same_noise"] else "not the same noise"
-    lower = f"{'A' if mean < 0 else 'B'} is lower" if abs(mean) > half else "the sign of the difference is not certain"
+    if mean == half == 0:
+        lower = "the scores of all texts are equal"
+    elif abs(mean) > half:
+        lower = f"{'A' if mean < 0 else 'B'} is lower"
+    else:
+        lower = "the sign of the difference is not certain"
     return "\n".join(
         [
             f"A: {a['mean']:.4f} {unit} ({a['is']}), B: {b['mean']:.4f} {unit} ({b['is']}); means over "

@@ -67,11 +67,17 @@ class FileCorpus(Corpus):
                     found = True
                     yield text
         if not found:
-            raise ValueError(f"a corpus must contain at least one non-empty text; {self.paths[0]} ... have none")
+            raise ValueError(f"a corpus must contain at least one non-empty text; {named(self.paths)} none")
 
     def parts(self) -> Sequence[Part]:
         """The parts of the files that can be read apart: see `file_parts`."""
         return FileParts(self.paths, self.field)
+
+
+def named(paths: Sequence[Path]) -> str:
+    """The files as the subject of a sentence: "a.txt has", or "a.txt and 2 others have"."""
+    others = len(paths) - 1
+    return f"{paths[0]} and {others} other{'s' * (others > 1)} have" if others else f"{paths[0]} has"
 
 
 def signature(path: Path) -> str:

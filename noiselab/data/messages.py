@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .files import find_files
+from .files import find_files, named
 from .records import STRUCTURED, Place, kind_of, read_rows
 
 Message: TypeAlias = dict[str, str]
@@ -62,7 +62,7 @@ def read_conversations(
                 empty = False
                 yield place, parse_conversation(row, place)
         if empty:
-            raise ValueError(f"files of conversations must have at least one row; {paths[0]} ... have none")
+            raise ValueError(f"files of conversations must have at least one row; {named(paths)} none")
         return
     for number, row in enumerate(found):
         yield f"row {number}", parse_conversation(row, f"row {number}")

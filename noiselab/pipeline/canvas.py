@@ -24,6 +24,7 @@ from .arguments import arguments_of
 from .base import Pipeline
 from .canvas_settings import STEPS, CanvasSettings, published_settings
 from .chats import Prompts
+from .constraining import Constraint
 from .diffusion import all_tokens
 from .drawing import SamplerLike
 from .settings import GenerationSettings, ModelSettings
@@ -162,6 +163,7 @@ class CanvasPipeline(Streaming, Pipeline, loads=("canvas",)):
         prompts: Prompts | None = None,
         length: int | Literal["auto"] | None = None,
         stop: bool = True,
+        constraint: Constraint | None = None,
         sampler: SamplerLike | None = None,
         temperature: "ScheduleLike | None" = None,
         top_k: int | None = None,
@@ -191,6 +193,7 @@ class CanvasPipeline(Streaming, Pipeline, loads=("canvas",)):
           the settings (published: 256), or what the context leaves. "auto" is the default length with `stop=True`.
         - `stop`: whether to cut each text after its first end-of-text token that is not in the prompt, as published. No
           canvas is sampled after all texts of a batch have ended.
+        - `constraint`: must be left out; texts that satisfy one need a diffusion model of whole texts.
         - `sampler`: a class of samplers such as `nl.AncestralSampler`, or a function that builds one from a process and a
           denoiser; by default the published one, `nl.samplers.RenoisingSampler` with the settings `pipe.canvas`.
         - `temperature`: divides the logits; for the published sampler a number or a schedule such as `0.4 + 0.4 * nl.t`, by

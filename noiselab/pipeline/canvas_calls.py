@@ -17,6 +17,7 @@ from ..typing import Grid
 from .calls import padded, padding_of, shown
 from .canvas_drawing import CanvasBatch, canvas_chain, canvas_sampler
 from .chats import Prompts, are_chats, chat_of, encode_answered, encode_chats
+from .constraining import Constraint, refuse_constraint
 from .drawing import SamplerLike
 from .seeds import text_randomness
 from .streaming import Callback, Canvas, TextStream
@@ -33,6 +34,7 @@ def generation(
     prompts: Prompts | None,
     length: int | Literal["auto"] | None,
     stop: bool,
+    constraint: Constraint | None,
     sampler: SamplerLike | None,
     temperature: "ScheduleLike | None",
     top_k: int | None,
@@ -48,6 +50,7 @@ def generation(
     processes: Processes | None,
 ) -> TextStream:
     """The stream of `CanvasPipeline.generate`."""
+    refuse_constraint(constraint)
     starts, ends = beginnings(pipe, prompts, stop or length == "auto")
     require_count("num_samples", num_samples)
     require_count("batch_size", batch_size)

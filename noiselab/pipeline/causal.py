@@ -13,6 +13,7 @@ from .arguments import arguments_of
 from .base import Pipeline
 from .calls import padded, slices
 from .chats import Prompts, are_chats, chat_of, encode_chats
+from .constraining import Constraint, refuse_constraint
 from .continuation import ContinuedBatch
 from .drawing import Truncation
 from .seeds import text_randomness
@@ -30,6 +31,7 @@ def _generation(
     top_p: float | int | None,
     min_p: float | int | None,
     stop: bool,
+    constraint: Constraint | None,
     callback: Callback | None,
     batch_size: int | None,
     seed: int | None,
@@ -39,6 +41,7 @@ def _generation(
     processes: Processes | None,
 ) -> TextStream:
     """The stream of `AutoregressivePipeline.generate`."""
+    refuse_constraint(constraint)
     starts, ends = _beginnings(pipe, prompts, stop or length == "auto")
     longest = generated_length(None if length == "auto" else length, pipe.length, pipe.generation.length)
     require_count("num_samples", num_samples)
@@ -114,6 +117,7 @@ class AutoregressivePipeline(Streaming, Pipeline, loads=("autoregressive",)):
         top_p: float | int | None = None,
         min_p: float | int | None = None,
         stop: bool = False,
+        constraint: Constraint | None = None,
         callback: Callback | None = None,
         batch_size: int | None = None,
         seed: int | None = None,
@@ -134,6 +138,7 @@ class AutoregressivePipeline(Streaming, Pipeline, loads=("autoregressive",)):
         - `temperature`, `top_k`, `top_p`, `min_p`: temperature and truncation of the predicted distribution.
         - `stop`: whether to cut each text after its first end-of-text token that is not in the prompt. Models trained on
           packed texts continue after it.
+        - `constraint`: must be left out; texts that satisfy one need a diffusion model of whole texts.
         - `callback`: called after each token with a `GenerationState`. If it returns True, generation ends with the tokens
           that are there; prompts that have not begun are left out.
         - `batch_size`: the number of texts generated at once, all with one prompt; by default `num_samples`.
@@ -147,6 +152,6 @@ class AutoregressivePipeline(Streaming, Pipeline, loads=("autoregressive",)):
         **Returns:** the texts without special tokens, grouped by prompt.
 
         **Raises:** `ValueError` if a setting is out of range, a prompt is too long, the seeds or generators are not one for
-        each text, or there is no end of text at which to stop.
+        each text, there is no end of text at which to stop, or a constraint is given.
         """
         return _generation(self, **arguments_of(locals())).run()

@@ -59,6 +59,15 @@ def constrained(
     return make, ends
 
 
+def refuse_constraint(constraint: object) -> None:
+    """Raise `ValueError` for a constraint on texts of a model that generates them piece by piece."""
+    if constraint is not None:
+        raise ValueError(
+            "constraint must be None for autoregressive and block-diffusion models: constraints need a diffusion model of "
+            f"whole texts (DiffusionPipeline); got a {type(constraint).__name__}"
+        )
+
+
 def automaton_of(pipe: "DiffusionPipeline", constraint: Constraint) -> TokenAutomaton:
     """The automaton of a constraint over the tokens of the pipeline's noise.
 

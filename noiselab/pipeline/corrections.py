@@ -7,13 +7,15 @@ import torch
 from torch import nn
 
 from ..categorical import Randomness
-from ..correctors import BalancedCorrector, SelfCorrection
+from ..correctors import BalancedCorrector, Corrector, SelfCorrection
 from ..denoisers import EarliestTime, Temperature, as_leave_one_out
+from ..revisions import Reviser
 from ..typing import Selection, Tokens
 
 if TYPE_CHECKING:
     from .diffusion import DiffusionPipeline
 
+STEPS = 128  # by default
 RULES = ("gidd", "balanced")
 """The rules that have a name."""
 GIDD = {"temperature": 0.1, "early_stopping": True, "early_stopping_patience": 32, "tokens_per_step": 1}
@@ -32,8 +34,26 @@ class Correcting(Protocol):
         ...
 
 
-CorrectionMethod: TypeAlias = str | Correcting
+CorrectionMethod: TypeAlias = str | Correcting | Reviser
 """The name of a rule, "gidd" or "balanced", or an object that corrects."""
+
+
+class _Revising:
+    """A reviser as a rule: it has its own number of steps."""
+
+    def __init__(self, reviser: Reviser):
+        self.reviser = reviser
+
+    def correct(
+        self, z: Tokens, *, steps: int = STEPS, rows: Selection | None = None, generator: Randomness = None
+    ) -> Tokens:
+        """The sequences after the revision, which is checked."""
+        if steps != STEPS:
+            raise ValueError(
+                f"num_inference_steps must be left at {STEPS} for a Reviser, which has its own number of steps, as in "
+                f"CorrectorReviser(corrector, steps=8); got {steps}"
+            )
+        return self.reviser(z, rows=rows, generator=generator).tokens
 
 
 def chosen_rule(pipe: "DiffusionPipeline", method: CorrectionMethod, *, t0: float | int, **settings: Any) -> Correcting:
@@ -58,11 +78,12 @@ def chosen_rule(pipe: "DiffusionPipeline", method: CorrectionMethod, *, t0: floa
             process=pipe.process,
             support=pipe.support,
         )
+    if isinstance(method, Reviser):
+        method = _Revising(method)
     if not (isinstance(method, str) and method in RULES) and (
         isinstance(method, str | type) or not isinstance(method, Correcting)
     ):
-        names = ", ".join(map(repr, RULES))
-        raise ValueError(f"method must be one of {names}, or an object with a method `correct`; got {method!r}")
+        raise ValueError(_no_method(method))
     defaults = GIDD | {"as_released": False} | ({} if isinstance(method, str) else {"t0": 0.01})
     given = settings | {"t0": t0}
     if wrong := [f"{name}={given[name]!r}" for name, value in defaults.items() if given[name] != value]:
@@ -74,6 +95,17 @@ def chosen_rule(pipe: "DiffusionPipeline", method: CorrectionMethod, *, t0: floa
         return method
     sharper = Temperature(as_leave_one_out(pipe.denoiser, pipe.process), BALANCED_TEMPERATURE)
     return BalancedCorrector(pipe.process, EarliestTime(sharper, t0))
+
+
+def _no_method(method: Any) -> str:
+    """What is said of an object that is no method."""
+    hint = ""
+    if isinstance(method, Corrector):
+        hint = "; a corrector that does not stop by itself becomes a Reviser by CorrectorReviser(corrector, time=0.01, steps=8)"
+    return (
+        f"method must be one of {', '.join(map(repr, RULES))}, an object with a method `correct` (SelfCorrection, "
+        f"BalancedCorrector), or a Reviser of noiselab.correctors; got {method!r}{hint}"
+    )
 
 
 def states_of(

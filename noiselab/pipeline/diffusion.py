@@ -324,7 +324,9 @@ class DiffusionPipeline(Streaming, Pipeline, loads=("dit", "masked", "own", "pub
           improved for this number of steps. Otherwise all steps are taken.
         - `method`: "gidd", as published; "balanced", which redraws tokens of small p-value, stops by itself and does not
           prefer probable text (`noiselab.correctors.BalancedCorrector`, level 0.01, prediction at temperature 0.7); or any
-          object with `correct(z, steps=..., rows=..., generator=...)`, such as a `BalancedCorrector` with other settings.
+          object with `correct(z, steps=..., rows=..., generator=...)`, such as a `BalancedCorrector` with other settings;
+          or a `Reviser`, such as `noiselab.correctors.CorrectorReviser`, which makes a method of any corrector and has its
+          own number of steps: leave out `num_inference_steps`, and correct texts of unlike lengths one by one.
           `temperature`, `tokens_per_step`, early stopping and `as_released` belong to "gidd", and `t0` to the named ones.
           In `stream`, whose own `method` comes first, it is `correction_method`.
         - `as_released`: pad texts to the context as dvruette/gidd does, without masking the padding, which may

@@ -361,12 +361,12 @@ def noisy_data_tokens(process: InterpolatingProcess) -> Tensor:
     return ((process.noise(times).dense()[0] > 0).any(0) & process.data_tokens(home)).nonzero()[:, 0]
 
 
-def refuse_noise_on_data(process: InterpolatingProcess, name: str) -> None:
-    """Raise `ValueError` if there is noise on data tokens."""
+def refuse_noise_on_data(process: InterpolatingProcess, name: str, instead: str = "") -> None:
+    """Raise `ValueError` if there is noise on data tokens; `instead` names samplers that are nearest to this one."""
     hidden = noisy_data_tokens(process)
     if len(hidden):
         raise ValueError(
             f"{name} needs absorbing noise, without noise on data tokens; got noise on {len(hidden)} of them, such as "
-            f"token {hidden[0].item()}. Use RenoisingSampler, PathPlanningSampler or AncestralSampler, or set the "
+            f"token {hidden[0].item()}. Use {instead}RenoisingSampler, PathPlanningSampler or AncestralSampler, or set the "
             "`support` of the process to the tokens of the data"
         )

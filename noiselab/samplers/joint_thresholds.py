@@ -21,6 +21,8 @@ from .positions import normalize_all, normalize_logits, scatter_rows, select_bes
 from .shapes import finish, tops_of
 from .walk_state import current_state, with_state
 
+EDIT = 0.5  # of LLaDA2.1's "quality mode"
+
 
 class JointThresholdSampler(Sampler):
     r"""Fills masks above one threshold of confidence and edits visible tokens above another, in the same step.
@@ -95,7 +97,7 @@ class JointThresholdSampler(Sampler):
         process: NoiseProcess,
         denoiser: Denoiser,
         threshold: float | int = 0.7,
-        edit: float | int | None = 0.5,
+        edit: float | int | None = EDIT,
         *,
         minimum: Counts = 1,
         most_edits: int | None = None,
@@ -114,8 +116,9 @@ class JointThresholdSampler(Sampler):
         if edit is not None and not len(noisy_data_tokens(self.process)):
             raise ValueError(
                 "edit must be None under noise that never makes a visible token wrong, because a network trained on "
-                f"it has not learned to edit; got edit={edit:g} under {process}. For a network that was trained on "
-                "wrong tokens too, give that noise, such as noiselab.gidd"
+                f"it has not learned to edit; got edit={edit:g}{', the default,' * (edit == EDIT)} under {process}. Give "
+                "edit=None to fill masks alone; for a network that was trained on wrong tokens too, give that noise, such "
+                "as noiselab.gidd"
             )
         self.keeps_clean = edit is None
 

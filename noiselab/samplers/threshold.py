@@ -89,7 +89,8 @@ class ThresholdSampler(Sampler):
 
     def __init__(self, process: NoiseProcess, denoiser: Denoiser, accept: Rule | None = None, *, draw: bool = False):
         super().__init__(process, denoiser)
-        refuse_noise_on_data(self.process, type(self).__name__)
+        with_thresholds = "CommittingSampler" if self.process.off_support() is None else "JointThresholdSampler"
+        refuse_noise_on_data(self.process, type(self).__name__, f"{with_thresholds}, ")
         accept = ConfidenceThreshold() if accept is None else accept
         accept = require_rule(accept)
         self.accept, self.draw = accept, draw

@@ -48,6 +48,8 @@ def test_a_model_does_not_differ_from_itself_and_saved_evaluations_give_the_same
     few = ["--nodes", "3", "--repeats", "1", "--seed", "5", "--device", "cpu"]
     found = run("compare", [models[0], models[0], "--texts", texts, *few])
     assert found["difference"] == 0 and found["half"] == 0 and found["same_noise"] and found["unit"] == "nats per token"
+    said = capsys.readouterr().out
+    assert "the scores of all texts are equal" in said and "not certain" not in said
     saved = [str(tmp_path / f"{name}.json") for name in "ab"]
     for name, path in zip((models[0], other), saved, strict=True):
         run("evaluate bound", [name, texts, "--per-text", "--out", path, *few])

@@ -1,6 +1,7 @@
 """Laws of corpora: parts and splits are disjoint, complete and stable; wrong files are named."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,20 @@ def test_hub_streams_local_files(shards: list[str], tmp_path: Path, words: list[
     assert list(corpus) == list(corpus) == words
     assert corpus.key == HubCorpus("parquet", data_files={"train": path}).key
     assert corpus.key != HubCorpus("parquet", data_files={"train": path}, field="body").key
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [("a", "{}a.txt has none"), ("ab", "{}a.txt and 1 other have none"), ("abc", "{}a.txt and 2 others have none")],
+)
+def test_files_without_a_text_are_counted(tmp_path: Path, names: str, words: str):
+    files = [tmp_path / f"{name}.txt" for name in names]
+    for file in files:
+        file.write_text("")
+    with pytest.raises(
+        ValueError, match="at least one non-empty text; " + re.escape(words.format(f"{tmp_path}/")) + "$"
+    ):
+        list(FileCorpus(files))
 
 
 def test_hub_errors(shards: list[str], tmp_path: Path):

@@ -53,6 +53,12 @@ def cut(ids, ends, given):
     return ids[: found[0] + 1] if found else ids
 
 
+def test_a_constraint_is_for_models_of_whole_texts(pipe):
+    for call in (pipe.generate, pipe.stream):
+        with pytest.raises(ValueError, match="constraints need a diffusion model of whole texts"):
+            call(constraint="a+", **SHORT)
+
+
 class Published(nl.samplers.RenoisingSampler):
     """With torch's global draws in the published order, and the canvases noted."""
 

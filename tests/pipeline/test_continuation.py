@@ -44,6 +44,13 @@ def by_hand(pipe, start, seed, length=LENGTH):
     return ids
 
 
+def test_a_constraint_is_for_diffusion_models(pipe):
+    for call in (pipe.generate, pipe.stream):
+        with pytest.raises(ValueError, match="constraints need a diffusion model of whole texts"):
+            call(constraint="a+")
+    assert pipe.generate(constraint=None, seed=1) == pipe.generate(seed=1)
+
+
 def test_texts_are_drawn_as_by_hand_and_streamed(pipe):
     texts = pipe.generate(2, prompts=PROMPTS, seeds=[3, 4, 5, 6])
     starts = pipe.encode(PROMPTS)

@@ -5,7 +5,7 @@ import torch
 from small import pipeline, random
 
 import noiselab as nl
-from noiselab.correctors import BalancedCorrector
+from noiselab.correctors import BalancedCorrector, CorrectorReviser, DraftCorrector
 from noiselab.denoisers import EarliestTime, Temperature
 from noiselab.pipeline.corrections import GIDD, chosen_rule
 
@@ -90,9 +90,30 @@ def test_each_jump_is_a_state_of_a_stream(pipe):
 
 @pytest.mark.parametrize("method", ["best", "", None, 3, Ones, nl.SelfCorrection])
 def test_what_is_no_method_is_refused_with_the_list(pipe, method, unchecked):
-    words = "method must be one of 'gidd', 'balanced', or an object with a method `correct`; got"
+    words = "method must be one of 'gidd', 'balanced', an object with a method `correct`.*or a Reviser.*; got"
     with pytest.raises(ValueError, match=words):
         pipe.self_correction(TEXTS, method=method, **QUIET)
+
+
+def test_a_corrector_that_does_not_stop_is_refused_with_what_makes_a_method_of_it(pipe, unchecked):
+    corrector = DraftCorrector(pipe.process, pipe.denoiser)
+    with pytest.raises(ValueError, match=r"got DraftCorrector.*CorrectorReviser\(corrector, time=0\.01, steps=8\)"):
+        pipe.self_correction(TEXTS, method=corrector, **QUIET)
+
+
+def test_a_reviser_corrects_in_its_own_steps(pipe):
+    """As the reviser alone, text by text; the number of steps is that of the reviser."""
+    reviser = CorrectorReviser(nl.GibbsCorrector(pipe.process, pipe.denoiser), time=0.3, steps=3)
+    found = pipe.self_correction(TEXTS, method=reviser, generator=[random(i) for i in range(4)], batch_size=1, **QUIET)
+    for i, ids in enumerate(pipe.encode(TEXTS)):
+        assert list(found[i].tokens) == reviser(torch.tensor([ids]), generator=[random(i)]).tokens[0].tolist()
+    assert tokens(found) != pipe.encode(TEXTS)
+    with pytest.raises(ValueError, match=r"num_inference_steps must be left at 128 for a Reviser.*got 7"):
+        pipe.self_correction(TEXTS[:1], 7, method=reviser, **QUIET)
+    with pytest.raises(ValueError, match="correct them one by one"):
+        pipe.self_correction(TEXTS, method=reviser, **QUIET)
+    with pytest.raises(ValueError, match=r"unless method is 'gidd'; got temperature=0\.5"):
+        pipe.self_correction(TEXTS[:1], temperature=0.5, method=reviser, **QUIET)
 
 
 @pytest.mark.parametrize(

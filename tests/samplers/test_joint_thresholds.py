@@ -212,6 +212,9 @@ def test_a_corrector_that_masks_tokens_again_keeps_it_going():
         ("gidd", {"most_edits": -1}, "most_edits must"),
         ("uniform", {}, "needs a process with a mask"),
         ("masked", {}, "edit must be None under noise that never makes a visible token wrong"),
+        ("masked", {}, "got edit=0.5, the default, under"),
+        ("masked", {}, "Give edit=None to fill masks alone"),
+        ("masked", {"edit": 0.4}, "got edit=0.4 under"),
     ],
 )
 def test_what_is_refused(name, options, message):

@@ -388,10 +388,12 @@ def test_a_rule_that_reads_what_it_does_not_name_is_refused():
 
 
 def test_noise_on_data_tokens_is_refused_and_another_sampler_named():
-    for name in ("uniform", "gidd"):
+    """The one named first has thresholds, too, and takes this noise."""
+    for name, other in (("uniform", nl.samplers.CommittingSampler), ("gidd", nl.samplers.JointThresholdSampler)):
         process = NOISES[name]()
-        with pytest.raises(ValueError, match=r"needs absorbing noise.*Use RenoisingSampler"):
+        with pytest.raises(ValueError, match=rf"needs absorbing noise.*Use {other.__name__}, .*RenoisingSampler"):
             ThresholdSampler(process, oracle_of(process))
+        other(process, oracle_of(process), threshold=0.9)
 
 
 def test_other_sequences_in_a_walk_are_refused():
