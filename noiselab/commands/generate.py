@@ -2,39 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from .arguments import Device, Dtype, Model, OptionalFloat, OptionalInt, OptionalPath, OptionalText, TextSeed, TextsFile
-
-SAMPLERS = {
-    "ancestral": "AncestralSampler",
-    "confidence": "ConfidenceSampler",
-    "deterministic": "DeterministicSampler",
-    "entropy-bounded": "EntropyBoundedSampler",
-    "euler": "EulerSampler",
-    "first-hitting": "FirstHittingSampler",
-    "path-planning": "PathPlanningSampler",
-    "remasking": "RemaskingSampler",
-    "renoising": "RenoisingSampler",
-    "tau-leaping": "TauLeapingSampler",
-    "threshold": "ThresholdSampler",
-}
-Name = Literal[
-    "auto",
-    "ancestral",
-    "confidence",
-    "deterministic",
-    "entropy-bounded",
-    "euler",
-    "first-hitting",
-    "path-planning",
-    "remasking",
-    "renoising",
-    "tau-leaping",
-    "threshold",
-]
+from .decoders import Name, block_length_of, check_numbers, decoder_of
 
 
 @dataclass(frozen=True)
@@ -42,7 +15,9 @@ class Options:
     """Generate texts from noise or from prompts, or answers, as JSON Lines with text, tokens, prompt or messages, and model.
 
     Examples: noiselab generate MODEL --prompt "Born on " --regex "[0-9]{4}-[0-9]{2}-[0-9]{2}";
-    noiselab generate MODEL --json-schema schema.json --length 64 --out records.jsonl
+    noiselab generate MODEL --json-schema schema.json --length 64 --out records.jsonl;
+    noiselab generate MODEL --sampler threshold --threshold 0.8 --block-length 32 --steps 32;
+    noiselab generate MODEL --sampler joint-threshold --threshold 0.7 --edit 0.5 --block-length 32 --steps 48
     """
 
     model: Model
@@ -64,13 +39,23 @@ class Options:
     stop: bool = False
     """cut each text after its first end of text; block-diffusion models always do"""
     block_length: OptionalInt = None
-    """sample blocks of this number of tokens one after another, each in all steps; with --stop until all texts have ended"""
+    """sample blocks of this number of tokens one after another, each in all steps; with --stop until all texts have ended.
+    The blocks of sliding, several of which are open at once, and of draft, whose steps are those of the whole text"""
     regex: Annotated[OptionalText, tyro.conf.arg(metavar="PATTERN")] = None
     """regular expression that each text matches after its prompt, up to its first end of text, where it is cut"""
     json_schema: OptionalPath = None
     """file with a JSON schema of which each text is, likewise; both need pip install noiselab[constraints]"""
     sampler: Name = "auto"
-    """sampling algorithm; auto is ancestral, for block-diffusion models the published one"""
+    """sampling algorithm; auto is ancestral, for block-diffusion models the published one. threshold, sliding and draft are
+    for masks, joint-threshold for masks and edits, committing for any noise: with a step for each token of a block"""
+    threshold: OptionalFloat = None
+    """probability from which on committing, draft, joint-threshold, sliding and threshold take a token; by default 0.9, of
+    joint-threshold 0.7"""
+    edit: OptionalFloat = None
+    """probability above which joint-threshold and committing replace visible tokens; by default 0.5 for joint-threshold under
+    noise that makes them wrong, otherwise none are"""
+    minimum: OptionalInt = None
+    """tokens that draft, joint-threshold, sliding and threshold take at least in each step; by default 1"""
     temperature: OptionalFloat = None
     """temperature of the prediction"""
     top_k: OptionalInt = None
@@ -98,6 +83,7 @@ def main(options: Options) -> list[dict[str, Any]]:
     with together(options.device) as processes, output(options.out, *inputs, processes=processes) as write:
         require_count("num-samples", options.num_samples)
         require_count("batch-size", options.batch_size)
+        check_numbers(options)
         starts, constraint = beginnings(options), constraint_of(options)
         pipe = load(options.model, processes.device)
         prompts = [prompt for prompt in starts for _ in range(options.num_samples)]
@@ -167,8 +153,6 @@ def _automaton(pipe: Any, constraint: Any) -> Any:
 
 def _generated(pipe: Any, prompts: Sequence[Any], constraint: Any, options: Options, processes: Any) -> Iterator[str]:
     """The texts, batch by batch."""
-    import noiselab as nl
-
     from ..pipeline import AutoregressivePipeline, CanvasPipeline
     from ..pipeline.calls import slices
     from .common import dtype_of, generated_texts, text_generators
@@ -197,13 +181,13 @@ def _generated(pipe: Any, prompts: Sequence[Any], constraint: Any, options: Opti
 
         yield from generated_texts(pipe, processes, len(some), continued, about=about)
         return
-    shared["sampler"] = None if options.sampler == "auto" else getattr(nl.samplers, SAMPLERS[options.sampler])
+    shared["sampler"] = decoder_of(options)
     if isinstance(pipe, CanvasPipeline):
-        if options.as_released or options.block_length is not None:
+        if options.as_released or block_length_of(options) is not None:
             raise ValueError("as-released and block-length are not for block-diffusion models, which have canvases")
         shared["stop"] = options.stop or bool(pipe.ends)
     else:
-        shared |= {"as_released": options.as_released, "block_length": options.block_length}
+        shared |= {"as_released": options.as_released, "block_length": block_length_of(options)}
         shared["constraint"] = automaton
     some = slices(len(prompts), size)
 
