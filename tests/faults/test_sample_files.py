@@ -189,7 +189,7 @@ def test_corrections_do_not_replace_what_they_read(tmp_path, capsys):
 
 
 def test_what_was_generated_before_an_error_is_kept(tmp_path, monkeypatch):
-    def fails_at_the_third_batch(pipe, prompts, options, processes):
+    def fails_at_the_third_batch(*given):
         yield from ["one", "two"]
         raise RuntimeError
 

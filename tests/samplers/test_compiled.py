@@ -29,7 +29,7 @@ def samplers():
     for name, kind in registry.find_samplers().items():
         # Event by event, the number of evaluations depends on what is drawn: nothing to compile.
         if kind not in (nl.samplers.GillespieSampler, nl.samplers.FirstHittingSampler):
-            yield pytest.param(kind, marks=[] if name == "RemaskingSampler" else pytest.mark.long, id=name)
+            yield pytest.param(kind, marks=pytest.mark.long, id=name)
 
     def corrected(process, network):
         return nl.PredictorCorrector(

@@ -47,6 +47,7 @@ CASES = [
 ]
 
 
+@pytest.mark.long_for("*-1500-sequences")
 @pytest.mark.parametrize("kind", ["sequences", "tokens"])
 @pytest.mark.parametrize("states", [V, 1500])
 @pytest.mark.parametrize(("name", "noise"), CASES)

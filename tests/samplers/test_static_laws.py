@@ -160,6 +160,7 @@ def test_samplers_that_plan(name, backend):
 
 
 @pytest.mark.usefixtures("traceable")
+@pytest.mark.long_for("uniform-*")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["uniform", "gidd", "masked"])
 def test_renoising(name, backend):
@@ -179,6 +180,7 @@ def test_renoising(name, backend):
 
 
 @pytest.mark.usefixtures("traceable")
+@pytest.mark.long_for("gidd-0.5-*", "uniform-*")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("name", "stochasticity"), [("uniform", 1), ("gidd", 1), ("gidd", 0.5), ("masked", 2)])
 def test_path_planning(name, stochasticity, backend):

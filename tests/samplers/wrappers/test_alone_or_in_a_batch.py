@@ -60,6 +60,7 @@ def agree(make, process, end, **more):
     ]
 
 
+@pytest.mark.long_for("*-masked-0.5", "*-gidd-0")
 @pytest.mark.parametrize(("noise", "end"), [("masked", 0.5), ("gidd", 0.5), ("gidd", 0), ("leaky", 0)])
 @pytest.mark.parametrize("name", [*SAMPLERS, *WRAPS])
 def test_a_text_alone_is_as_in_a_batch(name, noise, end):
