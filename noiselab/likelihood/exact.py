@@ -178,11 +178,18 @@ def _moved(process: NoiseProcess, denoiser: Denoiser, z: Tensor, law: Tensor, t:
             step = process.posterior(zs, x_hat, s.expand(len(zs)), now)
         one_hot = torch.nn.functional.one_hot(zs, process.vocab_size).double()
         step = torch.where(stays[..., None], one_hot, step)
-        joint = law[part][:, None]
-        for i in range(zs.shape[1]):
-            joint = (joint[:, :, None] * step[:, i, None, :]).flatten(1)
-        new += joint.sum(0)
+        # Two halves of the positions and a matrix product: the transition matrix of whole sequences is never stored.
+        half = zs.shape[1] // 2
+        new += (_every_product(law[part][:, None], step[:, :half]).T @ _every_product(None, step[:, half:])).flatten()
     return new
+
+
+def _every_product(start: Tensor | None, steps: Tensor) -> Tensor:
+    """The products of one probability at each position, for all sequences of these positions: [rows, state^positions]."""
+    product = torch.ones_like(steps[:, 0, :1]) if start is None else start
+    for column in steps.unbind(1):
+        product = (product[:, :, None] * column[:, None, :]).flatten(1)
+    return product
 
 
 def _device(process: NoiseProcess, denoiser: Denoiser) -> torch.device:
