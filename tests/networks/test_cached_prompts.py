@@ -177,7 +177,8 @@ def test_steps_on_an_accelerator_ask_for_rows_if_there_is_a_cache():
 
 COMPILED = """
 import torch
-from test_language_model_cache import MASKED, NETWORKS, SIZE, generator
+from test_cached_prompts import NETWORKS
+from test_language_model_cache import MASKED, SIZE, generator
 from noiselab.networks.block_cache import CachedBlockCausal
 from noiselab.samplers import AncestralSampler, BlockSampler
 
