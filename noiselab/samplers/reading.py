@@ -1,7 +1,7 @@
 """Predictions read row by row: draws, confidences and entropies, without log-probabilities of all tokens.
 
 What costs most on a CPU is memory that is new or not in the cache. Rows are therefore read in chunks whose work buffers stay
-in the cache and are used again, with as few passes as the numbers that are asked for need.
+in the cache and are used again, with only the passes that the wanted numbers need.
 """
 
 from collections.abc import Collection, Iterator
